@@ -1,0 +1,37 @@
+PYTHON ?= python3
+VENV = .venv/bin
+
+.PHONY: run infrastructure test lint lock clean
+
+# The whole shop on this machine, until Ctrl-C.
+run: .venv/installed
+	@$(VENV)/python -m scripts.run
+
+# The same without the services, which are then run by hand, in a debugger or from an editor.
+infrastructure: .venv/installed
+	@$(VENV)/python -m scripts.run infrastructure
+
+# All tests, on infrastructure of their own: beside a running shop, too. TESTS=tests/orders runs some.
+TESTS ?=
+# Eventlet's deprecation warning, wherever it is imported first.
+test: export PYTHONWARNINGS = ignore:::nameko.cli.commands,ignore:::nameko.containers,ignore:::coverage.collector
+test: .venv/installed
+	@$(VENV)/python -m scripts.test $(TESTS)
+
+lint: .venv/installed
+	@$(VENV)/ruff check .
+	@$(VENV)/ruff format --check .
+	@$(VENV)/lint-imports
+
+.venv/installed: requirements.txt requirements-dev.txt
+	@$(PYTHON) scripts/make_venv.py
+
+# After a change in requirements*.in. The environment's package index is not written down.
+lock: .venv/installed
+	@$(VENV)/pip install --quiet pip-tools
+	@for name in requirements requirements-dev; do $(VENV)/pip-compile --quiet --generate-hashes --strip-extras \
+		--allow-unsafe --no-header --no-emit-index-url --no-emit-find-links --no-emit-trusted-host $$name.in; done
+
+# Forgets all that `make` made, the demo shop's data among it.
+clean:
+	rm -rf .venv .local .coverage* scripts/mail/node_modules

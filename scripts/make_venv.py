@@ -1,0 +1,45 @@
+"""Makes .venv from the lock files, with any Python that can at least say that it is too old."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+LOCKS = ["requirements.txt", "requirements-dev.txt"]
+
+
+def main():
+    if sys.version_info < (3, 11):
+        sys.exit(
+            "forage: Python 3.11 or later is needed, and this is %d.%d: `make PYTHON=...` takes another."
+            % sys.version_info[:2]
+        )
+    print("forage: installing the Python packages into .venv", flush=True)
+    if not (VENV / "bin" / "pip").exists():
+        make_empty()
+    install = [VENV / "bin" / "pip", "install", "-qq", "--disable-pip-version-check", "--require-hashes"]
+    for lock in LOCKS:
+        install += ["--requirement", ROOT / lock]
+    if subprocess.run(install).returncode:
+        sys.exit("forage: the Python packages could not be installed; the lines above say why.")
+    (VENV / "installed").touch()
+
+
+def make_empty():
+    command = [sys.executable, "-m", "venv", "--clear", str(VENV)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode and "ensurepip" in done.stdout and os.geteuid() == 0 and shutil.which("apt-get"):
+        # Debian keeps this part of Python in a package of its own.
+        subprocess.run(["apt-get", "-q", "update"], stdout=subprocess.DEVNULL)
+        subprocess.run(["apt-get", "-q", "install", "--yes", "python3-venv"], stdout=subprocess.DEVNULL)
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        sys.exit(
+            "forage: `python3 -m venv` does not work here (on Debian: apt-get install python3-venv).\n" + done.stdout
+        )
+
+
+main()

@@ -1,0 +1,177 @@
+"""Every refusal a service can answer with, as one tree.
+
+    ShopError
+    ├── InvalidInput            a value is missing, malformed or out of bounds
+    ├── InvalidCredentials      unknown address, wrong password or disabled account
+    ├── NotAllowed              the caller may see the thing, but not do this to it
+    ├── NotFound
+    │   ├── UserNotFound
+    │   ├── ProductNotFound
+    │   ├── OrderNotFound
+    │   ├── NotificationNotFound
+    │   └── ParkedMessageNotFound
+    ├── Conflict
+    │   ├── Taken               an address, a name or a SKU is somebody else's
+    │   ├── InsufficientStock
+    │   ├── PriceChanged
+    │   ├── IllegalTransition
+    │   ├── StaleVersion
+    │   ├── RequestInFlight
+    │   ├── KeyReused
+    │   ├── NotFailed
+    │   └── ReservationReleased
+    └── Unavailable
+        ├── ProductsUnavailable
+        └── ProductsTimeout
+
+They carry fields, not sentences: the edge words them. An error crosses the broker as its
+class's path and its positional arguments, and scalars arrive as strings, so each class
+converts its own. Whoever imports this module gets the classes back; anyone else (a bare
+`nameko shell`) sees a `RemoteError` that names them.
+"""
+
+from decimal import Decimal
+
+from nameko.exceptions import deserialize_to_instance
+
+
+class ShopError(Exception):
+    """Base of all of them; every subclass is rebuilt from the wire as itself."""
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        deserialize_to_instance(cls)
+
+
+class InvalidInput(ShopError):
+    """errors: {field: [sentence, …]}, nested as the input was."""
+
+    def __init__(self, errors):
+        super().__init__(errors)
+        self.errors = errors
+
+
+class InvalidCredentials(ShopError):
+    pass
+
+
+class NotAllowed(ShopError):
+    pass
+
+
+class NotFound(ShopError):
+    """No such thing, or none that the caller may know of."""
+
+
+class UserNotFound(NotFound):
+    """user: the id or the address that was asked for."""
+
+    def __init__(self, user):
+        super().__init__(user)
+        self.user = str(user)
+
+
+class ProductNotFound(NotFound):
+    def __init__(self, product_id):
+        super().__init__(product_id)
+        self.product_id = int(product_id)
+
+
+class OrderNotFound(NotFound):
+    def __init__(self, order_id):
+        super().__init__(order_id)
+        self.order_id = int(order_id)
+
+
+class NotificationNotFound(NotFound):
+    def __init__(self, notification_id):
+        super().__init__(notification_id)
+        self.notification_id = int(notification_id)
+
+
+class ParkedMessageNotFound(NotFound):
+    def __init__(self, message_id):
+        super().__init__(message_id)
+        self.message_id = str(message_id)
+
+
+class Conflict(ShopError):
+    """The request is sound, but the state of things stands against it."""
+
+
+class Taken(Conflict):
+    """field: which unique value somebody else holds (`email`, `username`, `sku`)."""
+
+    def __init__(self, field):
+        super().__init__(field)
+        self.field = field
+
+
+class InsufficientStock(Conflict):
+    """Fewer units remain than were asked for."""
+
+    def __init__(self, product_id, requested, available):
+        super().__init__(product_id, requested, available)
+        self.product_id, self.requested, self.available = int(product_id), int(requested), int(available)
+
+
+class PriceChanged(Conflict):
+    """The caller was shown another price than the one that holds."""
+
+    def __init__(self, product_id, given, current):
+        super().__init__(product_id, given, current)
+        self.product_id, self.given, self.current = int(product_id), Decimal(given), Decimal(current)
+
+
+class IllegalTransition(Conflict):
+    def __init__(self, old_status, new_status):
+        super().__init__(old_status, new_status)
+        self.old_status, self.new_status = old_status, new_status
+
+
+class StaleVersion(Conflict):
+    """Somebody edited the thing since the caller read it."""
+
+    def __init__(self, given, current):
+        super().__init__(given, current)
+        self.given, self.current = int(given), int(current)
+
+
+class RequestInFlight(Conflict):
+    """The first request with this idempotency key has not finished yet."""
+
+    def __init__(self, retry_after_seconds):
+        super().__init__(retry_after_seconds)
+        self.retry_after_seconds = int(retry_after_seconds)
+
+
+class KeyReused(Conflict):
+    """The idempotency key belongs to a request with another body."""
+
+
+class NotFailed(Conflict):
+    """Only a failed notification can be tried again."""
+
+    def __init__(self, notification_id, status):
+        super().__init__(notification_id, status)
+        self.notification_id, self.status = int(notification_id), status
+
+
+class ReservationReleased(Conflict):
+    """The reservation was given back, which is final: it can't be reserved again."""
+
+    def __init__(self, reservation_id):
+        super().__init__(reservation_id)
+        self.reservation_id = str(reservation_id)
+
+
+class Unavailable(ShopError):
+    """A service that this one needs could not answer; nothing is left half done."""
+
+
+class ProductsUnavailable(Unavailable):
+    pass
+
+
+class ProductsTimeout(Unavailable):
+    pass

@@ -1,0 +1,115 @@
+"""The events of the shop: one frozen dataclass each, which names its source and its subscribers.
+
+A kept event goes out through its service's outbox. `subscribers` names its durable handlers
+as (service, method): the relay declares their queues before it publishes, so the event waits
+even for a service that has never run. `ProductChanged` and `NotificationCreated` are hints:
+transient, to whoever listens at that moment.
+
+On the wire an event is a JSON object of its fields: Decimal and UUID as strings, times as
+ISO 8601 in UTC. `version` is raised when a field changes its meaning; a handler parks a
+version that it doesn't know.
+"""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import ClassVar
+from uuid import UUID, uuid4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    source: ClassVar[str]
+    name: ClassVar[str]
+    subscribers: ClassVar[tuple[tuple[str, str], ...]] = ()
+
+    event_id: UUID = field(default_factory=uuid4)
+    timestamp: datetime = field(default_factory=lambda: datetime.now(UTC))
+    version: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderLine:
+    product_id: int
+    product_name: str
+    product_price: Decimal
+    quantity: int
+    subtotal: Decimal
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderEvent(Event):
+    """sequence: 1 for an order's first event, one more for each that follows."""
+
+    source = "orders"
+
+    order_id: int
+    sequence: int
+    user_id: int
+    user_email: str
+    status: str
+    items: tuple[OrderLine, ...]
+    total_amount: Decimal
+    reservation_id: UUID
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderCreated(OrderEvent):
+    name = "order.created"
+    subscribers = (("products", "commit_reservation"), ("notifications", "confirm_order"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderStatusUpdated(OrderEvent):
+    name = "order.status.updated"
+    subscribers = (("products", "return_cancelled_stock"), ("notifications", "tell_status"))
+
+    old_status: str
+    new_status: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderAbandoned(Event):
+    """No order will come of this reservation."""
+
+    source = "orders"
+    name = "order.abandoned"
+    subscribers = (("products", "release_abandoned_stock"),)
+
+    reservation_id: UUID
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserRegistered(Event):
+    source = "users"
+    name = "user.registered"
+
+    user_id: int
+    email: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProductChanged(Event):
+    """revision: one more with each change of the product; a lower one than the last seen is stale."""
+
+    source = "products"
+    name = "product.changed"
+
+    id: int
+    price: Decimal
+    stock_quantity: int
+    is_active: bool
+    revision: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotificationCreated(Event):
+    source = "notifications"
+    name = "notification.created"
+
+    id: int
+    user_id: int
+    event_type: str
+    subject: str
+    message: str
+    order_id: int | None

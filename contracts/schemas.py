@@ -1,0 +1,274 @@
+"""The requests the services take, checked alike at the gateway and at the RPC.
+
+Bounds are the HTTP API's. `load(schema, data)` returns the checked values or raises
+`InvalidInput` with the sentences by field.
+"""
+
+import re
+from datetime import UTC
+from decimal import Decimal
+
+from marshmallow import Schema, ValidationError, fields, validate, validates_schema
+
+from contracts.errors import InvalidInput
+
+MAX_BIGINT = 2**63 - 1
+MAX_INT = 2**31 - 1
+MAX_MONEY = Decimal("9999999999.99")
+MAX_QUANTITY = 10_000
+MAX_LINES = 100
+ORDER_STATUSES = ("pending", "confirmed", "shipped", "delivered", "cancelled")
+NOTIFICATION_STATUSES = ("pending", "sent", "failed")
+PRODUCT_SORT_KEYS = tuple(sign + key for key in ("price", "name", "created_at") for sign in ("", "-"))
+
+
+def load(schema, data):
+    """Check `data` against `schema`, an instance; raise InvalidInput where it doesn't fit."""
+    try:
+        return schema.load(data)
+    except ValidationError as error:
+        raise InvalidInput(error.normalized_messages()) from error
+
+
+def load_id(value, field="id"):
+    """A row's id, or InvalidInput under the field's name."""
+    try:
+        return Id().deserialize(value)
+    except ValidationError as error:
+        raise InvalidInput({field: error.messages}) from error
+
+
+class Text(fields.String):
+    """A string without the characters PostgreSQL and mail headers can't hold: NUL, lone surrogates."""
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        text = super()._deserialize(value, attr, data, **kwargs)
+        if "\x00" in text or re.search("[\ud800-\udfff]", text):
+            raise ValidationError("Not a valid string: it has a NUL or half a surrogate pair.")
+        return text
+
+
+class Line(Text):
+    """One line of text: trimmed, and without control characters."""
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        text = super()._deserialize(value, attr, data, **kwargs).strip()
+        if re.search("[\x01-\x1f\x7f-\x9f\u2028\u2029]", text):
+            raise ValidationError("Must be one line, without control characters.")
+        return text
+
+
+class Email(Line):
+    """An address, lower-cased. Its form alone is checked: one @, no white space, a dotted domain."""
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        email = super()._deserialize(value, attr, data, **kwargs).lower()
+        if len(email) > 254:
+            raise ValidationError("Longer than maximum length 254.")
+        # ASCII alone: without SMTPUTF8, which few servers offer, no other address can be mailed.
+        # No encoded word (RFC 2047): mail programs and ours would read it as another address.
+        if "=?" in email or not re.fullmatch(
+            r"[a-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9-]{2,63}", email
+        ):
+            raise ValidationError("Not a valid email address.")
+        return email
+
+
+class Money(fields.Field):
+    """A decimal string with at most two places, "29.99"; never a JSON number, which is a float."""
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        if not isinstance(value, str) or not re.fullmatch(r"[0-9]{1,10}(\.[0-9]{1,2})?", value):
+            raise ValidationError('Must be a decimal string with two places, like "29.99".')
+        return Decimal(value).quantize(Decimal("0.01"))
+
+    def _serialize(self, value, attr, obj, **kwargs):
+        return str(value)
+
+
+class StrictBoolean(fields.Boolean):
+    """JSON's true and false alone: to marshmallow 1 and "yes" are true as well."""
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        if not isinstance(value, bool):
+            raise self.make_error("invalid", input=value)
+        return value
+
+
+def Id(**kwargs):
+    return fields.Integer(strict=True, validate=validate.Range(1, MAX_BIGINT), **kwargs)
+
+
+class UserRegistration(Schema):
+    email = Email(required=True)
+    username = Line(required=True, validate=validate.Length(3, 50))
+    password = Text(required=True, validate=validate.Length(8, 128))
+
+
+class Credentials(Schema):
+    """Only bounded, not checked: a wrong form is a wrong password, and says no more."""
+
+    email = fields.String(required=True, validate=validate.Length(max=1000))
+    password = fields.String(required=True, validate=validate.Length(max=1000))
+
+
+class ImageUrl(Line):
+    """https, or relative to the shop; nothing that runs (`javascript:`) or leads elsewhere (`//host`)."""
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        url = super()._deserialize(value, attr, data, **kwargs)
+        if not re.fullmatch(r"https://[^\s/?#\\]+\S*|(?!//)(?![^/?#]*:)[^\s\\]+", url):
+            raise ValidationError("Must be a relative or an https URL.")
+        return url
+
+
+class Sku(Line):
+    def _deserialize(self, value, attr, data, **kwargs):
+        return super()._deserialize(value, attr, data, **kwargs).upper()
+
+
+class ProductFields(Schema):
+    """What PUT and PATCH share with POST: everything but the stock."""
+
+    name = Line(required=True, validate=validate.Length(3, 200))
+    description = Text(load_default=None, allow_none=True, validate=validate.Length(max=1000))
+    price = Money(required=True, validate=validate.Range(Decimal("0.01"), error="Must be greater than 0."))
+    sku = Sku(required=True, validate=validate.Length(3, 50))
+    category = Line(load_default=None, allow_none=True, validate=validate.Length(1, 100))
+    image_url = ImageUrl(load_default=None, allow_none=True, validate=validate.Length(1, 500))
+
+
+def Stock(**kwargs):
+    return fields.Integer(strict=True, validate=validate.Range(0, MAX_INT), **kwargs)
+
+
+class ProductRequest(ProductFields):
+    stock_quantity = Stock(required=True)
+
+
+class ProductReplacement(ProductFields):
+    """stock_quantity is left as it is when absent."""
+
+    stock_quantity = Stock()
+
+
+class ProductChanges(ProductFields):
+    """For partial loading: what is absent stays."""
+
+    stock_quantity = Stock()
+    is_active = StrictBoolean()
+
+
+class StockChange(Schema):
+    stock_quantity = Stock()
+    delta = fields.Integer(strict=True, validate=validate.Range(-MAX_INT, MAX_INT))
+
+    @validates_schema
+    def exactly_one(self, data, **kwargs):
+        if len(data) != 1:
+            raise ValidationError("Give either stock_quantity or delta.")
+
+
+class OrderItem(Schema):
+    """unit_price: what the customer was shown; the order is refused when it no longer holds."""
+
+    product_id = Id(required=True)
+    quantity = fields.Integer(strict=True, required=True, validate=validate.Range(1, MAX_QUANTITY))
+    unit_price = Money()
+
+
+class OrderRequest(Schema):
+    items = fields.List(fields.Nested(OrderItem), required=True, validate=validate.Length(1, MAX_LINES))
+
+    @validates_schema
+    def lines_of_one_product_agree(self, data, **kwargs):
+        """Lines of the same product become one, so they can't differ in price or exceed its bound."""
+        totals, prices = {}, {}
+        for line in data["items"]:
+            product_id = line["product_id"]
+            totals[product_id] = totals.get(product_id, 0) + line["quantity"]
+            if totals[product_id] > MAX_QUANTITY:
+                raise ValidationError(f"More than {MAX_QUANTITY} of product {product_id} in all.", "items")
+            if "unit_price" in line and prices.setdefault(product_id, line["unit_price"]) != line["unit_price"]:
+                raise ValidationError(f"Two prices for product {product_id}.", "items")
+
+
+class StatusChange(Schema):
+    status = fields.String(required=True, validate=validate.OneOf(ORDER_STATUSES))
+
+
+class ReadMark(Schema):
+    read = StrictBoolean(required=True)
+
+
+def Limit(highest, default):
+    return fields.Integer(load_default=default, validate=validate.Range(1, highest))
+
+
+def Offset():
+    return fields.Integer(load_default=0, validate=validate.Range(0, MAX_BIGINT))
+
+
+class ProductQuery(Schema):
+    limit = Limit(100, default=20)
+    offset = Offset()
+    category = Line(load_default=None, allow_none=True, validate=validate.Length(max=100))
+    name = Line(load_default=None, allow_none=True, validate=validate.Length(max=200))
+    is_active = fields.Boolean(load_default=True)
+    sort_by = fields.String(load_default="-created_at", validate=validate.OneOf(PRODUCT_SORT_KEYS))
+
+
+class OrderQuery(Schema):
+    """q: a part of the customer's address, or an order's id. created_from is included, created_to is not."""
+
+    skip = Offset()
+    limit = Limit(100, default=100)
+    status = fields.String(load_default=None, allow_none=True, validate=validate.OneOf(ORDER_STATUSES))
+    q = Line(load_default=None, allow_none=True, validate=validate.Length(max=254))
+    created_from = fields.AwareDateTime(load_default=None, allow_none=True, default_timezone=UTC)
+    created_to = fields.AwareDateTime(load_default=None, allow_none=True, default_timezone=UTC)
+
+
+class NotificationQuery(Schema):
+    """after_id: only those with a higher id, oldest first, for a client that catches up."""
+
+    recipient = Line(load_default=None, allow_none=True, validate=validate.Length(max=254))
+    status = fields.String(load_default=None, allow_none=True, validate=validate.OneOf(NOTIFICATION_STATUSES))
+    order_id = fields.Integer(load_default=None, allow_none=True, validate=validate.Range(1, MAX_BIGINT))
+    unread = fields.Boolean(load_default=None, allow_none=True)
+    after_id = fields.Integer(load_default=None, allow_none=True, validate=validate.Range(0, MAX_BIGINT))
+    page = fields.Integer(load_default=1, validate=validate.Range(1, 10**12))
+    page_size = Limit(100, default=20)
+
+
+class ReservationLine(Schema):
+    product_id = Id(required=True)
+    quantity = fields.Integer(strict=True, required=True, validate=validate.Range(1, MAX_QUANTITY))
+    unit_price = Money(load_default=None, allow_none=True)
+
+
+class StockLines(Schema):
+    """lines: one for each product."""
+
+    lines = fields.List(fields.Nested(ReservationLine), required=True, validate=validate.Length(1, MAX_LINES))
+
+    @validates_schema
+    def products_are_distinct(self, data, **kwargs):
+        if len({line["product_id"] for line in data["lines"]}) < len(data["lines"]):
+            raise ValidationError("Two lines for one product.", "lines")
+
+
+class ReservationId(Schema):
+    reservation_id = fields.UUID(required=True)
+
+
+class ReservationRequest(StockLines, ReservationId):
+    pass
+
+
+class OrderPlacement(OrderRequest):
+    """An OrderRequest with who asks, as the gateway passes it on."""
+
+    user_id = Id(required=True)
+    user_email = Email(required=True)
+    idempotency_key = fields.String(required=True, validate=validate.Regexp(r"[\x20-\x7e]{1,255}\Z"))

@@ -1,0 +1,382 @@
+from datetime import UTC, datetime
+from decimal import Decimal
+from email.message import EmailMessage
+from email.utils import getaddresses
+from uuid import UUID
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from contracts import schemas
+from contracts.errors import InvalidInput
+from contracts.schemas import MAX_BIGINT, MAX_INT, load, load_id
+from tests.factories import a_product, an_account
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+NOT_INTEGERS = (None, True, "5", "", 1.0, 1.5, float("nan"), float("inf"), [1], {"1": 1})
+NOT_TEXTS = (None, True, 5, 1.5, ["porcini"], {"name": "porcini"}, "a NUL \x00 in it", "half a pair \ud83c")
+NOT_LINES = ("two\nlines", "a tab\there", "a bell\x07", "a C1\x85control", "a\u2028separator")
+STRANGE_BUT_LEGAL = (
+    "🍄" * 3,
+    "فطر الكمأة",
+    "\u202eright to left\u202c",
+    "O'Hara; DROP TABLE users --",
+    "100 % & <b>_</b>",
+)
+
+EVERY_SCHEMA = [
+    schemas.UserRegistration(),
+    schemas.Credentials(),
+    schemas.ProductRequest(),
+    schemas.ProductReplacement(),
+    schemas.ProductChanges(partial=True),
+    schemas.StockChange(),
+    schemas.OrderRequest(),
+    schemas.OrderPlacement(),
+    schemas.StatusChange(),
+    schemas.ReadMark(),
+    schemas.ProductQuery(),
+    schemas.OrderQuery(),
+    schemas.NotificationQuery(),
+    schemas.StockLines(),
+    schemas.ReservationId(),
+    schemas.ReservationRequest(),
+]
+every_schema = pytest.mark.parametrize("schema", EVERY_SCHEMA, ids=lambda schema: type(schema).__name__)
+
+
+def refused_fields(schema, data):
+    with pytest.raises(InvalidInput) as refusal:
+        load(schema, data)
+    return set(refusal.value.errors)
+
+
+def an_order(*lines):
+    return {"items": [{"product_id": 1, "quantity": 1, **line} for line in lines]}
+
+
+# Whatever comes
+
+
+@every_schema
+@settings(max_examples=40, deadline=None)
+@given(data=JSON)
+@example(data=[])
+@example(data="text")
+@example(data=None)
+@example(data={"surprise": 1})
+def test_any_json_is_taken_or_refused_in_sentences(schema, data):
+    try:
+        load(schema, data)
+    except InvalidInput as refusal:
+        assert refusal.errors
+
+
+@every_schema
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_any_value_in_a_known_field_is_taken_or_refused_in_sentences(schema, data):
+    fields = {name: data.draw(JSON, label=name) for name in schema.fields}
+
+    try:
+        load(schema, fields)
+    except InvalidInput as refusal:
+        assert refusal.errors
+
+
+@every_schema
+def test_an_unknown_field_is_refused(schema):
+    assert "surprise" in refused_fields(schema, {"surprise": 1})
+
+
+# Accounts
+
+
+def test_an_account_is_taken_with_its_address_lower_cased_and_its_name_trimmed():
+    account = load(schemas.UserRegistration(), an_account(email=" Ada@Forage.Example ", username="  Ada  "))
+
+    assert (account["email"], account["username"]) == ("ada@forage.example", "Ada")
+
+
+def test_a_password_is_taken_as_it_is():
+    account = load(schemas.UserRegistration(), an_account(password="  🍄 with spaces  "))
+
+    assert account["password"] == "  🍄 with spaces  "
+
+
+@pytest.mark.parametrize(
+    "email",
+    (
+        *NOT_TEXTS,
+        *NOT_LINES,
+        "",
+        "ada",
+        "@forage.example",
+        "ada@",
+        "ada@localhost",
+        "ada@@forage.example",
+        "a b@forage.example",
+        "ada@forage..example",
+        "ada@-forage.example",
+        "ada@forage.example\nBcc: bo@forage.example",
+        "Ada <ada@forage.example>",
+        "ada@forage.example, bo@forage.example",
+        "ädä@forage.example",
+        "ada@förage.example",
+        "=?utf-8?q?bo?=@forage.example",
+        "a" * 65 + "@forage.example",
+        "a@" + "a." * 125 + "example",
+    ),
+)
+def test_what_is_no_address_that_can_be_mailed_is_refused(email):
+    assert refused_fields(schemas.UserRegistration(), an_account(email=email)) == {"email"}
+
+
+def test_an_address_may_have_254_characters():
+    email = "a" * 64 + "@" + "b" * 63 + "." + "c" * 63 + "." + "d" * 61
+
+    assert len(email) == 254
+    assert load(schemas.UserRegistration(), an_account(email=email))["email"] == email
+    assert refused_fields(schemas.UserRegistration(), an_account(email=email + "d")) == {"email"}
+
+
+@given(st.from_regex(r"[a-z0-9.!#$%&'*+/=?^_`{|}~-]{1,20}@[a-z0-9][a-z0-9-]{0,8}\.[a-z]{2,5}", fullmatch=True))
+def test_a_mail_to_any_address_that_is_taken_goes_to_that_address(address):
+    try:
+        taken = load(schemas.UserRegistration(), an_account(email=address))["email"]
+    except InvalidInput:
+        return
+    mail = EmailMessage()
+    mail["To"] = taken
+    assert getaddresses([str(mail["To"])]) == [("", taken)]
+
+
+@pytest.mark.parametrize("username", (*NOT_TEXTS, *NOT_LINES, "", "ab", "  ab  ", "a" * 51))
+def test_a_name_of_an_account_is_one_line_of_3_to_50_characters(username):
+    assert refused_fields(schemas.UserRegistration(), an_account(username=username)) == {"username"}
+
+
+@pytest.mark.parametrize("username", (*STRANGE_BUT_LEGAL, "abc", "a" * 50))
+def test_a_name_of_an_account_may_be_written_in_any_script(username):
+    assert load(schemas.UserRegistration(), an_account(username=username))["username"] == username
+
+
+@pytest.mark.parametrize("password", (*NOT_TEXTS, "", "a" * 7, "a" * 129))
+def test_a_password_has_8_to_128_characters(password):
+    assert refused_fields(schemas.UserRegistration(), an_account(password=password)) == {"password"}
+
+
+@pytest.mark.parametrize("password", ("a" * 8, "a" * 128, "🍄" * 128))
+def test_a_password_is_counted_in_characters(password):
+    assert load(schemas.UserRegistration(), an_account(password=password))["password"] == password
+
+
+# Products
+
+
+@pytest.mark.parametrize(
+    "field, values",
+    {
+        "name": (*NOT_TEXTS, *NOT_LINES, "", "ab", "a" * 201),
+        "description": (*NOT_TEXTS[1:], "a" * 1001),
+        "price": (
+            *(None, True, 5, 14.5, float("nan"), ["1"]),
+            *("", "0", "0.00", "-1", "+1", "1.", ".5", "1.005", "1e3", "1e400", "NaN", "Infinity", "1,50", " 1"),
+            *("1_0", "٣", "10000000000.00", "1\n"),
+        ),
+        "stock_quantity": (*NOT_INTEGERS, -1, MAX_INT + 1),
+        "sku": (*NOT_TEXTS, *NOT_LINES, "", "ab", "a" * 51),
+        "category": (*NOT_TEXTS[1:], *NOT_LINES, "", " ", "a" * 101),
+        "image_url": (
+            *NOT_TEXTS[1:],
+            *("", "http://forage.example/a.jpg", "//evil.example/a.jpg", "/\\evil.example", "\\\\evil.example"),
+            *("javascript:alert(1)", "data:text/html,x", "https://", "https:///a", "a b.jpg", "/" + "a" * 500),
+        ),
+    }.items(),
+)
+def test_a_product_out_of_bounds_is_refused(field, values):
+    for value in values:
+        assert refused_fields(schemas.ProductRequest(), a_product(**{field: value})) == {field}, repr(value)
+
+
+@pytest.mark.parametrize(
+    "field, values",
+    {
+        "name": (*STRANGE_BUT_LEGAL, "abc", "a" * 200),
+        "description": (None, "", "two\nlines", "a" * 1000),
+        "stock_quantity": (0, MAX_INT),
+        "category": (None, "a", "a" * 100),
+        "image_url": (None, "/images/a.jpg", "images/a.jpg?v=1:2", "https://forage.example/a.jpg", "/" + "a" * 499),
+    }.items(),
+)
+def test_a_product_on_the_bounds_is_taken_as_it_is(field, values):
+    for value in values:
+        assert load(schemas.ProductRequest(), a_product(**{field: value}))[field] == value
+
+
+@pytest.mark.parametrize(
+    "given, price", {"0.01": "0.01", "5": "5.00", "9.5": "9.50", "9999999999.99": "9999999999.99"}.items()
+)
+def test_a_price_is_kept_with_two_places(given, price):
+    taken = load(schemas.ProductRequest(), a_product(price=given))["price"]
+
+    assert isinstance(taken, Decimal)
+    assert str(taken) == price
+
+
+def test_a_sku_is_upper_cased():
+    assert load(schemas.ProductRequest(), a_product(sku=" cep-1 "))["sku"] == "CEP-1"
+
+
+def test_a_replacement_needs_all_fields_but_the_stock():
+    assert refused_fields(schemas.ProductReplacement(), {}) == {"name", "price", "sku"}
+    whole = a_product()
+    del whole["stock_quantity"]
+    assert "stock_quantity" not in load(schemas.ProductReplacement(), whole)
+
+
+def test_changes_have_nothing_that_was_not_given():
+    assert load(schemas.ProductChanges(partial=True), {"price": "3"}) == {"price": Decimal("3.00")}
+    assert load(schemas.ProductChanges(partial=True), {"is_active": False}) == {"is_active": False}
+
+
+@pytest.mark.parametrize("is_active", (None, "true", "yes", 0, 1, 2, [], {}))
+def test_only_a_boolean_is_a_boolean(is_active):
+    assert refused_fields(schemas.ProductChanges(partial=True), {"is_active": is_active}) == {"is_active"}
+
+
+@pytest.mark.parametrize("change", ({}, {"stock_quantity": 1, "delta": 1}))
+def test_a_change_of_stock_is_either_a_number_or_a_difference(change):
+    assert refused_fields(schemas.StockChange(), change)
+
+
+# Orders
+
+
+def test_an_order_keeps_its_lines():
+    order = load(schemas.OrderRequest(), an_order({"product_id": 3, "quantity": 2, "unit_price": "9.5"}))
+
+    assert order["items"] == [{"product_id": 3, "quantity": 2, "unit_price": Decimal("9.50")}]
+
+
+@pytest.mark.parametrize(
+    "line",
+    (
+        *({"quantity": quantity} for quantity in (*NOT_INTEGERS, 0, -1, 10_001)),
+        *({"product_id": product_id} for product_id in (*NOT_INTEGERS, 0, -1, MAX_BIGINT + 1)),
+        *({"unit_price": price} for price in (None, 14.5, "1e400", "-1", "NaN")),
+        {"gift": True},
+    ),
+)
+def test_a_line_out_of_bounds_is_refused(line):
+    assert refused_fields(schemas.OrderRequest(), an_order(line)) == {"items"}
+
+
+@pytest.mark.parametrize("items", (None, [], {}, "items", [None], [[]], [{}], [{"product_id": 1, "quantity": 1}] * 101))
+def test_an_order_has_1_to_100_lines(items):
+    assert refused_fields(schemas.OrderRequest(), {"items": items}) == {"items"}
+
+
+def test_a_hundred_lines_of_one_product_are_taken():
+    assert len(load(schemas.OrderRequest(), an_order(*[{"quantity": 100}] * 100))["items"]) == 100
+
+
+def test_lines_of_one_product_that_exceed_the_bound_together_are_refused():
+    assert load(schemas.OrderRequest(), an_order({"quantity": 9_999}, {"quantity": 1}))
+    assert refused_fields(schemas.OrderRequest(), an_order({"quantity": 9_999}, {"quantity": 2})) == {"items"}
+
+
+def test_lines_of_one_product_with_two_prices_are_refused():
+    assert load(schemas.OrderRequest(), an_order({"unit_price": "2"}, {}, {"unit_price": "2.00"}))
+    assert refused_fields(schemas.OrderRequest(), an_order({"unit_price": "2"}, {"unit_price": "2.01"})) == {"items"}
+
+
+@pytest.mark.parametrize("key", (None, 5, "", "a" * 256, "a\nb", "a\n", "ключ", "\x7f"))
+def test_a_key_has_1_to_255_printable_ascii_characters(key):
+    placement = {**an_order({}), "user_id": 1, "user_email": "ada@forage.example", "idempotency_key": key}
+
+    assert refused_fields(schemas.OrderPlacement(), placement) == {"idempotency_key"}
+
+
+@pytest.mark.parametrize("key", ("a", " ", "~" * 255))
+def test_a_key_on_the_bounds_is_taken(key):
+    placement = {**an_order({}), "user_id": 1, "user_email": "ada@forage.example", "idempotency_key": key}
+
+    assert load(schemas.OrderPlacement(), placement)["idempotency_key"] == key
+
+
+def test_a_reservation_has_one_line_for_each_product():
+    line = {"product_id": 1, "quantity": 1}
+    reservation_id = "6f1c1d1e-0000-4000-8000-000000000000"
+
+    request = load(schemas.ReservationRequest(), {"reservation_id": reservation_id, "lines": [line]})
+
+    assert request["reservation_id"] == UUID(reservation_id)
+    assert refused_fields(schemas.StockLines(), {"lines": [line, line]}) == {"lines"}
+
+
+@pytest.mark.parametrize("reservation_id", (None, 5, "", "c0ffee", [], {}))
+def test_a_reservation_id_is_a_uuid(reservation_id):
+    assert refused_fields(schemas.ReservationId(), {"reservation_id": reservation_id}) == {"reservation_id"}
+
+
+# Queries
+
+
+@pytest.mark.parametrize(
+    "schema, field, values",
+    (
+        (schemas.ProductQuery(), "limit", (0, 101, -1, "x", "", None, float("inf"), float("nan"), [1])),
+        (schemas.ProductQuery(), "offset", (-1, MAX_BIGINT + 1, "1" * 5000, None)),
+        (schemas.ProductQuery(), "sort_by", ("stock_quantity", "--price", "price;", "", None, ["price"])),
+        (schemas.ProductQuery(), "is_active", ("perhaps", None, [])),
+        (schemas.ProductQuery(), "name", ("a" * 201, "a\x00b")),
+        (schemas.ProductQuery(), "category", ("a" * 101, "a\x00b")),
+        (schemas.OrderQuery(), "skip", (-1, MAX_BIGINT + 1, None)),
+        (schemas.OrderQuery(), "limit", (0, 101, None)),
+        (schemas.OrderQuery(), "status", ("composted", "", 1)),
+        (schemas.OrderQuery(), "q", ("a" * 255, "a\x00b")),
+        (schemas.OrderQuery(), "created_from", ("yesterday", "2026-13-01", "2026-11-22T25:00:00Z", 5)),
+        (schemas.NotificationQuery(), "page", (0, 10**12 + 1, None)),
+        (schemas.NotificationQuery(), "page_size", (0, 101, None)),
+        (schemas.NotificationQuery(), "status", ("lost", 1)),
+        (schemas.NotificationQuery(), "order_id", (0, MAX_BIGINT + 1, "x")),
+        (schemas.NotificationQuery(), "after_id", (-1, MAX_BIGINT + 1)),
+        (schemas.NotificationQuery(), "unread", ("perhaps", [])),
+    ),
+)
+def test_a_query_out_of_bounds_is_refused(schema, field, values):
+    for value in values:
+        assert refused_fields(schema, {field: value}) == {field}, repr(value)
+
+
+def test_what_a_query_does_not_say_has_a_default():
+    assert load(schemas.ProductQuery(), {}) == {
+        "limit": 20,
+        "offset": 0,
+        "category": None,
+        "name": None,
+        "is_active": True,
+        "sort_by": "-created_at",
+    }
+    assert load(schemas.OrderQuery(), {})["limit"] == 100
+    assert load(schemas.NotificationQuery(), {})["page_size"] == 20
+
+
+def test_a_time_without_its_zone_is_utc():
+    query = load(schemas.OrderQuery(), {"created_from": "2026-11-22T10:00:00"})
+
+    assert query["created_from"] == datetime(2026, 11, 22, 10, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("value", (*NOT_INTEGERS, 0, -1, MAX_BIGINT + 1))
+def test_what_is_no_id_is_refused_under_its_name(value):
+    with pytest.raises(InvalidInput) as refusal:
+        load_id(value, "order_id")
+
+    assert set(refusal.value.errors) == {"order_id"}

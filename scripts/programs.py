@@ -1,0 +1,94 @@
+"""Finds the programs that the shop runs on, or installs them, or says in one sentence what to do."""
+
+import os
+import re
+import shutil
+import subprocess
+from contextlib import contextmanager
+from pathlib import Path
+
+from scripts.settings import CannotStart
+
+POSTGRES_FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql@*/bin")
+# The folders of RabbitMQ's own scripts. Debian's wrapper on the PATH insists on its own user and folders.
+RABBITMQ_FOLDERS = (
+    "/usr/lib/rabbitmq/bin",
+    "/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin",
+    "/opt/homebrew/opt/rabbitmq/sbin",
+)
+PACKAGES = {"PostgreSQL": "postgresql", "RabbitMQ": "rabbitmq-server"}
+UNITS = {"postgresql": ["postgresql"], "rabbitmq-server": ["rabbitmq-server", "epmd.socket", "epmd.service"]}
+
+
+def find_postgres():
+    """The folder of PostgreSQL's programs, the newest release first; None without any."""
+    on_path = shutil.which("initdb")
+    return Path(on_path).resolve().parent if on_path else newest(POSTGRES_FOLDERS, "initdb")
+
+
+def find_rabbitmq():
+    return newest(RABBITMQ_FOLDERS, "rabbitmq-server")
+
+
+def newest(patterns, program):
+    folders = [folder for pattern in patterns for folder in Path("/").glob(pattern[1:]) if (folder / program).exists()]
+    return max(folders, key=lambda folder: [int(number) for number in re.findall(r"\d+", str(folder))], default=None)
+
+
+def require_programs(settings):
+    """Sees to it that all programs are there, by installing Debian's packages where we may."""
+    if settings.own_mail_catcher:
+        require_node()
+    missing = missing_programs(settings)
+    if not missing:
+        return
+    names = " and ".join(missing)
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        raise CannotStart(f"{names} must be installed first.")
+    install([PACKAGES[name] for name in missing], settings.folder / "apt.log")
+    if missing_programs(settings):
+        raise CannotStart(f"{names} could not be installed; {settings.folder}/apt.log says why.")
+
+
+def missing_programs(settings):
+    missing = []
+    if settings.own_databases and not find_postgres():
+        missing.append("PostgreSQL")
+    if settings.own_broker and not (find_rabbitmq() and shutil.which("epmd")):
+        missing.append("RabbitMQ")
+    return missing
+
+
+def require_node():
+    if not shutil.which("node") or not shutil.which("npm"):
+        raise CannotStart("Node 20 or later with npm must be installed first.")
+    version = subprocess.run(["node", "--version"], capture_output=True, text=True).stdout.strip()
+    if int(re.match(r"v(\d+)", version)[1]) < 20:
+        raise CannotStart(f"Node 20 or later is needed, and this is {version}.")
+
+
+def install(packages, log_path):
+    """Installs Debian packages. The services that come with them are neither started nor left for the next boot."""
+    print(f"forage: installing {' and '.join(packages)} with apt-get", flush=True)
+    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    with open(log_path, "w") as log, services_held_back():
+        for command in (["update"], ["install", "--yes", "--no-install-recommends", *packages]):
+            subprocess.run(["apt-get", "-q", *command], env=quiet, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        if shutil.which("systemctl"):
+            for package in packages:
+                subprocess.run(["systemctl", "disable", *UNITS[package]], stdout=log, stderr=log)
+
+
+@contextmanager
+def services_held_back():
+    """Debian asks this script before a package starts its service; 101 means no."""
+    policy = Path("/usr/sbin/policy-rc.d")
+    if policy.exists():
+        yield
+        return
+    policy.write_text("#!/bin/sh\nexit 101\n")
+    policy.chmod(0o755)
+    try:
+        yield
+    finally:
+        policy.unlink()

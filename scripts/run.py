@@ -1,0 +1,197 @@
+"""`make run`: the whole shop on one machine, until Ctrl-C.
+
+`make infrastructure` (`python -m scripts.run infrastructure`) leaves the services to be run by hand.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+import urllib.request
+
+from scripts.leftovers import claim, end_leftovers, end_with_parent
+from scripts.mail_catcher import MailCatcher
+from scripts.postgres import Postgres
+from scripts.programs import require_programs
+from scripts.rabbitmq import RabbitMQ, answers_amqp
+from scripts.settings import MANAGEMENT, ROOT, SERVICES, CannotStart, Settings
+from scripts.supervisor import Supervisor
+
+SECONDS_TO_COME_UP = 90
+
+
+def main(arguments):
+    only_infrastructure = arguments == ["infrastructure"]
+    if "MAKELEVEL" in os.environ:
+        end_with_parent()
+    try:
+        settings = Settings()
+        with claim(settings.folder):
+            end_leftovers(settings.folder)
+            settings.refuse_taken_ports(with_gateway=not only_infrastructure)
+            require_programs(settings)
+            if not settings.own_broker and not answers_amqp(settings.given["AMQP_URI"]):
+                raise CannotStart("AMQP_URI is set, but no broker answers there: start it, or unset AMQP_URI.")
+            try:
+                asyncio.run(run_until_told_to_stop(settings, only_infrastructure))
+            finally:
+                end_leftovers(settings.folder)
+    except CannotStart as reason:
+        sys.exit(f"forage: {reason}")
+
+
+async def run_until_told_to_stop(settings, only_infrastructure):
+    told_to_stop = asyncio.Event()
+    supervisor = Supervisor()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, told_to_stop.set)
+    await supervisor.open()
+    waiting = asyncio.create_task(told_to_stop.wait())
+    coming_up = asyncio.create_task(Shop(settings, supervisor).come_up(only_infrastructure))
+    try:
+        await asyncio.wait([coming_up, waiting], return_when=asyncio.FIRST_COMPLETED)
+        if coming_up.done():
+            coming_up.result()
+            await waiting
+    finally:
+        say("stopping")
+        coming_up.cancel()
+        await asyncio.wait([coming_up])
+        await supervisor.stop()
+
+
+class Shop:
+    def __init__(self, settings, supervisor):
+        self.settings = settings
+        self.supervisor = supervisor
+        self.environment = settings.environment()
+
+    async def come_up(self, only_infrastructure):
+        """Everything, each as soon as what it needs is there."""
+        started_at = time.monotonic()
+        await asyncio.gather(self.start_broker(), self.start_databases(), self.start_mail_catcher())
+        self.settings.write_env_file()
+        if not only_infrastructure:
+            for service in SERVICES:
+                await self.start_nameko(service, f"services.{service}")
+            await self.start_nameko("gateway", "gateway")
+            await until(self.is_healthy, "the gateway to report all services up")
+            await succeed(sys.executable, "scripts/seed.py", environment=self.environment)
+        print(summary(self.settings, time.monotonic() - started_at, only_infrastructure), flush=True)
+
+    async def start_broker(self):
+        if not self.settings.own_broker:
+            return
+        rabbitmq = RabbitMQ(self.settings)
+        rabbitmq.prepare()
+        environment = {**self.environment, **rabbitmq.environment()}
+        await self.supervisor.start_process("epmd", rabbitmq.name_service_command(), environment, infrastructure=True)
+        await self.supervisor.start_process("rabbitmq", rabbitmq.command(), environment, infrastructure=True)
+        await until(lambda: answers_amqp(self.settings.amqp_uri()), "RabbitMQ to come up")
+
+    async def start_databases(self):
+        if self.settings.own_databases:
+            await self.start_postgres()
+        await succeed(sys.executable, "-m", "scripts.migrate", environment=self.environment)
+
+    async def start_postgres(self):
+        postgres = Postgres(self.settings)
+        await asyncio.to_thread(postgres.prepare)
+        await self.supervisor.start_process(
+            "postgres",
+            postgres.command(),
+            self.environment,
+            infrastructure=True,
+            user=postgres.account,
+            folder=postgres.folder,
+            stop_signal=signal.SIGINT,  # at SIGTERM it would wait for its clients to go
+        )
+        await until(postgres.is_ready, "PostgreSQL to come up")
+        await asyncio.to_thread(postgres.make_databases)
+
+    async def start_mail_catcher(self):
+        if not self.settings.own_mail_catcher:
+            return
+        catcher = MailCatcher(self.settings)
+        await asyncio.to_thread(catcher.prepare)
+        await self.supervisor.start_process("mail", catcher.command(), self.environment, infrastructure=True)
+        # Nobody waits for it: a mail that finds no server is tried again.
+
+    async def start_nameko(self, name, module):
+        command = ["nameko", "run", "--config", "config.yaml", module]
+        await self.supervisor.start_process(name, command, self.environment)
+
+    def is_healthy(self):
+        try:
+            with urllib.request.urlopen(f"{gateway_address(self.settings)}/health", timeout=5) as answer:
+                return json.load(answer)["status"] == "healthy"
+        except OSError:
+            return False
+
+
+async def until(is_so, what):
+    deadline = time.monotonic() + SECONDS_TO_COME_UP
+    while not await asyncio.to_thread(is_so):
+        if time.monotonic() > deadline:
+            raise CannotStart(f"Waited {SECONDS_TO_COME_UP} s for {what}; the lines above say what went wrong.")
+        await asyncio.sleep(0.1)
+
+
+async def succeed(*command, environment):
+    """Runs a command to its end. Shows what it printed only when that is of interest."""
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=ROOT, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    try:
+        output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode:
+        raise CannotStart(f"`{' '.join(command)}` failed:\n{output.decode(errors='replace')}")
+
+
+def gateway_address(settings):
+    return f"http://127.0.0.1:{settings.ports['GATEWAY_PORT']}"
+
+
+def summary(settings, seconds, only_infrastructure):
+    gateway = gateway_address(settings)
+    password = settings.given.get("DEMO_PASSWORD") or "chanterelle"
+    local = {name: f"127.0.0.1:{port}" for name, port in settings.ports.items()}
+    lines = [f"Forage is up after {seconds:.0f} s. Ctrl-C ends it.", ""]
+    if not only_infrastructure:
+        lines += [
+            f"  gateway       {gateway}, its API on {gateway}/docs",
+            f"  accounts      admin@forage.example, ada@forage.example, bo@forage.example, all with {password}",
+        ]
+    if settings.own_mail_catcher:
+        lines += [f"  mails         http://{local['MAIL_WEB_PORT']}, caught on port {settings.ports['SMTP_PORT']}"]
+    if settings.own_broker:
+        lines += [f"  RabbitMQ      {local['RABBITMQ_PORT']}"]
+    if MANAGEMENT in local:
+        lines += [f"                http://{local[MANAGEMENT]}, user forage, password {settings.secret('rabbitmq')}"]
+    if settings.own_databases:
+        lines += [f"  PostgreSQL    {local['POSTGRES_PORT']}"]
+    if not only_infrastructure:
+        lines += ["", f"  curl '{gateway}/products?limit=3'"]
+    lines += [
+        "",
+        "From another terminal, in this folder:",
+        "",
+        f"  source .venv/bin/activate; source {settings.folder / 'env'}",
+        "  nameko shell --config config.yaml                  # then: n.rpc.products.list_products(limit=3)",
+        "  nameko run --config config.yaml services.orders    # one more replica, of orders or any other",
+    ]
+    return "\n".join(["", *lines, ""])
+
+
+def say(sentence):
+    print(f"forage: {sentence}", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

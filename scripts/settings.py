@@ -1,0 +1,173 @@
+"""Where one copy of the shop lives, and on which ports: all from the environment, settled before anything starts."""
+
+import os
+import random
+import re
+import secrets
+import shlex
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SERVICES = ("users", "products", "orders", "notifications")
+DATABASE_URIS = tuple(f"{service.upper()}_DB_URI" for service in SERVICES)
+
+DEFAULT_PORTS = {
+    "GATEWAY_PORT": 3000,
+    "RABBITMQ_PORT": 5672,
+    "POSTGRES_PORT": 5432,
+    "SMTP_PORT": 1025,
+    "MAIL_WEB_PORT": 8025,
+}
+NO_EVENTLET_WARNING = "ignore:::nameko.cli.commands,ignore:::nameko.containers"
+# Only when it is set does the broker have its management page and HTTP API.
+MANAGEMENT = "RABBITMQ_MANAGEMENT_PORT"
+
+
+class CannotStart(Exception):
+    """Carries the one sentence that the person at the terminal needs."""
+
+
+class Settings:
+    """One copy's folder, ports and secrets, and which of its infrastructure is somebody else's.
+
+    for_tests: nothing needs to outlive a crash of the machine.
+    """
+
+    def __init__(self, environment=os.environ, for_tests=False):
+        self.for_tests = for_tests
+        self.folder = Path(environment.get("LOCAL_DIR") or ROOT / ".local").absolute()
+        self.given = environment
+        # A terminal that sourced the env file of this very copy doesn't ask for somebody else's infrastructure.
+        ours = read_env_file(self.folder / "env")
+        foreign = {name for name, value in environment.items() if value and ours.get(name) != value}
+
+        self.own_broker = "AMQP_URI" not in foreign
+        self.own_databases = foreign.isdisjoint(DATABASE_URIS)
+        self.own_mail_catcher = "SMTP_HOST" not in foreign
+        missing = [name for name in DATABASE_URIS if name not in foreign]
+        if missing and not self.own_databases:
+            raise CannotStart(f"Either all four database URIs are set or none; {', '.join(missing)} is not.")
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # PostgreSQL's account passes through; each secret in here is a file of mode 0600.
+        self.folder.chmod(0o711)
+        self.ports = {name: port_from(environment.get(name), name) for name in DEFAULT_PORTS}
+        if environment.get(MANAGEMENT):
+            self.ports[MANAGEMENT] = port_from(environment[MANAGEMENT], MANAGEMENT)
+        # Nobody types these two, so any free one will do.
+        self.epmd_port, self.distribution_port = free_port(), free_port()
+
+    def refuse_taken_ports(self, with_gateway=True):
+        others = set() if with_gateway else {"GATEWAY_PORT"}
+        if not self.own_broker:
+            others |= {"RABBITMQ_PORT", MANAGEMENT}
+        if not self.own_databases:
+            others |= {"POSTGRES_PORT"}
+        if not self.own_mail_catcher:
+            others |= {"SMTP_PORT", "MAIL_WEB_PORT"}
+        for name in self.ports.keys() - others:
+            refuse_if_taken(self.ports[name], name)
+
+    def secret(self, name):
+        """A random word, made once and kept in this copy's folder."""
+        path = self.folder / "secrets" / name
+        if not path.exists():
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            write_private(path, secrets.token_hex(24))
+        return path.read_text()
+
+    def amqp_uri(self):
+        return f"amqp://forage:{self.secret('rabbitmq')}@127.0.0.1:{self.ports['RABBITMQ_PORT']}/"
+
+    def database_uri(self, role, database):
+        password = self.secret(f"postgres-{role}")
+        return f"postgresql+psycopg2://{role}:{password}@127.0.0.1:{self.ports['POSTGRES_PORT']}/{database}"
+
+    def of_running_system(self):
+        """The settings that make a process a part of this copy, by the names config.yaml knows them by."""
+        named_in_config = re.findall(r"\$\{([A-Z_]+)", (ROOT / "config.yaml").read_text())
+        settings = {
+            "LOG_FORMAT": "text",
+            "JWT_SECRET": self.secret("jwt"),
+            **{name: self.given[name] for name in named_in_config if self.given.get(name)},
+            **{name: str(port) for name, port in self.ports.items()},
+            # Eventlet greets its first importer with a deprecation warning; docs/decisions/ has our answer to it.
+            "PYTHONWARNINGS": self.given.get("PYTHONWARNINGS") or NO_EVENTLET_WARNING,
+        }
+        if self.own_broker:
+            settings["AMQP_URI"] = self.amqp_uri()
+        if self.own_databases:
+            for service, name in zip(SERVICES, DATABASE_URIS, strict=True):
+                settings[name] = self.database_uri(service, f"{service}_db")
+        if self.own_mail_catcher:
+            settings["SMTP_HOST"] = "127.0.0.1"
+        return settings
+
+    def write_env_file(self):
+        settings = sorted(self.of_running_system().items())
+        write_private(self.folder / "env", "".join(f"export {name}={quoted(value)}\n" for name, value in settings))
+
+    def environment(self):
+        """What our processes are started with."""
+        return {
+            **os.environ,
+            **self.of_running_system(),
+            "PATH": f"{ROOT}/.venv/bin:{os.environ['PATH']}",
+            "PYTHONUNBUFFERED": "1",
+            "FORAGE_COPY": str(self.folder),
+        }
+
+
+def port_from(text, name):
+    """0 stands for a free one."""
+    if not text:
+        return DEFAULT_PORTS[name]
+    if not (text.isascii() and text.isdigit() and int(text) < 65536):
+        raise CannotStart(f"{name} must be a port number from 0 to 65535, and is {text!r}.")
+    return int(text) or free_port()
+
+
+def refuse_if_taken(port, name):
+    try:
+        bind(port)
+    except PermissionError:
+        raise CannotStart(f"Port {port} is for root alone: set {name} to one above 1023.") from None
+    except OSError:
+        raise CannotStart(f"Port {port} is taken: set {name} to a free one and try again.") from None
+
+
+def free_port():
+    """Below those that the kernel takes for outgoing connections, one of which might have it before we listen."""
+    for port in random.sample(range(15000, 32000), 1000):
+        with suppress(OSError):
+            bind(port)
+            return port
+    raise CannotStart("No free port was found between 15000 and 32000.")
+
+
+def bind(port):
+    with socket.socket() as probe:
+        # As servers do it: a port in TIME_WAIT is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", port))
+
+
+def read_env_file(path):
+    if not path.exists():
+        return {}
+    words = shlex.split(path.read_text())
+    return dict(word.split("=", 1) for word in words if word != "export")
+
+
+def quoted(value):
+    """For a shell, in single quotes."""
+    return "'" + value.replace("'", "'\\''") + "'"
+
+
+def write_private(path, text):
+    """Nobody else may read it, at any moment."""
+    path.unlink(missing_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)

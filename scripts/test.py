@@ -1,0 +1,65 @@
+"""`make test`: the tests, in two processes side by side, and then their coverage.
+
+    python -m scripts.test                    all
+    python -m scripts.test tests/orders …     these alone, in one process
+
+Each process has servers of its own. Most of a test's time is waiting, so two take hardly longer than one.
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from scripts.programs import require_programs
+from scripts.settings import ROOT, CannotStart, Settings
+
+PROGRAMS = Path(sys.executable).parent
+# All other folders are the second process's, which takes about as long.
+FIRST = ("e2e", "extensions", "infrastructure")
+
+
+def main(paths):
+    with tempfile.TemporaryDirectory(prefix="forage-test-") as folder:
+        try:
+            # Here, since of two that install packages at once one would fail.
+            require_programs(Settings({"LOCAL_DIR": folder}, for_tests=True))
+        except CannotStart as reason:
+            sys.exit(f"forage: {reason}")
+    coverage("erase")
+    failed = run(paths) if paths else run_halves()
+    coverage("combine", "--quiet")
+    coverage("report")
+    sys.exit(failed)
+
+
+def run(paths):
+    return subprocess.run(command(paths), cwd=ROOT).returncode
+
+
+def run_halves():
+    """The first half's lines appear as they come, the second's when it has ended."""
+    second = [str(folder) for folder in sorted((ROOT / "tests").iterdir()) if is_second(folder)]
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(command(second), cwd=ROOT, stdout=output, stderr=output)
+        failed = run([f"tests/{name}" for name in FIRST])
+        failed = process.wait() or failed
+        output.seek(0)
+        print(output.read())
+    return failed
+
+
+def is_second(folder):
+    return folder.is_dir() and folder.name not in FIRST and any(folder.glob("test_*.py"))
+
+
+def command(paths):
+    return [PROGRAMS / "coverage", "run", PROGRAMS / "nameko", "test", *paths]
+
+
+def coverage(*arguments):
+    subprocess.run([PROGRAMS / "coverage", *arguments], cwd=ROOT)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

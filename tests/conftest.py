@@ -1,0 +1,190 @@
+"""What every test may ask for. Each server is started when the first test wants it, and ends with the session."""
+
+import shutil
+import signal
+import tempfile
+from pathlib import Path
+
+import pytest
+from nameko.standalone.rpc import ClusterRpcProxy
+from psycogreen.eventlet import patch_psycopg
+
+from scripts.programs import require_programs
+from scripts.settings import Settings, free_port
+from tests.infrastructure.broker import Brokers
+from tests.infrastructure.configuration import configuration
+from tests.infrastructure.databases import Databases
+from tests.infrastructure.processes import Processes
+from tests.infrastructure.servers import PostgresServer, RabbitMQServer
+from tests.infrastructure.smtp import Smtp
+from tests.shop import Shop
+
+patch_psycopg()
+
+
+def pytest_configure():
+    # Whoever ends the tests with SIGTERM wants their servers gone, too, as with Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def local_folder():
+    """A folder for all data of this session, outside the repository: its servers are other accounts', too."""
+    folder = Path(tempfile.mkdtemp(prefix="forage-test-"))
+    folder.chmod(0o711)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def new_settings(local_folder):
+    """Makes settings for one more set of servers, on free ports."""
+
+    def new(name):
+        settings = Settings(
+            {
+                "LOCAL_DIR": str(local_folder / name),
+                "POSTGRES_PORT": "0",
+                "RABBITMQ_PORT": "0",
+                "RABBITMQ_MANAGEMENT_PORT": "0",
+                "SMTP_HOST": "127.0.0.1",
+            },
+            for_tests=True,
+        )
+        require_programs(settings)
+        return settings
+
+    return new
+
+
+@pytest.fixture(scope="session")
+def servers(new_settings):
+    """The session's PostgreSQL and RabbitMQ. Both come up at the same time."""
+    settings = new_settings("shared")
+    postgres, rabbitmq = PostgresServer(settings), RabbitMQServer(settings)
+    try:
+        rabbitmq.start()
+        postgres.start()
+        postgres.wait_until_ready()
+        rabbitmq.wait_until_ready()
+        yield postgres, rabbitmq
+    finally:
+        # Nobody needs its data any more, and with the management plugin it takes 6 s to end in order.
+        rabbitmq.kill()
+        postgres.stop()
+
+
+@pytest.fixture(scope="session")
+def databases(servers):
+    return Databases(servers[0])
+
+
+@pytest.fixture(scope="session")
+def brokers(servers):
+    return Brokers(servers[1])
+
+
+@pytest.fixture(scope="session")
+def smtp_server(local_folder):
+    smtp = Smtp(local_folder)
+    yield smtp
+    smtp.stop()
+
+
+@pytest.fixture
+def smtp(smtp_server):
+    """An SMTP server without mails: `messages(to=…)`, `reject(recipient, "450 Later")`, `stop()`, `start()`."""
+    smtp_server.reset()
+    return smtp_server
+
+
+@pytest.fixture
+def database(databases):
+    """`database("orders")` is the URI of this test's own database of orders, migrated and empty."""
+    made = {}
+
+    def database(service):
+        if service not in made:
+            made[service] = databases.new(service)
+        return made[service]
+
+    yield database
+    for uri in made.values():
+        databases.drop(uri)
+
+
+@pytest.fixture
+def broker(brokers):
+    """This test's own broker: `uri`, `publish`, `peek`, `depth`, `drop_connections`, …"""
+    broker = brokers.new()
+    yield broker
+    brokers.delete(broker)
+
+
+class MadeOnDemand(dict):
+    """A database for each service that is asked for, and none for the others."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.make = make
+
+    def __missing__(self, service):
+        self[service] = self.make(service)
+        return self[service]
+
+    def get(self, service, default=None):
+        return self[service]
+
+    def __bool__(self):
+        return True
+
+
+@pytest.fixture
+def config(broker, database, smtp):
+    """What config.yaml would say, with a broker, databases and an SMTP server of this test's own."""
+    return configuration(broker, MadeOnDemand(database), smtp, GATEWAY_PORT=str(free_port()))
+
+
+@pytest.fixture
+def run_service(config, container_factory):
+    """`run_service(Orders)` starts the class in a Nameko container of this process; keywords go over `config`."""
+
+    def run(service_class, **settings):
+        container = container_factory(service_class, {**config, **settings})
+        container.start()
+        return container
+
+    return run
+
+
+@pytest.fixture
+def own_shop(config, broker):
+    """For one test alone, with nothing running yet."""
+    shop = Shop(config, broker)
+    yield shop
+    shop.stop()
+
+
+@pytest.fixture
+def processes(config, tmp_path):
+    """`processes.start("services.orders")` is a real `nameko run`, with `kill()`, `stop()` and `output()`."""
+    processes = Processes(tmp_path, config)
+    yield processes
+    processes.stop()
+
+
+@pytest.fixture
+def rpc(config):
+    """`rpc.orders.create_order(…)`, as in `nameko shell`."""
+    with ClusterRpcProxy({"AMQP_URI": config["AMQP_URI"]}, timeout=10) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def own_broker(new_settings, tmp_path_factory):
+    """A RabbitMQ node that this test may stop, kill and start again. Takes some seconds."""
+    server = RabbitMQServer(new_settings(tmp_path_factory.mktemp("broker").name))
+    server.start()
+    server.wait_until_ready()
+    yield server
+    server.stop()

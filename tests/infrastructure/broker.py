@@ -1,0 +1,115 @@
+"""A virtual host of the broker, and a look at what is in it."""
+
+import json
+import urllib.request
+from base64 import b64encode
+from contextlib import contextmanager
+from itertools import count
+from urllib.parse import quote
+
+from kombu import Connection, Queue
+
+from scripts.settings import MANAGEMENT
+
+
+class Brokers:
+    """Makes virtual hosts, each as good as a broker of its own, over the management API."""
+
+    def __init__(self, server):
+        self.settings = server.settings
+        self._numbers = count(1)
+
+    def new(self):
+        broker = Broker(self, f"test-{next(self._numbers)}")
+        self.request("PUT", f"vhosts/{broker.vhost}")
+        self.request("PUT", f"permissions/{broker.vhost}/forage", {"configure": ".*", "write": ".*", "read": ".*"})
+        return broker
+
+    def delete(self, broker):
+        self.request("DELETE", f"vhosts/{broker.vhost}")
+
+    def request(self, method, path, body=None):
+        credentials = b64encode(f"forage:{self.settings.secret('rabbitmq')}".encode()).decode()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.settings.ports[MANAGEMENT]}/api/{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": f"Basic {credentials}", "Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            text = answer.read()
+        return json.loads(text) if text else None
+
+
+class Broker:
+    def __init__(self, brokers, vhost):
+        self._brokers = brokers
+        self.vhost = vhost
+        self.uri = f"{brokers.settings.amqp_uri()}{vhost}"
+
+    @contextmanager
+    def channel(self):
+        with Connection(self.uri) as connection, connection.channel() as channel:
+            yield channel
+
+    def publish(self, body, queue=None, exchange="", routing_key=None, **properties):
+        """A raw message: bytes as they are, text as UTF-8, anything else as JSON."""
+        properties.setdefault("content_type", "application/json")
+        if not isinstance(body, (bytes, str)):
+            body = json.dumps(body)
+        if isinstance(body, str):
+            body = body.encode()
+        headers = properties.pop("headers", {})
+        with self.channel() as channel:
+            channel.confirm_select()
+            message = channel.prepare_message(
+                body,
+                content_type=properties.pop("content_type"),
+                content_encoding=properties.pop("content_encoding", "utf-8"),
+                headers=headers,
+                properties=properties,
+            )
+            channel.basic_publish_confirm(message, exchange=exchange, routing_key=routing_key or queue or "")
+
+    def declare(self, name, **options):
+        with self.channel() as channel:
+            Queue(name, channel=channel, **options).declare()
+
+    def queue_exists(self, name):
+        return name in self.queues()
+
+    def depth(self, name):
+        """How many messages are ready in the queue."""
+        return self._look(name).message_count
+
+    def consumers(self, name):
+        """How many consume from the queue; 0 when there is none of that name."""
+        return self._look(name).consumer_count if self.queue_exists(name) else 0
+
+    def peek(self, name, most=100):
+        """The messages that are ready, as kombu's, left where they are."""
+        with self.channel() as channel:
+            queue = Queue(name, channel=channel, no_declare=True)
+            messages = []
+            while len(messages) < most and (message := queue.get(no_ack=False)):
+                messages.append(message)
+            # They go back as the channel closes.
+            return messages
+
+    def queues(self):
+        return [queue["name"] for queue in self._ask(f"queues/{self.vhost}?columns=name")]
+
+    def connections(self):
+        return [connection["name"] for connection in self._ask(f"vhosts/{self.vhost}/connections?columns=name")]
+
+    def drop_connections(self):
+        """What a broker's restart looks like to its clients."""
+        for name in self.connections():
+            self._brokers.request("DELETE", f"connections/{quote(name, safe='')}")
+
+    def _look(self, name):
+        with self.channel() as channel:
+            return channel.queue_declare(name, passive=True)
+
+    def _ask(self, path):
+        return self._brokers.request("GET", path)

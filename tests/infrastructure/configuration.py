@@ -1,0 +1,21 @@
+"""What config.yaml would say, for tests."""
+
+import secrets
+
+
+def configuration(broker, database_uris, smtp, **settings):
+    return {
+        "AMQP_URI": broker.uri,
+        "rpc_exchange": "nameko-rpc",
+        "max_workers": 10,
+        "DB_URIS": database_uris,
+        "JWT_SECRET": secrets.token_hex(32),
+        "BCRYPT_ROUNDS": "4",
+        "FRONTEND_URL": "http://localhost:8080",
+        "ALLOWED_ORIGINS": "",
+        "SMTP_HOST": smtp.host,
+        "SMTP_PORT": str(smtp.port),
+        "MAIL_FROM": "Forage <shop@forage.example>",
+        "SETTLE_AFTER_SECONDS": "600",
+        **settings,
+    }

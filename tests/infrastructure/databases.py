@@ -1,0 +1,52 @@
+"""A fresh database for whoever asks, as a copy of one that was migrated once."""
+
+import os
+import subprocess
+from itertools import count
+
+from scripts.settings import ROOT, SERVICES
+
+
+class Databases:
+    def __init__(self, server):
+        self.postgres = server.postgres
+        self.settings = server.settings
+        self.postgres.make_databases()
+        self._migrated = set()
+        self._numbers = count(1)
+
+    def new(self, service):
+        """The URI of a new database, migrated when it is for a service of the shop, else empty."""
+        name = f"test_{next(self._numbers)}_{service}"
+        if service in SERVICES:
+            self._migrate_once(service)
+            self._execute(f'CREATE DATABASE "{name}" TEMPLATE {service}_db OWNER {service}')
+            return self.settings.database_uri(service, name)
+        self._execute(f'CREATE DATABASE "{name}"')
+        return self.settings.database_uri("postgres", name)
+
+    def drop(self, uri):
+        name = uri.rpartition("/")[2]
+        self._execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+    def _migrate_once(self, service):
+        if service in self._migrated:
+            return
+        uri = self.settings.database_uri(service, f"{service}_db")
+        done = subprocess.run(
+            [ROOT / ".venv" / "bin" / "alembic", "-c", "alembic.ini", "-n", service, "upgrade", "head"],
+            cwd=ROOT,
+            env={**os.environ, f"{service.upper()}_DB_URI": uri},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        self._migrated.add(service)
+
+    def _execute(self, statement):
+        connection = self.postgres.connect()
+        try:
+            connection.autocommit = True
+            connection.cursor().execute(statement)
+        finally:
+            connection.close()

@@ -1,0 +1,43 @@
+"""Real `nameko run` processes, to be killed and counted."""
+
+import os
+import signal
+from itertools import count
+
+from scripts.settings import ROOT, SERVICES
+
+from .servers import Server
+
+
+class Processes:
+    def __init__(self, folder, config):
+        self.folder = folder
+        self.config = config
+        self._started = []
+        self._numbers = count(1)
+
+    def start(self, module, **environment):
+        """One more `nameko run` of `services.orders` or whatever module; keywords go to its environment.
+
+        It returns at once; wait for what the process is to do, for example for its queue's consumer.
+        """
+        command = [str(ROOT / ".venv" / "bin" / "nameko"), "run", "--config", "config.yaml", module]
+        server = Server(
+            f"{module}-{next(self._numbers)}", self.folder, command, {**environment_of(self.config), **environment}
+        )
+        self._started.append(server)
+        return server.start()
+
+    def stop(self):
+        for server in self._started:
+            if server.process.poll() is None:
+                server.send(signal.SIGTERM)
+        for server in self._started:
+            server.stop()
+
+
+def environment_of(config):
+    """The environment in which config.yaml has the values of `config`."""
+    plain = {name: str(value) for name, value in config.items() if isinstance(value, (str, int))}
+    databases = {f"{service.upper()}_DB_URI": config["DB_URIS"][service] for service in SERVICES}
+    return {**os.environ, **plain, **databases}

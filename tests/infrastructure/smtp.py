@@ -1,0 +1,68 @@
+"""What the tests say to their SMTP server, and read of it."""
+
+import email
+import email.policy
+import json
+import socket
+import sys
+from pathlib import Path
+
+from scripts.settings import free_port
+
+from .servers import Server
+
+
+class Smtp:
+    host = "127.0.0.1"
+
+    def __init__(self, folder):
+        self.folder = folder / "mails"
+        self.folder.mkdir()
+        self.port = free_port()
+        program = str(Path(__file__).with_name("smtp_server.py"))
+        self._server = Server(
+            "smtp", folder, [sys.executable, program, str(self.port), str(self.folder)], is_ready=self.is_up
+        )
+        self.reset()
+
+    def reset(self):
+        """No mails, no refusals, and up."""
+        for path in self.folder.glob("*.eml"):
+            path.unlink()
+        self.accept_all()
+        if not self._server.process or self._server.process.poll() is not None:
+            self.start()
+
+    def messages(self, to=None):
+        """The mails that came, oldest first, as `email.message.EmailMessage`."""
+        paths = sorted(self.folder.glob("*.eml"))
+        mails = [email.message_from_bytes(path.read_bytes(), policy=email.policy.default) for path in paths]
+        return [mail for mail in mails if to is None or to in mail["X-RcptTo"].split(", ")]
+
+    def reject(self, recipient="*", answer="550 No such user"):
+        """`answer` to every RCPT for this recipient, or for all; 4xx is for now, 5xx for ever."""
+        self._refusals[recipient] = answer
+        self._write_refusals()
+
+    def accept_all(self):
+        self._refusals = {}
+        self._write_refusals()
+
+    def start(self):
+        self._server.start().wait_until_ready()
+
+    def stop(self):
+        """Connections are refused until `start`. The mails stay."""
+        self._server.kill()
+
+    def is_up(self):
+        try:
+            socket.create_connection((self.host, self.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+    def _write_refusals(self):
+        path = self.folder / "refusals.json"
+        path.with_suffix(".part").write_text(json.dumps(self._refusals))
+        path.with_suffix(".part").rename(path)

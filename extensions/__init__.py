@@ -1,0 +1,14 @@
+"""A messaging kit for Nameko services that must not lose, double or reorder what matters.
+
+broker      a kept connection that publishes with confirms
+consumers   the consuming connection of a service
+rpc         the entrypoint and the client, with deadlines
+events      durable handlers with retry and parking; broadcast handlers; hints
+outbox      events that leave exactly when their transaction has committed
+inbox       what was handled already: events and calls
+parking     the messages that no handler could take
+database    transactions that know their deadline
+polling     methods that work off a table
+mailer      SMTP, with answers sorted by what they mean
+telemetry   logs, a line of JSON each
+"""

@@ -1,0 +1,184 @@
+"""The consuming connection of a service: it reconnects by itself and is ended within seconds.
+
+Nameko's QueueConsumer acknowledges what it can't decode, waits up to 30 seconds to reconnect and
+can't be stopped while the broker is away. This one hands raw messages to its providers, each in a
+greenlet of its own, and takes its prefetch from them, such that all queues together hold no more
+messages than the service has workers: a message never waits for a worker behind another queue's.
+"""
+
+import logging
+import time
+
+import eventlet
+from amqp import spec
+from amqp.exceptions import PreconditionFailed
+from eventlet.event import Event
+from nameko.extensions import SharedExtension
+
+from extensions.broker import CONNECTION_ERRORS, SETUP_SECONDS, connect, drain, no_answer_within
+from extensions.settings import amqp_uri
+
+logger = logging.getLogger(__name__)
+
+RECONNECT_SECONDS = (0.1, 0.5, 1, 2)
+STOP_SECONDS = 2
+
+
+class QueueConflict(Exception):
+    """A queue of that name stands there with other arguments. Trying again would never help."""
+
+
+class Consumers(SharedExtension):
+    """A provider offers:
+
+    queue()               the kombu Queue to declare and consume; called on every connect
+    declare               more kombu entities to declare before consuming
+    prefetch              how many messages it holds unacknowledged; None: acknowledged on delivery
+    handle(message)       called in a greenlet of its own with each amqp Message (its body is bytes), which
+                          is then due an `ack`;
+                          with prefetch None called in the reader itself, and must not block
+    disconnected()        the connection is lost, and with it what was not acknowledged
+    """
+
+    def __init__(self):
+        self._providers = []
+        self._thread = None
+        self._channel = None
+        self._tags = {}
+        self._ready = Event()
+        self._stopping = Event()
+
+    def setup(self):
+        self._uri = amqp_uri(self.container.config)
+
+    def start(self):
+        """Return when all queues are consumed, or the service is being stopped."""
+        if self._thread is None:
+            self._thread = self.container.spawn_managed_thread(self._run)
+        self._ready.wait()
+
+    def register(self, provider):
+        """To be called in an extension's `setup`."""
+        self._providers.append(provider)
+
+    def unregister(self, provider):
+        """Consume no more for this provider; what it was given already may still be handled."""
+        if provider in self._providers:
+            self._providers.remove(provider)
+        channel, tag = self._channel, self._tags.get(provider)
+        if channel is not None and tag in channel.callbacks:
+            try:
+                # The reader sees the broker's answer and then drops the callback.
+                channel.send_method(spec.Basic.Cancel, "sb", (tag, False))
+                with eventlet.Timeout(STOP_SECONDS, False):
+                    while channel is self._channel and tag in channel.callbacks:
+                        eventlet.sleep(0.01)
+            except CONNECTION_ERRORS:
+                pass  # The broker has dropped this consumer with the connection.
+
+    def consumes(self, provider):
+        """Whether what comes to the provider's queue reaches it at the moment."""
+        return provider in self._tags
+
+    def stop(self):
+        """Close the connection: what is not acknowledged goes back to its queue."""
+        if not self._stopping.ready():
+            self._stopping.send()
+        if not self._ready.ready():
+            self._ready.send()
+        if self._thread is not None:
+            with eventlet.Timeout(STOP_SECONDS, False):
+                self._thread.wait()
+
+    kill = stop
+
+    def holds(self, message):
+        """Whether the message is still this consumer's; the broker has taken it back with a lost connection."""
+        return message.channel is self._channel
+
+    def ack(self, message):
+        """Acknowledge; when the connection is lost the broker delivers the message again."""
+        if self.holds(message):
+            try:
+                message.channel.basic_ack(message.delivery_tag)
+            except CONNECTION_ERRORS as error:
+                logger.warning("could not acknowledge a message, it will come again: %s", error)
+                # Perhaps amid a frame: nothing may follow it.
+                self._give_up(message.channel)
+
+    def _give_up(self, channel):
+        """Have the reader end this connection; what is not acknowledged comes again on the next."""
+        if channel is self._channel:
+            self._channel = None
+
+    def _run(self):
+        failures = 0
+        while not self._stopping.ready():
+            connected_at = time.monotonic()
+            try:
+                self._consume()
+            except QueueConflict as error:
+                logger.critical("%s: delete it, or keep its arguments", error)
+                raise
+            except Exception as error:
+                # Whatever it is, a message that py-amqp can't read included: only `stop` ends consuming.
+                unexpected = not isinstance(error, CONNECTION_ERRORS)
+                logger.warning("no connection to the broker, trying again: %r", error, exc_info=unexpected)
+                failures = 0 if time.monotonic() - connected_at > 10 else failures
+                with eventlet.Timeout(RECONNECT_SECONDS[min(failures, len(RECONNECT_SECONDS) - 1)], False):
+                    self._stopping.wait()
+                failures += 1
+
+    def _consume(self):
+        connection = connect(self._uri)
+        try:
+            with no_answer_within(SETUP_SECONDS):
+                channel = self._channel = connection.channel()
+                channel.auto_decode = False
+                # Replies first: who gets a message may make a call at once.
+                for provider in sorted(self._providers, key=lambda provider: provider.prefetch is not None):
+                    if provider in self._providers:
+                        self._tags[provider] = self._start_consuming(channel, provider)
+                for provider in self._tags.keys() - self._providers:
+                    # Unregistered meanwhile.
+                    channel.basic_cancel(self._tags[provider])
+            if not self._ready.ready():
+                self._ready.send()
+            while not self._stopping.ready():
+                if self._channel is not channel:
+                    raise OSError("the connection was given up")
+                drain(connection, idle_seconds=0.5)
+            connection.close()
+        finally:
+            self._channel = None
+            self._tags.clear()
+            connection.collect()
+            for provider in self._providers:
+                provider.disconnected()
+
+    def _start_consuming(self, channel, provider):
+        queue = provider.queue()
+        try:
+            for entity in (*provider.declare, queue):
+                entity(channel).declare()
+        except PreconditionFailed as error:
+            raise QueueConflict(str(error)) from error
+        inline = provider.prefetch is None
+        if not inline:
+            channel.basic_qos(0, provider.prefetch, False)
+        return channel.basic_consume(
+            queue.name,
+            no_ack=inline,
+            callback=provider.handle if inline else lambda message: self._spawn(provider, message),
+        )
+
+    def _spawn(self, provider, message):
+        self.container.spawn_managed_thread(lambda: self._handle(provider, message), identifier=type(provider).__name__)
+
+    def _handle(self, provider, message):
+        try:
+            provider.handle(message)
+        except Exception:
+            # Swallowed, it would keep one of the provider's places for ever.
+            logger.exception("a message was not taken, it will come again")
+            self._give_up(message.channel)

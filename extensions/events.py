@@ -1,0 +1,360 @@
+"""Events: durable handlers, broadcast handlers, and hints.
+
+An event class is a frozen dataclass with the class attributes `source` (the publishing service),
+`name` and `subscribers` ((service, method), …), and the fields `event_id` (UUID) and `version` (int).
+
+    class Shipping:
+        name = "shipping"
+        db = Database(Base)
+
+        @event_handler(OrderPlaced)
+        def pack(self, event):
+            with self.db.transaction() as session:
+                if InboxEntry.take(session, event.event_id):
+                    session.add(Parcel(order_id=event.order_id))
+
+Guaranteed: a message is acknowledged once the handler has returned, or once the broker has confirmed
+its copy in a delay queue or the parking queue, and never sooner. Not guaranteed: that a handler sees
+an event once (use extensions.inbox), or in order (put a sequence into the event).
+
+Queues and exchanges are named as Nameko's, so its own publishers and handlers fit.
+"""
+
+import json
+import logging
+import time
+from contextlib import suppress
+from uuid import uuid4
+
+import eventlet
+from eventlet.event import Event
+from kombu import Exchange, Queue
+from nameko.exceptions import ContainerBeingKilled
+from nameko.extensions import DependencyProvider, Entrypoint
+from nameko.standalone.events import get_event_exchange
+
+from extensions.broker import BrokerUnavailable, Publisher, Unroutable, encode
+from extensions.consumers import Consumers
+from extensions.database import after_commit
+from extensions.errors import DatabaseUnavailable
+from extensions.parking import parking_queue
+from extensions.payloads import from_payload, to_payload
+from extensions.rpc import HEADER_PREFIX, context_from_headers
+
+logger = logging.getLogger(__name__)
+
+PAUSES_SECONDS = (1, 5, 30, 120, 600)
+ATTEMPT_HEADER = "x-attempt"
+PUBLISH_SECONDS = 5
+UNAVAILABLE_PAUSE_SECONDS = 1
+
+
+def handler_queue(event_class, service, method, config):
+    """The durable queue of one handler. Its arguments are final: the broker refuses others."""
+    return Queue(
+        f"evt-{event_class.source}-{event_class.name}--{service}.{method}",
+        exchange=get_event_exchange(event_class.source, config),
+        routing_key=event_class.name,
+        durable=True,
+    )
+
+
+def delay_queue(pause_seconds):
+    """Holds a message for the pause, then leads it to the queue that its routing key names.
+
+    The fanout keeps the routing key; on expiry the default exchange goes by it. So one queue for
+    each pause serves all handlers, and its messages expire in the order they came.
+    """
+    name = f"delay.{pause_seconds}s"
+    return Queue(
+        name,
+        exchange=Exchange(name, type="fanout", durable=True),
+        durable=True,
+        queue_arguments={"x-message-ttl": pause_seconds * 1000, "x-dead-letter-exchange": ""},
+    )
+
+
+class Unreadable(Exception):
+    """No attempt could ever handle this message."""
+
+
+def read_event(event_class, message):
+    try:
+        payload = json.loads(message.body)
+    except (ValueError, RecursionError):
+        raise Unreadable("not JSON") from None
+    version = payload.get("version", 1) if isinstance(payload, dict) else 1
+    if version != 1:
+        raise Unreadable(f"unknown version {version!r:.40}")
+    try:
+        return from_payload(event_class, payload)
+    except Exception as error:
+        raise Unreadable(f"wrong shape: {error}") from None
+
+
+def event_context(event, message):
+    """The worker's context data for an event, log fields included."""
+    event_id = str(event.event_id)
+    context = {"request_id": event_id, **context_from_headers(message), "event_id": event_id}
+    # Nameko's dispatcher hands on those of the call it was used in; an event is no part of that call.
+    context.pop("deadline", None)
+    context.pop("call_id", None)
+    return context
+
+
+class EventHandler(Entrypoint):
+    """Handles each event of a class in a durable queue that the service's replicas share.
+
+    workers: how many events a replica handles at once.
+    pauses_seconds: before the second attempt, the third, …; after the last the message is parked.
+    """
+
+    consumers = Consumers()
+    publisher = Publisher()
+
+    def __init__(self, event_class, workers=1, pauses_seconds=PAUSES_SECONDS, **kwargs):
+        super().__init__(**kwargs)
+        self.event_class = event_class
+        self.workers = self.prefetch = workers
+        self.pauses_seconds = tuple(pauses_seconds)
+        self._stopping = Event()
+
+    def setup(self):
+        self.declare = [delay_queue(pause) for pause in self.pauses_seconds]
+        self.declare.append(parking_queue(self.container.service_name))
+        self.publisher.declare(*self.declare)
+        self.consumers.register(self)
+
+    def stop(self):
+        if not self._stopping.ready():
+            self._stopping.send()
+        self.consumers.unregister(self)
+
+    def queue(self):
+        return handler_queue(self.event_class, self.container.service_name, self.method_name, self.container.config)
+
+    def disconnected(self):
+        pass
+
+    def handle(self, message):
+        try:
+            event = read_event(self.event_class, message)
+        except Unreadable as error:
+            self._park(message, str(error))
+        else:
+            self._attempt(message, event)
+
+    def _attempt(self, message, event):
+        with suppress(ContainerBeingKilled):  # Not acknowledged, it goes back with the connection.
+            self.container.spawn_worker(
+                self,
+                (event,),
+                {},
+                context_data=event_context(event, message),
+                handle_result=lambda worker_ctx, result, exc_info: self._settle(message, event, result, exc_info),
+            )
+
+    def _settle(self, message, event, result, exc_info):
+        if exc_info is None:
+            self.consumers.ack(message)
+        elif isinstance(exc_info[1], DatabaseUnavailable):
+            # No fault of the message. It is kept, and with it the queue's prefetch, so that
+            # consumption pauses until the database is back.
+            self.container.spawn_managed_thread(lambda: self._attempt_again(message, event))
+        else:
+            self._delay(message, exc_info[1])
+        return result, exc_info
+
+    def _attempt_again(self, message, event):
+        if not self._stopped_within(UNAVAILABLE_PAUSE_SECONDS) and self.consumers.holds(message):
+            self._attempt(message, event)
+
+    def _delay(self, message, error):
+        attempt = self._attempts(message) + 1
+        reason = f"{type(error).__name__}: {error}"
+        if attempt > len(self.pauses_seconds):
+            self._park(message, f"failed {attempt} times, at last with {reason}")
+            return
+        pause = self.pauses_seconds[attempt - 1]
+        logger.warning("attempt %d failed, the next in %d s", attempt, pause)
+        delay = delay_queue(pause)
+        headers = {**(message.headers or {}), ATTEMPT_HEADER: attempt}
+        self._move(message, delay.exchange.name, self.queue().name, headers, message.properties.get("message_id"))
+
+    def _park(self, message, reason):
+        logger.error("parked a message of %s: %s", self.queue().name, reason)
+        headers = {
+            **(message.headers or {}),
+            "x-parked-from": self.queue().name,
+            "x-parked-reason": reason[:500],
+            "x-parked-at": int(time.time()),
+            "x-parked-attempts": self._attempts(message) + 1,
+        }
+        headers.pop(ATTEMPT_HEADER, None)
+        self._move(message, "", parking_queue(self.container.service_name).name, headers, uuid4().hex)
+
+    def _move(self, message, exchange, routing_key, headers, message_id):
+        """Acknowledge a message once its copy is confirmed elsewhere; until then keep it."""
+        while True:
+            try:
+                self.publisher.publish(
+                    message.body,
+                    exchange=exchange,
+                    routing_key=routing_key,
+                    headers=headers,
+                    message_id=message_id,
+                    mandatory=True,
+                    persistent=True,
+                    timeout_seconds=PUBLISH_SECONDS,
+                )
+            except (BrokerUnavailable, Unroutable) as error:
+                logger.warning("a message could not be moved to %s, it stays: %r", routing_key, error)
+                if isinstance(error, Unroutable):
+                    # Somebody has deleted the queue: the next connection declares it again.
+                    self.publisher.reconnect()
+                if not self._stopped_within(UNAVAILABLE_PAUSE_SECONDS) and self.consumers.holds(message):
+                    continue
+            else:
+                self.consumers.ack(message)
+            return
+
+    def _stopped_within(self, seconds):
+        with eventlet.Timeout(seconds, False):
+            self._stopping.wait()
+        return self._stopping.ready()
+
+    @staticmethod
+    def _attempts(message):
+        attempts = (message.headers or {}).get(ATTEMPT_HEADER, 0)
+        return max(0, attempts) if isinstance(attempts, int) else 0
+
+
+event_handler = EventHandler.decorator
+
+
+class BroadcastHandler(Entrypoint):
+    """Hands each event to every replica that listens at that moment. Transient: nothing is kept."""
+
+    consumers = Consumers()
+    declare = ()
+    prefetch = 1
+    workers = 1
+
+    def __init__(self, event_class, **kwargs):
+        super().__init__(**kwargs)
+        self.event_class = event_class
+
+    def setup(self):
+        self.consumers.register(self)
+
+    def stop(self):
+        self.consumers.unregister(self)
+
+    def queue(self):
+        return Queue(
+            f"evt-{self.event_class.source}-{self.event_class.name}--"
+            f"{self.container.service_name}.{self.method_name}-{uuid4().hex}",
+            exchange=get_event_exchange(self.event_class.source, self.container.config),
+            routing_key=self.event_class.name,
+            durable=False,
+            exclusive=True,
+            auto_delete=True,
+        )
+
+    def disconnected(self):
+        pass
+
+    def handle(self, message):
+        try:
+            event = read_event(self.event_class, message)
+        except Unreadable as error:
+            logger.warning("dropped a hint of %s: %s", self.event_class.name, error)
+            self.consumers.ack(message)
+            return
+
+        def acknowledge(worker_ctx, result, exc_info):
+            self.consumers.ack(message)
+            return result, exc_info
+
+        with suppress(ContainerBeingKilled):  # A hint: nothing is owed.
+            self.container.spawn_worker(
+                self, (event,), {}, context_data=event_context(event, message), handle_result=acknowledge
+            )
+
+
+broadcast_handler = BroadcastHandler.decorator
+
+
+class Hints(DependencyProvider):
+    """Sends transient events: to whoever listens, at most one for each key in an interval.
+
+        hints = Hints(interval_seconds=0.25)
+        …
+        self.hints.after_commit(session, ProductChanged(…), key=product.id)
+
+    Within an interval the last event of a key wins, and it always goes out. A hint that the broker
+    doesn't take is logged and gone, as with the process: whoever listens must come right without.
+    The events' source is the service itself.
+    """
+
+    publisher = Publisher()
+
+    def __init__(self, interval_seconds=0):
+        self.interval_seconds = interval_seconds
+        self._waiting = {}
+
+    def setup(self):
+        self._exchange = get_event_exchange(self.container.service_name, self.container.config)
+        self.publisher.declare(self._exchange)
+
+    def stop(self):
+        with eventlet.Timeout(2 * self.interval_seconds + 1, False):
+            while self._waiting:
+                eventlet.sleep(0.05)
+
+    def get_dependency(self, worker_ctx):
+        return _BoundHints(self, worker_ctx.data.get("request_id"))
+
+    def send(self, hint, key, rank):
+        """hint: the arguments of a publish."""
+        if key not in self._waiting:
+            self._waiting[key] = None
+            self.container.spawn_managed_thread(lambda: self._send_and_hold(hint, key))
+        elif self._waiting[key] is None or rank >= self._waiting[key][0]:
+            self._waiting[key] = rank, hint
+
+    def _send_and_hold(self, hint, key):
+        """Send, then each interval what came meanwhile, until nothing did."""
+        self._publish(hint)
+        eventlet.sleep(self.interval_seconds)
+        while self._waiting[key] is not None:
+            (_, hint), self._waiting[key] = self._waiting[key], None
+            self._publish(hint)
+            eventlet.sleep(self.interval_seconds)
+        del self._waiting[key]
+
+    def _publish(self, hint):
+        try:
+            self.publisher.publish(**hint, exchange=self._exchange.name, timeout_seconds=PUBLISH_SECONDS)
+        except BrokerUnavailable as error:
+            logger.warning("a hint of %s was lost: %s", hint["routing_key"], error)
+
+
+class _BoundHints:
+    def __init__(self, hints, request_id):
+        self._hints, self._request_id = hints, request_id
+
+    def after_commit(self, session, event, key=None, rank=0):
+        """Send the event once the session's transaction has committed; not at all if it doesn't.
+
+        rank: of two events of a key that wait, the higher one is the last: two transactions may get to know
+        of their commits in another order than they committed in.
+        """
+        hint = {
+            # Here, where a payload that is no JSON fails the transaction that it belongs to.
+            "body": encode(to_payload(event)),
+            "routing_key": event.name,
+            "headers": {HEADER_PREFIX + "request_id": self._request_id} if self._request_id else None,
+        }
+        key = (event.name, event.event_id if key is None else key)
+        after_commit(session, lambda: self._hints.send(hint, key, rank))

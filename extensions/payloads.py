@@ -1,0 +1,82 @@
+"""Frozen dataclasses to JSON and back, with every field's type checked.
+
+    payload = to_payload(OrderCreated(order_id=3, …))
+    event = from_payload(OrderCreated, payload)      # raises ValueError with the field's name
+
+Types: int, str, bool, Decimal, UUID, datetime (aware), tuple[X, ...], X | None and dataclasses of
+these. Decimal and UUID travel as strings, times as ISO 8601 in UTC. A field with a default may be
+absent; unknown fields are passed over, so that a newer publisher may add some.
+"""
+
+import dataclasses
+import types
+import typing
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from functools import cache
+from uuid import UUID
+
+
+def to_payload(value):
+    if dataclasses.is_dataclass(value):
+        return {f.name: to_payload(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, tuple):
+        return [to_payload(item) for item in value]
+    if isinstance(value, datetime):
+        return timestamp(value)
+    if isinstance(value, (Decimal, UUID)):
+        return str(value)
+    return value
+
+
+def timestamp(moment):
+    """ISO 8601 in UTC with microseconds and Z, always 27 characters."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def from_payload(cls, payload):
+    if not isinstance(payload, dict):
+        raise ValueError(f"{cls.__name__} is not a JSON object")
+    values = {}
+    for name, (kind, required) in _fields(cls).items():
+        if name in payload:
+            try:
+                values[name] = _convert(kind, payload[name])
+            except (ValueError, InvalidOperation) as error:
+                raise ValueError(f"{cls.__name__}.{name}: {error}") from None
+        elif required:
+            raise ValueError(f"{cls.__name__}.{name} is missing")
+    return cls(**values)
+
+
+@cache
+def _fields(cls):
+    kinds = typing.get_type_hints(cls)
+    return {
+        f.name: (kinds[f.name], f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING)
+        for f in dataclasses.fields(cls)
+    }
+
+
+def _convert(kind, value):
+    if isinstance(kind, types.UnionType):
+        kinds = [k for k in kind.__args__ if k is not type(None)]
+        return None if value is None and len(kinds) < len(kind.__args__) else _convert(kinds[0], value)
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, list):
+            raise ValueError("not a list")
+        return tuple(_convert(kind.__args__[0], item) for item in value)
+    if dataclasses.is_dataclass(kind):
+        return from_payload(kind, value)
+    if kind in (Decimal, UUID, datetime):
+        if not isinstance(value, str):
+            raise ValueError("not a string")
+        converted = datetime.fromisoformat(value) if kind is datetime else kind(value)
+        if kind is datetime and converted.tzinfo is None:
+            raise ValueError("a time without its zone")
+        if kind is Decimal and not converted.is_finite():
+            raise ValueError("not a finite number")
+        return converted
+    if type(value) is not kind:
+        raise ValueError(f"{value!r:.40} is no {kind.__name__}")
+    return value

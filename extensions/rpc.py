@@ -1,0 +1,353 @@
+"""RPC with deadlines, over Nameko's exchange and message format.
+
+    class Greeter:
+        name = "greeter"
+        cluster = ClusterClient()
+
+        @rpc
+        def greet(self, name):
+            return self.cluster.translator.translate(text=f"Hello {name}")
+
+A call has one absolute deadline, which travels in a header: it covers connecting, publishing, the
+confirm and the reply, nested calls inherit it less a margin, a worker doesn't start past it and a
+transaction (extensions.database) doesn't commit past it. A service without a listening replica is
+refused by the broker at once, since its queue goes with its last consumer.
+
+Not guaranteed: that a call which timed out was not carried out, or that a call is carried out only
+once. A replica that dies between commit and acknowledgement gets its call again: writing methods
+must survive that (`extensions.inbox.once`).
+
+Nameko's own clients can call these methods, `nameko shell` included; their calls have no deadline.
+"""
+
+import inspect
+import json
+import logging
+import time
+from contextlib import suppress
+from uuid import uuid4
+
+import eventlet
+from eventlet.event import Event
+from kombu import Queue
+from nameko import exceptions
+from nameko.exceptions import (
+    ContainerBeingKilled,
+    IncorrectSignature,
+    MalformedRequest,
+    MethodNotFound,
+    UnserializableValueError,
+)
+from nameko.extensions import DependencyProvider, Entrypoint, SharedExtension
+from nameko.rpc import get_rpc_exchange
+from nameko.timer import Timer
+
+from extensions.broker import BrokerUnavailable, Publisher, Unroutable, encode
+from extensions.consumers import Consumers
+from extensions.errors import RpcTimeout, ServiceUnavailable
+
+__all__ = ["ClusterClient", "RpcTimeout", "ServiceUnavailable", "rpc"]
+
+logger = logging.getLogger(__name__)
+
+CALL_SECONDS = 5
+NESTED_MARGIN_SECONDS = 0.5
+CONFIRM_SECONDS = 1
+QUEUE_EXPIRES_MS = 1000
+HEADER_PREFIX = "nameko."
+
+
+def context_from_headers(message):
+    """Nameko's worker context data: the headers that carry its prefix, without it."""
+    context = {
+        key.removeprefix(HEADER_PREFIX): value
+        for key, value in (message.headers or {}).items()
+        # One that isn't UTF-8 comes as bytes.
+        if isinstance(key, str) and key.startswith(HEADER_PREFIX)
+    }
+    # What has another shape would end the worker before it began, and with it the container.
+    stack = context.get("call_id_stack")
+    if not (isinstance(stack, list) and all(isinstance(call_id, str) for call_id in stack)):
+        context.pop("call_id_stack", None)
+    if not isinstance(context.get("request_id"), str):
+        context.pop("request_id", None)
+    return context
+
+
+class RpcConsumer(SharedExtension):
+    """The service's one request queue. It hands each call to the entrypoint of its method."""
+
+    consumers = Consumers()
+    publisher = Publisher()
+    declare = ()
+
+    def __init__(self):
+        self._methods = {}
+
+    def setup(self):
+        self._exchange = get_rpc_exchange(self.container.config)
+        self.publisher.declare(self._exchange)
+        self.consumers.register(self)
+
+    @property
+    def prefetch(self):
+        """The workers that event handlers, polls and timers leave over."""
+        taken = sum(
+            1 if isinstance(entrypoint, Timer) else getattr(entrypoint, "workers", 0)
+            for entrypoint in self.container.entrypoints
+        )
+        return max(1, self.container.max_workers - taken)
+
+    def queue(self):
+        name = self.container.service_name
+        return Queue(
+            f"rpc-{name}",
+            exchange=self._exchange,
+            routing_key=f"{name}.*",
+            durable=True,
+            auto_delete=True,
+            queue_arguments={"x-expires": QUEUE_EXPIRES_MS},
+        )
+
+    def add(self, entrypoint):
+        self._methods[entrypoint.method_name] = entrypoint
+
+    def stop_consuming(self):
+        self.consumers.unregister(self)
+
+    def handle(self, message):
+        try:
+            entrypoint, args, kwargs = self._parse(message)
+        except exceptions.BadRequest as error:
+            self.reply(message, error=error)
+            return
+        context = context_from_headers(message)
+        context["call_id"] = message.properties.get("correlation_id") or uuid4().hex
+        context.setdefault("request_id", context["call_id"])
+        deadline = context.get("deadline")
+        if deadline is not None and not isinstance(deadline, (int, float)):
+            self.reply(message, error=MalformedRequest("The deadline is not a number of seconds since 1970."))
+            return
+        if deadline is not None and time.time() >= deadline:
+            logger.warning("dropped a call of %s past its deadline", message.delivery_info["routing_key"])
+            self.reply(message, error=RpcTimeout(self.container.service_name))
+            return
+        with suppress(ContainerBeingKilled):  # Not acknowledged, it goes back with the connection.
+            self.container.spawn_worker(
+                entrypoint,
+                args,
+                kwargs,
+                context_data=context,
+                handle_result=lambda worker_ctx, result, exc_info: self._answer(message, result, exc_info),
+            )
+
+    def disconnected(self):
+        pass
+
+    def reply(self, message, result=None, error=None):
+        """Send the answer and acknowledge. An answer that can't be sent is logged: its caller times out."""
+        reply_to = message.properties.get("reply_to")
+        if not reply_to:
+            logger.warning("a call of %s has no reply_to", message.delivery_info["routing_key"])
+        else:
+            try:
+                self.publisher.publish(
+                    self._encoded(message, result, error),
+                    exchange=self._exchange.name,
+                    routing_key=reply_to,
+                    correlation_id=message.properties.get("correlation_id"),
+                    timeout_seconds=CONFIRM_SECONDS,
+                )
+            except BrokerUnavailable as failure:
+                logger.warning("a reply of %s was lost: %s", message.delivery_info["routing_key"], failure)
+        self.consumers.ack(message)
+
+    def _parse(self, message):
+        try:
+            body = json.loads(message.body)
+            args, kwargs = body["args"], body["kwargs"]
+            if not isinstance(args, list) or not isinstance(kwargs, dict):
+                raise TypeError
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise MalformedRequest("A call is a JSON object with a list `args` and an object `kwargs`.") from None
+        method_name = message.delivery_info["routing_key"].partition(".")[2]
+        entrypoint = self._methods.get(method_name)
+        if entrypoint is None:
+            raise MethodNotFound(method_name)
+        entrypoint.check_signature(args, kwargs)
+        return entrypoint, args, kwargs
+
+    @staticmethod
+    def _encoded(message, result, error):
+        try:
+            return encode({"result": result, "error": exceptions.serialize(error) if error is not None else None})
+        except (TypeError, ValueError, RecursionError) as failure:
+            logger.exception("an answer of %s is not JSON", message.delivery_info["routing_key"])
+            return encode({"result": None, "error": exceptions.serialize(UnserializableValueError(str(failure)))})
+
+    def _answer(self, message, result, exc_info):
+        self.reply(message, result if exc_info is None else None, exc_info and exc_info[1])
+        return result, exc_info
+
+
+class Rpc(Entrypoint):
+    consumer = RpcConsumer()
+
+    def setup(self):
+        # What is meant to cross the wire is an answer, not an accident: it's logged without alarm.
+        self.expected_exceptions = tuple(exceptions.registry.values())
+        self.consumer.add(self)
+
+    def stop(self):
+        self.consumer.stop_consuming()
+
+    def check_signature(self, args, kwargs):
+        method = getattr(self.container.service_cls, self.method_name)
+        try:
+            inspect.signature(method).bind(None, *args, **kwargs)
+        except TypeError as error:
+            raise IncorrectSignature(f"{self.method_name}: {error}") from None
+
+
+rpc = Rpc.decorator
+
+
+class ReplyListener(SharedExtension):
+    """The process's reply queue. Replies are transient: with the connection they are gone."""
+
+    consumers = Consumers()
+    declare = ()
+    prefetch = None
+
+    def __init__(self):
+        self._pending = {}
+
+    def setup(self):
+        self.consumers.register(self)
+
+    def queue(self):
+        # A new name for each connection: the old queue may stand until the broker misses its owner.
+        self.routing_key = uuid4().hex
+        return Queue(
+            f"rpc.reply-{self.container.service_name}-{self.routing_key}",
+            exchange=get_rpc_exchange(self.container.config),
+            routing_key=self.routing_key,
+            durable=False,
+            exclusive=True,
+            auto_delete=True,
+        )
+
+    def expect(self, correlation_id):
+        if not self.consumers.consumes(self):
+            raise BrokerUnavailable("no connection to get the reply on")
+        reply = self._pending[correlation_id] = Event()
+        return reply
+
+    def forget(self, correlation_id):
+        self._pending.pop(correlation_id, None)
+
+    def handle(self, message):
+        reply = self._pending.pop(message.properties.get("correlation_id"), None)
+        if reply is None:
+            return  # Its caller has given up.
+        try:
+            body = json.loads(message.body)
+            result, error = body["result"], exceptions.deserialize(body["error"]) if body["error"] else None
+        except Exception as broken:
+            # Whoever wrote it, an error class that refuses its arguments included: the reader must go on.
+            result, error = None, exceptions.RemoteError("MalformedReply", str(broken))
+        if error is not None:
+            reply.send_exception(error)
+        else:
+            reply.send(result)
+
+    def disconnected(self):
+        pending, self._pending = self._pending, {}
+        for reply in pending.values():
+            reply.send_exception(BrokerUnavailable("the connection was lost before the reply"))
+
+
+class ClusterClient(DependencyProvider):
+    """Calls to any service: `self.cluster.orders.get_order(order_id=3)`.
+
+    Raises what the method raised (a class that it knows, else RemoteError), RpcTimeout past the
+    deadline, and ServiceUnavailable when nobody listens or the broker is away. After those two,
+    whether the call was carried out is not known.
+    """
+
+    listener = ReplyListener()
+    publisher = Publisher()
+
+    def setup(self):
+        self._exchange = get_rpc_exchange(self.container.config)
+        self.publisher.declare(self._exchange)
+
+    def get_dependency(self, worker_ctx):
+        """Within a call: its deadline less a margin, never more than CALL_SECONDS from now."""
+        inherited = worker_ctx.data.get("deadline")
+        return Cluster(
+            self,
+            deadline=inherited - NESTED_MARGIN_SECONDS if inherited else None,
+            request_id=worker_ctx.data.get("request_id") or worker_ctx.call_id,
+            call_id_stack=worker_ctx.call_id_stack,
+        )
+
+    def call(self, service, method, args, kwargs, context):
+        remaining = context["deadline"] - time.time()
+        if remaining <= 0:
+            raise RpcTimeout(service)
+        correlation_id = uuid4().hex
+        try:
+            with eventlet.Timeout(remaining, RpcTimeout(service)):
+                reply = self.listener.expect(correlation_id)
+                self.publisher.publish(
+                    encode({"args": args, "kwargs": kwargs}),
+                    exchange=self._exchange.name,
+                    routing_key=f"{service}.{method}",
+                    mandatory=True,
+                    reply_to=self.listener.routing_key,
+                    correlation_id=correlation_id,
+                    expiration=str(max(1, int(remaining * 1000))),
+                    headers={HEADER_PREFIX + key: value for key, value in context.items()},
+                    timeout_seconds=min(CONFIRM_SECONDS, remaining),
+                )
+                return reply.wait()
+        except (Unroutable, BrokerUnavailable) as error:
+            logger.warning("%s.%s could not be called: %r", service, method, error)
+            raise ServiceUnavailable(service) from error
+        finally:
+            self.listener.forget(correlation_id)
+
+
+class Cluster:
+    """A ClusterClient with a deadline; services are its attributes, methods theirs."""
+
+    def __init__(self, client, deadline, request_id, call_id_stack=()):
+        self._client = client
+        self._deadline = deadline
+        self._context = {"request_id": request_id, "call_id_stack": list(call_id_stack)}
+
+    def within(self, seconds, request_id=None):
+        """The same cluster, all calls to be over in `seconds` from now, nested ones included."""
+        return Cluster(
+            self._client,
+            time.time() + seconds,
+            request_id or self._context["request_id"],
+            self._context["call_id_stack"],
+        )
+
+    def __getattr__(self, service):
+        return _Service(self, service)
+
+    def _call(self, service, method, args, kwargs):
+        latest = time.time() + CALL_SECONDS
+        deadline = latest if self._deadline is None else min(self._deadline, latest)
+        return self._client.call(service, method, args, kwargs, {**self._context, "deadline": deadline})
+
+
+class _Service:
+    def __init__(self, cluster, name):
+        self._cluster, self._name = cluster, name
+
+    def __getattr__(self, method):
+        return lambda *args, **kwargs: self._cluster._call(self._name, method, args, kwargs)

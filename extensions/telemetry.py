@@ -1,0 +1,106 @@
+"""Logs: one line of JSON an entry on standard output, or plain text for people.
+
+A line has `time`, `level`, `service`, `logger` and `message`, and within a worker `request_id`,
+`method` and, in handlers, `event_id`. A service gets them with `log_context = LogContext()`; others
+use `with bind_log_fields(request_id=…)`. What is passed as `extra={"fields": {…}}` is added.
+"""
+
+import json
+import logging
+import traceback
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+
+from nameko.extensions import DependencyProvider
+
+from extensions.payloads import timestamp
+
+# A greenlet starts with an empty context, so these are the fields of one worker or request.
+_fields: ContextVar[dict] = ContextVar("log_fields", default={})  # noqa: B039 - never mutated
+_process = {"service": None}
+
+
+class LogContext(DependencyProvider):
+    def setup(self):
+        _process["service"] = self.container.service_name
+
+    def worker_setup(self, worker_ctx):
+        fields = {
+            "service": worker_ctx.service_name,
+            "method": worker_ctx.entrypoint.method_name,
+            "request_id": worker_ctx.data.get("request_id"),
+            "event_id": worker_ctx.data.get("event_id"),
+        }
+        _fields.set({name: value for name, value in fields.items() if value is not None})
+
+
+@contextmanager
+def bind_log_fields(**fields):
+    token = _fields.set({**_fields.get(), **fields})
+    try:
+        yield
+    finally:
+        _fields.reset(token)
+
+
+def formatter(kind, level):
+    """A logging formatter, "json" or "text", for the LOGGING section of a Nameko configuration.
+
+    level: only checked, since `logging` itself would answer an unknown one with a traceback.
+    """
+    if level not in logging.getLevelNamesMapping():
+        raise SystemExit(f"LOG_LEVEL must be DEBUG, INFO, WARNING, ERROR or CRITICAL, not {level!r}.")
+    if kind == "json":
+        return _JsonFormatter()
+    if kind == "text":
+        return _TextFormatter()
+    raise SystemExit(f"LOG_FORMAT must be json or text, not {kind!r}.")
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record):
+        return _printable(json.dumps({**_entry(record), **_traceback(record)}, ensure_ascii=False, default=str))
+
+
+class _TextFormatter(logging.Formatter):
+    def format(self, record):
+        entry = {**_entry(record), **_traceback(record)}
+        time, level, message = entry.pop("time")[11:23], entry.pop("level"), entry.pop("message")
+        trace = entry.pop("traceback", None)
+        entry.pop("service"), entry.pop("logger")
+        fields = " ".join(f"{name}={value}" for name, value in entry.items())
+        line = f"{time} {level:7} {message}" + (f"  ({fields})" if fields else "") + (f"\n{trace}" if trace else "")
+        return _printable(line)
+
+
+def _entry(record):
+    return {
+        "time": timestamp(datetime.fromtimestamp(record.created, UTC)),
+        "level": record.levelname,
+        "service": _process["service"],
+        "logger": record.name,
+        "message": record.getMessage(),
+        **_fields.get(),
+        **getattr(record, "fields", {}),
+    }
+
+
+def _printable(text):
+    """Half a surrogate pair, which a client may send, can't be written as UTF-8; escaped it is JSON still."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _traceback(record):
+    if not record.exc_info:
+        return {}
+    return {"traceback": "".join(traceback.format_exception(*record.exc_info)).rstrip()}
+
+
+class QuietExpectedErrors(logging.Filter):
+    """For the logger `nameko.containers`: a refusal that is a method's answer is no warning, and has no traceback."""
+
+    def filter(self, record):
+        if str(record.msg).startswith("(expected)"):
+            record.levelno, record.levelname, record.exc_info = logging.INFO, "INFO", None
+        return True

@@ -1,0 +1,120 @@
+from types import SimpleNamespace
+
+import pytest
+from kombu import Exchange
+from sqlalchemy import create_engine, select
+from sqlalchemy.orm import Session
+
+from extensions.rpc import Cluster, ClusterClient
+from tests.extensions.bakery import Base
+from tests.extensions.proxy import Proxy, UriProxy
+
+
+@pytest.fixture
+def proxy(broker):
+    """The test's broker at an address that can hang, break and be away."""
+    proxy = UriProxy(broker.uri)
+    yield proxy
+    proxy.release()
+    proxy.go_away()
+
+
+@pytest.fixture
+def database_proxy(database):
+    """`database_proxy("bakery")`: the same of a service's database."""
+    made = []
+
+    def database_proxy(service):
+        made.append(UriProxy(database(service)))
+        return made[-1]
+
+    yield database_proxy
+    for proxy in made:
+        proxy.release()
+        proxy.go_away()
+
+
+@pytest.fixture
+def smtp_proxy(smtp):
+    proxy = Proxy(smtp.host, smtp.port)
+    yield proxy
+    proxy.release()
+    proxy.go_away()
+
+
+@pytest.fixture
+def tables(database):
+    """`tables("bakery").all(Cake.name)` reads the service's database, which now has the example's tables."""
+    engines = []
+
+    def tables(service):
+        engine = create_engine(database(service), isolation_level="AUTOCOMMIT")
+        engines.append(engine)
+        Base.metadata.create_all(engine)
+
+        def read(what):
+            with Session(engine) as session:
+                return session.scalars(select(what)).all()
+
+        def execute(statement):
+            with engine.connect() as connection:
+                connection.execute(statement)
+
+        return SimpleNamespace(all=read, execute=execute, engine=engine)
+
+    yield tables
+    for engine in engines:
+        engine.dispose()
+
+
+class Caller:
+    name = "caller"
+
+    cluster = ClusterClient()
+
+
+@pytest.fixture
+def cluster_of(run_service):
+    """`cluster_of(Caller)`: what a worker of the service would call others with."""
+
+    def cluster_of(service_class, **settings):
+        container = run_service(service_class, **settings)
+        [client] = [provider for provider in container.dependencies if isinstance(provider, ClusterClient)]
+        return Cluster(client, deadline=None, request_id="the test")
+
+    return cluster_of
+
+
+@pytest.fixture
+def cluster(cluster_of):
+    """Calls by the kit: `cluster.greeter.greet("Ada")`."""
+    return cluster_of(Caller)
+
+
+class Calls:
+    """Calls as bare messages, and what came for them."""
+
+    def __init__(self, broker):
+        self.broker = broker
+        exchange = Exchange("nameko-rpc", type="topic", durable=True)
+        broker.declare("answers", exchange=exchange, routing_key="answers", durable=True)
+
+    def send(self, method, *args, **properties):
+        """method: `greeter.greet`. A `body` replaces the whole."""
+        body = properties.pop("body", {"args": args, "kwargs": properties.pop("kwargs", {})})
+        properties.setdefault("reply_to", "answers")
+        self.broker.publish(body, exchange="nameko-rpc", routing_key=method, **properties)
+
+    def answers(self):
+        return [message.payload for message in self.broker.peek("answers")]
+
+
+@pytest.fixture
+def calls(broker):
+    return Calls(broker)
+
+
+@pytest.fixture
+def deaths():
+    """`deaths(container)`: why it died, or None while it lives."""
+    return lambda container: container._died.ready() and container._died._exc

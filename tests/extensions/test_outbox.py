@@ -1,0 +1,360 @@
+"""extensions.outbox: an event leaves if and only if its transaction has committed, and in its key's order."""
+
+import eventlet
+import pytest
+from eventlet.event import Event
+from sqlalchemy import func, select, text
+from sqlalchemy.orm import Session
+
+from extensions import outbox as kit
+from extensions.database import Database
+from extensions.events import event_handler
+from extensions.outbox import Outbox
+from extensions.rpc import rpc
+from tests.extensions.bakery import Cake, CakeBaked, CakeEaten, InboxEntry, OutboxEntry
+from tests.infrastructure.waiting import wait_for
+
+SHOP, PRESS = "evt-bakery-cake.baked--shop.display", "evt-bakery-cake.baked--press.report"
+
+
+class Bakery:
+    name = "bakery"
+
+    db = Database()
+    outbox = Outbox(OutboxEntry, events=[CakeBaked])
+
+    @rpc
+    def bake(self, *cakes, oven=None, fail=False):
+        with self.db.transaction() as session:
+            for cake in cakes:
+                session.add(Cake(name=cake))
+                self.outbox.add(session, CakeBaked(cake=cake), key=oven)
+            if fail:
+                session.flush()
+                raise ZeroDivisionError
+
+    @rpc
+    def eat(self, cake):
+        with self.db.transaction() as session:
+            session.add(Cake(name=cake))
+            self.outbox.add(session, CakeEaten(cake=cake))
+
+
+class Shop:
+    name = "shop"
+
+    db = Database()
+
+    @event_handler(CakeBaked)
+    def display(self, event):
+        with self.db.transaction() as session:
+            if InboxEntry.take(session, event.event_id):
+                session.add(Cake(name=event.cake))
+
+
+@pytest.fixture
+def bakery(tables):
+    """The bakery's database."""
+    return tables("bakery")
+
+
+def cakes(broker, queue=SHOP, most=1000):
+    return [message.payload["cake"] for message in broker.peek(queue, most)]
+
+
+def relay_of(container):
+    [outbox] = [provider for provider in container.dependencies if isinstance(provider, Outbox)]
+    return outbox
+
+
+def add_by_hand(bakery, *events, key):
+    with Session(bakery.engine) as session:
+        outbox = Outbox(OutboxEntry, events=[CakeBaked])
+        outbox._relay = kit.Loop(None, 1)
+        for event in events:
+            outbox.add(session, event, key, "r-1")
+            session.flush()
+        session.commit()
+
+
+def test_an_event_waits_in_the_queues_of_subscribers_that_never_ran(run_service, bakery, broker, cluster):
+    run_service(Bakery)
+
+    cluster.within(5, request_id="r-1").bakery.bake("Torte")
+
+    wait_for(lambda: broker.queue_exists(PRESS) and cakes(broker) == cakes(broker, PRESS) == ["Torte"])
+    [message] = broker.peek(SHOP)
+    assert message.properties["delivery_mode"] == 2
+    assert message.properties["message_id"] == message.payload["event_id"]
+    assert message.headers == {"nameko.request_id": "r-1"}
+    wait_for(lambda: not bakery.all(OutboxEntry.id))
+
+
+def test_a_subscriber_that_comes_later_gets_what_waits(run_service, bakery, tables, broker, cluster):
+    run_service(Bakery)
+    cluster.bakery.bake("Torte")
+    wait_for(lambda: broker.queue_exists(SHOP) and broker.depth(SHOP))
+    shop = tables("shop")
+
+    run_service(Shop)
+
+    wait_for(lambda: shop.all(Cake.name) == ["Torte"])
+
+
+def test_a_transaction_that_rolls_back_sends_nothing(run_service, bakery, broker, rpc):
+    run_service(Bakery)
+
+    with pytest.raises(Exception, match="ZeroDivisionError"):
+        rpc.bakery.bake("burnt", fail=True)
+
+    rpc.bakery.bake("sound")
+    wait_for(lambda: broker.queue_exists(SHOP) and cakes(broker) == ["sound"])
+    assert bakery.all(Cake.name) == ["sound"]
+
+
+def test_an_event_goes_out_at_once_after_its_commit(run_service, bakery, broker, rpc, monkeypatch):
+    monkeypatch.setattr(kit, "IDLE_SECONDS", 600)
+    run_service(Bakery)
+    rpc.bakery.bake("first")
+    wait_for(lambda: broker.queue_exists(SHOP) and cakes(broker) == ["first"])
+
+    rpc.bakery.bake("second")
+
+    wait_for(lambda: cakes(broker) == ["first", "second"])
+
+
+def test_an_event_that_another_process_left_behind_goes_out(run_service, bakery, broker):
+    add_by_hand(bakery, CakeBaked(cake="left behind"), key=1)
+
+    run_service(Bakery)
+
+    wait_for(lambda: broker.queue_exists(SHOP) and cakes(broker) == ["left behind"])
+
+
+def test_an_event_that_is_not_among_the_outboxs_is_refused(run_service, bakery, rpc):
+    run_service(Bakery)
+
+    with pytest.raises(Exception, match="CakeEaten is not among the outbox's events"):
+        rpc.bakery.eat("Torte")
+
+    assert bakery.all(Cake.name) == []
+
+
+def test_the_events_of_a_key_leave_in_their_order(run_service, bakery, broker, cluster):
+    run_service(Bakery)
+
+    threads = [
+        eventlet.spawn(cluster.bakery.bake, *(f"{oven}-{number}" for number in range(10)), oven=oven)
+        for oven in range(10)
+    ]
+    for thread in threads:
+        thread.wait()
+
+    wait_for(lambda: broker.queue_exists(SHOP) and broker.depth(SHOP) == 100)
+    for oven in range(10):
+        assert [cake for cake in cakes(broker) if cake.startswith(f"{oven}-")] == [f"{oven}-{n}" for n in range(10)]
+
+
+def test_an_event_that_must_wait_holds_back_its_own_keys_alone(run_service, bakery, broker, rpc):
+    add_by_hand(bakery, CakeBaked(cake="waits"), CakeBaked(cake="behind it"), key=1)
+    bakery.execute(text("UPDATE outbox SET not_before = now() + interval '1 hour' WHERE id = 1"))
+    run_service(Bakery)
+
+    rpc.bakery.bake("other", oven=2)
+
+    wait_for(lambda: broker.queue_exists(SHOP) and cakes(broker) == ["other"])
+    bakery.execute(text("UPDATE outbox SET not_before = now()"))
+    wait_for(lambda: cakes(broker) == ["other", "waits", "behind it"])
+
+
+def test_an_event_whose_queue_was_deleted_waits_for_it_and_holds_up_no_other(run_service, bakery, broker, rpc):
+    """With both queues gone the broker returns it; the next connection declares them."""
+    container = run_service(Bakery)
+    rpc.bakery.bake("first", oven=1)
+    wait_for(lambda: broker.queue_exists(SHOP) and cakes(broker) == ["first"])
+    with broker.channel() as channel:
+        channel.queue_delete(SHOP)
+        channel.queue_delete(PRESS)
+
+    rpc.bakery.bake("second", oven=1)
+
+    wait_for(lambda: broker.queue_exists(SHOP) and cakes(broker) == cakes(broker, PRESS) == ["second"])
+    assert container.started
+
+
+def test_a_returned_event_does_not_double_those_beside_it(run_service, bakery, broker, cluster, monkeypatch):
+    """A class that no queue takes, amid others of the same round."""
+
+    class Lost(CakeBaked):
+        name = "cake.lost"
+        subscribers = (("nobody", "listens"),)
+
+    class Careless(Bakery):
+        outbox = Outbox(OutboxEntry, events=[CakeBaked, Lost])
+
+        @rpc
+        def bake_two(self):
+            with self.db.transaction() as session:
+                self.outbox.add(session, Lost(cake="lost"))
+                for number in range(100):
+                    self.outbox.add(session, CakeBaked(cake=f"{number} " + "x" * 50_000))
+
+    container = run_service(Careless)
+    cluster.bakery.bake("first")
+    wait_for(lambda: broker.queue_exists("evt-bakery-cake.lost--nobody.listens"))
+    monkeypatch.setattr(relay_of(container)._publisher, "declare", relay_of(container)._publisher.declare[:3])
+    with broker.channel() as channel:
+        channel.queue_delete("evt-bakery-cake.lost--nobody.listens")
+
+    cluster.bakery.bake_two()
+
+    wait_for(lambda: bakery.all(func.count(OutboxEntry.id)) == [1])
+    wait_for(lambda: bakery.all(OutboxEntry.attempts) == [2])
+    assert broker.depth(SHOP) == 101
+
+
+def test_two_relays_never_publish_at_the_same_time(run_service, bakery, broker, cluster, monkeypatch):
+    at_work = []
+    publish = Outbox._publish
+
+    def watched(self, session, rows):
+        at_work.append(self)
+        most.append(len(at_work))
+        eventlet.sleep(0.02)
+        publish(self, session, rows)
+        at_work.remove(self)
+
+    most = []
+    monkeypatch.setattr(Outbox, "_publish", watched)
+    run_service(Bakery)
+    run_service(Bakery)
+
+    for number in range(60):
+        cluster.bakery.bake(str(number))
+
+    wait_for(lambda: broker.queue_exists(SHOP) and broker.depth(SHOP) >= 60)
+    assert cakes(broker) == [str(number) for number in range(60)]
+    assert max(most) == 1
+
+
+def test_more_events_than_a_round_holds_all_leave(run_service, bakery, broker, rpc, monkeypatch):
+    monkeypatch.setattr(kit, "ROUND_ROWS", 7)
+    monkeypatch.setattr(kit, "IDLE_SECONDS", 600)
+    run_service(Bakery)
+
+    rpc.bakery.bake(*(str(number) for number in range(100)))
+
+    wait_for(lambda: broker.queue_exists(SHOP) and broker.depth(SHOP) == 100)
+
+
+def test_the_relay_survives_the_loss_of_its_connection(run_service, bakery, broker, proxy, cluster):
+    run_service(Bakery)
+    run_service(Bakery, AMQP_URI=proxy.uri)
+    for number in range(30):
+        if number % 10 == 5:
+            proxy.cut()
+        cluster.bakery.bake(str(number))
+
+    wait_for(lambda: {*cakes(broker)} == {str(number) for number in range(30)})
+
+    wait_for(lambda: not bakery.all(OutboxEntry.id))
+
+
+def test_events_committed_while_the_broker_is_away_leave_when_it_is_back(run_service, bakery, broker, proxy, caplog):
+    class Baker(Bakery):
+        """Bakes without a call."""
+
+    container = run_service(Baker, AMQP_URI=proxy.uri)
+    proxy.go_away()
+    add_by_hand(bakery, CakeBaked(cake="first"), CakeBaked(cake="second"), key=1)
+    relay_of(container)._relay.ring()
+    wait_for(lambda: "the outbox waits" in caplog.text)
+    kept = bakery.all(func.count(OutboxEntry.id))
+
+    proxy.come_back()
+
+    wait_for(lambda: broker.queue_exists(SHOP) and cakes(broker) == ["first", "second"])
+    assert kept == [2]
+
+
+def test_a_relay_killed_between_publish_and_delete_sends_again_and_the_inbox_drops_it(
+    run_service, bakery, tables, broker, rpc, monkeypatch
+):
+    published, shop = Event(), tables("shop")
+    wait = kit.ConfirmingPublisher.wait
+
+    def wait_for_ever(self, confirm, timeout_seconds):
+        wait(self, confirm, timeout_seconds)
+        published.send()
+        eventlet.sleep(600)
+
+    first = run_service(Bakery)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            relay_of(first)._publisher, "wait", lambda *args: wait_for_ever(relay_of(first)._publisher, *args)
+        )
+        rpc.bakery.bake("Torte")
+        published.wait()
+        first.kill()
+    assert cakes(broker) == ["Torte"]
+    assert bakery.all(func.count(OutboxEntry.id)) == [1]
+
+    run_service(Bakery)
+
+    wait_for(lambda: cakes(broker) == ["Torte", "Torte"])
+    wait_for(lambda: not bakery.all(OutboxEntry.id))
+    run_service(Shop)
+    wait_for(lambda: broker.depth(SHOP) == 0)
+    wait_for(lambda: shop.all(Cake.name) == ["Torte"])
+    assert shop.all(func.count(InboxEntry.event_id)) == [1]
+
+
+def test_a_relay_whose_round_fails_goes_on(run_service, bakery, broker, rpc, monkeypatch):
+    failures = []
+    due = Outbox._due
+
+    def fail_once(self):
+        if not failures:
+            failures.append(1)
+            raise KeyError("a bug")
+        return due(self)
+
+    monkeypatch.setattr(Outbox, "_due", fail_once)
+    run_service(Bakery)
+
+    rpc.bakery.bake("Torte")
+
+    wait_for(lambda: broker.queue_exists(SHOP) and cakes(broker) == ["Torte"])
+    assert failures
+
+
+def test_the_relay_comes_right_after_the_loss_of_its_database(run_service, bakery, broker, cluster):
+    run_service(Bakery)
+    cluster.bakery.bake("first")
+    wait_for(lambda: broker.queue_exists(SHOP) and cakes(broker) == ["first"])
+    bakery.execute(
+        select(func.pg_terminate_backend(text("pid")).label("gone"))
+        .select_from(text("pg_stat_activity"))
+        .where(text("datname = current_database() AND pid <> pg_backend_pid()"))
+    )
+
+    add_by_hand(bakery, CakeBaked(cake="second"), key=1)
+
+    wait_for(lambda: cakes(broker) == ["first", "second"])
+
+
+def test_a_service_whose_relay_hangs_on_the_broker_can_be_stopped(run_service, bakery, cluster, proxy, monkeypatch):
+    monkeypatch.setattr(kit, "CONFIRM_SECONDS", 60)
+    container = run_service(Bakery, AMQP_URI=proxy.uri)
+    cluster.bakery.bake("first")
+    wait_for(lambda: not bakery.all(OutboxEntry.id))
+    proxy.hold()
+    add_by_hand(bakery, CakeBaked(cake="second"), key=1)
+    relay_of(container)._relay.ring()
+    eventlet.sleep(0.2)
+
+    with eventlet.Timeout(10, AssertionError("the stop hangs")):
+        container.stop()
+
+    wait_for(lambda: not proxy.open)
+    assert bakery.all(func.count(OutboxEntry.id)) == [1]

@@ -1,0 +1,225 @@
+"""extensions.parking: what could not be handled is listed, replayed once, or discarded."""
+
+import eventlet
+import pytest
+from eventlet.event import Event
+
+from extensions.errors import ServiceUnavailable
+from extensions.events import event_handler
+from extensions.parking import ParkingLot
+from extensions.payloads import to_payload
+from extensions.rpc import rpc
+from tests.extensions.bakery import CakeBaked
+from tests.infrastructure.waiting import wait_for
+
+QUEUE = "evt-bakery-cake.baked--shop.display"
+
+
+class Shop:
+    name = "shop"
+
+    parking = ParkingLot()
+    displayed = []
+    broken = False
+
+    @event_handler(CakeBaked, pauses_seconds=())
+    def display(self, event):
+        if type(self).broken:
+            raise ZeroDivisionError("no plate")
+        self.displayed.append(event.cake)
+
+    @rpc
+    def list(self, limit=50):
+        return self.parking.list(limit)
+
+    @rpc
+    def replay(self, message_id):
+        return self.parking.replay(message_id)
+
+    @rpc
+    def discard(self, message_id):
+        return self.parking.discard(message_id)
+
+
+@pytest.fixture
+def shop():
+    """A shop without plates."""
+
+    class Fresh(Shop):
+        displayed = []
+        broken = True
+
+    return Fresh
+
+
+@pytest.fixture
+def park(broker, run_service, shop):
+    """Runs the shop, and has it fail with each cake."""
+    container = run_service(shop)
+
+    def park(*cakes):
+        for cake in cakes:
+            event = CakeBaked(cake=cake)
+            broker.publish(
+                to_payload(event),
+                exchange="bakery.events",
+                routing_key="cake.baked",
+                message_id=str(event.event_id),
+                headers={"nameko.request_id": "r-1"},
+            )
+        wait_for(lambda: broker.queue_exists("parked.shop") and broker.depth("parked.shop") == len(cakes))
+        return container
+
+    return park
+
+
+def test_the_list_tells_where_a_message_was_and_why_it_is_here(park, cluster):
+    park("Torte")
+
+    parked = cluster.shop.list()
+
+    [message] = parked["messages"]
+    assert parked["total"] == 1
+    assert message["queue"] == QUEUE
+    assert message["reason"] == "failed 1 times, at last with ZeroDivisionError: no plate"
+    assert message["attempts"] == 1
+    assert message["parked_at"].endswith("Z")
+    assert '"cake": "Torte"' in message["body"]
+
+
+def test_the_list_is_oldest_first_and_leaves_all_where_it_is(park, cluster, broker):
+    park(*"abcde")
+
+    lists = [cluster.shop.list(limit=3) for _ in range(3)]
+
+    assert all(parked == lists[0] for parked in lists)
+    assert ['"cake": "a"' in lists[0]["messages"][0]["body"], len(lists[0]["messages"])] == [True, 3]
+    assert lists[0]["total"] == 5
+    assert broker.depth("parked.shop") == 5
+
+
+def test_many_are_listed(park, cluster, broker):
+    with_one = park("Torte")
+    assert with_one
+    with broker.channel() as channel:
+        [sample] = broker.peek("parked.shop")
+        for number in range(999):
+            message = channel.prepare_message(
+                b"x" * 1000, headers=sample.headers, properties={"message_id": str(number)}
+            )
+            channel.basic_publish(message, exchange="", routing_key="parked.shop")
+    wait_for(lambda: broker.depth("parked.shop") == 1000)
+
+    parked = cluster.shop.list(limit=1000)
+
+    assert parked["total"] == len(parked["messages"]) == 1000
+
+
+def test_an_empty_list(run_service, cluster):
+    run_service(Shop)
+
+    assert cluster.shop.list() == {"messages": [], "total": 0}
+
+
+def test_a_replayed_message_is_handled_as_if_it_were_new(park, cluster, shop, broker):
+    park("a", "b")
+    message_id = cluster.shop.list()["messages"][1]["message_id"]
+    shop.broken = False
+
+    assert cluster.shop.replay(message_id)
+
+    wait_for(lambda: shop.displayed == ["b"])
+    assert cluster.shop.list()["total"] == 1
+
+
+def test_a_replayed_message_that_fails_again_is_parked_again(park, cluster, broker):
+    park("Torte")
+    [first] = cluster.shop.list()["messages"]
+
+    assert cluster.shop.replay(first["message_id"])
+
+    wait_for(lambda: broker.depth("parked.shop") == 1)
+    [again] = cluster.shop.list()["messages"]
+    assert again["body"] == first["body"]
+    assert again["message_id"] != first["message_id"]
+    assert broker.peek("parked.shop")[0].headers["nameko.request_id"] == "r-1"
+
+
+def test_a_discarded_message_is_gone(park, cluster, broker):
+    park("a", "b", "c")
+    message_id = cluster.shop.list()["messages"][1]["message_id"]
+
+    assert cluster.shop.discard(message_id)
+
+    wait_for(lambda: broker.depth("parked.shop") == 2)
+    assert ['"a"' in broker.peek("parked.shop")[0].body, '"c"' in broker.peek("parked.shop")[1].body] == [True, True]
+
+
+def test_what_is_not_here_can_neither_be_replayed_nor_discarded(park, cluster, broker):
+    park("Torte")
+
+    assert [cluster.shop.replay("other"), cluster.shop.discard("other")] == [False, False]
+
+    wait_for(lambda: broker.depth("parked.shop") == 1)
+
+
+def test_of_many_operators_at_once_one_replays_a_message_and_all_see_the_rest(park, cluster, shop, broker):
+    park("a", "b")
+    message_id = cluster.shop.list()["messages"][0]["message_id"]
+    shop.broken = False
+
+    replays = [eventlet.spawn(cluster.shop.replay, message_id) for _ in range(3)]
+    lists = [eventlet.spawn(cluster.shop.list) for _ in range(3)]
+
+    assert sorted(replay.wait() for replay in replays) == [False, False, True]
+    assert all("b" in str(parked.wait()["messages"]) for parked in lists)
+    wait_for(lambda: shop.displayed == ["a"])
+
+
+def test_who_asks_while_another_reads_waits_for_the_messages(park, cluster, broker):
+    """They are the other's as long, and not counted."""
+    container = park("Torte")
+    [lot] = [provider for provider in container.dependencies if isinstance(provider, ParkingLot)]
+    reading, leave = Event(), Event()
+
+    def read():
+        with lot._messages():
+            reading.send()
+            leave.wait()
+
+    eventlet.spawn(read)
+    reading.wait()
+    asking = eventlet.spawn(cluster.shop.list)
+    eventlet.sleep(0.3)
+
+    leave.send()
+
+    assert asking.wait()["total"] == 1
+
+
+def test_a_message_that_somebody_else_put_there_is_listed_and_can_be_discarded(park, cluster, broker):
+    park("Torte")
+    broker.publish(b"\xff", queue="parked.shop", message_id="foreign")
+
+    [_, foreign] = cluster.shop.list()["messages"]
+
+    assert foreign["message_id"] == "foreign"
+    assert cluster.shop.discard("foreign")
+
+
+def test_without_the_broker_the_parking_queue_is_unavailable(run_service, shop, proxy):
+    container = run_service(shop, AMQP_URI=proxy.uri)
+    [lot] = [provider for provider in container.dependencies if isinstance(provider, ParkingLot)]
+    proxy.go_away()
+
+    with pytest.raises(ServiceUnavailable):
+        lot.list(50)
+
+
+def test_a_broker_that_hangs_is_given_up(run_service, shop, proxy):
+    container = run_service(shop, AMQP_URI=proxy.uri)
+    [lot] = [provider for provider in container.dependencies if isinstance(provider, ParkingLot)]
+    proxy.hold_at(b"parked.shop")
+
+    with eventlet.Timeout(10, AssertionError("the list hangs")), pytest.raises(ServiceUnavailable):
+        lot.list(50)

@@ -1,0 +1,126 @@
+"""Services in containers of this process, with real RPC, and a look behind them."""
+
+import json
+from contextlib import contextmanager
+from uuid import uuid4
+
+import psycopg2
+import psycopg2.extras
+from kombu import Connection, Queue
+from nameko.containers import ServiceContainer
+from nameko.exceptions import deserialize
+from nameko.standalone.rpc import ClusterRpcProxy
+from nameko.testing.services import entrypoint_hook
+
+from extensions.payloads import to_payload
+from tests.infrastructure.configuration import configuration
+from tests.infrastructure.waiting import wait_for
+
+psycopg2.extras.register_uuid()
+
+
+class Shop:
+    """`run(Orders)` starts one more replica; `rpc.orders.create_order(…)` calls them, as in `nameko shell`."""
+
+    def __init__(self, config, broker):
+        self.config, self.broker = config, broker
+        self._containers = []
+        self._client = ClusterRpcProxy({"AMQP_URI": config["AMQP_URI"]}, timeout=20)
+        self.rpc = self._client.start()
+
+    def run(self, service_class, **settings):
+        container = ServiceContainer(service_class, {**self.config, **settings})
+        container.start()
+        self._containers.append(container)
+        return container
+
+    def stop(self):
+        self._client.stop()
+        for container in self._containers:
+            container.kill()
+
+    def fire(self, container, method):
+        """Run a timer's method now. Returns what it returned."""
+        with entrypoint_hook(container, method) as run:
+            return run()
+
+    @contextmanager
+    def client(self, **context):
+        """An `rpc` of its own, whose calls carry this context: `deadline`, for example."""
+        with ClusterRpcProxy({"AMQP_URI": self.config["AMQP_URI"]}, context_data=context, timeout=20) as rpc:
+            yield rpc
+
+    def publish(self, event):
+        """As the relay of the event's source does."""
+        self.broker.publish(to_payload(event), exchange=f"{event.source}.events", routing_key=event.name)
+
+    def call_twice(self, service, method, **kwargs):
+        """The two answers to one call that the broker delivers again, its replica having died unacknowledged."""
+        with Connection(self.config["AMQP_URI"]) as connection, connection.channel() as channel:
+            reply_to, correlation_id = uuid4().hex, uuid4().hex
+            channel.queue_declare(reply_to, exclusive=True)
+            channel.queue_bind(reply_to, self.config["rpc_exchange"], reply_to)
+            replies = Queue(reply_to, channel=channel, no_declare=True)
+            answers = []
+            for _ in range(2):
+                self.broker.publish(
+                    {"args": [], "kwargs": kwargs},
+                    exchange=self.config["rpc_exchange"],
+                    routing_key=f"{service}.{method}",
+                    reply_to=reply_to,
+                    correlation_id=correlation_id,
+                )
+                reply = json.loads(wait_for(lambda: replies.get(no_ack=True)).body)
+                answers.append(deserialize(reply["error"]) if reply["error"] else reply["result"])
+        return answers
+
+    def sql(self, service, statement, *parameters):
+        """The rows that a statement gives, in a transaction of its own."""
+        with self.transaction(service) as cursor:
+            cursor.execute(statement, parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    @contextmanager
+    def transaction(self, service, statement=None):
+        """A transaction on the service's database, open for the block: what `statement` locks stays locked."""
+        connection = psycopg2.connect(self.config["DB_URIS"][service].replace("+psycopg2", ""))
+        try:
+            with connection, connection.cursor() as cursor:
+                if statement is not None:
+                    cursor.execute(statement)
+                yield cursor
+        finally:
+            connection.close()
+
+    def wait_until_locked(self, service, waiters=1):
+        """Return once as many of the service's transactions wait for a lock."""
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND wait_event_type = 'Lock' AND application_name = %s"
+        )
+        wait_for(lambda: self.sql(service, waiting, service) == [(waiters,)])
+
+
+@contextmanager
+def running_shop(brokers, databases, smtp, *service_classes):
+    """A shop for the tests of a folder, each with customers and products of its own."""
+    broker = brokers.new()
+    uris = {service: databases.new(service) for service in ("users", "products", "orders", "notifications")}
+    shop = Shop(configuration(broker, uris, smtp), broker)
+    try:
+        shop.containers = {service_class.name: shop.run(service_class) for service_class in service_classes}
+        yield shop
+    finally:
+        shop.stop()
+        for uri in uris.values():
+            databases.drop(uri)
+        brokers.delete(broker)
+
+
+def refusal_of(call):
+    """The error that a pending call ends in, None if it doesn't."""
+    try:
+        call.result()
+    except Exception as error:
+        return error
+    return None

@@ -1,0 +1,302 @@
+import time
+
+import bcrypt
+import jwt
+import pytest
+
+from contracts.errors import InvalidCredentials, InvalidInput, Taken, UserNotFound
+from services.users import Users
+from tests.factories import an_account
+from tests.infrastructure.waiting import wait_for
+from tests.shop import refusal_of
+
+
+def log_in(shop, account, **changes):
+    credentials = {"email": account["email"], "password": account["password"], **changes}
+    return shop.rpc.users.login(**credentials)
+
+
+# Registering
+
+
+def test_a_registered_customer_can_be_looked_up(shop):
+    account = an_account()
+
+    user = shop.rpc.users.register(**account)
+
+    assert user == {
+        "id": user["id"],
+        "email": account["email"],
+        "username": account["username"],
+        "role": "customer",
+        "is_active": True,
+        "created_at": user["created_at"],
+        "updated_at": user["created_at"],
+    }
+    assert shop.rpc.users.get_user(user_id=user["id"]) == user
+
+
+@pytest.mark.parametrize("user_id", (2**62, 999_999))
+def test_nobody_has_an_id_that_was_never_given(shop, user_id):
+    with pytest.raises(UserNotFound) as refusal:
+        shop.rpc.users.get_user(user_id=user_id)
+
+    assert refusal.value.user == str(user_id)
+
+
+@pytest.mark.parametrize("user_id", (0, "1", None, 2**63))
+def test_what_is_no_id_is_refused(shop, user_id):
+    with pytest.raises(InvalidInput):
+        shop.rpc.users.get_user(user_id=user_id)
+
+
+def test_an_address_is_taken_whatever_its_case(shop):
+    account = an_account()
+    shop.rpc.users.register(**account)
+
+    with pytest.raises(Taken) as refusal:
+        shop.rpc.users.register(**an_account(email=account["email"].upper()))
+
+    assert refusal.value.field == "email"
+
+
+def test_a_name_is_taken_whatever_its_case(shop):
+    shop.rpc.users.register(**an_account(username="Éowyn of Rohan"))
+
+    with pytest.raises(Taken) as refusal:
+        shop.rpc.users.register(**an_account(username="éOWYN of rohan"))
+
+    assert refusal.value.field == "username"
+
+
+def test_of_many_who_want_one_address_at_once_one_gets_it(shop):
+    email = an_account()["email"]
+
+    calls = [shop.rpc.users.register.call_async(**an_account(email=email)) for _ in range(10)]
+
+    refusals = [refusal_of(call) for call in calls]
+    assert refusals.count(None) == 1
+    assert sum(isinstance(refusal, Taken) for refusal in refusals) == 9
+
+
+def test_a_registration_out_of_bounds_is_refused(shop):
+    with pytest.raises(InvalidInput) as refusal:
+        shop.rpc.users.register(email="ada", username="a", password="short")
+
+    assert set(refusal.value.errors) == {"email", "username", "password"}
+
+
+def test_a_registration_is_told_to_the_shop(shop):
+    shop.broker.declare("listener")
+    with shop.broker.channel() as channel:
+        channel.queue_bind("listener", "users.events", "user.registered")
+
+    user = shop.rpc.users.register(**an_account())
+
+    wait_for(lambda: shop.broker.depth("listener") == 1)
+    [message] = shop.broker.peek("listener")
+    assert (message.payload["user_id"], message.payload["email"]) == (user["id"], user["email"])
+    assert not set(message.payload) & {"password", "password_hash", "token"}
+
+
+def test_a_registration_that_is_delivered_again_makes_one_account_and_answers_the_same(shop):
+    account = an_account()
+
+    first, second = shop.call_twice("users", "register", **account)
+
+    assert first == second
+    assert first["email"] == account["email"]
+    assert shop.sql("users", "SELECT count(*) FROM users WHERE email = %s", account["email"]) == [(1,)]
+
+
+# Logging in
+
+
+def test_a_login_gives_a_token_that_says_who_and_for_how_long(shop):
+    account = an_account()
+    user = shop.rpc.users.register(**account)
+    before = int(time.time())
+
+    answer = log_in(shop, account)
+
+    claims = jwt.decode(answer["access_token"], shop.config["JWT_SECRET"], algorithms=["HS256"])
+    assert (claims["sub"], claims["email"], claims["role"]) == (str(user["id"]), account["email"], "customer")
+    assert set(claims) == {"sub", "email", "role", "iat", "exp", "jti"}
+    assert claims["exp"] - claims["iat"] == answer["expires_in"] == 900
+    assert before <= claims["iat"] <= time.time()
+    assert answer["token_type"] == "bearer"
+
+
+def test_every_token_has_an_id_of_its_own(shop):
+    account = an_account()
+    shop.rpc.users.register(**account)
+
+    tokens = [log_in(shop, account)["access_token"] for _ in range(2)]
+
+    ids = {jwt.decode(token, shop.config["JWT_SECRET"], algorithms=["HS256"])["jti"] for token in tokens}
+    assert len(ids) == 2
+
+
+def test_an_address_logs_in_whatever_its_case(shop):
+    account = an_account()
+    shop.rpc.users.register(**account)
+
+    assert log_in(shop, account, email=f" {account['email'].upper()} ")
+
+
+def test_every_failed_login_gets_the_same_answer(shop):
+    account, disabled = an_account(), an_account()
+    shop.rpc.users.register(**account)
+    shop.rpc.users.register(**disabled)
+    shop.sql("users", "UPDATE users SET is_active = false WHERE email = %s", disabled["email"])
+
+    failures = [
+        refusal_of(shop.rpc.users.login.call_async(email=email, password=password))
+        for email, password in (
+            (account["email"], "wrong"),
+            (account["email"], ""),
+            (account["email"], account["password"] + " "),
+            (account["email"], account["password"].upper()),
+            (account["email"], "a\x00b"),
+            (account["email"], "half a pair \ud83c"),
+            (disabled["email"], disabled["password"]),
+            ("nobody@forage.example", account["password"]),
+            ("no address", "x"),
+            ("", ""),
+            ("a\x00b@forage.example", "x"),
+            ("\ud83c@forage.example", "x"),
+            ("%@%", "x"),
+        )
+    ]
+
+    assert {(type(failure), failure.args) for failure in failures} == {(InvalidCredentials, ())}
+
+
+@pytest.mark.parametrize("password", (None, 5, ["x"], "x" * 1001))
+def test_a_login_out_of_bounds_is_refused(shop, password):
+    with pytest.raises(InvalidInput):
+        shop.rpc.users.login(email="ada@forage.example", password=password)
+
+
+@pytest.mark.parametrize("who", ("known", "unknown", "disabled"))
+def test_every_login_costs_one_check_of_a_hash_of_the_same_strength(shop, monkeypatch, who):
+    account = an_account()
+    if who != "unknown":
+        shop.rpc.users.register(**account)
+    if who == "disabled":
+        shop.sql("users", "UPDATE users SET is_active = false WHERE email = %s", account["email"])
+    checked = []
+    check = bcrypt.checkpw
+    monkeypatch.setattr(bcrypt, "checkpw", lambda *arguments: checked.append(arguments) or check(*arguments))
+
+    with pytest.raises(InvalidCredentials):
+        log_in(shop, account, password="wrong")
+
+    [(given, password_hash)] = checked
+    assert given == b"wrong"
+    assert password_hash.startswith(b"$2b$04$")
+
+
+# Passwords
+
+
+@pytest.mark.parametrize(
+    "password, similar",
+    (
+        ("a" * 72, "a" * 73),
+        ("a" * 100 + "b", "a" * 100 + "c"),
+        ("🍄" * 18, "🍄" * 19),
+        ("🍄" * 100 + "b", "🍄" * 100 + "c"),
+        ("caf\u00e9" * 4, "cafe" * 4),
+        ("boletus edulis", "boletus edulis\x00"),
+    ),
+)
+def test_passwords_that_differ_late_differ(shop, password, similar):
+    account = an_account(password=password)
+    shop.rpc.users.register(**account)
+
+    with pytest.raises(InvalidCredentials):
+        log_in(shop, account, password=similar)
+
+    assert log_in(shop, account)
+
+
+def test_a_password_is_kept_as_a_hash_alone(shop):
+    account = an_account(password="no one may read this")
+
+    user = shop.rpc.users.register(**account)
+
+    [row] = shop.sql("users", "SELECT u::text FROM users u WHERE id = %s", user["id"])
+    answers = shop.sql("users", "SELECT answer::text FROM answers")
+    assert "$2b$04$" in row[0]
+    assert not any("no one may read" in text or "$2b$" in text for (text,) in answers if text)
+    assert "no one may read" not in row[0]
+
+
+# Roles
+
+
+def test_a_new_role_holds_from_the_next_login(shop):
+    account = an_account()
+    shop.rpc.users.register(**account)
+
+    user = shop.rpc.users.set_role(email=account["email"].upper(), role="admin")
+
+    assert user["role"] == "admin"
+    token = log_in(shop, account)["access_token"]
+    assert jwt.decode(token, shop.config["JWT_SECRET"], algorithms=["HS256"])["role"] == "admin"
+
+
+@pytest.mark.parametrize("role", ("root", "", None, 5, ["admin"], {}))
+def test_an_unknown_role_is_refused(shop, role):
+    account = an_account()
+    shop.rpc.users.register(**account)
+
+    with pytest.raises(InvalidInput):
+        shop.rpc.users.set_role(email=account["email"], role=role)
+
+
+@pytest.mark.parametrize("email", ("nobody@forage.example", "no address", None, 5))
+def test_nobody_gets_no_role(shop, email):
+    with pytest.raises(UserNotFound):
+        shop.rpc.users.set_role(email=email, role="admin")
+
+
+def test_a_role_set_by_a_call_that_is_delivered_again_is_set_once(shop):
+    account = an_account()
+    shop.rpc.users.register(**account)
+
+    first, second = shop.call_twice("users", "set_role", email=account["email"], role="admin")
+
+    assert first == second
+    assert first["role"] == "admin"
+
+
+# Operation
+
+
+def test_the_service_says_that_it_is_up(shop):
+    assert shop.rpc.users.health() == {"status": "up"}
+
+
+@pytest.mark.parametrize("secret", ("", "x" * 31))
+def test_without_a_usable_secret_the_service_says_what_to_set(own_shop, secret):
+    with pytest.raises(SystemExit, match="JWT_SECRET"):
+        own_shop.run(Users, JWT_SECRET=secret)
+
+
+@pytest.mark.parametrize("rounds", ("3", "17", "twelve", ""))
+def test_bcrypt_rounds_out_of_bounds_are_a_sentence(own_shop, rounds):
+    with pytest.raises(SystemExit, match="BCRYPT_ROUNDS"):
+        own_shop.run(Users, BCRYPT_ROUNDS=rounds)
+
+
+def test_answers_of_a_day_ago_are_forgotten(shop):
+    shop.call_twice("users", "register", **an_account())
+    shop.sql("users", "UPDATE answers SET answered_at = now() - interval '25 hours'")
+    recent = an_account()
+    shop.rpc.users.register(**recent)
+
+    shop.fire(shop.containers["users"], "forget_answers")
+
+    assert shop.sql("users", "SELECT answer->>'email' FROM answers") == [(recent["email"],)]

@@ -1,0 +1,436 @@
+"""products: the catalogue, the stock and its reservations.
+
+Owns:     products_db
+RPC:      list_products, list_categories, get_product, create_product, replace_product, update_product,
+          set_stock, delete_product, check_stock, reserve_stock, release_stock,
+          list_parked, replay_parked, discard_parked, health
+Emits:    product.changed (a hint)
+Handles:  order.created, order.status.updated, order.abandoned
+"""
+
+import logging
+
+from nameko.timer import timer
+from sqlalchemy import func, select, text
+from sqlalchemy.exc import IntegrityError
+
+from contracts.errors import (
+    InsufficientStock,
+    InvalidInput,
+    ParkedMessageNotFound,
+    PriceChanged,
+    ProductNotFound,
+    ReservationReleased,
+    StaleVersion,
+    Taken,
+)
+from contracts.events import OrderAbandoned, OrderCreated, OrderStatusUpdated, ProductChanged
+from contracts.schemas import (
+    MAX_INT,
+    ProductChanges,
+    ProductQuery,
+    ProductReplacement,
+    ProductRequest,
+    ReservationId,
+    ReservationRequest,
+    StockChange,
+    StockLines,
+    load,
+    load_id,
+)
+from extensions.database import Database
+from extensions.errors import RpcTimeout, ServiceUnavailable
+from extensions.events import Hints, event_handler
+from extensions.inbox import once
+from extensions.parking import ParkingLot
+from extensions.payloads import timestamp
+from extensions.rpc import ClusterClient, rpc
+from extensions.settings import Setting
+from extensions.telemetry import LogContext
+from services.products_models import Answer, InboxEntry, Product, Reservation, ReservationLine, StockMovement
+from services.products_models import Base as Base  # for migrations/env.py
+
+logger = logging.getLogger(__name__)
+
+HINT_SECONDS = 0.25
+SETTLE_BATCH = 100
+
+
+# Only who inserts the reservation goes on. A line that is short is left as it is: the caller sees it
+# in the answer and rolls everything back.
+RESERVE = text("""
+WITH claim AS (
+    INSERT INTO reservations (id, state) VALUES (:reservation_id, 'open')
+    ON CONFLICT (id) DO NOTHING RETURNING id
+), wanted AS (
+    SELECT * FROM unnest(CAST(:product_ids AS bigint[]), CAST(:quantities AS integer[])) AS w (product_id, quantity)
+), locked AS MATERIALIZED (
+    -- By id, so two carts cannot deadlock.
+    SELECT id, name, price, stock_quantity, is_active, revision FROM products
+    WHERE id = ANY (CAST(:product_ids AS bigint[])) AND EXISTS (SELECT FROM claim)
+    ORDER BY id FOR UPDATE
+), sold AS (
+    -- From the locked row: p is as it was when the statement began, and the table's check is made on that first.
+    UPDATE products p SET stock_quantity = l.stock_quantity - w.quantity, revision = l.revision + 1
+    FROM locked l JOIN wanted w ON w.product_id = l.id
+    WHERE p.id = l.id AND l.is_active AND l.stock_quantity >= w.quantity
+    RETURNING p.id, p.stock_quantity, p.revision
+), kept AS (
+    INSERT INTO reservation_lines (reservation_id, product_id, quantity, product_name, product_price)
+    SELECT :reservation_id, l.id, w.quantity, l.name, l.price FROM locked l JOIN wanted w ON w.product_id = l.id
+), moved AS (
+    INSERT INTO stock_movements (product_id, delta, reason, reservation_id)
+    SELECT s.id, -w.quantity, 'reservation', :reservation_id FROM sold s JOIN wanted w ON w.product_id = s.id
+)
+SELECT w.product_id AS id, w.quantity, l.name, l.price, l.is_active, l.stock_quantity AS available,
+       s.stock_quantity, s.revision, EXISTS (SELECT FROM claim) AS claimed
+FROM wanted w LEFT JOIN locked l ON l.id = w.product_id LEFT JOIN sold s ON s.id = w.product_id
+ORDER BY w.product_id
+""")
+
+RELEASE = text("""
+WITH released AS (
+    UPDATE reservations SET state = 'released' WHERE id = :reservation_id AND state = ANY (:states) RETURNING id
+), line AS (
+    SELECT product_id, quantity FROM reservation_lines WHERE reservation_id IN (SELECT id FROM released)
+), locked AS MATERIALIZED (
+    -- By id, so a release cannot deadlock with a reservation.
+    SELECT id FROM products WHERE id IN (SELECT product_id FROM line) ORDER BY id FOR UPDATE
+), returned AS (
+    UPDATE products p SET stock_quantity = p.stock_quantity + line.quantity, revision = p.revision + 1
+    FROM locked JOIN line ON line.product_id = locked.id WHERE p.id = locked.id
+    RETURNING p.id, p.price, p.stock_quantity, p.is_active, p.revision
+), moved AS (
+    INSERT INTO stock_movements (product_id, delta, reason, reservation_id)
+    SELECT product_id, quantity, 'release', :reservation_id FROM line
+)
+SELECT * FROM returned
+""")
+
+
+def product_view(product):
+    return {
+        "id": product.id,
+        "name": product.name,
+        "description": product.description,
+        "price": str(product.price),
+        "stock_quantity": product.stock_quantity,
+        "sku": product.sku,
+        "category": product.category,
+        "image_url": product.image_url,
+        "is_active": product.is_active,
+        "created_at": timestamp(product.created_at),
+        "updated_at": timestamp(product.updated_at),
+        "version": product.version,
+        "revision": product.revision,
+    }
+
+
+class Products:
+    name = "products"
+
+    db = Database(answers=Answer)
+    cluster = ClusterClient()
+    hints = Hints(interval_seconds=HINT_SECONDS)
+    parking = ParkingLot()
+    settle_after_seconds = Setting("SETTLE_AFTER_SECONDS", lowest=0, highest=86400)
+    log_context = LogContext()
+
+    # The catalogue
+
+    @rpc
+    def list_products(self, **query):
+        """limit (1–100), offset, category, name (a part of it), is_active, sort_by → {items, total, limit, offset}."""
+        query = load(ProductQuery(), query)
+        matching = select(Product).where(Product.is_active == query["is_active"])
+        if query["category"] is not None:
+            matching = matching.where(Product.category == query["category"])
+        if query["name"]:
+            matching = matching.where(Product.name.icontains(query["name"], autoescape=True))
+        key = getattr(Product, query["sort_by"].removeprefix("-"))
+        order = (key.desc(), Product.id.desc()) if query["sort_by"].startswith("-") else (key, Product.id)
+        with self.db.transaction() as session:
+            total = session.scalar(select(func.count()).select_from(matching.subquery()))
+            page = session.scalars(matching.order_by(*order).limit(query["limit"]).offset(query["offset"]))
+            items = [product_view(product) for product in page]
+        return {"items": items, "total": total, "limit": query["limit"], "offset": query["offset"]}
+
+    @rpc
+    def list_categories(self):
+        """[{category, count}] of the active products, by name."""
+        count = select(Product.category, func.count()).where(Product.is_active, Product.category.is_not(None))
+        with self.db.transaction() as session:
+            rows = session.execute(count.group_by(Product.category).order_by(Product.category)).all()
+        return [{"category": category, "count": count} for category, count in rows]
+
+    @rpc
+    def get_product(self, product_id, include_inactive=False):
+        """Raises ProductNotFound."""
+        with self.db.transaction() as session:
+            product = session.get(Product, load_id(product_id, "product_id"))
+            if product is None or not (product.is_active or include_inactive):
+                raise ProductNotFound(product_id)
+            return product_view(product)
+
+    @rpc
+    @once
+    def create_product(self, session, **fields):
+        """Fields as in contracts.schemas.ProductRequest. Raises Taken for the SKU, InvalidInput."""
+        product = Product(**load(ProductRequest(), fields))
+        session.add(product)
+        self._flush(session)
+        session.add(StockMovement(product_id=product.id, delta=product.stock_quantity, reason="edit"))
+        self._hint(session, product)
+        return product_view(product)
+
+    @rpc
+    @once
+    def replace_product(self, session, product_id, version=None, **fields):
+        """All fields; stock_quantity is left when absent. Raises ProductNotFound, StaleVersion, Taken, InvalidInput."""
+        return self._edit(session, product_id, version, load(ProductReplacement(), fields))
+
+    @rpc
+    @once
+    def update_product(self, session, product_id, version=None, **changes):
+        """Only the given fields, `is_active` too. Raises as replace_product does."""
+        return self._edit(session, product_id, version, load(ProductChanges(partial=True), changes))
+
+    @rpc
+    @once
+    def set_stock(self, session, product_id, **change):
+        """stock_quantity, or delta to add to it. Raises ProductNotFound, InsufficientStock below zero."""
+        change = load(StockChange(), change)
+        product = self._locked(session, product_id)
+        quantity = change.get("stock_quantity", product.stock_quantity + change.get("delta", 0))
+        if quantity < 0:
+            raise InsufficientStock(product.id, -change["delta"], product.stock_quantity)
+        if quantity > MAX_INT:
+            raise InvalidInput({"delta": [f"The stock would exceed {MAX_INT}."]})
+        return self._save(session, product, {"stock_quantity": quantity})
+
+    @rpc
+    @once
+    def delete_product(self, session, product_id):
+        """Take the product off the catalogue; orders keep their snapshot of it. Raises ProductNotFound."""
+        return self._edit(session, product_id, None, {"is_active": False})
+
+    def _edit(self, session, product_id, version, changes):
+        if not isinstance(version, int | None):
+            raise InvalidInput({"version": ["Not a valid integer."]})
+        product = self._locked(session, product_id)
+        if version is not None and version != product.version:
+            raise StaleVersion(version, product.version)
+        return self._save(session, product, changes)
+
+    def _locked(self, session, product_id):
+        product = session.get(Product, load_id(product_id, "product_id"), with_for_update=True)
+        if product is None:
+            raise ProductNotFound(product_id)
+        return product
+
+    def _save(self, session, product, changes):
+        delta = changes.get("stock_quantity", product.stock_quantity) - product.stock_quantity
+        if delta:
+            session.add(StockMovement(product_id=product.id, delta=delta, reason="edit"))
+        product.edit(**changes)
+        self._flush(session)
+        self._hint(session, product)
+        return product_view(product)
+
+    def _flush(self, session):
+        try:
+            session.flush()
+        except IntegrityError as error:
+            raise Taken("sku") from error
+
+    def _hint(self, session, product):
+        """product: anything with the fields of ProductChanged."""
+        change = ProductChanged(
+            id=product.id,
+            price=product.price,
+            stock_quantity=product.stock_quantity,
+            is_active=product.is_active,
+            revision=product.revision,
+        )
+        self.hints.after_commit(session, change, key=product.id, rank=product.revision)
+
+    # Stock and reservations
+
+    @rpc
+    def check_stock(self, lines):
+        """[{product_id, requested, available, sufficient}], a look that reserves nothing. Raises ProductNotFound."""
+        request = load(StockLines(), {"lines": lines})
+        wanted = {line["product_id"]: line["quantity"] for line in request["lines"]}
+        with self.db.transaction() as session:
+            products = session.scalars(select(Product).where(Product.id.in_(wanted), Product.is_active))
+            available = {product.id: product.stock_quantity for product in products}
+        for product_id in wanted:
+            if product_id not in available:
+                raise ProductNotFound(product_id)
+        return [
+            {
+                "product_id": product_id,
+                "requested": quantity,
+                "available": available[product_id],
+                "sufficient": available[product_id] >= quantity,
+            }
+            for product_id, quantity in wanted.items()
+        ]
+
+    @rpc
+    def reserve_stock(self, reservation_id, lines):
+        """Reserve stock for every line, or for none.
+
+        lines: [{"product_id": int, "quantity": int, "unit_price"?: "29.99"}], quantity ≥ 1, product_ids distinct.
+        Returns {reservation_id, lines: [{product_id, product_name, product_price, quantity}]}.
+        Raises ProductNotFound, PriceChanged where a unit_price is not the price, InsufficientStock for the
+        first short line, ReservationReleased.
+        Safe to repeat: the same reservation_id gives the same answer.
+        """
+        request = load(ReservationRequest(), {"reservation_id": reservation_id, "lines": lines})
+        prices = {line["product_id"]: line["unit_price"] for line in request["lines"]}
+        with self.db.transaction() as session:
+            rows = session.execute(
+                RESERVE,
+                {
+                    "reservation_id": request["reservation_id"],
+                    "product_ids": list(prices),
+                    "quantities": [line["quantity"] for line in request["lines"]],
+                },
+            ).all()
+            if not rows[0].claimed:
+                return self._earlier_answer(session, request["reservation_id"])
+            for row in rows:
+                if not row.is_active:
+                    raise ProductNotFound(row.id)
+                if prices[row.id] not in (None, row.price):
+                    raise PriceChanged(row.id, prices[row.id], row.price)
+                if row.revision is None:
+                    raise InsufficientStock(row.id, row.quantity, row.available)
+            for row in rows:
+                self._hint(session, row)
+        return _reservation_view(
+            request["reservation_id"], [(row.id, row.name, row.price, row.quantity) for row in rows]
+        )
+
+    def _earlier_answer(self, session, reservation_id):
+        if session.get(Reservation, reservation_id).state == "released":
+            raise ReservationReleased(reservation_id)
+        line = ReservationLine
+        lines = session.execute(
+            select(line.product_id, line.product_name, line.product_price, line.quantity)
+            .where(line.reservation_id == reservation_id)
+            .order_by(line.product_id)
+        ).all()
+        return _reservation_view(reservation_id, lines)
+
+    @rpc
+    def release_stock(self, reservation_id):
+        """Give back what an open reservation holds; one that never was becomes released, so it never will be.
+
+        Does nothing to a committed one: only its order's cancel gives that back. Safe to repeat.
+        Returns {reservation_id, state}.
+        """
+        reservation_id = load(ReservationId(), {"reservation_id": reservation_id})["reservation_id"]
+        with self.db.transaction() as session:
+            self._release_unordered(session, reservation_id)
+            state = session.get(Reservation, reservation_id).state
+        return {"reservation_id": str(reservation_id), "state": state}
+
+    def _release_unordered(self, session, reservation_id):
+        tombstone = text("INSERT INTO reservations (id, state) VALUES (:id, 'released') ON CONFLICT DO NOTHING")
+        session.execute(tombstone, {"id": reservation_id})
+        self._release(session, reservation_id, ["open"])
+
+    def _release(self, session, reservation_id, states):
+        for product in session.execute(RELEASE, {"reservation_id": reservation_id, "states": states}).all():
+            self._hint(session, product)
+
+    def _commit(self, session, reservation_id):
+        session.execute(
+            text("UPDATE reservations SET state = 'committed' WHERE id = :id AND state = 'open'"),
+            {"id": reservation_id},
+        )
+
+    @event_handler(OrderCreated)
+    def commit_reservation(self, event):
+        """A released reservation stays released: its order was cancelled, and that event came first."""
+        with self.db.transaction() as session:
+            if InboxEntry.take(session, event.event_id):
+                self._commit(session, event.reservation_id)
+
+    @event_handler(OrderAbandoned)
+    def release_abandoned_stock(self, event):
+        with self.db.transaction() as session:
+            if InboxEntry.take(session, event.event_id):
+                self._release_unordered(session, event.reservation_id)
+
+    @event_handler(OrderStatusUpdated)
+    def return_cancelled_stock(self, event):
+        with self.db.transaction() as session:
+            if InboxEntry.take(session, event.event_id) and event.new_status == "cancelled":
+                self._release(session, event.reservation_id, ["open", "committed"])
+
+    @timer(interval=60)
+    def settle_open_reservations(self):
+        """Ask orders what became of reservations that are open for long.
+
+        Releases on `abandoned` alone; an error or a timeout says nothing, and ends the round.
+        """
+        old = Reservation.created_at < func.now() - func.make_interval(0, 0, 0, 0, 0, 0, self.settle_after_seconds)
+        with self.db.transaction() as session:
+            unsettled = session.scalars(
+                select(Reservation.id).where(Reservation.state == "open", old).limit(SETTLE_BATCH)
+            ).all()
+        for reservation_id in unsettled:
+            try:
+                answer = self.cluster.orders.find_reservation(reservation_id=str(reservation_id))
+            except (ServiceUnavailable, RpcTimeout) as error:
+                logger.warning("orders can't be asked about open reservations now, only later: %r", error)
+                return
+            with self.db.transaction() as session:
+                if answer == "abandoned":
+                    self._release_unordered(session, reservation_id)
+                elif answer == "ordered":
+                    self._commit(session, reservation_id)
+
+    # Operation
+
+    @rpc
+    def list_parked(self, limit=50):
+        """{messages: [{message_id, queue, reason, attempts, parked_at, body}], total}, oldest first."""
+        return self.parking.list(limit)
+
+    @rpc
+    def replay_parked(self, message_id):
+        """Hand the message to its handler once more. Raises ParkedMessageNotFound."""
+        if not self.parking.replay(message_id):
+            raise ParkedMessageNotFound(message_id)
+
+    @rpc
+    def discard_parked(self, message_id):
+        """Drop the message for good. Raises ParkedMessageNotFound."""
+        if not self.parking.discard(message_id):
+            raise ParkedMessageNotFound(message_id)
+
+    @rpc
+    def health(self):
+        self.db.check()
+        return {"status": "up"}
+
+    @timer(interval=3600)
+    def forget_answers(self):
+        with self.db.transaction() as session:
+            Answer.forget_old(session)
+
+
+def _reservation_view(reservation_id, lines):
+    """lines: (product_id, name, price, quantity) each."""
+    names = ("product_id", "product_name", "product_price", "quantity")
+    return {
+        "reservation_id": str(reservation_id),
+        "lines": [
+            dict(zip(names, (product_id, name, str(price), quantity), strict=True))
+            for product_id, name, price, quantity in lines
+        ],
+    }

@@ -1,0 +1,109 @@
+"""The tables of products: catalogue, ledger and reservations."""
+
+from datetime import datetime
+from decimal import Decimal
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    Numeric,
+    Text,
+    func,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from extensions.inbox import AnswerMixin, InboxMixin
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class InboxEntry(InboxMixin, Base):
+    pass
+
+
+class Answer(AnswerMixin, Base):
+    pass
+
+
+class Product(Base):
+    """version: one more with each edit. revision: one more with each change, sales included."""
+
+    __tablename__ = "products"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    name: Mapped[str] = mapped_column(Text)
+    description: Mapped[str | None] = mapped_column(Text)
+    price: Mapped[Decimal] = mapped_column(Numeric(12, 2))
+    stock_quantity: Mapped[int] = mapped_column(BigInteger)
+    sku: Mapped[str] = mapped_column(Text, unique=True)
+    category: Mapped[str | None] = mapped_column(Text)
+    image_url: Mapped[str | None] = mapped_column(Text)
+    is_active: Mapped[bool] = mapped_column(Boolean, server_default="true")
+    version: Mapped[int] = mapped_column(Integer, server_default="1")
+    revision: Mapped[int] = mapped_column(BigInteger, server_default="1")
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+    __table_args__ = (
+        CheckConstraint("stock_quantity >= 0", name="ck_products_stock_quantity"),
+        Index("ix_products_is_active_category", "is_active", "category"),
+    )
+
+    def edit(self, **changes):
+        for name, value in changes.items():
+            setattr(self, name, value)
+        self.version += 1
+        self.revision += 1
+        self.updated_at = func.now()
+
+
+class StockMovement(Base):
+    """The ledger: a product's stock is the sum of its movements."""
+
+    __tablename__ = "stock_movements"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    product_id: Mapped[int] = mapped_column(ForeignKey("products.id"), index=True)
+    delta: Mapped[int] = mapped_column(BigInteger)
+    reason: Mapped[str] = mapped_column(Text)
+    reservation_id: Mapped[UUID | None]
+    moved_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+    __table_args__ = (CheckConstraint("reason IN ('reservation', 'release', 'edit')", name="ck_movements_reason"),)
+
+
+class Reservation(Base):
+    """open → committed (an order came of it), open or committed → released (final)."""
+
+    __tablename__ = "reservations"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    state: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+    __table_args__ = (
+        CheckConstraint("state IN ('open', 'committed', 'released')", name="ck_reservations_state"),
+        Index("ix_reservations_open", "created_at", postgresql_where=text("state = 'open'")),
+    )
+
+
+class ReservationLine(Base):
+    """Name and price are what the product had when it was reserved, and so what the order sells it as."""
+
+    __tablename__ = "reservation_lines"
+
+    reservation_id: Mapped[UUID] = mapped_column(ForeignKey("reservations.id"), primary_key=True)
+    product_id: Mapped[int] = mapped_column(ForeignKey("products.id"), primary_key=True)
+    quantity: Mapped[int] = mapped_column(Integer)
+    product_name: Mapped[str] = mapped_column(Text)
+    product_price: Mapped[Decimal] = mapped_column(Numeric(12, 2))

@@ -1,0 +1,392 @@
+import time
+from uuid import uuid4
+
+import pytest
+
+from contracts.errors import InsufficientStock, InvalidInput, ProductNotFound, StaleVersion, Taken
+from contracts.events import ProductChanged
+from contracts.schemas import MAX_INT
+from extensions.events import broadcast_handler
+from tests.factories import a_line, a_product
+from tests.infrastructure.waiting import wait_for
+from tests.shop import refusal_of
+
+
+@pytest.fixture
+def products(shop):
+    return shop.rpc.products
+
+
+@pytest.fixture
+def category():
+    """One that no other test uses."""
+    return f"Category {uuid4()}"
+
+
+def ledger(shop, product):
+    return [
+        (reason, delta)
+        for reason, delta in shop.sql(
+            "products", "SELECT reason, delta FROM stock_movements WHERE product_id = %s ORDER BY id", product["id"]
+        )
+    ]
+
+
+def names(page):
+    return [product["name"] for product in page["items"]]
+
+
+# Making and finding
+
+
+def test_a_new_product_can_be_read(products):
+    fields = a_product(description="Golden.", category="Fresh", image_url="/images/chanterelles.jpg")
+
+    product = products.create_product(**fields)
+
+    assert {name: product[name] for name in fields} == fields
+    assert (product["is_active"], product["version"], product["revision"]) == (True, 1, 1)
+    assert products.get_product(product_id=product["id"]) == product
+
+
+def test_a_new_products_stock_is_in_the_ledger(shop, products):
+    product = products.create_product(**a_product(stock_quantity=7))
+
+    assert ledger(shop, product) == [("edit", 7)]
+
+
+def test_a_sku_is_taken_whatever_its_case(products):
+    product = products.create_product(**a_product())
+
+    with pytest.raises(Taken) as refusal:
+        products.create_product(**a_product(sku=product["sku"].lower()))
+
+    assert refusal.value.field == "sku"
+
+
+def test_a_product_out_of_bounds_is_refused(products):
+    with pytest.raises(InvalidInput) as refusal:
+        products.create_product(**a_product(price="0", name="x", colour="yellow"))
+
+    assert set(refusal.value.errors) == {"price", "name", "colour"}
+
+
+@pytest.mark.parametrize("product_id", (999_999, 2**62))
+def test_an_unknown_product_is_not_found(products, product_id):
+    for call in (
+        products.get_product.call_async(product_id=product_id),
+        products.update_product.call_async(product_id=product_id, price="1"),
+        products.set_stock.call_async(product_id=product_id, delta=1),
+        products.delete_product.call_async(product_id=product_id),
+    ):
+        refusal = refusal_of(call)
+        assert isinstance(refusal, ProductNotFound) and refusal.product_id == product_id
+
+
+@pytest.mark.parametrize("product_id", (0, -1, "1", None, True, 2**63, 1.5, [1]))
+def test_what_is_no_id_is_refused(products, product_id):
+    for call in (
+        products.get_product.call_async(product_id=product_id),
+        products.delete_product.call_async(product_id=product_id),
+    ):
+        assert isinstance(refusal_of(call), InvalidInput)
+
+
+# Listing
+
+
+def test_a_list_is_newest_first_and_in_pages(products, category):
+    for name in ("Porcini", "Morels", "Chanterelles"):
+        products.create_product(**a_product(name=name, category=category))
+
+    first = products.list_products(category=category, limit=2)
+    second = products.list_products(category=category, limit=2, offset=2)
+
+    assert (names(first), names(second)) == (["Chanterelles", "Morels"], ["Porcini"])
+    assert (first["total"], first["limit"], first["offset"]) == (3, 2, 0)
+    assert products.list_products(category=category, offset=2**62)["items"] == []
+
+
+@pytest.mark.parametrize(
+    "sort_by, order",
+    {
+        "price": ["Porcini", "Morels", "Chanterelles"],
+        "-price": ["Chanterelles", "Morels", "Porcini"],
+        "name": ["Chanterelles", "Morels", "Porcini"],
+        "-name": ["Porcini", "Morels", "Chanterelles"],
+        "created_at": ["Porcini", "Chanterelles", "Morels"],
+        "-created_at": ["Morels", "Chanterelles", "Porcini"],
+    }.items(),
+)
+def test_a_list_can_be_sorted(products, category, sort_by, order):
+    for name, price in (("Porcini", "2"), ("Chanterelles", "10"), ("Morels", "9.50")):
+        products.create_product(**a_product(name=name, price=price, category=category))
+
+    assert names(products.list_products(category=category, sort_by=sort_by)) == order
+
+
+def test_products_of_one_price_keep_one_order_over_the_pages(products, category):
+    made = [products.create_product(**a_product(category=category))["id"] for _ in range(6)]
+
+    pages = [products.list_products(category=category, sort_by="price", limit=2, offset=offset) for offset in (0, 2, 4)]
+
+    assert [product["id"] for page in pages for product in page["items"]] == made
+
+
+@pytest.mark.parametrize(
+    "sought, found",
+    {
+        "100%": ["100% Porcini"],
+        "_": ["dried_morels"],
+        "/": ["half/half"],
+        "\\": ["back\\slash"],
+        "PORCINI": ["100% Porcini"],
+        "फ": [],
+        "🍄": ["🍄 mix"],
+        "'; --": [],
+        "": ["100% Porcini", "dried_morels", "half/half", "back\\slash", "🍄 mix"],
+    }.items(),
+)
+def test_a_name_is_sought_literally_and_without_case(products, category, sought, found):
+    for name in ("100% Porcini", "dried_morels", "half/half", "back\\slash", "🍄 mix"):
+        products.create_product(**a_product(name=name, category=category))
+
+    page = products.list_products(category=category, name=sought, sort_by="created_at")
+
+    assert names(page) == found
+    assert page["total"] == len(found)
+
+
+@pytest.mark.parametrize("query", ({"limit": 0}, {"limit": 101}, {"offset": -1}, {"sort_by": "sku"}, {"colour": "red"}))
+def test_a_query_out_of_bounds_is_refused(products, query):
+    with pytest.raises(InvalidInput) as refusal:
+        products.list_products(**query)
+
+    assert set(refusal.value.errors) == set(query)
+
+
+def test_categories_count_the_active_products_that_have_one(products, category):
+    for fields in ({}, {}, {"name": "Taken off"}):
+        product = products.create_product(**a_product(category=category, **fields))
+    products.delete_product(product_id=product["id"])
+    products.create_product(**a_product())
+
+    categories = products.list_categories()
+
+    assert {"category": category, "count": 2} in categories
+    assert all(entry["category"] for entry in categories)
+
+
+# Editing
+
+
+def test_an_edit_changes_what_it_names_and_nothing_else(products):
+    product = products.create_product(**a_product(description="Golden.", category="Fresh"))
+
+    edited = products.update_product(product_id=product["id"], price="16")
+
+    changed = {name for name in product if product[name] != edited[name]}
+    assert changed == {"price", "version", "revision", "updated_at"}
+    assert edited["price"] == "16.00"
+    assert products.get_product(product_id=product["id"]) == edited
+
+
+def test_a_replacement_empties_what_it_does_not_name_but_leaves_the_stock(products):
+    product = products.create_product(**a_product(description="Golden.", category="Fresh", stock_quantity=7))
+    fields = {"name": "Golden chanterelles", "price": "3.00", "sku": product["sku"]}
+
+    replaced = products.replace_product(product_id=product["id"], **fields)
+
+    assert {name: replaced[name] for name in fields} == fields
+    assert (replaced["description"], replaced["category"], replaced["stock_quantity"]) == (None, None, 7)
+
+
+def test_an_edit_of_the_stock_is_in_the_ledger(shop, products):
+    product = products.create_product(**a_product(stock_quantity=7))
+
+    products.update_product(product_id=product["id"], stock_quantity=3)
+    products.update_product(product_id=product["id"], stock_quantity=3, price="1")
+
+    assert ledger(shop, product) == [("edit", 7), ("edit", -4)]
+
+
+def test_an_edit_to_a_taken_sku_is_refused_and_changes_nothing(products):
+    product, other = (products.create_product(**a_product()) for _ in range(2))
+
+    with pytest.raises(Taken):
+        products.update_product(product_id=product["id"], sku=other["sku"], price="1")
+
+    assert products.get_product(product_id=product["id"]) == product
+
+
+def test_an_edit_of_what_was_edited_meanwhile_is_refused(products):
+    product = products.create_product(**a_product())
+    products.update_product(product_id=product["id"], version=1, price="16")
+
+    with pytest.raises(StaleVersion) as refusal:
+        products.update_product(product_id=product["id"], version=1, price="17")
+
+    assert (refusal.value.given, refusal.value.current) == (1, 2)
+    assert products.get_product(product_id=product["id"])["price"] == "16.00"
+
+
+def test_of_many_edits_of_one_version_at_once_one_holds(products):
+    product = products.create_product(**a_product())
+
+    calls = [
+        products.update_product.call_async(product_id=product["id"], version=1, price=str(price))
+        for price in range(1, 9)
+    ]
+
+    refusals = [refusal_of(call) for call in calls]
+    assert refusals.count(None) == 1
+    assert sum(isinstance(refusal, StaleVersion) for refusal in refusals) == 7
+    assert products.get_product(product_id=product["id"])["version"] == 2
+
+
+@pytest.mark.parametrize("version", ("one", "1", 1.5, [], -1, 2**70))
+def test_a_version_that_never_was_is_refused(products, version):
+    product = products.create_product(**a_product())
+
+    refusal = refusal_of(products.update_product.call_async(product_id=product["id"], version=version, price="1"))
+
+    assert isinstance(refusal, (StaleVersion, InvalidInput))
+
+
+def test_a_sale_leaves_the_version_and_raises_the_revision(products):
+    product = products.create_product(**a_product())
+
+    products.reserve_stock(reservation_id=str(uuid4()), lines=[a_line(product)])
+
+    sold = products.get_product(product_id=product["id"])
+    assert (sold["version"], sold["revision"]) == (1, 2)
+
+
+def test_a_deleted_product_is_gone_for_customers_and_can_come_back(products, category):
+    product = products.create_product(**a_product(category=category))
+
+    products.delete_product(product_id=product["id"])
+
+    with pytest.raises(ProductNotFound):
+        products.get_product(product_id=product["id"])
+    assert products.list_products(category=category)["total"] == 0
+    assert products.get_product(product_id=product["id"], include_inactive=True)["is_active"] is False
+    assert products.list_products(category=category, is_active=False)["total"] == 1
+    products.update_product(product_id=product["id"], is_active=True)
+    assert products.list_products(category=category)["total"] == 1
+
+
+# Stock
+
+
+def test_stock_is_set_or_changed_by_a_difference(shop, products):
+    product = products.create_product(**a_product(stock_quantity=7))
+
+    assert products.set_stock(product_id=product["id"], stock_quantity=5)["stock_quantity"] == 5
+    assert products.set_stock(product_id=product["id"], delta=4)["stock_quantity"] == 9
+    assert products.set_stock(product_id=product["id"], delta=-9)["stock_quantity"] == 0
+    assert ledger(shop, product) == [("edit", 7), ("edit", -2), ("edit", 4), ("edit", -9)]
+
+
+def test_a_difference_below_zero_is_refused(products):
+    product = products.create_product(**a_product(stock_quantity=2))
+
+    with pytest.raises(InsufficientStock) as refusal:
+        products.set_stock(product_id=product["id"], delta=-3)
+
+    assert (refusal.value.product_id, refusal.value.requested, refusal.value.available) == (product["id"], 3, 2)
+    assert products.get_product(product_id=product["id"]) == product
+
+
+@pytest.mark.parametrize("change", ({}, {"delta": 1, "stock_quantity": 1}, {"delta": MAX_INT}, {"stock_quantity": -1}))
+def test_a_change_of_stock_out_of_bounds_is_refused(products, change):
+    product = products.create_product(**a_product())
+
+    with pytest.raises(InvalidInput):
+        products.set_stock(product_id=product["id"], **change)
+
+
+def test_differences_at_once_all_count(shop, products):
+    product = products.create_product(**a_product(stock_quantity=5))
+
+    calls = [products.set_stock.call_async(product_id=product["id"], delta=delta) for delta in (1, -1, 2) * 5]
+
+    assert [refusal_of(call) for call in calls] == [None] * 15
+    assert products.get_product(product_id=product["id"])["stock_quantity"] == 15
+    assert sum(delta for _, delta in ledger(shop, product)) == 15
+
+
+# Deliveries again
+
+
+@pytest.mark.parametrize(
+    "method, arguments",
+    {
+        "update_product": {"price": "16", "version": 1},
+        "replace_product": {"name": "Renamed", "price": "3", "sku": None, "version": 1},
+        "set_stock": {"delta": 3},
+        "delete_product": {},
+    }.items(),
+)
+def test_a_writing_call_that_is_delivered_again_has_one_effect_and_one_answer(shop, products, method, arguments):
+    product = products.create_product(**a_product())
+    arguments = {**arguments, "product_id": product["id"]}
+    if "sku" in arguments:
+        arguments["sku"] = product["sku"]
+
+    first, second = shop.call_twice("products", method, **arguments)
+
+    assert first == second
+    assert first["revision"] == 2
+    assert products.get_product(product_id=product["id"], include_inactive=True) == first
+
+
+def test_a_creation_that_is_delivered_again_makes_one_product(shop):
+    first, second = shop.call_twice("products", "create_product", **a_product())
+
+    assert first == second
+    assert "id" in first
+
+
+# Hints
+
+
+class Listener:
+    name = "listener"
+    heard = []
+
+    @broadcast_handler(ProductChanged)
+    def hear(self, event):
+        self.heard.append(event)
+
+
+def test_changes_of_a_product_are_told_at_intervals_and_the_last_one_always(shop, products):
+    shop.run(Listener)
+    product = products.create_product(**a_product(stock_quantity=0))
+    other = products.create_product(**a_product())
+    began = time.monotonic()
+
+    for _ in range(30):
+        product = products.set_stock(product_id=product["id"], delta=1)
+    products.reserve_stock(reservation_id=str(uuid4()), lines=[a_line(product, 4)])
+    products.update_product(product_id=other["id"], price="99")
+
+    last = (26, product["revision"] + 1)
+    heard = lambda: [event for event in Listener.heard if event.id == product["id"]]  # noqa: E731
+    wait_for(lambda: [(event.stock_quantity, event.revision) for event in heard()][-1:] == [last])
+    assert len(heard()) <= 2 + (time.monotonic() - began) / 0.25
+    assert [event.revision for event in heard()] == sorted(event.revision for event in heard())
+    wait_for(lambda: [str(event.price) for event in Listener.heard if event.id == other["id"]][-1:] == ["99.00"])
+
+
+def test_a_refused_change_is_not_told(shop, products):
+    shop.run(Listener)
+    product = products.create_product(**a_product(stock_quantity=1))
+    told = products.create_product(**a_product())
+
+    refusal_of(products.set_stock.call_async(product_id=product["id"], delta=-2))
+    refusal_of(products.reserve_stock.call_async(reservation_id=str(uuid4()), lines=[a_line(product, 2)]))
+    products.set_stock(product_id=told["id"], delta=1)
+
+    wait_for(lambda: any(event.id == told["id"] and event.revision == 2 for event in Listener.heard))
+    assert {event.revision for event in Listener.heard if event.id == product["id"]} <= {1}

@@ -1,0 +1,503 @@
+from uuid import uuid4
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from contracts.errors import (
+    InsufficientStock,
+    InvalidInput,
+    PriceChanged,
+    ProductNotFound,
+    ReservationReleased,
+)
+from contracts.events import OrderAbandoned
+from services.orders import Orders
+from services.products import Products
+from tests.factories import a_line, a_product, order_created, order_status_updated, place_order
+from tests.infrastructure.waiting import wait_for
+from tests.shop import refusal_of
+
+
+@pytest.fixture
+def products(shop):
+    return shop.rpc.products
+
+
+@pytest.fixture
+def reservation_id():
+    return str(uuid4())
+
+
+def stock(shop, product):
+    """As the product has it; its ledger must say the same."""
+    [(quantity, ledger)] = shop.sql(
+        "products",
+        "SELECT stock_quantity, (SELECT sum(delta) FROM stock_movements WHERE product_id = p.id)"
+        " FROM products p WHERE id = %s",
+        product["id"],
+    )
+    assert quantity == ledger
+    return quantity
+
+
+def state(shop, reservation_id):
+    rows = shop.sql("products", "SELECT state FROM reservations WHERE id = %s", reservation_id)
+    return rows[0][0] if rows else None
+
+
+def handled(shop, event):
+    return shop.sql("products", "SELECT 1 FROM inbox WHERE event_id = %s", event.event_id)
+
+
+def tell(shop, *events):
+    """Publish events one after the other, each once the one before it was handled."""
+    for event in events:
+        shop.publish(event)
+        wait_for(lambda event=event: handled(shop, event))
+
+
+# Reserving
+
+
+def test_a_reservation_takes_the_stock_and_keeps_name_and_price(shop, products, reservation_id):
+    product = products.create_product(**a_product(name="Morels", price="14.50", stock_quantity=10))
+
+    answer = products.reserve_stock(reservation_id=reservation_id, lines=[a_line(product, 3)])
+
+    line = {"product_id": product["id"], "product_name": "Morels", "product_price": "14.50", "quantity": 3}
+    assert answer == {"reservation_id": reservation_id, "lines": [line]}
+    assert stock(shop, product) == 7
+    assert state(shop, reservation_id) == "open"
+
+
+def test_a_repeated_reservation_takes_nothing_more_and_answers_as_before(shop, products, reservation_id):
+    product = products.create_product(**a_product(stock_quantity=10))
+    lines = [a_line(product, 3, unit_price=product["price"])]
+    first = products.reserve_stock(reservation_id=reservation_id, lines=lines)
+    products.update_product(product_id=product["id"], price="99", name="Renamed", stock_quantity=0)
+
+    again = products.reserve_stock(reservation_id=reservation_id.upper(), lines=lines)
+
+    assert again == first
+    assert stock(shop, product) == 0
+
+
+def test_a_reservation_made_many_times_at_once_is_made_once(shop, products, reservation_id):
+    product = products.create_product(**a_product(stock_quantity=10))
+
+    calls = [
+        products.reserve_stock.call_async(reservation_id=reservation_id, lines=[a_line(product, 3)]) for _ in range(10)
+    ]
+
+    answers = [call.result() for call in calls]
+    assert all(answer == answers[0] for answer in answers)
+    assert stock(shop, product) == 7
+
+
+def test_a_reservation_that_is_delivered_again_is_made_once(shop, products, reservation_id):
+    product = products.create_product(**a_product(stock_quantity=10))
+
+    first, second = shop.call_twice(
+        "products", "reserve_stock", reservation_id=reservation_id, lines=[a_line(product, 3)]
+    )
+
+    assert first == second
+    assert stock(shop, product) == 7
+
+
+def test_a_short_line_reserves_nothing_of_the_others(shop, products, reservation_id):
+    plenty, short = (products.create_product(**a_product(stock_quantity=quantity)) for quantity in (10, 2))
+
+    with pytest.raises(InsufficientStock) as refusal:
+        products.reserve_stock(reservation_id=reservation_id, lines=[a_line(plenty, 3), a_line(short, 3)])
+
+    assert (refusal.value.product_id, refusal.value.requested, refusal.value.available) == (short["id"], 3, 2)
+    assert (stock(shop, plenty), stock(shop, short)) == (10, 2)
+    assert state(shop, reservation_id) is None
+
+
+def test_after_a_refusal_the_same_reservation_may_be_made(shop, products, reservation_id):
+    product = products.create_product(**a_product(stock_quantity=2))
+    refusal_of(products.reserve_stock.call_async(reservation_id=reservation_id, lines=[a_line(product, 3)]))
+    products.set_stock(product_id=product["id"], delta=1)
+
+    products.reserve_stock(reservation_id=reservation_id, lines=[a_line(product, 3)])
+
+    assert stock(shop, product) == 0
+
+
+def test_another_price_than_the_customer_saw_is_refused(shop, products, reservation_id):
+    product = products.create_product(**a_product(price="14.50"))
+
+    with pytest.raises(PriceChanged) as refusal:
+        products.reserve_stock(reservation_id=reservation_id, lines=[a_line(product, unit_price="14.49")])
+
+    assert (refusal.value.product_id, str(refusal.value.given), str(refusal.value.current)) == (
+        product["id"],
+        "14.49",
+        "14.50",
+    )
+    assert stock(shop, product) == 10
+
+
+def test_the_price_is_compared_as_a_number(products, reservation_id):
+    product = products.create_product(**a_product(price="14.50"))
+
+    assert products.reserve_stock(reservation_id=reservation_id, lines=[a_line(product, unit_price="14.5")])
+
+
+def test_an_unknown_and_an_inactive_product_are_not_found(shop, products, reservation_id):
+    sold, gone = (products.create_product(**a_product()) for _ in range(2))
+    products.delete_product(product_id=gone["id"])
+
+    for lines, missing in (
+        ([a_line(sold), a_line(gone)], gone["id"]),
+        ([{"product_id": 2**62, "quantity": 1}, a_line(sold)], 2**62),
+    ):
+        refusal = refusal_of(products.reserve_stock.call_async(reservation_id=reservation_id, lines=lines))
+        assert isinstance(refusal, ProductNotFound) and refusal.product_id == missing
+    assert stock(shop, sold) == 10
+
+
+@pytest.mark.parametrize(
+    "call",
+    (
+        {"reservation_id": "c0ffee", "lines": [{"product_id": 1, "quantity": 1}]},
+        {"reservation_id": str(uuid4()), "lines": []},
+        {"reservation_id": str(uuid4()), "lines": [{"product_id": 1, "quantity": 0}]},
+        {"reservation_id": str(uuid4()), "lines": [{"product_id": 1, "quantity": 1}] * 2},
+    ),
+)
+def test_a_reservation_out_of_bounds_is_refused(products, call):
+    with pytest.raises(InvalidInput):
+        products.reserve_stock(**call)
+
+
+def test_forty_who_reserve_at_once_get_the_last_ten(shop, products):
+    product = products.create_product(**a_product(stock_quantity=10))
+
+    calls = [products.reserve_stock.call_async(reservation_id=str(uuid4()), lines=[a_line(product)]) for _ in range(40)]
+
+    refusals = [refusal_of(call) for call in calls]
+    assert refusals.count(None) == 10
+    assert sum(isinstance(refusal, InsufficientStock) for refusal in refusals) == 30
+    assert stock(shop, product) == 0
+
+
+def test_who_waits_for_a_restock_under_way_gets_of_it(shop, products, reservation_id):
+    product = products.create_product(**a_product(stock_quantity=0))
+
+    with shop.transaction("products") as restock:
+        restock.execute("UPDATE products SET stock_quantity = 5 WHERE id = %s", [product["id"]])
+        restock.execute(
+            "INSERT INTO stock_movements (product_id, delta, reason) VALUES (%s, 5, 'edit')", [product["id"]]
+        )
+        call = products.reserve_stock.call_async(reservation_id=reservation_id, lines=[a_line(product, 2)])
+        shop.wait_until_locked("products")
+
+    assert refusal_of(call) is None
+    assert stock(shop, product) == 3
+
+
+def test_two_with_crossed_carts_who_meet_in_the_middle_do_not_deadlock(shop, products):
+    made = [products.create_product(**a_product(stock_quantity=10)) for _ in range(3)]
+    forth = [a_line(product) for product in made]
+    earlier = str(uuid4())
+    products.reserve_stock(reservation_id=earlier, lines=forth)
+
+    with shop.transaction("products", f"SELECT 1 FROM products WHERE id = {made[1]['id']} FOR UPDATE"):
+        calls = [
+            products.reserve_stock.call_async(reservation_id=str(uuid4()), lines=lines)
+            for lines in (forth, forth[::-1])
+        ]
+        calls.append(products.release_stock.call_async(reservation_id=earlier))
+        shop.wait_until_locked("products", waiters=3)
+
+    assert [refusal_of(call) for call in calls] == [None] * 3
+    assert [stock(shop, product) for product in made] == [8] * 3
+
+
+def test_many_crossed_carts_and_releases_do_not_deadlock(shop, products):
+    made = [products.create_product(**a_product(stock_quantity=1000)) for _ in range(6)]
+    forth = [a_line(product) for product in made]
+    ids = [str(uuid4()) for _ in range(60)]
+
+    calls = []
+    for number, one in enumerate(ids):
+        lines = forth if number % 2 else forth[::-1]
+        calls.append(products.reserve_stock.call_async(reservation_id=one, lines=lines))
+        if number % 3 == 0:
+            calls.append(products.release_stock.call_async(reservation_id=one))
+
+    refusals = [refusal_of(call) for call in calls]
+    assert all(refusal is None or isinstance(refusal, ReservationReleased) for refusal in refusals)
+    reserved = shop.sql(
+        "products", "SELECT count(*) FROM reservations WHERE state = 'open' AND id = ANY (%s::uuid[])", ids
+    )
+    assert [stock(shop, product) for product in made] == [1000 - reserved[0][0]] * 6
+
+
+def test_looking_at_the_stock_reserves_nothing(shop, products):
+    product, short = (products.create_product(**a_product(stock_quantity=quantity)) for quantity in (10, 1))
+
+    answer = products.check_stock(lines=[a_line(product, 2), a_line(short, 2)])
+
+    assert answer == [
+        {"product_id": product["id"], "requested": 2, "available": 10, "sufficient": True},
+        {"product_id": short["id"], "requested": 2, "available": 1, "sufficient": False},
+    ]
+    assert stock(shop, product) == 10
+
+
+def test_the_stock_of_an_unknown_product_can_not_be_looked_at(products):
+    with pytest.raises(ProductNotFound):
+        products.check_stock(lines=[{"product_id": 2**62, "quantity": 1}])
+
+
+# Releasing
+
+
+def test_a_release_gives_everything_back_once(shop, products, reservation_id):
+    made = [products.create_product(**a_product(stock_quantity=10)) for _ in range(2)]
+    products.reserve_stock(reservation_id=reservation_id, lines=[a_line(product, 3) for product in made])
+
+    answers = [products.release_stock(reservation_id=reservation_id) for _ in range(2)]
+
+    assert answers == [{"reservation_id": reservation_id, "state": "released"}] * 2
+    assert [stock(shop, product) for product in made] == [10, 10]
+
+
+def test_a_released_reservation_can_not_be_made_again(shop, products, reservation_id):
+    product = products.create_product(**a_product(stock_quantity=10))
+    products.reserve_stock(reservation_id=reservation_id, lines=[a_line(product, 3)])
+    products.release_stock(reservation_id=reservation_id)
+
+    with pytest.raises(ReservationReleased) as refusal:
+        products.reserve_stock(reservation_id=reservation_id, lines=[a_line(product, 3)])
+
+    assert refusal.value.reservation_id == reservation_id
+    assert stock(shop, product) == 10
+
+
+def test_the_release_of_an_absent_reservation_keeps_it_from_ever_being_made(shop, products, reservation_id):
+    product = products.create_product(**a_product(stock_quantity=10))
+
+    products.release_stock(reservation_id=reservation_id)
+
+    with pytest.raises(ReservationReleased):
+        products.reserve_stock(reservation_id=reservation_id, lines=[a_line(product, 3)])
+    assert stock(shop, product) == 10
+
+
+def test_a_committed_reservation_is_not_released_by_hand(shop, products, reservation_id):
+    product = products.create_product(**a_product(stock_quantity=10))
+    products.reserve_stock(reservation_id=reservation_id, lines=[a_line(product, 3)])
+    tell(shop, order_created(reservation_id=reservation_id))
+
+    answer = products.release_stock(reservation_id=reservation_id)
+
+    assert answer["state"] == "committed"
+    assert stock(shop, product) == 7
+
+
+# Events
+
+
+def a_reservation(shop, product, quantity=3):
+    reservation_id = uuid4()
+    lines = [a_line(product, quantity)]
+    shop.rpc.products.reserve_stock(reservation_id=str(reservation_id), lines=lines)
+    return reservation_id
+
+
+def test_an_order_commits_its_reservation(shop, products):
+    reservation_id = a_reservation(shop, products.create_product(**a_product()))
+
+    tell(shop, order_created(reservation_id=reservation_id))
+
+    assert state(shop, reservation_id) == "committed"
+
+
+def test_an_abandoned_order_gives_its_stock_back(shop, products):
+    product = products.create_product(**a_product())
+    reservation_id = a_reservation(shop, product)
+
+    tell(shop, OrderAbandoned(reservation_id=reservation_id))
+
+    assert state(shop, reservation_id) == "released"
+    assert stock(shop, product) == 10
+
+
+def test_an_order_abandoned_before_it_reserved_can_not_reserve_late(shop, products, reservation_id):
+    product = products.create_product(**a_product())
+
+    tell(shop, OrderAbandoned(reservation_id=reservation_id))
+
+    with pytest.raises(ReservationReleased):
+        products.reserve_stock(reservation_id=reservation_id, lines=[a_line(product)])
+    assert stock(shop, product) == 10
+
+
+def test_a_cancelled_order_gives_its_stock_back_once(shop, products):
+    product = products.create_product(**a_product())
+    created = order_created(reservation_id=a_reservation(shop, product))
+    cancelled = order_status_updated(created, "cancelled")
+
+    tell(shop, created, cancelled)
+    tell(shop, cancelled, order_status_updated(created, "cancelled"))
+
+    assert stock(shop, product) == 10
+    assert state(shop, created.reservation_id) == "released"
+
+
+def test_a_cancel_that_overtakes_its_creation_gives_the_stock_back_for_good(shop, products):
+    product = products.create_product(**a_product())
+    created = order_created(reservation_id=a_reservation(shop, product))
+
+    tell(shop, order_status_updated(created, "cancelled"), created)
+
+    assert stock(shop, product) == 10
+    assert state(shop, created.reservation_id) == "released"
+
+
+@pytest.mark.parametrize("status", ("confirmed", "shipped", "delivered"))
+def test_no_other_status_gives_stock_back(shop, products, status):
+    product = products.create_product(**a_product())
+    created = order_created(reservation_id=a_reservation(shop, product))
+
+    tell(shop, order_status_updated(created, status), created)
+
+    assert stock(shop, product) == 7
+    assert state(shop, created.reservation_id) == "committed"
+
+
+def test_an_abandonment_does_not_touch_a_committed_reservation(shop, products):
+    product = products.create_product(**a_product())
+    reservation_id = a_reservation(shop, product)
+
+    tell(shop, order_created(reservation_id=reservation_id), OrderAbandoned(reservation_id=reservation_id))
+
+    assert stock(shop, product) == 7
+    assert state(shop, reservation_id) == "committed"
+
+
+@settings(
+    max_examples=12,
+    deadline=None,
+    phases=(Phase.generate,),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(data=st.data())
+def test_whatever_the_order_of_events_the_stock_is_out_once_or_back_once(shop, products, data):
+    """Of one order: created or abandoned, perhaps cancelled, each delivered once or twice, in any order."""
+    product = products.create_product(**a_product())
+    created = order_created(reservation_id=a_reservation(shop, product))
+    cancelled = order_status_updated(created, "cancelled")
+    abandoned = OrderAbandoned(reservation_id=created.reservation_id)
+    story = data.draw(st.sampled_from(([created], [abandoned], [created, cancelled])))
+    deliveries = data.draw(st.permutations(story * 2))
+
+    tell(shop, *deliveries)
+
+    assert stock(shop, product) == (7 if story == [created] else 10)
+
+
+# Settling
+
+
+def grow_old(shop, *reservation_ids):
+    shop.sql(
+        "products",
+        "UPDATE reservations SET created_at = now() - interval '11 minutes' WHERE id = ANY (%s::uuid[])",
+        [str(one) for one in reservation_ids],
+    )
+
+
+def test_an_old_reservation_that_no_order_knows_is_released(shop, products):
+    product = products.create_product(**a_product())
+    reservation_id = a_reservation(shop, product)
+    grow_old(shop, reservation_id)
+
+    shop.fire(shop.containers["products"], "settle_open_reservations")
+
+    assert state(shop, reservation_id) == "released"
+    assert stock(shop, product) == 10
+
+
+def test_an_old_reservation_whose_order_was_placed_is_committed(shop, products):
+    product = products.create_product(**a_product())
+    place_order(shop.rpc, a_line(product, 3))
+    [(reservation_id,)] = shop.sql(
+        "products", "SELECT reservation_id FROM reservation_lines WHERE product_id = %s", product["id"]
+    )
+    wait_for(lambda: state(shop, reservation_id) == "committed")
+    # As if its event had not come yet.
+    shop.sql("products", "UPDATE reservations SET state = 'open' WHERE id = %s", reservation_id)
+    grow_old(shop, reservation_id)
+
+    shop.fire(shop.containers["products"], "settle_open_reservations")
+
+    assert state(shop, reservation_id) == "committed"
+    assert stock(shop, product) == 7
+
+
+def test_a_young_reservation_is_not_asked_about(shop, products):
+    product = products.create_product(**a_product())
+    reservation_id = a_reservation(shop, product)
+
+    shop.fire(shop.containers["products"], "settle_open_reservations")
+
+    assert state(shop, reservation_id) == "open"
+    assert shop.sql("orders", "SELECT 1 FROM attempts WHERE reservation_id = %s", reservation_id) == []
+
+
+def test_while_orders_is_away_nothing_is_released(own_shop):
+    container = own_shop.run(Products)
+    product = own_shop.rpc.products.create_product(**a_product())
+    reservation_id = a_reservation(own_shop, product)
+    grow_old(own_shop, reservation_id)
+
+    own_shop.fire(container, "settle_open_reservations")
+
+    assert state(own_shop, reservation_id) == "open"
+    assert stock(own_shop, product) == 7
+    own_shop.run(Orders)
+    own_shop.fire(container, "settle_open_reservations")
+    assert state(own_shop, reservation_id) == "released"
+    assert stock(own_shop, product) == 10
+
+
+def test_a_reservation_whose_order_is_still_being_placed_stays(shop, products):
+    product = products.create_product(**a_product())
+    reservation_id = a_reservation(shop, product)
+    grow_old(shop, reservation_id)
+    shop.sql(
+        "orders",
+        "INSERT INTO attempts (reservation_id, user_id, key, fingerprint, state, leased_until)"
+        " VALUES (%s, 1, %s, '', 'open', now() + interval '1 minute')",
+        reservation_id,
+        str(reservation_id),
+    )
+
+    shop.fire(shop.containers["products"], "settle_open_reservations")
+
+    assert state(shop, reservation_id) == "open"
+    assert stock(shop, product) == 7
+
+
+# Operation
+
+
+def test_a_message_that_can_not_be_read_is_parked_and_can_be_discarded(shop, products):
+    shop.broker.publish("not JSON", exchange="orders.events", routing_key="order.abandoned")
+
+    [message] = wait_for(lambda: products.list_parked()["messages"])
+
+    assert (message["body"], message["reason"]) == ("not JSON", "not JSON")
+    products.discard_parked(message_id=message["message_id"])
+    assert products.list_parked() == {"messages": [], "total": 0}
+
+
+def test_the_service_says_that_it_is_up(products):
+    assert products.health() == {"status": "up"}

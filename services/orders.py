@@ -1,0 +1,333 @@
+"""orders: placed orders, their states, and the attempts that make placing them safe to repeat.
+
+Owns:   orders_db
+RPC:    create_order, get_order, list_orders, update_status, find_reservation, health
+Emits:  order.created, order.status.updated, order.abandoned
+Calls:  products.reserve_stock
+
+An order is an attempt first, which is committed before any stock is reserved. The order's own
+transaction turns the attempt from open to ordered; whoever wants the stock back must first turn it
+from open to abandoned. Of the two, one wins.
+"""
+
+import hashlib
+import json
+import math
+from datetime import timedelta
+from uuid import uuid4
+
+from nameko.timer import timer
+from sqlalchemy import delete, extract, func, or_, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import selectinload
+
+from contracts.errors import (
+    KeyReused,
+    NotAllowed,
+    OrderNotFound,
+    ProductsTimeout,
+    ProductsUnavailable,
+    RequestInFlight,
+    ReservationReleased,
+)
+from contracts.events import OrderAbandoned, OrderCreated, OrderLine, OrderStatusUpdated
+from contracts.schemas import OrderPlacement, OrderQuery, ReservationId, StatusChange, load, load_id
+from extensions.database import Database
+from extensions.errors import RpcTimeout, ServiceUnavailable
+from extensions.inbox import once
+from extensions.outbox import Outbox
+from extensions.payloads import timestamp
+from extensions.rpc import ClusterClient, rpc
+from extensions.telemetry import LogContext
+from services.orders_models import Answer, Attempt, Order, OutboxEntry
+from services.orders_models import Base as Base  # for migrations/env.py
+
+LEASE_SECONDS = 10
+ABANDONED_ATTEMPT_DAYS = 30
+
+
+def order_view(order):
+    return {
+        "id": order.id,
+        "user_id": order.user_id,
+        "user_email": order.user_email,
+        "status": order.status,
+        "total_amount": str(order.total_amount),
+        "created_at": timestamp(order.created_at),
+        "updated_at": timestamp(order.updated_at),
+        "items": [
+            {
+                "id": item.id,
+                "order_id": order.id,
+                "product_id": item.product_id,
+                "product_name": item.product_name,
+                "product_price": str(item.product_price),
+                "quantity": item.quantity,
+                "subtotal": str(item.subtotal),
+                "created_at": timestamp(item.created_at),
+            }
+            for item in order.items
+        ],
+        "history": [{"status": step.status, "at": timestamp(step.at), "by": step.by} for step in order.history],
+    }
+
+
+def first_view(order):
+    """The order as it was answered when it was placed, whatever became of it since."""
+    view = order_view(order)
+    return {**view, "status": "pending", "updated_at": view["created_at"], "history": view["history"][:1]}
+
+
+def event_fields(order):
+    """What order.created and order.status.updated share."""
+    names = ("product_id", "product_name", "product_price", "quantity", "subtotal")
+    return {
+        "order_id": order.id,
+        "sequence": len(order.history),
+        "user_id": order.user_id,
+        "user_email": order.user_email,
+        "status": order.status,
+        "items": tuple(OrderLine(**{name: getattr(item, name) for name in names}) for item in order.items),
+        "total_amount": order.total_amount,
+        "reservation_id": order.reservation_id,
+    }
+
+
+class Orders:
+    name = "orders"
+
+    db = Database(answers=Answer)
+    outbox = Outbox(OutboxEntry, events=[OrderCreated, OrderStatusUpdated, OrderAbandoned])
+    cluster = ClusterClient()
+    log_context = LogContext()
+
+    @rpc
+    def create_order(self, user_id, user_email, items, idempotency_key=None):
+        """Place an order for every item, or none.
+
+        items: [{"product_id": int, "quantity": int, "unit_price"?: "29.99"}]; lines of one product are summed.
+        idempotency_key: the user's own, 1–255 characters; a repeat gets the first answer again, once there is
+        one. Without it the call's own id serves.
+        Raises InvalidInput, ProductNotFound, InsufficientStock, PriceChanged, ProductsUnavailable, ProductsTimeout:
+        after each of them the key is free again. Raises KeyReused and RequestInFlight: then it is its first call's.
+        """
+        placement = load(
+            OrderPlacement(),
+            {
+                "user_id": user_id,
+                "user_email": user_email,
+                "items": items,
+                "idempotency_key": self.db.call_id if idempotency_key is None else idempotency_key,
+            },
+        )
+        lines = _merged(placement["items"])
+        attempt = self._begin_attempt(placement["user_id"], placement["idempotency_key"], _fingerprint(lines))
+        if attempt.state == "ordered":
+            return self._first_answer(attempt.reservation_id)
+        try:
+            reserved = self._reserve(attempt.reservation_id, lines)
+            return self._place(attempt.reservation_id, placement["user_email"], reserved)
+        except Exception:
+            # The answer of a commit may have been lost. The attempt's row tells, once it can be locked.
+            if self._abandon(attempt.reservation_id):
+                raise
+            return self._first_answer(attempt.reservation_id)
+
+    def _begin_attempt(self, user_id, key, fingerprint):
+        """The attempt of this key: a new one, one whose lease has ended, or the ordered one.
+
+        Raises KeyReused for another body, RequestInFlight while another call holds it.
+        """
+        lease = func.now() + timedelta(seconds=LEASE_SECONDS)
+        with self.db.transaction() as session:
+            attempt = session.scalar(
+                insert(Attempt)
+                .values(
+                    reservation_id=uuid4(),
+                    user_id=user_id,
+                    key=key,
+                    fingerprint=fingerprint,
+                    state="open",
+                    leased_until=lease,
+                )
+                .on_conflict_do_nothing(index_elements=["user_id", "key"], index_where=text("state <> 'abandoned'"))
+                .returning(Attempt)
+            )
+            if attempt is not None:
+                return attempt
+            attempt = session.scalar(
+                select(Attempt)
+                .where(Attempt.user_id == user_id, Attempt.key == key, Attempt.state != "abandoned")
+                .with_for_update()
+            )
+            if attempt is None:
+                # Abandoned between the two statements.
+                raise RequestInFlight(1)
+            if attempt.fingerprint != fingerprint:
+                raise KeyReused
+            if attempt.state == "open":
+                # Not now(): that is when this transaction began, perhaps before the lease did.
+                left = extract("epoch", Attempt.leased_until - func.clock_timestamp())
+                seconds = session.scalar(select(left).where(Attempt.reservation_id == attempt.reservation_id))
+                if seconds > 0:
+                    raise RequestInFlight(math.ceil(seconds))
+                attempt.leased_until = lease
+            return attempt
+
+    def _reserve(self, reservation_id, lines):
+        try:
+            answer = self.cluster.products.reserve_stock(reservation_id=str(reservation_id), lines=lines)
+        except (RpcTimeout, ReservationReleased) as error:
+            # Released: somebody gave this attempt up, which had taken too long.
+            raise ProductsTimeout from error
+        except ServiceUnavailable as error:
+            raise ProductsUnavailable from error
+        return answer["lines"]
+
+    def _place(self, reservation_id, user_email, lines):
+        """Turn the open attempt into an order, with its event, or return the order of who was quicker.
+
+        Raises ProductsTimeout when the attempt was given up meanwhile, its lease being over.
+        """
+        with self.db.transaction() as session:
+            attempt = session.get(Attempt, reservation_id, with_for_update=True)
+            if attempt.state == "open":
+                attempt.state = "ordered"
+                order = Order.placed(attempt, user_email, lines)
+                session.add(order)
+                session.flush()
+                self.outbox.add(session, OrderCreated(**event_fields(order)), key=order.id)
+                return order_view(order)
+            if attempt.state == "abandoned":
+                raise ProductsTimeout
+        return self._first_answer(reservation_id)
+
+    def _first_answer(self, reservation_id):
+        with self.db.transaction(past_deadline=True) as session:
+            return first_view(session.scalars(_with_details().where(Order.reservation_id == reservation_id)).one())
+
+    def _abandon(self, reservation_id):
+        """Give the attempt up, and its stock with it, unless it became an order; true if it did not."""
+        with self.db.transaction(past_deadline=True) as session:
+            self._turn_abandoned(session, Attempt.reservation_id == reservation_id)
+            return session.get(Attempt, reservation_id).state == "abandoned"
+
+    def _turn_abandoned(self, session, which):
+        abandoned = session.scalars(
+            update(Attempt)
+            .where(which, Attempt.state == "open")
+            .values(state="abandoned")
+            .returning(Attempt.reservation_id)
+        ).all()
+        for reservation_id in abandoned:
+            self.outbox.add(session, OrderAbandoned(reservation_id=reservation_id))
+
+    @rpc
+    def find_reservation(self, reservation_id):
+        """What became of a reservation: "open", "ordered" or "abandoned".
+
+        A fence: an attempt past its lease, or one that is not known, is abandoned by the asking, so that
+        an order which comes late fails.
+        """
+        reservation_id = load(ReservationId(), {"reservation_id": reservation_id})["reservation_id"]
+        with self.db.transaction() as session:
+            unknown = insert(Attempt).values(reservation_id=reservation_id, state="abandoned")
+            session.execute(unknown.on_conflict_do_nothing(index_elements=["reservation_id"]))
+            expired = Attempt.leased_until < func.now()
+            self._turn_abandoned(session, (Attempt.reservation_id == reservation_id) & expired)
+            return session.get(Attempt, reservation_id).state
+
+    @rpc
+    def get_order(self, order_id, user_id=None):
+        """user_id: whose it must be, None for anybody's. Raises OrderNotFound."""
+        with self.db.transaction() as session:
+            return order_view(self._find(session, order_id, user_id))
+
+    def _find(self, session, order_id, user_id, lock=False):
+        wanted = _with_details().where(Order.id == load_id(order_id, "order_id"))
+        order = session.scalar(wanted.with_for_update(of=Order) if lock else wanted)
+        if order is None or user_id not in (None, order.user_id):
+            raise OrderNotFound(order_id)
+        return order
+
+    @rpc
+    def list_orders(self, user_id=None, **query):
+        """{orders, total}, newest first. user_id: whose, None for everybody's.
+
+        query: as contracts.schemas.OrderQuery. Raises InvalidInput.
+        """
+        query = load(OrderQuery(), query)
+        conditions = []
+        if user_id is not None:
+            conditions.append(Order.user_id == load_id(user_id, "user_id"))
+        if query["status"] is not None:
+            conditions.append(Order.status == query["status"])
+        if query["q"]:
+            is_id = query["q"].isascii() and query["q"].isdecimal() and len(query["q"]) < 19
+            conditions.append(
+                or_(
+                    Order.user_email.icontains(query["q"], autoescape=True),
+                    Order.id == (int(query["q"]) if is_id else None),
+                )
+            )
+        if query["created_from"] is not None:
+            conditions.append(Order.created_at >= query["created_from"])
+        if query["created_to"] is not None:
+            conditions.append(Order.created_at < query["created_to"])
+        page = _with_details().where(*conditions).order_by(Order.id.desc()).offset(query["skip"]).limit(query["limit"])
+        with self.db.transaction() as session:
+            total = session.scalar(select(func.count()).select_from(Order).where(*conditions))
+            orders = [order_view(order) for order in session.scalars(page)]
+        return {"orders": orders, "total": total}
+
+    @rpc
+    @once
+    def update_status(self, session, order_id, status, user_id=None):
+        """Take an order's next step; a cancel gives its stock back.
+
+        user_id: the customer who asks, who may only cancel, and only their own; None for the back office.
+        Raises InvalidInput, OrderNotFound, NotAllowed, IllegalTransition.
+        """
+        status = load(StatusChange(), {"status": status})["status"]
+        order = self._find(session, order_id, user_id, lock=True)
+        if user_id is not None and status != "cancelled":
+            raise NotAllowed
+        old_status = order.status
+        order.move_to(status, by="admin" if user_id is None else "customer")
+        session.flush()
+        event = OrderStatusUpdated(**event_fields(order), old_status=old_status, new_status=status)
+        self.outbox.add(session, event, key=order.id)
+        return order_view(order)
+
+    @rpc
+    def health(self):
+        self.db.check()
+        return {"status": "up"}
+
+    @timer(interval=3600)
+    def forget_answers_and_dead_attempts(self):
+        with self.db.transaction() as session:
+            Answer.forget_old(session)
+            # Their calls died before anything was reserved, so products will never ask about them.
+            self._turn_abandoned(session, Attempt.leased_until < func.now() - timedelta(hours=1))
+            old = Attempt.created_at < func.now() - timedelta(days=ABANDONED_ATTEMPT_DAYS)
+            session.execute(delete(Attempt).where(Attempt.state == "abandoned", old))
+
+
+def _with_details():
+    return select(Order).options(selectinload(Order.items), selectinload(Order.history))
+
+
+def _merged(items):
+    """One line for each product, by id, with the sum of its quantities; prices as strings."""
+    lines = {}
+    for item in items:
+        line = lines.setdefault(item["product_id"], {"product_id": item["product_id"], "quantity": 0})
+        line["quantity"] += item["quantity"]
+        if "unit_price" in item:
+            line["unit_price"] = str(item["unit_price"])
+    return [lines[product_id] for product_id in sorted(lines)]
+
+
+def _fingerprint(lines):
+    return hashlib.sha256(json.dumps(lines, sort_keys=True).encode()).hexdigest()

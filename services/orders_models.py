@@ -1,0 +1,158 @@
+"""The tables of orders, and what an order and an attempt may become."""
+
+from datetime import datetime
+from decimal import Decimal
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    Numeric,
+    Text,
+    func,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+from contracts.errors import IllegalTransition, InvalidInput
+from contracts.schemas import MAX_MONEY
+from extensions.inbox import AnswerMixin
+from extensions.outbox import OutboxMixin
+
+NEXT_STATUSES = {
+    "pending": ("confirmed", "cancelled"),
+    "confirmed": ("shipped", "cancelled"),
+    "shipped": ("delivered",),
+    "delivered": (),
+    "cancelled": (),
+}
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class OutboxEntry(OutboxMixin, Base):
+    pass
+
+
+class Answer(AnswerMixin, Base):
+    pass
+
+
+class Attempt(Base):
+    """open → ordered or abandoned, both final.
+
+    Until its lease ends an open attempt belongs to the call that made it, after that to the next one with
+    its key. user_id and key are null for a reservation that was asked about before it was known.
+    """
+
+    __tablename__ = "attempts"
+
+    reservation_id: Mapped[UUID] = mapped_column(primary_key=True)
+    user_id: Mapped[int | None] = mapped_column(BigInteger)
+    key: Mapped[str | None] = mapped_column(Text)
+    fingerprint: Mapped[str | None] = mapped_column(Text)
+    state: Mapped[str] = mapped_column(Text)
+    leased_until: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+    __table_args__ = (
+        CheckConstraint("state IN ('open', 'ordered', 'abandoned')", name="ck_attempts_state"),
+        # An abandoned attempt frees its key.
+        Index("uq_attempts_user_id_key", "user_id", "key", unique=True, postgresql_where=text("state <> 'abandoned'")),
+        Index("ix_attempts_abandoned", "created_at", postgresql_where=text("state = 'abandoned'")),
+    )
+
+
+class Order(Base):
+    __tablename__ = "orders"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    reservation_id: Mapped[UUID] = mapped_column(ForeignKey("attempts.reservation_id"), unique=True)
+    user_id: Mapped[int] = mapped_column(BigInteger)
+    user_email: Mapped[str] = mapped_column(Text)
+    status: Mapped[str] = mapped_column(Text)
+    total_amount: Mapped[Decimal] = mapped_column(Numeric(12, 2))
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+    items: Mapped[list["OrderItem"]] = relationship(order_by="OrderItem.id")
+    history: Mapped[list["StatusStep"]] = relationship(order_by="StatusStep.id")
+
+    __table_args__ = (
+        Index("ix_orders_user_id_id", "user_id", "id"),
+        Index("ix_orders_status_id", "status", "id"),
+        Index("ix_orders_created_at", "created_at"),
+    )
+
+    @classmethod
+    def placed(cls, attempt, user_email, lines):
+        """A new order of reserved lines: {product_id, product_name, product_price, quantity} each.
+
+        Raises InvalidInput when the total can't be kept.
+        """
+        items = [OrderItem.sold(line) for line in lines]
+        total_amount = sum(item.subtotal for item in items)
+        if total_amount > MAX_MONEY:
+            raise InvalidInput({"items": [f"The total would exceed {MAX_MONEY}."]})
+        return cls(
+            reservation_id=attempt.reservation_id,
+            user_id=attempt.user_id,
+            user_email=user_email,
+            status="pending",
+            total_amount=total_amount,
+            items=items,
+            history=[StatusStep(status="pending", by="customer")],
+        )
+
+    def move_to(self, status, by):
+        """Take a legal step; `by` is `customer` or `admin`. Raises IllegalTransition."""
+        if status not in NEXT_STATUSES[self.status]:
+            raise IllegalTransition(self.status, status)
+        self.status = status
+        self.updated_at = func.now()
+        self.history.append(StatusStep(status=status, by=by))
+
+
+class OrderItem(Base):
+    """Name and price are the product's when it was sold."""
+
+    __tablename__ = "order_items"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    order_id: Mapped[int] = mapped_column(ForeignKey("orders.id"), index=True)
+    product_id: Mapped[int] = mapped_column(BigInteger)
+    product_name: Mapped[str] = mapped_column(Text)
+    product_price: Mapped[Decimal] = mapped_column(Numeric(12, 2))
+    quantity: Mapped[int] = mapped_column(Integer)
+    subtotal: Mapped[Decimal] = mapped_column(Numeric(12, 2))
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+    @classmethod
+    def sold(cls, line):
+        price = Decimal(line["product_price"])
+        return cls(
+            product_id=line["product_id"],
+            product_name=line["product_name"],
+            product_price=price,
+            quantity=line["quantity"],
+            subtotal=price * line["quantity"],
+        )
+
+
+class StatusStep(Base):
+    """The history of an order; its length is the sequence of the order's last event."""
+
+    __tablename__ = "status_steps"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    order_id: Mapped[int] = mapped_column(ForeignKey("orders.id"), index=True)
+    status: Mapped[str] = mapped_column(Text)
+    by: Mapped[str] = mapped_column(Text)
+    at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())

@@ -1,0 +1,11 @@
+import pytest
+
+from services.orders import Orders
+from services.products import Products
+from tests.shop import running_shop
+
+
+@pytest.fixture(scope="package")
+def shop(brokers, databases, smtp_server):
+    with running_shop(brokers, databases, smtp_server, Orders, Products) as shop:
+        yield shop

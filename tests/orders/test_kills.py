@@ -1,0 +1,147 @@
+"""Orders dies at the worst moments: nothing is lost, and a repeat with the same key gets one order."""
+
+import psutil
+import pytest
+
+from contracts.errors import RequestInFlight
+from services.notifications import Notifications
+from services.products import Products
+from tests.factories import a_customer, a_line, a_product, place_order
+from tests.infrastructure.waiting import wait_for
+
+
+@pytest.fixture
+def product(own_shop):
+    own_shop.run(Products)
+    return own_shop.rpc.products.create_product(**a_product(stock_quantity=10))
+
+
+@pytest.fixture
+def customer():
+    return a_customer()
+
+
+@pytest.fixture
+def start_orders(own_shop, processes):
+    """`start_orders()` is a `nameko run services.orders` that takes calls."""
+
+    def start():
+        process = processes.start("services.orders")
+        wait_for(lambda: own_shop.broker.consumers("rpc-orders"), seconds=30)
+        return process
+
+    return start
+
+
+def stock(shop, product):
+    return shop.rpc.products.get_product(product_id=product["id"])["stock_quantity"]
+
+
+def states(shop):
+    return [state for (state,) in shop.sql("products", "SELECT state FROM reservations")]
+
+
+def test_killed_between_reservation_and_commit(own_shop, start_orders, product, customer):
+    orders = start_orders()
+    with own_shop.client() as lost_client:
+        with own_shop.transaction("orders", "LOCK TABLE orders IN EXCLUSIVE MODE"):
+            lost_client.orders.create_order.call_async(**customer, items=[a_line(product, 3)], idempotency_key="key")
+            own_shop.wait_until_locked("orders")
+            assert states(own_shop) == ["open"]
+
+            orders.kill()
+
+    start_orders()
+    with pytest.raises(RequestInFlight):
+        place_order(own_shop.rpc, a_line(product, 3), customer=customer, key="key")
+    own_shop.sql("orders", "UPDATE attempts SET leased_until = now()")
+    order = place_order(own_shop.rpc, a_line(product, 3), customer=customer, key="key")
+    assert place_order(own_shop.rpc, a_line(product, 3), customer=customer, key="key") == order
+    assert own_shop.rpc.orders.list_orders()["total"] == 1
+    assert stock(own_shop, product) == 7
+    wait_for(lambda: states(own_shop) == ["committed"])
+
+
+def test_killed_between_reservation_and_commit_and_never_asked_again(own_shop, start_orders, product, customer):
+    settling = own_shop.run(Products, SETTLE_AFTER_SECONDS="0")
+    orders = start_orders()
+    with own_shop.client() as lost_client:
+        with own_shop.transaction("orders", "LOCK TABLE orders IN EXCLUSIVE MODE"):
+            lost_client.orders.create_order.call_async(**customer, items=[a_line(product, 3)], idempotency_key="key")
+            own_shop.wait_until_locked("orders")
+
+            orders.kill()
+
+    start_orders()
+    own_shop.fire(settling, "settle_open_reservations")
+    assert (states(own_shop), stock(own_shop, product)) == (["open"], 7)
+    own_shop.sql("orders", "UPDATE attempts SET leased_until = now()")
+    own_shop.fire(settling, "settle_open_reservations")
+    assert (states(own_shop), stock(own_shop, product)) == (["released"], 10)
+    assert own_shop.rpc.orders.list_orders()["total"] == 0
+
+
+def test_killed_between_commit_and_publishing(own_shop, start_orders, product, customer, smtp):
+    own_shop.run(Notifications)
+    orders = start_orders()
+    with own_shop.transaction("orders", "SELECT pg_advisory_xact_lock(hashtext('outbox'))"):
+        order = place_order(own_shop.rpc, a_line(product, 3), customer=customer, key="key")
+
+        orders.kill()
+
+        assert own_shop.sql("orders", "SELECT event_name FROM outbox") == [("order.created",)]
+        assert states(own_shop) == ["open"]
+
+    start_orders()
+    assert place_order(own_shop.rpc, a_line(product, 3), customer=customer, key="key") == order
+    wait_for(lambda: states(own_shop) == ["committed"])
+    wait_for(lambda: len(smtp.messages(to=customer["user_email"])) == 1)
+    assert own_shop.sql("orders", "SELECT event_name FROM outbox") == []
+    assert stock(own_shop, product) == 7
+
+
+def test_one_of_two_replicas_killed_at_work_the_other_goes_on(own_shop, start_orders, product, customer):
+    replicas = [start_orders(), start_orders()]
+    wait_for(lambda: own_shop.broker.consumers("rpc-orders") == 2)
+    with own_shop.client() as client:
+        with own_shop.transaction("orders", "LOCK TABLE orders IN EXCLUSIVE MODE"):
+            call = client.orders.create_order.call_async(**customer, items=[a_line(product, 3)], idempotency_key="key")
+            own_shop.wait_until_locked("orders")
+
+            the_one_at_work(own_shop, replicas).kill()
+
+        # The broker hands the call to the other replica, which must not work beside the first.
+        with pytest.raises(RequestInFlight):
+            call.result()
+
+    own_shop.sql("orders", "UPDATE attempts SET leased_until = now()")
+    assert place_order(own_shop.rpc, a_line(product, 3), customer=customer, key="key")
+    assert own_shop.rpc.orders.list_orders()["total"] == 1
+    assert stock(own_shop, product) == 7
+
+
+def the_one_at_work(shop, replicas):
+    """The replica that waits for a lock in its database."""
+    [(port,)] = shop.sql(
+        "orders",
+        "SELECT client_port FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock' AND application_name = 'orders'",
+    )
+    for replica in replicas:
+        if port in [connection.laddr.port for connection in psutil.Process(replica.process.pid).net_connections()]:
+            return replica
+    raise AssertionError("none of the replicas has this connection")
+
+
+def test_on_a_new_broker_an_order_waits_for_notifications_that_never_ran(
+    own_shop, start_orders, product, customer, smtp
+):
+    start_orders()
+
+    order = place_order(own_shop.rpc, a_line(product), customer=customer)
+
+    queue = "evt-orders-order.created--notifications.confirm_order"
+    wait_for(lambda: own_shop.broker.queue_exists(queue) and own_shop.broker.depth(queue) == 1)
+    own_shop.run(Notifications)
+    [mail] = wait_for(lambda: smtp.messages(to=customer["user_email"]))
+    assert str(order["id"]) in mail["Subject"]

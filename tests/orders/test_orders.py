@@ -1,0 +1,412 @@
+from decimal import Decimal
+
+import pytest
+
+from contracts.errors import (
+    IllegalTransition,
+    InsufficientStock,
+    InvalidInput,
+    NotAllowed,
+    OrderNotFound,
+    PriceChanged,
+    ProductNotFound,
+)
+from contracts.events import OrderCreated, OrderStatusUpdated
+from extensions.payloads import from_payload
+from tests.factories import a_customer, a_line, a_product, place_order
+from tests.infrastructure.waiting import wait_for
+from tests.shop import refusal_of
+
+
+@pytest.fixture
+def orders(shop):
+    return shop.rpc.orders
+
+
+@pytest.fixture
+def product(shop):
+    return shop.rpc.products.create_product(**a_product(name="Morels", price="14.50", stock_quantity=10))
+
+
+@pytest.fixture
+def customer():
+    return a_customer()
+
+
+@pytest.fixture
+def held_outbox(shop):
+    """The relay of orders stands still, so that its rows can be seen."""
+    with shop.transaction("orders", "SELECT pg_advisory_xact_lock(hashtext('outbox'))"):
+        yield lambda order: shop.sql(
+            "orders", "SELECT event_name, payload FROM outbox WHERE key = %s ORDER BY id", str(order["id"])
+        )
+
+
+def stock(shop, product):
+    return shop.rpc.products.get_product(product_id=product["id"], include_inactive=True)["stock_quantity"]
+
+
+def orders_of(shop, customer):
+    return shop.rpc.orders.list_orders(user_id=customer["user_id"])
+
+
+# Placing
+
+
+def test_a_placed_order_says_what_was_bought_at_what_price(shop, product, customer):
+    other = shop.rpc.products.create_product(**a_product(name="Porcini", price="0.01"))
+
+    order = place_order(shop.rpc, a_line(other, 5), a_line(product, 2), customer=customer)
+
+    assert {name: order[name] for name in ("user_id", "user_email", "status", "total_amount")} == {
+        **customer,
+        "status": "pending",
+        "total_amount": "29.05",
+    }
+    assert [
+        (item["product_id"], item["product_name"], item["product_price"], item["quantity"], item["subtotal"])
+        for item in order["items"]
+    ] == [(product["id"], "Morels", "14.50", 2, "29.00"), (other["id"], "Porcini", "0.01", 5, "0.05")]
+    assert {item["order_id"] for item in order["items"]} == {order["id"]}
+    assert [(step["status"], step["by"]) for step in order["history"]] == [("pending", "customer")]
+    assert order["created_at"] == order["updated_at"] == order["history"][0]["at"]
+    assert shop.rpc.orders.get_order(order_id=order["id"]) == order
+    assert (stock(shop, product), stock(shop, other)) == (8, 5)
+
+
+def test_an_order_keeps_the_name_and_price_it_was_sold_at(shop, product):
+    order = place_order(shop.rpc, a_line(product))
+
+    shop.rpc.products.update_product(product_id=product["id"], name="Renamed", price="99")
+
+    assert shop.rpc.orders.get_order(order_id=order["id"]) == order
+
+
+def test_lines_of_one_product_become_one(shop, product):
+    order = place_order(shop.rpc, a_line(product, 2), a_line(product, 3, unit_price="14.50"))
+
+    assert [(item["product_id"], item["quantity"]) for item in order["items"]] == [(product["id"], 5)]
+    assert stock(shop, product) == 5
+
+
+@pytest.mark.parametrize(
+    "lines",
+    (
+        ({"quantity": 9_999}, {"quantity": 2}),
+        ({"unit_price": "14.50"}, {"unit_price": "14.51"}),
+        ({"quantity": 0},),
+        ({"unit_price": 14.5},),
+        (),
+    ),
+)
+def test_an_order_out_of_bounds_is_refused_before_anything_is_reserved(shop, product, customer, lines):
+    with pytest.raises(InvalidInput) as refusal:
+        place_order(shop.rpc, *[a_line(product, **line) for line in lines], customer=customer)
+
+    assert set(refusal.value.errors) == {"items"}
+    assert stock(shop, product) == 10
+
+
+@pytest.mark.parametrize("changes", ({"user_id": 0}, {"user_id": "7"}, {"user_email": "ada"}, {"idempotency_key": ""}))
+def test_an_order_without_a_sound_customer_or_key_is_refused(shop, product, changes):
+    placement = {**a_customer(), "items": [a_line(product)], **changes}
+
+    with pytest.raises(InvalidInput) as refusal:
+        shop.rpc.orders.create_order(**placement)
+
+    assert set(refusal.value.errors) == set(changes)
+
+
+def test_an_order_for_more_than_there_is_is_refused_and_reserves_nothing(shop, product, customer):
+    other = shop.rpc.products.create_product(**a_product())
+
+    with pytest.raises(InsufficientStock) as refusal:
+        place_order(shop.rpc, a_line(product, 11), a_line(other), customer=customer)
+
+    assert (refusal.value.product_id, refusal.value.requested, refusal.value.available) == (product["id"], 11, 10)
+    assert (stock(shop, product), stock(shop, other)) == (10, 10)
+    assert orders_of(shop, customer)["total"] == 0
+
+
+def test_an_order_at_a_price_that_no_longer_holds_is_refused(shop, product, customer):
+    shop.rpc.products.update_product(product_id=product["id"], price="15")
+
+    with pytest.raises(PriceChanged) as refusal:
+        place_order(shop.rpc, a_line(product, unit_price="14.50"), customer=customer)
+
+    assert (refusal.value.given, refusal.value.current) == (Decimal("14.50"), Decimal("15.00"))
+    assert orders_of(shop, customer)["total"] == 0
+
+
+def test_an_order_at_the_price_that_holds_is_placed(shop, product):
+    assert place_order(shop.rpc, a_line(product, unit_price="14.5"))["total_amount"] == "14.50"
+
+
+def test_an_order_of_an_unknown_or_inactive_product_is_refused(shop, product, customer):
+    gone = shop.rpc.products.create_product(**a_product())
+    shop.rpc.products.delete_product(product_id=gone["id"])
+
+    for missing in ({"id": 2**62}, gone):
+        with pytest.raises(ProductNotFound) as refusal:
+            place_order(shop.rpc, a_line(product), a_line(missing), customer=customer)
+        assert refusal.value.product_id == missing["id"]
+
+    assert stock(shop, product) == 10
+    assert orders_of(shop, customer)["total"] == 0
+
+
+def test_an_order_whose_total_can_not_be_kept_gives_its_stock_back(shop, customer):
+    dear = shop.rpc.products.create_product(**a_product(price="9999999999.99"))
+
+    with pytest.raises(InvalidInput):
+        place_order(shop.rpc, a_line(dear, 2), customer=customer)
+
+    wait_for(lambda: stock(shop, dear) == 10)
+    assert orders_of(shop, customer)["total"] == 0
+
+
+# The event
+
+
+def test_an_order_and_its_event_are_there_together(shop, product, held_outbox):
+    order = place_order(shop.rpc, a_line(product, 2))
+
+    [(name, payload)] = held_outbox(order)
+    event = from_payload(OrderCreated, payload)
+    assert name == "order.created"
+    assert (event.order_id, event.sequence, event.user_id, event.user_email) == (
+        order["id"],
+        1,
+        order["user_id"],
+        order["user_email"],
+    )
+    assert (event.status, event.total_amount) == ("pending", Decimal("29.00"))
+    assert [(line.product_name, line.quantity, line.subtotal) for line in event.items] == [
+        ("Morels", 2, Decimal("29.00"))
+    ]
+
+
+def test_a_step_and_its_event_are_there_together(shop, product, held_outbox):
+    order = place_order(shop.rpc, a_line(product, 2))
+
+    shop.rpc.orders.update_status(order_id=order["id"], status="confirmed")
+    shop.rpc.orders.update_status(order_id=order["id"], status="cancelled")
+
+    created, confirmed, cancelled = (payload for _, payload in held_outbox(order))
+    events = [from_payload(OrderStatusUpdated, payload) for payload in (confirmed, cancelled)]
+    assert [(event.sequence, event.old_status, event.new_status, event.status) for event in events] == [
+        (2, "pending", "confirmed", "confirmed"),
+        (3, "confirmed", "cancelled", "cancelled"),
+    ]
+    assert {str(event.reservation_id) for event in events} == {created["reservation_id"]}
+    assert [item["product_name"] for item in confirmed["items"]] == ["Morels"]
+
+
+def test_a_refused_order_and_a_refused_step_leave_no_event(shop, product, customer, held_outbox):
+    order = place_order(shop.rpc, a_line(product))
+
+    refusals = [
+        refusal_of(shop.rpc.orders.update_status.call_async(order_id=order["id"], status="delivered")),
+        refusal_of(
+            shop.rpc.orders.create_order.call_async(**customer, items=[a_line(product, 10)], idempotency_key="key")
+        ),
+    ]
+
+    assert [type(refusal) for refusal in refusals] == [IllegalTransition, InsufficientStock]
+    assert [name for name, _ in held_outbox(order)] == ["order.created"]
+    created = "SELECT 1 FROM outbox WHERE event_name = 'order.created' AND payload->>'user_id' = %s"
+    assert shop.sql("orders", created, str(customer["user_id"])) == []
+
+
+# Steps
+
+
+def test_an_order_goes_its_way_and_keeps_its_history(shop, product):
+    order = place_order(shop.rpc, a_line(product))
+
+    for status in ("confirmed", "shipped", "delivered"):
+        moved = shop.rpc.orders.update_status(order_id=order["id"], status=status)
+        assert moved["status"] == status
+
+    assert moved == shop.rpc.orders.get_order(order_id=order["id"])
+    assert [(step["status"], step["by"]) for step in moved["history"]] == [
+        ("pending", "customer"),
+        ("confirmed", "admin"),
+        ("shipped", "admin"),
+        ("delivered", "admin"),
+    ]
+    assert moved["updated_at"] == moved["history"][-1]["at"] > moved["created_at"]
+    assert [step["at"] for step in moved["history"]] == sorted(step["at"] for step in moved["history"])
+
+
+def test_cancelling_gives_the_stock_back(shop, product):
+    order = place_order(shop.rpc, a_line(product, 4))
+
+    shop.rpc.orders.update_status(order_id=order["id"], status="cancelled", user_id=order["user_id"])
+
+    wait_for(lambda: stock(shop, product) == 10)
+
+
+def test_cancelling_a_shipped_order_is_refused(shop, product):
+    order = place_order(shop.rpc, a_line(product, 4))
+    for status in ("confirmed", "shipped"):
+        shop.rpc.orders.update_status(order_id=order["id"], status=status)
+
+    with pytest.raises(IllegalTransition):
+        shop.rpc.orders.update_status(order_id=order["id"], status="cancelled")
+
+    assert stock(shop, product) == 6
+
+
+def test_a_customer_may_cancel_and_nothing_else(shop, product):
+    order = place_order(shop.rpc, a_line(product))
+
+    for status in ("pending", "confirmed", "shipped", "delivered"):
+        with pytest.raises(NotAllowed):
+            shop.rpc.orders.update_status(order_id=order["id"], status=status, user_id=order["user_id"])
+    cancelled = shop.rpc.orders.update_status(order_id=order["id"], status="cancelled", user_id=order["user_id"])
+
+    assert cancelled["history"][-1]["by"] == "customer"
+
+
+def test_somebody_elses_order_does_not_exist(shop, product, customer):
+    order = place_order(shop.rpc, a_line(product))
+
+    for call in (
+        shop.rpc.orders.get_order.call_async(order_id=order["id"], user_id=customer["user_id"]),
+        shop.rpc.orders.update_status.call_async(order_id=order["id"], status="cancelled", user_id=customer["user_id"]),
+        shop.rpc.orders.update_status.call_async(order_id=order["id"], status="shipped", user_id=customer["user_id"]),
+        shop.rpc.orders.get_order.call_async(order_id=2**62),
+    ):
+        assert isinstance(refusal_of(call), OrderNotFound)
+    assert shop.rpc.orders.get_order(order_id=order["id"]) == order
+
+
+@pytest.mark.parametrize("status", ("composted", "", None, 5, ["shipped"]))
+def test_an_unknown_status_is_refused(shop, product, status):
+    order = place_order(shop.rpc, a_line(product))
+
+    with pytest.raises(InvalidInput):
+        shop.rpc.orders.update_status(order_id=order["id"], status=status)
+
+
+@pytest.mark.parametrize("order_id", (0, "1", None, True, 2**63, [1]))
+def test_what_is_no_id_is_refused(shop, order_id):
+    for call in (
+        shop.rpc.orders.get_order.call_async(order_id=order_id),
+        shop.rpc.orders.update_status.call_async(order_id=order_id, status="cancelled"),
+    ):
+        assert isinstance(refusal_of(call), InvalidInput)
+
+
+def test_of_many_steps_at_once_one_wins(shop, product):
+    order = place_order(shop.rpc, a_line(product, 4))
+
+    calls = [
+        shop.rpc.orders.update_status.call_async(order_id=order["id"], status=status)
+        for status in ("cancelled", "confirmed", "cancelled", "confirmed", "cancelled")
+    ]
+
+    refusals = [refusal_of(call) for call in calls]
+    order = shop.rpc.orders.get_order(order_id=order["id"])
+    taken = [step["status"] for step in order["history"]]
+    assert taken in (["pending", "cancelled"], ["pending", "confirmed", "cancelled"])
+    assert refusals.count(None) == len(taken) - 1
+    assert sum(isinstance(refusal, IllegalTransition) for refusal in refusals) == 5 - refusals.count(None)
+    wait_for(lambda: stock(shop, product) == 10)
+
+
+def test_a_step_that_is_delivered_again_is_taken_once_and_answers_the_same(shop, product):
+    order = place_order(shop.rpc, a_line(product, 4))
+
+    first, second = shop.call_twice("orders", "update_status", order_id=order["id"], status="cancelled")
+
+    assert first == second
+    assert [step["status"] for step in first["history"]] == ["pending", "cancelled"]
+    wait_for(lambda: stock(shop, product) == 10)
+
+
+# Lists
+
+
+def test_a_customer_sees_their_own_orders_newest_first_and_in_pages(shop, product, customer):
+    made = [place_order(shop.rpc, a_line(product), customer=customer)["id"] for _ in range(3)]
+    place_order(shop.rpc, a_line(product))
+
+    pages = [shop.rpc.orders.list_orders(user_id=customer["user_id"], limit=2, skip=skip) for skip in (0, 2, 4)]
+
+    assert [[order["id"] for order in page["orders"]] for page in pages] == [made[:0:-1], made[:1], []]
+    assert [page["total"] for page in pages] == [3, 3, 3]
+    assert pages[0]["orders"][0] == shop.rpc.orders.get_order(order_id=made[-1])
+
+
+def test_orders_are_found_by_status(shop, product, customer):
+    pending, shipped = (place_order(shop.rpc, a_line(product), customer=customer) for _ in range(2))
+    for status in ("confirmed", "shipped"):
+        shop.rpc.orders.update_status(order_id=shipped["id"], status=status)
+
+    found = {
+        status: [
+            order["id"] for order in shop.rpc.orders.list_orders(user_id=customer["user_id"], status=status)["orders"]
+        ]
+        for status in ("pending", "shipped", "cancelled")
+    }
+
+    assert found == {"pending": [pending["id"]], "shipped": [shipped["id"]], "cancelled": []}
+
+
+@pytest.mark.parametrize("user_email", ("a_b%c+x@forage.example", "under_score@forage.example"))
+def test_orders_are_found_by_a_literal_part_of_the_address(shop, product, user_email):
+    customer = {**a_customer(), "user_email": user_email}
+    lookalike = {**a_customer(), "user_email": user_email.replace("_", "x").replace("%", "y")}
+    order = place_order(shop.rpc, a_line(product), customer=customer)
+    place_order(shop.rpc, a_line(product), customer=lookalike)
+
+    found = shop.rpc.orders.list_orders(q=user_email.split("@")[0].upper())
+
+    assert [one["id"] for one in found["orders"]] == [order["id"]]
+
+
+def test_an_order_is_found_by_its_id(shop, product):
+    order = place_order(shop.rpc, a_line(product), customer={**a_customer(), "user_email": "digitless@forage.example"})
+
+    found = shop.rpc.orders.list_orders(q=str(order["id"]))
+
+    assert order["id"] in [one["id"] for one in found["orders"]]
+
+
+@pytest.mark.parametrize("q", ("9" * 18, "9" * 19, "9" * 254, "²", "٣", "1.5", "%", "_", "\\", "'; --", "🍄"))
+def test_what_fits_no_order_finds_none(shop, product, customer, q):
+    place_order(shop.rpc, a_line(product), customer=customer)
+
+    assert shop.rpc.orders.list_orders(user_id=customer["user_id"], q=q) == {"orders": [], "total": 0}
+
+
+def test_orders_are_found_by_their_time(shop, product, customer):
+    first, second = (place_order(shop.rpc, a_line(product), customer=customer) for _ in range(2))
+
+    def found(**times):
+        return [order["id"] for order in shop.rpc.orders.list_orders(user_id=customer["user_id"], **times)["orders"]]
+
+    assert found(created_from=second["created_at"]) == [second["id"]]
+    assert found(created_to=second["created_at"]) == [first["id"]]
+    assert found(created_from="0001-01-01T00:00:00+14:00", created_to="9999-12-31T23:59:59-14:00") == [
+        second["id"],
+        first["id"],
+    ]
+
+
+@pytest.mark.parametrize("query", ({"limit": 0}, {"limit": 101}, {"skip": -1}, {"status": "lost"}, {"colour": "red"}))
+def test_a_query_out_of_bounds_is_refused(shop, query):
+    with pytest.raises(InvalidInput) as refusal:
+        shop.rpc.orders.list_orders(**query)
+
+    assert set(refusal.value.errors) == set(query)
+
+
+def test_a_page_may_begin_beyond_the_last_order(shop):
+    assert shop.rpc.orders.list_orders(skip=2**63 - 1)["orders"] == []
+
+
+def test_the_service_says_that_it_is_up(orders):
+    assert orders.health() == {"status": "up"}

@@ -1,0 +1,63 @@
+import inspect
+
+import pytest
+from nameko.extensions import ENTRYPOINT_EXTENSIONS_ATTR
+
+from contracts import events
+from contracts.events import Event, NotificationCreated, ProductChanged
+from extensions.events import EventHandler
+from extensions.outbox import Outbox
+from extensions.payloads import from_payload, to_payload
+from services.notifications import Notifications
+from services.orders import Orders
+from services.products import Products
+from services.users import Users
+from tests.factories import order_created, order_status_updated
+
+SERVICES = (Users, Products, Orders, Notifications)
+EVENTS = [
+    cls for cls in vars(events).values() if inspect.isclass(cls) and issubclass(cls, Event) and hasattr(cls, "name")
+]
+HINTS = {ProductChanged, NotificationCreated}
+
+
+def handlers_in_the_code():
+    """(event class, service, method) of every durable handler."""
+    for service in SERVICES:
+        for method_name, method in inspect.getmembers(service, inspect.isfunction):
+            for entrypoint in getattr(method, ENTRYPOINT_EXTENSIONS_ATTR, ()):
+                if isinstance(entrypoint, EventHandler):
+                    yield entrypoint.event_class, service.name, method_name
+
+
+def test_the_subscribers_that_events_name_are_the_handlers_that_exist():
+    named = {(event, service, method) for event in EVENTS for service, method in event.subscribers}
+
+    assert named == set(handlers_in_the_code())
+    assert named
+
+
+def test_every_kept_event_leaves_through_the_outbox_of_its_source():
+    sent = {
+        (event, service.name)
+        for service in SERVICES
+        for _, outbox in inspect.getmembers(service, lambda member: isinstance(member, Outbox))
+        for event in outbox.events
+    }
+
+    assert sent == {(event, event.source) for event in set(EVENTS) - HINTS}
+
+
+@pytest.mark.parametrize("event_class", EVENTS, ids=lambda event: event.name)
+def test_an_event_class_is_named_as_the_event(event_class):
+    assert "".join(word.capitalize() for word in event_class.name.split(".")) == event_class.__name__
+    assert getattr(events, event_class.__name__) is event_class
+
+
+@pytest.mark.parametrize("event", [order_created(), order_status_updated(order_created(), "shipped")])
+def test_an_event_crosses_the_wire_unchanged(event):
+    assert from_payload(type(event), to_payload(event)) == event
+
+
+def test_two_events_never_share_an_id():
+    assert order_created().event_id != order_created().event_id

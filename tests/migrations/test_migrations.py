@@ -1,0 +1,90 @@
+import importlib
+
+import pytest
+from alembic.config import main as alembic
+from sqlalchemy import create_engine, inspect, text
+from sqlalchemy.pool import NullPool
+
+from scripts.settings import ROOT, SERVICES
+
+every_service = pytest.mark.parametrize("service", SERVICES)
+
+
+@pytest.fixture
+def migrate(database, monkeypatch):
+    """`migrate("orders", "upgrade", "head")` on an empty database; returns the tables there are then."""
+    uri = database("empty")
+
+    def migrate(service, *command):
+        monkeypatch.setenv(f"{service.upper()}_DB_URI", uri)
+        alembic(["-c", str(ROOT / "alembic.ini"), "-n", service, *command])
+        return set(inspect(create_engine(uri, poolclass=NullPool)).get_table_names())
+
+    monkeypatch.chdir(ROOT)
+    return migrate
+
+
+@every_service
+def test_an_empty_database_is_migrated_to_what_the_models_say(migrate, service):
+    tables = migrate(service, "upgrade", "head")
+
+    assert service in tables
+    assert migrate(service, "check") == tables
+
+
+# What `alembic check` doesn't compare: defaults, identities, the conditions of checks and indexes.
+SCHEMA = (
+    """
+    SELECT table_name, column_name, data_type, is_nullable, column_default, is_identity, numeric_precision
+    FROM information_schema.columns WHERE table_schema = 'public' ORDER BY 1, 2
+""",
+    """
+    SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint
+    WHERE connamespace = 'public'::regnamespace ORDER BY 1, 2
+""",
+    """
+    SELECT indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1
+""",
+)
+
+
+def schema(engine):
+    with engine.connect() as connection:
+        return [tuple(row) for query in SCHEMA for row in connection.execute(text(query))]
+
+
+@every_service
+def test_the_migrations_and_the_models_make_the_same_schema_to_the_last_default(database, service):
+    migrated, modelled = (create_engine(database(name), poolclass=NullPool) for name in (service, "empty"))
+
+    importlib.import_module(f"services.{service}").Base.metadata.create_all(modelled)
+
+    with migrated.begin() as connection:
+        connection.execute(text("DROP TABLE alembic_version"))
+    assert schema(migrated) == schema(modelled)
+
+
+@every_service
+def test_a_migration_can_be_taken_back_and_made_again(migrate, service):
+    tables = migrate(service, "upgrade", "head")
+
+    left = migrate(service, "downgrade", "base")
+
+    assert left == {"alembic_version"}
+    assert migrate(service, "upgrade", "head") == tables
+
+
+def test_a_drift_of_the_models_is_found(migrate):
+    migrate("users", "upgrade", "head")
+    migrate("users", "downgrade", "base")
+    migrate("users", "stamp", "head")
+
+    with pytest.raises(SystemExit):
+        migrate("users", "check")
+
+
+def test_without_its_database_a_migration_says_what_to_set(migrate, monkeypatch):
+    monkeypatch.setattr("os.environ", {})
+
+    with pytest.raises(SystemExit, match="ORDERS_DB_URI is not set"):
+        alembic(["-c", str(ROOT / "alembic.ini"), "-n", "orders", "upgrade", "head"])

@@ -1,0 +1,41 @@
+"""The only way in: REST and WebSocket outside, RPC and events inside.
+
+Emits nothing. Handles `product.changed` (its cache, every socket) and `notification.created` (its
+user's sockets), as every other gateway does too.
+"""
+
+from nameko.dependency_providers import Config
+
+from contracts.events import NotificationCreated, ProductChanged
+from extensions.events import broadcast_handler
+from extensions.rpc import ClusterClient
+from extensions.telemetry import LogContext
+from gateway.app import create_app
+from gateway.auth import Tokens
+from gateway.cache import Cache
+from gateway.live import Live
+from gateway.server import wsgi_server
+
+
+class Gateway:
+    name = "gateway"
+
+    config = Config()
+    log_context = LogContext()
+    cluster = ClusterClient()
+    tokens = Tokens()
+    cache = Cache()
+    live = Live()
+
+    @wsgi_server
+    def app(self):
+        return create_app(self.config, self.cluster, self.tokens, self.cache, self.live)
+
+    @broadcast_handler(ProductChanged)
+    def follow_product(self, event):
+        if self.cache.follow(event.id, event.revision):
+            self.live.push_product(event)
+
+    @broadcast_handler(NotificationCreated)
+    def push_notification(self, event):
+        self.live.push_notification(event)

@@ -1,0 +1,248 @@
+"""flask-smorest, made strict and made to speak of problems.
+
+JSON is read as the RFCs mean it: UTF-8, no duplicate keys, no NaN, no number that a float can't
+hold. Query strings may have no unknown, no repeated and no undecodable parameters, also on routes
+that take none. Every operation in the OpenAPI document names its access and its problems, the
+latter from gateway/errors.py's table.
+"""
+
+import json
+import math
+from urllib.parse import parse_qsl
+
+import flask_smorest
+from flask import request
+from marshmallow import RAISE
+from webargs.flaskparser import FlaskParser
+from werkzeug import exceptions as http
+from werkzeug.routing import BaseConverter
+
+from contracts import errors as shop
+from contracts.errors import InvalidInput
+from contracts.schemas import MAX_BIGINT, Email, Money
+from extensions.errors import RpcTimeout, ServiceUnavailable
+from gateway.auth import PUBLIC
+from gateway.errors import (
+    PROBLEM_JSON,
+    AccessDenied,
+    MalformedRequest,
+    Unauthenticated,
+    UnsupportedBody,
+    answer,
+    problem_of,
+)
+from gateway.schemas import Moment, ProblemView
+
+MAX_BODY_BYTES = 1024 * 1024
+# A schema takes some 20 µs for each value, and writes a sentence about each that is wrong.
+MAX_JSON_VALUES = 2000
+MAX_DIGITS = 400
+MAX_QUERY_PARAMETERS = 50
+JSON = "application/json"
+
+
+def read_json(body):
+    """The value of a JSON text; raises MalformedRequest."""
+    try:
+        return json.loads(
+            body.decode("utf-8"),
+            object_pairs_hook=_distinct,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            parse_int=_short,
+        )
+    except UnicodeDecodeError:
+        raise MalformedRequest("The body is not UTF-8.") from None
+    except RecursionError:
+        raise MalformedRequest("The body is nested too deeply.") from None
+    except ValueError as error:
+        raise MalformedRequest(f"The body is not JSON: {error}.") from None
+
+
+def _distinct(pairs):
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise ValueError("an object has the same key twice")
+    return members
+
+
+def _refuse_constant(name):
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _finite(text):
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("a number is too large")
+    return number
+
+
+def _short(digits):
+    if len(digits) > MAX_DIGITS:
+        raise ValueError("a number has too many digits")
+    return int(digits)
+
+
+def _is_small(value):
+    """Whether the lists and objects in it hold MAX_JSON_VALUES in all at most."""
+    count, waiting = 0, [value]
+    while waiting:
+        container = waiting.pop()
+        if isinstance(container, (dict, list)):
+            count += len(container)
+            if count > MAX_JSON_VALUES:
+                return False
+            waiting.extend(container.values() if isinstance(container, dict) else container)
+    return True
+
+
+def read_query(query_string):
+    """{name: value} of a query string's bytes; raises MalformedRequest, or InvalidInput for a repetition."""
+    try:
+        pairs = parse_qsl(
+            query_string.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=MAX_QUERY_PARAMETERS
+        )
+    except UnicodeDecodeError:
+        raise MalformedRequest("The query string is not UTF-8.") from None
+    except ValueError:
+        raise MalformedRequest(f"The query string has more than {MAX_QUERY_PARAMETERS} parameters.") from None
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise InvalidInput({name: ["Given more than once."] for name in values if names.count(name) > 1})
+    return values
+
+
+class StrictParser(FlaskParser):
+    DEFAULT_UNKNOWN_BY_LOCATION = {"json": RAISE, "query": RAISE}
+
+    def load_json(self, request, schema):
+        if request.mimetype != JSON:
+            raise UnsupportedBody
+        body = request.get_data()
+        if len(body) > MAX_BODY_BYTES:
+            raise http.RequestEntityTooLarge
+        value = read_json(body)
+        if not _is_small(value):
+            raise InvalidInput({"_schema": [f"More than {MAX_JSON_VALUES} values."]})
+        return value
+
+    def load_querystring(self, request, schema):
+        return read_query(request.query_string)
+
+    def handle_error(self, error, request, schema, *, error_status_code, error_headers):
+        # webargs puts the place, "json" or "query", on top.
+        (errors,) = error.normalized_messages().values()
+        raise InvalidInput(errors) from None
+
+
+def refuse_queries(view):
+    """For routes that take no query parameters: 422 for any."""
+    if request.query_string and "query" not in _locations(view):
+        unknown = read_query(request.query_string)
+        if unknown:
+            raise InvalidInput({name: ["Unknown field."] for name in unknown})
+
+
+def _locations(view):
+    parameters = getattr(view, "_apidoc", {}).get("arguments", {}).get("parameters", ())
+    return {parameter["in"] for parameter in parameters}
+
+
+class IdConverter(BaseConverter):
+    """An id in a path, digits without leading zeros. One beyond a bigint becomes 0, which nothing has."""
+
+    regex = "0|[1-9][0-9]*"
+
+    def to_python(self, value):
+        return int(value) if len(value) <= len(str(MAX_BIGINT)) else 0
+
+
+class Blueprint(flask_smorest.Blueprint):
+    """asks_services: whether its views may find a service away."""
+
+    ARGUMENTS_PARSER = StrictParser()
+
+    def __init__(self, *args, asks_services=True, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.asks_services = asks_services
+        self._prepare_doc_cbks.append(self._prepare_access_doc)
+
+    @staticmethod
+    def takes(header):
+        """Document a request header: an OpenAPI parameter object. The view reads it itself."""
+
+        def decorator(view):
+            view._apidoc = {**getattr(view, "_apidoc", {}), "header": header}
+            return view
+
+        return decorator
+
+    @staticmethod
+    def problems(*error_classes):
+        """Document what else a view may answer."""
+
+        def decorator(view):
+            view._apidoc = {**getattr(view, "_apidoc", {}), "problems": error_classes}
+            return view
+
+        return decorator
+
+    def _store_endpoint_docs(self, endpoint, view, parameters, tags, **options):
+        access = {"access": getattr(view, "access", None), "admin_when": getattr(view, "admin_when", None)}
+        view._apidoc = {**getattr(view, "_apidoc", {}), **access}
+        super()._store_endpoint_docs(endpoint, view, parameters, tags, **options)
+
+    def _prepare_access_doc(self, doc, doc_info, **kwargs):
+        access, admin_when = doc_info["access"], doc_info["admin_when"]
+        if "header" in doc_info:
+            doc.setdefault("parameters", []).append({"in": "header", **doc_info["header"]})
+        if access == PUBLIC:
+            doc["security"] = [{}, {"bearer": []}] if admin_when else []
+        else:
+            doc["security"] = [{"bearer": []}]
+        note = f"Access: {access}." + (f" {'='.join(admin_when)}: admin." if admin_when else "")
+        doc_info["docstring"]["description"] = "\n\n".join(
+            filter(None, [doc_info["docstring"].get("description"), note])
+        )
+        by_status = {}
+        for error_class in self._possible_errors(doc, doc_info):
+            problem = problem_of(error_class)
+            by_status.setdefault(problem.status, {})[problem.type] = problem.title
+        responses = doc["responses"]
+        del responses["default"]
+        for status, types in sorted(by_status.items()):
+            responses[str(status)] = {
+                "description": ", ".join(f"`{word}`" for word in types),
+                "content": {PROBLEM_JSON: {"schema": ProblemView}},
+            }
+        return doc
+
+    def _possible_errors(self, doc, doc_info):
+        if doc_info["access"] != PUBLIC or doc_info["admin_when"]:
+            yield Unauthenticated
+        if doc_info["access"] not in (PUBLIC, "user") or doc_info["admin_when"]:
+            yield AccessDenied
+        yield MalformedRequest
+        yield shop.InvalidInput
+        if "requestBody" in doc:
+            yield from (UnsupportedBody, http.RequestEntityTooLarge)
+        yield from doc_info.get("problems", ())
+        if self.asks_services:
+            yield from (ServiceUnavailable, RpcTimeout)
+        yield Exception
+
+
+class Api(flask_smorest.Api):
+    ERROR_SCHEMA = ProblemView
+
+    def init_app(self, app, **kwargs):
+        super().init_app(app, **kwargs)
+        self.register_field(Money, "string", "decimal")
+        self.register_field(Email, "string", "email")
+        self.register_field(Moment, "string", "date-time")
+        self.register_converter(IdConverter, lambda converter: {"type": "integer", "minimum": 1, "maximum": MAX_BIGINT})
+        self.spec.components.security_scheme("bearer", {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"})
+
+    def _register_error_handlers(self):
+        self._app.register_error_handler(Exception, answer)

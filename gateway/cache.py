@@ -1,0 +1,154 @@
+"""The catalogue's answers, kept as the bytes that go out.
+
+Reads of the public catalogue are answered from here before the web framework sees them. An entry
+lives TTL_SECONDS, and goes at once when its product is dropped; a list or the categories go with
+any product. Concurrent misses of a key make one fill. A fill that began before a drop goes to
+those who waited for it, but it is not stored, and whoever asks after the drop doesn't wait for it.
+"""
+
+import re
+import time
+from collections import OrderedDict
+from hashlib import blake2b
+from http import HTTPStatus
+
+from eventlet.event import Event
+from nameko.extensions import DependencyProvider
+
+TTL_SECONDS = 5
+MAX_BYTES = 8 * 1024 * 1024
+MAX_REVISIONS = 100_000
+
+CATALOGUE = "/products"
+NOT_MODIFIED = f"{HTTPStatus.NOT_MODIFIED.value} {HTTPStatus.NOT_MODIFIED.phrase}"
+OK = f"{HTTPStatus.OK.value} {HTTPStatus.OK.phrase}"
+
+
+class Answer:
+    """A body with its validator: `"<version>-<hash of the body>"`, version 0 for lists."""
+
+    def __init__(self, body, version=0):
+        self.body = body
+        self.etag = f'"{version}-{blake2b(body, digest_size=8).hexdigest()}"'
+
+    def respond(self, if_none_match):
+        """(status line, headers, body): without the body when the client has it."""
+        headers = [("Cache-Control", "no-cache"), ("ETag", self.etag)]
+        if if_none_match and matches(if_none_match, self.etag):
+            return NOT_MODIFIED, headers, b""
+        return OK, [*headers, ("Content-Type", "application/json"), ("Content-Length", str(len(self.body)))], self.body
+
+
+def matches(if_none_match, etag):
+    """Whether an If-None-Match header covers the etag: a list of tags, weak or strong, or `*`."""
+    return if_none_match.strip() == "*" or etag in re.findall(r'"[\x21\x23-\x7e\x80-\xff]*"', if_none_match)
+
+
+def key_of(path, query_string):
+    """The cache's key of a URL: the same whatever the order of the query's parts."""
+    return path + "?" + "&".join(sorted(filter(None, query_string.split("&")))) if query_string else path
+
+
+class _Fill:
+    def __init__(self, product_id):
+        self.product_id = product_id
+        self.done = Event()
+
+
+class Cache(DependencyProvider):
+    """One for the process. product_id None: an answer about many products."""
+
+    def __init__(self):
+        self._answers = OrderedDict()  # key: (answer, expires_at), oldest first
+        self._bytes = 0
+        self._lists = set()
+        self._fills = {}
+        self._revisions = OrderedDict()
+
+    def get_dependency(self, worker_ctx):
+        return self
+
+    def get(self, key):
+        """The kept answer, if it still holds."""
+        answer, expires_at = self._answers.get(key, (None, 0))
+        return answer if expires_at > time.monotonic() else None
+
+    def fetch(self, key, fill, product_id=None):
+        """The kept answer, or what `fill()` returns; of those who ask at once, one fills for all."""
+        answer = self.get(key)
+        if answer is not None:
+            return answer
+        if key in self._fills:
+            return self._fills[key].done.wait()
+        mine = self._fills[key] = _Fill(product_id)
+        try:
+            answer = fill()
+        except BaseException as error:
+            mine.done.send_exception(error)
+            raise
+        else:
+            if self._fills.get(key) is mine:
+                self._store(key, answer, product_id)
+            mine.done.send(answer)
+            return answer
+        finally:
+            if self._fills.get(key) is mine:
+                del self._fills[key]
+
+    def drop(self, product_ids):
+        """Forget all that shows one of these products, the fills under way included."""
+        product_ids = set(product_ids)
+        for key in [*(f"{CATALOGUE}/{product_id}" for product_id in product_ids), *self._lists]:
+            self._forget(key)
+        for key, fill in list(self._fills.items()):
+            if fill.product_id is None or fill.product_id in product_ids:
+                del self._fills[key]
+
+    def follow(self, product_id, revision):
+        """Drop a product that has changed; False for news older than what was seen already."""
+        if revision < self._revisions.get(product_id, 0):
+            return False
+        self._revisions[product_id] = revision
+        self._revisions.move_to_end(product_id)
+        if len(self._revisions) > MAX_REVISIONS:
+            self._revisions.popitem(last=False)
+        self.drop([product_id])
+        return True
+
+    def _store(self, key, answer, product_id):
+        self._forget(key)
+        self._answers[key] = answer, time.monotonic() + TTL_SECONDS
+        self._bytes += _size(key, answer)
+        if product_id is None:
+            self._lists.add(key)
+        while self._bytes > MAX_BYTES:
+            self._forget(next(iter(self._answers)))
+
+    def _forget(self, key):
+        answer, _ = self._answers.pop(key, (None, 0))
+        if answer is not None:
+            self._bytes -= _size(key, answer)
+            self._lists.discard(key)
+
+
+def _size(key, answer):
+    return len(key) + len(answer.body) + 500
+
+
+class CachedReads:
+    """WSGI middleware: answers catalogue reads that are in the cache, except for admins."""
+
+    def __init__(self, app, cache, is_admin):
+        self.app = app
+        self.cache = cache
+        self.is_admin = is_admin
+
+    def __call__(self, environ, start_response):
+        path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
+        if path.startswith(CATALOGUE) and method in ("GET", "HEAD"):
+            answer = self.cache.get(key_of(path, environ.get("QUERY_STRING", "")))
+            if answer is not None and not self.is_admin(environ.get("HTTP_AUTHORIZATION")):
+                status, headers, body = answer.respond(environ.get("HTTP_IF_NONE_MATCH"))
+                start_response(status, headers)
+                return [] if method == "HEAD" else [body]
+        return self.app(environ, start_response)

@@ -1,0 +1,155 @@
+"""Every refusal as an HTTP answer: the one table from error class to status, type word, title and detail.
+
+Answers are RFC 9457 problem details. An error's own fields (`product_id`, `available`, …) go
+into the body beside the standard members and fill the detail's blanks. A class that is not in
+the table is looked up by its bases; what no row fits is a bug, logged once and answered 500
+without its inside.
+"""
+
+import json
+import logging
+from dataclasses import dataclass
+
+from flask import Response, request
+from simple_websocket import ConnectionError as NoWebSocketServer
+from werkzeug import exceptions as http
+from werkzeug.routing import WebsocketMismatch
+from wsproto.utilities import RemoteProtocolError
+
+from contracts import errors as shop
+from extensions.errors import RpcTimeout, ServiceUnavailable
+
+logger = logging.getLogger(__name__)
+
+PROBLEM_JSON = "application/problem+json"
+
+
+class Unauthenticated(Exception):
+    """No access token, or none that holds. reason: what is wrong with the one that was sent."""
+
+    def __init__(self, reason=None):
+        super().__init__(reason)
+        self.reason = reason
+
+
+class AccessDenied(Exception):
+    """The caller's role is too small for the route."""
+
+
+class ForeignOrigin(Exception):
+    """A page of another site made the browser ask."""
+
+
+class MalformedRequest(Exception):
+    """The request can't be read. reason: a sentence that says where."""
+
+    def __init__(self, reason):
+        super().__init__(reason)
+        self.reason = reason
+
+
+class UnsupportedBody(Exception):
+    """The body is not said to be JSON."""
+
+
+class NotReady(Exception):
+    """No service answers."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """detail: a sentence, with blanks for the error's fields."""
+
+    status: int
+    type: str
+    detail: str
+    retry_after_seconds: int | None = None
+
+    @property
+    def title(self):
+        return self.type.replace("-", " ").capitalize()
+
+
+PROBLEMS = {
+    shop.InvalidInput: Problem(422, "invalid-input", "Some values are missing, malformed or out of bounds."),
+    shop.InvalidCredentials: Problem(401, "invalid-credentials", "The address or the password is wrong."),
+    shop.NotAllowed: Problem(403, "not-allowed", "You may not do this."),
+    shop.NotFound: Problem(404, "not-found", "There is no such thing."),
+    shop.UserNotFound: Problem(404, "user-not-found", "There is no such user."),
+    shop.ProductNotFound: Problem(404, "product-not-found", "There is no product {product_id}."),
+    shop.OrderNotFound: Problem(404, "order-not-found", "There is no order {order_id}."),
+    shop.NotificationNotFound: Problem(404, "notification-not-found", "There is no notification {notification_id}."),
+    shop.Conflict: Problem(409, "conflict", "The state of things stands against this."),
+    shop.Taken: Problem(409, "taken", "This {field} is taken."),
+    shop.InsufficientStock: Problem(
+        409, "insufficient-stock", "{requested} of product {product_id} were asked for, {available} are left."
+    ),
+    shop.PriceChanged: Problem(409, "price-changed", "Product {product_id} costs {current} now, no longer {given}."),
+    shop.IllegalTransition: Problem(409, "illegal-transition", "What is {old_status} can't become {new_status}."),
+    shop.NotFailed: Problem(409, "not-failed", "Only a failed notification can be tried again; this one is {status}."),
+    shop.RequestInFlight: Problem(
+        409, "request-in-flight", "The first request with this Idempotency-Key has not finished yet."
+    ),
+    shop.StaleVersion: Problem(412, "stale-version", "If-Match has version {given}, but {current} holds."),
+    shop.KeyReused: Problem(422, "key-reused", "This Idempotency-Key was used with another body."),
+    shop.Unavailable: Problem(503, "service-unavailable", "A service is down; nothing was changed.", 2),
+    shop.ProductsUnavailable: Problem(503, "service-unavailable", "The catalogue is down; nothing was ordered.", 2),
+    shop.ProductsTimeout: Problem(504, "timeout", "The catalogue did not answer in time; nothing was ordered.", 2),
+    ServiceUnavailable: Problem(503, "service-unavailable", "A service is down.", 2),
+    RpcTimeout: Problem(504, "timeout", "A service did not answer in time. What was asked of it may have happened.", 2),
+    NotReady: Problem(503, "not-ready", "No service answers.", 2),
+    Unauthenticated: Problem(401, "unauthenticated", "A valid access token is needed."),
+    AccessDenied: Problem(403, "access-denied", "Your role does not allow this."),
+    ForeignOrigin: Problem(403, "foreign-origin", "This origin is not one of the shop's."),
+    MalformedRequest: Problem(400, "malformed-request", "{reason}"),
+    UnsupportedBody: Problem(415, "unsupported-media-type", "Send JSON, as application/json."),
+    RemoteProtocolError: Problem(400, "malformed-request", "The WebSocket handshake can't be read."),
+    NoWebSocketServer: Problem(400, "malformed-request", "The WebSocket handshake can't be read."),
+    WebsocketMismatch: Problem(426, "upgrade-required", "This address speaks WebSocket alone."),
+    http.BadRequest: Problem(400, "malformed-request", "The request can't be read."),
+    http.NotFound: Problem(404, "not-found", "There is nothing at this address."),
+    http.MethodNotAllowed: Problem(405, "method-not-allowed", "This address does not take that method."),
+    http.RequestEntityTooLarge: Problem(413, "too-large", "A body may have 1 MiB at most."),
+    Exception: Problem(500, "internal-error", "Something went wrong here; the log has it under the request_id."),
+}
+
+# Classes whose fields are meant for the client.
+SPEAKING = (shop.ShopError, ServiceUnavailable, RpcTimeout)
+
+
+def problem_of(error_class):
+    """The row of the table that fits the class best."""
+    return next(PROBLEMS[base] for base in error_class.__mro__ if base in PROBLEMS)
+
+
+def answer(error):
+    """The HTTP response that says what went wrong."""
+    problem = problem_of(type(error))
+    if problem is PROBLEMS[Exception]:
+        logger.error("unexpected error", exc_info=error)
+    fields = vars(error) if isinstance(error, SPEAKING) else {}
+    body = {
+        **fields,
+        "type": problem.type,
+        "title": problem.title,
+        "status": problem.status,
+        "detail": problem.detail.format_map(vars(error)),
+        "instance": request.path,
+        "request_id": request.environ.get("request_id"),
+    }
+    headers = list(_headers(error, problem))
+    return Response(json.dumps(body, default=str), problem.status, headers, content_type=PROBLEM_JSON)
+
+
+def _headers(error, problem):
+    if isinstance(error, Unauthenticated) and error.reason:
+        yield "WWW-Authenticate", f'Bearer error="invalid_token", error_description="{error.reason}"'
+    elif isinstance(error, (Unauthenticated, shop.InvalidCredentials)):
+        yield "WWW-Authenticate", "Bearer"
+    if isinstance(error, http.MethodNotAllowed) and error.valid_methods:
+        yield "Allow", ", ".join(sorted(error.valid_methods))
+    if isinstance(error, WebsocketMismatch):
+        yield "Upgrade", "websocket"
+    retry_after_seconds = getattr(error, "retry_after_seconds", problem.retry_after_seconds)
+    if retry_after_seconds is not None:
+        yield "Retry-After", str(retry_after_seconds)

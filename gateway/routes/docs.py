@@ -1,0 +1,78 @@
+"""The contract as a document and as a page. The page's files come with a Python package: it works offline."""
+
+from importlib.resources import files
+
+from flask import Response, current_app, json
+from werkzeug.exceptions import NotFound
+
+from gateway.api import Blueprint
+from gateway.auth import public
+
+blp = Blueprint("docs", __name__, description="This document", asks_services=False)
+
+ASSETS = files("flask_swagger_ui") / "dist"
+TYPES = {
+    "swagger-ui.css": "text/css; charset=utf-8",
+    "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
+    "favicon-32x32.png": "image/png",
+}
+# Addresses are relative, so that the page works behind a proxy's prefix too.
+PAGE = """<!doctype html>
+<html lang="en">
+  <head>
+    <meta charset="utf-8">
+    <meta name="viewport" content="width=device-width, initial-scale=1">
+    <title>Forage: the HTTP API</title>
+    <link rel="icon" href="docs/favicon-32x32.png">
+    <link rel="stylesheet" href="docs/swagger-ui.css">
+    <script src="docs/swagger-ui-bundle.js" defer></script>
+    <script src="docs/start.js" defer></script>
+  </head>
+  <body>
+    <div id="api"></div>
+    <noscript>This page needs JavaScript. The document itself: <a href="openapi.json">openapi.json</a></noscript>
+  </body>
+</html>
+"""
+START = """SwaggerUIBundle({ url: "openapi.json", dom_id: "#api", deepLinking: true, validatorUrl: null });
+"""
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+def keep_document(app, spec):
+    """Write the OpenAPI document down once: it doesn't change while the process lives."""
+    # Beside itself, wherever a proxy puts it.
+    spec.options["servers"] = [{"url": "."}]
+    app.extensions["openapi.json"] = json.dumps(spec.to_dict(), indent=2).encode()
+
+
+@blp.route("/openapi.json")
+@public
+@blp.response(200, {"type": "object"})
+def openapi():
+    """This document."""
+    return Response(current_app.extensions["openapi.json"], mimetype="application/json")
+
+
+@blp.route("/docs")
+@public
+@blp.response(200, {"type": "string"}, content_type="text/html")
+def page():
+    """A page to read it and to try it."""
+    return Response(PAGE, mimetype="text/html", headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY})
+
+
+@blp.route("/docs/<name>")
+@public
+@blp.response(200, {"type": "string", "format": "binary"}, content_type="*/*")
+@blp.problems(NotFound)
+def asset(name):
+    """The page's files."""
+    if name == "start.js":
+        return Response(START, mimetype="text/javascript")
+    if name not in TYPES:
+        raise NotFound
+    return Response((ASSETS / name).read_bytes(), content_type=TYPES[name])

@@ -1,0 +1,67 @@
+from flask import current_app, g, request
+from flask_sock import Sock
+
+from contracts.errors import NotFailed, NotificationNotFound
+from contracts.schemas import ReadMark
+from gateway.api import Blueprint
+from gateway.auth import admin_when, public, user
+from gateway.live import WholeSocket
+from gateway.schemas import NotificationPageView, NotificationQuery, NotificationView
+
+blp = Blueprint("notifications", __name__, description="What the shop told its customers")
+sock = Sock()
+
+
+@blp.route("/notifications")
+@user
+@admin_when("all", "true")
+@blp.arguments(NotificationQuery, location="query")
+@blp.response(200, NotificationPageView)
+def list_notifications(query):
+    """The caller's notifications, newest first; with all=true everybody's. after_id: only those with a higher id."""
+    everybody = query.pop("all")
+    return g.shop.notifications.list_notifications(user_id=None if everybody else g.caller.user_id, **query)
+
+
+@blp.route("/notifications/<id:notification_id>")
+@user
+@blp.response(200, NotificationView)
+@blp.problems(NotificationNotFound)
+def get_notification(notification_id):
+    """One notification, for its recipient and for admins."""
+    return g.shop.notifications.get_notification(notification_id=notification_id, user_id=g.caller.own)
+
+
+@blp.route("/notifications/<id:notification_id>", methods=["PATCH"])
+@user
+@blp.arguments(ReadMark)
+@blp.response(200, NotificationView)
+@blp.problems(NotificationNotFound)
+def mark_read(mark, notification_id):
+    """Mark one of the caller's notifications as read, or as unread."""
+    return g.shop.notifications.mark_read(notification_id=notification_id, user_id=g.caller.user_id, read=mark["read"])
+
+
+@blp.route("/notifications/retry/<id:notification_id>", methods=["POST"])
+@user
+@blp.response(200, NotificationView)
+@blp.problems(NotificationNotFound, NotFailed)
+def retry_notification(notification_id):
+    """Send a failed notification again."""
+    return g.shop.notifications.retry_notification(notification_id=notification_id, user_id=g.caller.own)
+
+
+@sock.route("/ws/notifications")
+@public
+def feed(ws):
+    live, tokens = current_app.extensions["live"], current_app.extensions["tokens"]
+    live.serve(ws, tokens, request.headers.get("Authorization"))
+
+
+@sock.bp.before_request
+def prepare_upgrade():
+    """Refuse foreign pages while an HTTP answer is still possible, and give the socket to two senders."""
+    current_app.extensions["origins"].check(request.headers.get("Origin"), request.headers.get("Host"))
+    # Compression would cost each socket 300 kB, and lets a small message unpack to a huge one.
+    request.environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)
+    request.environ["eventlet.input"] = WholeSocket(request.environ["eventlet.input"].get_socket())

@@ -1,0 +1,103 @@
+import re
+from contextlib import contextmanager
+from uuid import uuid4
+
+from flask import g, request
+
+from contracts.errors import (
+    IllegalTransition,
+    InsufficientStock,
+    InvalidInput,
+    KeyReused,
+    NotAllowed,
+    OrderNotFound,
+    PriceChanged,
+    ProductNotFound,
+    RequestInFlight,
+)
+from contracts.schemas import OrderRequest, StatusChange
+from gateway.api import Blueprint
+from gateway.auth import admin_when, user
+from gateway.schemas import OrderQuery, OrderView
+
+blp = Blueprint("orders", __name__, description="Orders")
+
+IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
+    "description": "A repeat with the same key and body answers with the first order.",
+}
+LOCATION = {"Location": {"schema": {"type": "string"}}}
+TOTAL_COUNT = {"X-Total-Count": {"description": "how many there are in all", "schema": {"type": "integer"}}}
+
+
+@blp.route("/orders", methods=["POST"])
+@user
+@blp.arguments(OrderRequest)
+@blp.response(201, OrderView, headers=LOCATION)
+@blp.takes(IDEMPOTENCY_KEY)
+@blp.problems(ProductNotFound, InsufficientStock, PriceChanged, RequestInFlight, KeyReused)
+def create_order(order):
+    """Order: the stock of every line is taken, or nothing is."""
+    idempotency_key = _idempotency_key()
+    items = OrderRequest().dump(order)["items"]
+    with _dropping_products(items):
+        created = g.shop.orders.create_order(
+            user_id=g.caller.user_id, user_email=g.caller.email, items=items, idempotency_key=idempotency_key
+        )
+    return created, 201, {"Location": f"/orders/{created['id']}"}
+
+
+@blp.route("/orders")
+@user
+@admin_when("all", "true")
+@blp.arguments(OrderQuery, location="query")
+@blp.response(200, OrderView(many=True), headers=TOTAL_COUNT)
+def list_orders(query):
+    """The caller's orders, newest first; with all=true everybody's.
+
+    q: a part of the customer's address, or an order's id. from, to: created at `from` or later and before
+    `to`; a bare date counts whole.
+    """
+    everybody = query.pop("all")
+    page = g.shop.orders.list_orders(user_id=None if everybody else g.caller.user_id, **query)
+    return page["orders"], 200, {"X-Total-Count": str(page["total"])}
+
+
+@blp.route("/orders/<id:order_id>")
+@user
+@blp.response(200, OrderView)
+@blp.problems(OrderNotFound)
+def get_order(order_id):
+    """One order, for its customer and for admins."""
+    return g.shop.orders.get_order(order_id=order_id, user_id=g.caller.own)
+
+
+@blp.route("/orders/<id:order_id>/status", methods=["PATCH"])
+@user
+@blp.arguments(StatusChange)
+@blp.response(200, OrderView)
+@blp.problems(OrderNotFound, NotAllowed, IllegalTransition)
+def update_status(change, order_id):
+    """Move an order on; its customer may only cancel it."""
+    order = g.shop.orders.update_status(order_id=order_id, status=change["status"], user_id=g.caller.own)
+    g.cache.drop(item["product_id"] for item in order["items"])
+    return order
+
+
+def _idempotency_key():
+    key = request.headers.get("Idempotency-Key")
+    if key is None:
+        return str(uuid4())
+    if not re.fullmatch("[ -~]{1,255}", key):
+        raise InvalidInput({"Idempotency-Key": ["Must be 1 to 255 printable ASCII characters."]})
+    return key
+
+
+@contextmanager
+def _dropping_products(items):
+    """Whatever came of the call, these products' stock may have changed, or was not what the cache says."""
+    try:
+        yield
+    finally:
+        g.cache.drop(item["product_id"] for item in items)

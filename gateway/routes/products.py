@@ -1,0 +1,149 @@
+import re
+
+from flask import Response, g, json, request
+
+from contracts.errors import InsufficientStock, ProductNotFound, StaleVersion, Taken
+from contracts.schemas import MAX_INT, ProductChanges, ProductReplacement, ProductRequest, StockChange
+from gateway.api import Blueprint
+from gateway.auth import admin, admin_when, public
+from gateway.cache import Answer, key_of
+from gateway.errors import MalformedRequest
+from gateway.schemas import CategoryView, ProductPageView, ProductQuery, ProductView
+
+blp = Blueprint("products", __name__, description="The catalogue")
+
+IF_MATCH = {"name": "If-Match", "schema": {"type": "string"}, "description": "the ETag that was read"}
+ETAG = {"ETag": {"description": '`"<version>-<hash>"`', "schema": {"type": "string"}}}
+IF_NONE_MATCH = {"name": "If-None-Match", "schema": {"type": "string"}}
+
+
+@blp.route("/products")
+@public
+@admin_when("is_active", "false")
+@blp.arguments(ProductQuery, location="query")
+@blp.response(200, ProductPageView, headers=ETAG)
+@blp.takes(IF_NONE_MATCH)
+def list_products(query):
+    """A page of the catalogue. `name` finds parts of names."""
+    return _read(lambda: _answer(ProductPageView(), g.shop.products.list_products(**query)), cached=query["is_active"])
+
+
+@blp.route("/products/categories")
+@public
+@blp.response(200, CategoryView(many=True), headers=ETAG)
+@blp.takes(IF_NONE_MATCH)
+def list_categories():
+    """The categories, each with how many products it has."""
+    return _read(lambda: _answer(CategoryView(many=True), g.shop.products.list_categories()))
+
+
+@blp.route("/products/<id:product_id>")
+@public
+@blp.response(200, ProductView, headers=ETAG)
+@blp.takes(IF_NONE_MATCH)
+@blp.problems(ProductNotFound)
+def get_product(product_id):
+    """One product; an inactive one for admins only."""
+    by_admin = g.caller is not None and g.caller.is_admin
+
+    def fill():
+        product = g.shop.products.get_product(product_id=product_id, include_inactive=by_admin)
+        return _answer(ProductView(), product, product["version"])
+
+    return _read(fill, product_id)
+
+
+@blp.route("/products", methods=["POST"])
+@admin
+@blp.arguments(ProductRequest)
+@blp.response(201, ProductView, headers=ETAG)
+@blp.problems(Taken)
+def create_product(product):
+    """Add a product."""
+    created = g.shop.products.create_product(**ProductRequest().dump(product))
+    return _edited(created), 201, {"Location": f"/products/{created['id']}"}
+
+
+@blp.route("/products/<id:product_id>", methods=["PUT"])
+@admin
+@blp.arguments(ProductReplacement)
+@blp.response(200, ProductView, headers=ETAG)
+@blp.takes(IF_MATCH)
+@blp.problems(ProductNotFound, Taken, StaleVersion)
+def replace_product(product, product_id):
+    """Replace a product; its stock stays when it isn't given."""
+    fields = ProductReplacement().dump(product)
+    version = _expected_version(product_id)
+    return _edited(g.shop.products.replace_product(product_id=product_id, version=version, **fields))
+
+
+@blp.route("/products/<id:product_id>", methods=["PATCH"])
+@admin
+@blp.arguments(ProductChanges(partial=True))
+@blp.response(200, ProductView, headers=ETAG)
+@blp.takes(IF_MATCH)
+@blp.problems(ProductNotFound, Taken, StaleVersion)
+def update_product(changes, product_id):
+    """Change some fields of a product."""
+    fields = ProductChanges().dump(changes)
+    version = _expected_version(product_id)
+    return _edited(g.shop.products.update_product(product_id=product_id, version=version, **fields))
+
+
+@blp.route("/products/<id:product_id>/stock", methods=["PATCH"])
+@admin
+@blp.arguments(StockChange)
+@blp.response(200, ProductView, headers=ETAG)
+@blp.problems(ProductNotFound, InsufficientStock)
+def set_stock(change, product_id):
+    """Set the stock, or change it by `delta`."""
+    return _edited(g.shop.products.set_stock(product_id=product_id, **change))
+
+
+@blp.route("/products/<id:product_id>", methods=["DELETE"])
+@admin
+@blp.response(204)
+@blp.problems(ProductNotFound)
+def delete_product(product_id):
+    """Take a product off the catalogue; orders keep what they show of it."""
+    g.cache.drop([g.shop.products.delete_product(product_id=product_id)["id"]])
+    return Response(status=204)
+
+
+def _answer(schema, result, version=0):
+    return Answer(json.dumps(schema.dump(result)).encode(), version)
+
+
+def _read(fill, product_id=None, cached=True):
+    """The catalogue as the public sees it comes from the cache; admins see what is."""
+    if cached and not (g.caller is not None and g.caller.is_admin):
+        answer = g.cache.fetch(key_of(request.path, request.environ.get("QUERY_STRING", "")), fill, product_id)
+    else:
+        answer = fill()
+    status, headers, body = answer.respond(request.headers.get("If-None-Match"))
+    return Response(body, status, headers)
+
+
+def _edited(product):
+    """The product as it is now. Reads that come after this answer must not be older."""
+    g.cache.drop([product["id"]])
+    answer = _answer(ProductView(), product, product["version"])
+    return Response(answer.body, headers={"ETag": answer.etag}, mimetype="application/json")
+
+
+def _expected_version(product_id):
+    """The version that If-Match names, None when any will do; raises MalformedRequest."""
+    header = request.headers.get("If-Match", "*").strip()
+    if header == "*":
+        return None
+    tag = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
+    if not re.fullmatch(rf"{tag}(\s*,\s*{tag})*", header):
+        raise MalformedRequest('If-Match must be a list of tags like "3-0123456789abcdef", or *.')
+    # A tag that is none of ours fits no version.
+    versions = {int(number or 0) for number in re.findall(r'"(?:([0-9]{1,9})-)?[^"]*"', header)}
+    versions = {version for version in versions if version <= MAX_INT}
+    if len(versions) > 1:
+        current = g.shop.products.get_product(product_id=product_id, include_inactive=True)["version"]
+        if current in versions:
+            return current
+    return min(versions)

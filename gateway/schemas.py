@@ -1,0 +1,202 @@
+"""What the HTTP API takes in its query strings and gives in its bodies. The bodies it takes: contracts/schemas.py."""
+
+import re
+from datetime import UTC, date, datetime, time, timedelta
+
+from marshmallow import Schema, ValidationError, fields, pre_load, validate, validates_schema
+
+from contracts import schemas as contracts
+from contracts.schemas import NOTIFICATION_STATUSES, ORDER_STATUSES, Money
+
+NULLABLE = {"allow_none": True}
+
+
+class Moment(fields.Field):
+    """An ISO 8601 date or time, UTC unless it says otherwise; loads to an ISO 8601 time with `Z`.
+
+    after_day: a bare date means the end of that day, not its beginning.
+    """
+
+    def __init__(self, *, after_day=False, **kwargs):
+        super().__init__(**kwargs)
+        self.after_day = after_day
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        try:
+            if re.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}", value):
+                moment = datetime.combine(date.fromisoformat(value), time(), UTC)
+                moment += timedelta(days=1) if self.after_day else timedelta()
+            else:
+                # A + that was not escaped arrives as a space.
+                moment = datetime.fromisoformat(value.replace(" ", "+") if "T" in value else value)
+                moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+        except (ValueError, OverflowError):
+            raise ValidationError("Not a valid ISO 8601 date or time.") from None
+        return moment.isoformat().replace("+00:00", "Z")
+
+
+def Flag(**kwargs):
+    return fields.Boolean(truthy={"true"}, falsy={"false"}, **kwargs)
+
+
+def Time(**kwargs):
+    return fields.String(metadata={"format": "date-time"}, **kwargs)
+
+
+class Query(Schema):
+    @pre_load
+    def leave_out_blanks(self, data, **kwargs):
+        """An empty search field looks for nothing in particular."""
+        return {
+            name: value
+            for name, value in data.items()
+            if value.strip() or not isinstance(self.fields.get(name), fields.String)
+        }
+
+
+class ProductQuery(Query, contracts.ProductQuery):
+    is_active = Flag(load_default=True)
+
+
+class OrderQuery(Query, contracts.OrderQuery):
+    """from, to: orders created at `from` or later and before `to`; a bare date counts whole."""
+
+    all = Flag(load_default=False)
+    created_from = Moment(load_default=None, data_key="from")
+    created_to = Moment(load_default=None, data_key="to", after_day=True)
+
+    @validates_schema(skip_on_field_errors=False)
+    def searches_go_over_all(self, data, **kwargs):
+        given = {"q": data.get("q"), "from": data.get("created_from"), "to": data.get("created_to")}
+        if not data.get("all") and any(given.values()):
+            raise ValidationError({name: ["Only with all=true."] for name, value in given.items() if value})
+
+
+class NotificationQuery(Query, contracts.NotificationQuery):
+    all = Flag(load_default=False)
+    unread = Flag(load_default=None)
+
+
+class UserView(Schema):
+    id = fields.Integer()
+    email = fields.String(metadata={"format": "email"})
+    username = fields.String()
+    role = fields.String()
+    is_active = fields.Boolean()
+    created_at = Time()
+    updated_at = Time()
+
+
+class TokenView(Schema):
+    access_token = fields.String()
+    token_type = fields.String(metadata={"example": "bearer"})
+    expires_in = fields.Integer(metadata={"description": "seconds"})
+
+
+class ProductView(Schema):
+    id = fields.Integer()
+    name = fields.String()
+    description = fields.String(**NULLABLE)
+    price = Money()
+    stock_quantity = fields.Integer()
+    sku = fields.String()
+    category = fields.String(**NULLABLE)
+    image_url = fields.String(**NULLABLE)
+    is_active = fields.Boolean()
+    created_at = Time()
+    updated_at = Time()
+
+
+class ProductPageView(Schema):
+    items = fields.List(fields.Nested(ProductView))
+    total = fields.Integer()
+    limit = fields.Integer()
+    offset = fields.Integer()
+
+
+class CategoryView(Schema):
+    category = fields.String()
+    count = fields.Integer()
+
+
+class OrderItemView(Schema):
+    id = fields.Integer()
+    order_id = fields.Integer()
+    product_id = fields.Integer()
+    product_name = fields.String()
+    product_price = Money()
+    quantity = fields.Integer()
+    subtotal = Money()
+    created_at = Time()
+
+
+class OrderStepView(Schema):
+    status = fields.String(validate=validate.OneOf(ORDER_STATUSES))
+    at = Time()
+    by = fields.String()
+
+
+class OrderView(Schema):
+    id = fields.Integer()
+    user_id = fields.Integer()
+    user_email = fields.String(metadata={"format": "email"})
+    status = fields.String(validate=validate.OneOf(ORDER_STATUSES))
+    total_amount = Money()
+    created_at = Time()
+    updated_at = Time()
+    items = fields.List(fields.Nested(OrderItemView))
+    history = fields.List(fields.Nested(OrderStepView))
+
+
+class NotificationView(Schema):
+    id = fields.Integer()
+    type = fields.String()
+    event_type = fields.String()
+    recipient_email = fields.String(metadata={"format": "email"})
+    subject = fields.String()
+    message = fields.String()
+    order_id = fields.Integer(**NULLABLE)
+    user_id = fields.Integer()
+    status = fields.String(validate=validate.OneOf(NOTIFICATION_STATUSES))
+    error_message = fields.String(**NULLABLE)
+    attempts = fields.Integer()
+    read_at = Time(**NULLABLE)
+    created_at = Time()
+
+
+class NotificationPageView(Schema):
+    notifications = fields.List(fields.Nested(NotificationView))
+    total = fields.Integer()
+
+
+class GatewayHealthView(Schema):
+    status = fields.String(validate=validate.OneOf(["up"]))
+
+
+class ServiceHealthView(Schema):
+    status = fields.String(validate=validate.OneOf(["up", "down"]))
+    response_time_ms = fields.Float()
+
+
+class HealthView(Schema):
+    status = fields.String(validate=validate.OneOf(["healthy", "degraded", "unhealthy"]))
+    timestamp = Time()
+    gateway = fields.Nested(GatewayHealthView)
+    services = fields.Dict(fields.String(), fields.Nested(ServiceHealthView))
+    warnings = fields.List(fields.String())
+
+
+class ProbeView(Schema):
+    status = fields.String()
+
+
+class ProblemView(Schema):
+    """RFC 9457. `type` is a fixed word to branch on; an error's own fields stand beside these."""
+
+    type = fields.String(required=True)
+    title = fields.String(required=True)
+    status = fields.Integer(required=True)
+    detail = fields.String(required=True)
+    instance = fields.String(required=True)
+    request_id = fields.String(required=True)
+    errors = fields.Dict(fields.String(), fields.Raw(), metadata={"description": "sentences by field, with 422"})

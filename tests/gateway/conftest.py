@@ -1,0 +1,224 @@
+"""One whole shop for the session's gateway tests: every service and the gateway, in this process."""
+
+import json
+import time
+from itertools import count
+from types import SimpleNamespace
+from uuid import uuid4
+
+import jwt
+import pytest
+import requests
+import websocket
+from nameko.runners import ServiceRunner
+from nameko.standalone.rpc import ClusterRpcProxy
+
+from gateway import Gateway
+from gateway.auth import Tokens
+from scripts.settings import free_port
+from services.notifications import Notifications
+from services.orders import Orders
+from services.products import Products
+from services.users import Users
+from tests.infrastructure.configuration import configuration
+from tests.infrastructure.waiting import wait_for
+
+PASSWORD = "boletus edulis"
+_numbers = count(1)
+
+
+@pytest.fixture(scope="session")
+def shop(brokers, databases, smtp_server):
+    """`url`, `ws_url`, `config`, `rpc`, and the `gateway`'s container."""
+    services = (Users, Products, Orders, Notifications)
+    broker = brokers.new()
+    config = configuration(
+        broker,
+        {service.name: databases.new(service.name) for service in services},
+        smtp_server,
+        GATEWAY_PORT=str(free_port()),
+        FRONTEND_URL="http://shop.example:8080",
+        ALLOWED_ORIGINS="https://other.example, https://third.example",
+    )
+    runner = ServiceRunner(config)
+    for service in (*services, Gateway):
+        runner.add_service(service)
+    runner.start()
+    address = f"127.0.0.1:{config['GATEWAY_PORT']}"
+    wait_for(lambda: requests.get(f"http://{address}/health").json()["status"] == "healthy")
+    with ClusterRpcProxy(config, timeout=10) as rpc:
+        yield SimpleNamespace(
+            url=f"http://{address}",
+            ws_url=f"ws://{address}/ws/notifications",
+            port=int(config["GATEWAY_PORT"]),
+            config=config,
+            rpc=rpc,
+            gateway=runner.service_map["gateway"],
+        )
+    runner.stop()
+    for uri in config["DB_URIS"].values():
+        databases.drop(uri)
+    brokers.delete(broker)
+
+
+class Client:
+    """HTTP as one person: `ada.get("/orders")` is a `requests` response. No cookies, no retries."""
+
+    def __init__(self, url, token=None, user=None):
+        self.url, self.token, self.user = url, token, user
+        self.session = requests.Session()
+        if token:
+            self.session.headers["Authorization"] = f"Bearer {token}"
+
+    def request(self, method, path, **options):
+        return self.session.request(method, self.url + path, timeout=15, **options)
+
+    def get(self, path, **options):
+        return self.request("GET", path, **options)
+
+    def post(self, path, body=None, **options):
+        return self.request("POST", path, json=body, **options)
+
+    def put(self, path, body=None, **options):
+        return self.request("PUT", path, json=body, **options)
+
+    def patch(self, path, body=None, **options):
+        return self.request("PATCH", path, json=body, **options)
+
+    def delete(self, path, **options):
+        return self.request("DELETE", path, **options)
+
+
+@pytest.fixture
+def anonymous(shop):
+    return Client(shop.url)
+
+
+@pytest.fixture(scope="session")
+def new_customer(shop):
+    """`new_customer()` registers somebody and logs them in."""
+
+    def new(role="customer"):
+        number = next(_numbers)
+        account = {"email": f"forager{number}@forage.example", "username": f"forager{number}", "password": PASSWORD}
+        user = requests.post(f"{shop.url}/users/register", json=account).json()
+        if role != "customer":
+            shop.rpc.users.set_role(email=account["email"], role=role)
+        del account["username"]
+        login = requests.post(f"{shop.url}/users/login", json=account).json()
+        return Client(shop.url, login["access_token"], user)
+
+    return new
+
+
+@pytest.fixture(scope="session")
+def admin(new_customer):
+    return new_customer("admin")
+
+
+@pytest.fixture
+def customer(new_customer):
+    return new_customer()
+
+
+@pytest.fixture(scope="session")
+def new_product(admin):
+    """`new_product(stock_quantity=3)` is a product in the catalogue, as the API shows it."""
+
+    def new(**fields):
+        product = {"name": "Chanterelle", "price": "29.99", "stock_quantity": 10, "sku": f"T-{uuid4().hex[:12]}"}
+        answer = admin.post("/products", product | fields)
+        assert answer.status_code == 201, answer.text
+        return answer.json()
+
+    return new
+
+
+@pytest.fixture
+def new_token(shop):
+    """Signs an access token as users does; keywords change its claims, None leaves one out."""
+
+    def new(secret=shop.config["JWT_SECRET"], algorithm="HS256", **changes):
+        now = int(time.time())
+        claims = {"sub": "1", "email": "ada@forage.example", "role": "customer"}
+        claims |= {"iat": now, "exp": now + 900, "jti": uuid4().hex} | changes
+        claims = {name: value for name, value in claims.items() if value is not None}
+        return jwt.encode(claims, secret, algorithm=algorithm)
+
+    return new
+
+
+@pytest.fixture
+def tokens():
+    """Reads tokens signed with "s" * 32."""
+    tokens = Tokens()
+    tokens.container = SimpleNamespace(config={"JWT_SECRET": "s" * 32})
+    tokens.setup()
+    return tokens
+
+
+class Feed:
+    """A WebSocket that speaks JSON."""
+
+    def __init__(self, url, **options):
+        self.socket = websocket.create_connection(url, timeout=10, **options)
+
+    def say(self, **message):
+        self.socket.send(json.dumps(message))
+
+    def hear(self, seconds=10):
+        self.socket.settimeout(seconds)
+        return json.loads(self.socket.recv())
+
+    def hear_until(self, kind, seconds=10):
+        """The next message of that type; what comes before is passed over."""
+        deadline = time.monotonic() + seconds
+        while True:
+            message = self.hear(max(0.01, deadline - time.monotonic()))
+            if message["type"] == kind:
+                return message
+
+    def watch(self, *products):
+        """Returns when it holds."""
+        self.say(type="watch", product_ids=[product["id"] for product in products])
+        self.say(type="ping")
+        self.hear_until("pong")
+
+    def hears_nothing_more(self):
+        """Whether nothing but the answer to this ping comes."""
+        self.say(type="ping")
+        return self.hear() == {"type": "pong"}
+
+    def close(self):
+        self.socket.close()
+
+
+@pytest.fixture
+def open_feed(shop):
+    """`open_feed(token)` is a Feed that has been greeted, and has been told who it is."""
+    feeds = []
+
+    def open_feed(token=None, **options):
+        header = [f"Authorization: Bearer {token}"] if token else []
+        feed = Feed(shop.ws_url, header=header, **options)
+        feeds.append(feed)
+        assert feed.hear()["type"] == "connected"
+        if token:
+            assert feed.hear()["type"] == "authenticated"
+        return feed
+
+    yield open_feed
+    for feed in feeds:
+        feed.close()
+
+
+def problem(answer):
+    """The answer's problem details, checked for the members that all have."""
+    assert answer.headers["Content-Type"] == "application/problem+json", answer.text
+    assert answer.headers["Cache-Control"] == "no-store"
+    details = answer.json()
+    assert details["status"] == answer.status_code
+    assert details["request_id"] == answer.headers["X-Request-ID"]
+    assert all(details[member] for member in ("type", "title", "detail")), details
+    assert details["instance"].startswith("/")
+    return details

@@ -1,0 +1,198 @@
+from types import SimpleNamespace
+
+import eventlet
+import pytest
+from eventlet.event import Event
+
+from gateway import cache as cache_module
+from gateway.cache import Answer, Cache, key_of, matches
+
+
+@pytest.fixture
+def cache():
+    return Cache()
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = SimpleNamespace(now=1000.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(cache_module, "time", clock)
+    return clock
+
+
+def answer(text="{}"):
+    return Answer(text.encode())
+
+
+def forbidden():
+    raise AssertionError("filled")
+
+
+class SlowFill:
+    """A fill that answers when it is told to."""
+
+    def __init__(self):
+        self.calls = 0
+        self._go_on = Event()
+
+    def __call__(self):
+        self.calls += 1
+        return self._go_on.wait()
+
+    def answer(self, answer):
+        self._go_on.send(answer)
+
+    def fail(self, error):
+        self._go_on.send_exception(error)
+
+
+def test_an_answer_is_kept_for_five_seconds(cache, clock):
+    kept = cache.fetch("/products/1", answer, product_id=1)
+
+    clock.now += 4.9
+    assert cache.fetch("/products/1", forbidden, product_id=1) is kept
+    clock.now += 0.2
+    assert cache.get("/products/1") is None
+
+
+def test_a_dropped_product_is_forgotten_and_others_are_not(cache):
+    cache.fetch("/products/1", answer, product_id=1)
+    cache.fetch("/products/2", answer, product_id=2)
+
+    cache.drop([1])
+
+    assert cache.get("/products/1") is None
+    assert cache.get("/products/2") is not None
+
+
+def test_lists_and_categories_go_with_any_product(cache):
+    for key in ("/products", "/products?limit=5", "/products/categories"):
+        cache.fetch(key, answer)
+
+    cache.drop([12345])
+
+    assert not any(cache.get(key) for key in ("/products", "/products?limit=5", "/products/categories"))
+
+
+def test_a_hundred_who_miss_at_once_make_one_fill(cache):
+    fill = SlowFill()
+    readers = [eventlet.spawn(cache.fetch, "/products", fill) for _ in range(100)]
+    eventlet.sleep(0)
+
+    fill.answer(answer("[]"))
+
+    assert {reader.wait().body for reader in readers} == {b"[]"}
+    assert fill.calls == 1
+
+
+def test_all_who_wait_for_a_fill_share_its_failure_and_nothing_is_kept(cache):
+    fill = SlowFill()
+    readers = [eventlet.spawn(cache.fetch, "/products", fill) for _ in range(3)]
+    eventlet.sleep(0)
+
+    fill.fail(LookupError("gone"))
+
+    for reader in readers:
+        with pytest.raises(LookupError):
+            reader.wait()
+    assert cache.fetch("/products", answer).body == b"{}"
+
+
+@pytest.mark.parametrize(("key", "product_id"), [("/products/1", 1), ("/products", None)])
+def test_a_fill_that_began_before_a_drop_is_not_kept(cache, key, product_id):
+    fill = SlowFill()
+    reader = eventlet.spawn(cache.fetch, key, fill, product_id)
+    eventlet.sleep(0)
+    cache.drop([1])
+
+    fill.answer(answer("old"))
+
+    assert reader.wait().body == b"old"
+    assert cache.get(key) is None
+
+
+def test_who_asks_after_a_drop_does_not_wait_for_a_fill_from_before(cache):
+    old = SlowFill()
+    eventlet.spawn(cache.fetch, "/products/1", old, 1)
+    eventlet.sleep(0)
+    cache.drop([1])
+
+    fresh = cache.fetch("/products/1", lambda: answer("new"), product_id=1)
+    old.answer(answer("old"))
+    eventlet.sleep(0)
+
+    assert fresh.body == b"new"
+    assert cache.get("/products/1").body == b"new"
+
+
+def test_a_drop_of_another_product_leaves_a_fill_alone(cache):
+    fill = SlowFill()
+    eventlet.spawn(cache.fetch, "/products/1", fill, 1)
+    eventlet.sleep(0)
+    cache.drop([2])
+
+    fill.answer(answer("still true"))
+    eventlet.sleep(0)
+
+    assert cache.get("/products/1").body == b"still true"
+
+
+def test_news_older_than_what_was_seen_change_nothing(cache):
+    assert cache.follow(1, revision=7)
+    cache.fetch("/products/1", answer, product_id=1)
+
+    assert not cache.follow(1, revision=6)
+
+    assert cache.get("/products/1") is not None
+
+
+def test_the_cache_is_bounded_and_the_oldest_go_first(cache, monkeypatch):
+    monkeypatch.setattr(cache_module, "MAX_BYTES", 10_000)
+
+    for number in range(100):
+        cache.fetch(f"/products?offset={number}", lambda: answer("x" * 1000))
+
+    assert cache.get("/products?offset=0") is None
+    assert cache.get("/products?offset=99") is not None
+    assert len(cache._answers) == len(cache._lists) < 10
+
+
+def test_what_is_remembered_of_revisions_is_bounded(cache, monkeypatch):
+    monkeypatch.setattr(cache_module, "MAX_REVISIONS", 10)
+
+    for product_id in range(100):
+        cache.follow(product_id, revision=1)
+
+    assert len(cache._revisions) == 10
+
+
+def test_the_order_of_a_query_makes_no_difference_to_its_key():
+    assert key_of("/products", "limit=5&offset=1&") == key_of("/products", "offset=1&limit=5")
+    assert key_of("/products", "") == "/products"
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ('"3-ab"', True),
+        ('W/"3-ab"', True),
+        ('"1-xx", "3-ab"', True),
+        ('"1-xx" ,W/"3-ab"', True),
+        ("*", True),
+        (" * ", True),
+        ('"3-abc"', False),
+        ("3-ab", False),
+        ("", False),
+        ('"', False),
+        ('"*"', False),
+    ],
+)
+def test_if_none_match_is_a_list_of_tags_or_a_star(header, expected):
+    assert matches(header, '"3-ab"') is expected
+
+
+def test_a_tag_carries_the_version_and_follows_the_body():
+    first, second = Answer(b"{}", version=3), Answer(b"[]", version=3)
+
+    assert first.etag.startswith('"3-')
+    assert first.etag != second.etag

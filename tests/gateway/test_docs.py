@@ -1,0 +1,104 @@
+import re
+
+import pytest
+
+# Every route of the design that this gateway has.
+OPERATIONS = {
+    "POST /users/register",
+    "POST /users/login",
+    "GET /users/me",
+    "GET /products",
+    "GET /products/categories",
+    "GET /products/{product_id}",
+    "POST /products",
+    "PUT /products/{product_id}",
+    "PATCH /products/{product_id}",
+    "PATCH /products/{product_id}/stock",
+    "DELETE /products/{product_id}",
+    "POST /orders",
+    "GET /orders",
+    "GET /orders/{order_id}",
+    "PATCH /orders/{order_id}/status",
+    "GET /notifications",
+    "GET /notifications/{notification_id}",
+    "PATCH /notifications/{notification_id}",
+    "POST /notifications/retry/{notification_id}",
+    "GET /health",
+    "GET /livez",
+    "GET /readyz",
+    "GET /openapi.json",
+    "GET /docs",
+    "GET /docs/{name}",
+}
+
+
+@pytest.fixture
+def document(anonymous):
+    return anonymous.get("/openapi.json").json()
+
+
+def operations(document):
+    for path, entry in document["paths"].items():
+        for method, operation in entry.items():
+            if method != "parameters":
+                yield f"{method.upper()} {path}", operation
+
+
+def test_the_document_has_every_route(document):
+    assert document["openapi"].startswith("3.")
+    assert {name for name, _ in operations(document)} == OPERATIONS
+
+
+def test_every_operation_names_its_access_and_its_problems(document):
+    for name, operation in operations(document):
+        assert operation["summary"], name
+        assert "security" in operation, name
+        for status, response in operation["responses"].items():
+            if int(status) >= 400:
+                assert response["content"].keys() == {"application/problem+json"}, (name, status)
+        if {"bearer": []} in operation["security"]:
+            assert "401" in operation["responses"], name
+
+
+def test_the_bounds_in_the_document_are_those_that_hold(document):
+    product = document["components"]["schemas"]["ProductRequest"]["properties"]
+    limit = next(p for p in document["paths"]["/products"]["get"]["parameters"] if p["name"] == "limit")
+
+    assert (product["name"]["minLength"], product["name"]["maxLength"]) == (3, 200)
+    assert product["price"]["type"] == "string"
+    assert (limit["schema"]["minimum"], limit["schema"]["maximum"], limit["schema"]["default"]) == (1, 100, 20)
+
+
+def test_every_reference_leads_somewhere(document):
+    def references(value):
+        if isinstance(value, dict):
+            yield from [value["$ref"]] if "$ref" in value else []
+            value = list(value.values())
+        if isinstance(value, list):
+            for item in value:
+                yield from references(item)
+
+    for reference in references(document):
+        target = document
+        for step in reference.removeprefix("#/").split("/"):
+            target = target[step]
+
+
+def test_the_page_needs_nothing_from_elsewhere(anonymous):
+    page = anonymous.get("/docs")
+    assets = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+
+    assert page.headers["Content-Type"].startswith("text/html")
+    assert "'unsafe-inline'" not in page.headers["Content-Security-Policy"].partition("script-src")[2].split(";")[0]
+    assert "<script>" not in page.text
+    assert len(assets) >= 4
+    for asset in assets:
+        assert "//" not in asset
+        answer = anonymous.get(f"/{asset}")
+        assert answer.status_code == 200, asset
+        assert answer.content
+
+
+@pytest.mark.parametrize("path", ["/docs/nothing.js", "/docs/..%2fflask_swagger_ui.py", "/docs/%2e%2e/x", "/docs/"])
+def test_the_page_serves_its_own_files_alone(anonymous, path):
+    assert anonymous.get(path).status_code == 404

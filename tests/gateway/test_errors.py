@@ -1,0 +1,107 @@
+import inspect
+import json
+from decimal import Decimal
+
+import pytest
+from flask import Flask
+
+from contracts import errors
+from extensions.errors import DatabaseUnavailable, RpcTimeout, ServiceUnavailable
+from gateway.errors import PROBLEMS, answer, problem_of
+
+EXAMPLES = [
+    (errors.InvalidInput({"email": ["Not a valid email address."]}), 422, "invalid-input"),
+    (errors.InvalidCredentials(), 401, "invalid-credentials"),
+    (errors.NotAllowed(), 403, "not-allowed"),
+    (errors.UserNotFound(3), 404, "user-not-found"),
+    (errors.ProductNotFound("3"), 404, "product-not-found"),
+    (errors.OrderNotFound(3), 404, "order-not-found"),
+    (errors.NotificationNotFound(3), 404, "notification-not-found"),
+    (errors.ParkedMessageNotFound("m"), 404, "not-found"),
+    (errors.Taken("sku"), 409, "taken"),
+    (errors.InsufficientStock(3, 5, 2), 409, "insufficient-stock"),
+    (errors.PriceChanged(3, Decimal("1.00"), Decimal("1.10")), 409, "price-changed"),
+    (errors.IllegalTransition("shipped", "pending"), 409, "illegal-transition"),
+    (errors.StaleVersion(1, 2), 412, "stale-version"),
+    (errors.RequestInFlight(7), 409, "request-in-flight"),
+    (errors.KeyReused(), 422, "key-reused"),
+    (errors.NotFailed(3, "sent"), 409, "not-failed"),
+    (errors.ReservationReleased("r"), 409, "conflict"),
+    (errors.ProductsUnavailable(), 503, "service-unavailable"),
+    (errors.ProductsTimeout(), 504, "timeout"),
+    (ServiceUnavailable("orders"), 503, "service-unavailable"),
+    (DatabaseUnavailable("orders"), 503, "service-unavailable"),
+    (RpcTimeout("orders"), 504, "timeout"),
+]
+
+
+@pytest.fixture
+def answered():
+    """`answered(error)` is the problem and the headers that a client would get."""
+
+    def answered(error):
+        with Flask("shop").test_request_context("/orders/3", environ_overrides={"request_id": "r-1"}):
+            response = answer(error)
+        return json.loads(response.data), response.headers
+
+    return answered
+
+
+@pytest.mark.parametrize(("error", "status", "word"), EXAMPLES, ids=lambda value: type(value).__name__)
+def test_each_refusal_has_its_status_and_word(answered, error, status, word):
+    details, headers = answered(error)
+
+    assert (details["status"], details["type"]) == (status, word)
+    assert (details["instance"], details["request_id"]) == ("/orders/3", "r-1")
+    assert "{" not in details["detail"]
+    assert headers["Content-Type"] == "application/problem+json"
+
+
+def test_no_refusal_is_without_an_example():
+    leaves = {
+        error_class
+        for _, error_class in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(error_class, errors.ShopError) and not error_class.__subclasses__()
+    }
+
+    assert leaves <= {type(error) for error, _, _ in EXAMPLES}
+
+
+def test_an_error_says_what_it_knows(answered):
+    details, _ = answered(errors.InsufficientStock(3, 5, 2))
+
+    assert (details["product_id"], details["requested"], details["available"]) == (3, 5, 2)
+    assert details["detail"] == "5 of product 3 were asked for, 2 are left."
+
+
+def test_money_stays_a_string(answered):
+    details, _ = answered(errors.PriceChanged(3, "1.00", "1.10"))
+
+    assert (details["given"], details["current"]) == ("1.00", "1.10")
+
+
+def test_an_errors_own_status_does_not_hide_the_problems(answered):
+    details, _ = answered(errors.NotFailed(3, "sent"))
+
+    assert details["status"] == 409
+    assert "sent" in details["detail"]
+
+
+def test_who_should_come_back_is_told_when(answered):
+    assert answered(errors.RequestInFlight(7))[1]["Retry-After"] == "7"
+    assert "Retry-After" in answered(ServiceUnavailable("orders"))[1]
+
+
+def test_a_bug_is_logged_and_its_inside_is_not_told(answered, caplog):
+    details, _ = answered(KeyError("secret detail"))
+
+    assert (details["status"], details["type"]) == (500, "internal-error")
+    assert "secret" not in json.dumps(details)
+    assert [record.exc_info[1].args for record in caplog.records] == [("secret detail",)]
+
+
+def test_a_type_word_has_one_status():
+    statuses = {}
+    for problem in PROBLEMS.values():
+        assert statuses.setdefault(problem.type, problem.status) == problem.status
+    assert problem_of(ValueError).status == 500

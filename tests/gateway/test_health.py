@@ -1,0 +1,132 @@
+import time
+
+import pytest
+import requests
+
+from extensions.rpc import rpc
+from gateway import Gateway
+from services.users import Users
+from tests.infrastructure.waiting import wait_for
+
+from .conftest import problem
+
+SERVICES = {"users", "products", "orders", "notifications"}
+
+
+def test_a_shop_that_is_well_says_so(anonymous):
+    answer = anonymous.get("/health")
+
+    health = answer.json()
+    assert answer.status_code == 200
+    assert health.keys() == {"status", "timestamp", "gateway", "services", "warnings"}
+    assert (health["status"], health["gateway"], health["warnings"]) == ("healthy", {"status": "up"}, [])
+    assert health["services"].keys() == SERVICES
+    for service in health["services"].values():
+        assert service["status"] == "up"
+        assert service["response_time_ms"] > 0
+
+
+def test_probes_answer_200_while_all_is_well(anonymous):
+    assert anonymous.get("/livez").status_code == 200
+    assert anonymous.get("/readyz").status_code == 200
+
+
+@pytest.fixture
+def url(config, run_service):
+    """A gateway without any service."""
+    run_service(Gateway)
+    return f"http://127.0.0.1:{config['GATEWAY_PORT']}"
+
+
+def test_with_some_services_down_the_shop_is_degraded_but_ready(url, run_service, database):
+    run_service(Users, DB_URIS={"users": database("users")})
+
+    health = wait_for(
+        lambda: health if (health := requests.get(f"{url}/health").json())["status"] == "degraded" else None
+    )
+
+    assert {name for name, service in health["services"].items() if service["status"] == "up"} == {"users"}
+    assert requests.get(f"{url}/readyz").status_code == 200
+
+
+def test_with_all_services_down_the_gateway_lives_but_is_not_ready(url):
+    health = requests.get(f"{url}/health")
+    ready = requests.get(f"{url}/readyz")
+
+    assert (health.status_code, health.json()["status"]) == (200, "unhealthy")
+    assert requests.get(f"{url}/livez").status_code == 200
+    assert ready.status_code == 503
+    assert problem(ready)["type"] == "not-ready"
+    assert "Retry-After" in ready.headers
+
+
+def test_a_service_that_is_not_there_is_503_at_once(url):
+    started_at = time.monotonic()
+
+    answer = requests.get(f"{url}/products")
+
+    assert answer.status_code == 503
+    assert problem(answer)["type"] == "service-unavailable"
+    assert answer.headers["Retry-After"]
+    assert time.monotonic() - started_at < 2
+
+
+class Tar:
+    """Answers in the name of the catalogue, but slowly."""
+
+    name = "products"
+
+    @rpc
+    def list_categories(self):
+        time.sleep(20)
+
+    @rpc
+    def health(self):
+        time.sleep(20)
+
+    @rpc
+    def get_product(self, product_id, include_inactive):
+        raise KeyError("secret detail")
+
+    @rpc
+    def list_products(self):
+        pass
+
+
+@pytest.fixture
+def tar(url, run_service):
+    run_service(Tar)
+    wait_for(lambda: requests.get(f"{url}/products/1").status_code == 500)
+    return url
+
+
+def test_a_slow_service_is_504_after_five_seconds(tar):
+    started_at = time.monotonic()
+
+    answer = requests.get(f"{tar}/products/categories")
+
+    assert answer.status_code == 504
+    assert problem(answer)["type"] == "timeout"
+    assert 4.5 < time.monotonic() - started_at < 6
+
+
+def test_a_slow_service_holds_the_health_up_for_two_seconds_at_most(tar):
+    started_at = time.monotonic()
+
+    health = requests.get(f"{tar}/health").json()
+
+    assert health["services"]["products"]["status"] == "down"
+    assert time.monotonic() - started_at < 3
+
+
+def test_a_bug_in_a_service_is_500_without_its_inside(tar, caplog):
+    answer = requests.get(f"{tar}/products/1")
+
+    assert answer.status_code == 500
+    assert problem(answer)["type"] == "internal-error"
+    assert "secret" not in answer.text
+    assert any(record.name == "gateway.errors" and record.exc_info for record in caplog.records)
+
+
+def test_a_call_that_the_service_does_not_know_is_500(tar):
+    assert requests.get(f"{tar}/products").status_code == 500

@@ -1,0 +1,297 @@
+import json
+import socket
+import time
+
+import eventlet
+import pytest
+import websocket
+
+from contracts.events import ProductChanged
+from gateway import live as live_module
+from tests.infrastructure.waiting import wait_for
+
+from .conftest import Feed, problem
+
+
+@pytest.fixture
+def live(shop):
+    return next(provider for provider in shop.gateway.dependencies if provider.attr_name == "live")
+
+
+def order(customer, product):
+    return customer.post("/orders", {"items": [{"product_id": product["id"], "quantity": 1}]}).json()
+
+
+def test_a_client_is_greeted_and_may_ping(open_feed):
+    feed = open_feed()
+
+    feed.say(type="ping")
+
+    assert feed.hear_until("pong") == {"type": "pong"}
+
+
+def test_a_user_by_header_hears_of_their_order(customer, open_feed, new_product):
+    product = new_product()
+    feed = open_feed(customer.token)
+
+    placed = order(customer, product)
+
+    push = feed.hear_until("notification")
+    assert push["data"].keys() == {"id", "event_type", "subject", "message", "order_id", "timestamp"}
+    assert (push["data"]["event_type"], push["data"]["order_id"]) == ("order_confirmation", placed["id"])
+    assert push["data"]["timestamp"].endswith("Z")
+    kept = customer.get(f"/notifications/{push['data']['id']}").json()
+    assert (kept["subject"], kept["message"]) == (push["data"]["subject"], push["data"]["message"])
+
+
+def test_a_user_by_message_hears_of_their_orders_steps(customer, admin, open_feed, new_product):
+    placed = order(customer, new_product())
+    feed = open_feed()
+    feed.say(type="authenticate", token=customer.token)
+    assert feed.hear_until("authenticated") == {"type": "authenticated", "user_id": customer.user["id"]}
+
+    admin.patch(f"/orders/{placed['id']}/status", {"status": "confirmed"})
+
+    kinds = {feed.hear_until("notification")["data"]["event_type"]}
+    while "order_status_update" not in kinds:
+        kinds.add(feed.hear_until("notification")["data"]["event_type"])
+
+
+def test_nobody_else_hears_of_an_order(customer, new_customer, admin, open_feed, new_product):
+    product = new_product()
+    own, stranger, boss, anonymous = (
+        open_feed(token) for token in (customer.token, new_customer().token, admin.token, None)
+    )
+    for feed in (stranger, boss, anonymous):
+        feed.watch()
+
+    order(customer, product)
+
+    own.hear_until("notification")
+    for feed in (stranger, boss, anonymous):
+        assert feed.hears_nothing_more()
+
+
+def test_all_sockets_of_a_user_hear_of_their_order(customer, open_feed, new_product):
+    feeds = [open_feed(customer.token) for _ in range(3)]
+
+    order(customer, new_product())
+
+    assert len({feed.hear_until("notification")["data"]["id"] for feed in feeds}) == 1
+
+
+def test_everybody_hears_of_a_changed_product(admin, open_feed, new_product):
+    product = new_product(price="3.00", stock_quantity=5)
+    feed = open_feed()
+
+    admin.patch(f"/products/{product['id']}", {"price": "3.50", "is_active": False})
+
+    def news():
+        data = feed.hear_until("product")["data"]
+        return data if data["id"] == product["id"] and data["price"] == "3.50" else None
+
+    data = wait_for(news)
+    revision = data.pop("revision")
+    assert data == {"id": product["id"], "price": "3.50", "stock_quantity": 5, "is_active": False}
+    assert isinstance(revision, int)
+
+
+def test_who_watches_hears_of_those_products_alone(shop, open_feed, new_product):
+    watched, other = new_product(), new_product()
+    feed = open_feed()
+    feed.watch(other)
+    feed.watch(watched)
+
+    shop.rpc.products.set_stock(product_id=other["id"], stock_quantity=1)
+    shop.rpc.products.set_stock(product_id=watched["id"], stock_quantity=2)
+
+    # The hint of its creation may still be on its way.
+    wait_for(lambda: feed.hear_until("product")["data"]["stock_quantity"] == 2)
+    assert feed.hears_nothing_more()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "",
+        "hello",
+        "{",
+        "[]",
+        "3",
+        "null",
+        '"ping"',
+        "[" * 60_000,
+        "9" * 5000,
+        '{"type": null}',
+        '{"type": ["ping"]}',
+        '{"type": {"a": 1}}',
+        '{"type": "subscribe"}',
+        '{"type": "authenticate"}',
+        '{"type": "authenticate", "token": 3}',
+        '{"type": "authenticate", "token": {"a": 1}}',
+        '{"type": "authenticate", "token": "a.b.c"}',
+        '{"type": "authenticate", "token": "\\ud800"}',
+        '{"type": "watch"}',
+        '{"type": "watch", "product_ids": 3}',
+        '{"type": "watch", "product_ids": ["1"]}',
+        '{"type": "watch", "product_ids": [true]}',
+        '{"type": "watch", "product_ids": [1.5]}',
+        '{"type": "watch", "product_ids": [0]}',
+        '{"type": "watch", "product_ids": [9223372036854775808]}',
+        json.dumps({"type": "watch", "product_ids": list(range(1, 202))}),
+        b"\x00\xff",
+        b'{"type": "ping"}',
+    ],
+    ids=lambda message: repr(message[:40]),
+)
+def test_garbage_gets_an_error_and_the_socket_stays(open_feed, caplog, message):
+    feed = open_feed()
+    feed.watch()
+
+    feed.socket.send(message) if isinstance(message, str) else feed.socket.send_binary(message)
+
+    error = feed.hear()
+    assert error.keys() == {"type", "detail"}
+    assert error["type"] == "error"
+    assert feed.hears_nothing_more()
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_a_bad_token_in_the_handshake_leaves_the_client_anonymous(shop, new_product, customer):
+    feed = Feed(shop.ws_url, header=["Authorization: Bearer nonsense"])
+
+    assert feed.hear()["type"] == "connected"
+    assert feed.hear()["type"] == "error"
+    feed.say(type="authenticate", token=customer.token)
+    assert feed.hear_until("authenticated")["user_id"] == customer.user["id"]
+
+
+def test_when_the_token_expires_the_user_is_anonymous_again(customer, open_feed, new_token, new_product):
+    token = new_token(sub=str(customer.user["id"]), exp=int(time.time()) + 2)
+    feed, control = open_feed(token), open_feed(customer.token)
+    feed.watch()
+
+    assert feed.hear(seconds=4) == {"type": "expired"}
+    order(customer, new_product())
+    control.hear_until("notification")
+
+    assert feed.hears_nothing_more()
+
+
+def test_a_user_may_become_another(customer, new_customer, open_feed, new_product):
+    feed, other = open_feed(customer.token), new_customer()
+    feed.say(type="authenticate", token=other.token)
+    assert feed.hear_until("authenticated")["user_id"] == other.user["id"]
+    control = open_feed(customer.token)
+    feed.watch()
+
+    order(customer, new_product())
+    control.hear_until("notification")
+
+    assert feed.hears_nothing_more()
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://shop.example"])
+def test_a_foreign_page_is_refused_before_the_upgrade(shop, origin):
+    with pytest.raises(websocket.WebSocketBadStatusException) as refusal:
+        websocket.create_connection(shop.ws_url, origin=origin)
+
+    assert refusal.value.status_code == 403
+    assert json.loads(refusal.value.resp_body)["type"] == "foreign-origin"
+
+
+@pytest.mark.parametrize("origin", ["http://shop.example:8080", "https://third.example", "http://{host}"])
+def test_the_shops_own_pages_are_welcome(shop, open_feed, origin):
+    open_feed(origin=origin.format(host=shop.url.removeprefix("http://")))
+
+
+def test_a_plain_request_is_asked_to_upgrade(anonymous):
+    answer = anonymous.get("/ws/notifications")
+
+    assert answer.status_code == 426
+    assert answer.headers["Upgrade"] == "websocket"
+    assert problem(answer)["type"] == "upgrade-required"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version": "7"},
+    ],
+)
+def test_a_broken_handshake_is_malformed(anonymous, headers):
+    answer = anonymous.get("/ws/notifications", headers={"Connection": "Upgrade", "Upgrade": "websocket"} | headers)
+
+    assert answer.status_code == 400
+    assert problem(answer)["type"] == "malformed-request"
+
+
+def test_a_message_that_is_too_big_closes_the_socket_with_the_reason(open_feed):
+    feed = open_feed()
+
+    feed.socket.send("x" * (live_module.MAX_MESSAGE_BYTES + 1))
+
+    opcode, data = feed.socket.recv_data()
+    assert opcode == websocket.ABNF.OPCODE_CLOSE
+    assert int.from_bytes(data[:2], "big") == 1009
+
+
+def test_bytes_that_are_no_websocket_frames_close_the_socket(shop, open_feed, live):
+    feed = open_feed()
+    sockets = len(live._clients)
+
+    feed.socket.sock.sendall(b"GET / HTTP/1.1\r\n\r\n" + bytes(range(256)))
+
+    wait_for(lambda: len(live._clients) < sockets)
+
+
+def test_the_server_pings_and_clears_away_who_does_not_answer(open_feed, live, monkeypatch):
+    monkeypatch.setitem(live_module.SOCKET_OPTIONS, "ping_interval", 0.3)
+    before = set(live._clients)
+    silent = open_feed()
+    assert len(live._clients - before) == 1
+
+    wait_for(lambda: not live._clients - before)
+
+    # Product news may have come first.
+    opcodes = iter(lambda: silent.socket.recv_data(control_frame=True)[0], websocket.ABNF.OPCODE_CLOSE)
+    assert websocket.ABNF.OPCODE_PING in list(opcodes)
+
+
+def test_who_answers_pings_stays(open_feed, monkeypatch):
+    monkeypatch.setitem(live_module.SOCKET_OPTIONS, "ping_interval", 0.2)
+    feed = open_feed()
+    feed.watch()
+
+    with eventlet.Timeout(1.5, False):
+        feed.hear()
+
+    assert feed.hears_nothing_more()
+
+
+def test_a_slow_reader_is_dropped_and_nobody_waits_for_it(shop, open_feed, live):
+    before = set(live._clients)
+    open_feed(sockopt=((socket.SOL_SOCKET, socket.SO_RCVBUF, 4096),))
+    slow = next(iter(live._clients - before))
+    quick = open_feed()
+    event = ProductChanged(id=2**62, price=1, stock_quantity=1, is_active=True, revision=1)
+
+    deadline = time.monotonic() + 10
+    while slow in live._clients and time.monotonic() < deadline:
+        started_at = time.monotonic()
+        live.push_product(event)
+        assert time.monotonic() - started_at < 0.1
+        assert quick.hear_until("product", seconds=1)
+
+    assert slow not in live._clients
+
+
+def test_closed_sockets_are_forgotten(customer, open_feed, live):
+    before = set(live._clients)
+    feed = open_feed(customer.token)
+    assert live._clients - before
+
+    feed.close()
+
+    wait_for(lambda: live._clients == before and customer.user["id"] not in live._of_user)

@@ -1,0 +1,55 @@
+"""What the README tells a newcomer to type, typed."""
+
+import re
+import subprocess
+
+from scripts.settings import ROOT
+from tests.infrastructure.waiting import wait_for
+
+README = (ROOT / "README.md").read_text()
+
+
+def block(language):
+    [code] = re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    return code
+
+
+def run(command, **options):
+    shell = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command],
+        cwd=ROOT,
+        env={"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        **options,
+    )
+    assert shell.returncode == 0, shell.stderr
+    return shell.stdout
+
+
+def test_the_first_order_by_curl(shop):
+    commands = block("sh").replace("http://localhost:3000", shop.gateway)
+
+    printed = run(commands)
+
+    assert '"status":"pending"' in printed
+    # The README's last command may come before the event; its reader would type it again, too.
+    assert "order_confirmation" in wait_for(lambda: _last_with_content(commands), seconds=15)
+
+
+def _last_with_content(commands):
+    login, (last,) = re.findall(r"^api=.*|^token=.*\n.*", commands, re.MULTILINE), commands.splitlines()[-1:]
+    printed = run("\n".join([*login, last]))
+    return printed if "order_confirmation" in printed else None
+
+
+def test_the_same_by_nameko_shell(shop):
+    lines = block("pycon").splitlines()
+    commands = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+    typed = [line.removeprefix(">>> ") for line in lines if line.startswith(">>> ")]
+
+    printed = run("\n".join(commands).replace(".local/env", f"{shop.folder}/env"), input="\n".join([*typed, ""]))
+
+    assert "'status': 'confirmed'" in printed
+    assert "'notifications': [" in printed

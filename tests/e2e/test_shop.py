@@ -1,0 +1,179 @@
+"""The whole shop as `make run` starts it, seen from outside: HTTP, a WebSocket, the mail catcher and the terminal."""
+
+import json
+import signal
+import socket
+import subprocess
+from contextlib import closing
+from itertools import count
+
+import psutil
+import pytest
+import requests
+import websocket
+
+from scripts.settings import DEFAULT_PORTS, ROOT
+from tests.infrastructure.waiting import wait_for
+
+numbers = count(1)
+
+
+class Person:
+    """Somebody who is logged in."""
+
+    def __init__(self, shop, email, password):
+        self.shop = shop
+        self.email = email
+        answer = requests.post(f"{shop.gateway}/users/login", json={"email": email, "password": password}, timeout=10)
+        assert answer.status_code == 200, answer.text
+        self.token = answer.json()["access_token"]
+
+    def request(self, method, path, **options):
+        headers = {"Authorization": f"Bearer {self.token}", **options.pop("headers", {})}
+        return requests.request(method, self.shop.gateway + path, headers=headers, timeout=10, **options)
+
+    def order(self, product, quantity=1):
+        items = [{"product_id": product["id"], "quantity": quantity, "unit_price": product["price"]}]
+        headers = {"Idempotency-Key": f"order-{next(numbers)}"}
+        return self.request("POST", "/orders", json={"items": items}, headers=headers)
+
+    def listen(self):
+        """A WebSocket that has been told who this is."""
+        socket = websocket.create_connection(self.shop.websocket, timeout=15)
+        assert next_message(socket, "connected")
+        socket.send(json.dumps({"type": "authenticate", "token": self.token}))
+        assert next_message(socket, "authenticated")
+        return closing(socket)
+
+    def mails(self, event):
+        """The mails that were caught for this person and this event."""
+        return [
+            mail
+            for mail in requests.get(self.shop.mails, timeout=10).json()
+            if mail["to"][0]["address"] == self.email and mail["headers"]["x-forage-event"] == event
+        ]
+
+
+def next_message(socket, kind):
+    """The next message of this kind; others, such as changes of the catalogue, are passed over."""
+    while True:
+        message = json.loads(socket.recv())
+        if message["type"] == kind:
+            return message
+
+
+def is_healthy(shop):
+    return requests.get(f"{shop.gateway}/health", timeout=10).json()["status"] == "healthy"
+
+
+@pytest.fixture
+def customer(shop):
+    email = f"customer-{next(numbers)}@forage.example"
+    account = {"email": email, "username": email.partition("@")[0], "password": "hen of the woods"}
+    assert requests.post(f"{shop.gateway}/users/register", json=account, timeout=10).status_code == 201
+    return Person(shop, email, account["password"])
+
+
+@pytest.fixture
+def admin(shop):
+    return Person(shop, "admin@forage.example", "chanterelle")
+
+
+@pytest.fixture
+def product(shop):
+    page = requests.get(f"{shop.gateway}/products", params={"limit": 100}, timeout=10).json()
+    return next(item for item in page["items"] if item["stock_quantity"] >= 10)
+
+
+def test_an_order_brings_a_mail_and_a_push(customer, product):
+    with customer.listen() as socket:
+        answer = customer.order(product, quantity=2)
+        push = next_message(socket, "notification")["data"]
+
+    assert answer.status_code == 201, answer.text
+    order = answer.json()
+    assert order["status"] == "pending"
+    assert (push["event_type"], push["order_id"]) == ("order_confirmation", order["id"])
+    [mail] = wait_for(lambda: customer.mails("order.created"))
+    assert mail["subject"] == push["subject"]
+    assert product["name"] in mail["text"] and product["name"] in mail["html"]
+    assert order["total_amount"] in mail["text"] and order["total_amount"] in mail["html"]
+
+
+def test_a_confirmed_order_brings_another_mail_and_push(customer, admin, product):
+    order = customer.order(product).json()
+    wait_for(lambda: customer.mails("order.created"))
+
+    with customer.listen() as socket:
+        answer = admin.request("PATCH", f"/orders/{order['id']}/status", json={"status": "confirmed"})
+        push = next_message(socket, "notification")["data"]
+
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["status"] == "confirmed"
+    assert (push["event_type"], push["order_id"]) == ("order_status_update", order["id"])
+    [mail] = wait_for(lambda: customer.mails("order.status.updated"))
+    assert mail["subject"] == push["subject"]
+
+
+@pytest.mark.parametrize("service", ("users", "products", "orders", "notifications"))
+def test_a_killed_service_is_back_within_5_seconds(service, shop, customer, product):
+    victim = shop.process_of(f"services.{service}")
+
+    victim.kill()
+
+    wait_for(lambda: shop.process_of(f"services.{service}") not in (None, victim), seconds=5)
+    assert f"{service} was killed by signal 9; starting it again" in shop.output()
+    wait_for(lambda: is_healthy(shop), seconds=15)
+    assert customer.order(product).status_code == 201
+    wait_for(lambda: customer.mails("order.created"), seconds=15)
+
+
+def test_another_terminal_joins_with_the_env_file(shop):
+    command = f"source .venv/bin/activate; source {shop.folder}/env; nameko shell --config config.yaml"
+
+    shell = subprocess.run(
+        ["bash", "-c", command],
+        input="print(n.rpc.products.list_products(limit=3)['total'], 'products')\n",
+        cwd=ROOT,
+        env={"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert " products" in shell.stdout, shell.stderr
+    assert "EventletDeprecationWarning" not in shell.stderr
+
+
+def test_the_log_shows_no_secrets_and_no_deprecation_warnings(shop, customer):
+    log = shop.output()
+
+    assert "EventletDeprecationWarning" not in log
+    assert "Traceback" not in log, log[log.index("Traceback") - 500 :][:3000]
+    for secret in (customer.token, "hen of the woods", "$2b$", *(shop.folder / "secrets").iterdir()):
+        assert (secret if isinstance(secret, str) else secret.read_text()) not in log
+
+
+def test_a_second_start_of_the_same_copy_is_refused_with_a_sentence(shop):
+    second = subprocess.run(
+        shop.process.args, cwd=ROOT, env={"LOCAL_DIR": str(shop.folder)}, capture_output=True, text=True, timeout=30
+    )
+
+    assert second.returncode == 1
+    assert second.stderr.startswith(f"forage: The copy in {shop.folder} is running already")
+    assert second.stderr.count("\n") == 1
+
+
+def test_a_second_copy_runs_beside_and_ends_alone_within_10_seconds_of_sigterm(shop, own_shop):
+    started = own_shop.processes()
+    assert len(started) > len(DEFAULT_PORTS)
+
+    own_shop.process.send_signal(signal.SIGTERM)
+
+    assert own_shop.process.wait(10) == 0
+    assert own_shop.processes() == []
+    assert not [process for process in started if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    for name in DEFAULT_PORTS:
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", int(own_shop.settings[name]))) != 0
+    assert is_healthy(shop)

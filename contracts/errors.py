@@ -3,12 +3,18 @@
     ShopError
     ├── InvalidInput            a value is missing, malformed or out of bounds
     ├── InvalidCredentials      unknown address, wrong password or disabled account
+    ├── InvalidSession          the refresh token is unknown, spent or too old
+    ├── InvalidToken            a mailed token is unknown, spent or too old
+    ├── TooManyFailures         logins that failed, of this account or from this address
+    ├── SignInRefused           what came back from the sign-in provider doesn't hold
+    ├── AccountDisabled
     ├── NotAllowed              the caller may see the thing, but not do this to it
     ├── NotFound
     │   ├── UserNotFound
     │   ├── ProductNotFound
     │   ├── OrderNotFound
     │   ├── NotificationNotFound
+    │   ├── SessionNotFound
     │   └── ParkedMessageNotFound
     ├── Conflict
     │   ├── Taken               an address, a name or a SKU is somebody else's
@@ -19,8 +25,13 @@
     │   ├── RequestInFlight
     │   ├── KeyReused
     │   ├── NotFailed
-    │   └── ReservationReleased
+    │   ├── ReservationReleased
+    │   ├── LastAdmin           somebody must be left who can make others admins
+    │   ├── UnprovenAddress     the sign-in provider doesn't vouch for the address
+    │   └── MailNotNeeded       the account is gone, disabled, moved or verified already
     └── Unavailable
+        ├── NotConfigured       no sign-in provider is set up
+        ├── SignInProviderAway
         ├── ProductsUnavailable
         └── ProductsTimeout
 
@@ -52,6 +63,34 @@ class InvalidInput(ShopError):
 
 
 class InvalidCredentials(ShopError):
+    pass
+
+
+class InvalidSession(ShopError):
+    pass
+
+
+class InvalidToken(ShopError):
+    pass
+
+
+class TooManyFailures(ShopError):
+    """Logins are refused unchecked until the wait is over."""
+
+    def __init__(self, retry_after_seconds):
+        super().__init__(retry_after_seconds)
+        self.retry_after_seconds = int(retry_after_seconds)
+
+
+class SignInRefused(ShopError):
+    """reason: a sentence about what doesn't hold, without any part of a token."""
+
+    def __init__(self, reason):
+        super().__init__(reason)
+        self.reason = reason
+
+
+class AccountDisabled(ShopError):
     pass
 
 
@@ -87,6 +126,12 @@ class NotificationNotFound(NotFound):
     def __init__(self, notification_id):
         super().__init__(notification_id)
         self.notification_id = int(notification_id)
+
+
+class SessionNotFound(NotFound):
+    def __init__(self, session_id):
+        super().__init__(session_id)
+        self.session_id = int(session_id)
 
 
 class ParkedMessageNotFound(NotFound):
@@ -165,8 +210,28 @@ class ReservationReleased(Conflict):
         self.reservation_id = str(reservation_id)
 
 
+class LastAdmin(Conflict):
+    pass
+
+
+class UnprovenAddress(Conflict):
+    pass
+
+
+class MailNotNeeded(Conflict):
+    pass
+
+
 class Unavailable(ShopError):
     """A service that this one needs could not answer; nothing is left half done."""
+
+
+class NotConfigured(Unavailable):
+    pass
+
+
+class SignInProviderAway(Unavailable):
+    pass
 
 
 class ProductsUnavailable(Unavailable):

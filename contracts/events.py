@@ -80,12 +80,33 @@ class OrderAbandoned(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class UserRegistered(Event):
+class UserEvent(Event):
+    """Without the token that its mail carries: whoever sends the mail asks users for one."""
+
     source = "users"
-    name = "user.registered"
 
     user_id: int
     email: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserRegistered(UserEvent):
+    name = "user.registered"
+    subscribers = (("notifications", "send_verification"),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserVerificationRequested(UserEvent):
+    """The first mail did not arrive, or came too late."""
+
+    name = "user.verification_requested"
+    subscribers = (("notifications", "send_verification_again"),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserPasswordResetRequested(UserEvent):
+    name = "user.password_reset_requested"
+    subscribers = (("notifications", "send_password_reset"),)
 
 
 @dataclass(frozen=True, kw_only=True)

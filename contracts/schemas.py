@@ -5,6 +5,7 @@ Bounds are the HTTP API's. `load(schema, data)` returns the checked values or ra
 """
 
 import re
+import unicodedata
 from datetime import UTC
 from decimal import Decimal
 
@@ -17,9 +18,21 @@ MAX_INT = 2**31 - 1
 MAX_MONEY = Decimal("9999999999.99")
 MAX_QUANTITY = 10_000
 MAX_LINES = 100
+ROLES = ("customer", "admin")
 ORDER_STATUSES = ("pending", "confirmed", "shipped", "delivered", "cancelled")
 NOTIFICATION_STATUSES = ("pending", "sent", "failed")
 PRODUCT_SORT_KEYS = tuple(sign + key for key in ("price", "name", "created_at") for sign in ("", "-"))
+
+# Also in the HTTP API's document, so without what ECMAScript's regular expressions lack.
+CONTROLS = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
+# ASCII alone: without SMTPUTF8, which few servers offer, no other address can be mailed.
+# No encoded word (RFC 2047): mail programs and ours would read it as another address.
+EMAIL = (
+    r"(?!.*=\?)[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}"
+    r"@([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z0-9-]{2,63}"
+)
+MONEY = r"[0-9]{1,10}(\.[0-9]{1,2})?"
+IMAGE_URL = rf"https://[^\s/?#\\{CONTROLS}]+[^\s{CONTROLS}]*|(?!//)(?![^/?#]*:)[^\s\\{CONTROLS}]+"
 
 
 def load(schema, data):
@@ -41,6 +54,8 @@ def load_id(value, field="id"):
 class Text(fields.String):
     """A string without the characters PostgreSQL and mail headers can't hold: NUL, lone surrogates."""
 
+    pattern = r"^[^\x00]*$"
+
     def _deserialize(self, value, attr, data, **kwargs):
         text = super()._deserialize(value, attr, data, **kwargs)
         if "\x00" in text or re.search("[\ud800-\udfff]", text):
@@ -51,9 +66,14 @@ class Text(fields.String):
 class Line(Text):
     """One line of text: trimmed, and without control characters."""
 
+    pattern = None
+
     def _deserialize(self, value, attr, data, **kwargs):
-        text = super()._deserialize(value, attr, data, **kwargs).strip()
-        if re.search("[\x01-\x1f\x7f-\x9f\u2028\u2029]", text):
+        text = super()._deserialize(value, attr, data, **kwargs)
+        # Not only once it is trimmed: the HTTP API's document can't say that what is blank doesn't count.
+        self._validate(text)
+        text = text.strip()
+        if re.search(f"[{CONTROLS}]", text):
             raise ValidationError("Must be one line, without control characters.")
         return text
 
@@ -61,24 +81,37 @@ class Line(Text):
 class Email(Line):
     """An address, lower-cased. Its form alone is checked: one @, no white space, a dotted domain."""
 
+    pattern = rf"^\s*{EMAIL}\s*$"
+
+    def __init__(self, **kwargs):
+        super().__init__(validate=validate.Length(max=254), **kwargs)
+
     def _deserialize(self, value, attr, data, **kwargs):
         email = super()._deserialize(value, attr, data, **kwargs).lower()
-        if len(email) > 254:
-            raise ValidationError("Longer than maximum length 254.")
-        # ASCII alone: without SMTPUTF8, which few servers offer, no other address can be mailed.
-        # No encoded word (RFC 2047): mail programs and ours would read it as another address.
-        if "=?" in email or not re.fullmatch(
-            r"[a-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9-]{2,63}", email
-        ):
+        if not re.fullmatch(EMAIL, email):
             raise ValidationError("Not a valid email address.")
         return email
+
+
+def normal_password(password):
+    """The same characters for the same password, whatever the keyboard: NFKC, as NIST SP 800-63B 5.1.1.2 asks."""
+    return unicodedata.normalize("NFKC", password)
+
+
+class Password(Text):
+    """Any Unicode, normalized."""
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        return normal_password(super()._deserialize(value, attr, data, **kwargs))
 
 
 class Money(fields.Field):
     """A decimal string with at most two places, "29.99"; never a JSON number, which is a float."""
 
+    pattern = f"^{MONEY}$"
+
     def _deserialize(self, value, attr, data, **kwargs):
-        if not isinstance(value, str) or not re.fullmatch(r"[0-9]{1,10}(\.[0-9]{1,2})?", value):
+        if not isinstance(value, str) or not re.fullmatch(MONEY, value):
             raise ValidationError('Must be a decimal string with two places, like "29.99".')
         return Decimal(value).quantize(Decimal("0.01"))
 
@@ -99,25 +132,91 @@ def Id(**kwargs):
     return fields.Integer(strict=True, validate=validate.Range(1, MAX_BIGINT), **kwargs)
 
 
+def Username():
+    return Line(required=True, validate=validate.Length(3, 50))
+
+
+def NewPassword():
+    return Password(required=True, validate=validate.Length(8, 128))
+
+
+def Secret(**kwargs):
+    """Only bounded, not checked: a wrong form is a wrong secret, and says no more."""
+    return fields.String(validate=validate.Length(max=1000), **kwargs)
+
+
 class UserRegistration(Schema):
     email = Email(required=True)
-    username = Line(required=True, validate=validate.Length(3, 50))
-    password = Text(required=True, validate=validate.Length(8, 128))
+    username = Username()
+    password = NewPassword()
 
 
 class Credentials(Schema):
-    """Only bounded, not checked: a wrong form is a wrong password, and says no more."""
+    email = Secret(required=True)
+    password = Secret(required=True)
 
-    email = fields.String(required=True, validate=validate.Length(max=1000))
-    password = fields.String(required=True, validate=validate.Length(max=1000))
+
+class Client(Schema):
+    """Where a request comes from, as the gateway passes it on."""
+
+    client_address = Line(load_default=None, allow_none=True, validate=validate.Length(max=100))
+    user_agent = Line(load_default=None, allow_none=True, validate=validate.Length(max=300))
+
+
+class Login(Credentials, Client):
+    pass
+
+
+class SignInAnswer(Client):
+    """What a sign-in provider sent the browser back with."""
+
+    code = fields.String(required=True, validate=validate.Length(1, 4000))
+    state = Secret(required=True)
+
+
+class PasswordResetRequest(Schema):
+    email = Email(required=True)
+
+
+class PasswordReset(Schema):
+    """token: of the mail's link."""
+
+    token = Secret(required=True)
+    password = NewPassword()
+
+
+class AddressVerification(Schema):
+    token = Secret(required=True)
+
+
+class Profile(Schema):
+    username = Username()
+
+
+class PasswordChange(Schema):
+    old_password = Secret(required=True)
+    password = NewPassword()
+
+
+class OwnPasswordChange(PasswordChange, Client):
+    pass
+
+
+class UserChanges(Schema):
+    """What an admin changes of an account; what is absent stays."""
+
+    role = fields.String(validate=validate.OneOf(ROLES))
+    is_active = StrictBoolean()
 
 
 class ImageUrl(Line):
     """https, or relative to the shop; nothing that runs (`javascript:`) or leads elsewhere (`//host`)."""
 
+    pattern = rf"^\s*(?:{IMAGE_URL})\s*$"
+
     def _deserialize(self, value, attr, data, **kwargs):
         url = super()._deserialize(value, attr, data, **kwargs)
-        if not re.fullmatch(r"https://[^\s/?#\\]+\S*|(?!//)(?![^/?#]*:)[^\s\\]+", url):
+        if not re.fullmatch(IMAGE_URL, url):
             raise ValidationError("Must be a relative or an https URL.")
         return url
 
@@ -132,7 +231,11 @@ class ProductFields(Schema):
 
     name = Line(required=True, validate=validate.Length(3, 200))
     description = Text(load_default=None, allow_none=True, validate=validate.Length(max=1000))
-    price = Money(required=True, validate=validate.Range(Decimal("0.01"), error="Must be greater than 0."))
+    price = Money(
+        required=True,
+        validate=validate.Range(Decimal("0.01"), error="Must be greater than 0."),
+        metadata={"pattern": rf"^(?!0+(\.0+)?$){MONEY}$"},
+    )
     sku = Sku(required=True, validate=validate.Length(3, 50))
     category = Line(load_default=None, allow_none=True, validate=validate.Length(1, 100))
     image_url = ImageUrl(load_default=None, allow_none=True, validate=validate.Length(1, 500))
@@ -160,6 +263,9 @@ class ProductChanges(ProductFields):
 
 
 class StockChange(Schema):
+    class Meta:
+        keywords = {"minProperties": 1, "maxProperties": 1}
+
     stock_quantity = Stock()
     delta = fields.Integer(strict=True, validate=validate.Range(-MAX_INT, MAX_INT))
 
@@ -207,6 +313,15 @@ def Limit(highest, default):
 
 def Offset():
     return fields.Integer(load_default=0, validate=validate.Range(0, MAX_BIGINT))
+
+
+class UserQuery(Schema):
+    """q: a part of the address or of the name."""
+
+    q = Line(load_default=None, allow_none=True, validate=validate.Length(max=254))
+    role = fields.String(load_default=None, allow_none=True, validate=validate.OneOf(ROLES))
+    limit = Limit(100, default=20)
+    offset = Offset()
 
 
 class ProductQuery(Schema):

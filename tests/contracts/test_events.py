@@ -1,4 +1,5 @@
 import inspect
+import re
 
 import pytest
 from nameko.extensions import ENTRYPOINT_EXTENSIONS_ATTR
@@ -50,7 +51,7 @@ def test_every_kept_event_leaves_through_the_outbox_of_its_source():
 
 @pytest.mark.parametrize("event_class", EVENTS, ids=lambda event: event.name)
 def test_an_event_class_is_named_as_the_event(event_class):
-    assert "".join(word.capitalize() for word in event_class.name.split(".")) == event_class.__name__
+    assert "".join(word.capitalize() for word in re.split("[._]", event_class.name)) == event_class.__name__
     assert getattr(events, event_class.__name__) is event_class
 
 

@@ -10,5 +10,7 @@ parking     the messages that no handler could take
 database    transactions that know their deadline
 polling     methods that work off a table
 mailer      SMTP, with answers sorted by what they mean
+openid      sign-in with an OpenID Connect provider
+production  what a process must not start with in production
 telemetry   logs, a line of JSON each
 """

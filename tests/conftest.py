@@ -14,8 +14,10 @@ from scripts.settings import Settings, free_port
 from tests.infrastructure.broker import Brokers
 from tests.infrastructure.configuration import configuration
 from tests.infrastructure.databases import Databases
+from tests.infrastructure.leaks import Leaks
 from tests.infrastructure.processes import Processes
 from tests.infrastructure.servers import PostgresServer, RabbitMQServer
+from tests.infrastructure.sign_in_provider import SignInProvider
 from tests.infrastructure.smtp import Smtp
 from tests.shop import Shop
 
@@ -34,6 +36,17 @@ def local_folder():
     folder.chmod(0o711)
     yield folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_secret_is_logged(local_folder, tmp_path_factory):
+    """Fails the session when a password or a token that its tests used stands in a log that they made."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        leaks = Leaks()
+        leaks.watch(monkeypatch)
+        yield
+        leaks.end()
+    assert leaks.found(local_folder, tmp_path_factory.getbasetemp()) == set()
 
 
 @pytest.fixture(scope="session")
@@ -96,6 +109,31 @@ def smtp(smtp_server):
     """An SMTP server without mails: `messages(to=…)`, `reject(recipient, "450 Later")`, `stop()`, `start()`."""
     smtp_server.reset()
     return smtp_server
+
+
+@pytest.fixture(scope="session")
+def sign_in_provider_server(local_folder):
+    with pytest.MonkeyPatch.context() as environment:
+        # It has no https; oauthlib asks for this before it does without.
+        environment.setenv("OAUTHLIB_INSECURE_TRANSPORT", "1")
+        provider = SignInProvider(local_folder)
+        yield provider
+        provider.end()
+
+
+@pytest.fixture
+def sign_in_provider(sign_in_provider_server):
+    """An honest OpenID Connect provider; a service with `**sign_in_provider.settings` over its config is its client.
+
+    `code, state = sign_in_provider.log_in(url, email="ada@forage.example", email_verified=True)` does what a person
+    does where the authorization URL leads. `change_claims(…)`, `leave_unsigned()`, … make it forge, `stop()` and
+    `answer(TOKEN, sign_in_provider.hang)` make it fail, until the test ends.
+
+    A service that more than one test shares is set up with `sign_in_provider_server.settings`.
+    """
+    sign_in_provider_server.reset()
+    yield sign_in_provider_server
+    sign_in_provider_server.reset()
 
 
 @pytest.fixture

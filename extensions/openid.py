@@ -1,0 +1,338 @@
+"""Sign-in with an OpenID Connect provider: authorization code with PKCE, and an id_token that holds.
+
+    authorization = self.openid.begin()  # send the browser to authorization.url, keep the rest
+    identity = self.openid.finish(code, authorization.nonce, authorization.code_verifier)
+
+Whether the `state` that came back is the one that went out is the caller's to compare.
+
+Settings: GOOGLE_CLIENT_ID (empty: no sign-in), GOOGLE_CLIENT_SECRET, OIDC_ISSUER, GOOGLE_REDIRECT_URI
+(empty: below FRONTEND_URL). Everything else the issuer publishes, by OpenID Connect Discovery 1.0.
+"""
+
+import logging
+import secrets
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import BytesIO
+from urllib.parse import quote, urlsplit
+
+import eventlet
+import jwt
+import requests
+import urllib3
+from eventlet.semaphore import Semaphore
+from nameko.extensions import DependencyProvider
+from oauthlib.oauth2 import OAuth2Error, WebApplicationClient, is_secure_transport
+from requests.adapters import HTTPAdapter
+from requests_oauthlib import OAuth2Session
+
+from extensions.settings import required
+
+SCOPE = "openid email profile"
+# HMAC is none of them: a published key would be its secret.
+ALGORITHMS = ("RS256", "ES256")
+CLAIMS = ("iss", "aud", "exp", "iat", "nonce", "sub")
+
+# For all that one call says to the provider and hears from it.
+CONVERSATION_SECONDS = 3.5
+# How far the provider's clock may be from ours.
+LEEWAY_SECONDS = 30
+# What the provider publishes is read again after so long, and sooner for a key that is not in it, but not at once.
+KEPT_SECONDS = 3600
+LEAST_SECONDS_KEPT = 30
+MOST_BYTES = 128 * 1024
+
+# At DEBUG these tell secrets, codes and tokens.
+TALKATIVE_LOGGERS = ("requests_oauthlib", "oauthlib", "urllib3")
+# RFC 6749, 5.2. Whatever else a provider says may quote the code.
+TOKEN_ERRORS = (
+    "invalid_request",
+    "invalid_client",
+    "invalid_grant",
+    "unauthorized_client",
+    "unsupported_grant_type",
+    "invalid_scope",
+)
+
+
+class ProviderNotConfigured(Exception):
+    """There is no client id, so nobody signs in this way."""
+
+
+class ProviderAway(Exception):
+    """The provider is out of reach, slow, or answers what no provider should: says nothing about who signs in."""
+
+
+class IdentityRefused(Exception):
+    """The provider refused the code, or its id_token doesn't hold. The reason quotes no part of either."""
+
+    def __init__(self, reason):
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Authorization:
+    """Where to send a browser, and what must be known when it comes back."""
+
+    url: str
+    state: str
+    nonce: str = field(repr=False)
+    code_verifier: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who signed in: issuer and subject together are the identity, all else may change.
+
+    subject: 1 to 255 printable ASCII characters.
+    email_verified: the provider says that the address is this person's.
+    """
+
+    issuer: str
+    subject: str
+    email: str | None
+    email_verified: bool
+    name: str | None
+
+
+class OpenIdClient(DependencyProvider):
+    def setup(self):
+        config = self.container.config
+        self._client_id = config.get("GOOGLE_CLIENT_ID")
+        if not self.is_configured:
+            return
+        for name in TALKATIVE_LOGGERS:
+            logging.getLogger(name).setLevel(logging.INFO)
+        self._client_secret = required(config, "GOOGLE_CLIENT_SECRET", "the secret that goes with GOOGLE_CLIENT_ID.")
+        self._issuer = _address("OIDC_ISSUER", config.get("OIDC_ISSUER"))
+        if not is_secure_transport(self._issuer):
+            raise SystemExit(f"OIDC_ISSUER must begin with https://, and is {self._issuer!r}.")
+        default = f"{config.get('FRONTEND_URL', '').rstrip('/')}/api/auth/google/callback"
+        self._redirect_uri = _address("GOOGLE_REDIRECT_URI", config.get("GOOGLE_REDIRECT_URI") or default)
+        self._published = None
+        self._publishing = Semaphore()
+
+    def get_dependency(self, worker_ctx):
+        return self
+
+    @property
+    def is_configured(self):
+        return bool(self._client_id)
+
+    def begin(self):
+        """An Authorization, with secrets made for it alone.
+
+        Raises ProviderNotConfigured or ProviderAway.
+        """
+        with self._conversation() as session:
+            provider = self._provider(session, KEPT_SECONDS)
+            state, nonce = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
+            code_verifier = secrets.token_urlsafe(64)
+            session.scope = SCOPE
+            url, _ = session.authorization_url(
+                provider.authorization_endpoint,
+                state=state,
+                nonce=nonce,
+                code_challenge=WebApplicationClient(self._client_id).create_code_challenge(code_verifier, "S256"),
+                code_challenge_method="S256",
+            )
+        return Authorization(url, state, nonce, code_verifier)
+
+    def finish(self, code, nonce, code_verifier):
+        """The Identity that the code stands for. A code serves once.
+
+        Raises ProviderNotConfigured, ProviderAway or IdentityRefused.
+        """
+        with self._conversation() as session:
+            id_token = self._redeem(session, code, code_verifier)
+            claims = self._verified_claims(session, id_token, nonce)
+        email = _text(claims.get("email"))
+        verified = claims.get("email_verified")
+        return Identity(
+            issuer=claims["iss"],
+            subject=claims["sub"],
+            email=email,
+            # Some providers send it as a string. 1 is neither, though it equals True.
+            email_verified=email is not None and (verified is True or verified == "true"),
+            name=_text(claims.get("name")),
+        )
+
+    @contextmanager
+    def _conversation(self):
+        """A session with the provider, with one budget for all that is said in it."""
+        if not self.is_configured:
+            raise ProviderNotConfigured("GOOGLE_CLIENT_ID is not set.")
+        # It is no OSError, so that nobody between takes it for one more failed address and tries the next.
+        budget = eventlet.Timeout(CONVERSATION_SECONDS)
+        try:
+            with OAuth2Session(self._client_id, redirect_uri=self._redirect_uri) as session:
+                session.mount("https://", _CautiousAdapter())
+                session.mount("http://", _CautiousAdapter())
+                yield session
+        except eventlet.Timeout as timeout:
+            if timeout is not budget:
+                raise
+            raise ProviderAway(f"{self._issuer} did not answer within {CONVERSATION_SECONDS} s") from None
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            raise ProviderAway(f"{self._issuer} is out of reach: {type(error).__name__}") from error
+        finally:
+            budget.cancel()
+
+    def _provider(self, session, seconds_kept):
+        """What the provider publishes, read again when it was kept for so long."""
+        with self._publishing:
+            if self._published is None or time.monotonic() - self._published.read_at >= seconds_kept:
+                self._published = _Published.read(session, self._issuer)
+            return self._published
+
+    def _redeem(self, session, code, code_verifier):
+        """What the provider gives as id_token for the code, if anything."""
+        session.register_compliance_hook("access_token_response", _check_token_answer)
+        endpoint = self._provider(session, KEPT_SECONDS).token_endpoint
+        try:
+            tokens = session.fetch_token(
+                endpoint,
+                code=code,
+                code_verifier=code_verifier,
+                # RFC 6749, 2.3.1, has both quoted.
+                auth=(quote(self._client_id, safe=""), quote(self._client_secret, safe="")),
+                timeout=CONVERSATION_SECONDS,
+            )
+        except (OAuth2Error, ValueError, TypeError, AttributeError, ArithmeticError) as error:
+            # No code or one that can't be sent, or an answer that oauthlib can't read. Its sentences quote them.
+            raise IdentityRefused(f"The code can't be exchanged ({type(error).__name__}).") from None
+        return tokens.get("id_token")
+
+    def _verified_claims(self, session, id_token, nonce):
+        """As OpenID Connect Core 1.0, 3.1.3.7, has it."""
+        try:
+            key_id = jwt.get_unverified_header(id_token).get("kid")
+            provider = self._provider(session, KEPT_SECONDS)
+            if key_id not in provider.keys:
+                provider = self._provider(session, LEAST_SECONDS_KEPT)
+            claims = jwt.decode(
+                id_token,
+                provider.key(key_id),
+                algorithms=ALGORITHMS,
+                issuer=self._issuer,
+                audience=self._client_id,
+                leeway=LEEWAY_SECONDS,
+                options={"require": CLAIMS},
+            )
+        except (jwt.PyJWTError, UnicodeError) as error:
+            # Some of their sentences quote the token.
+            raise IdentityRefused(f"The id_token is not valid ({type(error).__name__}).") from None
+        several_audiences = isinstance(claims["aud"], list) and len(claims["aud"]) > 1
+        if (several_audiences or "azp" in claims) and claims.get("azp") != self._client_id:
+            raise IdentityRefused("The id_token was issued to another client.")
+        if not secrets.compare_digest(str(claims["nonce"]).encode(errors="replace"), nonce.encode()):
+            raise IdentityRefused("The id_token's nonce is another sign-in's.")
+        subject = claims["sub"]
+        if not (0 < len(subject) <= 255 and subject.isascii() and subject.isprintable()):
+            raise IdentityRefused("The id_token's subject is not 1 to 255 printable ASCII characters.")
+        return claims
+
+
+@dataclass(frozen=True)
+class _Published:
+    """keys: jwt.PyJWK by key id, public ones for signatures by one of ALGORITHMS."""
+
+    authorization_endpoint: str
+    token_endpoint: str
+    keys: dict
+    read_at: float
+
+    @classmethod
+    def read(cls, session, issuer):
+        document = _document(session, f"{issuer.rstrip('/')}/.well-known/openid-configuration")
+        if document.get("issuer") != issuer:
+            raise ProviderAway(f"the discovery document of {issuer} is another issuer's")
+        names = ("authorization_endpoint", "token_endpoint", "jwks_uri")
+        authorization_endpoint, token_endpoint, jwks_uri = [_endpoint(document, name) for name in names]
+        try:
+            keys = {
+                key.key_id: key
+                for key in jwt.PyJWKSet.from_dict(_document(session, jwks_uri))
+                if key.algorithm_name in ALGORITHMS and key.public_key_use in (None, "sig")
+            }
+        except (jwt.PyJWTError, ValueError, TypeError, AttributeError) as error:
+            raise ProviderAway(f"the published keys of {issuer} can't be read: {type(error).__name__}") from error
+        return cls(authorization_endpoint, token_endpoint, keys, time.monotonic())
+
+    def key(self, key_id):
+        if key_id in self.keys:
+            return self.keys[key_id]
+        if key_id is None and len(self.keys) == 1:
+            # The one case in which a token need not name its key.
+            return next(iter(self.keys.values()))
+        raise IdentityRefused("The id_token is signed by a key that the provider doesn't publish.")
+
+
+class _CautiousAdapter(HTTPAdapter):
+    """Follows no redirect, and reads no more than it may: who is asked is an address that somebody configured."""
+
+    def send(self, request, **options):
+        with super().send(request, **options) as response:
+            status = response.status_code
+            if 300 <= status < 400 or status == 429 or status >= 500:
+                raise ProviderAway(f"{urlsplit(request.url).netloc} answered {status}")
+            body = response.raw.read(MOST_BYTES + 1, decode_content=True)
+        if len(body) > MOST_BYTES:
+            raise ProviderAway(f"{urlsplit(request.url).netloc} answered with more than {MOST_BYTES} bytes")
+        response.raw = BytesIO(body)
+        # As JSON is; without it requests may try all encodings in turn.
+        response.encoding = "utf-8"
+        return response
+
+
+def _document(session, url):
+    response = session.get(url, timeout=CONVERSATION_SECONDS)
+    document = _json_object(response)
+    if response.status_code != 200 or document is None:
+        raise ProviderAway(f"{url} answered {response.status_code} and not with a JSON object")
+    return document
+
+
+def _endpoint(document, name):
+    url = document.get(name)
+    if not isinstance(url, str) or not is_secure_transport(url):
+        raise ProviderAway(f"the discovery document of {document['issuer']} has no {name} that begins with https://")
+    return url
+
+
+def _check_token_answer(response):
+    answer = _json_object(response)
+    if 400 <= response.status_code < 500:
+        error = (answer or {}).get("error")
+        reason = error if error in TOKEN_ERRORS else response.status_code
+        raise IdentityRefused(f"The provider refused the code ({reason}).")
+    if answer is None:
+        raise ProviderAway("the token endpoint answered with something else than a JSON object")
+    return response
+
+
+def _json_object(response):
+    try:
+        answer = response.json()
+    except (ValueError, RecursionError):
+        return None
+    return answer if isinstance(answer, dict) else None
+
+
+def _text(value):
+    """A claim that can be stored and shown as it is, or None."""
+    return value if isinstance(value, str) and value and value.isprintable() else None
+
+
+def _address(name, value):
+    try:
+        parts = urlsplit(value or "")
+        well_formed = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        well_formed = well_formed and not (parts.query or parts.fragment or parts.username is not None)
+    except ValueError:
+        well_formed = False
+    if not well_formed or any(character.isspace() for character in value):
+        raise SystemExit(f"{name} must be an address like https://example.org/path, and is {value!r}.")
+    return value

@@ -34,4 +34,4 @@ lock: .venv/installed
 
 # Forgets all that `make` made, the demo shop's data among it.
 clean:
-	rm -rf .venv .local .coverage* scripts/mail/node_modules
+	rm -rf .venv .local .coverage* scripts/mail/node_modules gateway/docs/node_modules

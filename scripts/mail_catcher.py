@@ -1,11 +1,9 @@
 """maildev: takes every mail over SMTP, sends none on, and shows them on a web page."""
 
 import shutil
-import subprocess
 
-from scripts.settings import ROOT, CannotStart
-
-LOCK = ROOT / "scripts" / "mail" / "package-lock.json"
+from scripts import npm
+from scripts.settings import ROOT
 
 
 class MailCatcher:
@@ -14,17 +12,7 @@ class MailCatcher:
         self.folder = ROOT / "scripts" / "mail"
 
     def prepare(self):
-        """Installs it from its lock file, unless that was done."""
-        installed = self.folder / "node_modules" / ".installed"
-        if installed.exists() and installed.read_text() == LOCK.read_text():
-            return
-        print("forage: installing the mail catcher with npm", flush=True)
-        done = subprocess.run(
-            ["npm", "ci", "--silent", "--no-audit", "--no-fund"], cwd=self.folder, capture_output=True, text=True
-        )
-        if done.returncode:
-            raise CannotStart(f"npm could not install the mail catcher: {(done.stderr or done.stdout).strip()}")
-        installed.write_text(LOCK.read_text())
+        npm.install(self.folder, "the mail catcher")
 
     def command(self):
         smtp = ["--smtp", str(self.settings.ports["SMTP_PORT"]), "--ip", "127.0.0.1"]

@@ -16,8 +16,12 @@ RABBITMQ_FOLDERS = (
     "/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin",
     "/opt/homebrew/opt/rabbitmq/sbin",
 )
-PACKAGES = {"PostgreSQL": "postgresql", "RabbitMQ": "rabbitmq-server"}
-UNITS = {"postgresql": ["postgresql"], "rabbitmq-server": ["rabbitmq-server", "epmd.socket", "epmd.service"]}
+PACKAGES = {"PostgreSQL": "postgresql", "RabbitMQ": "rabbitmq-server", "Redis": "redis-server"}
+UNITS = {
+    "postgresql": ["postgresql"],
+    "rabbitmq-server": ["rabbitmq-server", "epmd.socket", "epmd.service"],
+    "redis-server": ["redis-server"],
+}
 
 
 def find_postgres():
@@ -37,8 +41,7 @@ def newest(patterns, program):
 
 def require_programs(settings):
     """Sees to it that all programs are there, by installing Debian's packages where we may."""
-    if settings.own_mail_catcher:
-        require_node()
+    require_node()
     missing = missing_programs(settings)
     if not missing:
         return
@@ -56,6 +59,8 @@ def missing_programs(settings):
         missing.append("PostgreSQL")
     if settings.own_broker and not (find_rabbitmq() and shutil.which("epmd")):
         missing.append("RabbitMQ")
+    if settings.for_tests and not shutil.which("redis-server"):
+        missing.append("Redis")
     return missing
 
 

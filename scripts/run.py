@@ -11,12 +11,14 @@ import sys
 import time
 import urllib.request
 
+from scripts import npm
 from scripts.leftovers import claim, end_leftovers, end_with_parent
 from scripts.mail_catcher import MailCatcher
 from scripts.postgres import Postgres
 from scripts.programs import require_programs
 from scripts.rabbitmq import RabbitMQ, answers_amqp
 from scripts.settings import MANAGEMENT, ROOT, SERVICES, CannotStart, Settings
+from scripts.sign_in_provider import SignInProvider
 from scripts.supervisor import Supervisor
 
 SECONDS_TO_COME_UP = 90
@@ -32,6 +34,7 @@ def main(arguments):
             end_leftovers(settings.folder)
             settings.refuse_taken_ports(with_gateway=not only_infrastructure)
             require_programs(settings)
+            npm.install(npm.DOCS, "the page of /docs")
             if not settings.own_broker and not answers_amqp(settings.given["AMQP_URI"]):
                 raise CannotStart("AMQP_URI is set, but no broker answers there: start it, or unset AMQP_URI.")
             try:
@@ -71,7 +74,9 @@ class Shop:
     async def come_up(self, only_infrastructure):
         """Everything, each as soon as what it needs is there."""
         started_at = time.monotonic()
-        await asyncio.gather(self.start_broker(), self.start_databases(), self.start_mail_catcher())
+        await asyncio.gather(
+            self.start_broker(), self.start_databases(), self.start_mail_catcher(), self.start_sign_in_provider()
+        )
         self.settings.write_env_file()
         if not only_infrastructure:
             for service in SERVICES:
@@ -118,6 +123,12 @@ class Shop:
         await asyncio.to_thread(catcher.prepare)
         await self.supervisor.start_process("mail", catcher.command(), self.environment, infrastructure=True)
         # Nobody waits for it: a mail that finds no server is tried again.
+
+    async def start_sign_in_provider(self):
+        if self.settings.own_sign_in_provider:
+            command = SignInProvider(self.settings).command()
+            await self.supervisor.start_process("sign-in", command, self.environment, infrastructure=True)
+            # Nobody waits for it: it is asked when somebody signs in.
 
     async def start_nameko(self, name, module):
         command = ["nameko", "run", "--config", "config.yaml", module]
@@ -170,6 +181,10 @@ def summary(settings, seconds, only_infrastructure):
         ]
     if settings.own_mail_catcher:
         lines += [f"  mails         http://{local['MAIL_WEB_PORT']}, caught on port {settings.ports['SMTP_PORT']}"]
+    if settings.own_sign_in_provider:
+        # localhost, since its cookies are not those of 127.0.0.1, and the provider sends people back there.
+        sign_in = f"http://localhost:{settings.ports['GATEWAY_PORT']}/auth/google"
+        lines += [f"  sign-in       {sign_in}, by the provider on {settings.of_running_system()['OIDC_ISSUER']}"]
     if settings.own_broker:
         lines += [f"  RabbitMQ      {local['RABBITMQ_PORT']}"]
     if MANAGEMENT in local:

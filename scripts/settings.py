@@ -19,6 +19,7 @@ DEFAULT_PORTS = {
     "POSTGRES_PORT": 5432,
     "SMTP_PORT": 1025,
     "MAIL_WEB_PORT": 8025,
+    "OIDC_PORT": 8090,
 }
 NO_EVENTLET_WARNING = "ignore:::nameko.cli.commands,ignore:::nameko.containers"
 # Only when it is set does the broker have its management page and HTTP API.
@@ -46,6 +47,7 @@ class Settings:
         self.own_broker = "AMQP_URI" not in foreign
         self.own_databases = foreign.isdisjoint(DATABASE_URIS)
         self.own_mail_catcher = "SMTP_HOST" not in foreign
+        self.own_sign_in_provider = "GOOGLE_CLIENT_ID" not in foreign
         missing = [name for name in DATABASE_URIS if name not in foreign]
         if missing and not self.own_databases:
             raise CannotStart(f"Either all four database URIs are set or none; {', '.join(missing)} is not.")
@@ -67,6 +69,8 @@ class Settings:
             others |= {"POSTGRES_PORT"}
         if not self.own_mail_catcher:
             others |= {"SMTP_PORT", "MAIL_WEB_PORT"}
+        if not self.own_sign_in_provider:
+            others |= {"OIDC_PORT"}
         for name in self.ports.keys() - others:
             refuse_if_taken(self.ports[name], name)
 
@@ -103,6 +107,15 @@ class Settings:
                 settings[name] = self.database_uri(service, f"{service}_db")
         if self.own_mail_catcher:
             settings["SMTP_HOST"] = "127.0.0.1"
+        if self.own_sign_in_provider:
+            settings |= {
+                "GOOGLE_CLIENT_ID": "forage-local",
+                "GOOGLE_CLIENT_SECRET": self.secret("sign-in"),
+                "OIDC_ISSUER": f"http://localhost:{self.ports['OIDC_PORT']}",
+                # Straight to the gateway, as long as no frontend is there to pass it on.
+                "GOOGLE_REDIRECT_URI": f"http://localhost:{self.ports['GATEWAY_PORT']}/auth/google/callback",
+                "OAUTHLIB_INSECURE_TRANSPORT": "1",
+            }
         return settings
 
     def write_env_file(self):

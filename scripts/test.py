@@ -11,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from scripts import npm
 from scripts.programs import require_programs
 from scripts.settings import ROOT, CannotStart, Settings
 
@@ -22,8 +23,9 @@ FIRST = ("e2e", "extensions", "infrastructure")
 def main(paths):
     with tempfile.TemporaryDirectory(prefix="forage-test-") as folder:
         try:
-            # Here, since of two that install packages at once one would fail.
+            # Here, since of two that install something at once one would fail.
             require_programs(Settings({"LOCAL_DIR": folder}, for_tests=True))
+            npm.install(npm.DOCS, "the page of /docs")
         except CannotStart as reason:
             sys.exit(f"forage: {reason}")
     coverage("erase")

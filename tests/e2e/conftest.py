@@ -13,7 +13,15 @@ from tests.infrastructure.waiting import wait_for
 
 SECONDS_TO_COME_UP = 150  # with the mail catcher to be installed first
 SECONDS_TO_END = 15
-SOMEBODY_ELSES = {"AMQP_URI", "SMTP_HOST", "JWT_SECRET", "LOG_FORMAT", "DEMO_PASSWORD", *DATABASE_URIS}
+SOMEBODY_ELSES = {
+    "AMQP_URI",
+    "SMTP_HOST",
+    "GOOGLE_CLIENT_ID",
+    "JWT_SECRET",
+    "LOG_FORMAT",
+    "DEMO_PASSWORD",
+    *DATABASE_URIS,
+}
 
 
 class RunningShop:

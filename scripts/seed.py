@@ -59,10 +59,12 @@ def add_accounts(users, password):
     """Register those who are missing; return how many were."""
     added = 0
     for email, username in ACCOUNTS.items():
+        if any(user["email"] == email for user in users.list_users(q=email)["items"]):
+            continue
         try:
             users.register(email=email, username=username, password=password)
             added += 1
-        except Taken:
+        except Taken:  # by another seed.py at the same time, or the name by somebody else
             continue
     # Every time: a run that was killed after the registration would leave a shop without an admin.
     users.set_role("admin@forage.example", role="admin")

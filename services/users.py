@@ -1,68 +1,97 @@
-"""users: accounts, passwords and the access tokens that the gateway checks.
+"""users: accounts, sessions and the access tokens that the gateway checks.
 
 Owns:   users_db
-RPC:    register, login, get_user, set_role, health
-Emits:  user.registered
+RPC:    register, login, refresh, logout, list_sessions, end_session, google_sign_in_url, google_sign_in,
+        get_user, list_users, update_user, set_role, update_profile, change_password,
+        request_password_reset, reset_password, request_verification, verify_email, create_mailed_token, health
+Emits:  user.registered, user.verification_requested, user.password_reset_requested
+
+Secrets that open an account (refresh tokens, mailed tokens, a sign-in's state) are stored as SHA-256, which
+is enough for what has 256 random bits. None is in an outbox, a durable queue or a kept answer.
 """
 
 import base64
-import hashlib
+import hmac
+import logging
+import secrets
 import time
 import uuid
-from datetime import datetime
+from contextlib import contextmanager
 
-import bcrypt
 import jwt
 from marshmallow import ValidationError
 from nameko.extensions import DependencyProvider
 from nameko.timer import timer
-from sqlalchemy import BigInteger, Boolean, DateTime, Identity, Index, Text, func, select
+from sqlalchemy import delete, func, or_, select
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from contracts.errors import InvalidCredentials, InvalidInput, Taken, UserNotFound
-from contracts.events import UserRegistered
-from contracts.schemas import Credentials, Email, UserRegistration, load, load_id
+from contracts.errors import (
+    AccountDisabled,
+    InvalidCredentials,
+    InvalidInput,
+    InvalidSession,
+    LastAdmin,
+    MailNotNeeded,
+    NotConfigured,
+    SessionNotFound,
+    SignInProviderAway,
+    SignInRefused,
+    Taken,
+    UnprovenAddress,
+    UserNotFound,
+)
+from contracts.events import UserPasswordResetRequested, UserRegistered, UserVerificationRequested
+from contracts.schemas import (
+    AddressVerification,
+    Email,
+    Login,
+    OwnPasswordChange,
+    PasswordReset,
+    PasswordResetRequest,
+    Profile,
+    SignInAnswer,
+    UserChanges,
+    UserQuery,
+    UserRegistration,
+    load,
+    load_id,
+    normal_password,
+)
 from extensions.database import Database
-from extensions.inbox import AnswerMixin, once
-from extensions.outbox import Outbox, OutboxMixin
+from extensions.inbox import once
+from extensions.openid import IdentityRefused, OpenIdClient, ProviderAway, ProviderNotConfigured
+from extensions.outbox import Outbox
+from extensions.passwords import Passwords
 from extensions.payloads import timestamp
+from extensions.polling import Bell, poll
+from extensions.production import Production
 from extensions.rpc import rpc
-from extensions.settings import integer, secret
+from extensions.settings import secret
 from extensions.telemetry import LogContext
-from extensions.threads import in_thread
+from services.users_models import (
+    MAILED_TOKEN_LIFE,
+    RESET,
+    VERIFICATION,
+    Answer,
+    ExternalIdentity,
+    LoginFailure,
+    MailedToken,
+    OutboxEntry,
+    ResetRequest,
+    SignIn,
+    TokenReused,
+    User,
+    UserSession,
+    digest,
+    forget_old,
+)
+from services.users_models import Base as Base
+
+# What operators want to be told of.
+security = logging.getLogger("security")
 
 ACCESS_TOKEN_SECONDS = 15 * 60
-ROLES = ("customer", "admin")
-
-
-class Base(DeclarativeBase):
-    pass
-
-
-class OutboxEntry(OutboxMixin, Base):
-    pass
-
-
-class Answer(AnswerMixin, Base):
-    pass
-
-
-class User(Base):
-    __tablename__ = "users"
-
-    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
-    email: Mapped[str] = mapped_column(Text, unique=True)
-    username: Mapped[str] = mapped_column(Text)
-    password_hash: Mapped[str] = mapped_column(Text)
-    role: Mapped[str] = mapped_column(Text, server_default="customer")
-    is_active: Mapped[bool] = mapped_column(Boolean, server_default="true")
-    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
-    updated_at: Mapped[datetime] = mapped_column(
-        DateTime(timezone=True), server_default=func.now(), onupdate=func.now()
-    )
-
-    __table_args__ = (Index("uq_users_username_folded", func.lower(username), unique=True),)
 
 
 def user_view(user):
@@ -77,38 +106,20 @@ def user_view(user):
     }
 
 
-class Passwords(DependencyProvider):
-    """Hashes and checks passwords outside the event loop: at 12 rounds one takes 200 ms."""
-
-    def setup(self):
-        rounds = integer(self.container.config, "BCRYPT_ROUNDS", 4, 16)
-        self._salt = lambda: bcrypt.gensalt(rounds)
-        # Checked when the address is unknown, so that the answer takes as long.
-        self._nobody = bcrypt.hashpw(uuid.uuid4().bytes.hex().encode(), self._salt())
-
-    def get_dependency(self, worker_ctx):
-        return self
-
-    def hash(self, password):
-        return in_thread(bcrypt.hashpw, _bcrypt_input(password), self._salt()).decode()
-
-    def match(self, password, password_hash):
-        """Whether the password is the hash's; with None for the hash false, after as long."""
-        known = password_hash is not None
-        expected = password_hash.encode() if known else self._nobody
-        return in_thread(bcrypt.checkpw, _bcrypt_input(password), expected) and known
-
-
-def _bcrypt_input(password):
-    """bcrypt takes 72 bytes without a NUL; what it can't take whole is hashed first, so that no byte is lost."""
-    raw = password.encode(errors="surrogatepass")
-    if len(raw) > 72 or b"\0" in raw:
-        return base64.b64encode(hashlib.sha256(raw).digest())
-    return raw
+def session_view(device, current):
+    return {
+        "id": device.id,
+        "user_agent": device.user_agent,
+        "client_address": device.client_address,
+        "created_at": timestamp(device.created_at),
+        "last_used_at": timestamp(device.last_used_at),
+        "expires_at": timestamp(device.expires_at),
+        "current": device == current,
+    }
 
 
 class Tokens(DependencyProvider):
-    """Signs access tokens: HS256, 15 minutes."""
+    """Signs access tokens (HS256, 15 minutes) and derives refresh tokens."""
 
     def setup(self):
         hint = "the secret that signs access tokens, 32 bytes or more, the same for users and gateway."
@@ -129,15 +140,25 @@ class Tokens(DependencyProvider):
         }
         return jwt.encode(claims, self._secret, algorithm="HS256")
 
+    def successor(self, refresh_token):
+        """The refresh token that follows: the same for whoever refreshes at once or again, unguessable without us."""
+        following = hmac.digest(self._secret.encode(), b"refresh token after " + refresh_token.encode(), "sha256")
+        return base64.urlsafe_b64encode(following).decode().rstrip("=")
+
 
 class Users:
     name = "users"
 
+    production = Production()
     db = Database(answers=Answer)
-    outbox = Outbox(OutboxEntry, events=[UserRegistered])
+    outbox = Outbox(OutboxEntry, events=[UserRegistered, UserVerificationRequested, UserPasswordResetRequested])
+    bell = Bell()
     passwords = Passwords()
     tokens = Tokens()
+    openid = OpenIdClient()
     log_context = LogContext()
+
+    # Accounts
 
     @rpc
     def register(self, email, username, password):
@@ -146,6 +167,7 @@ class Users:
         Raises InvalidInput, or Taken with the field: addresses and names are compared without case.
         """
         account = load(UserRegistration(), {"email": email, "username": username, "password": password})
+        self._refuse_weak(account["password"], account["email"], account["username"])
         password_hash = self.passwords.hash(account["password"])
         return self._add_user(email=account["email"], username=account["username"], password_hash=password_hash)
 
@@ -153,56 +175,351 @@ class Users:
     def _add_user(self, session, **values):
         user = User(**values)
         session.add(user)
-        try:
-            session.flush()
-        except IntegrityError as error:
-            taken_name = error.orig.diag.constraint_name == "uq_users_username_folded"
-            raise Taken("username" if taken_name else "email") from error
+        _flush(session)
         self.outbox.add(session, UserRegistered(user_id=user.id, email=user.email))
         return user_view(user)
-
-    @rpc
-    def login(self, email, password):
-        """Return {access_token, token_type, expires_in (seconds)}.
-
-        Raises InvalidCredentials: for an unknown address, a wrong password and a disabled account alike.
-        """
-        credentials = load(Credentials(), {"email": email, "password": password})
-        with self.db.transaction() as session:
-            user = session.scalar(select(User).where(User.email == _normal_address(credentials["email"])))
-        matches = self.passwords.match(credentials["password"], user and user.password_hash)
-        if not matches or not user.is_active:
-            raise InvalidCredentials
-        return {
-            "access_token": self.tokens.issue(user),
-            "token_type": "bearer",
-            "expires_in": ACCESS_TOKEN_SECONDS,
-        }
 
     @rpc
     def get_user(self, user_id):
         """Raises UserNotFound."""
         with self.db.transaction() as session:
-            user = session.get(User, load_id(user_id))
-            if user is None:
-                raise UserNotFound(user_id)
-            return user_view(user)
+            return user_view(_find(session, user_id))
 
     @rpc
-    def set_role(self, email, role):
-        """Make the account with this address a `customer` or an `admin`.
-
-        Holds from its next login. Raises UserNotFound, InvalidInput.
-        """
-        if role not in ROLES:
-            raise InvalidInput({"role": [f"Must be one of: {', '.join(ROLES)}."]})
+    def list_users(self, **query):
+        """{items, total, limit, offset}, by id. query: as contracts.schemas.UserQuery. Raises InvalidInput."""
+        query = load(UserQuery(), query)
+        conditions = []
+        if query["q"]:
+            conditions.append(
+                or_(
+                    User.email.icontains(query["q"], autoescape=True),
+                    User.username.icontains(query["q"], autoescape=True),
+                )
+            )
+        if query["role"] is not None:
+            conditions.append(User.role == query["role"])
+        page = select(User).where(*conditions).order_by(User.id).limit(query["limit"]).offset(query["offset"])
         with self.db.transaction() as session:
-            user = session.scalar(select(User).where(User.email == _normal_address(email)).with_for_update())
-            if user is None:
-                raise UserNotFound(email)
-            user.role = role
+            total = session.scalar(select(func.count()).select_from(User).where(*conditions))
+            items = [user_view(user) for user in session.scalars(page)]
+        return {"items": items, "total": total, "limit": query["limit"], "offset": query["offset"]}
+
+    @rpc
+    @once
+    def update_user(self, session, user_id, **changes):
+        """Change an account's role, or disable or enable it, and return it.
+
+        A new role, or being disabled, ends the account's sessions; access tokens live on for 15 minutes at most.
+        Raises UserNotFound, InvalidInput, LastAdmin.
+        """
+        changes = load(UserChanges(), changes)
+        _let_admins_change_one_by_one(session)
+        return self._change(session, _find(session, user_id, lock=True), changes)
+
+    @rpc
+    @once
+    def set_role(self, session, email, role):
+        """Make the account with this address a `customer` or an `admin`. As `update_user`."""
+        changes = load(UserChanges(), {"role": role})
+        _let_admins_change_one_by_one(session)
+        user = session.scalar(select(User).where(User.email == _normal_address(email)).with_for_update())
+        if user is None:
+            raise UserNotFound(email)
+        return self._change(session, user, changes)
+
+    def _change(self, session, user, changes):
+        role, is_active = changes.get("role", user.role), changes.get("is_active", user.is_active)
+        if (role, is_active) != (user.role, user.is_active):
+            others = select(User.id).where(User.id != user.id, User.role == "admin", User.is_active)
+            if user.role == "admin" and user.is_active and not session.scalar(select(others.exists())):
+                raise LastAdmin
+            if role != user.role or not is_active:
+                UserSession.end_all(session, user)
+            user.role, user.is_active = role, is_active
             session.flush()
-            return user_view(user)
+            changed = {"user_id": user.id, "role": role, "is_active": is_active}
+            security.warning("the rights of user %d changed", user.id, extra={"fields": changed})
+        return user_view(user)
+
+    @rpc
+    @once
+    def update_profile(self, session, user_id, username):
+        """Change the account's name and return the account. Raises UserNotFound, InvalidInput, Taken."""
+        user = _find(session, user_id, lock=True)
+        user.username = load(Profile(), {"username": username})["username"]
+        _flush(session)
+        return user_view(user)
+
+    # Passwords
+
+    @rpc
+    def change_password(self, user_id, old_password, password, client_address=None):
+        """Set a new password; all sessions end.
+
+        Raises UserNotFound, InvalidInput (of `old_password`, when it is wrong), TooManyFailures as `login`.
+        """
+        change = {"old_password": old_password, "password": password, "client_address": client_address}
+        change = load(OwnPasswordChange(), change)
+        account = self.get_user(user_id)
+        self._refuse_weak(change["password"], account["email"], account["username"])
+        self._note_login(account["email"], change["client_address"])
+        self._change_password(user_id, change["old_password"], change["password"])
+        self._forget_failures(account["email"], change["client_address"])
+
+    @once
+    def _change_password(self, session, user_id, old_password, password):
+        user = _find(session, user_id, lock=True)
+        if not self.passwords.matches(normal_password(old_password), user.password_hash):
+            raise InvalidInput({"old_password": ["This is not your password."]})
+        self._set_password(session, user, password)
+
+    @rpc
+    def request_password_reset(self, email):
+        """Have a link mailed to this address, if it is an account's. Nothing in the answer or its time tells."""
+        request = load(PasswordResetRequest(), {"email": email})
+        with self.db.transaction() as session:
+            session.add(ResetRequest(email=request["email"]))
+            self.bell.ring_after_commit(session)
+
+    @poll(interval_seconds=1)
+    def answer_reset_request(self):
+        """Look into the next request for a new password. True while there may be more."""
+        with self.db.transaction() as session:
+            waiting = select(ResetRequest).where(ResetRequest.answered_at.is_(None)).order_by(ResetRequest.id)
+            request = session.scalar(waiting.limit(1).with_for_update(skip_locked=True))
+            if request is None:
+                return False
+            # Not more than one mail a minute, however many ask.
+            if session.scalar(ResetRequest.answered_lately(request.email).limit(1)) is None:
+                user = session.scalar(select(User).where(User.email == request.email, User.is_active))
+                if user is not None:
+                    self.outbox.add(session, UserPasswordResetRequested(user_id=user.id, email=user.email))
+            request.answered_at = func.now()
+            return True
+
+    @rpc
+    @once
+    def reset_password(self, session, token, password):
+        """Set a new password with a mailed token, which is spent; all sessions end.
+
+        It also proves the address. Raises InvalidInput, which leaves the token good, and InvalidToken.
+        """
+        reset = load(PasswordReset(), {"token": token, "password": password})
+        user = MailedToken.spend(session, reset["token"], RESET)
+        self._refuse_weak(reset["password"], user.email, user.username)
+        self._set_password(session, user, reset["password"])
+        user.email_verified_at = user.email_verified_at or func.now()
+
+    def _set_password(self, session, user, password):
+        user.password_hash = self.passwords.hash(password)
+        UserSession.end_all(session, user)
+        session.execute(delete(MailedToken).where(MailedToken.user_id == user.id, MailedToken.purpose == RESET))
+        security.warning("the password of user %d changed", user.id, extra={"fields": {"user_id": user.id}})
+
+    def _refuse_weak(self, password, *known):
+        if self.passwords.is_common(password) or password.lower() in {word.lower() for word in known}:
+            raise InvalidInput({"password": ["One of the first that a guesser would try: choose another."]})
+
+    # Addresses
+
+    @rpc
+    @once
+    def request_verification(self, session, user_id):
+        """Have the link that proves the address mailed once more. Raises UserNotFound."""
+        user = _find(session, user_id)
+        self.outbox.add(session, UserVerificationRequested(user_id=user.id, email=user.email))
+
+    @rpc
+    @once
+    def verify_email(self, session, token):
+        """Take a mailed token as the proof of the account's address; it is spent. Raises InvalidToken."""
+        verification = load(AddressVerification(), {"token": token})
+        user = MailedToken.spend(session, verification["token"], VERIFICATION)
+        user.email_verified_at = func.now()
+
+    @rpc
+    def create_mailed_token(self, user_id, email, purpose):
+        """{token, expires_in (seconds)}: a single-use secret for the link of one mail.
+
+        purpose: `email_verification` or `password_reset`. Raises InvalidInput, and MailNotNeeded when there is
+        no such account any more, it is disabled, or its address is proven already.
+        """
+        if purpose not in list(MAILED_TOKEN_LIFE):
+            raise InvalidInput({"purpose": [f"Must be one of: {', '.join(MAILED_TOKEN_LIFE)}."]})
+        with self.db.transaction() as session:
+            user = session.get(User, load_id(user_id, "user_id"))
+            if user is None or not user.is_active or user.email != email:
+                raise MailNotNeeded
+            if purpose == VERIFICATION and user.email_verified_at is not None:
+                raise MailNotNeeded
+            token = MailedToken.new(session, user, purpose)
+        return {"token": token, "expires_in": int(MAILED_TOKEN_LIFE[purpose].total_seconds())}
+
+    # Sessions
+
+    @rpc
+    def login(self, email, password, client_address=None, user_agent=None):
+        """Open a session: {access_token, token_type, expires_in (seconds), refresh_token}.
+
+        client_address, user_agent: where the login comes from, as far as the gateway knows.
+        Raises InvalidCredentials, for an unknown address, a wrong password and a disabled account alike, and
+        TooManyFailures. A call that is delivered again opens a second session, which nobody has the token of.
+        """
+        client = {"client_address": client_address, "user_agent": user_agent}
+        login = load(Login(), {"email": email, "password": password, **client})
+        self._note_login(login["email"], login["client_address"])
+        password = normal_password(login["password"])
+        with self.db.transaction() as session:
+            user = session.scalar(select(User).where(User.email == _normal_address(login["email"])))
+        checked_hash = user and user.password_hash
+        if not self.passwords.matches(password, checked_hash) or not user.is_active:
+            raise InvalidCredentials
+        fresh_hash = self.passwords.hash(password) if self.passwords.is_outdated(checked_hash) else checked_hash
+        with self.db.transaction() as session:
+            user = session.get(User, user.id, with_for_update=True)
+            if user is None or user.password_hash != checked_hash or not user.is_active:
+                # It changed while we checked.
+                raise InvalidCredentials
+            user.password_hash = fresh_hash
+            refresh_token = UserSession.open(session, user, login)
+        self._forget_failures(login["email"], login["client_address"])
+        return self._grant(user, refresh_token)
+
+    def _note_login(self, email, client_address):
+        with self.db.transaction() as session:
+            LoginFailure.note(session, client_address or "", _account_hash(email))
+
+    def _forget_failures(self, email, client_address):
+        with self.db.transaction() as session:
+            LoginFailure.forget(session, client_address or "", _account_hash(email))
+
+    def _grant(self, user, refresh_token):
+        return {
+            "access_token": self.tokens.issue(user),
+            "token_type": "bearer",
+            "expires_in": ACCESS_TOKEN_SECONDS,
+            "refresh_token": refresh_token,
+        }
+
+    @rpc
+    def refresh(self, refresh_token):
+        """Take a refresh token for the next: as `login` answers.
+
+        Raises InvalidSession. A token that was used more than 10 s ago is in somebody else's hands, or was:
+        its whole session ends.
+        """
+        with self.db.transaction() as session:
+            device = UserSession.of_token(session, refresh_token, lock=True)
+            if device is None:
+                raise InvalidSession
+            try:
+                newest = device.rotate(session, refresh_token, self.tokens.successor)
+            except TokenReused:
+                newest = None
+                session.delete(device)
+            user = session.get(User, device.user_id)
+        if newest is None:
+            fields = {"user_id": user.id, "session_id": device.id}
+            security.warning("a used refresh token came again: session %d ends", device.id, extra={"fields": fields})
+            raise InvalidSession
+        return self._grant(user, newest)
+
+    @rpc
+    def logout(self, refresh_token):
+        """End the session of this refresh token; nothing to do when it has none."""
+        with self.db.transaction() as session:
+            device = UserSession.of_token(session, refresh_token, lock=True)
+            if device is not None:
+                session.delete(device)
+
+    @rpc
+    def list_sessions(self, user_id, refresh_token=None):
+        """[{id, user_agent, client_address, created_at, last_used_at, expires_at, current}], last used first.
+
+        current: whether it is the session of this refresh token.
+        """
+        owned = UserSession.user_id == load_id(user_id, "user_id")
+        devices = select(UserSession).where(owned, UserSession.expires_at > func.now())
+        with self.db.transaction() as session:
+            current = UserSession.of_token(session, refresh_token)
+            devices = session.scalars(devices.order_by(UserSession.last_used_at.desc(), UserSession.id.desc()))
+            return [session_view(device, current) for device in devices]
+
+    @rpc
+    @once
+    def end_session(self, session, user_id, session_id):
+        """Log one of the user's devices out. Raises SessionNotFound."""
+        device = session.get(UserSession, load_id(session_id, "session_id"), with_for_update=True)
+        if device is None or device.user_id != user_id:
+            raise SessionNotFound(session_id)
+        session.delete(device)
+
+    # Sign-in elsewhere
+
+    @rpc
+    def google_sign_in_url(self):
+        """Begin a sign-in: {url, state}. url: where to send the browser. state: what it must come back with.
+
+        Raises NotConfigured, SignInProviderAway.
+        """
+        with _errors_of_provider():
+            authorization = self.openid.begin()
+        with self.db.transaction() as session:
+            SignIn.begin(session, authorization)
+        return {"url": authorization.url, "state": authorization.state}
+
+    @rpc
+    def google_sign_in(self, code, state, client_address=None, user_agent=None):
+        """Finish a sign-in, once for each state, and open a session: as `login` answers.
+
+        Raises SignInRefused, SignInProviderAway, UnprovenAddress for a newcomer whose address the provider
+        doesn't vouch for, AccountDisabled.
+        """
+        client = {"client_address": client_address, "user_agent": user_agent}
+        answer = load(SignInAnswer(), {"code": code, "state": state, **client})
+        with self.db.transaction() as session:
+            begun = SignIn.take(session, answer["state"])
+        if begun is None:
+            raise SignInRefused("This sign-in is finished or took too long: begin anew.")
+        with _errors_of_provider():
+            identity = self.openid.finish(answer["code"], begun.nonce, begun.code_verifier)
+        with self.db.transaction() as session:
+            user = self._user_of_identity(session, identity)
+            if not user.is_active:
+                raise AccountDisabled
+            refresh_token = UserSession.open(session, user, answer)
+        return self._grant(user, refresh_token)
+
+    def _user_of_identity(self, session, identity):
+        known = session.get(ExternalIdentity, (identity.issuer, identity.subject))
+        if known is not None:
+            return session.get(User, known.user_id, with_for_update=True)
+        email = _normal_address(identity.email) if identity.email_verified else None
+        if email is None:
+            raise UnprovenAddress
+        user = self._user_of_proven_address(session, email, _username_for(identity.name, email))
+        if user.is_active:
+            link = insert(ExternalIdentity).values(issuer=identity.issuer, subject=identity.subject, user_id=user.id)
+            session.execute(link.on_conflict_do_nothing())
+            security.warning("user %d signs in elsewhere now", user.id, extra={"fields": {"user_id": user.id}})
+        return user
+
+    def _user_of_proven_address(self, session, email, username):
+        """The account with this address, locked; a new one if there is none."""
+        for free_name in (username, f"{username[:41]}-{secrets.token_hex(4)}"):
+            new = insert(User).values(email=email, username=free_name, email_verified_at=func.now())
+            is_new = session.execute(new.on_conflict_do_nothing().returning(User.id)).first() is not None
+            user = session.scalar(select(User).where(User.email == email).with_for_update())
+            if user is not None:
+                break
+        if is_new:
+            self.outbox.add(session, UserRegistered(user_id=user.id, email=user.email))
+        elif user.is_active and user.email_verified_at is None:
+            # Whoever registered the address may not be who has it, and must keep no way in.
+            user.password_hash, user.email_verified_at = None, func.now()
+            UserSession.end_all(session, user)
+        return user
 
     @rpc
     def health(self):
@@ -210,9 +527,14 @@ class Users:
         return {"status": "up"}
 
     @timer(interval=3600)
-    def forget_answers(self):
+    def clean_up(self):
         with self.db.transaction() as session:
-            Answer.forget_old(session)
+            forget_old(session)
+
+
+def _account_hash(email):
+    """Of the address that was typed, whether or not it is somebody's: it may be a password in the wrong field."""
+    return digest(_normal_address(email) or email)
 
 
 def _normal_address(email):
@@ -221,3 +543,45 @@ def _normal_address(email):
         return Email().deserialize(email)
     except ValidationError:
         return None
+
+
+def _username_for(name, email):
+    """A name in bounds: the provider's, or else what stands before the @."""
+    for username in (name, email.partition("@")[0]):
+        try:
+            return Profile().load({"username": username})["username"]
+        except ValidationError:
+            continue
+    return f"forager-{secrets.token_hex(4)}"
+
+
+def _find(session, user_id, lock=False):
+    user = session.get(User, load_id(user_id, "user_id"), with_for_update=lock)
+    if user is None:
+        raise UserNotFound(user_id)
+    return user
+
+
+def _flush(session):
+    try:
+        session.flush()
+    except IntegrityError as error:
+        taken_name = error.orig.diag.constraint_name == "uq_users_username_folded"
+        raise Taken("username" if taken_name else "email") from error
+
+
+def _let_admins_change_one_by_one(session):
+    """Else two admins could make each other customers at once, and nobody were left."""
+    session.execute(select(func.pg_advisory_xact_lock(func.hashtext("admins"))))
+
+
+@contextmanager
+def _errors_of_provider():
+    try:
+        yield
+    except ProviderNotConfigured:
+        raise NotConfigured from None
+    except ProviderAway as error:
+        raise SignInProviderAway from error
+    except IdentityRefused as error:
+        raise SignInRefused(error.reason) from error

@@ -5,7 +5,14 @@ from decimal import Decimal
 from itertools import count
 from uuid import uuid4
 
-from contracts.events import OrderCreated, OrderLine, OrderStatusUpdated
+from contracts.events import (
+    OrderCreated,
+    OrderLine,
+    OrderStatusUpdated,
+    UserPasswordResetRequested,
+    UserRegistered,
+    UserVerificationRequested,
+)
 
 _numbers = count(1)
 
@@ -64,6 +71,27 @@ def order_status_updated(created, new_status, sequence=2, **fields):
             **fields,
         }
     )
+
+
+def user_registered(**fields):
+    return UserRegistered(**{**_user_fields(), **fields})
+
+
+def user_verification_requested(**fields):
+    return UserVerificationRequested(**{**_user_fields(), **fields})
+
+
+def user_password_reset_requested(**fields):
+    return UserPasswordResetRequested(**{**_user_fields(), **fields})
+
+
+def _user_fields():
+    customer = a_customer()
+    return {
+        "timestamp": datetime(2026, 11, 22, 10, 4, tzinfo=UTC),
+        "user_id": customer["user_id"],
+        "email": customer["user_email"],
+    }
 
 
 def _order_fields():

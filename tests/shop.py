@@ -9,6 +9,7 @@ import psycopg2.extras
 from kombu import Connection, Queue
 from nameko.containers import ServiceContainer
 from nameko.exceptions import deserialize
+from nameko.standalone.events import get_event_exchange
 from nameko.standalone.rpc import ClusterRpcProxy
 from nameko.testing.services import entrypoint_hook
 
@@ -53,6 +54,20 @@ class Shop:
     def publish(self, event):
         """As the relay of the event's source does."""
         self.broker.publish(to_payload(event), exchange=f"{event.source}.events", routing_key=event.name)
+
+    @contextmanager
+    def listener(self, *event_classes):
+        """The name of a queue that gets these events from now on, for the block."""
+        name = uuid4().hex
+        self.broker.declare(name)
+        with self.broker.channel() as channel:
+            for event_class in event_classes:
+                exchange = get_event_exchange(event_class.source, self.config)(channel)
+                exchange.declare()
+                channel.queue_bind(name, exchange.name, event_class.name)
+        yield name
+        with self.broker.channel() as channel:
+            channel.queue_delete(name)
 
     def call_twice(self, service, method, **kwargs):
         """The two answers to one call that the broker delivers again, its replica having died unacknowledged."""
@@ -102,11 +117,11 @@ class Shop:
 
 
 @contextmanager
-def running_shop(brokers, databases, smtp, *service_classes):
-    """A shop for the tests of a folder, each with customers and products of its own."""
+def running_shop(brokers, databases, smtp, *service_classes, **settings):
+    """A shop for the tests of a folder, each with customers and products of its own. settings: as in config.yaml."""
     broker = brokers.new()
     uris = {service: databases.new(service) for service in ("users", "products", "orders", "notifications")}
-    shop = Shop(configuration(broker, uris, smtp), broker)
+    shop = Shop(configuration(broker, uris, smtp, **settings), broker)
     try:
         shop.containers = {service_class.name: shop.run(service_class) for service_class in service_classes}
         yield shop

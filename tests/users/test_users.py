@@ -5,16 +5,13 @@ import jwt
 import pytest
 
 from contracts.errors import InvalidCredentials, InvalidInput, Taken, UserNotFound
+from contracts.events import UserRegistered
 from services.users import Users
 from tests.factories import an_account
 from tests.infrastructure.waiting import wait_for
 from tests.shop import refusal_of
 
-
-def log_in(shop, account, **changes):
-    credentials = {"email": account["email"], "password": account["password"], **changes}
-    return shop.rpc.users.login(**credentials)
-
+from .conftest import log_in
 
 # Registering
 
@@ -87,14 +84,11 @@ def test_a_registration_out_of_bounds_is_refused(shop):
 
 
 def test_a_registration_is_told_to_the_shop(shop):
-    shop.broker.declare("listener")
-    with shop.broker.channel() as channel:
-        channel.queue_bind("listener", "users.events", "user.registered")
+    with shop.listener(UserRegistered) as listener:
+        user = shop.rpc.users.register(**an_account())
 
-    user = shop.rpc.users.register(**an_account())
-
-    wait_for(lambda: shop.broker.depth("listener") == 1)
-    [message] = shop.broker.peek("listener")
+        wait_for(lambda: shop.broker.depth(listener) == 1)
+        [message] = shop.broker.peek(listener)
     assert (message.payload["user_id"], message.payload["email"]) == (user["id"], user["email"])
     assert not set(message.payload) & {"password", "password_hash", "token"}
 
@@ -197,81 +191,6 @@ def test_every_login_costs_one_check_of_a_hash_of_the_same_strength(shop, monkey
     assert password_hash.startswith(b"$2b$04$")
 
 
-# Passwords
-
-
-@pytest.mark.parametrize(
-    "password, similar",
-    (
-        ("a" * 72, "a" * 73),
-        ("a" * 100 + "b", "a" * 100 + "c"),
-        ("🍄" * 18, "🍄" * 19),
-        ("🍄" * 100 + "b", "🍄" * 100 + "c"),
-        ("caf\u00e9" * 4, "cafe" * 4),
-        ("boletus edulis", "boletus edulis\x00"),
-    ),
-)
-def test_passwords_that_differ_late_differ(shop, password, similar):
-    account = an_account(password=password)
-    shop.rpc.users.register(**account)
-
-    with pytest.raises(InvalidCredentials):
-        log_in(shop, account, password=similar)
-
-    assert log_in(shop, account)
-
-
-def test_a_password_is_kept_as_a_hash_alone(shop):
-    account = an_account(password="no one may read this")
-
-    user = shop.rpc.users.register(**account)
-
-    [row] = shop.sql("users", "SELECT u::text FROM users u WHERE id = %s", user["id"])
-    answers = shop.sql("users", "SELECT answer::text FROM answers")
-    assert "$2b$04$" in row[0]
-    assert not any("no one may read" in text or "$2b$" in text for (text,) in answers if text)
-    assert "no one may read" not in row[0]
-
-
-# Roles
-
-
-def test_a_new_role_holds_from_the_next_login(shop):
-    account = an_account()
-    shop.rpc.users.register(**account)
-
-    user = shop.rpc.users.set_role(email=account["email"].upper(), role="admin")
-
-    assert user["role"] == "admin"
-    token = log_in(shop, account)["access_token"]
-    assert jwt.decode(token, shop.config["JWT_SECRET"], algorithms=["HS256"])["role"] == "admin"
-
-
-@pytest.mark.parametrize("role", ("root", "", None, 5, ["admin"], {}))
-def test_an_unknown_role_is_refused(shop, role):
-    account = an_account()
-    shop.rpc.users.register(**account)
-
-    with pytest.raises(InvalidInput):
-        shop.rpc.users.set_role(email=account["email"], role=role)
-
-
-@pytest.mark.parametrize("email", ("nobody@forage.example", "no address", None, 5))
-def test_nobody_gets_no_role(shop, email):
-    with pytest.raises(UserNotFound):
-        shop.rpc.users.set_role(email=email, role="admin")
-
-
-def test_a_role_set_by_a_call_that_is_delivered_again_is_set_once(shop):
-    account = an_account()
-    shop.rpc.users.register(**account)
-
-    first, second = shop.call_twice("users", "set_role", email=account["email"], role="admin")
-
-    assert first == second
-    assert first["role"] == "admin"
-
-
 # Operation
 
 
@@ -297,6 +216,6 @@ def test_answers_of_a_day_ago_are_forgotten(shop):
     recent = an_account()
     shop.rpc.users.register(**recent)
 
-    shop.fire(shop.containers["users"], "forget_answers")
+    shop.fire(shop.containers["users"], "clean_up")
 
     assert shop.sql("users", "SELECT answer->>'email' FROM answers") == [(recent["email"],)]

@@ -1,0 +1,313 @@
+"""What users_db holds."""
+
+import hashlib
+import math
+import secrets
+from datetime import datetime, timedelta
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    LargeBinary,
+    Text,
+    delete,
+    func,
+    select,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from contracts.errors import InvalidSession, InvalidToken, TooManyFailures
+from extensions.inbox import AnswerMixin
+from extensions.outbox import OutboxMixin
+
+REFRESH_TOKEN_LIFE = timedelta(days=30)
+# Two tabs that refresh at once send the same token: that is no theft.
+REUSE_GRACE = timedelta(seconds=10)
+SIGN_IN_LIFE = timedelta(minutes=10)
+VERIFICATION, RESET = "email_verification", "password_reset"
+MAILED_TOKEN_LIFE = {VERIFICATION: timedelta(hours=24), RESET: timedelta(minutes=30)}
+MAILED_TOKENS_EACH = 5
+FAILURE_WINDOW = timedelta(minutes=15)
+# From so many failures on a login has to wait: of one account from one address, and of an address in all.
+ACCOUNT_FAILURES, ADDRESS_FAILURES = 6, 100
+LONGEST_WAIT_SECONDS = 60
+RESET_MAIL_PAUSE = timedelta(minutes=1)
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class OutboxEntry(OutboxMixin, Base):
+    pass
+
+
+class Answer(AnswerMixin, Base):
+    pass
+
+
+def _now():
+    return mapped_column(DateTime(timezone=True), server_default=func.now())
+
+
+def _owner(**options):
+    return mapped_column(ForeignKey("users.id", ondelete="CASCADE"), **options)
+
+
+class User(Base):
+    """password_hash: None for who has only ever signed in elsewhere.
+
+    email_verified_at: when the address was proven, by a mailed token or a sign-in provider.
+    """
+
+    __tablename__ = "users"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    email: Mapped[str] = mapped_column(Text, unique=True)
+    username: Mapped[str] = mapped_column(Text)
+    password_hash: Mapped[str | None] = mapped_column(Text)
+    role: Mapped[str] = mapped_column(Text, server_default="customer")
+    is_active: Mapped[bool] = mapped_column(Boolean, server_default="true")
+    email_verified_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    created_at: Mapped[datetime] = _now()
+    updated_at: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), server_default=func.now(), onupdate=func.now()
+    )
+
+    __table_args__ = (Index("uq_users_username_folded", func.lower(username), unique=True),)
+
+
+class ExternalIdentity(Base):
+    """An account at a sign-in provider: issuer and subject, never the address, which may change hands."""
+
+    __tablename__ = "external_identities"
+
+    issuer: Mapped[str] = mapped_column(Text, primary_key=True)
+    subject: Mapped[str] = mapped_column(Text, primary_key=True)
+    user_id: Mapped[int] = _owner(index=True)
+    created_at: Mapped[datetime] = _now()
+
+
+class SignIn(Base):
+    """A sign-in elsewhere that is under way: what its answer is checked with, under its state's hash."""
+
+    __tablename__ = "sign_ins"
+
+    state_hash: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
+    nonce: Mapped[str] = mapped_column(Text)
+    code_verifier: Mapped[str] = mapped_column(Text)
+    expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), index=True)
+
+    @classmethod
+    def begin(cls, session, authorization):
+        session.add(
+            cls(
+                state_hash=digest(authorization.state),
+                nonce=authorization.nonce,
+                code_verifier=authorization.code_verifier,
+                expires_at=func.now() + SIGN_IN_LIFE,
+            )
+        )
+
+    @classmethod
+    def take(cls, session, state):
+        """(nonce, code_verifier) of the one under way, once; None without one."""
+        begun = delete(cls).where(cls.state_hash == digest(state), cls.expires_at > func.now())
+        return session.execute(begun.returning(cls.nonce, cls.code_verifier)).first()
+
+
+class UserSession(Base):
+    """A device that is logged in: a family of refresh tokens, of which the newest is good. Void ones are gone."""
+
+    __tablename__ = "sessions"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    user_id: Mapped[int] = _owner(index=True)
+    user_agent: Mapped[str | None] = mapped_column(Text)
+    client_address: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = _now()
+    last_used_at: Mapped[datetime] = _now()
+    expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), index=True)
+
+    @classmethod
+    def open(cls, session, user, client):
+        """Return the first refresh token of a new one. client: as contracts.schemas.Client."""
+        refresh_token, expires_at = secrets.token_urlsafe(32), func.now() + REFRESH_TOKEN_LIFE
+        opened = cls(
+            user_id=user.id,
+            user_agent=client["user_agent"],
+            client_address=client["client_address"],
+            expires_at=expires_at,
+        )
+        session.add(opened)
+        session.flush()
+        session.add(RefreshToken(token_hash=digest(refresh_token), session_id=opened.id, expires_at=expires_at))
+        return refresh_token
+
+    @classmethod
+    def of_token(cls, session, refresh_token, lock=False):
+        """The session whose token this is or was, None without one."""
+        if not isinstance(refresh_token, str):
+            return None
+        found = select(cls).join(RefreshToken).where(RefreshToken.token_hash == digest(refresh_token))
+        return session.scalar(found.with_for_update(of=cls) if lock else found)
+
+    @classmethod
+    def end_all(cls, session, user):
+        session.execute(delete(cls).where(cls.user_id == user.id))
+
+    def rotate(self, session, refresh_token, successor):
+        """Return the newest refresh token: one made now, or the one that whoever was quicker got.
+
+        successor: a function from a refresh token to the one that follows it. Raises TokenReused for a token
+        that was used before, but for those who refreshed at the same time, and InvalidSession.
+        """
+        now = session.scalar(select(func.clock_timestamp()))
+        token = session.get(RefreshToken, digest(refresh_token))
+        if token.expires_at <= now:
+            raise InvalidSession
+        if token.replaced_at is not None:
+            if now - token.replaced_at > REUSE_GRACE:
+                raise TokenReused
+            return self._newest_after(session, refresh_token, successor)
+        token.replaced_at, self.last_used_at = now, now
+        self.expires_at = now + REFRESH_TOKEN_LIFE
+        following = successor(refresh_token)
+        session.add(RefreshToken(token_hash=digest(following), session_id=self.id, expires_at=self.expires_at))
+        return following
+
+    @staticmethod
+    def _newest_after(session, refresh_token, successor):
+        while True:
+            refresh_token = successor(refresh_token)
+            token = session.get(RefreshToken, digest(refresh_token))
+            if token is None:
+                # The secret that it was derived with has been changed.
+                raise InvalidSession
+            if token.replaced_at is None:
+                return refresh_token
+
+
+class TokenReused(Exception):
+    """A refresh token that was used came again: it is in two hands."""
+
+
+class RefreshToken(Base):
+    """replaced_at: when it was used. It is kept, so that a second use of it is noticed."""
+
+    __tablename__ = "refresh_tokens"
+
+    token_hash: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
+    session_id: Mapped[int] = mapped_column(ForeignKey("sessions.id", ondelete="CASCADE"), index=True)
+    replaced_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), index=True)
+
+
+class MailedToken(Base):
+    """A single-use secret that a mail's link carries. purpose: a key of MAILED_TOKEN_LIFE."""
+
+    __tablename__ = "mailed_tokens"
+
+    token_hash: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
+    user_id: Mapped[int] = _owner(index=True)
+    purpose: Mapped[str] = mapped_column(Text)
+    expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), index=True)
+
+    @classmethod
+    def new(cls, session, user, purpose):
+        """A token in the place of the oldest: of a mail that is tried for a day, few are good at a time."""
+        alike = (cls.user_id == user.id, cls.purpose == purpose)
+        newest = select(cls.token_hash).where(*alike).order_by(cls.expires_at.desc()).limit(MAILED_TOKENS_EACH - 1)
+        session.execute(delete(cls).where(*alike, cls.token_hash.not_in(newest)))
+        token = secrets.token_urlsafe(32)
+        expires_at = func.now() + MAILED_TOKEN_LIFE[purpose]
+        session.add(cls(token_hash=digest(token), user_id=user.id, purpose=purpose, expires_at=expires_at))
+        return token
+
+    @classmethod
+    def spend(cls, session, token, purpose):
+        """The account that the token was mailed to, locked. Raises InvalidToken."""
+        spent = delete(cls).where(cls.token_hash == digest(token), cls.purpose == purpose, cls.expires_at > func.now())
+        user_id = session.scalar(spent.returning(cls.user_id))
+        user = session.get(User, user_id, with_for_update=True) if user_id is not None else None
+        if user is None or not user.is_active:
+            raise InvalidToken
+        return user
+
+
+class ResetRequest(Base):
+    """Somebody asks for a new password: looked into after the answer, which so takes as long for any address."""
+
+    __tablename__ = "reset_requests"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    email: Mapped[str] = mapped_column(Text, index=True)
+    answered_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+    @classmethod
+    def answered_lately(cls, email):
+        return select(cls.id).where(cls.email == email, cls.answered_at > func.now() - RESET_MAIL_PAUSE)
+
+
+class LoginFailure(Base):
+    """A login that failed, or is being checked. account_hash: of the address typed, which may be nobody's."""
+
+    __tablename__ = "login_failures"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    client_address: Mapped[str] = mapped_column(Text)
+    account_hash: Mapped[bytes] = mapped_column(LargeBinary)
+    failed_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.clock_timestamp())
+
+    __table_args__ = (
+        Index("ix_login_failures_client_address_failed_at", "client_address", "failed_at"),
+        Index("ix_login_failures_failed_at", "failed_at"),
+    )
+
+    @classmethod
+    def note(cls, session, client_address, account_hash):
+        """Count one more login, before it is checked: of many at once, no more are checked than one by one.
+
+        Raises TooManyFailures while those that have failed ask for a wait.
+        """
+        session.execute(select(func.pg_advisory_xact_lock(func.hashtext("login " + client_address))))
+        age = func.extract("epoch", func.clock_timestamp() - func.max(cls.failed_at))
+        recent = select(func.count(), age).where(
+            cls.client_address == client_address, cls.failed_at > func.clock_timestamp() - FAILURE_WINDOW
+        )
+        waits = [
+            _wait(*session.execute(recent.where(cls.account_hash == account_hash)).one(), ACCOUNT_FAILURES),
+            _wait(*session.execute(recent).one(), ADDRESS_FAILURES),
+        ]
+        if max(waits) > 0:
+            raise TooManyFailures(math.ceil(max(waits)))
+        session.add(cls(client_address=client_address, account_hash=account_hash))
+
+    @classmethod
+    def forget(cls, session, client_address, account_hash):
+        session.execute(delete(cls).where(cls.client_address == client_address, cls.account_hash == account_hash))
+
+
+def _wait(failures, seconds_since_last, bearable):
+    """Seconds still to wait: 1 s after the first failure that is too many, twice as long after each that follows."""
+    if failures < bearable:
+        return 0
+    return min(2 ** min(failures - bearable, 6), LONGEST_WAIT_SECONDS) - float(seconds_since_last)
+
+
+def digest(token):
+    """What is stored of a secret of 256 random bits: SHA-256, which nobody inverts by guessing."""
+    return hashlib.sha256(token.encode(errors="surrogatepass")).digest()
+
+
+def forget_old(session):
+    """Delete what no longer counts for anything."""
+    for model in (UserSession, RefreshToken, MailedToken, SignIn):
+        session.execute(delete(model).where(model.expires_at < func.now()))
+    session.execute(delete(LoginFailure).where(LoginFailure.failed_at < func.now() - FAILURE_WINDOW))
+    session.execute(delete(ResetRequest).where(ResetRequest.answered_at < func.now() - RESET_MAIL_PAUSE))
+    Answer.forget_old(session)

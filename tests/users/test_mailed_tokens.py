@@ -1,0 +1,270 @@
+import hashlib
+
+import pytest
+
+from contracts.errors import InvalidCredentials, InvalidInput, InvalidSession, InvalidToken, MailNotNeeded, UserNotFound
+from contracts.events import UserPasswordResetRequested, UserVerificationRequested
+from tests.factories import an_account
+from tests.infrastructure.waiting import wait_for
+
+from .conftest import log_in
+
+RESET, VERIFICATION = "password_reset", "email_verification"
+NEW_PASSWORD = "lactarius deliciosus"
+
+
+@pytest.fixture
+def account(shop):
+    account = an_account()
+    return {**account, **shop.rpc.users.register(**account)}
+
+
+def new_token(shop, account, purpose):
+    answer = shop.rpc.users.create_mailed_token(user_id=account["id"], email=account["email"], purpose=purpose)
+    return answer["token"]
+
+
+def reset(shop, token, password=NEW_PASSWORD):
+    return shop.rpc.users.reset_password(token=token, password=password)
+
+
+def is_verified(shop, account):
+    [(verified_at,)] = shop.sql("users", "SELECT email_verified_at FROM users WHERE id = %s", account["id"])
+    return verified_at is not None
+
+
+@pytest.fixture
+def listener(shop):
+    """A queue that gets what users asks to be mailed."""
+    with shop.listener(UserPasswordResetRequested, UserVerificationRequested) as listener:
+        yield listener
+
+
+# Asking for a new password
+
+
+def test_who_asks_for_a_new_password_is_sent_a_mail(shop, account, listener):
+    shop.rpc.users.request_password_reset(email=account["email"].upper())
+
+    wait_for(lambda: shop.broker.depth(listener) == 1)
+    [message] = shop.broker.peek(listener)
+    assert set(message.payload) == {"event_id", "timestamp", "version", "user_id", "email"}
+    assert (message.payload["user_id"], message.payload["email"]) == (account["id"], account["email"])
+
+
+def test_who_asks_ten_times_is_sent_one_mail(shop, account, listener):
+    for _ in range(10):
+        shop.rpc.users.request_password_reset(email=account["email"])
+
+    wait_for(lambda: shop.sql("users", "SELECT count(*) FROM reset_requests WHERE answered_at IS NULL") == [(0,)])
+    wait_for(lambda: shop.sql("users", "SELECT count(*) FROM outbox") == [(0,)])
+    assert shop.broker.depth(listener) == 1
+
+
+def test_a_minute_later_another_mail_goes_out(shop, account, listener):
+    shop.rpc.users.request_password_reset(email=account["email"])
+    wait_for(lambda: shop.broker.depth(listener) == 1)
+    shop.sql("users", "UPDATE reset_requests SET answered_at = answered_at - interval '61 seconds'")
+
+    shop.rpc.users.request_password_reset(email=account["email"])
+
+    wait_for(lambda: shop.broker.depth(listener) == 2)
+
+
+@pytest.mark.parametrize("who", ("known", "unknown", "disabled"))
+def test_whoever_asks_the_answer_is_made_of_the_same_work(shop, who, account):
+    """The account is looked for after the answer: until then a request leaves the same one row."""
+    email = "nobody-asks@forage.example" if who == "unknown" else account["email"]
+    if who == "disabled":
+        shop.rpc.users.update_user(user_id=account["id"], is_active=False)
+    # Nobody can look into requests meanwhile.
+    with shop.transaction("users", "LOCK TABLE outbox, users IN ACCESS EXCLUSIVE MODE"):
+        assert shop.rpc.users.request_password_reset(email=email) is None
+
+    wait_for(lambda: shop.sql("users", "SELECT count(*) FROM reset_requests WHERE answered_at IS NULL") == [(0,)])
+
+
+def test_a_disabled_account_and_nobody_are_sent_nothing(shop, account, listener):
+    shop.rpc.users.update_user(user_id=account["id"], is_active=False)
+
+    for email in (account["email"], "nobody@forage.example"):
+        shop.rpc.users.request_password_reset(email=email)
+
+    wait_for(lambda: shop.sql("users", "SELECT count(*) FROM reset_requests WHERE answered_at IS NULL") == [(0,)])
+    assert shop.sql("users", "SELECT count(*) FROM outbox") == [(0,)]
+    assert shop.broker.depth(listener) == 0
+
+
+@pytest.mark.parametrize("email", ("no address", "", None, 5))
+def test_a_request_for_what_is_no_address_is_refused(shop, email):
+    with pytest.raises(InvalidInput):
+        shop.rpc.users.request_password_reset(email=email)
+
+
+# Setting it
+
+
+def test_a_mailed_token_sets_a_new_password_and_ends_all_sessions(shop, account):
+    session = log_in(shop, account)
+
+    reset(shop, new_token(shop, account, RESET))
+
+    with pytest.raises(InvalidCredentials):
+        log_in(shop, account)
+    with pytest.raises(InvalidSession):
+        shop.rpc.users.refresh(refresh_token=session["refresh_token"])
+    assert log_in(shop, account, password=NEW_PASSWORD)
+
+
+def test_a_new_password_by_mail_proves_the_address(shop, account):
+    reset(shop, new_token(shop, account, RESET))
+
+    assert is_verified(shop, account)
+
+
+def test_a_token_is_good_once_and_with_it_go_the_others(shop, account):
+    token, other = new_token(shop, account, RESET), new_token(shop, account, RESET)
+    reset(shop, token)
+
+    for spent in (token, other):
+        with pytest.raises(InvalidToken):
+            reset(shop, spent, password="another one for me")
+    assert log_in(shop, account, password=NEW_PASSWORD)
+
+
+@pytest.mark.parametrize("password", ("short", "password1", "x" * 129, None))
+def test_a_password_that_is_refused_leaves_the_token_good(shop, account, password):
+    token = new_token(shop, account, RESET)
+
+    with pytest.raises(InvalidInput):
+        reset(shop, token, password=password)
+
+    reset(shop, token)
+    assert log_in(shop, account, password=NEW_PASSWORD)
+
+
+def test_a_token_that_many_use_at_once_is_good_for_one(shop, account):
+    token = new_token(shop, account, RESET)
+
+    calls = [shop.rpc.users.reset_password.call_async(token=token, password=f"password of {n}") for n in range(5)]
+
+    results = []
+    for call in calls:
+        try:
+            results.append(call.result())
+        except InvalidToken:
+            results.append("refused")
+    assert sorted(results, key=str) == [None] + ["refused"] * 4
+
+
+def test_a_reset_that_is_delivered_again_is_made_once(shop, account):
+    token = new_token(shop, account, RESET)
+
+    assert shop.call_twice("users", "reset_password", token=token, password=NEW_PASSWORD) == [None, None]
+
+
+def test_of_many_tokens_the_last_five_are_good(shop, account):
+    tokens = [new_token(shop, account, VERIFICATION) for _ in range(7)]
+
+    for token in tokens[:2]:
+        with pytest.raises(InvalidToken):
+            shop.rpc.users.verify_email(token=token)
+    shop.rpc.users.verify_email(token=tokens[2])
+
+
+@pytest.mark.parametrize("purpose, minutes", ((RESET, 30), (VERIFICATION, 24 * 60)))
+def test_a_token_has_its_time(shop, account, purpose, minutes):
+    spend = reset if purpose == RESET else lambda shop, token: shop.rpc.users.verify_email(token=token)
+    late, in_time = new_token(shop, account, purpose), new_token(shop, account, purpose)
+    for token, passed in ((late, minutes * 60), (in_time, minutes * 60 - 20)):
+        shop.sql(
+            "users",
+            "UPDATE mailed_tokens SET expires_at = expires_at - make_interval(secs => %s) WHERE token_hash = %s",
+            passed,
+            hashlib.sha256(token.encode()).digest(),
+        )
+
+    with pytest.raises(InvalidToken):
+        spend(shop, late)
+    spend(shop, in_time)
+
+
+@pytest.mark.parametrize("token", ("", "nonsense", "é\x00", "\ud83c"))
+def test_what_is_no_token_is_refused(shop, token):
+    with pytest.raises(InvalidToken):
+        reset(shop, token)
+    with pytest.raises(InvalidToken):
+        shop.rpc.users.verify_email(token=token)
+
+
+def test_a_token_of_one_purpose_does_not_serve_another(shop, account):
+    with pytest.raises(InvalidToken):
+        reset(shop, new_token(shop, account, VERIFICATION))
+    with pytest.raises(InvalidToken):
+        shop.rpc.users.verify_email(token=new_token(shop, account, RESET))
+
+
+def test_a_disabled_account_is_not_opened_by_a_mail(shop, account):
+    token = new_token(shop, account, RESET)
+    shop.rpc.users.update_user(user_id=account["id"], is_active=False)
+
+    with pytest.raises(InvalidToken):
+        reset(shop, token)
+
+
+# Proving the address
+
+
+def test_a_mailed_token_proves_the_address_once(shop, account):
+    token = new_token(shop, account, VERIFICATION)
+    assert not is_verified(shop, account)
+
+    shop.rpc.users.verify_email(token=token)
+
+    assert is_verified(shop, account)
+    with pytest.raises(InvalidToken):
+        shop.rpc.users.verify_email(token=token)
+
+
+def test_the_mail_can_be_had_again(shop, account, listener):
+    shop.rpc.users.request_verification(user_id=account["id"])
+
+    wait_for(lambda: shop.broker.depth(listener) == 1)
+    [message] = shop.broker.peek(listener)
+    assert (message.payload["user_id"], message.payload["email"]) == (account["id"], account["email"])
+    with pytest.raises(UserNotFound):
+        shop.rpc.users.request_verification(user_id=2**60)
+
+
+# What the mails ask for
+
+
+def test_a_token_is_stored_as_a_hash(shop, account):
+    token = new_token(shop, account, RESET)
+
+    for table in ("mailed_tokens", "outbox", "answers"):
+        assert token not in str(shop.sql("users", f"SELECT t::text FROM {table} t"))
+    stored = "SELECT purpose FROM mailed_tokens WHERE token_hash = %s"
+    assert shop.sql("users", stored, hashlib.sha256(token.encode()).digest()) == [(RESET,)]
+
+
+def test_a_mail_that_came_to_nothing_gets_no_token(shop, account):
+    shop.rpc.users.verify_email(token=new_token(shop, account, VERIFICATION))
+    disabled = an_account()
+    disabled = {**disabled, **shop.rpc.users.register(**disabled)}
+    shop.rpc.users.update_user(user_id=disabled["id"], is_active=False)
+
+    for who, purpose in (
+        (account, VERIFICATION),
+        (disabled, RESET),
+        ({"id": 2**60, "email": account["email"]}, RESET),
+        ({"id": account["id"], "email": "old@forage.example"}, RESET),
+    ):
+        with pytest.raises(MailNotNeeded):
+            new_token(shop, who, purpose)
+
+
+@pytest.mark.parametrize("purpose", ("", "login", None, 5, ["password_reset"]))
+def test_a_token_for_an_unknown_purpose_is_refused(shop, account, purpose):
+    with pytest.raises(InvalidInput):
+        new_token(shop, account, purpose)

@@ -1,0 +1,188 @@
+import unicodedata
+
+import bcrypt
+import pytest
+
+from contracts.errors import InvalidCredentials, InvalidInput, InvalidSession, TooManyFailures, UserNotFound
+from services.users import Users
+from tests.factories import an_account
+
+from .conftest import failed_login, log_in
+
+
+@pytest.mark.parametrize(
+    "password, similar",
+    (
+        ("a" * 72, "a" * 73),
+        ("a" * 100 + "b", "a" * 100 + "c"),
+        ("🍄" * 18, "🍄" * 19),
+        ("🍄" * 100 + "b", "🍄" * 100 + "c"),
+        ("caf\u00e9" * 4, "cafe" * 4),
+        ("boletus edulis", "boletus edulis\x00"),
+    ),
+)
+def test_passwords_that_differ_late_differ(shop, password, similar):
+    account = an_account(password=password)
+    shop.rpc.users.register(**account)
+
+    with pytest.raises(InvalidCredentials):
+        log_in(shop, account, password=similar)
+
+    assert log_in(shop, account)
+
+
+@pytest.mark.parametrize("registered, typed", (("NFC", "NFD"), ("NFD", "NFC")))
+def test_a_password_is_the_same_on_every_keyboard(shop, registered, typed):
+    password = "crème de cèpes №１"
+    account = an_account(password=unicodedata.normalize(registered, password))
+    shop.rpc.users.register(**account)
+
+    assert log_in(shop, account, password=unicodedata.normalize(typed, password))
+    assert log_in(shop, account, password="crème de cèpes No1")
+
+
+def test_a_password_is_kept_as_a_hash_alone(shop):
+    account = an_account(password="no one may read this")
+
+    user = shop.rpc.users.register(**account)
+
+    [row] = shop.sql("users", "SELECT u::text FROM users u WHERE id = %s", user["id"])
+    answers = shop.sql("users", "SELECT answer::text FROM answers")
+    assert "$2b$04$" in row[0]
+    assert not any("no one may read" in text or "$2b$" in text for (text,) in answers if text)
+    assert "no one may read" not in row[0]
+
+
+@pytest.mark.parametrize("password", ("password1", "PassWord1", "12345678", "iloveyou", "ｐａｓｓｗｏｒｄ１"))
+def test_the_most_common_passwords_are_refused(shop, password):
+    with pytest.raises(InvalidInput) as refusal:
+        shop.rpc.users.register(**an_account(password=password))
+
+    assert list(refusal.value.errors) == ["password"]
+
+
+@pytest.mark.parametrize("field", ("email", "username"))
+def test_a_password_that_everybody_reads_is_refused(shop, field):
+    account = an_account()
+
+    with pytest.raises(InvalidInput):
+        shop.rpc.users.register(**{**account, "password": account[field].upper()})
+
+
+# Rounds
+
+
+@pytest.fixture
+def account_of_four_rounds(own_shop):
+    """An account of a shop whose users now hashes with 5 rounds."""
+    account = an_account()
+    with_four = own_shop.run(Users)
+    own_shop.rpc.users.register(**account)
+    with_four.stop()
+    own_shop.run(Users, BCRYPT_ROUNDS="5")
+    return account
+
+
+def hash_of(shop, account):
+    [(password_hash,)] = shop.sql("users", "SELECT password_hash FROM users WHERE email = %s", account["email"])
+    return password_hash
+
+
+def test_a_login_hashes_the_password_with_the_rounds_of_now(own_shop, account_of_four_rounds):
+    assert hash_of(own_shop, account_of_four_rounds).startswith("$2b$04$")
+
+    log_in(own_shop, account_of_four_rounds)
+
+    assert hash_of(own_shop, account_of_four_rounds).startswith("$2b$05$")
+    assert log_in(own_shop, account_of_four_rounds)
+
+
+@pytest.mark.parametrize("who", ("known", "unknown"))
+def test_a_hash_of_fewer_rounds_costs_as_much_as_one_of_now(own_shop, account_of_four_rounds, monkeypatch, who):
+    account = account_of_four_rounds if who == "known" else an_account()
+    rounds, check, hash_password = [], bcrypt.checkpw, bcrypt.hashpw
+    note = lambda salt: rounds.append(int(salt.split(b"$")[2]))  # noqa: E731
+    monkeypatch.setattr(bcrypt, "checkpw", lambda raw, hash: note(hash) or check(raw, hash))
+    monkeypatch.setattr(bcrypt, "hashpw", lambda raw, salt: note(salt) or hash_password(raw, salt))
+
+    assert isinstance(failed_login(own_shop, account), InvalidCredentials)
+
+    assert sum(2**number for number in rounds) == 2**5
+
+
+# Changing
+
+
+def test_a_changed_password_replaces_the_old_one_and_ends_all_sessions(shop):
+    account = an_account()
+    user = shop.rpc.users.register(**account)
+    sessions = [log_in(shop, account)["refresh_token"] for _ in range(2)]
+
+    shop.rpc.users.change_password(
+        user_id=user["id"], old_password=account["password"], password="lactarius deliciosus"
+    )
+
+    for refresh_token in sessions:
+        with pytest.raises(InvalidSession):
+            shop.rpc.users.refresh(refresh_token=refresh_token)
+    with pytest.raises(InvalidCredentials):
+        log_in(shop, account)
+    assert log_in(shop, account, password="lactarius deliciosus")
+
+
+@pytest.mark.parametrize(
+    "changes, field",
+    (
+        ({"old_password": "wrong"}, "old_password"),
+        ({"password": "short"}, "password"),
+        ({"password": "password1"}, "password"),
+        ({"password": None}, "password"),
+    ),
+)
+def test_a_change_that_does_not_hold_changes_nothing(shop, changes, field):
+    account = an_account()
+    user = shop.rpc.users.register(**account)
+    session = log_in(shop, account)
+
+    with pytest.raises(InvalidInput) as refusal:
+        shop.rpc.users.change_password(
+            **{"user_id": user["id"], "old_password": account["password"], "password": "a new password", **changes}
+        )
+
+    assert list(refusal.value.errors) == [field]
+    assert shop.rpc.users.refresh(refresh_token=session["refresh_token"])
+    assert log_in(shop, account)
+
+
+def test_the_old_password_cannot_be_guessed_for_ever(shop):
+    account = an_account()
+    user = shop.rpc.users.register(**account)
+    change = {"user_id": user["id"], "password": "a new password", "client_address": "198.51.100.1"}
+
+    for _ in range(6):
+        with pytest.raises(InvalidInput):
+            shop.rpc.users.change_password(**change, old_password="wrong")
+
+    with pytest.raises(TooManyFailures):
+        shop.rpc.users.change_password(**change, old_password=account["password"])
+
+
+def test_nobodys_password_cannot_be_changed(shop):
+    with pytest.raises(UserNotFound):
+        shop.rpc.users.change_password(user_id=2**60, old_password="boletus", password="a new password")
+
+
+def test_a_change_that_is_delivered_again_is_made_once(shop):
+    account = an_account()
+    user = shop.rpc.users.register(**account)
+
+    answers = shop.call_twice(
+        "users",
+        "change_password",
+        user_id=user["id"],
+        old_password=account["password"],
+        password="lactarius deliciosus",
+    )
+
+    assert answers == [None, None]
+    assert log_in(shop, account, password="lactarius deliciosus")

@@ -1,0 +1,218 @@
+import hashlib
+from base64 import urlsafe_b64decode
+
+import jwt
+import pytest
+
+from contracts.errors import InvalidInput, InvalidSession, SessionNotFound
+from tests.factories import an_account
+from tests.shop import refusal_of
+
+from .conftest import log_in
+
+
+@pytest.fixture
+def account(shop):
+    account = an_account()
+    return {**account, **shop.rpc.users.register(**account)}
+
+
+def refresh(shop, refresh_token):
+    return shop.rpc.users.refresh(refresh_token=refresh_token)["refresh_token"]
+
+
+def is_over(shop, refresh_token):
+    return isinstance(refusal_of(shop.rpc.users.refresh.call_async(refresh_token=refresh_token)), InvalidSession)
+
+
+def let_pass(shop, account, seconds):
+    """As if everything of the account's sessions were so much older."""
+    for column in ("replaced_at", "expires_at"):
+        shop.sql(
+            "users",
+            f"UPDATE refresh_tokens t SET {column} = t.{column} - make_interval(secs => %s) "
+            "FROM sessions s WHERE s.id = t.session_id AND s.user_id = %s",
+            seconds,
+            account["id"],
+        )
+    shop.sql(
+        "users",
+        "UPDATE sessions SET expires_at = expires_at - make_interval(secs => %s) WHERE user_id = %s",
+        seconds,
+        account["id"],
+    )
+
+
+def test_a_refresh_gives_a_new_access_token_and_a_new_refresh_token(shop, account):
+    first = log_in(shop, account)
+
+    second = shop.rpc.users.refresh(refresh_token=first["refresh_token"])
+
+    assert second["refresh_token"] != first["refresh_token"]
+    assert (second["token_type"], second["expires_in"]) == ("bearer", 900)
+    claims = jwt.decode(second["access_token"], shop.config["JWT_SECRET"], algorithms=["HS256"])
+    assert claims["sub"] == str(account["id"])
+
+
+def test_a_refresh_token_cannot_be_guessed_and_is_stored_as_a_hash(shop, account):
+    tokens = [log_in(shop, account)["refresh_token"]]
+    tokens += [refresh(shop, tokens[0])]
+
+    for token in tokens:
+        assert len(urlsafe_b64decode(token + "=")) == 32
+        row = "SELECT t::text FROM refresh_tokens t WHERE token_hash = %s"
+        [(text,)] = shop.sql("users", row, hashlib.sha256(token.encode()).digest())
+        assert token not in text
+    answers = shop.sql("users", "SELECT answer::text FROM answers WHERE answer IS NOT NULL")
+    assert not [answer for (answer,) in answers if "token" in answer]
+
+
+def test_a_session_lives_as_long_as_it_is_used_within_30_days(shop, account):
+    token = log_in(shop, account)["refresh_token"]
+    for _ in range(3):
+        let_pass(shop, account, 29 * 86400)
+        token = refresh(shop, token)
+
+    let_pass(shop, account, 30 * 86400)
+
+    assert is_over(shop, token)
+    assert shop.rpc.users.list_sessions(user_id=account["id"]) == []
+
+
+def test_a_token_that_is_used_again_ends_its_session_and_no_other(shop, account, caplog):
+    stolen, other = log_in(shop, account)["refresh_token"], log_in(shop, account)["refresh_token"]
+    newest = refresh(shop, refresh(shop, stolen))
+    let_pass(shop, account, 11)
+
+    assert is_over(shop, stolen)
+
+    assert is_over(shop, newest)
+    assert not is_over(shop, other)
+    [event] = [record for record in caplog.records if record.name == "security" and "came again" in record.message]
+    assert event.fields["user_id"] == account["id"]
+
+
+def test_tabs_that_refresh_at_once_all_go_on(shop, account):
+    token = log_in(shop, account)["refresh_token"]
+
+    calls = [shop.rpc.users.refresh.call_async(refresh_token=token) for _ in range(8)]
+
+    tokens = {call.result()["refresh_token"] for call in calls}
+    assert len(tokens) == 1
+    let_pass(shop, account, 60)
+    assert not is_over(shop, tokens.pop())
+
+
+def test_a_tab_that_comes_seconds_later_goes_on_with_the_newest_token(shop, account):
+    first = log_in(shop, account)["refresh_token"]
+    newest = refresh(shop, refresh(shop, first))
+    let_pass(shop, account, 9)
+
+    assert refresh(shop, first) == newest
+
+
+def test_a_refresh_that_is_delivered_again_answers_with_the_same_token(shop, account):
+    token = log_in(shop, account)["refresh_token"]
+
+    first, second = shop.call_twice("users", "refresh", refresh_token=token)
+
+    assert first["refresh_token"] == second["refresh_token"]
+
+
+def test_a_refresh_has_the_role_of_now(shop, account):
+    shop.rpc.users.set_role(email=account["email"], role="admin")
+    token = log_in(shop, account)["refresh_token"]
+
+    access_token = shop.rpc.users.refresh(refresh_token=token)["access_token"]
+
+    assert jwt.decode(access_token, shop.config["JWT_SECRET"], algorithms=["HS256"])["role"] == "admin"
+
+
+@pytest.mark.parametrize("token", ("", "nonsense", "x" * 10_000, "é\x00", "\ud83c", None, 5, ["x"], {}))
+def test_what_is_no_refresh_token_is_refused_and_ends_nothing(shop, token):
+    assert is_over(shop, token)
+    assert shop.rpc.users.logout(refresh_token=token) is None
+
+
+def test_a_logout_ends_its_session_and_no_other(shop, account):
+    here, there = log_in(shop, account)["refresh_token"], log_in(shop, account)["refresh_token"]
+    newest = refresh(shop, here)
+
+    # By a token that was replaced: another tab may have refreshed meanwhile.
+    shop.rpc.users.logout(refresh_token=here)
+
+    assert is_over(shop, newest)
+    assert not is_over(shop, there)
+
+
+def test_every_device_is_a_session_that_says_where_it_is(shop, account):
+    phone = log_in(shop, account, client_address="198.51.100.7", user_agent="Phone/1.0")
+    log_in(shop, account, client_address="2001:db8::/64", user_agent="Laptop/2.0")
+
+    sessions = shop.rpc.users.list_sessions(user_id=account["id"], refresh_token=phone["refresh_token"])
+
+    assert [(session["user_agent"], session["client_address"], session["current"]) for session in sessions] == [
+        ("Laptop/2.0", "2001:db8::/64", False),
+        ("Phone/1.0", "198.51.100.7", True),
+    ]
+    refresh(shop, phone["refresh_token"])
+    assert shop.rpc.users.list_sessions(user_id=account["id"])[0]["user_agent"] == "Phone/1.0"
+
+
+def test_a_device_can_be_logged_out_from_another(shop, account):
+    lost = log_in(shop, account, user_agent="Phone")["refresh_token"]
+    here = log_in(shop, account, user_agent="Laptop")["refresh_token"]
+    ids = {session["user_agent"]: session["id"] for session in shop.rpc.users.list_sessions(user_id=account["id"])}
+
+    shop.rpc.users.end_session(user_id=account["id"], session_id=ids["Phone"])
+
+    assert is_over(shop, lost)
+    assert not is_over(shop, here)
+    assert [session["id"] for session in shop.rpc.users.list_sessions(user_id=account["id"])] == [ids["Laptop"]]
+
+
+def test_somebody_elses_session_is_not_there(shop, account):
+    token = log_in(shop, account)["refresh_token"]
+    [session] = shop.rpc.users.list_sessions(user_id=account["id"])
+    other = shop.rpc.users.register(**an_account())
+
+    with pytest.raises(SessionNotFound) as refusal:
+        shop.rpc.users.end_session(user_id=other["id"], session_id=session["id"])
+
+    assert refusal.value.session_id == session["id"]
+    assert not is_over(shop, token)
+    assert shop.rpc.users.list_sessions(user_id=other["id"], refresh_token=token) == []
+
+
+@pytest.mark.parametrize("session_id", (0, -1, None, "1", 2**63))
+def test_what_is_no_session_id_is_refused(shop, account, session_id):
+    with pytest.raises(InvalidInput):
+        shop.rpc.users.end_session(user_id=account["id"], session_id=session_id)
+
+
+@pytest.mark.parametrize("change", ({"role": "admin"}, {"is_active": False}))
+def test_a_new_role_or_being_disabled_ends_all_sessions(shop, account, change):
+    sessions = [log_in(shop, account)["refresh_token"] for _ in range(2)]
+
+    shop.rpc.users.update_user(user_id=account["id"], **change)
+
+    assert all(is_over(shop, token) for token in sessions)
+
+
+def test_a_login_that_a_new_password_overtakes_is_refused(shop, account):
+    with shop.transaction("users") as cursor:
+        cursor.execute("UPDATE users SET password_hash = 'changed' WHERE id = %s", (account["id"],))
+        login = shop.rpc.users.login.call_async(email=account["email"], password=account["password"])
+        shop.wait_until_locked("users")
+
+    assert type(refusal_of(login)).__name__ == "InvalidCredentials"
+    assert shop.rpc.users.list_sessions(user_id=account["id"]) == []
+
+
+def test_what_is_long_over_is_deleted(shop, account):
+    log_in(shop, account)
+    let_pass(shop, account, 31 * 86400)
+
+    shop.fire(shop.containers["users"], "clean_up")
+
+    assert shop.sql("users", "SELECT id FROM sessions WHERE user_id = %s", account["id"]) == []

@@ -1,0 +1,260 @@
+"""Sign-in at a real OpenID Connect provider: whose account it opens. What the tokens must be: tests/extensions."""
+
+import jwt
+import pytest
+
+from contracts.errors import (
+    AccountDisabled,
+    InvalidCredentials,
+    InvalidInput,
+    InvalidSession,
+    NotConfigured,
+    SignInProviderAway,
+    SignInRefused,
+    UnprovenAddress,
+)
+from contracts.events import UserRegistered
+from services.users import Users
+from tests.factories import an_account
+from tests.infrastructure.waiting import wait_for
+from tests.shop import refusal_of, running_shop
+
+from .conftest import log_in
+
+
+@pytest.fixture(scope="module")
+def client_shop(brokers, databases, smtp_server, sign_in_provider_server):
+    with running_shop(brokers, databases, smtp_server, Users, **sign_in_provider_server.settings) as shop:
+        yield shop
+
+
+@pytest.fixture
+def sign_in(client_shop, sign_in_provider):
+    """`sign_in(email=…)` goes the whole way, and returns what users answers."""
+
+    def sign_in(**person):
+        return client_shop.rpc.users.google_sign_in(**begin(**person))
+
+    def begin(**person):
+        begun = client_shop.rpc.users.google_sign_in_url()
+        code, state = sign_in_provider.log_in(begun["url"], **person)
+        assert state == begun["state"]
+        return {"code": code, "state": state}
+
+    sign_in.begin = begin
+    return sign_in
+
+
+@pytest.fixture
+def email():
+    return an_account()["email"]
+
+
+@pytest.fixture
+def account(client_shop):
+    account = an_account()
+    return {**account, **client_shop.rpc.users.register(**account)}
+
+
+def user_of(shop, answer):
+    claims = jwt.decode(answer["access_token"], shop.config["JWT_SECRET"], algorithms=["HS256"])
+    return shop.rpc.users.get_user(user_id=int(claims["sub"]))
+
+
+def prove_address(shop, account):
+    request = {"user_id": account["id"], "email": account["email"], "purpose": "email_verification"}
+    shop.rpc.users.verify_email(token=shop.rpc.users.create_mailed_token(**request)["token"])
+
+
+def test_a_newcomer_gets_an_account_and_a_session(client_shop, sign_in, email):
+    answer = sign_in(email=email.upper(), name="Ada Forager")
+
+    user = user_of(client_shop, answer)
+    assert (user["email"], user["role"], user["is_active"]) == (email, "customer", True)
+    assert user["username"].startswith("Ada Forager")
+    assert set(answer) == {"access_token", "token_type", "expires_in", "refresh_token"}
+    assert client_shop.rpc.users.refresh(refresh_token=answer["refresh_token"])
+
+
+def test_a_newcomer_is_told_to_the_shop(client_shop, sign_in, email):
+    with client_shop.listener(UserRegistered) as newcomers:
+        user = user_of(client_shop, sign_in(email=email))
+
+        wait_for(lambda: client_shop.broker.depth(newcomers) == 1)
+        assert client_shop.broker.peek(newcomers)[0].payload["user_id"] == user["id"]
+
+
+def test_who_comes_back_has_the_same_account_whatever_address_they_have_now(client_shop, sign_in, email):
+    first = user_of(client_shop, sign_in(email=email, subject=f"subject of {email}"))
+
+    for address in (email, "new-" + email, None):
+        again = sign_in(email=address, email_verified=False, subject=f"subject of {email}")
+        assert user_of(client_shop, again) == first
+
+
+def test_another_subject_with_a_known_address_has_its_account_too(client_shop, sign_in, email):
+    first = user_of(client_shop, sign_in(email=email, subject="one " + email))
+
+    assert user_of(client_shop, sign_in(email=email, subject="two " + email)) == first
+
+
+@pytest.mark.parametrize("name", ("Éowyn of Rohan", "Al", "x" * 60, "", None, "two\nlines"))
+def test_a_newcomer_has_a_name_whatever_the_provider_says(client_shop, sign_in, name):
+    first, second = (user_of(client_shop, sign_in(email=an_account()["email"], name=name)) for _ in range(2))
+
+    assert first["username"] != second["username"]
+    assert all(3 <= len(user["username"]) <= 50 for user in (first, second))
+
+
+# Whose address it is
+
+
+def test_an_account_of_a_proven_address_is_linked_and_keeps_its_password(client_shop, sign_in, account):
+    prove_address(client_shop, account)
+    session = log_in(client_shop, account)
+
+    linked = user_of(client_shop, sign_in(email=account["email"]))
+
+    assert linked["id"] == account["id"]
+    assert log_in(client_shop, account)
+    assert client_shop.rpc.users.refresh(refresh_token=session["refresh_token"])
+
+
+def test_who_registered_an_address_that_is_not_theirs_keeps_no_way_in(client_shop, sign_in, account):
+    intruder = log_in(client_shop, account)
+
+    linked = user_of(client_shop, sign_in(email=account["email"]))
+
+    assert linked["id"] == account["id"]
+    with pytest.raises(InvalidCredentials):
+        log_in(client_shop, account)
+    with pytest.raises(InvalidSession):
+        client_shop.rpc.users.refresh(refresh_token=intruder["refresh_token"])
+
+
+@pytest.mark.parametrize("verified", (False, "false", 1, None))
+def test_an_address_that_the_provider_does_not_vouch_for_opens_nothing(client_shop, sign_in, account, verified):
+    for email in (account["email"], an_account()["email"]):
+        with pytest.raises(UnprovenAddress):
+            sign_in(email=email, email_verified=verified)
+
+    assert log_in(client_shop, account)
+    identities = "SELECT count(*) FROM external_identities WHERE user_id = %s"
+    assert client_shop.sql("users", identities, account["id"]) == [(0,)]
+
+
+@pytest.mark.parametrize("email", (None, "no address", "üml@ut.example"))
+def test_what_is_no_address_opens_nothing(sign_in, email):
+    with pytest.raises(UnprovenAddress):
+        sign_in(email=email, subject=f"no address: {email!r}".encode("ascii", "replace").decode())
+
+
+def test_a_disabled_account_is_not_opened(client_shop, sign_in, account, email):
+    known = user_of(client_shop, sign_in(email=email))
+    for user in (known, account):
+        client_shop.rpc.users.update_user(user_id=user["id"], is_active=False)
+
+        with pytest.raises(AccountDisabled):
+            sign_in(email=user["email"])
+
+        assert client_shop.rpc.users.list_sessions(user_id=user["id"]) == []
+
+
+def test_who_signs_in_here_alone_can_set_a_password_by_mail(client_shop, sign_in, email):
+    user = user_of(client_shop, sign_in(email=email))
+    request = {"user_id": user["id"], "email": email, "purpose": "password_reset"}
+    token = client_shop.rpc.users.create_mailed_token(**request)["token"]
+
+    client_shop.rpc.users.reset_password(token=token, password="lactarius deliciosus")
+
+    assert log_in(client_shop, {"email": email, "password": "lactarius deliciosus"})
+    assert user_of(client_shop, sign_in(email=email)) == client_shop.rpc.users.get_user(user_id=user["id"])
+
+
+def test_first_sign_ins_at_once_make_one_account(client_shop, sign_in, email):
+    begun = [sign_in.begin(email=email) for _ in range(5)]
+
+    calls = [client_shop.rpc.users.google_sign_in.call_async(**each) for each in begun]
+
+    users = {user_of(client_shop, call.result())["id"] for call in calls}
+    assert len(users) == 1
+
+
+# Once, and by who began
+
+
+def test_a_sign_in_is_finished_once(client_shop, sign_in, email):
+    begun = sign_in.begin(email=email)
+    client_shop.rpc.users.google_sign_in(**begun)
+
+    with pytest.raises(SignInRefused):
+        client_shop.rpc.users.google_sign_in(**begun)
+
+
+def test_a_code_that_was_used_is_refused(client_shop, sign_in, email):
+    begun = sign_in.begin(email=email)
+    client_shop.rpc.users.google_sign_in(**begun)
+    another = client_shop.rpc.users.google_sign_in_url()
+
+    with pytest.raises(SignInRefused):
+        client_shop.rpc.users.google_sign_in(code=begun["code"], state=another["state"])
+
+
+def test_a_code_of_another_sign_in_is_refused(client_shop, sign_in):
+    """Its id_token has the nonce of the sign-in that it was made for."""
+    mine, theirs = (sign_in.begin(email=an_account()["email"]) for _ in range(2))
+
+    with pytest.raises(SignInRefused):
+        client_shop.rpc.users.google_sign_in(code=theirs["code"], state=mine["state"])
+
+
+def test_a_sign_in_that_took_too_long_is_refused(client_shop, sign_in, email):
+    begun = sign_in.begin(email=email)
+    client_shop.sql("users", "UPDATE sign_ins SET expires_at = expires_at - interval '10 minutes'")
+
+    with pytest.raises(SignInRefused):
+        client_shop.rpc.users.google_sign_in(**begun)
+
+    client_shop.fire(client_shop.containers["users"], "clean_up")
+    assert client_shop.sql("users", "SELECT count(*) FROM sign_ins") == [(0,)]
+
+
+@pytest.mark.parametrize("state", ("", "nonsense", "\ud83c\x00"))
+def test_a_state_that_was_never_given_out_is_refused(client_shop, state):
+    with pytest.raises(SignInRefused):
+        client_shop.rpc.users.google_sign_in(code="code", state=state)
+
+
+@pytest.mark.parametrize(
+    "answer", ({"code": "", "state": "x"}, {"code": None, "state": "x"}, {"code": "x", "state": 5})
+)
+def test_an_answer_out_of_bounds_is_refused(client_shop, answer):
+    with pytest.raises(InvalidInput):
+        client_shop.rpc.users.google_sign_in(**answer)
+
+
+def test_the_state_is_stored_as_a_hash(client_shop, sign_in_provider):
+    state = client_shop.rpc.users.google_sign_in_url()["state"]
+
+    assert state not in str(client_shop.sql("users", "SELECT s::text FROM sign_ins s"))
+
+
+def test_a_forged_id_token_opens_nothing(client_shop, sign_in, sign_in_provider, account):
+    sign_in_provider.sign_with_the_public_key()
+
+    with pytest.raises(SignInRefused):
+        sign_in(email=account["email"])
+
+
+def test_a_provider_that_is_away_is_said_to_be(client_shop, sign_in, sign_in_provider, email):
+    begun = sign_in.begin(email=email)
+    sign_in_provider.stop()
+
+    refusal = refusal_of(client_shop.rpc.users.google_sign_in.call_async(**begun))
+
+    assert isinstance(refusal, SignInProviderAway)
+
+
+def test_without_a_client_id_nobody_signs_in(shop):
+    with pytest.raises(NotConfigured):
+        shop.rpc.users.google_sign_in_url()

@@ -1,0 +1,166 @@
+import pytest
+
+from contracts.errors import InvalidCredentials, TooManyFailures
+from tests.factories import an_account
+from tests.shop import refusal_of
+
+from .conftest import failed_login, log_in
+
+HERE = "198.51.100.1"
+
+
+@pytest.fixture(autouse=True)
+def no_failures(shop):
+    shop.sql("users", "DELETE FROM login_failures")
+
+
+@pytest.fixture
+def account(shop):
+    account = an_account()
+    shop.rpc.users.register(**account)
+    return account
+
+
+def let_pass(shop, seconds):
+    shop.sql("users", "UPDATE login_failures SET failed_at = failed_at - make_interval(secs => %s)", seconds)
+
+
+def fail(shop, account, times, **changes):
+    """Logs in with a wrong password, each time after the wait that the last one asked for."""
+    for _ in range(times):
+        refusal = failed_login(shop, account, client_address=HERE, **changes)
+        assert isinstance(refusal, InvalidCredentials), refusal
+        let_pass(shop, 60)
+
+
+def wait_asked_for(shop, account, **changes):
+    """Seconds that a login with the right password has to wait now, 0 for none."""
+    try:
+        log_in(shop, account, **{"client_address": HERE, **changes})
+    except TooManyFailures as refusal:
+        return refusal.retry_after_seconds
+    return 0
+
+
+def test_five_failures_are_everyday(shop, account):
+    for _ in range(5):
+        assert isinstance(failed_login(shop, account, client_address=HERE), InvalidCredentials)
+
+    assert wait_asked_for(shop, account) == 0
+
+
+@pytest.mark.parametrize("failures, seconds", ((6, 1), (7, 2), (8, 4), (9, 8), (10, 16), (11, 32), (12, 60), (14, 60)))
+def test_from_the_sixth_failure_on_the_wait_doubles_up_to_a_minute(shop, account, failures, seconds):
+    fail(shop, account, failures - 1)
+    assert isinstance(failed_login(shop, account, client_address=HERE), InvalidCredentials)
+
+    assert wait_asked_for(shop, account) == seconds
+
+
+def test_what_is_refused_while_it_waits_does_not_make_the_wait_longer(shop, account):
+    fail(shop, account, 7)
+    failed_login(shop, account, client_address=HERE)
+
+    for _ in range(3):
+        assert wait_asked_for(shop, account) == 4
+
+
+def test_a_right_password_after_the_wait_clears_it(shop, account):
+    fail(shop, account, 8)
+
+    assert log_in(shop, account, client_address=HERE)
+
+    fail(shop, account, 5)
+    assert wait_asked_for(shop, account) == 0
+
+
+def test_a_failure_of_a_quarter_of_an_hour_ago_is_forgotten(shop, account):
+    fail(shop, account, 8)
+    let_pass(shop, 15 * 60)
+
+    assert failed_login(shop, account, client_address=HERE)
+    assert wait_asked_for(shop, account) == 0
+
+
+def test_the_wait_holds_for_that_account_from_that_address(shop, account):
+    other = an_account()
+    shop.rpc.users.register(**other)
+    fail(shop, account, 6)
+    failed_login(shop, account, client_address=HERE)
+
+    assert wait_asked_for(shop, account) > 0
+    assert wait_asked_for(shop, account, client_address="198.51.100.2") == 0
+    assert wait_asked_for(shop, account, client_address=None) == 0
+    assert wait_asked_for(shop, other) == 0
+
+
+def test_an_account_is_the_same_however_its_address_is_written(shop, account):
+    for spelling in (account["email"].upper(), f" {account['email']}", account["email"].title()) * 2:
+        failed_login(shop, {"email": spelling}, client_address=HERE)
+
+    assert wait_asked_for(shop, account) == 1
+
+
+@pytest.mark.parametrize("email", ("nobody@forage.example", "no address at all", "", "\ud83c\x00"))
+def test_an_account_that_is_not_there_waits_as_one_that_is(shop, email):
+    fail(shop, {"email": email}, 5)
+    failed_login(shop, {"email": email}, client_address=HERE)
+
+    refusal = failed_login(shop, {"email": email}, client_address=HERE)
+
+    assert isinstance(refusal, TooManyFailures)
+    assert refusal.retry_after_seconds == 1
+
+
+def note_failures(shop, count):
+    """So many, each of another account."""
+    shop.sql(
+        "users",
+        "INSERT INTO login_failures (client_address, account_hash) "
+        "SELECT %s, convert_to(n::text, 'UTF8') FROM generate_series(1, %s) n",
+        HERE,
+        count,
+    )
+
+
+@pytest.mark.parametrize("failures, seconds", ((99, 0), (100, 1), (101, 2), (200, 60)))
+def test_an_address_that_fails_a_hundred_times_waits_whatever_the_account(shop, account, failures, seconds):
+    note_failures(shop, failures)
+
+    assert wait_asked_for(shop, account) == seconds
+
+
+def test_ones_own_account_does_not_clear_ones_address(shop, account):
+    note_failures(shop, 105)
+    let_pass(shop, 60)
+
+    assert log_in(shop, account, client_address=HERE)
+
+    failed_login(shop, an_account(), client_address=HERE)
+    assert wait_asked_for(shop, account) == 60
+
+
+def test_of_many_guesses_at_once_no_more_are_checked_than_one_by_one(shop, account):
+    guess = {"email": account["email"], "password": "wrong", "client_address": HERE}
+
+    calls = [shop.rpc.users.login.call_async(**guess) for _ in range(30)]
+
+    refusals = [type(refusal_of(call)) for call in calls]
+    assert refusals.count(InvalidCredentials) == 6
+    assert refusals.count(TooManyFailures) == 24
+
+
+def test_a_failure_keeps_no_address_that_was_typed(shop):
+    failed_login(shop, {"email": "my secret password"}, client_address=HERE)
+
+    assert "secret" not in str(shop.sql("users", "SELECT f::text FROM login_failures f"))
+
+
+def test_failures_that_count_no_more_are_deleted(shop, account):
+    failed_login(shop, account, client_address=HERE)
+    let_pass(shop, 16 * 60)
+    failed_login(shop, account, client_address=HERE)
+
+    shop.fire(shop.containers["users"], "clean_up")
+
+    assert shop.sql("users", "SELECT count(*) FROM login_failures") == [(1,)]

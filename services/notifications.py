@@ -4,159 +4,82 @@ Owns:     notifications_db
 RPC:      list_notifications, get_notification, mark_read, retry_notification,
           list_parked, replay_parked, discard_parked, health
 Emits:    notification.created (a hint)
-Handles:  order.created, order.status.updated
+Handles:  order.created, order.status.updated,
+          user.registered, user.verification_requested, user.password_reset_requested
+Calls:    users.create_mailed_token
 
 A handler only stores. `deliver_next` sends from the table and holds its row through the send. The one
 window for a double mail lies between the SMTP server's acceptance and our commit: whatever interrupts
 it, the mail goes out again. Its Message-ID is fixed, so that mail programs may show it once.
+
+Account mails are those to an address's owner about the account itself. Their links open it, so they are
+for the inbox alone: no push, no customer's list. The token is asked of users for each try, and lives in
+the mail and nowhere else.
 """
 
 import logging
-from datetime import datetime, timedelta
 from email.message import EmailMessage
 from email.utils import format_datetime, parseaddr
 from pathlib import Path
-from uuid import UUID
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from nameko.extensions import DependencyProvider
 from nameko.timer import timer
-from sqlalchemy import (
-    BigInteger,
-    CheckConstraint,
-    DateTime,
-    Identity,
-    Index,
-    Integer,
-    Text,
-    UniqueConstraint,
-    func,
-    or_,
-    select,
-    text,
-)
-from sqlalchemy.dialects.postgresql import JSONB, insert
-from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, mapped_column
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
 
-from contracts.errors import NotFailed, NotificationNotFound, ParkedMessageNotFound
-from contracts.events import NotificationCreated, OrderCreated, OrderStatusUpdated
+from contracts.errors import MailNotNeeded, NotFailed, NotificationNotFound, ParkedMessageNotFound
+from contracts.events import (
+    NotificationCreated,
+    OrderCreated,
+    OrderStatusUpdated,
+    UserPasswordResetRequested,
+    UserRegistered,
+    UserVerificationRequested,
+)
 from contracts.schemas import NotificationQuery, ReadMark, load, load_id
 from extensions.database import Database
+from extensions.errors import RpcTimeout, ServiceUnavailable
 from extensions.events import Hints, event_handler
-from extensions.inbox import AnswerMixin
 from extensions.mailer import Mailer, MailPostponed, MailRefused, MailServerAway
 from extensions.parking import ParkingLot
 from extensions.payloads import from_payload, timestamp, to_payload
 from extensions.polling import Bell, poll
-from extensions.rpc import rpc
+from extensions.production import Production
+from extensions.rpc import ClusterClient, rpc
 from extensions.settings import required
 from extensions.telemetry import LogContext
+from services.notifications_models import Answer, Notification
+from services.notifications_models import Base as Base  # for migrations/env.py
 
 logger = logging.getLogger(__name__)
 
 SEND_SECONDS = 5
+# Both together are less than a caller of the retry waits.
 RETRY_SEND_SECONDS = 3
-LONGEST_AWAY_PAUSE_SECONDS = 30
-GIVE_UP_AFTER = timedelta(hours=24)
-MAX_ATTEMPTS = 5
-FIRST_POSTPONED_PAUSE_SECONDS = 30
+TOKEN_SECONDS = 1.5
 
-EVENT_CLASSES = {event_class.name: event_class for event_class in (OrderCreated, OrderStatusUpdated)}
-EVENT_TYPES = {OrderCreated.name: "order_confirmation", OrderStatusUpdated.name: "order_status_update"}
-
-
-class Base(DeclarativeBase):
-    pass
-
-
-class Answer(AnswerMixin, Base):
-    pass
+EVENT_TYPES = {
+    OrderCreated: "order_confirmation",
+    OrderStatusUpdated: "order_status_update",
+    UserRegistered: "email_verification",
+    UserVerificationRequested: "email_verification",
+    UserPasswordResetRequested: "password_reset",
+}
+EVENT_CLASSES = {event_class.name: event_class for event_class in EVENT_TYPES}
+# Where the links of account mails lead. Their event types are also the purposes of their tokens.
+TOKEN_PAGES = {"email_verification": "verify-email", "password_reset": "reset-password"}
 
 
-class Notification(Base):
-    """pending → sent or failed; failed → sent by a retry.
-
-    event_id is the inbox: an event is stored once. sequence: its place among its order's mails.
-    attempts: answers of the mail server about this mail. tries: all tries, also those nobody answered.
-    """
-
-    __tablename__ = "notifications"
-
-    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
-    event_id: Mapped[UUID] = mapped_column(unique=True)
-    event_name: Mapped[str] = mapped_column(Text)
-    payload: Mapped[dict] = mapped_column(JSONB)
-    order_id: Mapped[int] = mapped_column(BigInteger)
-    sequence: Mapped[int] = mapped_column(Integer)
-    user_id: Mapped[int] = mapped_column(BigInteger)
-    recipient_email: Mapped[str] = mapped_column(Text)
-    subject: Mapped[str] = mapped_column(Text)
-    message: Mapped[str] = mapped_column(Text)
-    status: Mapped[str] = mapped_column(Text, server_default="pending")
-    error_message: Mapped[str | None] = mapped_column(Text)
-    attempts: Mapped[int] = mapped_column(Integer, server_default="0")
-    tries: Mapped[int] = mapped_column(Integer, server_default="0")
-    next_try_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
-    read_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
-
-    __table_args__ = (
-        CheckConstraint("status IN ('pending', 'sent', 'failed')", name="ck_notifications_status"),
-        UniqueConstraint("order_id", "sequence", name="uq_notifications_order_id_sequence"),
-        Index("ix_notifications_user_id_id", "user_id", "id"),
-        Index("ix_notifications_pending", "next_try_at", postgresql_where=text("status = 'pending'")),
-    )
-
-    def accepted(self):
-        self.status, self.error_message = "sent", None
-        self.attempts += 1
-        self.tries += 1
-
-    def refused(self, reason):
-        self.status, self.error_message = "failed", reason
-        self.attempts += 1
-        self.tries += 1
-
-    def postponed(self, reason):
-        """The server may take this mail later: wait longer each time, and give up with the last attempt."""
-        self.error_message = reason
-        self.attempts += 1
-        self.tries += 1
-        if self.attempts >= MAX_ATTEMPTS:
-            self.status = "failed"
-        self._wait(FIRST_POSTPONED_PAUSE_SECONDS * 4 ** (self.attempts - 1))
-
-    def unanswered(self, reason, now):
-        """Nobody spoke about this mail: that is no attempt, but a day of it is enough."""
-        self.error_message = reason
-        self.tries += 1
-        if now - self.created_at > GIVE_UP_AFTER:
-            self.status = "failed"
-        self._wait(min(2**self.tries, LONGEST_AWAY_PAUSE_SECONDS))
-
-    def _wait(self, seconds):
-        self.next_try_at = func.now() + timedelta(seconds=seconds)
-
-    @classmethod
-    def due(cls):
-        """Those to send now, oldest first: of each order the next in sequence alone.
-
-        After a day a mail goes without the one before it, which was parked or never came.
-        """
-        other = aliased(cls)
-        of_same_order = select(other.id).where(other.order_id == cls.order_id)
-        earlier_one_waits = of_same_order.where(other.sequence < cls.sequence, other.status == "pending").exists()
-        one_before_came = of_same_order.where(other.sequence == cls.sequence - 1).exists()
-        in_turn = or_(cls.sequence == 1, one_before_came, cls.created_at < func.now() - GIVE_UP_AFTER)
-        due = select(cls).where(cls.status == "pending", cls.next_try_at <= func.now(), ~earlier_one_waits, in_turn)
-        return due.order_by(cls.id)
+class UsersAway(Exception):
+    """No token for the mail's link at the moment: says nothing about this mail."""
 
 
 def notification_view(notification):
     return {
         "id": notification.id,
         "type": "email",
-        "event_type": EVENT_TYPES[notification.event_name],
+        "event_type": EVENT_TYPES[EVENT_CLASSES[notification.event_name]],
         "recipient_email": notification.recipient_email,
         "subject": notification.subject,
         "message": notification.message,
@@ -198,23 +121,31 @@ class Letters(DependencyProvider):
         words = self._templates.get_template(f"{_folder(event)}/_words.jinja").make_module({"event": event})
         return str(words.subject), str(words.text)
 
-    def compose(self, event, recipient):
+    def order_mail(self, event, recipient):
         """An EmailMessage with a text and an HTML part."""
+        return self._compose(event, recipient, order_url=f"{self._shop_url}/orders/{event.order_id}")
+
+    def account_mail(self, event, recipient, token, expires_in):
+        """As `order_mail`. expires_in: the token's life in seconds."""
+        # In the fragment, which browsers send to nobody.
+        link = f"{self._shop_url}/{TOKEN_PAGES[EVENT_TYPES[type(event)]]}#token={token}"
+        return self._compose(event, recipient, link=link, expires_in=expires_in)
+
+    def _compose(self, event, recipient, **details):
+        details |= {"event": event, "shop_url": self._shop_url}
         mail = EmailMessage()
         mail["From"], mail["To"] = self._sender, recipient
-        mail["Subject"] = self._render(event, "subject.txt").strip()
+        mail["Subject"] = self._render("subject.txt", details).strip()
         mail["Date"] = format_datetime(event.timestamp)
         mail["Message-ID"] = f"<{event.event_id}@{self._domain}>"
         mail["X-Forage-Event"] = event.name
         mail["Auto-Submitted"] = "auto-generated"
-        mail.set_content(self._render(event, "body.txt"))
-        mail.add_alternative(self._render(event, "body.html"), subtype="html")
+        mail.set_content(self._render("body.txt", details))
+        mail.add_alternative(self._render("body.html", details), subtype="html")
         return mail
 
-    def _render(self, event, part):
-        return self._templates.get_template(f"{_folder(event)}/{part}").render(
-            event=event, order_url=f"{self._shop_url}/orders/{event.order_id}", shop_url=self._shop_url
-        )
+    def _render(self, part, details):
+        return self._templates.get_template(f"{_folder(details['event'])}/{part}").render(details)
 
 
 def _folder(event):
@@ -224,7 +155,9 @@ def _folder(event):
 class Notifications:
     name = "notifications"
 
+    production = Production()
     db = Database(answers=Answer)
+    cluster = ClusterClient()
     hints = Hints()
     bell = Bell()
     letters = Letters()
@@ -234,60 +167,95 @@ class Notifications:
 
     @event_handler(OrderCreated)
     def confirm_order(self, event):
-        self._store(event)
+        self._store_and_push(event)
 
     @event_handler(OrderStatusUpdated)
     def tell_status(self, event):
-        self._store(event)
+        self._store_and_push(event)
 
-    def _store(self, event):
-        subject, message = self.letters.words(event)
+    @event_handler(UserRegistered)
+    def send_verification(self, event):
+        self._store_account_mail(event)
+
+    @event_handler(UserVerificationRequested)
+    def send_verification_again(self, event):
+        self._store_account_mail(event)
+
+    @event_handler(UserPasswordResetRequested)
+    def send_password_reset(self, event):
+        self._store_account_mail(event)
+
+    def _store_and_push(self, event):
         with self.db.transaction() as session:
-            notification = session.scalar(
-                insert(Notification)
-                .values(
-                    event_id=event.event_id,
-                    event_name=event.name,
-                    payload=to_payload(event),
-                    order_id=event.order_id,
-                    sequence=event.sequence,
-                    user_id=event.user_id,
-                    recipient_email=event.user_email,
-                    subject=subject,
-                    message=message,
-                )
-                .on_conflict_do_nothing(index_elements=["event_id"])
-                .returning(Notification)
+            notification = self._store(
+                session, event, event.user_email, order_id=event.order_id, sequence=event.sequence
             )
             if notification is None:
                 return
-            self.bell.ring_after_commit(session)
             push = NotificationCreated(
                 id=notification.id,
                 user_id=event.user_id,
-                event_type=EVENT_TYPES[event.name],
-                subject=subject,
-                message=message,
+                event_type=EVENT_TYPES[type(event)],
+                subject=notification.subject,
+                message=notification.message,
                 order_id=event.order_id,
             )
             self.hints.after_commit(session, push)
 
-    @poll(interval_seconds=1, workers=2)
+    def _store_account_mail(self, event):
+        with self.db.transaction() as session:
+            self._store(session, event, event.email)
+
+    def _store(self, session, event, recipient, order_id=None, sequence=None):
+        """The new notification, None for an event that is stored already."""
+        subject, message = self.letters.words(event)
+        self.bell.ring_after_commit(session)
+        return session.scalar(
+            insert(Notification)
+            .values(
+                event_id=event.event_id,
+                event_name=event.name,
+                payload=to_payload(event),
+                order_id=order_id,
+                sequence=sequence,
+                user_id=event.user_id,
+                recipient_email=recipient,
+                subject=subject,
+                message=message,
+            )
+            .on_conflict_do_nothing(index_elements=["event_id"])
+            .returning(Notification)
+        )
+
+    @poll(interval_seconds=1)
     def deliver_next(self):
         """Send the next mail that is due. True while there may be more to send."""
+        return self._deliver(Notification.due())
+
+    @poll(interval_seconds=1)
+    def deliver_next_of_an_order(self):
+        """The same, but never held up by account mails, which may have to wait for users."""
+        return self._deliver(Notification.due().where(Notification.order_id.is_not(None)))
+
+    def _deliver(self, due):
         with self.db.transaction() as session:
-            notification = session.scalar(Notification.due().limit(1).with_for_update(skip_locked=True))
+            notification = session.scalar(due.limit(1).with_for_update(skip_locked=True))
             if notification is None:
                 return False
             # Others will hardly fare better at a server that is away.
             return self._send(session, notification, SEND_SECONDS)
 
     def _send(self, session, notification, timeout_seconds):
-        """Try to send and note what came of it; the row is locked by the caller. False if the server is away."""
+        """Try to send and note what came of it; the row is locked by the caller, and deleted if nobody needs the mail.
+
+        False if the mail server is away, or users.
+        """
         try:
-            event = from_payload(EVENT_CLASSES[notification.event_name], notification.payload)
-            self.mailer.send(self.letters.compose(event, notification.recipient_email), timeout_seconds)
-        except MailServerAway as error:
+            self._hand_over(notification, timeout_seconds)
+        except MailNotNeeded:
+            logger.info("notification %d is not needed any more", notification.id)
+            session.delete(notification)
+        except (MailServerAway, UsersAway) as error:
             logger.warning("notification %d waits: %s", notification.id, error)
             notification.unanswered(str(error), now=session.scalar(select(func.now())))
             return False
@@ -306,35 +274,64 @@ class Notifications:
             notification.accepted()
         return True
 
+    def _hand_over(self, notification, timeout_seconds):
+        """Make the mail and give it to the mail server. Raises UsersAway, MailNotNeeded and what `send` raises."""
+        event = from_payload(EVENT_CLASSES[notification.event_name], notification.payload)
+        if notification.order_id is not None:
+            self.mailer.send(self.letters.order_mail(event, notification.recipient_email), timeout_seconds)
+            return
+        created = self._create_token(event)
+        mail = self.letters.account_mail(
+            event, notification.recipient_email, token=created["token"], expires_in=created["expires_in"]
+        )
+        try:
+            self.mailer.send(mail, timeout_seconds)
+        except (MailServerAway, MailPostponed, MailRefused) as error:
+            # A server may quote the link of a mail that it refuses, for operators to read.
+            raise type(error)(str(error).replace(created["token"], "…")) from None
+
+    def _create_token(self, event):
+        """{"token", "expires_in"} of users. Raises MailNotNeeded, UsersAway."""
+        try:
+            return self.cluster.within(TOKEN_SECONDS).users.create_mailed_token(
+                user_id=event.user_id, email=event.email, purpose=EVENT_TYPES[type(event)]
+            )
+        except (ServiceUnavailable, RpcTimeout) as error:
+            raise UsersAway("users, which makes the link's token, does not answer") from error
+
     @rpc
     def retry_notification(self, notification_id, user_id=None):
         """Try a failed mail once more, now, and return the notification after that: sent, or failed again.
 
-        user_id: whose it must be, None for anybody's. Raises NotificationNotFound, NotFailed.
+        user_id: whose it must be, None for anybody's. Raises NotificationNotFound, NotFailed, and MailNotNeeded for
+        an account mail that has nothing to say any more: the notification is then gone.
         """
         # What the mail server took must be noted, deadline or not.
         with self.db.transaction(past_deadline=True) as session:
-            return Answer.once(session, self.db.call_id, lambda: self._retry(session, notification_id, user_id))
+            answer = Answer.once(session, self.db.call_id, lambda: self._retry(session, notification_id, user_id))
+        if answer is None:
+            raise MailNotNeeded
+        return answer
 
     def _retry(self, session, notification_id, user_id):
         notification = self._find(session, notification_id, user_id, lock=True)
         if notification.status != "failed":
             raise NotFailed(notification.id, notification.status)
         self._send(session, notification, RETRY_SEND_SECONDS)
+        if notification in session.deleted:
+            return None
         if notification.status != "sent":
             notification.status = "failed"
         return notification_view(notification)
 
     @rpc
     def list_notifications(self, user_id=None, **query):
-        """{notifications, total}, newest first. user_id: whose, None for everybody's.
+        """{notifications, total}, newest first. user_id: whose, None for everybody's and account mails, too.
 
         query: as contracts.schemas.NotificationQuery. Raises InvalidInput.
         """
         query = load(NotificationQuery(), query)
-        conditions = []
-        if user_id is not None:
-            conditions.append(Notification.user_id == load_id(user_id, "user_id"))
+        conditions = _seen_by(user_id)
         if query["recipient"] is not None:
             conditions.append(Notification.recipient_email == query["recipient"].lower())
         if query["status"] is not None:
@@ -371,8 +368,11 @@ class Notifications:
             return notification_view(notification)
 
     def _find(self, session, notification_id, user_id, lock=False):
-        notification = session.get(Notification, load_id(notification_id, "notification_id"), with_for_update=lock)
-        if notification is None or user_id not in (None, notification.user_id):
+        wanted = select(Notification).where(
+            Notification.id == load_id(notification_id, "notification_id"), *_seen_by(user_id)
+        )
+        notification = session.scalar(wanted.with_for_update() if lock else wanted)
+        if notification is None:
             raise NotificationNotFound(notification_id)
         return notification
 
@@ -402,3 +402,10 @@ class Notifications:
     def forget_answers(self):
         with self.db.transaction() as session:
             Answer.forget_old(session)
+
+
+def _seen_by(user_id):
+    """Conditions: None sees all, a customer their own, but no account mails."""
+    if user_id is None:
+        return []
+    return [Notification.user_id == load_id(user_id, "user_id"), Notification.order_id.is_not(None)]

@@ -44,6 +44,11 @@ class Smtp:
         self._refusals[recipient] = answer
         self._write_refusals()
 
+    def reject_quoting_links(self, answer="554 Spam, it links to"):
+        """`answer` to every DATA, and after it the links of the mail's text."""
+        self._refusals["DATA"] = answer
+        self._write_refusals()
+
     def accept_all(self):
         self._refusals = {}
         self._write_refusals()

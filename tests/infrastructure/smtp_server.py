@@ -1,10 +1,14 @@
 """The tests' SMTP server, a process of its own: `python smtp_server.py PORT FOLDER`.
 
-Each mail becomes a file of FOLDER. FOLDER/refusals.json says whom to refuse: {recipient or "*": "550 No such user"}.
+Each mail becomes a file of FOLDER. FOLDER/refusals.json says whom to refuse: {recipient or "*": "550 No such user"},
+and, by {"DATA": "554 Spam"}, to quote the links of mails that are refused.
 """
 
 import asyncio
+import email
+import email.policy
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -16,8 +20,11 @@ class Handler:
     def __init__(self, folder):
         self.folder = folder
 
+    def refusals(self):
+        return json.loads((self.folder / "refusals.json").read_text())
+
     async def handle_RCPT(self, server, session, envelope, address, options):
-        refusals = json.loads((self.folder / "refusals.json").read_text())
+        refusals = self.refusals()
         refusal = refusals.get(address) or refusals.get("*")
         if refusal:
             return refusal
@@ -25,6 +32,9 @@ class Handler:
         return "250 OK"
 
     async def handle_DATA(self, server, session, envelope):
+        if refusal := self.refusals().get("DATA"):
+            mail = email.message_from_bytes(envelope.content, policy=email.policy.default)
+            return " ".join([refusal, *re.findall(r"http\S+", mail.get_body(("plain",)).get_content())])
         path = self.folder / f"{time.time_ns()}.eml"
         recipients = ", ".join(envelope.rcpt_tos)
         mail = f"X-RcptTo: {recipients}\n".encode() + envelope.content.replace(b"\r\n", b"\n")

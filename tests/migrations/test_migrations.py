@@ -88,3 +88,16 @@ def test_without_its_database_a_migration_says_what_to_set(migrate, monkeypatch)
 
     with pytest.raises(SystemExit, match="ORDERS_DB_URI is not set"):
         alembic(["-c", str(ROOT / "alembic.ini"), "-n", "orders", "upgrade", "head"])
+
+
+def test_the_way_back_from_account_mails_is_open_while_there_are_some(migrate, database):
+    migrate("notifications", "upgrade", "head")
+    with create_engine(database("empty"), poolclass=NullPool).begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO notifications (event_id, event_name, payload, user_id, recipient_email, subject, message) "
+                "VALUES (gen_random_uuid(), 'user.registered', '{}', 1, 'ada@forage.example', '', '')"
+            )
+        )
+
+    assert "notifications" in migrate("notifications", "downgrade", "0001")

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from services.notifications import Notification
+from services.notifications_models import Notification
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 

@@ -11,9 +11,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 
 from contracts.events import OrderCreated, OrderLine, OrderStatusUpdated
 from contracts.schemas import ORDER_STATUSES
+from tests.factories import user_password_reset_requested, user_registered, user_verification_requested
 
 SHOP_URL = "https://forage.example"
 ORDER_URL = "https://forage.example/orders/1042"
+LINK = "https://forage.example/verify-email#token=kQ2-_x9"
 HOSTILE_NAMES = (
     "<script>alert('ceps')</script> & \"friends\"",
     "{{ event.user_id }} {% raw %}",
@@ -69,9 +71,17 @@ def render(event):
         if "new_status" in (event if isinstance(event, dict) else vars(event))
         else "order_created"
     )
-    context = {"event": event, "order_url": ORDER_URL, "shop_url": SHOP_URL}
+    return render_folder(folder, event=event, order_url=ORDER_URL)
+
+
+def render_account(event, expires_in=1800):
+    return render_folder(event.name.replace(".", "_"), event=event, link=LINK, expires_in=expires_in)
+
+
+def render_folder(folder, **context):
     parts = [
-        templates.get_template(f"{folder}/{part}").render(context) for part in ("subject.txt", "body.txt", "body.html")
+        templates.get_template(f"{folder}/{part}").render(context, shop_url=SHOP_URL)
+        for part in ("subject.txt", "body.txt", "body.html")
     ]
     return SimpleNamespace(subject=parts[0], text=parts[1], html=parts[2], page=Page(parts[2]))
 
@@ -168,3 +178,79 @@ def test_a_hundred_lines_stay_below_the_size_that_gmail_cuts_off():
     mail = render(created(*["Dried porcini, sliced by hand, from the Black Forest"] * 100))
 
     assert len(mail.html.encode()) < 102_000
+
+
+# Account mails
+
+ACCOUNT_EVENTS = [
+    make(email="ada+o'hara&<b>@forage.example")
+    for make in (user_registered, user_verification_requested, user_password_reset_requested)
+]
+every_account_event = pytest.mark.parametrize("event", ACCOUNT_EVENTS, ids=lambda event: event.name)
+
+
+@every_account_event
+def test_an_account_mail_shows_its_link_in_full_in_both_parts(event):
+    mail = render_account(event)
+
+    assert f"\n{LINK}\n" in mail.text
+    assert LINK in mail.page.text
+    assert mail.page.links.count(LINK) == 2
+
+
+@every_account_event
+def test_an_account_mail_says_how_long_its_link_lives_and_whom_it_is_for(event):
+    mail = render_account(event)
+
+    for part in (mail.text, mail.page.text):
+        assert "works once, and for 30 minutes." in part
+        assert event.email in part
+
+
+@pytest.mark.parametrize(
+    "seconds, words", ((60, "1 minute"), (1800, "30 minutes"), (3600, "1 hour"), (24 * 3600, "24 hours"))
+)
+def test_a_life_is_told_in_its_largest_unit(seconds, words):
+    assert f"for {words}." in render_account(user_registered(), expires_in=seconds).text
+
+
+@pytest.mark.parametrize("make", (user_registered, user_verification_requested))
+def test_who_did_not_register_is_told_what_to_do(make):
+    mail = render_account(make())
+
+    for part in (mail.text, mail.page.text):
+        assert "Didn’t you register?" in part
+        assert "leave the link alone" in " ".join(part.split())
+
+
+def test_who_did_not_ask_for_a_password_is_told_that_nothing_changes():
+    mail = render_account(user_password_reset_requested())
+
+    for part in (mail.text, mail.page.text):
+        assert "Wasn’t it you?" in part
+        assert "nothing changes" in " ".join(part.split())
+
+
+@every_account_event
+def test_an_account_mail_s_subject_is_one_line_that_no_other_has(event):
+    subject = render_account(event).subject
+
+    assert subject == " ".join(subject.split())
+    assert len(subject) < 78
+    assert [render_account(other).subject for other in ACCOUNT_EVENTS].count(subject) == 1
+
+
+@every_account_event
+def test_an_account_mail_loads_nothing_from_elsewhere_and_an_address_cannot_write_html(event):
+    mail = render_account(event)
+
+    assert not {"img", "link", "script", "iframe", "b"} & set(mail.page.tags)
+    assert "url(" not in mail.html
+
+
+@every_account_event
+def test_the_words_of_an_account_mail_need_no_link(event):
+    words = templates.get_template(f"{event.name.replace('.', '_')}/_words.jinja").make_module({"event": event})
+
+    assert words.subject and words.text
+    assert "http" not in words.text

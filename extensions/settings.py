@@ -1,6 +1,15 @@
 """Settings that are checked once, at start: a bad one ends the process with a sentence."""
 
+import re
+
 from nameko.extensions import DependencyProvider
+
+LEAST_DISTINCT_CHARACTERS = 8
+EXAMPLE_WORDS = (
+    "(a|an|access|app|change|default|dev|development|do|example|for|forage|here|in|insecure|is|it|jwt|key|local|long|me|"
+    "my|not|now|only|password|placeholder|please|production|random|replace|secret|set|shop|signing|some|string|super|test|"
+    "testing|the|this|to|token|tokens|use|value|very|with|you|your)*"
+)
 
 
 def required(config, name, hint):
@@ -14,7 +23,19 @@ def secret(config, name, least_bytes, hint):
     value = required(config, name, hint)
     if len(value.encode()) < least_bytes:
         raise SystemExit(f"{name} is too short: set {least_bytes} bytes or more, for example `openssl rand -hex 32`.")
+    if is_guessable(value):
+        raise SystemExit(f"{name} is easy to guess: set a random one, for example `openssl rand -hex 32`.")
     return value
+
+
+def is_guessable(text):
+    """Whether it has few different characters, or repeats itself, or is made of the words that stand in examples."""
+    letters = re.sub("[^a-z]", "", text.lower())
+    return (
+        len(set(text)) < LEAST_DISTINCT_CHARACTERS
+        or re.fullmatch(r"(.{1,16}?)\1{2,}.{0,16}", text, re.DOTALL) is not None
+        or (letters != "" and re.fullmatch(EXAMPLE_WORDS, letters) is not None)
+    )
 
 
 def integer(config, name, lowest, highest):
@@ -25,6 +46,19 @@ def integer(config, name, lowest, highest):
     if value is None or not lowest <= value <= highest:
         raise SystemExit(f"{name} must be a whole number from {lowest} to {highest}, not {config.get(name)!r}.")
     return value
+
+
+def positive(config, name, default):
+    """A positive number, decimals allowed."""
+    text = str(config.get(name) or default)
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text) or float(text) == 0:
+        raise SystemExit(f"{name} must be a positive number like 1 or 0.5, not {text!r}.")
+    return float(text)
+
+
+def listed(config, name):
+    """The parts of a list that is separated by commas."""
+    return [part.strip() for part in str(config.get(name) or "").split(",") if part.strip()]
 
 
 def amqp_uri(config):

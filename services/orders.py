@@ -37,6 +37,7 @@ from extensions.errors import RpcTimeout, ServiceUnavailable
 from extensions.inbox import once
 from extensions.outbox import Outbox
 from extensions.payloads import timestamp
+from extensions.production import Production
 from extensions.rpc import ClusterClient, rpc
 from extensions.telemetry import LogContext
 from services.orders_models import Answer, Attempt, Order, OutboxEntry
@@ -96,6 +97,7 @@ def event_fields(order):
 class Orders:
     name = "orders"
 
+    production = Production()
     db = Database(answers=Answer)
     outbox = Outbox(OutboxEntry, events=[OrderCreated, OrderStatusUpdated, OrderAbandoned])
     cluster = ClusterClient()

@@ -44,6 +44,7 @@ from extensions.events import Hints, event_handler
 from extensions.inbox import once
 from extensions.parking import ParkingLot
 from extensions.payloads import timestamp
+from extensions.production import Production
 from extensions.rpc import ClusterClient, rpc
 from extensions.settings import Setting
 from extensions.telemetry import LogContext
@@ -129,6 +130,7 @@ def product_view(product):
 class Products:
     name = "products"
 
+    production = Production()
     db = Database(answers=Answer)
     cluster = ClusterClient()
     hints = Hints(interval_seconds=HINT_SECONDS)

@@ -1,6 +1,7 @@
 """extensions.settings: a bad setting ends the process, with a sentence that says what to do."""
 
 import json
+import secrets
 import subprocess
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from extensions.database import Database
 from extensions.mailer import Mailer
 from extensions.rpc import rpc
-from extensions.settings import Setting, amqp_uri, integer, required
+from extensions.settings import Setting, amqp_uri, integer, listed, positive, required, secret
 from scripts.settings import ROOT
 
 
@@ -39,6 +40,53 @@ def test_anything_else_is_a_sentence(value):
 def test_what_is_required_must_be_set(config):
     with pytest.raises(SystemExit, match="HOST is not set: the server's name"):
         required(config, "HOST", "the server's name.")
+
+
+@pytest.mark.parametrize(
+    "value", [secrets.token_hex(), "".join(map(str, range(10, 40))), "correct horse battery staple forage"]
+)
+def test_a_long_and_varied_secret_is_taken(value):
+    assert secret({"KEY": value}, "KEY", 32, "what opens the door.") == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "s" * 32,
+        "abababab" * 4,
+        "1234567" * 5,
+        "0123456789abcdef" * 3,
+        "changeme" * 4,
+        "secretsecretsecretsecretsecretse",
+        "Change-Me-Please-This-Is-Not-A-Secret",
+        "your-jwt-secret-key-here-please-change-1234",
+        "super_secret_jwt_signing_key_for_dev_123",
+    ],
+)
+def test_a_secret_that_is_easy_to_guess_is_refused(value):
+    with pytest.raises(SystemExit, match=r"KEY is easy to guess: .*openssl rand"):
+        secret({"KEY": value}, "KEY", 32, "what opens the door.")
+
+
+def test_a_secret_that_is_too_short_is_refused():
+    with pytest.raises(SystemExit, match="KEY is too short: set 32 bytes or more"):
+        secret({"KEY": secrets.token_hex(15)}, "KEY", 32, "what opens the door.")
+
+
+@pytest.mark.parametrize(("value", "number"), [("2", 2.0), ("0.25", 0.25), (3, 3.0), ("", 1.0), (None, 1.0)])
+def test_a_positive_number_may_have_decimals_and_a_default(value, number):
+    assert positive({"SCALE": value}, "SCALE", default=1) == number
+
+
+@pytest.mark.parametrize("value", ["0", "0.0", "-1", "nan", "inf", "1e3", "1,5", ".5", "many", True])
+def test_what_is_no_positive_number_is_a_sentence(value):
+    with pytest.raises(SystemExit, match=r"SCALE must be a positive number like 1 or 0\.5, not "):
+        positive({"SCALE": value}, "SCALE", default=1)
+
+
+def test_a_list_is_separated_by_commas():
+    assert listed({"HOSTS": " a,, b ,c, "}, "HOSTS") == ["a", "b", "c"]
+    assert listed({}, "HOSTS") == []
 
 
 def test_the_brokers_address_is_required():

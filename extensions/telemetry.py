@@ -22,8 +22,10 @@ _process = {"service": None}
 
 
 class LogContext(DependencyProvider):
-    def setup(self):
-        _process["service"] = self.container.service_name
+    def bind(self, container, attr_name):
+        # Before any setup, so that the first line has it, too.
+        _process["service"] = container.service_name
+        return super().bind(container, attr_name)
 
     def worker_setup(self, worker_ctx):
         fields = {

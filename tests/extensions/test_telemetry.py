@@ -83,6 +83,16 @@ def test_a_workers_entries_have_its_fields(run_service, cluster, lines):
     assert "event_id" not in line
 
 
+def test_every_line_of_a_process_names_its_service(processes):
+    orders = processes.start("services.orders", LOG_FORMAT="json")
+
+    # Python's own warnings are no log lines.
+    lines = wait_for(lambda: [json.loads(line) for line in orders.output().splitlines() if line.startswith("{")])
+
+    assert {line["service"] for line in lines} == {"orders"}
+    assert "starting services" in lines[0]["message"]
+
+
 def test_a_handlers_entries_have_the_events_id(run_service, broker, lines):
     run_service(Bakery)
     event = CakeBaked(cake="Torte")

@@ -34,6 +34,9 @@ SCOPE = "openid email profile"
 ALGORITHMS = ("RS256", "ES256")
 CLAIMS = ("iss", "aud", "exp", "iat", "nonce", "sub")
 
+# Who comes when so many are under way waits but a moment: a slow provider must not hold all workers.
+MAX_CONVERSATIONS = 4
+MOMENT_SECONDS = 0.5
 # For all that one call says to the provider and hears from it.
 CONVERSATION_SECONDS = 3.5
 # How far the provider's clock may be from ours.
@@ -113,6 +116,7 @@ class OpenIdClient(DependencyProvider):
         self._redirect_uri = _address("GOOGLE_REDIRECT_URI", config.get("GOOGLE_REDIRECT_URI") or default)
         self._published = None
         self._publishing = Semaphore()
+        self._free_conversations = Semaphore(MAX_CONVERSATIONS)
 
     def get_dependency(self, worker_ctx):
         return self
@@ -164,6 +168,8 @@ class OpenIdClient(DependencyProvider):
         """A session with the provider, with one budget for all that is said in it."""
         if not self.is_configured:
             raise ProviderNotConfigured("GOOGLE_CLIENT_ID is not set.")
+        if not self._free_conversations.acquire(timeout=MOMENT_SECONDS):
+            raise ProviderAway(f"{self._issuer} is slow, and others wait for it already")
         # It is no OSError, so that nobody between takes it for one more failed address and tries the next.
         budget = eventlet.Timeout(CONVERSATION_SECONDS)
         try:
@@ -179,6 +185,7 @@ class OpenIdClient(DependencyProvider):
             raise ProviderAway(f"{self._issuer} is out of reach: {type(error).__name__}") from error
         finally:
             budget.cancel()
+            self._free_conversations.release()
 
     def _provider(self, session, seconds_kept):
         """What the provider publishes, read again when it was kept for so long."""

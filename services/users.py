@@ -12,18 +12,14 @@ is enough for what has 256 random bits. None is in an outbox, a durable queue or
 
 import base64
 import hmac
-import logging
-import secrets
 import time
 import uuid
 from contextlib import contextmanager
 
 import jwt
-from marshmallow import ValidationError
 from nameko.extensions import DependencyProvider
 from nameko.timer import timer
 from sqlalchemy import delete, func, or_, select
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 
 from contracts.errors import (
@@ -38,13 +34,11 @@ from contracts.errors import (
     SignInProviderAway,
     SignInRefused,
     Taken,
-    UnprovenAddress,
     UserNotFound,
 )
 from contracts.events import UserPasswordResetRequested, UserRegistered, UserVerificationRequested
 from contracts.schemas import (
     AddressVerification,
-    Email,
     Login,
     OwnPasswordChange,
     PasswordReset,
@@ -77,21 +71,21 @@ from services.users_models import (
     ExternalIdentity,
     LoginFailure,
     MailedToken,
+    MailRequest,
     OutboxEntry,
-    ResetRequest,
     SignIn,
     TokenReused,
     User,
     UserSession,
     digest,
     forget_old,
+    normal_address,
+    tell_security,
 )
 from services.users_models import Base as Base
 
-# What operators want to be told of.
-security = logging.getLogger("security")
-
 ACCESS_TOKEN_SECONDS = 15 * 60
+MAIL_EVENTS = {RESET: UserPasswordResetRequested, VERIFICATION: UserVerificationRequested}
 
 
 def user_view(user):
@@ -223,7 +217,7 @@ class Users:
         """Make the account with this address a `customer` or an `admin`. As `update_user`."""
         changes = load(UserChanges(), {"role": role})
         _let_admins_change_one_by_one(session)
-        user = session.scalar(select(User).where(User.email == _normal_address(email)).with_for_update())
+        user = session.scalar(select(User).where(User.email == normal_address(email)).with_for_update())
         if user is None:
             raise UserNotFound(email)
         return self._change(session, user, changes)
@@ -238,8 +232,7 @@ class Users:
                 UserSession.end_all(session, user)
             user.role, user.is_active = role, is_active
             session.flush()
-            changed = {"user_id": user.id, "role": role, "is_active": is_active}
-            security.warning("the rights of user %d changed", user.id, extra={"fields": changed})
+            tell_security(session, "rights changed", user_id=user.id, role=role, is_active=is_active)
         return user_view(user)
 
     @rpc
@@ -261,61 +254,47 @@ class Users:
         """
         change = {"old_password": old_password, "password": password, "client_address": client_address}
         change = load(OwnPasswordChange(), change)
-        account = self.get_user(user_id)
-        self._refuse_weak(change["password"], account["email"], account["username"])
-        self._note_login(account["email"], change["client_address"])
-        self._change_password(user_id, change["old_password"], change["password"])
-        self._forget_failures(account["email"], change["client_address"])
+        with self.db.transaction() as session:
+            user = _find(session, user_id)
+        self._refuse_weak(change["password"], user.email, user.username)
+        self._note_login(user.email, change["client_address"])
+        matches = self.passwords.matches(normal_password(change["old_password"]), user.password_hash)
+        new_hash = self.passwords.hash(change["password"])
+        self._change_password(user_id, user.password_hash if matches else None, new_hash)
+        self._forget_failures(user.email, change["client_address"])
 
     @once
-    def _change_password(self, session, user_id, old_password, password):
+    def _change_password(self, session, user_id, old_hash, new_hash):
+        """old_hash: the one that the old password was found to be of, None if it was not."""
         user = _find(session, user_id, lock=True)
-        if not self.passwords.matches(normal_password(old_password), user.password_hash):
+        if old_hash is None or user.password_hash != old_hash:
             raise InvalidInput({"old_password": ["This is not your password."]})
-        self._set_password(session, user, password)
+        _set_password(session, user, new_hash)
 
     @rpc
     def request_password_reset(self, email):
         """Have a link mailed to this address, if it is an account's. Nothing in the answer or its time tells."""
         request = load(PasswordResetRequest(), {"email": email})
-        with self.db.transaction() as session:
-            session.add(ResetRequest(email=request["email"]))
-            self.bell.ring_after_commit(session)
-
-    @poll(interval_seconds=1)
-    def answer_reset_request(self):
-        """Look into the next request for a new password. True while there may be more."""
-        with self.db.transaction() as session:
-            waiting = select(ResetRequest).where(ResetRequest.answered_at.is_(None)).order_by(ResetRequest.id)
-            request = session.scalar(waiting.limit(1).with_for_update(skip_locked=True))
-            if request is None:
-                return False
-            # Not more than one mail a minute, however many ask.
-            if session.scalar(ResetRequest.answered_lately(request.email).limit(1)) is None:
-                user = session.scalar(select(User).where(User.email == request.email, User.is_active))
-                if user is not None:
-                    self.outbox.add(session, UserPasswordResetRequested(user_id=user.id, email=user.email))
-            request.answered_at = func.now()
-            return True
+        self._request_mail(request["email"], RESET)
 
     @rpc
-    @once
-    def reset_password(self, session, token, password):
+    def reset_password(self, token, password):
         """Set a new password with a mailed token, which is spent; all sessions end.
 
         It also proves the address. Raises InvalidInput, which leaves the token good, and InvalidToken.
         """
         reset = load(PasswordReset(), {"token": token, "password": password})
-        user = MailedToken.spend(session, reset["token"], RESET)
-        self._refuse_weak(reset["password"], user.email, user.username)
-        self._set_password(session, user, reset["password"])
-        user.email_verified_at = user.email_verified_at or func.now()
+        with self.db.transaction() as session:
+            user = MailedToken.owner(session, reset["token"], RESET)
+        if user is not None:
+            self._refuse_weak(reset["password"], user.email, user.username)
+        self._reset_password(reset["token"], self.passwords.hash(reset["password"]) if user is not None else None)
 
-    def _set_password(self, session, user, password):
-        user.password_hash = self.passwords.hash(password)
-        UserSession.end_all(session, user)
-        session.execute(delete(MailedToken).where(MailedToken.user_id == user.id, MailedToken.purpose == RESET))
-        security.warning("the password of user %d changed", user.id, extra={"fields": {"user_id": user.id}})
+    @once
+    def _reset_password(self, session, token, new_hash):
+        user = MailedToken.spend(session, token, RESET)
+        _set_password(session, user, new_hash)
+        user.email_verified_at = user.email_verified_at or func.now()
 
     def _refuse_weak(self, password, *known):
         if self.passwords.is_common(password) or password.lower() in {word.lower() for word in known}:
@@ -324,11 +303,31 @@ class Users:
     # Addresses
 
     @rpc
-    @once
-    def request_verification(self, session, user_id):
+    def request_verification(self, user_id):
         """Have the link that proves the address mailed once more. Raises UserNotFound."""
-        user = _find(session, user_id)
-        self.outbox.add(session, UserVerificationRequested(user_id=user.id, email=user.email))
+        self._request_mail(self.get_user(user_id)["email"], VERIFICATION)
+
+    def _request_mail(self, email, purpose):
+        with self.db.transaction() as session:
+            session.add(MailRequest(email=email, purpose=purpose))
+            self.bell.ring_after_commit(session)
+
+    @poll(interval_seconds=1)
+    def answer_mail_request(self):
+        """Look into the next request for a mail. True while there may be more."""
+        with self.db.transaction() as session:
+            request = MailRequest.next(session)
+            if request is None:
+                return False
+            if request.answered_lately(session):
+                # Without a trace: else who asks often enough would keep the next mail from ever going out.
+                session.delete(request)
+                return True
+            user = session.scalar(select(User).where(User.email == request.email, User.is_active))
+            if user is not None:
+                self.outbox.add(session, MAIL_EVENTS[request.purpose](user_id=user.id, email=user.email))
+            request.answered_at = func.now()
+            return True
 
     @rpc
     @once
@@ -345,6 +344,7 @@ class Users:
         purpose: `email_verification` or `password_reset`. Raises InvalidInput, and MailNotNeeded when there is
         no such account any more, it is disabled, or its address is proven already.
         """
+        # In a list, since whatever comes may be unfit for a dictionary.
         if purpose not in list(MAILED_TOKEN_LIFE):
             raise InvalidInput({"purpose": [f"Must be one of: {', '.join(MAILED_TOKEN_LIFE)}."]})
         with self.db.transaction() as session:
@@ -371,18 +371,19 @@ class Users:
         self._note_login(login["email"], login["client_address"])
         password = normal_password(login["password"])
         with self.db.transaction() as session:
-            user = session.scalar(select(User).where(User.email == _normal_address(login["email"])))
-        checked_hash = user and user.password_hash
-        if not self.passwords.matches(password, checked_hash) or not user.is_active:
-            raise InvalidCredentials
-        fresh_hash = self.passwords.hash(password) if self.passwords.is_outdated(checked_hash) else checked_hash
-        with self.db.transaction() as session:
-            user = session.get(User, user.id, with_for_update=True)
-            if user is None or user.password_hash != checked_hash or not user.is_active:
-                # It changed while we checked.
+            user = session.scalar(select(User).where(User.email == normal_address(login["email"])))
+        refresh_token = None
+        while refresh_token is None:
+            checked_hash = user and user.password_hash
+            if not self.passwords.matches(password, checked_hash) or not user.is_active:
                 raise InvalidCredentials
-            user.password_hash = fresh_hash
-            refresh_token = UserSession.open(session, user, login)
+            fresh_hash = self.passwords.hash(password) if self.passwords.is_outdated(checked_hash) else checked_hash
+            with self.db.transaction() as session:
+                user = session.get(User, user.id, with_for_update=True)
+                # Else it changed while we checked, by a new password or by another login's new hash: check again.
+                if user is not None and user.password_hash == checked_hash:
+                    user.password_hash = fresh_hash
+                    refresh_token = UserSession.open(session, user, login) if user.is_active else None
         self._forget_failures(login["email"], login["client_address"])
         return self._grant(user, refresh_token)
 
@@ -418,10 +419,9 @@ class Users:
             except TokenReused:
                 newest = None
                 session.delete(device)
+                tell_security(session, "a used refresh token came again", user_id=device.user_id, session_id=device.id)
             user = session.get(User, device.user_id)
         if newest is None:
-            fields = {"user_id": user.id, "session_id": device.id}
-            security.warning("a used refresh token came again: session %d ends", device.id, extra={"fields": fields})
             raise InvalidSession
         return self._grant(user, newest)
 
@@ -485,41 +485,13 @@ class Users:
         with _errors_of_provider():
             identity = self.openid.finish(answer["code"], begun.nonce, begun.code_verifier)
         with self.db.transaction() as session:
-            user = self._user_of_identity(session, identity)
+            user, is_new = ExternalIdentity.account(session, identity)
             if not user.is_active:
                 raise AccountDisabled
+            if is_new:
+                self.outbox.add(session, UserRegistered(user_id=user.id, email=user.email))
             refresh_token = UserSession.open(session, user, answer)
         return self._grant(user, refresh_token)
-
-    def _user_of_identity(self, session, identity):
-        known = session.get(ExternalIdentity, (identity.issuer, identity.subject))
-        if known is not None:
-            return session.get(User, known.user_id, with_for_update=True)
-        email = _normal_address(identity.email) if identity.email_verified else None
-        if email is None:
-            raise UnprovenAddress
-        user = self._user_of_proven_address(session, email, _username_for(identity.name, email))
-        if user.is_active:
-            link = insert(ExternalIdentity).values(issuer=identity.issuer, subject=identity.subject, user_id=user.id)
-            session.execute(link.on_conflict_do_nothing())
-            security.warning("user %d signs in elsewhere now", user.id, extra={"fields": {"user_id": user.id}})
-        return user
-
-    def _user_of_proven_address(self, session, email, username):
-        """The account with this address, locked; a new one if there is none."""
-        for free_name in (username, f"{username[:41]}-{secrets.token_hex(4)}"):
-            new = insert(User).values(email=email, username=free_name, email_verified_at=func.now())
-            is_new = session.execute(new.on_conflict_do_nothing().returning(User.id)).first() is not None
-            user = session.scalar(select(User).where(User.email == email).with_for_update())
-            if user is not None:
-                break
-        if is_new:
-            self.outbox.add(session, UserRegistered(user_id=user.id, email=user.email))
-        elif user.is_active and user.email_verified_at is None:
-            # Whoever registered the address may not be who has it, and must keep no way in.
-            user.password_hash, user.email_verified_at = None, func.now()
-            UserSession.end_all(session, user)
-        return user
 
     @rpc
     def health(self):
@@ -534,25 +506,7 @@ class Users:
 
 def _account_hash(email):
     """Of the address that was typed, whether or not it is somebody's: it may be a password in the wrong field."""
-    return digest(_normal_address(email) or email)
-
-
-def _normal_address(email):
-    """As it is stored; None where it could not be stored, and so is nobody's."""
-    try:
-        return Email().deserialize(email)
-    except ValidationError:
-        return None
-
-
-def _username_for(name, email):
-    """A name in bounds: the provider's, or else what stands before the @."""
-    for username in (name, email.partition("@")[0]):
-        try:
-            return Profile().load({"username": username})["username"]
-        except ValidationError:
-            continue
-    return f"forager-{secrets.token_hex(4)}"
+    return digest(normal_address(email) or email)
 
 
 def _find(session, user_id, lock=False):
@@ -568,6 +522,13 @@ def _flush(session):
     except IntegrityError as error:
         taken_name = error.orig.diag.constraint_name == "uq_users_username_folded"
         raise Taken("username" if taken_name else "email") from error
+
+
+def _set_password(session, user, password_hash):
+    user.password_hash = password_hash
+    UserSession.end_all(session, user)
+    session.execute(delete(MailedToken).where(MailedToken.user_id == user.id, MailedToken.purpose == RESET))
+    tell_security(session, "password changed", user_id=user.id)
 
 
 def _let_admins_change_one_by_one(session):

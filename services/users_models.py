@@ -1,10 +1,12 @@
 """What users_db holds."""
 
 import hashlib
+import logging
 import math
 import secrets
 from datetime import datetime, timedelta
 
+from marshmallow import ValidationError
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -18,15 +20,21 @@ from sqlalchemy import (
     func,
     select,
 )
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from contracts.errors import InvalidSession, InvalidToken, TooManyFailures
+from contracts.errors import InvalidSession, InvalidToken, Taken, TooManyFailures, UnprovenAddress
+from contracts.schemas import Email, Profile
+from extensions.database import after_commit
 from extensions.inbox import AnswerMixin
 from extensions.outbox import OutboxMixin
+
+security = logging.getLogger("security")
 
 REFRESH_TOKEN_LIFE = timedelta(days=30)
 # Two tabs that refresh at once send the same token: that is no theft.
 REUSE_GRACE = timedelta(seconds=10)
+MAX_SESSIONS = 50
 SIGN_IN_LIFE = timedelta(minutes=10)
 VERIFICATION, RESET = "email_verification", "password_reset"
 MAILED_TOKEN_LIFE = {VERIFICATION: timedelta(hours=24), RESET: timedelta(minutes=30)}
@@ -35,7 +43,8 @@ FAILURE_WINDOW = timedelta(minutes=15)
 # From so many failures on a login has to wait: of one account from one address, and of an address in all.
 ACCOUNT_FAILURES, ADDRESS_FAILURES = 6, 100
 LONGEST_WAIT_SECONDS = 60
-RESET_MAIL_PAUSE = timedelta(minutes=1)
+# Between two mails of one kind to one address, however many ask.
+MAIL_PAUSE = timedelta(minutes=1)
 
 
 class Base(DeclarativeBase):
@@ -91,6 +100,40 @@ class ExternalIdentity(Base):
     user_id: Mapped[int] = _owner(index=True)
     created_at: Mapped[datetime] = _now()
 
+    @classmethod
+    def account(cls, session, identity):
+        """(user, is_new): the account that the identity opens, locked, whether or not it is disabled.
+
+        identity: of extensions.openid. Raises UnprovenAddress for a newcomer whose address nobody vouches for.
+        """
+        known = session.get(cls, (identity.issuer, identity.subject))
+        if known is not None:
+            return session.get(User, known.user_id, with_for_update=True), False
+        email = normal_address(identity.email) if identity.email_verified else None
+        if email is None:
+            raise UnprovenAddress
+        user, is_new = cls._account_of_address(session, email, _username_for(identity.name, email))
+        if user.is_active:
+            link = insert(cls).values(issuer=identity.issuer, subject=identity.subject, user_id=user.id)
+            session.execute(link.on_conflict_do_nothing())
+            tell_security(session, "linked to a sign-in provider", user_id=user.id)
+            if user.email_verified_at is None:
+                # Whoever registered the address may not be who has it, and must keep no way in.
+                user.password_hash, user.email_verified_at = None, func.now()
+                UserSession.end_all(session, user)
+        return user, is_new
+
+    @staticmethod
+    def _account_of_address(session, email, username):
+        """(user, is_new), locked; made if there is none, under that name or, if it is taken, a similar one."""
+        for free_name in (username, f"{username[:41]}-{secrets.token_hex(4)}"):
+            new = insert(User).values(email=email, username=free_name, email_verified_at=func.now())
+            is_new = session.execute(new.on_conflict_do_nothing().returning(User.id)).first() is not None
+            user = session.scalar(select(User).where(User.email == email).with_for_update())
+            if user is not None:
+                return user, is_new
+        raise Taken("username")
+
 
 class SignIn(Base):
     """A sign-in elsewhere that is under way: what its answer is checked with, under its state's hash."""
@@ -135,7 +178,12 @@ class UserSession(Base):
 
     @classmethod
     def open(cls, session, user, client):
-        """Return the first refresh token of a new one. client: as contracts.schemas.Client."""
+        """Return the first refresh token of a new one, in the place of the least used if there are too many.
+
+        user: locked. client: as contracts.schemas.Client.
+        """
+        newest = select(cls.id).where(cls.user_id == user.id).order_by(cls.last_used_at.desc()).limit(MAX_SESSIONS - 1)
+        session.execute(delete(cls).where(cls.user_id == user.id, cls.id.not_in(newest)))
         refresh_token, expires_at = secrets.token_urlsafe(32), func.now() + REFRESH_TOKEN_LIFE
         opened = cls(
             user_id=user.id,
@@ -229,28 +277,53 @@ class MailedToken(Base):
         return token
 
     @classmethod
+    def owner(cls, session, token, purpose):
+        """The account that the token was mailed to, None unless the token is good."""
+        good = (cls.token_hash == digest(token), cls.purpose == purpose, cls.expires_at > func.now())
+        return session.scalar(select(User).join(cls).where(*good, User.is_active))
+
+    @classmethod
     def spend(cls, session, token, purpose):
         """The account that the token was mailed to, locked. Raises InvalidToken."""
-        spent = delete(cls).where(cls.token_hash == digest(token), cls.purpose == purpose, cls.expires_at > func.now())
-        user_id = session.scalar(spent.returning(cls.user_id))
-        user = session.get(User, user_id, with_for_update=True) if user_id is not None else None
-        if user is None or not user.is_active:
+        user = cls.owner(session, token, purpose)
+        if user is None:
+            raise InvalidToken
+        # The account before its tokens, as everybody does it: else two could wait for each other.
+        session.refresh(user, with_for_update=True)
+        spent = delete(cls).where(cls.token_hash == digest(token)).returning(cls.user_id)
+        if session.execute(spent).first() is None or not user.is_active:
             raise InvalidToken
         return user
 
 
-class ResetRequest(Base):
-    """Somebody asks for a new password: looked into after the answer, which so takes as long for any address."""
+class MailRequest(Base):
+    """Somebody asks for a mail with a link: looked into after the answer, which so takes as long for any address.
 
-    __tablename__ = "reset_requests"
+    purpose: a key of MAILED_TOKEN_LIFE. answered_at: when a mail was asked for, or would have been, had the
+    address an account.
+    """
+
+    __tablename__ = "mail_requests"
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
-    email: Mapped[str] = mapped_column(Text, index=True)
+    email: Mapped[str] = mapped_column(Text)
+    purpose: Mapped[str] = mapped_column(Text)
     answered_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 
+    __table_args__ = (Index("ix_mail_requests_email_purpose", "email", "purpose"),)
+
     @classmethod
-    def answered_lately(cls, email):
-        return select(cls.id).where(cls.email == email, cls.answered_at > func.now() - RESET_MAIL_PAUSE)
+    def next(cls, session):
+        """The oldest that nobody looks into, locked; None without one."""
+        waiting = select(cls).where(cls.answered_at.is_(None)).order_by(cls.id).limit(1)
+        return session.scalar(waiting.with_for_update(skip_locked=True))
+
+    def answered_lately(self, session):
+        """Whether another one of this address was answered within MAIL_PAUSE. Locks the address."""
+        session.execute(select(func.pg_advisory_xact_lock(func.hashtext(f"{self.purpose} {self.email}"))))
+        alike = (MailRequest.email == self.email, MailRequest.purpose == self.purpose)
+        lately = select(MailRequest.id).where(*alike, MailRequest.answered_at > func.clock_timestamp() - MAIL_PAUSE)
+        return session.scalar(select(lately.exists()))
 
 
 class LoginFailure(Base):
@@ -304,10 +377,33 @@ def digest(token):
     return hashlib.sha256(token.encode(errors="surrogatepass")).digest()
 
 
+def normal_address(email):
+    """As it is stored; None where it could not be stored, and so is nobody's."""
+    try:
+        return Email().deserialize(email)
+    except ValidationError:
+        return None
+
+
+def _username_for(name, email):
+    """A name in bounds: the provider's, or else what stands before the @."""
+    for username in (name, email.partition("@")[0]):
+        try:
+            return Profile().load({"username": username})["username"]
+        except ValidationError:
+            continue
+    return f"forager-{secrets.token_hex(4)}"
+
+
+def tell_security(session, what, **fields):
+    """Log it for those who watch over accounts, once it is so."""
+    after_commit(session, lambda: security.warning(what, extra={"fields": fields}))
+
+
 def forget_old(session):
     """Delete what no longer counts for anything."""
     for model in (UserSession, RefreshToken, MailedToken, SignIn):
         session.execute(delete(model).where(model.expires_at < func.now()))
     session.execute(delete(LoginFailure).where(LoginFailure.failed_at < func.now() - FAILURE_WINDOW))
-    session.execute(delete(ResetRequest).where(ResetRequest.answered_at < func.now() - RESET_MAIL_PAUSE))
+    session.execute(delete(MailRequest).where(MailRequest.answered_at < func.now() - MAIL_PAUSE))
     Answer.forget_old(session)

@@ -71,12 +71,13 @@ def upgrade():
     op.create_index("ix_mailed_tokens_user_id", "mailed_tokens", ["user_id"])
     op.create_index("ix_mailed_tokens_expires_at", "mailed_tokens", ["expires_at"])
     op.create_table(
-        "reset_requests",
+        "mail_requests",
         sa.Column("id", sa.BigInteger(), sa.Identity(), primary_key=True),
         sa.Column("email", sa.Text(), nullable=False),
+        sa.Column("purpose", sa.Text(), nullable=False),
         moment("answered_at"),
     )
-    op.create_index("ix_reset_requests_email", "reset_requests", ["email"])
+    op.create_index("ix_mail_requests_email_purpose", "mail_requests", ["email", "purpose"])
     op.create_table(
         "login_failures",
         sa.Column("id", sa.BigInteger(), sa.Identity(), primary_key=True),
@@ -92,7 +93,7 @@ def downgrade():
     """Accounts without a password go: the schema before has no place for them."""
     for table in (
         "login_failures",
-        "reset_requests",
+        "mail_requests",
         "mailed_tokens",
         "refresh_tokens",
         "sessions",

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import logging
 import time
+from contextlib import suppress
 from urllib.parse import parse_qs, urlsplit
 
 import eventlet
@@ -15,6 +16,7 @@ from werkzeug import Response
 from extensions import openid as kit
 from extensions.openid import Identity, IdentityRefused, OpenIdClient, ProviderAway, ProviderNotConfigured
 from tests.infrastructure.sign_in_provider import DISCOVERY, KEYS, TOKEN
+from tests.infrastructure.waiting import wait_for
 
 HOUR = 3600
 ENDPOINTS = (DISCOVERY, KEYS, TOKEN)
@@ -445,6 +447,22 @@ def test_a_redirect_is_not_followed(ask, sign_in_provider, path, status):
         ask(path)
 
     assert "/elsewhere" not in sign_in_provider.asked
+
+
+def test_a_provider_that_hangs_holds_but_a_few(client, sign_in_provider, monkeypatch):
+    monkeypatch.setattr(kit, "MOMENT_SECONDS", 0.01)
+    sign_in_provider.answer(DISCOVERY, sign_in_provider.hang)
+    first = [eventlet.spawn(client.begin) for _ in range(kit.MAX_CONVERSATIONS)]
+    wait_for(lambda: DISCOVERY in sign_in_provider.asked)
+
+    with pytest.raises(ProviderAway, match="others wait"):
+        client.begin()
+
+    sign_in_provider.reset()
+    for greenlet in first:
+        with suppress(ProviderAway):
+            greenlet.wait()
+    assert client.begin()
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)

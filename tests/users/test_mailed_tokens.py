@@ -6,6 +6,7 @@ from contracts.errors import InvalidCredentials, InvalidInput, InvalidSession, I
 from contracts.events import UserPasswordResetRequested, UserVerificationRequested
 from tests.factories import an_account
 from tests.infrastructure.waiting import wait_for
+from tests.shop import refusal_of
 
 from .conftest import log_in
 
@@ -56,7 +57,7 @@ def test_who_asks_ten_times_is_sent_one_mail(shop, account, listener):
     for _ in range(10):
         shop.rpc.users.request_password_reset(email=account["email"])
 
-    wait_for(lambda: shop.sql("users", "SELECT count(*) FROM reset_requests WHERE answered_at IS NULL") == [(0,)])
+    wait_for(lambda: shop.sql("users", "SELECT count(*) FROM mail_requests WHERE answered_at IS NULL") == [(0,)])
     wait_for(lambda: shop.sql("users", "SELECT count(*) FROM outbox") == [(0,)])
     assert shop.broker.depth(listener) == 1
 
@@ -64,9 +65,18 @@ def test_who_asks_ten_times_is_sent_one_mail(shop, account, listener):
 def test_a_minute_later_another_mail_goes_out(shop, account, listener):
     shop.rpc.users.request_password_reset(email=account["email"])
     wait_for(lambda: shop.broker.depth(listener) == 1)
-    shop.sql("users", "UPDATE reset_requests SET answered_at = answered_at - interval '61 seconds'")
+    shop.sql("users", "UPDATE mail_requests SET answered_at = answered_at - interval '61 seconds'")
 
     shop.rpc.users.request_password_reset(email=account["email"])
+
+    wait_for(lambda: shop.broker.depth(listener) == 2)
+
+
+def test_who_asks_again_and_again_cannot_keep_the_next_mail_from_going_out(shop, account, listener):
+    for _ in range(4):
+        shop.rpc.users.request_password_reset(email=account["email"])
+        wait_for(lambda: shop.sql("users", "SELECT count(*) FROM mail_requests WHERE answered_at IS NULL") == [(0,)])
+        shop.sql("users", "UPDATE mail_requests SET answered_at = answered_at - interval '40 seconds'")
 
     wait_for(lambda: shop.broker.depth(listener) == 2)
 
@@ -81,7 +91,7 @@ def test_whoever_asks_the_answer_is_made_of_the_same_work(shop, who, account):
     with shop.transaction("users", "LOCK TABLE outbox, users IN ACCESS EXCLUSIVE MODE"):
         assert shop.rpc.users.request_password_reset(email=email) is None
 
-    wait_for(lambda: shop.sql("users", "SELECT count(*) FROM reset_requests WHERE answered_at IS NULL") == [(0,)])
+    wait_for(lambda: shop.sql("users", "SELECT count(*) FROM mail_requests WHERE answered_at IS NULL") == [(0,)])
 
 
 def test_a_disabled_account_and_nobody_are_sent_nothing(shop, account, listener):
@@ -90,7 +100,7 @@ def test_a_disabled_account_and_nobody_are_sent_nothing(shop, account, listener)
     for email in (account["email"], "nobody@forage.example"):
         shop.rpc.users.request_password_reset(email=email)
 
-    wait_for(lambda: shop.sql("users", "SELECT count(*) FROM reset_requests WHERE answered_at IS NULL") == [(0,)])
+    wait_for(lambda: shop.sql("users", "SELECT count(*) FROM mail_requests WHERE answered_at IS NULL") == [(0,)])
     assert shop.sql("users", "SELECT count(*) FROM outbox") == [(0,)]
     assert shop.broker.depth(listener) == 0
 
@@ -155,6 +165,15 @@ def test_a_token_that_many_use_at_once_is_good_for_one(shop, account):
         except InvalidToken:
             results.append("refused")
     assert sorted(results, key=str) == [None] + ["refused"] * 4
+
+
+def test_of_many_tokens_used_at_once_one_is_good(shop, account):
+    tokens = [new_token(shop, account, RESET) for _ in range(5)]
+
+    calls = [shop.rpc.users.reset_password.call_async(token=token, password=NEW_PASSWORD) for token in tokens]
+
+    refusals = [type(refusal_of(call)).__name__ for call in calls]
+    assert sorted(refusals) == ["InvalidToken"] * 4 + ["NoneType"]
 
 
 def test_a_reset_that_is_delivered_again_is_made_once(shop, account):
@@ -224,6 +243,16 @@ def test_a_mailed_token_proves_the_address_once(shop, account):
     assert is_verified(shop, account)
     with pytest.raises(InvalidToken):
         shop.rpc.users.verify_email(token=token)
+
+
+def test_who_asks_for_the_mail_ten_times_is_sent_one(shop, account, listener):
+    for _ in range(10):
+        shop.rpc.users.request_verification(user_id=account["id"])
+    shop.rpc.users.request_password_reset(email=account["email"])
+
+    wait_for(lambda: shop.sql("users", "SELECT count(*) FROM mail_requests WHERE answered_at IS NULL") == [(0,)])
+    wait_for(lambda: shop.sql("users", "SELECT count(*) FROM outbox") == [(0,)])
+    assert shop.broker.depth(listener) == 2, "one of each kind"
 
 
 def test_the_mail_can_be_had_again(shop, account, listener):

@@ -97,6 +97,14 @@ def test_a_login_hashes_the_password_with_the_rounds_of_now(own_shop, account_of
     assert log_in(own_shop, account_of_four_rounds)
 
 
+def test_logins_at_once_may_hash_the_password_anew(own_shop, account_of_four_rounds):
+    credentials = {name: account_of_four_rounds[name] for name in ("email", "password")}
+
+    calls = [own_shop.rpc.users.login.call_async(**credentials) for _ in range(5)]
+
+    assert all(call.result()["access_token"] for call in calls)
+
+
 @pytest.mark.parametrize("who", ("known", "unknown"))
 def test_a_hash_of_fewer_rounds_costs_as_much_as_one_of_now(own_shop, account_of_four_rounds, monkeypatch, who):
     account = account_of_four_rounds if who == "known" else an_account()

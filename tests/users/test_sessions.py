@@ -1,6 +1,7 @@
 import hashlib
 from base64 import urlsafe_b64decode
 
+import bcrypt
 import jwt
 import pytest
 
@@ -88,7 +89,7 @@ def test_a_token_that_is_used_again_ends_its_session_and_no_other(shop, account,
 
     assert is_over(shop, newest)
     assert not is_over(shop, other)
-    [event] = [record for record in caplog.records if record.name == "security" and "came again" in record.message]
+    [event] = [record for record in caplog.records if record.name == "security" and "came again" in record.getMessage()]
     assert event.fields["user_id"] == account["id"]
 
 
@@ -171,6 +172,19 @@ def test_a_device_can_be_logged_out_from_another(shop, account):
     assert [session["id"] for session in shop.rpc.users.list_sessions(user_id=account["id"])] == [ids["Laptop"]]
 
 
+def test_of_too_many_sessions_the_least_used_ends(shop, account):
+    first, second = (log_in(shop, account)["refresh_token"] for _ in range(2))
+    first = refresh(shop, first)
+    many = "INSERT INTO sessions (user_id, expires_at) SELECT %s, now() + interval '1 day' FROM generate_series(1, 48)"
+    shop.sql("users", many, account["id"])
+
+    log_in(shop, account)
+
+    assert len(shop.rpc.users.list_sessions(user_id=account["id"])) == 50
+    assert is_over(shop, second)
+    assert not is_over(shop, first)
+
+
 def test_somebody_elses_session_is_not_there(shop, account):
     token = log_in(shop, account)["refresh_token"]
     [session] = shop.rpc.users.list_sessions(user_id=account["id"])
@@ -200,8 +214,9 @@ def test_a_new_role_or_being_disabled_ends_all_sessions(shop, account, change):
 
 
 def test_a_login_that_a_new_password_overtakes_is_refused(shop, account):
+    new_hash = bcrypt.hashpw(b"a new password", bcrypt.gensalt(4)).decode()
     with shop.transaction("users") as cursor:
-        cursor.execute("UPDATE users SET password_hash = 'changed' WHERE id = %s", (account["id"],))
+        cursor.execute("UPDATE users SET password_hash = %s WHERE id = %s", (new_hash, account["id"]))
         login = shop.rpc.users.login.call_async(email=account["email"], password=account["password"])
         shop.wait_until_locked("users")
 

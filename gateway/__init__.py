@@ -7,29 +7,36 @@ user's sockets), as every other gateway does too.
 from nameko.dependency_providers import Config
 
 from contracts.events import NotificationCreated, ProductChanged
+from contracts.production import demo_settings
 from extensions.events import broadcast_handler
+from extensions.production import Production
 from extensions.rpc import ClusterClient
 from extensions.telemetry import LogContext
 from gateway.app import create_app
 from gateway.auth import Tokens
 from gateway.cache import Cache
+from gateway.limits import Limits
 from gateway.live import Live
+from gateway.routes.docs import Page
 from gateway.server import wsgi_server
 
 
 class Gateway:
     name = "gateway"
 
+    production = Production(demo_settings)
     config = Config()
     log_context = LogContext()
     cluster = ClusterClient()
     tokens = Tokens()
     cache = Cache()
     live = Live()
+    limits = Limits()
+    page = Page()
 
     @wsgi_server
     def app(self):
-        return create_app(self.config, self.cluster, self.tokens, self.cache, self.live)
+        return create_app(self.config, self.cluster, self.tokens, self.cache, self.live, self.limits, self.page)
 
     @broadcast_handler(ProductChanged)
     def follow_product(self, event):

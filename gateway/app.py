@@ -1,27 +1,32 @@
 """The Flask app: one function that puts the parts together."""
 
 import json
+import re
+from contextlib import ExitStack
 
 from flask import Flask, g, request
 from flask.json.provider import DefaultJSONProvider
 from werkzeug.exceptions import NotFound
 
 from contracts.schemas import MAX_BIGINT
+from gateway.addresses import neighbourhood
 from gateway.api import MAX_BODY_BYTES, Api, IdConverter, refuse_queries
 from gateway.auth import Origins, admit
 from gateway.cache import CachedReads
-from gateway.errors import Unauthenticated
+from gateway.headers import CrossOrigin, preflight, security_headers
+from gateway.limits import BIG_BODY_BYTES, MAX_BIG_BODIES, MAX_IN_FLIGHT, LimitedRequests, Places
 from gateway.live import SOCKET_OPTIONS
-from gateway.routes import docs, health, notifications, orders, products, users
+from gateway.routes import auth, docs, health, notifications, orders, products, users
 
 CALL_SECONDS = 5.0
 
 
-def create_app(config, cluster, tokens, cache, live):
+def create_app(config, cluster, tokens, cache, live, limits, page):
     """A Flask app.
 
     config: FRONTEND_URL and ALLOWED_ORIGINS. cluster: calls to the services, with `within`.
-    tokens, cache, live: what stays for all requests, of gateway/auth.py, cache.py and live.py.
+    tokens, cache, live, limits, page: what stays for all requests, of gateway/auth.py, cache.py, live.py,
+    limits.py and routes/docs.py.
     Raises RuntimeError when a view has no access decorator.
     """
     app = Flask(__name__, static_folder=None)
@@ -33,25 +38,72 @@ def create_app(config, cluster, tokens, cache, live):
         # Of a chunked body Werkzeug reads so much and is silent about the rest: the one byte more tells.
         MAX_CONTENT_LENGTH=MAX_BODY_BYTES + 1,
         SOCK_SERVER_OPTIONS=SOCKET_OPTIONS,
+        FRONTEND_URL=(config.get("FRONTEND_URL") or "").rstrip("/"),
+        GOOGLE_CLIENT_ID=config.get("GOOGLE_CLIENT_ID"),
     )
     app.url_map.converters["id"] = IdConverter
+    # Else it would redirect to whatever Host the client named.
+    app.url_map.merge_slashes = False
     app.extensions["origins"] = Origins(config)
     app.extensions["live"] = live
     app.extensions["tokens"] = tokens
+    app.extensions["page"] = page
+    app.extensions["rounds"] = health.Rounds()
+    in_flight = app.extensions["in_flight"] = Places(MAX_IN_FLIGHT)
+    big_bodies = app.extensions["big_bodies"] = Places(MAX_BIG_BODIES)
+    app.before_request(lambda: preflight(request))
+
+    def asked_view():
+        """None when there is none at the address, or the question is only for its methods."""
+        return None if request.method == "OPTIONS" else app.view_functions.get(request.endpoint)
 
     @app.before_request
     def admit_caller():
-        view = app.view_functions.get(request.endpoint)
-        if view is None or request.method == "OPTIONS":
+        view = asked_view()
+        if view is None:
             return
-        g.caller = admit(view, request.headers.get("Authorization"), request.args, tokens)
+        if hasattr(view, "with_cookie"):
+            app.extensions["origins"].check(request.headers.get("Origin"), request.headers.get("Host"))
+        address = neighbourhood(request.environ["client_address"])
+        if hasattr(view, "limit"):
+            limits.spend(view.limit, address, request.environ["answer_headers"])
+        g.caller = request.environ["caller"]
+        admit(view, g.caller, request.environ["token_fault"], request.args)
+        # As far as a line of text goes.
+        user_agent = re.sub("[^\x20-\x7e]", "", request.headers.get("User-Agent", ""))[:300]
+        g.client = {"client_address": address, "user_agent": user_agent or None}
+
+    @app.before_request
+    def read_request():
+        view = asked_view()
+        if view is None:
+            return
         if not all(1 <= value <= MAX_BIGINT for value in request.view_args.values() if isinstance(value, int)):
             raise NotFound
         refuse_queries(view)
-        # The services' time doesn't run while a slow client sends.
-        request.get_data()
+        g.places = ExitStack()
+        # Nothing else takes a body: the server throws it away.
+        if request.method in ("POST", "PUT", "PATCH"):
+            is_chunked = "Transfer-Encoding" in request.headers
+            if is_chunked or (request.content_length or 0) > BIG_BODY_BYTES:
+                g.places.enter_context(big_bodies.take())
+            request.get_data()
+
+    @app.before_request
+    def begin_work():
+        if asked_view() is None:
+            return
+        # Only now, as neither the services' time nor one of the places is a slow sender's.
+        # Sockets have a limit of their own, and who is busy is well.
+        if not request.url_rule.websocket and request.blueprint != health.blp.name:
+            g.places.enter_context(in_flight.take())
         g.shop = cluster.within(seconds=CALL_SECONDS, request_id=request.environ.get("request_id"))
         g.cache = cache
+
+    @app.teardown_request
+    def leave(error):
+        if "places" in g:
+            g.places.close()
 
     @app.after_request
     def store_nothing_else(response):
@@ -59,13 +111,15 @@ def create_app(config, cluster, tokens, cache, live):
         return response
 
     api = Api(app)
-    for routes in (users, products, orders, notifications, health, docs):
+    for routes in (auth, users, products, orders, notifications, health, docs):
         api.register_blueprint(routes.blp)
     notifications.sock.init_app(app)
     docs.keep_document(app, api.spec)
 
     refuse_open_views(app)
-    app.wsgi_app = CachedReads(app.wsgi_app, cache, is_admin=lambda authorization: _is_admin(tokens, authorization))
+    cached = CachedReads(app.wsgi_app, cache)
+    app.wsgi_app = CrossOrigin(LimitedRequests(cached, limits, tokens), app.extensions["origins"])
+    app.answer_headers = security_headers(config)
     app.going_away = live.going_away
     return app
 
@@ -75,14 +129,6 @@ def refuse_open_views(app):
     open_views = [endpoint for endpoint, view in app.view_functions.items() if not hasattr(view, "access")]
     if open_views:
         raise RuntimeError(f"These views need an access decorator: {', '.join(open_views)}")
-
-
-def _is_admin(tokens, authorization):
-    try:
-        caller = tokens.caller(authorization)
-    except Unauthenticated:
-        return False
-    return caller is not None and caller.is_admin
 
 
 class _Utf8Json(DefaultJSONProvider):

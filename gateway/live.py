@@ -8,6 +8,7 @@ reads over HTTP.
 import json
 import logging
 import time
+from collections import Counter
 from contextlib import suppress
 
 import eventlet
@@ -21,7 +22,8 @@ from wsproto.utilities import ProtocolError
 
 from contracts.schemas import MAX_BIGINT
 from extensions.payloads import timestamp
-from gateway.errors import Unauthenticated
+from extensions.settings import positive
+from gateway.errors import Overloaded, Unauthenticated
 
 logger = logging.getLogger(__name__)
 
@@ -32,17 +34,36 @@ MAX_QUEUED = 200
 SEND_SECONDS = 10
 SEND_BUFFER_BYTES = 64 * 1024
 CLOSE_SECONDS = 1
-SOCKET_OPTIONS = {"ping_interval": PING_SECONDS, "max_message_size": MAX_MESSAGE_BYTES}
+# A piece holds 170 frames at most, of 20 µs each and in debt for CLOSE_SECONDS or two.
+RECEIVE_BYTES = 1024
+SOCKET_OPTIONS = {
+    "ping_interval": PING_SECONDS,
+    "max_message_size": MAX_MESSAGE_BYTES,
+    "receive_bytes": RECEIVE_BYTES,
+}
 
-GOING_AWAY = object()
+MAX_SOCKETS = 4096
+MAX_USER_SOCKETS = 20
+# Before RATE_LIMIT_SCALE.
+MAX_ADDRESS_SOCKETS = 200
+MESSAGES_PER_SECOND = 20
+MAX_BURST = 60
+# Pings, pongs and parts of messages are frames, too.
+FRAMES_PER_SECOND = 100
+MAX_FRAME_BURST = 300
 
 
 class Live(DependencyProvider):
-    """One for the process."""
+    """One for the process. Its config: RATE_LIMIT_SCALE."""
 
     def __init__(self):
         self._clients = set()
         self._of_user = {}
+        self._of_address = Counter()
+
+    def setup(self):
+        scale = positive(self.container.config, "RATE_LIMIT_SCALE", default=1)
+        self.max_address_sockets = max(1, round(MAX_ADDRESS_SOCKETS * scale))
 
     def get_dependency(self, worker_ctx):
         return self
@@ -76,26 +97,40 @@ class Live(DependencyProvider):
             if client.seconds_left() > 0:
                 client.put(text)
 
-    def serve(self, ws, tokens, authorization):
+    def refuse_when_full(self, address):
+        """Raises Overloaded when one more socket would be too many, in all or from that address."""
+        if len(self._clients) >= MAX_SOCKETS or self._of_address[address] >= self.max_address_sockets:
+            raise Overloaded
+
+    def serve(self, ws, tokens, authorization, address):
         """Talk with one client until it is gone. Raises ConnectionClosed, as simple_websocket does."""
         client = _Client(ws, on_expiry=self._identify)
         self._clients.add(client)
+        self._of_address[address] += 1
         client.start()
         try:
             client.say(type="connected", message="Welcome to Forage.")
             if authorization:
                 self._authenticate(client, lambda: tokens.caller(authorization))
             while True:
-                self._handle(client, ws.receive(), tokens)
+                text = ws.receive()
+                if not client.may_speak():
+                    client.say(type="error", detail=f"More than {MESSAGES_PER_SECOND} messages a second.")
+                    client.close(CloseReason.POLICY_VIOLATION)
+                    return
+                self._handle(client, text, tokens)
         finally:
             self._clients.discard(client)
+            self._of_address[address] -= 1
+            if not self._of_address[address]:
+                del self._of_address[address]
             self._identify(client, None)
             client.stop()
 
     def going_away(self):
         """Close every socket with 1001, after what is queued for it."""
         for client in list(self._clients):
-            client.put(GOING_AWAY)
+            client.put(CloseReason.GOING_AWAY)
 
     def _handle(self, client, text, tokens):
         try:
@@ -118,6 +153,9 @@ class Live(DependencyProvider):
         except Unauthenticated as error:
             client.say(type="error", detail=error.reason)
         else:
+            if len(self._of_user.get(caller.user_id, set()) - {client}) >= MAX_USER_SOCKETS:
+                client.say(type="error", detail=f"A user may have {MAX_USER_SOCKETS} sockets at most.")
+                return
             self._identify(client, caller)
             # Also wakes the writer, which has to wait for the token's end now.
             client.say(type="authenticated", user_id=caller.user_id)
@@ -149,6 +187,7 @@ class _Client:
         self.watched = None
         self._on_expiry = on_expiry
         self._queue = LightQueue(MAX_QUEUED)
+        self._words = _Allowance(MAX_BURST, MESSAGES_PER_SECOND)
 
     def start(self):
         self._writer = eventlet.spawn(self._write)
@@ -161,10 +200,21 @@ class _Client:
         # The reader closes the socket. The server must not do so under its feet.
         self.ws.thread.join(CLOSE_SECONDS)
 
+    def close(self, reason):
+        """After what is queued for the client; but not long after."""
+        self.put(reason)
+        with eventlet.Timeout(CLOSE_SECONDS, False):
+            self._writer.wait()
+
+    def may_speak(self):
+        """Count one message of the client: MAX_BURST at once are fine, and MESSAGES_PER_SECOND."""
+        return self._words.spend(1) >= 0
+
     def say(self, **message):
         self.put(_text(**message))
 
     def put(self, text):
+        """text: or a CloseReason, which ends the socket."""
         try:
             self._queue.put_nowait(text)
         except Full:
@@ -179,8 +229,8 @@ class _Client:
         try:
             while True:
                 text = self._next()
-                if text is GOING_AWAY:
-                    self.ws.close(CloseReason.GOING_AWAY)
+                if isinstance(text, CloseReason):
+                    self.ws.close(text)
                     # close() alone doesn't wake the reader.
                     self.ws.event.set()
                     return
@@ -206,20 +256,72 @@ class _Client:
             self.ws.sock.shutdown(socket.SHUT_RDWR)
 
 
+class _Allowance:
+    """So many at once, and so many more each second."""
+
+    def __init__(self, most, per_second):
+        self._most, self._per_second = most, per_second
+        self._left, self._counted_at = most, time.monotonic()
+
+    def spend(self, count):
+        """What is left then; less than nothing is a debt."""
+        now = time.monotonic()
+        self._left = min(self._most, self._left + (now - self._counted_at) * self._per_second) - count
+        self._counted_at = now
+        return self._left
+
+
+class Frames:
+    """Counts the frames of a WebSocket by their heads, before anything else is done about them."""
+
+    def __init__(self):
+        self._begun, self._payload_bytes = b"", 0
+
+    def begin_in(self, data):
+        """How many frames have their head's end in the next piece of the stream."""
+        data, at, count = self._begun + data, self._payload_bytes, 0
+        while len(data) >= at + 2:
+            length = data[at + 1] & 127
+            rest = at + 2 + {126: 2, 127: 8}.get(length, 0)
+            if len(data) < rest:
+                break
+            if length > 125:
+                length = int.from_bytes(data[at + 2 : rest])
+            # A client's frame has a mask of four bytes.
+            at = rest + 4 + length
+            count += 1
+        self._begun, self._payload_bytes = data[at:], max(0, at - len(data))
+        return count
+
+
 class WholeSocket:
     """A client's socket whose `send` sends all, in order, in SEND_SECONDS; simple_websocket relies on that.
 
+    `recv` holds a client back that sends many small frames, or bytes one by one: no other one notices.
+
     Its reader greenlet (pings, pongs) and our writer both send: a part of one frame must not end up
-    in another.
+    in another. answer_headers: {name: value} that the answer to the handshake, the first thing sent, gets.
     """
 
-    def __init__(self, sock):
+    def __init__(self, sock, answer_headers):
         self._sock = sock
+        self._answer_headers = "".join(f"{name}: {value}\r\n" for name, value in answer_headers.items()).encode()
         self._sending = Semaphore()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-        self.fileno, self.recv, self.shutdown = sock.fileno, sock.recv, sock.shutdown
+        self.fileno, self.shutdown = sock.fileno, sock.shutdown
+        self._frames, self._allowance = Frames(), _Allowance(MAX_FRAME_BURST, FRAMES_PER_SECOND)
+
+    def recv(self, size):
+        data = self._sock.recv(size)
+        left = self._allowance.spend(max(1, self._frames.begin_in(data)))
+        if left < 0:
+            eventlet.sleep(-left / FRAMES_PER_SECOND)
+        return data
 
     def send(self, data):
+        if self._answer_headers:
+            status, _, rest = data.partition(b"\r\n")
+            data, self._answer_headers = status + b"\r\n" + self._answer_headers + rest, b""
         with eventlet.Timeout(SEND_SECONDS, TimeoutError("slow reader")), self._sending:
             self._sock.sendall(data)
 

@@ -13,9 +13,9 @@ processes may share the port. Stopping: no more connections are accepted, the ap
 if it has one, is called to end what never ends by itself (WebSockets), running requests get
 STOP_SECONDS to finish, kept-alive connections are closed after the answer they wait for.
 
-No client can hold a greenlet for ever: the head of a request, its body and the pause between two
-requests each have a time in which they must be over, and lines, heads and what is thrown away of
-an unread body have sizes.
+No client can hold a greenlet for ever: the head of a request, its body, reading the answer and the
+pause between two requests each have a time in which they must be over, and lines, heads and what is
+thrown away of an unread body have sizes.
 """
 
 import errno
@@ -23,6 +23,7 @@ import json
 import logging
 import re
 import time
+from collections import Counter
 from contextlib import suppress
 from http import HTTPStatus
 from http.client import responses
@@ -34,12 +35,16 @@ from eventlet.event import Event
 from eventlet.green import socket
 from nameko.extensions import Entrypoint
 
-from extensions.settings import integer
+from extensions.settings import integer, positive
 from extensions.telemetry import bind_log_fields
+from gateway.addresses import ClientAddresses
 
 logger = logging.getLogger(__name__)
 
-MAX_CONNECTIONS = 4096
+# More than the sockets of gateway/live.py, which keep theirs.
+MAX_CONNECTIONS = 5120
+# Of one address; a RATE_LIMIT_SCALE above 1 multiplies it. Proxies of TRUSTED_PROXIES may have more.
+MAX_CONNECTIONS_EACH = 512
 BACKLOG = 1024
 HEAD_SECONDS = 15
 BODY_SECONDS = 30
@@ -48,8 +53,17 @@ KEEPALIVE_SECONDS = 75
 SOCKET_TIMEOUT_SECONDS = 30
 STOP_SECONDS = 8
 MAX_REQUEST_LINE_BYTES = 8000
+# RFC 9112, 2 to 7; without the leniency that it allows.
+TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+REQUEST_LINE = re.compile(TOKEN + rb" [\x21-\x7e\x80-\xff]+ HTTP/1\.[01]\r\n")
+END_OF_LINE = re.compile(rb"\r\n")
+HEADER_LINE = re.compile(rb"(?:" + TOKEN + rb":[\t\x20-\x7e\x80-\xff]*)?\r\n")
+CHUNK_LINE = re.compile(rb"[0-9A-Fa-f]{1,16}(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?\r\n|" + HEADER_LINE.pattern)
 MAX_CHUNK_LINE_BYTES = 1000
 MAX_DISCARDED_BYTES = 8 * 1024 * 1024
+# Of an answer that is all written, from its first byte to its last.
+ANSWER_SECONDS = 60
+LINGER_SECONDS = 1
 
 
 class WsgiServer(Entrypoint):
@@ -69,6 +83,10 @@ class WsgiServer(Entrypoint):
         self.port = self._listener.getsockname()[1]
         self._pool = eventlet.GreenPool(MAX_CONNECTIONS)
         self._connections = set()
+        self._of_address = Counter()
+        self._addresses = ClientAddresses(self.container.config)
+        scale = positive(self.container.config, "RATE_LIMIT_SCALE", default=1)
+        self._most_of_address = MAX_CONNECTIONS_EACH * max(1, scale)
         self._stopping = False
 
     def start(self):
@@ -76,7 +94,7 @@ class WsgiServer(Entrypoint):
         self._server = wsgi.Server(
             self._listener,
             self._listener.getsockname(),
-            RequestLog(self._app),
+            Requests(self._app),
             protocol=_Protocol,
             # Only a backstop: _Protocol answers what is longer than its own limit.
             url_length_limit=wsgi.MAX_TOTAL_HEADER_SIZE,
@@ -149,6 +167,12 @@ class WsgiServer(Entrypoint):
                 self._serve(client, address)
 
     def _serve(self, client, address):
+        host = address[0]
+        if self._of_address[host] >= self._most_of_address and not self._addresses.trusts(host):
+            # Before anything is read: who holds that many open would else keep all others out.
+            client.close()
+            return
+        self._of_address[host] += 1
         client.settimeout(SOCKET_TIMEOUT_SECONDS)
         # An answer of more than one segment must not wait for the acknowledgement of the first.
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -165,6 +189,10 @@ class WsgiServer(Entrypoint):
             logger.exception("a connection failed")
         finally:
             self._connections.discard(connection)
+            host = connection[0][0]
+            self._of_address[host] -= 1
+            if not self._of_address[host]:
+                del self._of_address[host]
             greenio.shutdown_safe(connection[1])
             connection[1].close()
 
@@ -185,22 +213,28 @@ def _stop_reading(client):
         client.shutdown(socket.SHUT_RD)
 
 
-class RequestLog:
-    """Gives every request its id, in `environ["request_id"]`, and writes a line about each."""
+class Requests:
+    """Gives every request its id, in `environ["request_id"]`, and writes a line about each.
+
+    `environ["answer_headers"]` are headers, by name, that the answer carries whoever gives it. They start as
+    the app's `answer_headers`, if it has any.
+    """
 
     def __init__(self, app):
         self.app = app
+        self.answer_headers = getattr(app, "answer_headers", {})
 
     def __call__(self, environ, start_response):
         started_at = time.perf_counter()
         request_id = environ["request_id"] = _request_id(environ.get("HTTP_X_REQUEST_ID", ""))
+        answer_headers = environ["answer_headers"] = {**self.answer_headers, "X-Request-ID": request_id}
         # A WebSocket never starts a response.
         answered = HTTPStatus.SWITCHING_PROTOCOLS
 
         def start(status, headers, exc_info=None):
             nonlocal answered
             answered = int(status[:3])
-            return start_response(status, [*headers, ("X-Request-ID", request_id)], exc_info)
+            return start_response(status, [*headers, *answer_headers.items()], exc_info)
 
         with bind_log_fields(request_id=request_id):
             try:
@@ -223,36 +257,63 @@ def _request_id(given):
 class _Protocol(wsgi.HttpProtocol):
     """eventlet's, with deadlines, and refusals that are problem details and name no software."""
 
+    def setup(self):
+        super().setup()
+        self.wfile = _Answers(self.wfile, self.connection)
+
+    def handle_one_response(self):
+        self.wfile.deadline = None
+        super().handle_one_response()
+
     def _read_request_line(self):
         seconds = KEEPALIVE_SECONDS if hasattr(self, "environ") else HEAD_SECONDS
+        line = b""
         with eventlet.Timeout(seconds, False):
-            return super()._read_request_line()
+            line = super()._read_request_line()
+        if len(line) < self.server.url_length_limit:
+            return line
+        # What eventlet would answer is no problem document.
+        self.send_error(HTTPStatus.REQUEST_URI_TOO_LONG)
         return b""
 
     def parse_request(self):
+        # eventlet puts the file back afterwards.
+        self.rfile = _StrictHead(self.rfile)
         try:
             with eventlet.Timeout(HEAD_SECONDS, TimeoutError("slow request head")):
                 if not super().parse_request():
                     self.close_connection = True
                     return False
+        except _MalformedHead:
+            self.send_error(HTTPStatus.BAD_REQUEST)
+            return False
         except (wsgi.HeaderLineTooLong, wsgi.HeadersTooLarge):
             self.send_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
             return False
         if len(self.raw_requestline) > MAX_REQUEST_LINE_BYTES:
             self.send_error(HTTPStatus.REQUEST_URI_TOO_LONG)
             return False
-        if not self._body_is_delimited():
+        if (
+            not REQUEST_LINE.fullmatch(self.raw_requestline)
+            or not self._names_one_host()
+            or not self._body_is_delimited()
+        ):
             self.send_error(HTTPStatus.BAD_REQUEST)
             return False
         return True
+
+    def _names_one_host(self):
+        """As RFC 9112, 3.2, has it; HTTP/1.0 knows none."""
+        hosts = len(self.headers.get_all("host", []))
+        return hosts == 1 or (hosts == 0 and self.request_version == "HTTP/1.0")
 
     def _body_is_delimited(self):
         """Whether the body's end is beyond doubt. Where it isn't, a proxy and we could see different requests."""
         lengths = self.headers.get_all("content-length", [])
         encodings = self.headers.get_all("transfer-encoding", [])
         if encodings:
-            return not lengths and [encoding.strip().lower() for encoding in encodings] == ["chunked"]
-        return len(lengths) <= 1 and all(re.fullmatch("[0-9]{1,18}", length.strip()) for length in lengths)
+            return not lengths and [encoding.strip(" \t").lower() for encoding in encodings] == ["chunked"]
+        return len(lengths) <= 1 and all(re.fullmatch("[0-9]{1,18}", length.strip(" \t")) for length in lengths)
 
     def send_error(self, code, message=None, explain=None):
         self.close_connection = True
@@ -266,19 +327,31 @@ class _Protocol(wsgi.HttpProtocol):
             "request_id": uuid4().hex,
         }
         body = json.dumps(problem).encode()
-        head = (
-            f"HTTP/1.1 {int(code)} {title}\r\nContent-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n"
-            f"Cache-Control: no-store\r\nX-Request-ID: {problem['request_id']}\r\nConnection: close\r\n\r\n"
-        )
+        headers = {
+            "Content-Type": "application/problem+json",
+            "Content-Length": len(body),
+            "Cache-Control": "no-store",
+            **self.server.app.answer_headers,
+            "X-Request-ID": problem["request_id"],
+            "Connection": "close",
+        }
+        head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         logger.info("a request was refused: %d %s", code, title, extra={"fields": {"status": int(code)}})
-        self.wfile.write(head.encode() + body)
-        self.wfile.flush()
+        self.wfile.writelines([f"HTTP/1.1 {int(code)} {title}\r\n{head}\r\n".encode(), body])
+        self._let_it_be_read()
+
+    def _let_it_be_read(self):
+        """Were the connection closed while the client still sends, the client would lose the answer."""
+        with suppress(OSError), eventlet.Timeout(LINGER_SECONDS, False):
+            self.connection.shutdown(socket.SHUT_WR)
+            while self.connection.recv(65536):
+                pass
 
     def get_environ(self):
         environ = super().get_environ()
         given = environ["eventlet.input"]
         environ["wsgi.input"] = environ["eventlet.input"] = _Body(
-            _ShortLines(self.rfile),
+            _StrictChunks(self.rfile) if given.chunked_input else self.rfile,
             given.content_length,
             self.connection,
             wfile=given.wfile,
@@ -291,17 +364,78 @@ class _Protocol(wsgi.HttpProtocol):
         return environ
 
 
-class _ShortLines:
-    """A file whose chunk-size and trailer lines can't grow without end."""
+class _Answers:
+    """A connection's file for answers. Each has to be read in ANSWER_SECONDS from its first byte."""
+
+    deadline = None
+
+    def __init__(self, wfile, connection):
+        self._wfile = wfile
+        self._connection = connection
+        self.close = wfile.close
+
+    @property
+    def closed(self):
+        return self._wfile.closed
+
+    def write(self, data):
+        self.writelines([data])
+
+    def writelines(self, lines):
+        if self.deadline is None:
+            self.deadline = time.monotonic() + ANSWER_SECONDS
+        try:
+            with eventlet.Timeout(max(0.001, self.deadline - time.monotonic()), TimeoutError("slow reader")):
+                self._wfile.writelines(lines)
+                self._wfile.flush()
+        except OSError:
+            # What is left in the file must not be waited for once more when it is closed.
+            greenio.shutdown_safe(self._connection)
+            raise
+
+    def flush(self):
+        """Nothing: what is written has been sent."""
+
+
+class _StrictHead:
+    """A file whose lines are those of a head. What is read more leniently, a proxy and we could read differently."""
 
     def __init__(self, rfile):
-        self.read = rfile.read
         self._readline = rfile.readline
 
+    def readline(self, size=-1):
+        line = self._readline(size)
+        if not HEADER_LINE.fullmatch(line):
+            raise _MalformedHead
+        return line
+
+
+class _MalformedHead(Exception):
+    pass
+
+
+class _StrictChunks:
+    """A file whose lines are those between chunks, as strict as a head's and short.
+
+    Once they were not, nothing more is read: where the body ends is not known.
+    """
+
+    def __init__(self, rfile):
+        self._rfile = rfile
+        self._expected = CHUNK_LINE
+
+    def read(self, size=-1):
+        if self._expected is None:
+            raise wsgi.ChunkReadError("the body's chunks are malformed")
+        self._expected = END_OF_LINE
+        return self._rfile.read(size)
+
     def readline(self):
-        line = self._readline(MAX_CHUNK_LINE_BYTES)
-        if len(line) == MAX_CHUNK_LINE_BYTES:
-            raise ValueError("a chunk's size has no end")
+        expected, self._expected = self._expected, None
+        line = b"" if expected is None else self._rfile.readline(MAX_CHUNK_LINE_BYTES)
+        if expected is None or not expected.fullmatch(line):
+            raise wsgi.ChunkReadError("the body's chunks are malformed")
+        self._expected = CHUNK_LINE
         return line
 
 

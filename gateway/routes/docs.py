@@ -1,8 +1,9 @@
-"""The contract as a document and as a page. The page's files come with a Python package: it works offline."""
+"""The contract as a document and as a page. The page's files come with an npm package: it works offline."""
 
-from importlib.resources import files
+from pathlib import Path
 
-from flask import Response, current_app, json
+from flask import Response, current_app, json, request
+from nameko.extensions import DependencyProvider
 from werkzeug.exceptions import NotFound
 
 from gateway.api import Blueprint
@@ -10,12 +11,14 @@ from gateway.auth import public
 
 blp = Blueprint("docs", __name__, description="This document", asks_services=False)
 
-ASSETS = files("flask_swagger_ui") / "dist"
+FOLDER = Path(__file__).resolve().parent.parent / "docs"
+ASSETS = FOLDER / "node_modules" / "swagger-ui-dist"
 TYPES = {
     "swagger-ui.css": "text/css; charset=utf-8",
     "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
     "favicon-32x32.png": "image/png",
 }
+NAME = {"in": "path", "name": "name", "required": True, "schema": {"type": "string", "enum": ["start.js", *TYPES]}}
 # Addresses are relative, so that the page works behind a proxy's prefix too.
 PAGE = """<!doctype html>
 <html lang="en">
@@ -42,6 +45,19 @@ CONTENT_SECURITY_POLICY = (
 )
 
 
+class Page(DependencyProvider):
+    """The page's files, read once: `files` is {name: bytes}."""
+
+    def setup(self):
+        try:
+            self.files = {name: (ASSETS / name).read_bytes() for name in TYPES}
+        except OSError:
+            raise SystemExit(f"The files of /docs are missing: run `npm ci` in {FOLDER}.") from None
+
+    def get_dependency(self, worker_ctx):
+        return self
+
+
 def keep_document(app, spec):
     """Write the OpenAPI document down once: it doesn't change while the process lives."""
     # Beside itself, wherever a proxy puts it.
@@ -62,10 +78,11 @@ def openapi():
 @blp.response(200, {"type": "string"}, content_type="text/html")
 def page():
     """A page to read it and to try it."""
-    return Response(PAGE, mimetype="text/html", headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY})
+    request.environ["answer_headers"]["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
+    return Response(PAGE, mimetype="text/html")
 
 
-@blp.route("/docs/<name>")
+@blp.route("/docs/<name>", parameters=[NAME])
 @public
 @blp.response(200, {"type": "string", "format": "binary"}, content_type="*/*")
 @blp.problems(NotFound)
@@ -75,4 +92,4 @@ def asset(name):
         return Response(START, mimetype="text/javascript")
     if name not in TYPES:
         raise NotFound
-    return Response((ASSETS / name).read_bytes(), content_type=TYPES[name])
+    return Response(current_app.extensions["page"].files[name], content_type=TYPES[name])

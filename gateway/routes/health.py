@@ -1,8 +1,8 @@
 from datetime import UTC, datetime
-from time import perf_counter
+from time import monotonic, perf_counter
 
 import eventlet
-from flask import g
+from flask import current_app, g
 
 from extensions.payloads import timestamp
 from gateway.api import Blueprint
@@ -15,6 +15,7 @@ blp = Blueprint("health", __name__, description="How the shop is", asks_services
 SERVICES = ("users", "products", "orders", "notifications")
 HEALTH_SECONDS = 2
 READY_SECONDS = 1
+SHARED_SECONDS = 0.5
 
 
 @blp.route("/health")
@@ -22,7 +23,7 @@ READY_SECONDS = 1
 @blp.response(200, HealthView)
 def health():
     """What answers and how fast; 200 whatever is down."""
-    services = _ask_all(HEALTH_SECONDS)
+    services = current_app.extensions["rounds"].ask_all(g.shop, HEALTH_SECONDS)
     up = [service["status"] == "up" for service in services.values()]
     return {
         "status": "healthy" if all(up) else "degraded" if any(up) else "unhealthy",
@@ -47,13 +48,27 @@ def livez():
 @blp.problems(NotReady)
 def readyz():
     """Whether requests make sense here: the broker is in reach and one service at least answers."""
-    if all(service["status"] == "down" for service in _ask_all(READY_SECONDS).values()):
+    services = current_app.extensions["rounds"].ask_all(g.shop, READY_SECONDS)
+    if all(service["status"] == "down" for service in services.values()):
         raise NotReady
     return {"status": "up"}
 
 
-def _ask_all(seconds):
-    shop = g.shop.within(seconds=seconds)
+class Rounds:
+    """Who asks within SHARED_SECONDS of another shares the other's round of questions, under way or over."""
+
+    def __init__(self):
+        self._latest = {}  # seconds that it may take: (started_at, greenlet)
+
+    def ask_all(self, shop, seconds):
+        started_at, answers = self._latest.get(seconds, (float("-inf"), None))
+        if monotonic() - started_at > SHARED_SECONDS:
+            answers = eventlet.spawn(_ask_all, shop.within(seconds=seconds))
+            self._latest[seconds] = monotonic(), answers
+        return answers.wait()
+
+
+def _ask_all(shop):
     asked = {service: eventlet.spawn(_ask, shop, service) for service in SERVICES}
     return {service: greenlet.wait() for service, greenlet in asked.items()}
 

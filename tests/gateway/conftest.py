@@ -1,6 +1,7 @@
 """One whole shop for the session's gateway tests: every service and the gateway, in this process."""
 
 import json
+import secrets
 import time
 from itertools import count
 from types import SimpleNamespace
@@ -11,7 +12,6 @@ import pytest
 import requests
 import websocket
 from nameko.runners import ServiceRunner
-from nameko.standalone.rpc import ClusterRpcProxy
 
 from gateway import Gateway
 from gateway.auth import Tokens
@@ -22,14 +22,15 @@ from services.products import Products
 from services.users import Users
 from tests.infrastructure.configuration import configuration
 from tests.infrastructure.waiting import wait_for
+from tests.shop import Shop
 
 PASSWORD = "boletus edulis"
 _numbers = count(1)
 
 
 @pytest.fixture(scope="session")
-def shop(brokers, databases, smtp_server):
-    """`url`, `ws_url`, `config`, `rpc`, and the `gateway`'s container."""
+def shop(brokers, databases, smtp_server, sign_in_provider_server):
+    """`url`, `ws_url`, `config`, `rpc`, `sql`, and the `gateway`'s container."""
     services = (Users, Products, Orders, Notifications)
     broker = brokers.new()
     config = configuration(
@@ -39,6 +40,7 @@ def shop(brokers, databases, smtp_server):
         GATEWAY_PORT=str(free_port()),
         FRONTEND_URL="http://shop.example:8080",
         ALLOWED_ORIGINS="https://other.example, https://third.example",
+        **sign_in_provider_server.settings,
     )
     runner = ServiceRunner(config)
     for service in (*services, Gateway):
@@ -46,19 +48,40 @@ def shop(brokers, databases, smtp_server):
     runner.start()
     address = f"127.0.0.1:{config['GATEWAY_PORT']}"
     wait_for(lambda: requests.get(f"http://{address}/health").json()["status"] == "healthy")
-    with ClusterRpcProxy(config, timeout=10) as rpc:
-        yield SimpleNamespace(
-            url=f"http://{address}",
-            ws_url=f"ws://{address}/ws/notifications",
-            port=int(config["GATEWAY_PORT"]),
-            config=config,
-            rpc=rpc,
-            gateway=runner.service_map["gateway"],
-        )
+    behind = Shop(config, broker)
+    yield SimpleNamespace(
+        url=f"http://{address}",
+        ws_url=f"ws://{address}/ws/notifications",
+        port=int(config["GATEWAY_PORT"]),
+        config=config,
+        rpc=behind.rpc,
+        sql=behind.sql,
+        gateway=runner.service_map["gateway"],
+    )
+    behind.stop()
     runner.stop()
     for uri in config["DB_URIS"].values():
         databases.drop(uri)
     brokers.delete(broker)
+
+
+@pytest.fixture
+def run_gateway(shop, container_factory):
+    """`run_gateway(RATE_LIMIT_SCALE="0.1")` is one more gateway of the shop: `url`, and its `container`."""
+
+    def run(**settings):
+        config = {**shop.config, "GATEWAY_PORT": str(free_port()), **settings}
+        container = container_factory(Gateway, config)
+        container.start()
+        url = f"http://127.0.0.1:{config['GATEWAY_PORT']}"
+        return SimpleNamespace(url=url, ws_url=f"{url.replace('http', 'ws')}/ws/notifications", container=container)
+
+    return run
+
+
+def provider(container, name):
+    """The dependency provider of that name in a container."""
+    return next(provider for provider in container.dependencies if provider.attr_name == name)
 
 
 class Client:
@@ -111,6 +134,13 @@ def new_customer(shop):
     return new
 
 
+@pytest.fixture(scope="module")
+def failures_are_forgotten(shop):
+    """For who logs in wrongly many times: else the next test would be told to wait."""
+    yield
+    shop.sql("users", "DELETE FROM login_failures")
+
+
 @pytest.fixture(scope="session")
 def admin(new_customer):
     return new_customer("admin")
@@ -150,9 +180,9 @@ def new_token(shop):
 
 @pytest.fixture
 def tokens():
-    """Reads tokens signed with "s" * 32."""
+    """Reads tokens signed with a secret of their own."""
     tokens = Tokens()
-    tokens.container = SimpleNamespace(config={"JWT_SECRET": "s" * 32})
+    tokens.container = SimpleNamespace(config={"JWT_SECRET": secrets.token_hex()})
     tokens.setup()
     return tokens
 
@@ -210,6 +240,30 @@ def open_feed(shop):
     yield open_feed
     for feed in feeds:
         feed.close()
+
+
+# Answers of every part that gives some, to one who has no token.
+every_answer = pytest.mark.parametrize(
+    ("method", "path", "headers", "status"),
+    [
+        ("GET", "/livez", {}, 200),
+        ("HEAD", "/livez", {}, 200),
+        ("GET", "/livez?x=1", {}, 422),
+        ("DELETE", "/livez", {}, 405),
+        ("OPTIONS", "/livez", {}, 200),
+        ("OPTIONS", "/mushrooms", {"Access-Control-Request-Method": "GET"}, 204),
+        ("GET", "/mushrooms", {}, 404),
+        ("GET", "/products/categories", {}, 200),
+        # From the cache.
+        ("GET", "/products/categories", {}, 200),
+        ("GET", "/products/categories", {"If-None-Match": "*"}, 304),
+        ("GET", "/orders", {}, 401),
+        ("POST", "/users/login", {"Content-Type": "text/plain"}, 415),
+        ("GET", "/ws/notifications", {}, 426),
+        ("GET", "/openapi.json", {}, 200),
+        ("GET", "/docs/swagger-ui.css", {}, 200),
+    ],
+)
 
 
 def problem(answer):

@@ -1,10 +1,12 @@
 import time
 
+import eventlet
 import pytest
 import requests
 
 from extensions.rpc import rpc
 from gateway import Gateway
+from gateway.routes import health as health_module
 from services.users import Users
 from tests.infrastructure.waiting import wait_for
 
@@ -91,6 +93,27 @@ class Tar:
     @rpc
     def list_products(self):
         pass
+
+
+class Doctor:
+    """Counts in the name of the catalogue how often it was asked how it is."""
+
+    name = "products"
+    visits = 0
+
+    @rpc
+    def health(self):
+        Doctor.visits += 1
+
+
+def test_who_asks_at_once_shares_an_answer(url, run_service, monkeypatch):
+    monkeypatch.setattr(health_module, "SHARED_SECONDS", 3600)
+    run_service(Doctor)
+
+    askers = [eventlet.spawn(requests.get, f"{url}/health") for _ in range(20)]
+
+    assert {asker.wait().json()["services"]["products"]["status"] for asker in askers} == {"up"}
+    assert Doctor.visits == 1
 
 
 @pytest.fixture

@@ -227,3 +227,11 @@ def test_the_request_id_travels_with_the_call(config, run_service, log):
     wait_for(answered)
 
     assert [entry["request_id"] for entry in log() if entry["logger"] == "talker"] == ["travels"]
+
+
+def test_an_address_with_two_slashes_leads_nowhere(anonymous):
+    """Least of all to the host that the client named."""
+    answer = anonymous.get("//products//1", headers={"Host": "evil.example"}, allow_redirects=False)
+
+    assert answer.status_code == 404
+    assert "Location" not in answer.headers

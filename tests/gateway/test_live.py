@@ -1,16 +1,20 @@
 import json
 import socket
 import time
+from itertools import pairwise
 
 import eventlet
 import pytest
 import websocket
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from contracts.events import ProductChanged
 from gateway import live as live_module
+from gateway.live import Frames, WholeSocket
 from tests.infrastructure.waiting import wait_for
 
-from .conftest import Feed, problem
+from .conftest import Feed, problem, provider
 
 
 @pytest.fixture
@@ -205,6 +209,15 @@ def test_the_shops_own_pages_are_welcome(shop, open_feed, origin):
     open_feed(origin=origin.format(host=shop.url.removeprefix("http://")))
 
 
+def test_who_asks_for_methods_with_an_upgrade_gets_them(anonymous):
+    answer = anonymous.request(
+        "OPTIONS", "/ws/notifications", headers={"Connection": "Upgrade", "Upgrade": "websocket"}
+    )
+
+    assert answer.status_code == 200
+    assert set(answer.headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS"}
+
+
 def test_a_plain_request_is_asked_to_upgrade(anonymous):
     answer = anonymous.get("/ws/notifications")
 
@@ -285,6 +298,163 @@ def test_a_slow_reader_is_dropped_and_nobody_waits_for_it(shop, open_feed, live)
         assert quick.hear_until("product", seconds=1)
 
     assert slow not in live._clients
+
+
+def say_at_once(feed, count):
+    for _ in range(count):
+        feed.say(type="ping")
+
+
+def test_a_burst_of_messages_is_answered(open_feed):
+    feed = open_feed()
+    feed.watch()
+
+    # Two more were said.
+    say_at_once(feed, live_module.MAX_BURST - 2)
+
+    assert [feed.hear()["type"] for _ in range(live_module.MAX_BURST - 2)] == ["pong"] * (live_module.MAX_BURST - 2)
+
+
+def test_who_says_too_much_is_told_so_and_shown_out(open_feed, live):
+    before = set(live._clients)
+    feed = open_feed()
+
+    say_at_once(feed, 1000)
+
+    assert "messages a second" in feed.hear_until("error")["detail"]
+    opcode, data = feed.socket.recv_data()
+    assert (opcode, int.from_bytes(data[:2], "big")) == (websocket.ABNF.OPCODE_CLOSE, 1008)
+    wait_for(lambda: live._clients == before)
+
+
+MASK = bytes(4)
+PING, PONG, MORE = (bytes([first, 0x80]) + MASK for first in (0x89, 0x8A, 0x00))
+SAID = json.dumps({"type": "ping"}).encode()
+SAID_AT_ONCE = bytes([0x81, 0x80 | len(SAID)]) + MASK + SAID
+
+
+@pytest.mark.parametrize(
+    ("begin", "flood", "end"),
+    [
+        (b"", PING, SAID_AT_ONCE),
+        (b"", PONG, SAID_AT_ONCE),
+        (bytes([0x01, 0x80]) + MASK, MORE, bytes([0x80, 0x80 | len(SAID)]) + MASK + SAID),
+    ],
+    ids=["pings", "pongs", "parts of a message"],
+)
+def test_a_flood_of_small_frames_is_held_back_and_nobody_waits_for_it(open_feed, begin, flood, end):
+    seconds = 1
+    frames = live_module.MAX_FRAME_BURST + live_module.FRAMES_PER_SECOND * seconds
+    flooder, other = open_feed(), open_feed()
+    started_at = time.monotonic()
+
+    flooder.socket.sock.sendall(begin + flood * frames + end)
+
+    answer = eventlet.spawn(flooder.hear_until, "pong")
+    other.say(type="ping")
+    assert other.hear_until("pong")
+    assert not answer.dead
+    assert answer.wait()
+    assert time.monotonic() - started_at >= seconds
+
+
+def test_bytes_that_come_one_by_one_are_held_back_too(monkeypatch):
+    monkeypatch.setattr(live_module, "MAX_FRAME_BURST", 3)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        client = WholeSocket(ours, {})
+        theirs.sendall(bytes([0x82, 0x80 | 125]) + MASK + bytes(125))
+        started_at = time.monotonic()
+
+        for _ in range(53):
+            client.recv(1)
+
+        assert time.monotonic() - started_at >= 50 / live_module.FRAMES_PER_SECOND
+
+
+@settings(deadline=None, derandomize=True, database=None)
+@given(
+    sizes=st.lists(st.sampled_from([0, 1, 125, 126, 127, 2**16 - 1, 2**16, 2**16 + 1])),
+    cuts=st.lists(st.integers(0, 2**16)),
+)
+def test_frames_are_counted_however_they_come(sizes, cuts):
+    def head(size):
+        if size < 126:
+            return bytes([0x82, 0x80 | size])
+        return bytes([0x82, 0xFE]) + size.to_bytes(2) if size < 2**16 else bytes([0x82, 0xFF]) + size.to_bytes(8)
+
+    # What looks like a head, in a payload, is none.
+    stream = b"".join(head(size) + MASK + b"\x89\x80" * (size // 2) + b"\x89" * (size % 2) for size in sizes)
+    bounds = sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts)})
+    frames = Frames()
+
+    assert sum(frames.begin_in(stream[start:end]) for start, end in pairwise(bounds)) == len(sizes)
+
+
+def test_after_a_pause_one_may_speak_again(open_feed, monkeypatch):
+    monkeypatch.setattr(live_module, "MAX_BURST", 3)
+    monkeypatch.setattr(live_module, "MESSAGES_PER_SECOND", 1_000_000)
+    feed = open_feed()
+    feed.watch()
+
+    for _ in range(50):
+        feed.say(type="ping")
+        assert feed.hear_until("pong")
+
+
+def test_a_user_has_a_limited_number_of_sockets_however_they_authenticate(shop, customer, open_feed, live):
+    most = live_module.MAX_USER_SOCKETS
+    feeds = [open_feed(customer.token) for _ in range(most)]
+
+    late = open_feed()
+    late.say(type="authenticate", token=customer.token)
+    late_by_header = Feed(shop.ws_url, header=[f"Authorization: Bearer {customer.token}"])
+
+    for feed in (late, late_by_header):
+        assert str(most) in feed.hear_until("error")["detail"]
+    assert len(live._of_user[customer.user["id"]]) == most
+    late_by_header.close()
+    # Who has a place may give a newer token.
+    feeds[0].say(type="authenticate", token=customer.token)
+    assert feeds[0].hear_until("authenticated")
+    feeds[0].close()
+    wait_for(lambda: len(live._of_user[customer.user["id"]]) < most)
+    late.say(type="authenticate", token=customer.token)
+    assert late.hear_until("authenticated")
+
+
+def test_more_sockets_than_can_be_held_are_refused_before_the_upgrade(shop, open_feed, live, monkeypatch):
+    monkeypatch.setattr(live_module, "MAX_SOCKETS", len(live._clients) + 1)
+    open_feed()
+
+    with pytest.raises(websocket.WebSocketBadStatusException) as refusal:
+        websocket.create_connection(shop.ws_url)
+
+    assert refusal.value.status_code == 503
+    assert refusal.value.resp_headers["retry-after"]
+    assert json.loads(refusal.value.resp_body)["type"] == "overloaded"
+
+
+def test_an_address_has_a_limited_number_of_sockets(run_gateway):
+    gateway = run_gateway(RATE_LIMIT_SCALE="0.01", TRUSTED_PROXIES="127.0.0.1")
+
+    def open_from(address):
+        return Feed(gateway.ws_url, header=[f"X-Forwarded-For: {address}"])
+
+    feeds = [open_from(address) for address in ("2001:db8::1", "2001:db8::2")]
+    with pytest.raises(websocket.WebSocketBadStatusException) as refusal:
+        open_from("2001:db8::3")
+    feeds.append(open_from("203.0.113.1"))
+
+    assert refusal.value.status_code == 503
+    assert json.loads(refusal.value.resp_body)["type"] == "overloaded"
+    feeds.pop(0).close()
+    live = provider(gateway.container, "live")
+    wait_for(lambda: live._of_address == {"2001:db8::/64": 1, "203.0.113.1": 1})
+    feeds.append(open_from("2001:db8::3"))
+    for feed in feeds:
+        feed.close()
+    wait_for(lambda: live._of_address == {})
 
 
 def test_closed_sockets_are_forgotten(customer, open_feed, live):

@@ -8,6 +8,8 @@ import eventlet
 import pytest
 import requests
 import websocket
+from eventlet import wsgi
+from eventlet.event import Event
 
 from extensions.rpc import rpc
 from gateway import Gateway
@@ -37,6 +39,11 @@ def speak(shop):
     return speak
 
 
+def server_of(gateway):
+    """The extension of a gateway's container."""
+    return next(entrypoint for entrypoint in gateway.entrypoints if isinstance(entrypoint, server_module.WsgiServer))
+
+
 def status_of(answer):
     return int(answer.split(b" ")[1])
 
@@ -50,6 +57,9 @@ LOGIN = b"POST /users/login HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-
         (b"nonsense\r\n\r\n", 400),
         (b"GET /livez HTTP/9.9\r\n\r\n", 505),
         (b"GET /livez HTTP/x\r\n\r\n", 400),
+        (b"GET /livez HTTP/1.12\r\nHost: x\r\n\r\n", 400),
+        (b"GET /livez HTTP/1.1\nHost: x\n\n", 400),
+        (b"G\x1bT /livez HTTP/1.1\r\nHost: x\r\n\r\n", 400),
         (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n", 414),
         (b"GET /livez HTTP/1.1\r\nX: " + b"x" * 9000 + b"\r\n\r\n", 431),
         (b"GET /livez HTTP/1.1\r\n" + b"X: y\r\n" * 500 + b"\r\n", 431),
@@ -80,8 +90,87 @@ def test_a_request_that_is_no_sound_http_is_refused(speak, request_bytes, status
     assert json.loads(body)["status"] == status
 
 
-def test_an_endless_request_line_is_cut_off(speak):
-    assert status_of(speak(b"GET /livez?" + b"x" * 100_000)) == 414
+SECOND = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+LENGTH = b"Content-Length: %d" % len(SECOND)
+CHUNKED = b"Transfer-Encoding: chunked"
+
+
+@pytest.mark.parametrize(
+    ("head", "body"),
+    [
+        (LENGTH.replace(b":", b" :"), SECOND),
+        (b"garbage\r\n" + LENGTH, SECOND),
+        (b"X\0: 1\r\n" + LENGTH, SECOND),
+        (b"X Y: 1\r\n" + LENGTH, SECOND),
+        (b"X\xe9: 1\r\n" + LENGTH, SECOND),
+        (b": 1\r\n" + LENGTH, SECOND),
+        (b"X: 1\r" + LENGTH, SECOND),
+        (b"X: 1\n" + LENGTH, SECOND),
+        (b"X: 1\r\n " + LENGTH, SECOND),
+        (LENGTH + b"\x0b", SECOND),
+        (CHUNKED.replace(b":", b" :"), b"0\r\n\r\n" + SECOND),
+        (CHUNKED.replace(b"chunked", b"\x0bchunked"), b"0\r\n\r\n" + SECOND),
+        (CHUNKED.replace(b"chunked", b"\xa0chunked"), b"0\r\n\r\n" + SECOND),
+        (CHUNKED + b"\x1f", b"0\r\n\r\n" + SECOND),
+        (CHUNKED, b"0x2\r\n{}\r\n0\r\n\r\n" + SECOND),
+        (CHUNKED, b"+2\r\n{}\r\n0\r\n\r\n" + SECOND),
+        (CHUNKED, b"0_2\r\n{}\r\n0\r\n\r\n" + SECOND),
+        (CHUNKED, b"2\n{}\r\n0\r\n\r\n" + SECOND),
+        (CHUNKED, b"2\r\n{}\n0\r\n\r\n" + SECOND),
+        (CHUNKED, b"2\r\n{}abc\r\n0\r\n\r\n" + SECOND),
+        (CHUNKED, b"2;\0\r\n{}\r\n0\r\n\r\n" + SECOND),
+    ],
+    ids=repr,
+)
+def test_a_proxy_cannot_see_other_requests_than_we_do(speak, head, body):
+    """Where a body ends is beyond doubt, or nothing after its head is taken for a request."""
+    answer = speak(
+        b"POST /users/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n" + head + b"\r\n\r\n" + body
+    )
+
+    assert status_of(answer) == 400
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+def test_one_address_cannot_take_all_connections(run_gateway, monkeypatch):
+    monkeypatch.setattr(server_module, "MAX_CONNECTIONS_EACH", 3)
+    gateway = run_gateway(RATE_LIMIT_SCALE="1")
+    address = ("127.0.0.1", server_of(gateway.container).port)
+    held = [socket.create_connection(address, timeout=10) for _ in range(3)]
+
+    with socket.create_connection(address, timeout=10) as one_more:
+        assert one_more.recv(1) == b""
+
+    for connection in held:
+        connection.close()
+    wait_for(lambda: not server_of(gateway.container)._connections)
+    assert requests.get(f"{gateway.url}/livez").status_code == 200
+
+
+def test_a_trusted_proxy_may_have_more_connections(run_gateway, monkeypatch):
+    monkeypatch.setattr(server_module, "MAX_CONNECTIONS_EACH", 3)
+    gateway = run_gateway(RATE_LIMIT_SCALE="1", TRUSTED_PROXIES="127.0.0.0/8")
+    address = ("127.0.0.1", server_of(gateway.container).port)
+    held = [socket.create_connection(address, timeout=10) for _ in range(5)]
+
+    assert requests.get(f"{gateway.url}/livez").status_code == 200
+
+    for connection in held:
+        connection.close()
+
+
+@pytest.mark.parametrize("hosts", [b"", b"Host: a\r\nHost: b\r\n"], ids=["none", "two"])
+def test_a_request_names_one_host(speak, hosts):
+    assert status_of(speak(b"GET /livez HTTP/1.1\r\nConnection: close\r\n" + hosts + b"\r\n")) == 400
+
+
+@pytest.mark.parametrize("end", [b"", b" HTTP/1.1\r\n\r\n"], ids=["endless", "with an end"])
+def test_a_request_line_of_more_than_64_kib_is_cut_off(speak, end):
+    answer = speak(b"GET /livez?" + b"x" * 100_000 + end)
+
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert status_of(answer) == json.loads(body)["status"] == 414
+    assert b"application/problem+json" in head
 
 
 @pytest.mark.parametrize("cut_off", [b"", b"GET /livez HT", b"GET /livez HTTP/1.1\r\nHost"])
@@ -130,6 +219,24 @@ def test_a_body_has_to_come_in_time(speak, monkeypatch):
     assert status_of(answer) == 400
 
 
+@pytest.mark.parametrize("bytes_at_a_time", [0, 1])
+def test_an_answer_has_to_be_read_in_time(shop, monkeypatch, bytes_at_a_time):
+    monkeypatch.setattr(server_module, "ANSWER_SECONDS", 0.5)
+    connections = server_of(shop.gateway)._connections
+    before = set(connections)
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect(("127.0.0.1", shop.port))
+        slow.sendall(b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 20)
+        wait_for(lambda: connections - before)
+
+        def is_rid_of_it():
+            slow.recv(bytes_at_a_time)
+            return not connections - before
+
+        wait_for(is_rid_of_it)
+
+
 def test_a_kept_connection_that_nobody_uses_is_closed(speak, monkeypatch):
     monkeypatch.setattr(server_module, "KEEPALIVE_SECONDS", 0.5)
 
@@ -147,13 +254,16 @@ def test_one_connection_serves_many_requests(speak):
 
 
 class Kitchen:
-    """Answers in the name of the catalogue, after a while."""
+    """Answers in the name of the catalogue, once, when it is told to."""
 
     name = "products"
 
+    orders_taken, may_serve = Event(), Event()
+
     @rpc
     def list_categories(self):
-        time.sleep(2)
+        self.orders_taken.send()
+        self.may_serve.wait()
         return []
 
 
@@ -167,12 +277,13 @@ def test_a_stop_finishes_what_runs_and_ends_the_rest(config, run_service, caplog
     feed = Feed(f"{url.replace('http', 'ws')}/ws/notifications")
     assert feed.hear()["type"] == "connected"
     running = eventlet.spawn(requests.get, f"{url}/products/categories")
-    eventlet.sleep(0.5)
-    started_at = time.monotonic()
+    Kitchen.orders_taken.wait()
 
-    gateway.stop()
+    stopping = eventlet.spawn(gateway.stop)
+    wait_for(lambda: server_of(gateway)._stopping)
+    Kitchen.may_serve.send()
+    stopping.wait()
 
-    assert time.monotonic() - started_at < 5
     assert running.wait().json() == []
     opcode, data = feed.socket.recv_data()
     assert (opcode, int.from_bytes(data[:2], "big")) == (websocket.ABNF.OPCODE_CLOSE, 1001)
@@ -187,7 +298,7 @@ def test_a_stop_does_not_wait_for_ever(config, run_service, monkeypatch):
     port = int(config["GATEWAY_PORT"])
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.sendall(LOGIN + b"Content-Length: 100\r\n\r\n{")
-        eventlet.sleep(0.2)
+        wait_for(lambda: [state for _, _, state in server_of(gateway)._connections] == [wsgi.STATE_REQUEST])
         started_at = time.monotonic()
 
         gateway.stop()

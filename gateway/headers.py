@@ -1,0 +1,62 @@
+"""What browsers are told with every answer.
+
+The server puts `environ["answer_headers"]` on whatever goes out; it starts as `security_headers`.
+"""
+
+from flask import Response
+
+CONTENT_SECURITY_POLICY = (
+    "default-src 'self'; img-src 'self' https: data:; object-src 'none'; base-uri 'none'; "
+    "form-action 'self'; frame-ancestors 'none'"
+)
+HSTS_SECONDS = 365 * 24 * 3600
+
+METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
+REQUEST_HEADERS = "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, X-Request-ID"
+EXPOSED_HEADERS = "ETag, Location, X-Total-Count, X-Request-ID, Retry-After, RateLimit, RateLimit-Policy"
+PREFLIGHT_SECONDS = 600
+
+
+def security_headers(config):
+    headers = {
+        "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+    }
+    if is_on_https(config):
+        headers["Strict-Transport-Security"] = f"max-age={HSTS_SECONDS}"
+    return headers
+
+
+def is_on_https(config):
+    """Whether browsers reach the shop over https alone. config: FRONTEND_URL, as it was written."""
+    return (config.get("FRONTEND_URL") or "").lower().startswith("https://")
+
+
+class CrossOrigin:
+    """WSGI middleware: lets the pages of our own other origins read the answer (CORS)."""
+
+    def __init__(self, app, origins):
+        self.app = app
+        self.origins = origins
+
+    def __call__(self, environ, start_response):
+        headers = environ["answer_headers"]
+        headers["Vary"] = "Origin"
+        origin = environ.get("HTTP_ORIGIN")
+        if origin is not None and self.origins.allow(origin):
+            headers["Access-Control-Allow-Origin"] = origin
+            headers["Access-Control-Allow-Credentials"] = "true"
+            headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
+        return self.app(environ, start_response)
+
+
+def preflight(request):
+    """The answer to a browser that asks before it sends a page's request; None when it doesn't."""
+    if request.method != "OPTIONS" or "Access-Control-Request-Method" not in request.headers:
+        return None
+    response = Response(status=204)
+    response.headers["Access-Control-Allow-Methods"] = METHODS
+    response.headers["Access-Control-Allow-Headers"] = REQUEST_HEADERS
+    response.headers["Access-Control-Max-Age"] = str(PREFLIGHT_SECONDS)
+    return response

@@ -1,0 +1,188 @@
+"""How much one may ask: requests in a time, and requests at once.
+
+    @blp.route("/users/login", methods=["POST"])
+    @limited("login")
+    def login(): ...
+
+Every request counts against the default limit, of the user whose access token it carries, else of
+its client's address. A view that is marked counts against the limit of that name, too, always by
+address. Every answer tells what is left, as draft-ietf-httpapi-ratelimit-headers-10 has it.
+
+The counts are this process's, or in the Redis of RATE_LIMIT_STORAGE_URI those of all gateways.
+Not guaranteed: that anything is counted while that Redis is away. Requests pass then.
+"""
+
+import logging
+import math
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import eventlet
+from limits.errors import ConfigurationError
+from limits.storage import storage_from_string
+from nameko.extensions import DependencyProvider
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from werkzeug import Request
+
+from extensions.settings import positive
+from gateway.addresses import ClientAddresses, neighbourhood
+from gateway.errors import Overloaded, RateLimited, Unauthenticated, refusal
+
+logger = logging.getLogger(__name__)
+
+DEFAULT = "default"
+WINDOW_SECONDS = 60
+# Requests in WINDOW_SECONDS, before RATE_LIMIT_SCALE.
+LIMITS = {DEFAULT: 600, "login": 30, "refresh": 60, "register": 20, "reset": 10}
+# Counted, never refused: behind a proxy that isn't trusted customers would use up the orchestrator's quota.
+PROBES = ("/livez", "/readyz", "/health")
+IN_MEMORY = "memory://"
+STORAGE_SECONDS = 0.25
+STORAGE_PAUSE_SECONDS = 5
+MAX_IN_FLIGHT = 512
+BIG_BODY_BYTES = 16 * 1024
+MAX_BIG_BODIES = 64
+
+
+def limited(name):
+    """Count a view's calls by client address, too, against the limit of that name in LIMITS."""
+
+    if name not in LIMITS:
+        raise ValueError(f"There is no limit {name!r} in LIMITS.")
+
+    def decorator(view):
+        view.limit = name
+        return view
+
+    return decorator
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    name: str
+    quota: int
+
+    @property
+    def policy(self):
+        return f'"{self.name}";q={self.quota};w={WINDOW_SECONDS}'
+
+
+class Limits(DependencyProvider):
+    """Counts, with config's RATE_LIMIT_STORAGE_URI, RATE_LIMIT_SCALE and TRUSTED_PROXIES. One for the process."""
+
+    def setup(self):
+        config = self.container.config
+        scale = positive(config, "RATE_LIMIT_SCALE", default=1)
+        self._limits = {name: Limit(name, max(1, round(quota * scale))) for name, quota in LIMITS.items()}
+        self._storage = _storage(config.get("RATE_LIMIT_STORAGE_URI") or IN_MEMORY)
+        self.addresses = ClientAddresses(config)
+        self._failures = (self._storage.base_exceptions, OSError, eventlet.Timeout)
+        self._is_away = False
+        self._ask_again_at = 0
+
+    def get_dependency(self, worker_ctx):
+        return self
+
+    def spend(self, name, who, answer_headers):
+        """Count a request of `who`, and tell them in the answer's headers. Raises RateLimited."""
+        limit = self._limits[name]
+        _add(answer_headers, "RateLimit-Policy", limit.policy)
+        counted = self._count(f"{name}/{who}")
+        if counted is None:
+            return
+        count, resets_in_seconds = counted
+        _add(answer_headers, "RateLimit", f'"{name}";r={max(0, limit.quota - count)};t={resets_in_seconds}')
+        if count > limit.quota:
+            raise RateLimited(name, limit.quota, resets_in_seconds)
+
+    def _count(self, key):
+        """(requests in this window, seconds until the next); None while the storage is away."""
+        if self._ask_again_at > time.monotonic():
+            return None
+        try:
+            # The socket's own timeouts know nothing of looking a name up.
+            with eventlet.Timeout(2 * STORAGE_SECONDS):
+                count = self._storage.incr(key, WINDOW_SECONDS)
+                resets_at = self._storage.get_expiry(key)
+        except self._failures as error:
+            self._ask_again_at = time.monotonic() + STORAGE_PAUSE_SECONDS
+            if not self._is_away:
+                logger.warning("requests are not limited: RATE_LIMIT_STORAGE_URI can't be reached: %r", error)
+            self._is_away = True
+            return None
+        if self._is_away:
+            logger.info("requests are limited again")
+            self._is_away = False
+        return count, min(WINDOW_SECONDS, max(1, math.ceil(resets_at - time.time())))
+
+
+def _storage(uri):
+    in_redis = uri.startswith(("redis://", "rediss://"))
+    options = {
+        "socket_timeout": STORAGE_SECONDS,
+        "socket_connect_timeout": STORAGE_SECONDS,
+        # More tries would run into the timeout of _count, which may cut a reply in two.
+        "retry": Retry(NoBackoff(), 0),
+    }
+    try:
+        if in_redis or uri == IN_MEMORY:
+            return storage_from_string(uri, **options if in_redis else {})
+    except (ConfigurationError, ValueError, TypeError):
+        pass
+    raise SystemExit("RATE_LIMIT_STORAGE_URI must be an address like redis://:password@localhost:6379/0, or unset.")
+
+
+def _add(headers, name, item):
+    headers[name] = f"{headers[name]}, {item}" if name in headers else item
+
+
+class LimitedRequests:
+    """WSGI middleware: the default limit. Also settles who asks, in the environ.
+
+    client_address. caller: None without a valid access token. token_fault: what is wrong with the one that was
+    sent, which a public route doesn't care about; None when there is none or a good one.
+    """
+
+    def __init__(self, app, limits, tokens):
+        self.app = app
+        self.limits = limits
+        self.tokens = tokens
+
+    def __call__(self, environ, start_response):
+        address = environ["client_address"] = self.limits.addresses.of(environ)
+        caller, fault = self._caller(environ.get("HTTP_AUTHORIZATION"))
+        environ["caller"], environ["token_fault"] = caller, fault
+        who = neighbourhood(address) if caller is None else f"user {caller.user_id}"
+        try:
+            self.limits.spend(DEFAULT, who, environ["answer_headers"])
+        except RateLimited as error:
+            if environ["PATH_INFO"] not in PROBES:
+                return refusal(error, Request(environ))(environ, start_response)
+        return self.app(environ, start_response)
+
+    def _caller(self, authorization):
+        try:
+            return self.tokens.caller(authorization), None
+        except Unauthenticated as error:
+            return None, error.reason
+
+
+class Places:
+    """So many requests may be somewhere at once."""
+
+    def __init__(self, most):
+        self.most = most
+        self._taken = 0
+
+    @contextmanager
+    def take(self):
+        """Hold one for the block. Raises Overloaded when there is none."""
+        if self._taken >= self.most:
+            raise Overloaded
+        self._taken += 1
+        try:
+            yield
+        finally:
+            self._taken -= 1

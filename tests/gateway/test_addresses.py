@@ -1,0 +1,33 @@
+import pytest
+
+from gateway.addresses import ClientAddresses, neighbourhood
+
+
+@pytest.mark.parametrize(
+    ("trusted", "forwarded", "address"),
+    [
+        ("", "203.0.113.1", "10.0.0.1"),
+        ("10.0.0.1", "", "10.0.0.1"),
+        ("10.0.0.2", "203.0.113.1", "10.0.0.1"),
+        ("10.0.0.1", "203.0.113.1", "203.0.113.1"),
+        ("10.0.0.1", "198.51.100.9, 203.0.113.1", "203.0.113.1"),
+        ("10.0.0.0/8", "198.51.100.9, 203.0.113.1,10.1.1.1", "203.0.113.1"),
+        ("10.0.0.0/8, 203.0.113.1", "198.51.100.9, 203.0.113.1, 10.1.1.1", "198.51.100.9"),
+        ("10.0.0.0/8", "10.2.2.2, 10.1.1.1", "10.2.2.2"),
+        ("10.0.0.1", "203.0.113.1:4711", "203.0.113.1"),
+        ("10.0.0.1", "[2001:db8::1]:4711", "2001:db8::1"),
+        ("10.0.0.1", "2001:DB8:0::1", "2001:db8::1"),
+        ("10.0.0.1", "::ffff:203.0.113.1", "203.0.113.1"),
+        ("10.0.0.1", "unknown", "10.0.0.1"),
+        ("10.0.0.0/8", "203.0.113.1, fe80::1%eth0, 10.1.1.1", "10.1.1.1"),
+    ],
+)
+def test_the_client_is_the_nearest_whom_no_trusted_proxy_stands_for(trusted, forwarded, address):
+    addresses = ClientAddresses({"TRUSTED_PROXIES": trusted})
+
+    assert addresses.of({"REMOTE_ADDR": "10.0.0.1", "HTTP_X_FORWARDED_FOR": forwarded}) == address
+
+
+def test_all_of_a_64_is_one_neighbourhood():
+    assert neighbourhood("2001:db8:1:2:3::4") == neighbourhood("2001:db8:1:2::") == "2001:db8:1:2::/64"
+    assert neighbourhood("203.0.113.1") == "203.0.113.1"

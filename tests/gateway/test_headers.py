@@ -1,0 +1,168 @@
+"""What browsers are told with every answer, whoever gives it."""
+
+import re
+import socket
+
+import pytest
+import requests
+import websocket
+
+from gateway import cookies
+from gateway.auth import Origins
+from gateway.headers import CONTENT_SECURITY_POLICY
+from gateway.routes import docs as docs_module
+from gateway.routes.docs import Page
+
+from .conftest import PASSWORD, Client, every_answer
+
+OURS, OTHER, FOREIGN = "http://shop.example:8080", "https://third.example", "https://evil.example"
+
+
+@every_answer
+def test_every_answer_keeps_browsers_on_a_short_leash(anonymous, method, path, headers, status):
+    answer = anonymous.request(method, path, headers=headers)
+
+    assert answer.status_code == status
+    assert answer.headers["Content-Security-Policy"] == CONTENT_SECURITY_POLICY
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Referrer-Policy"] == "no-referrer"
+    assert answer.headers["X-Request-ID"]
+    assert "Server" not in answer.headers
+    assert "Strict-Transport-Security" not in answer.headers
+
+
+def test_what_is_refused_before_it_is_a_request_has_them_too(shop):
+    with socket.create_connection(("127.0.0.1", shop.port), timeout=10) as connection:
+        connection.sendall(b"nonsense\r\n\r\n")
+        head = connection.recv(65536).partition(b"\r\n\r\n")[0].decode()
+
+    assert f"Content-Security-Policy: {CONTENT_SECURITY_POLICY}" in head
+    assert "X-Content-Type-Options: nosniff" in head
+    assert "Server" not in head
+
+
+def test_a_socket_has_them_and_its_request_id(shop):
+    connection = websocket.create_connection(shop.ws_url, header=["X-Request-ID: r-1"])
+
+    headers = connection.getheaders()
+
+    assert connection.getstatus() == 101
+    assert headers["x-request-id"] == "r-1"
+    assert headers["content-security-policy"] == CONTENT_SECURITY_POLICY
+    assert headers["ratelimit-policy"]
+    connection.close()
+
+
+def test_a_shop_on_https_says_that_it_stays_there(run_gateway):
+    url = run_gateway(FRONTEND_URL="https://shop.example").url
+
+    assert re.fullmatch(r"max-age=\d{8}", requests.get(f"{url}/livez").headers["Strict-Transport-Security"])
+
+
+@pytest.mark.parametrize("scheme", ["https", "HTTPS"])
+def test_a_shop_on_https_keeps_its_cookies_there(run_gateway, customer, scheme):
+    client = Client(run_gateway(FRONTEND_URL=f"{scheme}://shop.example").url)
+    account = {"email": customer.user["email"], "password": PASSWORD}
+
+    login, sign_in = client.post("/users/login", account), client.get("/auth/google", allow_redirects=False)
+
+    for answer, name in ((login, cookies.REFRESH), (sign_in, cookies.SIGN_IN)):
+        assert answer.headers["Set-Cookie"].startswith(f"{name}=")
+        assert "; Secure;" in answer.headers["Set-Cookie"]
+
+
+def test_styles_in_the_page_are_fine_at_docs_alone(anonymous):
+    policy = anonymous.get("/docs").headers["Content-Security-Policy"]
+
+    assert "style-src 'self' 'unsafe-inline'" in policy
+    assert "script-src 'self';" in policy
+    assert "unsafe" not in CONTENT_SECURITY_POLICY
+
+
+def test_without_the_files_of_the_page_a_gateway_says_what_to_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(docs_module, "ASSETS", tmp_path)
+
+    with pytest.raises(SystemExit, match="run `npm ci`"):
+        Page().setup()
+
+
+def of_cors(answer):
+    return {name for name in answer.headers if name.startswith("Access-Control-")}
+
+
+@pytest.mark.parametrize("origin", [OURS, OTHER])
+@every_answer
+def test_our_other_origins_may_read_every_answer(anonymous, method, path, headers, status, origin):
+    answer = anonymous.request(method, path, headers={"Origin": origin, **headers})
+
+    assert answer.status_code == status
+    assert answer.headers["Access-Control-Allow-Origin"] == origin
+    assert answer.headers["Access-Control-Allow-Credentials"] == "true"
+    exposed = answer.headers["Access-Control-Expose-Headers"].split(", ")
+    assert {"ETag", "Location", "X-Total-Count", "X-Request-ID", "Retry-After", "RateLimit"} <= set(exposed)
+    assert answer.headers["Vary"] == "Origin"
+
+
+def test_our_other_origins_may_read_that_they_ask_too_often(run_gateway):
+    url = run_gateway(RATE_LIMIT_SCALE="0.001").url
+
+    answers = [requests.get(f"{url}/auth/providers", headers={"Origin": OURS}) for _ in range(2)]
+
+    assert [answer.status_code for answer in answers] == [200, 429]
+    assert answers[1].headers["Access-Control-Allow-Origin"] == OURS
+    assert answers[1].headers["Content-Security-Policy"] == CONTENT_SECURITY_POLICY
+
+
+@pytest.mark.parametrize("origin", [FOREIGN, "null", "", "http://shop.example", "https://shop.example:8080", "*"])
+@pytest.mark.parametrize("path", ["/products/categories", "/mushrooms"])
+def test_other_pages_may_read_nothing(anonymous, origin, path):
+    answer = anonymous.get(path, headers={"Origin": origin})
+
+    assert not of_cors(answer)
+    assert answer.headers["Vary"] == "Origin"
+
+
+@pytest.mark.parametrize("path", ["/orders", "/products/1", "/mushrooms", "/auth/refresh"])
+def test_a_browser_that_asks_first_is_told_what_the_api_uses(anonymous, path):
+    ask = {
+        "Origin": OURS,
+        "Access-Control-Request-Method": "PATCH",
+        "Access-Control-Request-Headers": "authorization,content-type,idempotency-key,if-match",
+    }
+
+    answer = anonymous.request("OPTIONS", path, headers=ask)
+
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert answer.headers["Access-Control-Allow-Origin"] == OURS
+    assert answer.headers["Access-Control-Allow-Credentials"] == "true"
+    assert {"GET", "POST", "PUT", "PATCH", "DELETE"} <= set(answer.headers["Access-Control-Allow-Methods"].split(", "))
+    allowed = set(answer.headers["Access-Control-Allow-Headers"].lower().split(", "))
+    assert allowed >= set(ask["Access-Control-Request-Headers"].split(","))
+    assert "*" not in str(answer.headers)
+
+
+def test_a_foreign_browser_that_asks_first_is_allowed_nothing(anonymous):
+    ask = {"Origin": FOREIGN, "Access-Control-Request-Method": "POST"}
+
+    assert "Access-Control-Allow-Origin" not in anonymous.request("OPTIONS", "/orders", headers=ask).headers
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"), [("https://a.example:443/", "https://a.example"), ("HTTP://B:80", "http://b")]
+)
+def test_an_origin_is_compared_as_browsers_send_it(given, sent):
+    assert Origins({"FRONTEND_URL": given}).allow(sent)
+
+
+def test_a_star_allows_nobody():
+    origins = Origins({"FRONTEND_URL": OURS, "ALLOWED_ORIGINS": "*"})
+
+    assert not any(origins.allow(origin) for origin in (FOREIGN, "null", "", "*"))
+
+
+@pytest.mark.parametrize("path", ["/auth/refresh", "/auth/logout"])
+def test_a_route_with_a_cookie_refuses_a_foreign_page_before_anything_else(anonymous, path):
+    answer = anonymous.post(path, headers={"Origin": FOREIGN, "Authorization": "Bearer nonsense"})
+
+    assert answer.status_code == 403
+    assert answer.json()["type"] == "foreign-origin"

@@ -1,0 +1,301 @@
+"""How much one may ask: tests of gateway/limits.py, each with a gateway and counts of its own."""
+
+import re
+import signal
+import socket
+from types import SimpleNamespace
+
+import pytest
+import requests
+import websocket
+
+from gateway import limits as limits_module
+from gateway.limits import BIG_BODY_BYTES, Limits
+from gateway.server import WsgiServer
+from scripts.settings import free_port
+from tests.infrastructure.servers import Server
+from tests.infrastructure.waiting import wait_for
+
+from .conftest import Client, Feed, every_answer, problem, provider
+
+WRONG = {"email": "nobody@forage.example", "password": "wrong password"}
+
+
+def statuses(url, count, **options):
+    return [requests.get(url, **options).status_code for _ in range(count)]
+
+
+def remaining(answer):
+    return int(re.search(r";r=(\d+);", answer.headers["RateLimit"])[1])
+
+
+@every_answer
+def test_every_answer_tells_the_limit_and_what_is_left(anonymous, method, path, headers, status):
+    answer = anonymous.request(method, path, headers=headers)
+
+    assert answer.status_code == status
+    assert answer.headers["RateLimit-Policy"].startswith('"default";q=600000;w=60')
+    assert re.match(r'"default";r=59[0-9]{4};t=([1-9]|[1-5][0-9]|60)\b', answer.headers["RateLimit"])
+
+
+def test_a_cached_answer_tells_it_too(anonymous, new_product):
+    path = f"/products/{new_product()['id']}"
+
+    first, second = anonymous.get(path), anonymous.get(path)
+
+    assert remaining(second) == remaining(first) - 1
+
+
+def test_a_refused_handshake_tells_it_too(shop):
+    with pytest.raises(websocket.WebSocketBadStatusException) as refusal:
+        websocket.create_connection(shop.ws_url, origin="https://evil.example")
+
+    assert refusal.value.resp_headers["ratelimit-policy"] == '"default";q=600000;w=60'
+    assert "ratelimit" in refusal.value.resp_headers
+
+
+def test_who_asks_too_often_is_refused_and_told_when_to_go_on(run_gateway):
+    url = run_gateway(RATE_LIMIT_SCALE="0.01").url
+    assert statuses(f"{url}/auth/providers", 6) == [200] * 6
+
+    answer = requests.get(f"{url}/auth/providers")
+
+    assert answer.status_code == 429
+    details = problem(answer)
+    assert (details["type"], details["instance"]) == ("rate-limited", "/auth/providers")
+    assert 1 <= int(answer.headers["Retry-After"]) <= 60
+    assert answer.headers["RateLimit-Policy"] == '"default";q=6;w=60'
+    assert answer.headers["RateLimit"] == f'"default";r=0;t={answer.headers["Retry-After"]}'
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/health"])
+def test_probes_are_told_the_limit_but_never_refused(run_gateway, path):
+    url = run_gateway(RATE_LIMIT_SCALE="0.002").url
+
+    answers = [requests.get(url + path) for _ in range(3)]
+
+    assert [answer.status_code for answer in answers] == [200] * 3
+    assert [remaining(answer) for answer in answers] == [0] * 3
+    assert requests.get(f"{url}/auth/providers").status_code == 429
+
+
+def test_reads_from_the_cache_are_limited_too(run_gateway, new_product):
+    url = f"{run_gateway(RATE_LIMIT_SCALE='0.01').url}/products/{new_product()['id']}"
+
+    assert statuses(url, 7) == [200] * 6 + [429]
+
+
+def test_a_new_window_begins_when_the_old_one_is_over(run_gateway, monkeypatch):
+    monkeypatch.setattr(limits_module, "WINDOW_SECONDS", 1)
+    url = run_gateway(RATE_LIMIT_SCALE="0.002").url
+    wait_for(lambda: requests.get(f"{url}/auth/providers").status_code == 429, pause_seconds=0)
+
+    assert wait_for(lambda: requests.get(f"{url}/auth/providers").status_code == 200)
+
+
+def test_users_are_counted_apart_and_strangers_by_their_address(run_gateway, customer, new_customer, new_token):
+    url = run_gateway(RATE_LIMIT_SCALE="0.005").url
+    ada, bo = customer.token, new_customer().token
+    expired = new_token(sub=str(customer.user["id"]), exp=1)
+
+    def status(token=None):
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return requests.get(f"{url}/auth/providers", headers=headers).status_code
+
+    assert [status(ada) for _ in range(4)] == [200, 200, 200, 429]
+    assert status(bo) == 200
+    assert [status(), status(expired), status("nonsense"), status()] == [200, 200, 200, 429]
+
+
+def test_logins_have_a_limit_of_their_own_by_address(run_gateway, customer, new_customer):
+    gateway = run_gateway(RATE_LIMIT_SCALE="0.1")
+    ada, bo = (Client(gateway.url, somebody.token) for somebody in (customer, new_customer()))
+
+    answers = [client.post("/users/login", WRONG) for client in (ada, bo, ada, bo)]
+
+    assert [answer.status_code for answer in answers] == [401, 401, 401, 429]
+    assert answers[0].headers["RateLimit-Policy"] == '"default";q=60;w=60, "login";q=3;w=60'
+    assert re.fullmatch(r'"default";r=59;t=\d+, "login";r=2;t=\d+', answers[0].headers["RateLimit"])
+    assert problem(answers[-1])["limit"] == "login"
+    assert ada.get("/users/me").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "allowed"),
+    [
+        ("/users/register", 422, 2),
+        ("/users/password-reset", 422, 1),
+        ("/users/login", 422, 3),
+        ("/auth/refresh", 401, 6),
+    ],
+)
+def test_what_is_costly_or_can_be_guessed_at_is_limited(run_gateway, path, status, allowed):
+    url = run_gateway(RATE_LIMIT_SCALE="0.1").url
+
+    answers = [requests.post(url + path, json={}).status_code for _ in range(allowed + 1)]
+
+    assert answers == [status] * allowed + [429]
+
+
+def test_a_proxy_that_is_trusted_names_the_client(run_gateway):
+    url = run_gateway(RATE_LIMIT_SCALE="0.002", TRUSTED_PROXIES="127.0.0.1").url
+
+    def status(address):
+        return requests.get(f"{url}/auth/providers", headers={"X-Forwarded-For": address}).status_code
+
+    assert [status("203.0.113.1"), status("203.0.113.1"), status("203.0.113.2")] == [200, 429, 200]
+    assert [status("2001:db8::1"), status("2001:db8::2:3:4:5"), status("2001:db8:0:1::1")] == [200, 429, 200]
+
+
+def test_nobody_else_may_name_the_client(run_gateway):
+    url = run_gateway(RATE_LIMIT_SCALE="0.002").url
+
+    assert requests.get(f"{url}/auth/providers", headers={"X-Forwarded-For": "203.0.113.1"}).status_code == 200
+    assert requests.get(f"{url}/auth/providers", headers={"X-Forwarded-For": "203.0.113.2"}).status_code == 429
+
+
+@pytest.fixture
+def redis(tmp_path):
+    """A Redis of this test's own, with its `uri`. Takes less than a second."""
+    port = free_port()
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)]
+    server = Server("redis", tmp_path, command, is_ready=lambda: "Ready to accept connections" in server.output())
+    server.uri = f"redis://127.0.0.1:{port}/0"
+    server.start()
+    server.wait_until_ready()
+    yield server
+    server.kill()
+
+
+def warnings(caplog):
+    return [record for record in caplog.records if record.name == "gateway.limits" and record.levelname == "WARNING"]
+
+
+def test_gateways_with_a_redis_count_together(run_gateway, redis):
+    first, second = (run_gateway(RATE_LIMIT_SCALE="0.005", RATE_LIMIT_STORAGE_URI=redis.uri).url for _ in range(2))
+
+    assert statuses(f"{first}/auth/providers", 2) == [200, 200]
+    assert statuses(f"{second}/auth/providers", 2) == [200, 429]
+    assert statuses(f"{first}/auth/providers", 1) == [429]
+
+
+def test_without_its_redis_a_gateway_lets_requests_pass_and_says_so_once(run_gateway, redis, monkeypatch, caplog):
+    monkeypatch.setattr(limits_module, "STORAGE_PAUSE_SECONDS", 0)
+    url = run_gateway(RATE_LIMIT_SCALE="0.002", RATE_LIMIT_STORAGE_URI=redis.uri).url
+    assert statuses(f"{url}/auth/providers", 2) == [200, 429]
+
+    for outages in (1, 2):
+        redis.stop()
+        answers = [requests.get(f"{url}/auth/providers") for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [200, 200, 200]
+        assert {answer.headers["RateLimit-Policy"] for answer in answers} == {'"default";q=1;w=60'}
+        assert len(warnings(caplog)) == outages
+
+        redis.log.unlink()
+        redis.start()
+        redis.wait_until_ready()
+        assert statuses(f"{url}/auth/providers", 2) == [200, 429]
+
+
+def test_a_redis_that_hangs_is_not_asked_by_every_request(run_gateway, redis, caplog):
+    gateway = run_gateway(RATE_LIMIT_SCALE="0.002", RATE_LIMIT_STORAGE_URI=redis.uri)
+    storage, asked = provider(gateway.container, "limits")._storage, []
+    count = storage.incr
+    storage.incr = lambda *args: asked.append(args) or count(*args)
+    redis.send(signal.SIGSTOP)
+
+    assert statuses(f"{gateway.url}/auth/providers", 10) == [200] * 10
+
+    assert len(asked) == len(warnings(caplog)) == 1
+    redis.send(signal.SIGCONT)
+
+
+def test_a_redis_that_is_away_does_not_hinder_the_start(run_gateway):
+    url = run_gateway(RATE_LIMIT_STORAGE_URI=f"redis://127.0.0.1:{free_port()}/0").url
+
+    assert requests.get(f"{url}/auth/providers").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("RATE_LIMIT_SCALE", "0"),
+        ("RATE_LIMIT_SCALE", "-1"),
+        ("RATE_LIMIT_SCALE", "nan"),
+        ("RATE_LIMIT_SCALE", "many"),
+        ("RATE_LIMIT_STORAGE_URI", "localhost:6379"),
+        ("RATE_LIMIT_STORAGE_URI", "mushrooms://localhost"),
+        ("RATE_LIMIT_STORAGE_URI", "redis+cluster://localhost:1"),
+        ("RATE_LIMIT_STORAGE_URI", "redis://localhost:many"),
+        ("TRUSTED_PROXIES", "proxy.example"),
+        ("TRUSTED_PROXIES", "10.0.0.1, 10.0.0.1/8"),
+    ],
+)
+def test_a_bad_setting_is_a_sentence(name, value):
+    limits = Limits()
+    limits.container = SimpleNamespace(config={name: value})
+
+    with pytest.raises(SystemExit, match=f"^{name} must be .*[.]$"):
+        limits.setup()
+
+
+def places(gateway, name):
+    """Those that the app of a running gateway gives out."""
+    (server,) = (entrypoint for entrypoint in gateway.container.entrypoints if isinstance(entrypoint, WsgiServer))
+    return server._app.extensions[name]
+
+
+def test_more_requests_than_can_be_worked_on_are_refused_but_not_cached_reads(
+    run_gateway, customer, new_product, monkeypatch
+):
+    gateway = run_gateway()
+    client, path = Client(gateway.url, customer.token), f"/products/{new_product()['id']}"
+    assert client.get(path).status_code == 200
+    monkeypatch.setattr(places(gateway, "in_flight"), "most", 0)
+
+    refused = client.get("/users/me")
+
+    assert refused.status_code == 503
+    assert problem(refused)["type"] == "overloaded"
+    assert int(refused.headers["Retry-After"]) > 0
+    assert client.get(path).status_code == 200
+    assert client.get("/livez").status_code == 200
+    feed = Feed(gateway.ws_url)
+    assert feed.hear()["type"] == "connected"
+    feed.close()
+
+
+def test_a_request_gives_its_place_back_whatever_came_of_it(run_gateway, customer, monkeypatch):
+    gateway = run_gateway()
+    monkeypatch.setattr(places(gateway, "in_flight"), "most", 1)
+    client = Client(gateway.url, customer.token)
+
+    statuses = [client.get(path).status_code for path in ("/users/me", "/orders/0", "/users/me?x=1", "/users/me")]
+
+    assert statuses == [200, 404, 422, 200]
+
+
+HEAD = b"POST /users/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+BIG = b" " * (BIG_BODY_BYTES + 1)
+
+
+@pytest.mark.parametrize("size", [b"Content-Length: %d" % len(BIG), b"Transfer-Encoding: chunked"])
+def test_only_so_many_big_bodies_are_under_way_at_once(run_gateway, monkeypatch, size):
+    gateway = run_gateway()
+    client, big_bodies = Client(gateway.url), places(gateway, "big_bodies")
+    monkeypatch.setattr(big_bodies, "most", 1)
+    with socket.create_connection(("127.0.0.1", int(gateway.url.rpartition(":")[2]))) as slow:
+        slow.sendall(HEAD + size + b"\r\n\r\n")
+        wait_for(lambda: big_bodies._taken == 1)
+
+        refused = client.request("POST", "/users/login", data=BIG)
+        in_chunks = client.request("POST", "/users/login", data=iter([b"{}"]))
+        small = client.post("/users/login", {})
+        not_taken = client.request("GET", "/auth/providers", data=BIG)
+
+    assert (refused.status_code, in_chunks.status_code) == (503, 503)
+    assert problem(refused)["type"] == "overloaded"
+    assert (small.status_code, not_taken.status_code) == (422, 200)
+    # Whoever has gone gives the place back, and whoever was answered.
+    wait_for(lambda: big_bodies._taken == 0)
+    assert [client.request("POST", "/users/login", data=BIG).status_code for _ in range(2)] == [415, 415]

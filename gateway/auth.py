@@ -10,6 +10,7 @@ that has no mark.
 """
 
 import re
+import time
 from dataclasses import dataclass
 from functools import partial
 from urllib.parse import urlsplit
@@ -17,14 +18,16 @@ from urllib.parse import urlsplit
 import jwt
 from nameko.extensions import DependencyProvider
 
-from contracts.schemas import MAX_BIGINT
-from extensions.settings import secret
+from contracts.schemas import MAX_BIGINT, ROLES
+from extensions.settings import listed, secret
 from gateway.errors import AccessDenied, ForeignOrigin, Unauthenticated
 
 ALGORITHM = "HS256"
 CLAIMS = ("exp", "iat", "sub", "email", "role", "jti")
 MIN_SECRET_BYTES = 32
-PUBLIC, USER, ADMIN = "public", "user", "admin"
+PUBLIC, USER, OWNER, OWNER_OR_ADMIN, ADMIN = "public", "user", "owner", "owner or admin", "admin"
+# How far the clock of whoever signed may be ahead of ours.
+MAX_SKEW_SECONDS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +67,22 @@ class Tokens(DependencyProvider):
             )
         except jwt.ExpiredSignatureError:
             raise Unauthenticated("The token has expired.") from None
+        except jwt.ImmatureSignatureError:
+            raise Unauthenticated("The token does not hold yet.") from None
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
             raise Unauthenticated("The token is not valid.") from None
-        sub, email, role = claims["sub"], claims["email"], claims["role"]
-        if not re.fullmatch("[1-9][0-9]{0,18}", sub) or int(sub) > MAX_BIGINT or not isinstance(email, str):
+        sub, email, role, issued_at = claims["sub"], claims["email"], claims["role"], claims["iat"]
+        is_whole = (
+            re.fullmatch("[1-9][0-9]{0,18}", sub)
+            and int(sub) <= MAX_BIGINT
+            and isinstance(email, str)
+            and role in ROLES
+            and isinstance(issued_at, (int, float))
+        )
+        if not is_whole:
             raise Unauthenticated("The token is not valid.")
+        if issued_at > time.time() + MAX_SKEW_SECONDS:
+            raise Unauthenticated("The token does not hold yet.")
         return Caller(int(sub), email, role, claims["exp"])
 
     def caller(self, authorization):
@@ -88,7 +102,16 @@ def _mark(view, access):
 
 public = partial(_mark, access=PUBLIC)
 user = partial(_mark, access=USER)
+# For other users the thing does not exist: the service, which is told who asks, says 404.
+owner = partial(_mark, access=OWNER)
+owner_or_admin = partial(_mark, access=OWNER_OR_ADMIN)
 admin = partial(_mark, access=ADMIN)
+
+
+def with_cookie(view):
+    """The view reads a cookie, which browsers also send along for foreign pages: those are refused."""
+    view.with_cookie = True
+    return view
 
 
 def admin_when(parameter, value):
@@ -101,44 +124,48 @@ def admin_when(parameter, value):
     return decorator
 
 
-def admit(view, authorization, query, tokens):
-    """The Caller, or None, when `view` is open to them; raises Unauthenticated or AccessDenied."""
+def admit(view, caller, token_fault, query):
+    """Raise Unauthenticated or AccessDenied unless `view` is open to the Caller, or to None: nobody in particular.
+
+    token_fault: why a token that was sent gave no Caller. A public view ignores it.
+    """
     needs = view.access
     if hasattr(view, "admin_when"):
         parameter, value = view.admin_when
         if value in query.getlist(parameter):
             needs = ADMIN
-    try:
-        caller = tokens.caller(authorization)
-    except Unauthenticated:
-        if needs == PUBLIC:
-            return None
-        raise
     if needs != PUBLIC and caller is None:
-        raise Unauthenticated
+        raise Unauthenticated(token_fault)
     if needs == ADMIN and not caller.is_admin:
         raise AccessDenied
-    return caller
 
 
 class Origins:
     """The origins whose pages may use cookies and WebSockets: FRONTEND_URL's and ALLOWED_ORIGINS."""
 
     def __init__(self, config):
-        urls = [config.get("FRONTEND_URL") or "", *str(config.get("ALLOWED_ORIGINS") or "").split(",")]
-        self.allowed = {_origin(url) for url in urls if url.strip()}
+        urls = [*listed(config, "FRONTEND_URL"), *listed(config, "ALLOWED_ORIGINS")]
+        # What is no origin fits none: "" stands for a sandboxed page's "null", too.
+        self.allowed = {_origin(url) for url in urls} - {""}
+
+    def allow(self, origin):
+        """Whether it is one of them."""
+        return _origin(origin) in self.allowed
 
     def check(self, origin, host):
         """Raise ForeignOrigin unless there is none, or it is the same host's or an allowed one."""
-        if origin is None or _origin(origin) in self.allowed:
+        if origin is None or self.allow(origin):
             return
         if not host or _origin(origin).partition("://")[2] != host.lower():
             raise ForeignOrigin
 
 
 def _origin(url):
+    """As browsers send it: without the scheme's own port."""
     try:
         parts = urlsplit(url.strip().lower())
+        default_port = {"http": 80, "https": 443}.get(parts.scheme) == parts.port
     except ValueError:
         return ""
-    return f"{parts.scheme}://{parts.netloc}" if parts.netloc else ""
+    host = parts.netloc.rpartition(":")[0] if default_port else parts.netloc
+    return f"{parts.scheme}://{host}" if host else ""

@@ -52,6 +52,18 @@ class UnsupportedBody(Exception):
     """The body is not said to be JSON."""
 
 
+class RateLimited(Exception):
+    """limit: its name. quota: requests in its window."""
+
+    def __init__(self, limit, quota, retry_after_seconds):
+        super().__init__(limit, quota, retry_after_seconds)
+        self.limit, self.quota, self.retry_after_seconds = limit, quota, retry_after_seconds
+
+
+class Overloaded(Exception):
+    """There are as many requests, or sockets, as we can work on."""
+
+
 class NotReady(Exception):
     """No service answers."""
 
@@ -73,12 +85,20 @@ class Problem:
 PROBLEMS = {
     shop.InvalidInput: Problem(422, "invalid-input", "Some values are missing, malformed or out of bounds."),
     shop.InvalidCredentials: Problem(401, "invalid-credentials", "The address or the password is wrong."),
+    shop.InvalidSession: Problem(401, "invalid-session", "The session is over: log in again."),
+    shop.InvalidToken: Problem(400, "invalid-token", "This link was used already or is too old: ask for a new one."),
+    shop.TooManyFailures: Problem(
+        429, "too-many-failures", "Too many logins have failed: try again in {retry_after_seconds} s."
+    ),
+    shop.SignInRefused: Problem(400, "sign-in-refused", "{reason}"),
+    shop.AccountDisabled: Problem(403, "account-disabled", "This account is disabled."),
     shop.NotAllowed: Problem(403, "not-allowed", "You may not do this."),
     shop.NotFound: Problem(404, "not-found", "There is no such thing."),
     shop.UserNotFound: Problem(404, "user-not-found", "There is no such user."),
     shop.ProductNotFound: Problem(404, "product-not-found", "There is no product {product_id}."),
     shop.OrderNotFound: Problem(404, "order-not-found", "There is no order {order_id}."),
     shop.NotificationNotFound: Problem(404, "notification-not-found", "There is no notification {notification_id}."),
+    shop.SessionNotFound: Problem(404, "session-not-found", "There is no session {session_id}."),
     shop.Conflict: Problem(409, "conflict", "The state of things stands against this."),
     shop.Taken: Problem(409, "taken", "This {field} is taken."),
     shop.InsufficientStock: Problem(
@@ -87,14 +107,23 @@ PROBLEMS = {
     shop.PriceChanged: Problem(409, "price-changed", "Product {product_id} costs {current} now, no longer {given}."),
     shop.IllegalTransition: Problem(409, "illegal-transition", "What is {old_status} can't become {new_status}."),
     shop.NotFailed: Problem(409, "not-failed", "Only a failed notification can be tried again; this one is {status}."),
+    shop.MailNotNeeded: Problem(
+        409, "mail-not-needed", "This mail is not needed any more: the account is gone, disabled or verified already."
+    ),
     shop.RequestInFlight: Problem(
         409, "request-in-flight", "The first request with this Idempotency-Key has not finished yet."
+    ),
+    shop.LastAdmin: Problem(409, "last-admin", "This is the last admin: make somebody else one first."),
+    shop.UnprovenAddress: Problem(
+        409, "unproven-address", "The provider does not vouch for your address: register, or log in with the password."
     ),
     shop.StaleVersion: Problem(412, "stale-version", "If-Match has version {given}, but {current} holds."),
     shop.KeyReused: Problem(422, "key-reused", "This Idempotency-Key was used with another body."),
     shop.Unavailable: Problem(503, "service-unavailable", "A service is down; nothing was changed.", 2),
     shop.ProductsUnavailable: Problem(503, "service-unavailable", "The catalogue is down; nothing was ordered.", 2),
     shop.ProductsTimeout: Problem(504, "timeout", "The catalogue did not answer in time; nothing was ordered.", 2),
+    shop.NotConfigured: Problem(503, "not-configured", "No sign-in provider is set up here."),
+    shop.SignInProviderAway: Problem(502, "sign-in-provider-away", "The sign-in provider does not answer.", 5),
     ServiceUnavailable: Problem(503, "service-unavailable", "A service is down.", 2),
     RpcTimeout: Problem(504, "timeout", "A service did not answer in time. What was asked of it may have happened.", 2),
     NotReady: Problem(503, "not-ready", "No service answers.", 2),
@@ -102,6 +131,10 @@ PROBLEMS = {
     AccessDenied: Problem(403, "access-denied", "Your role does not allow this."),
     ForeignOrigin: Problem(403, "foreign-origin", "This origin is not one of the shop's."),
     MalformedRequest: Problem(400, "malformed-request", "{reason}"),
+    RateLimited: Problem(
+        429, "rate-limited", "The limit {limit} is {quota} requests a minute: go on in {retry_after_seconds} s."
+    ),
+    Overloaded: Problem(503, "overloaded", "Too much is going on here just now.", 1),
     UnsupportedBody: Problem(415, "unsupported-media-type", "Send JSON, as application/json."),
     RemoteProtocolError: Problem(400, "malformed-request", "The WebSocket handshake can't be read."),
     NoWebSocketServer: Problem(400, "malformed-request", "The WebSocket handshake can't be read."),
@@ -114,7 +147,7 @@ PROBLEMS = {
 }
 
 # Classes whose fields are meant for the client.
-SPEAKING = (shop.ShopError, ServiceUnavailable, RpcTimeout)
+SPEAKING = (shop.ShopError, ServiceUnavailable, RpcTimeout, RateLimited)
 
 
 def problem_of(error_class):
@@ -124,6 +157,11 @@ def problem_of(error_class):
 
 def answer(error):
     """The HTTP response that says what went wrong."""
+    return refusal(error, request)
+
+
+def refusal(error, request):
+    """The same outside of Flask. It is a WSGI app."""
     problem = problem_of(type(error))
     if problem is PROBLEMS[Exception]:
         logger.error("unexpected error", exc_info=error)
@@ -137,14 +175,14 @@ def answer(error):
         "instance": request.path,
         "request_id": request.environ.get("request_id"),
     }
-    headers = list(_headers(error, problem))
+    headers = [("Cache-Control", "no-store"), *_headers(error, problem)]
     return Response(json.dumps(body, default=str), problem.status, headers, content_type=PROBLEM_JSON)
 
 
 def _headers(error, problem):
     if isinstance(error, Unauthenticated) and error.reason:
         yield "WWW-Authenticate", f'Bearer error="invalid_token", error_description="{error.reason}"'
-    elif isinstance(error, (Unauthenticated, shop.InvalidCredentials)):
+    elif isinstance(error, (Unauthenticated, shop.InvalidCredentials, shop.InvalidSession)):
         yield "WWW-Authenticate", "Bearer"
     if isinstance(error, http.MethodNotAllowed) and error.valid_methods:
         yield "Allow", ", ".join(sorted(error.valid_methods))

@@ -29,6 +29,7 @@ from contracts.errors import (
     InvalidSession,
     LastAdmin,
     MailNotNeeded,
+    NotAllowed,
     NotConfigured,
     SessionNotFound,
     SignInProviderAway,
@@ -37,6 +38,7 @@ from contracts.errors import (
     UserNotFound,
 )
 from contracts.events import UserPasswordResetRequested, UserRegistered, UserVerificationRequested
+from contracts.production import demo_settings
 from contracts.schemas import (
     AddressVerification,
     Login,
@@ -143,7 +145,7 @@ class Tokens(DependencyProvider):
 class Users:
     name = "users"
 
-    production = Production()
+    production = Production(demo_settings)
     db = Database(answers=Answer)
     outbox = Outbox(OutboxEntry, events=[UserRegistered, UserVerificationRequested, UserPasswordResetRequested])
     bell = Bell()
@@ -201,14 +203,19 @@ class Users:
 
     @rpc
     @once
-    def update_user(self, session, user_id, **changes):
+    def update_user(self, session, user_id, admin_id=None, **changes):
         """Change an account's role, or disable or enable it, and return it.
 
         A new role, or being disabled, ends the account's sessions; access tokens live on for 15 minutes at most.
-        Raises UserNotFound, InvalidInput, LastAdmin.
+        admin_id: who asks, None for an operator. Raises UserNotFound, InvalidInput, LastAdmin, and NotAllowed for
+        who is no admin any more: with the rest of a token nobody must give themselves their rights back.
         """
         changes = load(UserChanges(), changes)
         _let_admins_change_one_by_one(session)
+        if admin_id is not None:
+            admin = session.get(User, load_id(admin_id, "admin_id"))
+            if admin is None or admin.role != "admin" or not admin.is_active:
+                raise NotAllowed
         return self._change(session, _find(session, user_id, lock=True), changes)
 
     @rpc

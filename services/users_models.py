@@ -38,7 +38,8 @@ MAX_SESSIONS = 50
 SIGN_IN_LIFE = timedelta(minutes=10)
 VERIFICATION, RESET = "email_verification", "password_reset"
 MAILED_TOKEN_LIFE = {VERIFICATION: timedelta(hours=24), RESET: timedelta(minutes=30)}
-MAILED_TOKENS_EACH = 5
+# More than a stranger can have mailed while the first is good, at one a minute.
+MAX_MAILED_TOKENS = 100
 FAILURE_WINDOW = timedelta(minutes=15)
 # From so many failures on a login has to wait: of one account from one address, and of an address in all.
 ACCOUNT_FAILURES, ADDRESS_FAILURES = 6, 100
@@ -269,7 +270,7 @@ class MailedToken(Base):
     def new(cls, session, user, purpose):
         """A token in the place of the oldest: of a mail that is tried for a day, few are good at a time."""
         alike = (cls.user_id == user.id, cls.purpose == purpose)
-        newest = select(cls.token_hash).where(*alike).order_by(cls.expires_at.desc()).limit(MAILED_TOKENS_EACH - 1)
+        newest = select(cls.token_hash).where(*alike).order_by(cls.expires_at.desc()).limit(MAX_MAILED_TOKENS - 1)
         session.execute(delete(cls).where(*alike, cls.token_hash.not_in(newest)))
         token = secrets.token_urlsafe(32)
         expires_at = func.now() + MAILED_TOKEN_LIFE[purpose]

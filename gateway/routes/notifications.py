@@ -1,10 +1,11 @@
 from flask import current_app, g, request
 from flask_sock import Sock
 
-from contracts.errors import NotFailed, NotificationNotFound
+from contracts.errors import MailNotNeeded, NotFailed, NotificationNotFound
 from contracts.schemas import ReadMark
+from gateway.addresses import neighbourhood
 from gateway.api import Blueprint
-from gateway.auth import admin_when, public, user
+from gateway.auth import admin_when, owner, owner_or_admin, public, user
 from gateway.live import WholeSocket
 from gateway.schemas import NotificationPageView, NotificationQuery, NotificationView
 
@@ -24,7 +25,7 @@ def list_notifications(query):
 
 
 @blp.route("/notifications/<id:notification_id>")
-@user
+@owner_or_admin
 @blp.response(200, NotificationView)
 @blp.problems(NotificationNotFound)
 def get_notification(notification_id):
@@ -33,7 +34,7 @@ def get_notification(notification_id):
 
 
 @blp.route("/notifications/<id:notification_id>", methods=["PATCH"])
-@user
+@owner
 @blp.arguments(ReadMark)
 @blp.response(200, NotificationView)
 @blp.problems(NotificationNotFound)
@@ -43,9 +44,9 @@ def mark_read(mark, notification_id):
 
 
 @blp.route("/notifications/retry/<id:notification_id>", methods=["POST"])
-@user
+@owner_or_admin
 @blp.response(200, NotificationView)
-@blp.problems(NotificationNotFound, NotFailed)
+@blp.problems(NotificationNotFound, NotFailed, MailNotNeeded)
 def retry_notification(notification_id):
     """Send a failed notification again."""
     return g.shop.notifications.retry_notification(notification_id=notification_id, user_id=g.caller.own)
@@ -55,13 +56,20 @@ def retry_notification(notification_id):
 @public
 def feed(ws):
     live, tokens = current_app.extensions["live"], current_app.extensions["tokens"]
-    live.serve(ws, tokens, request.headers.get("Authorization"))
+    live.serve(ws, tokens, request.headers.get("Authorization"), _address())
+
+
+def _address():
+    return neighbourhood(request.environ["client_address"])
 
 
 @sock.bp.before_request
 def prepare_upgrade():
     """Refuse foreign pages while an HTTP answer is still possible, and give the socket to two senders."""
     current_app.extensions["origins"].check(request.headers.get("Origin"), request.headers.get("Host"))
+    current_app.extensions["live"].refuse_when_full(_address())
     # Compression would cost each socket 300 kB, and lets a small message unpack to a huge one.
     request.environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)
-    request.environ["eventlet.input"] = WholeSocket(request.environ["eventlet.input"].get_socket())
+    request.environ["eventlet.input"] = WholeSocket(
+        request.environ["eventlet.input"].get_socket(), request.environ["answer_headers"]
+    )

@@ -17,24 +17,22 @@ from contracts.errors import (
 )
 from contracts.schemas import OrderRequest, StatusChange
 from gateway.api import Blueprint
-from gateway.auth import admin_when, user
+from gateway.auth import admin_when, owner_or_admin, user
 from gateway.schemas import OrderQuery, OrderView
 
 blp = Blueprint("orders", __name__, description="Orders")
 
 IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"},
     "description": "A repeat with the same key and body answers with the first order.",
 }
-LOCATION = {"Location": {"schema": {"type": "string"}}}
-TOTAL_COUNT = {"X-Total-Count": {"description": "how many there are in all", "schema": {"type": "integer"}}}
 
 
 @blp.route("/orders", methods=["POST"])
 @user
 @blp.arguments(OrderRequest)
-@blp.response(201, OrderView, headers=LOCATION)
+@blp.response(201, OrderView, headers=["Location"])
 @blp.takes(IDEMPOTENCY_KEY)
 @blp.problems(ProductNotFound, InsufficientStock, PriceChanged, RequestInFlight, KeyReused)
 def create_order(order):
@@ -52,7 +50,7 @@ def create_order(order):
 @user
 @admin_when("all", "true")
 @blp.arguments(OrderQuery, location="query")
-@blp.response(200, OrderView(many=True), headers=TOTAL_COUNT)
+@blp.response(200, OrderView(many=True), headers=["X-Total-Count"])
 def list_orders(query):
     """The caller's orders, newest first; with all=true everybody's.
 
@@ -65,7 +63,7 @@ def list_orders(query):
 
 
 @blp.route("/orders/<id:order_id>")
-@user
+@owner_or_admin
 @blp.response(200, OrderView)
 @blp.problems(OrderNotFound)
 def get_order(order_id):
@@ -74,7 +72,7 @@ def get_order(order_id):
 
 
 @blp.route("/orders/<id:order_id>/status", methods=["PATCH"])
-@user
+@owner_or_admin
 @blp.arguments(StatusChange)
 @blp.response(200, OrderView)
 @blp.problems(OrderNotFound, NotAllowed, IllegalTransition)

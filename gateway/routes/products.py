@@ -12,8 +12,14 @@ from gateway.schemas import CategoryView, ProductPageView, ProductQuery, Product
 
 blp = Blueprint("products", __name__, description="The catalogue")
 
-IF_MATCH = {"name": "If-Match", "schema": {"type": "string"}, "description": "the ETag that was read"}
-ETAG = {"ETag": {"description": '`"<version>-<hash>"`', "schema": {"type": "string"}}}
+TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
+TAGS = rf"{TAG}(?:\s*,\s*{TAG})*"
+IF_MATCH = {
+    "name": "If-Match",
+    "schema": {"type": "string", "pattern": rf"^(?:\*|{TAGS})$"},
+    "example": '"3-0123456789abcdef"',
+    "description": "the ETag that was read",
+}
 IF_NONE_MATCH = {"name": "If-None-Match", "schema": {"type": "string"}}
 
 
@@ -21,7 +27,8 @@ IF_NONE_MATCH = {"name": "If-None-Match", "schema": {"type": "string"}}
 @public
 @admin_when("is_active", "false")
 @blp.arguments(ProductQuery, location="query")
-@blp.response(200, ProductPageView, headers=ETAG)
+@blp.response(200, ProductPageView, headers=["ETag"])
+@blp.alt_response(304, success=True, headers=["ETag"])
 @blp.takes(IF_NONE_MATCH)
 def list_products(query):
     """A page of the catalogue. `name` finds parts of names."""
@@ -30,7 +37,8 @@ def list_products(query):
 
 @blp.route("/products/categories")
 @public
-@blp.response(200, CategoryView(many=True), headers=ETAG)
+@blp.response(200, CategoryView(many=True), headers=["ETag"])
+@blp.alt_response(304, success=True, headers=["ETag"])
 @blp.takes(IF_NONE_MATCH)
 def list_categories():
     """The categories, each with how many products it has."""
@@ -39,7 +47,8 @@ def list_categories():
 
 @blp.route("/products/<id:product_id>")
 @public
-@blp.response(200, ProductView, headers=ETAG)
+@blp.response(200, ProductView, headers=["ETag"])
+@blp.alt_response(304, success=True, headers=["ETag"])
 @blp.takes(IF_NONE_MATCH)
 @blp.problems(ProductNotFound)
 def get_product(product_id):
@@ -56,7 +65,7 @@ def get_product(product_id):
 @blp.route("/products", methods=["POST"])
 @admin
 @blp.arguments(ProductRequest)
-@blp.response(201, ProductView, headers=ETAG)
+@blp.response(201, ProductView, headers=["ETag", "Location"])
 @blp.problems(Taken)
 def create_product(product):
     """Add a product."""
@@ -67,7 +76,7 @@ def create_product(product):
 @blp.route("/products/<id:product_id>", methods=["PUT"])
 @admin
 @blp.arguments(ProductReplacement)
-@blp.response(200, ProductView, headers=ETAG)
+@blp.response(200, ProductView, headers=["ETag"])
 @blp.takes(IF_MATCH)
 @blp.problems(ProductNotFound, Taken, StaleVersion)
 def replace_product(product, product_id):
@@ -80,7 +89,7 @@ def replace_product(product, product_id):
 @blp.route("/products/<id:product_id>", methods=["PATCH"])
 @admin
 @blp.arguments(ProductChanges(partial=True))
-@blp.response(200, ProductView, headers=ETAG)
+@blp.response(200, ProductView, headers=["ETag"])
 @blp.takes(IF_MATCH)
 @blp.problems(ProductNotFound, Taken, StaleVersion)
 def update_product(changes, product_id):
@@ -93,7 +102,7 @@ def update_product(changes, product_id):
 @blp.route("/products/<id:product_id>/stock", methods=["PATCH"])
 @admin
 @blp.arguments(StockChange)
-@blp.response(200, ProductView, headers=ETAG)
+@blp.response(200, ProductView, headers=["ETag"])
 @blp.problems(ProductNotFound, InsufficientStock)
 def set_stock(change, product_id):
     """Set the stock, or change it by `delta`."""
@@ -136,8 +145,7 @@ def _expected_version(product_id):
     header = request.headers.get("If-Match", "*").strip()
     if header == "*":
         return None
-    tag = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
-    if not re.fullmatch(rf"{tag}(\s*,\s*{tag})*", header):
+    if not re.fullmatch(TAGS, header):
         raise MalformedRequest('If-Match must be a list of tags like "3-0123456789abcdef", or *.')
     # A tag that is none of ours fits no version.
     versions = {int(number or 0) for number in re.findall(r'"(?:([0-9]{1,9})-)?[^"]*"', header)}

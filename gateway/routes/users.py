@@ -1,33 +1,67 @@
 from flask import g
 
-from contracts.errors import InvalidCredentials, Taken, UserNotFound
-from contracts.schemas import Credentials, UserRegistration
+from contracts.errors import InvalidToken, LastAdmin, NotAllowed, SessionNotFound, Taken, TooManyFailures, UserNotFound
+from contracts.schemas import (
+    AddressVerification,
+    PasswordChange,
+    PasswordReset,
+    PasswordResetRequest,
+    Profile,
+    UserChanges,
+    UserRegistration,
+)
+from gateway import cookies
 from gateway.api import Blueprint
-from gateway.auth import public, user
+from gateway.auth import admin, owner, public, user, with_cookie
 from gateway.errors import Unauthenticated
-from gateway.schemas import TokenView, UserView
+from gateway.limits import limited
+from gateway.schemas import AcceptedView, SessionView, UserPageView, UserQuery, UserView
 
 blp = Blueprint("users", __name__, description="Accounts")
 
 
 @blp.route("/users/register", methods=["POST"])
 @public
+@limited("register")
 @blp.arguments(UserRegistration)
 @blp.response(201, UserView)
 @blp.problems(Taken)
 def register(registration):
-    """Open an account."""
+    """Open an account. A mail asks to prove the address."""
     return g.shop.users.register(**registration)
 
 
-@blp.route("/users/login", methods=["POST"])
+@blp.route("/users/password-reset", methods=["POST"])
 @public
-@blp.arguments(Credentials)
-@blp.response(200, TokenView)
-@blp.problems(InvalidCredentials)
-def login(credentials):
-    """Get an access token for an address and a password."""
-    return g.shop.users.login(**credentials)
+@limited("reset")
+@blp.arguments(PasswordResetRequest)
+@blp.response(202, AcceptedView)
+def request_password_reset(request):
+    """Have a link for a new password mailed, if there is such an account: the answer doesn't tell."""
+    g.shop.users.request_password_reset(**request)
+    return {"detail": "If this address has an account, a mail with a link is on its way to it."}
+
+
+@blp.route("/users/password-reset/confirm", methods=["POST"])
+@public
+@limited("reset")
+@blp.arguments(PasswordReset)
+@blp.response(204)
+@blp.problems(InvalidToken)
+def reset_password(reset):
+    """Set a new password with the token of the mail's link. All sessions of the account end."""
+    g.shop.users.reset_password(**reset)
+
+
+@blp.route("/users/verify-email", methods=["POST"])
+@public
+@limited("reset")
+@blp.arguments(AddressVerification)
+@blp.response(204)
+@blp.problems(InvalidToken)
+def verify_email(verification):
+    """Prove the account's address with the token of the mail's link."""
+    g.shop.users.verify_email(**verification)
 
 
 @blp.route("/users/me")
@@ -39,3 +73,74 @@ def me():
         return g.shop.users.get_user(user_id=g.caller.user_id)
     except UserNotFound:
         raise Unauthenticated("The account is gone.") from None
+
+
+@blp.route("/users/me", methods=["PATCH"])
+@user
+@blp.arguments(Profile)
+@blp.response(200, UserView)
+@blp.problems(Taken, UserNotFound)
+def update_profile(profile):
+    """Change the caller's name."""
+    return g.shop.users.update_profile(user_id=g.caller.user_id, **profile)
+
+
+@blp.route("/users/me/password", methods=["POST"])
+@user
+@limited("login")
+@blp.arguments(PasswordChange)
+@blp.response(204)
+@blp.problems(TooManyFailures, UserNotFound)
+def change_password(change):
+    """Set a new password. All sessions of the account end, this one among them."""
+    g.shop.users.change_password(user_id=g.caller.user_id, **change, client_address=g.client["client_address"])
+
+
+@blp.route("/users/me/verification", methods=["POST"])
+@user
+@limited("reset")
+@blp.response(202, AcceptedView)
+@blp.problems(UserNotFound)
+def request_verification():
+    """Have the mail that asks to prove the address sent once more; an address that is proven gets none."""
+    g.shop.users.request_verification(user_id=g.caller.user_id)
+    return {"detail": "Unless your address is proven already, a mail with a link is on its way to it."}
+
+
+@blp.route("/users/me/sessions")
+@user
+@with_cookie
+@blp.reads(cookies.REFRESH, needed=False)
+@blp.response(200, SessionView(many=True))
+def list_sessions():
+    """Where the caller is logged in, last used first. `current` is the session of the cookie."""
+    return g.shop.users.list_sessions(user_id=g.caller.user_id, refresh_token=cookies.read(cookies.REFRESH))
+
+
+@blp.route("/users/me/sessions/<id:session_id>", methods=["DELETE"])
+@owner
+@with_cookie
+@blp.response(204)
+@blp.problems(SessionNotFound)
+def end_session(session_id):
+    """Log one of the caller's devices out: it gets no new access token. The one that it has expires soon."""
+    g.shop.users.end_session(user_id=g.caller.user_id, session_id=session_id)
+
+
+@blp.route("/users")
+@admin
+@blp.arguments(UserQuery, location="query")
+@blp.response(200, UserPageView)
+def list_users(query):
+    """All accounts, by id. q: a part of the address or the name."""
+    return g.shop.users.list_users(**query)
+
+
+@blp.route("/users/<id:user_id>", methods=["PATCH"])
+@admin
+@blp.arguments(UserChanges)
+@blp.response(200, UserView)
+@blp.problems(UserNotFound, LastAdmin, NotAllowed)
+def update_user(changes, user_id):
+    """Change an account's role, or disable or enable it. Either ends its sessions."""
+    return g.shop.users.update_user(user_id=user_id, admin_id=g.caller.user_id, **changes)

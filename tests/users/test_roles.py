@@ -1,7 +1,7 @@
 import jwt
 import pytest
 
-from contracts.errors import InvalidCredentials, InvalidInput, LastAdmin, Taken, UserNotFound
+from contracts.errors import InvalidCredentials, InvalidInput, LastAdmin, NotAllowed, Taken, UserNotFound
 from services.users import Users
 from tests.factories import an_account
 from tests.shop import refusal_of
@@ -99,6 +99,19 @@ def test_two_admins_cannot_remove_each_other_at_once(own_shop, two_admins):
     refusals = [type(refusal_of(call)) for call in calls]
 
     assert sorted(refusal.__name__ for refusal in refusals) == ["LastAdmin", "NoneType"]
+
+
+@pytest.mark.parametrize("end", ({"role": "customer"}, {"is_active": False}))
+def test_who_is_no_admin_any_more_gives_nobody_rights(own_shop, two_admins, end):
+    """Their access token says for a while that they are."""
+    first, second = two_admins
+    own_shop.rpc.users.update_user(user_id=first["id"], admin_id=second["id"], **end)
+
+    for user in (first, own_shop.rpc.users.register(**an_account())):
+        with pytest.raises(NotAllowed):
+            own_shop.rpc.users.update_user(user_id=user["id"], admin_id=first["id"], role="admin", is_active=True)
+
+    assert own_shop.rpc.users.list_users(role="admin")["total"] == (2 if "is_active" in end else 1)
 
 
 # Looking them up

@@ -1,0 +1,115 @@
+"""Logging in and out. The refresh token travels in its cookie alone, the access token never in a query."""
+
+import hmac
+
+from flask import Response, current_app, g, jsonify
+from marshmallow import EXCLUDE
+
+from contracts.errors import (
+    AccountDisabled,
+    InvalidCredentials,
+    InvalidSession,
+    NotConfigured,
+    SignInProviderAway,
+    SignInRefused,
+    TooManyFailures,
+    UnprovenAddress,
+)
+from contracts.schemas import Credentials
+from gateway import cookies
+from gateway.api import Blueprint
+from gateway.auth import public, with_cookie
+from gateway.limits import limited
+from gateway.schemas import SignInQuery, TokenView
+
+blp = Blueprint("auth", __name__, description="Logging in and out")
+
+
+@blp.route("/users/login", methods=["POST"])
+@public
+@with_cookie
+@limited("login")
+@blp.arguments(Credentials)
+@blp.response(200, TokenView, headers=["Set-Cookie"])
+@blp.problems(InvalidCredentials, TooManyFailures)
+def login(credentials):
+    """Get an access token, and the cookie that refreshes it, for an address and a password."""
+    return _keep_session(g.shop.users.login(**credentials, **g.client))
+
+
+@blp.route("/auth/refresh", methods=["POST"])
+@public
+@with_cookie
+@limited("refresh")
+@blp.reads(cookies.REFRESH, needed=True)
+@blp.response(200, TokenView, headers=["Set-Cookie"])
+@blp.problems(InvalidSession)
+def refresh():
+    """Get a new access token for the cookie, which is replaced. A cookie that was used before ends its session."""
+    refresh_token = cookies.read(cookies.REFRESH)
+    if not refresh_token:
+        raise InvalidSession
+    return _keep_session(g.shop.users.refresh(refresh_token=refresh_token))
+
+
+@blp.route("/auth/logout", methods=["POST"])
+@public
+@with_cookie
+@blp.reads(cookies.REFRESH, needed=False)
+@blp.response(204, headers=["Set-Cookie"])
+def logout():
+    """End the cookie's session. An access token that is out already holds until it expires, 15 minutes at most."""
+    refresh_token = cookies.read(cookies.REFRESH)
+    if refresh_token:
+        g.shop.users.logout(refresh_token=refresh_token)
+    cookies.drop(cookies.REFRESH)
+
+
+@blp.route("/auth/providers")
+@public
+@blp.response(200, {"type": "array", "items": {"type": "string", "enum": ["google"]}})
+def providers():
+    """Where else one can sign in."""
+    return jsonify(["google"] if current_app.config["GOOGLE_CLIENT_ID"] else [])
+
+
+@blp.route("/auth/google")
+@public
+@limited("login")
+@blp.response(302, headers=["Location", "Set-Cookie"])
+@blp.problems(NotConfigured, SignInProviderAway)
+def google():
+    """Go and sign in at Google."""
+    sign_in = g.shop.users.google_sign_in_url()
+    cookies.keep(cookies.SIGN_IN, sign_in["state"])
+    return _go_to(sign_in["url"])
+
+
+@blp.route("/auth/google/callback")
+@public
+@limited("login")
+@blp.arguments(SignInQuery, location="query", unknown=EXCLUDE)
+@blp.reads(cookies.SIGN_IN, needed=True)
+@blp.response(302, headers=["Location", "Set-Cookie"])
+@blp.problems(SignInRefused, SignInProviderAway, NotConfigured, UnprovenAddress, AccountDisabled)
+def google_callback(query):
+    """Come back from Google: on to the storefront, with the access token in the fragment."""
+    expected = cookies.read(cookies.SIGN_IN) or ""
+    if not expected or not hmac.compare_digest(expected.encode(), query["state"].encode()):
+        raise SignInRefused("This sign-in did not begin in this browser: begin it here.")
+    cookies.drop(cookies.SIGN_IN)
+    if not query["code"]:
+        raise SignInRefused("The provider did not sign you in: begin anew.")
+    tokens = _keep_session(g.shop.users.google_sign_in(code=query["code"], state=query["state"], **g.client))
+    return _go_to(f"{current_app.config['FRONTEND_URL']}/auth/callback#token={tokens['access_token']}")
+
+
+def _go_to(url):
+    """Flask's redirect would put the address, which may hold a token, into a page as well."""
+    return Response(status=302, headers={"Location": url})
+
+
+def _keep_session(tokens):
+    """What the body says of them; the refresh token goes into its cookie."""
+    cookies.keep(cookies.REFRESH, tokens.pop("refresh_token"))
+    return tokens

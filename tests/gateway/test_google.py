@@ -1,0 +1,191 @@
+from http.cookies import SimpleCookie
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+import jwt
+import pytest
+import requests
+
+from tests.factories import an_account
+
+from .conftest import problem
+
+STATE = "forage_sign_in"
+
+
+@pytest.fixture
+def browser(shop):
+    """Follows no redirect: the test looks where each leads."""
+
+    class Browser(requests.Session):
+        def go(self, path, **query):
+            return self.get(f"{shop.url}{path}?{urlencode(query)}", allow_redirects=False, timeout=15)
+
+        def begin(self):
+            return self.go("/auth/google").headers["Location"]
+
+    return Browser()
+
+
+def cookies_set_by(answer):
+    cookies = SimpleCookie()
+    for name, value in answer.raw.headers.items():
+        if name == "Set-Cookie":
+            cookies.load(value)
+    return cookies
+
+
+def test_a_browser_goes_to_the_provider_and_comes_back_as_somebody(shop, browser, sign_in_provider):
+    email = an_account()["email"]
+    start = browser.go("/auth/google")
+    code, state = sign_in_provider.log_in(start.headers["Location"], email=email)
+
+    back = browser.go("/auth/google/callback", code=code, state=state, scope="openid email", authuser="0")
+
+    assert (start.status_code, back.status_code) == (302, 302)
+    place, _, fragment = back.headers["Location"].partition("#")
+    assert place == "http://shop.example:8080/auth/callback"
+    [(name, token)] = [fragment.split("=")]
+    assert name == "token"
+    me = requests.get(f"{shop.url}/users/me", headers={"Authorization": f"Bearer {token}"}).json()
+    assert me["email"] == email
+    assert browser.post(f"{shop.url}/auth/refresh").status_code == 200
+    assert back.headers["Cache-Control"] == "no-store"
+
+
+def test_the_way_to_the_provider_says_what_openid_connect_wants(browser, sign_in_provider):
+    url = browser.begin()
+
+    query = {name: value for name, [value] in parse_qs(urlsplit(url).query).items()}
+    assert url.startswith(sign_in_provider.issuer)
+    assert query["response_type"] == "code"
+    assert query["client_id"] == "forage-tests"
+    assert query["redirect_uri"] == "http://localhost:8080/api/auth/google/callback"
+    assert query["code_challenge_method"] == "S256"
+    assert "openid" in query["scope"].split()
+    assert all(len(query[name]) >= 43 for name in ("state", "nonce", "code_challenge"))
+    again = parse_qs(urlsplit(browser.begin()).query)
+    assert not {query[name] for name in ("state", "nonce", "code_challenge")} & {
+        again[name][0] for name in ("state", "nonce", "code_challenge")
+    }
+
+
+def test_the_state_is_in_a_cookie_that_comes_back_from_the_provider(browser):
+    answer = browser.go("/auth/google")
+
+    cookie = cookies_set_by(answer)[STATE]
+    assert cookie.value == parse_qs(urlsplit(answer.headers["Location"]).query)["state"][0]
+    assert (cookie["samesite"], cookie["path"], cookie["max-age"]) == ("Lax", "/", "600")
+    assert cookie["httponly"]
+
+
+def test_the_state_cookie_is_gone_after_its_use(browser, sign_in_provider):
+    code, state = sign_in_provider.log_in(browser.begin(), email=an_account()["email"])
+
+    answer = browser.go("/auth/google/callback", code=code, state=state)
+
+    assert cookies_set_by(answer)[STATE]["max-age"] == "0"
+    assert STATE not in browser.cookies
+
+
+@pytest.mark.parametrize("tampered", ("", "another state", "é", None))
+def test_a_state_that_is_not_the_cookies_is_refused(browser, sign_in_provider, tampered):
+    code, state = sign_in_provider.log_in(browser.begin(), email=an_account()["email"])
+    query = {"code": code, "state": tampered} if tampered is not None else {"code": code}
+
+    answer = browser.go("/auth/google/callback", **query)
+
+    assert answer.status_code == 400
+    assert problem(answer)["type"] == "sign-in-refused"
+    assert browser.go("/auth/google/callback", code=code, state=state).status_code == 302, "it is not spent"
+
+
+def test_a_state_without_its_cookie_is_refused(shop, browser, sign_in_provider):
+    """Else a link could sign its reader in as somebody else."""
+    code, state = sign_in_provider.log_in(browser.begin(), email=an_account()["email"])
+
+    answer = requests.get(f"{shop.url}/auth/google/callback", params={"code": code, "state": state})
+
+    assert answer.status_code == 400
+
+
+def test_who_declines_at_the_provider_is_told_so(browser):
+    state = parse_qs(urlsplit(browser.begin()).query)["state"][0]
+
+    answer = browser.go("/auth/google/callback", error="access_denied", state=state)
+
+    assert answer.status_code == 400
+    assert problem(answer)["type"] == "sign-in-refused"
+
+
+def test_a_code_is_good_once(browser, sign_in_provider):
+    code, state = sign_in_provider.log_in(browser.begin(), email=an_account()["email"])
+    browser.go("/auth/google/callback", code=code, state=state)
+    browser.begin()
+    fresh_state = browser.cookies[STATE]
+
+    assert browser.go("/auth/google/callback", code=code, state=state).status_code == 400
+    assert browser.go("/auth/google/callback", code=code, state=fresh_state).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "forge",
+    (
+        lambda provider: provider.leave_unsigned(),
+        lambda provider: provider.sign_with_the_public_key(),
+        lambda provider: provider.sign_with_another_key(),
+        lambda provider: provider.change_claims(aud="another client"),
+        lambda provider: provider.change_claims(iss="https://evil.example"),
+        lambda provider: provider.change_claims(nonce="another"),
+        lambda provider: provider.change_claims(exp=1),
+    ),
+    ids=("alg none", "HS256 with the public key", "another key", "audience", "issuer", "nonce", "expired"),
+)
+def test_a_forged_id_token_is_refused(browser, sign_in_provider, forge):
+    forge(sign_in_provider)
+    code, state = sign_in_provider.log_in(browser.begin(), email=an_account()["email"])
+
+    answer = browser.go("/auth/google/callback", code=code, state=state)
+
+    assert answer.status_code == 400
+    assert problem(answer)["type"] == "sign-in-refused"
+    assert "forage_refresh" not in browser.cookies
+
+
+def test_an_address_nobody_vouches_for_is_refused(browser, sign_in_provider):
+    code, state = sign_in_provider.log_in(browser.begin(), email=an_account()["email"], email_verified=False)
+
+    answer = browser.go("/auth/google/callback", code=code, state=state)
+
+    assert answer.status_code == 409
+    assert problem(answer)["type"] == "unproven-address"
+
+
+@pytest.mark.parametrize("ail", ("stop", "hang"))
+def test_a_provider_that_is_down_or_slow_is_a_502(browser, sign_in_provider, ail):
+    code, state = sign_in_provider.log_in(browser.begin(), email=an_account()["email"])
+    if ail == "stop":
+        sign_in_provider.stop()
+    else:
+        sign_in_provider.answer("/oauth2/token", sign_in_provider.hang)
+
+    answer = browser.go("/auth/google/callback", code=code, state=state)
+
+    # A call that takes 5 s is a 504.
+    assert answer.status_code == 502
+    assert problem(answer)["type"] == "sign-in-provider-away"
+
+
+def test_the_access_token_is_in_the_fragment_alone(browser, sign_in_provider):
+    code, state = sign_in_provider.log_in(browser.begin(), email=an_account()["email"])
+
+    answer = browser.go("/auth/google/callback", code=code, state=state)
+
+    location = answer.headers["Location"]
+    token = location.partition("#token=")[2]
+    assert answer.content == b""
+    assert jwt.decode(token, options={"verify_signature": False})["role"] == "customer"
+    assert token not in location.partition("#")[0]
+
+
+def test_who_else_one_can_sign_in_with_is_listed(shop, browser):
+    assert browser.go("/auth/providers").json() == ["google"]

@@ -4,11 +4,13 @@ import re
 
 from nameko.extensions import DependencyProvider
 
-LEAST_DISTINCT_CHARACTERS = 8
+# 80 bits. 16 random bytes in hex are never judged below 10^28.
+LEAST_GUESSES = 10**24
+MOST_CHARACTERS_JUDGED = 72
 EXAMPLE_WORDS = (
-    "(a|an|access|app|change|default|dev|development|do|example|for|forage|here|in|insecure|is|it|jwt|key|local|long|me|"
-    "my|not|now|only|password|placeholder|please|production|random|replace|secret|set|shop|signing|some|string|super|test|"
-    "testing|the|this|to|token|tokens|use|value|very|with|you|your)*"
+    "(a|access|an|app|at|bit|bits|byte|bytes|change|default|dev|development|do|example|for|forage|here|in|insecure|is|it|"
+    "jwt|key|least|local|long|me|more|my|not|now|of|only|or|password|placeholder|please|production|random|replace|secret|"
+    "set|shop|signing|some|string|super|test|testing|than|the|this|to|token|tokens|use|value|very|with|you|your)*"
 )
 
 
@@ -29,13 +31,13 @@ def secret(config, name, least_bytes, hint):
 
 
 def is_guessable(text):
-    """Whether it has few different characters, or repeats itself, or is made of the words that stand in examples."""
+    """Whether a patient guesser would come to it: repetitions, sequences, rows of keys, the words of examples."""
+    # Here, since its lists of words are large, and most processes have no secret to judge.
+    from zxcvbn import zxcvbn
+
     letters = re.sub("[^a-z]", "", text.lower())
-    return (
-        len(set(text)) < LEAST_DISTINCT_CHARACTERS
-        or re.fullmatch(r"(.{1,16}?)\1{2,}.{0,16}", text, re.DOTALL) is not None
-        or (letters != "" and re.fullmatch(EXAMPLE_WORDS, letters) is not None)
-    )
+    is_example = letters != "" and re.fullmatch(EXAMPLE_WORDS, letters) is not None
+    return is_example or zxcvbn(text[:MOST_CHARACTERS_JUDGED])["guesses"] < LEAST_GUESSES
 
 
 def integer(config, name, lowest, highest):

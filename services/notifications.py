@@ -37,6 +37,7 @@ from contracts.events import (
     UserRegistered,
     UserVerificationRequested,
 )
+from contracts.production import demo_settings
 from contracts.schemas import NotificationQuery, ReadMark, load, load_id
 from extensions.database import Database
 from extensions.errors import RpcTimeout, ServiceUnavailable
@@ -155,7 +156,7 @@ def _folder(event):
 class Notifications:
     name = "notifications"
 
-    production = Production()
+    production = Production(demo_settings)
     db = Database(answers=Answer)
     cluster = ClusterClient()
     hints = Hints()

@@ -31,6 +31,7 @@ from contracts.errors import (
     ReservationReleased,
 )
 from contracts.events import OrderAbandoned, OrderCreated, OrderLine, OrderStatusUpdated
+from contracts.production import demo_settings
 from contracts.schemas import OrderPlacement, OrderQuery, ReservationId, StatusChange, load, load_id
 from extensions.database import Database
 from extensions.errors import RpcTimeout, ServiceUnavailable
@@ -97,7 +98,7 @@ def event_fields(order):
 class Orders:
     name = "orders"
 
-    production = Production()
+    production = Production(demo_settings)
     db = Database(answers=Answer)
     outbox = Outbox(OutboxEntry, events=[OrderCreated, OrderStatusUpdated, OrderAbandoned])
     cluster = ClusterClient()

@@ -25,6 +25,7 @@ from contracts.errors import (
     Taken,
 )
 from contracts.events import OrderAbandoned, OrderCreated, OrderStatusUpdated, ProductChanged
+from contracts.production import demo_settings
 from contracts.schemas import (
     MAX_INT,
     ProductChanges,
@@ -130,7 +131,7 @@ def product_view(product):
 class Products:
     name = "products"
 
-    production = Production()
+    production = Production(demo_settings)
     db = Database(answers=Answer)
     cluster = ClusterClient()
     hints = Hints(interval_seconds=HINT_SECONDS)

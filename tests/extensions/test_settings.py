@@ -61,6 +61,11 @@ def test_a_long_and_varied_secret_is_taken(value):
         "Change-Me-Please-This-Is-Not-A-Secret",
         "your-jwt-secret-key-here-please-change-1234",
         "super_secret_jwt_signing_key_for_dev_123",
+        "your-256-bit-secret-your-256-bit-secret",
+        "0123456789abcdef0123456789abcdef",
+        "abcdefghijklmnopqrstuvwxyz123456",
+        "qwertyuiopasdfghjklzxcvbnm1234567890",
+        "this-is-a-long-jwt-secret-of-at-least-32-bytes",
     ],
 )
 def test_a_secret_that_is_easy_to_guess_is_refused(value):

@@ -1,0 +1,125 @@
+"""A process that is told that this is production doesn't start with what is only fit for trying the shop out."""
+
+import re
+import secrets
+import subprocess
+
+import pytest
+
+from contracts.production import demo_settings
+from scripts.settings import ROOT
+
+MODULES = ["gateway", "services.users", "services.products", "services.orders", "services.notifications"]
+
+
+def database(service):
+    return f"postgresql+psycopg2://{service}:{secrets.token_hex()}@db.internal/{service}_db"
+
+
+FIT = {
+    "AMQP_URI": f"amqp://shop:{secrets.token_hex()}@broker.internal//",
+    "DB_URIS": {service: database(service) for service in ("users", "products", "orders", "notifications")},
+    "JWT_SECRET": secrets.token_hex(),
+    "BCRYPT_ROUNDS": "12",
+    "FRONTEND_URL": "https://shop.test",
+    "ALLOWED_ORIGINS": "https://office.test",
+    "TRUSTED_PROXIES": "10.0.0.0/8",
+    "RATE_LIMIT_SCALE": "2",
+    "SMTP_HOST": "mail.internal",
+    "MAIL_FROM": "Shop <shop@shop.test>",
+    "OIDC_ISSUER": "https://accounts.google.com",
+    "GOOGLE_CLIENT_ID": "1234.apps.googleusercontent.com",
+    "LOGGING": {"root": {"level": "INFO"}},
+}
+
+
+def reasons_against(config, environment):
+    """The settings that the sentences begin with."""
+    return [re.fullmatch(r"(\w+) .*\.", sentence)[1] for sentence in demo_settings(config, environment)]
+
+
+def test_a_fit_configuration_is_taken():
+    assert reasons_against(FIT, {}) == []
+
+
+def test_a_process_may_have_only_the_addresses_that_it_needs():
+    own_alone = {"DB_URIS": {"users": FIT["DB_URIS"]["users"], "orders": None}, "JWT_SECRET": ""}
+
+    assert reasons_against({**FIT, **own_alone}, {}) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("FRONTEND_URL", "http://shop.test"),
+        ("FRONTEND_URL", "https://localhost:8080"),
+        ("FRONTEND_URL", "https://127.0.0.1"),
+        ("FRONTEND_URL", ""),
+        ("ALLOWED_ORIGINS", "https://office.test, http://shop.test"),
+        ("AMQP_URI", "amqp://guest:guest@broker.internal//"),
+        ("AMQP_URI", "amqp://broker.internal//"),
+        ("AMQP_URI", "amqp://shop:shop@broker.internal//"),
+        ("USERS_DB_URI", "postgresql+psycopg2://users@db.internal/users_db"),
+        ("ORDERS_DB_URI", "postgresql+psycopg2://orders:Postgres@db.internal/orders_db"),
+        ("BCRYPT_ROUNDS", "4"),
+        ("SMTP_HOST", "localhost"),
+        ("SMTP_HOST", ""),
+        ("MAIL_FROM", "Forage <shop@forage.example>"),
+        ("MAIL_FROM", ""),
+        ("OIDC_ISSUER", "http://127.0.0.1:8090"),
+        ("GOOGLE_CLIENT_ID", "forage-local"),
+        ("RATE_LIMIT_SCALE", "1000"),
+        ("TRUSTED_PROXIES", "10.0.0.0/8, 0.0.0.0/0"),
+        ("TRUSTED_PROXIES", "::/0"),
+        ("LOG_LEVEL", "DEBUG"),
+    ],
+)
+def test_each_demo_default_is_refused(name, value):
+    if name.endswith("_DB_URI"):
+        unfit = {"DB_URIS": {name.removesuffix("_DB_URI").lower(): value}}
+    elif name == "LOG_LEVEL":
+        unfit = {"LOGGING": {"root": {"level": value}}}
+    else:
+        unfit = {name: value}
+
+    assert reasons_against({**FIT, **unfit}, {}) == [name]
+
+
+@pytest.mark.parametrize("name", ["OAUTHLIB_INSECURE_TRANSPORT", "DEMO_PASSWORD"])
+def test_some_variables_must_not_be_set_at_all(name):
+    assert reasons_against(FIT, {name: "1"}) == [name]
+
+
+def test_what_is_not_set_is_judged_as_its_default():
+    assert reasons_against({}, {}) == ["FRONTEND_URL", "SMTP_HOST", "MAIL_FROM"]
+
+
+@pytest.fixture(scope="module")
+def refused():
+    """{module: what `nameko run` says} for all of them, which are started at the same time."""
+    demo = {
+        "ENVIRONMENT": "production",
+        "AMQP_URI": "amqp://guest:guest@localhost:1//",
+        "ORDERS_DB_URI": "postgresql+psycopg2://postgres:postgres@localhost:1/orders",
+        "BCRYPT_ROUNDS": "4",
+        "DEMO_PASSWORD": "chanterelle",
+        "PATH": "/usr/bin:/bin",
+        "PYTHONWARNINGS": "ignore",
+    }
+    command = [ROOT / ".venv/bin/nameko", "run", "--config", "config.yaml"]
+    processes = {
+        module: subprocess.Popen([*command, module], cwd=ROOT, env=demo, text=True, stdout=-1, stderr=subprocess.STDOUT)
+        for module in MODULES
+    }
+    yield {module: (process.communicate(timeout=60)[0], process.returncode) for module, process in processes.items()}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_process_refuses_with_the_whole_list_and_no_traceback(refused, module):
+    said, code = refused[module]
+
+    assert code != 0
+    assert "Traceback" not in said
+    assert re.findall(r"^- (\w+) ", said, re.MULTILINE) == [
+        *("FRONTEND_URL", "AMQP_URI", "ORDERS_DB_URI", "SMTP_HOST", "MAIL_FROM", "BCRYPT_ROUNDS", "DEMO_PASSWORD")
+    ]

@@ -7,6 +7,7 @@ use `with bind_log_fields(request_id=…)`. What is passed as `extra={"fields": 
 
 import json
 import logging
+import re
 import traceback
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -73,7 +74,8 @@ class _TextFormatter(logging.Formatter):
         entry.pop("service"), entry.pop("logger")
         fields = " ".join(f"{name}={value}" for name, value in entry.items())
         line = f"{time} {level:7} {message}" + (f"  ({fields})" if fields else "") + (f"\n{trace}" if trace else "")
-        return _printable(line)
+        # A client's control characters must not reach a terminal.
+        return re.sub("[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", _printable(line))
 
 
 def _entry(record):

@@ -159,6 +159,12 @@ def test_text_is_for_people():
     broken.encode()
 
 
+def test_no_control_character_reaches_a_terminal():
+    line = formatter("text", "INFO").format(record_of("\x1b[2J \x9b %s", "\r\x00"))
+
+    assert line.endswith(r"\x1b[2J \x9b \x0d\x00")
+
+
 @pytest.mark.parametrize(
     ("kind", "level", "sentence"),
     [

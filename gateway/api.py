@@ -19,13 +19,17 @@ from werkzeug.routing import BaseConverter
 
 from contracts import errors as shop
 from contracts.errors import InvalidInput
-from contracts.schemas import MAX_BIGINT, Email, Money
+from contracts.schemas import MAX_BIGINT, Money
 from extensions.errors import RpcTimeout, ServiceUnavailable
-from gateway.auth import PUBLIC
+from gateway.auth import ADMIN, PUBLIC
+from gateway.document import UNCOUNTED, Keywords, describe, headers_of
 from gateway.errors import (
     PROBLEM_JSON,
     AccessDenied,
+    ForeignOrigin,
     MalformedRequest,
+    Overloaded,
+    RateLimited,
     Unauthenticated,
     UnsupportedBody,
     answer,
@@ -171,49 +175,49 @@ class Blueprint(flask_smorest.Blueprint):
     @staticmethod
     def takes(header):
         """Document a request header: an OpenAPI parameter object. The view reads it itself."""
+        return _noting(header=header)
 
-        def decorator(view):
-            view._apidoc = {**getattr(view, "_apidoc", {}), "header": header}
-            return view
-
-        return decorator
+    @staticmethod
+    def reads(cookie, needed):
+        """Document a cookie. needed: nothing goes without it."""
+        return _noting(cookie=(cookie, needed))
 
     @staticmethod
     def problems(*error_classes):
         """Document what else a view may answer."""
-
-        def decorator(view):
-            view._apidoc = {**getattr(view, "_apidoc", {}), "problems": error_classes}
-            return view
-
-        return decorator
+        return _noting(problems=error_classes)
 
     def _store_endpoint_docs(self, endpoint, view, parameters, tags, **options):
-        access = {"access": getattr(view, "access", None), "admin_when": getattr(view, "admin_when", None)}
-        view._apidoc = {**getattr(view, "_apidoc", {}), **access}
+        marks = {name: getattr(view, name, None) for name in ("access", "admin_when", "with_cookie")}
+        view._apidoc = {**getattr(view, "_apidoc", {}), **marks}
         super()._store_endpoint_docs(endpoint, view, parameters, tags, **options)
 
     def _prepare_access_doc(self, doc, doc_info, **kwargs):
         access, admin_when = doc_info["access"], doc_info["admin_when"]
         if "header" in doc_info:
             doc.setdefault("parameters", []).append({"in": "header", **doc_info["header"]})
-        if access == PUBLIC:
-            doc["security"] = [{}, {"bearer": []}] if admin_when else []
-        else:
-            doc["security"] = [{"bearer": []}]
+        doc["security"] = _ways_in(access, admin_when, *doc_info.get("cookie", ()))
+        doc["x-access"] = access
+        if admin_when:
+            doc["x-admin-when"] = admin_when
         note = f"Access: {access}." + (f" {'='.join(admin_when)}: admin." if admin_when else "")
         doc_info["docstring"]["description"] = "\n\n".join(
             filter(None, [doc_info["docstring"].get("description"), note])
         )
-        by_status = {}
+        by_status = {status: {word} for status, word in UNCOUNTED.items()}
         for error_class in self._possible_errors(doc, doc_info):
             problem = problem_of(error_class)
-            by_status.setdefault(problem.status, {})[problem.type] = problem.title
-        responses = doc["responses"]
-        del responses["default"]
+            by_status.setdefault(problem.status, set()).add(problem.type)
+        # flask-smorest names its own errors; ours are below.
+        responses = doc["responses"] = {
+            status: {**response, "headers": headers_of(status, *response.get("headers", ()))}
+            for status, response in doc["responses"].items()
+            if not isinstance(response, str)
+        }
         for status, types in sorted(by_status.items()):
             responses[str(status)] = {
-                "description": ", ".join(f"`{word}`" for word in types),
+                "description": ", ".join(f"`{word}`" for word in sorted(types)),
+                "headers": headers_of(status),
                 "content": {PROBLEM_JSON: {"schema": ProblemView}},
             }
         return doc
@@ -221,10 +225,14 @@ class Blueprint(flask_smorest.Blueprint):
     def _possible_errors(self, doc, doc_info):
         if doc_info["access"] != PUBLIC or doc_info["admin_when"]:
             yield Unauthenticated
-        if doc_info["access"] not in (PUBLIC, "user") or doc_info["admin_when"]:
+        if doc_info["access"] == ADMIN or doc_info["admin_when"]:
             yield AccessDenied
+        if doc_info["with_cookie"]:
+            yield ForeignOrigin
         yield MalformedRequest
         yield shop.InvalidInput
+        yield RateLimited
+        yield Overloaded
         if "requestBody" in doc:
             yield from (UnsupportedBody, http.RequestEntityTooLarge)
         yield from doc_info.get("problems", ())
@@ -233,16 +241,34 @@ class Blueprint(flask_smorest.Blueprint):
         yield Exception
 
 
+def _noting(**notes):
+    def decorator(view):
+        view._apidoc = {**getattr(view, "_apidoc", {}), **notes}
+        return view
+
+    return decorator
+
+
+def _ways_in(access, admin_when, cookie=None, needed=False):
+    """An operation's `security`: alternatives, each with all that it takes."""
+    ways = [{}] if access == PUBLIC else [{"bearer": []}]
+    if access == PUBLIC and admin_when:
+        ways.append({"bearer": []})
+    if cookie:
+        with_it = [{**way, cookie: []} for way in ways]
+        ways = with_it if needed else ways + with_it
+    return ways if any(ways) else []
+
+
 class Api(flask_smorest.Api):
     ERROR_SCHEMA = ProblemView
 
     def init_app(self, app, **kwargs):
-        super().init_app(app, **kwargs)
+        super().init_app(app, spec_kwargs={"extra_plugins": [Keywords()]}, **kwargs)
+        describe(self.spec, self.ma_plugin.converter)
         self.register_field(Money, "string", "decimal")
-        self.register_field(Email, "string", "email")
         self.register_field(Moment, "string", "date-time")
         self.register_converter(IdConverter, lambda converter: {"type": "integer", "minimum": 1, "maximum": MAX_BIGINT})
-        self.spec.components.security_scheme("bearer", {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"})
 
     def _register_error_handlers(self):
         self._app.register_error_handler(Exception, answer)

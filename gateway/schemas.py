@@ -3,10 +3,10 @@
 import re
 from datetime import UTC, date, datetime, time, timedelta
 
-from marshmallow import Schema, ValidationError, fields, pre_load, validate, validates_schema
+from marshmallow import INCLUDE, Schema, ValidationError, fields, post_load, pre_load, validate, validates_schema
 
 from contracts import schemas as contracts
-from contracts.schemas import NOTIFICATION_STATUSES, ORDER_STATUSES, Money
+from contracts.schemas import NOTIFICATION_STATUSES, ORDER_STATUSES, ROLES, Money
 
 NULLABLE = {"allow_none": True}
 
@@ -44,14 +44,17 @@ def Time(**kwargs):
 
 
 class Query(Schema):
+    """An empty search field looks for nothing in particular."""
+
     @pre_load
-    def leave_out_blanks(self, data, **kwargs):
-        """An empty search field looks for nothing in particular."""
+    def leave_out_what_is_empty(self, data, **kwargs):
         return {
-            name: value
-            for name, value in data.items()
-            if value.strip() or not isinstance(self.fields.get(name), fields.String)
+            name: value for name, value in data.items() if value or not isinstance(self.fields.get(name), fields.String)
         }
+
+    @post_load
+    def leave_out_what_is_blank(self, data, **kwargs):
+        return {name: None if value == "" else value for name, value in data.items()}
 
 
 class ProductQuery(Query, contracts.ProductQuery):
@@ -77,23 +80,66 @@ class NotificationQuery(Query, contracts.NotificationQuery):
     unread = Flag(load_default=None)
 
 
-class UserView(Schema):
+class UserQuery(Query, contracts.UserQuery):
+    pass
+
+
+class SignInQuery(Schema):
+    """Of what a provider adds, and each adds something else, these two count."""
+
+    code = fields.String(load_default="", validate=validate.Length(max=4000))
+    state = fields.String(load_default="", validate=validate.Length(max=1000))
+
+
+class View(Schema):
+    """What an answer has: all of the members, and no others."""
+
+    def on_bind_field(self, field_name, field_obj):
+        field_obj.required = True
+
+
+class UserView(View):
     id = fields.Integer()
     email = fields.String(metadata={"format": "email"})
     username = fields.String()
-    role = fields.String()
+    role = fields.String(validate=validate.OneOf(ROLES))
     is_active = fields.Boolean()
     created_at = Time()
     updated_at = Time()
 
 
-class TokenView(Schema):
+class UserPageView(View):
+    items = fields.List(fields.Nested(UserView))
+    total = fields.Integer()
+    limit = fields.Integer()
+    offset = fields.Integer()
+
+
+class AcceptedView(View):
+    """What happens after the answer, in a sentence."""
+
+    detail = fields.String()
+
+
+class SessionView(View):
+    """A device that is logged in. current: the one that asks, if it sent its cookie."""
+
+    id = fields.Integer()
+    user_agent = fields.String(**NULLABLE)
+    client_address = fields.String(**NULLABLE)
+    created_at = Time()
+    last_used_at = Time()
+    expires_at = Time()
+    current = fields.Boolean()
+
+
+class TokenView(View):
     access_token = fields.String()
-    token_type = fields.String(metadata={"example": "bearer"})
+    token_type = fields.String(validate=validate.OneOf(["bearer"]))
     expires_in = fields.Integer(metadata={"description": "seconds"})
 
 
-class ProductView(Schema):
+class ProductView(View):
     id = fields.Integer()
     name = fields.String()
     description = fields.String(**NULLABLE)
@@ -107,19 +153,19 @@ class ProductView(Schema):
     updated_at = Time()
 
 
-class ProductPageView(Schema):
+class ProductPageView(View):
     items = fields.List(fields.Nested(ProductView))
     total = fields.Integer()
     limit = fields.Integer()
     offset = fields.Integer()
 
 
-class CategoryView(Schema):
+class CategoryView(View):
     category = fields.String()
     count = fields.Integer()
 
 
-class OrderItemView(Schema):
+class OrderItemView(View):
     id = fields.Integer()
     order_id = fields.Integer()
     product_id = fields.Integer()
@@ -130,13 +176,13 @@ class OrderItemView(Schema):
     created_at = Time()
 
 
-class OrderStepView(Schema):
+class OrderStepView(View):
     status = fields.String(validate=validate.OneOf(ORDER_STATUSES))
     at = Time()
     by = fields.String()
 
 
-class OrderView(Schema):
+class OrderView(View):
     id = fields.Integer()
     user_id = fields.Integer()
     user_email = fields.String(metadata={"format": "email"})
@@ -148,7 +194,7 @@ class OrderView(Schema):
     history = fields.List(fields.Nested(OrderStepView))
 
 
-class NotificationView(Schema):
+class NotificationView(View):
     id = fields.Integer()
     type = fields.String()
     event_type = fields.String()
@@ -164,21 +210,21 @@ class NotificationView(Schema):
     created_at = Time()
 
 
-class NotificationPageView(Schema):
+class NotificationPageView(View):
     notifications = fields.List(fields.Nested(NotificationView))
     total = fields.Integer()
 
 
-class GatewayHealthView(Schema):
+class GatewayHealthView(View):
     status = fields.String(validate=validate.OneOf(["up"]))
 
 
-class ServiceHealthView(Schema):
+class ServiceHealthView(View):
     status = fields.String(validate=validate.OneOf(["up", "down"]))
     response_time_ms = fields.Float()
 
 
-class HealthView(Schema):
+class HealthView(View):
     status = fields.String(validate=validate.OneOf(["healthy", "degraded", "unhealthy"]))
     timestamp = Time()
     gateway = fields.Nested(GatewayHealthView)
@@ -186,12 +232,15 @@ class HealthView(Schema):
     warnings = fields.List(fields.String())
 
 
-class ProbeView(Schema):
-    status = fields.String()
+class ProbeView(View):
+    status = fields.String(validate=validate.OneOf(["up"]))
 
 
 class ProblemView(Schema):
     """RFC 9457. `type` is a fixed word to branch on; an error's own fields stand beside these."""
+
+    class Meta:
+        unknown = INCLUDE
 
     type = fields.String(required=True)
     title = fields.String(required=True)

@@ -6,7 +6,22 @@ import pytest
 OPERATIONS = {
     "POST /users/register",
     "POST /users/login",
+    "POST /auth/refresh",
+    "POST /auth/logout",
+    "GET /auth/providers",
+    "GET /auth/google",
+    "GET /auth/google/callback",
     "GET /users/me",
+    "PATCH /users/me",
+    "POST /users/me/password",
+    "POST /users/me/verification",
+    "GET /users/me/sessions",
+    "DELETE /users/me/sessions/{session_id}",
+    "POST /users/password-reset",
+    "POST /users/password-reset/confirm",
+    "POST /users/verify-email",
+    "GET /users",
+    "PATCH /users/{user_id}",
     "GET /products",
     "GET /products/categories",
     "GET /products/{product_id}",
@@ -99,6 +114,8 @@ def test_the_page_needs_nothing_from_elsewhere(anonymous):
         assert answer.content
 
 
-@pytest.mark.parametrize("path", ["/docs/nothing.js", "/docs/..%2fflask_swagger_ui.py", "/docs/%2e%2e/x", "/docs/"])
+@pytest.mark.parametrize(
+    "path", ["/docs/nothing.js", "/docs/..%2fpackage.json", "/docs/swagger-ui.js.map", "/docs/%2e%2e/x", "/docs/"]
+)
 def test_the_page_serves_its_own_files_alone(anonymous, path):
     assert anonymous.get(path).status_code == 404

@@ -1,0 +1,114 @@
+"""What the OpenAPI document says beyond what flask-smorest reads off schemas and views.
+
+Patterns are ECMAScript's. What no schema can express (a password that many use, two lines of an order
+that contradict each other) is refused all the same: tests/gateway/test_document.py lists it.
+"""
+
+from apispec import BasePlugin
+from marshmallow import fields
+
+from contracts.schemas import CONTROLS, Line
+from gateway.cookies import REFRESH, SIGN_IN
+
+SECURITY_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+    REFRESH: {"type": "apiKey", "in": "cookie", "name": REFRESH, "description": "a session, from logging in"},
+    SIGN_IN: {"type": "apiKey", "in": "cookie", "name": SIGN_IN, "description": "a sign-in that is under way"},
+}
+POLICY = r'"[a-z]+";q=[0-9]+;w=[0-9]+'
+LEFT = r'"[a-z]+";r=[0-9]+;t=[0-9]+'
+HEADERS = {
+    "X-Request-ID": {
+        "description": "the request's own, or one that was made for it",
+        "required": True,
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"},
+    },
+    "Cache-Control": {"required": True, "schema": {"type": "string", "enum": ["no-store", "no-cache"]}},
+    "RateLimit-Policy": {
+        "description": "what one may ask: limits, each with its quota and its window in seconds",
+        "required": True,
+        "schema": {"type": "string", "pattern": f"^{POLICY}(, {POLICY})*$"},
+    },
+    "RateLimit": {
+        "description": "what is left of it, and in how many seconds it is whole again; absent while nobody counts",
+        "schema": {"type": "string", "pattern": f"^{LEFT}(, {LEFT})*$"},
+    },
+    "Retry-After": {"description": "seconds", "schema": {"type": "integer", "minimum": 1}},
+    "WWW-Authenticate": {"required": True, "schema": {"type": "string", "pattern": "^Bearer"}},
+    "ETag": {
+        "description": '`"<version>-<hash>"`',
+        "required": True,
+        "schema": {"type": "string", "pattern": '^"[0-9]+-[0-9a-f]+"$'},
+    },
+    "Location": {"required": True, "schema": {"type": "string"}},
+    "X-Total-Count": {
+        "description": "how many there are in all",
+        "required": True,
+        "schema": {"type": "integer", "minimum": 0},
+    },
+    "Set-Cookie": {"description": f"`{REFRESH}`, or `{SIGN_IN}`", "schema": {"type": "string"}},
+}
+# The server's own refusals, which never get as far as being counted.
+UNCOUNTED = {414: "request-uri-too-long", 431: "request-header-fields-too-large"}
+EVERY_ANSWER = ("X-Request-ID", "Cache-Control", "RateLimit-Policy", "RateLimit")
+BY_STATUS = {
+    401: ("WWW-Authenticate",),
+    409: ("Retry-After",),
+    429: ("Retry-After",),
+    502: ("Retry-After",),
+    503: ("Retry-After",),
+    504: ("Retry-After",),
+}
+
+
+def headers_of(status, *more):
+    """What answers of this status carry, for a response object."""
+    if status in UNCOUNTED:
+        return {name: name for name in ("X-Request-ID", "Cache-Control")}
+    return {name: name for name in (*EVERY_ANSWER, *BY_STATUS.get(int(status), ()), *more)}
+
+
+def describe(spec, converter):
+    """Add to a new spec, and to the converter that reads schemas for it."""
+    for name, scheme in SECURITY_SCHEMES.items():
+        spec.components.security_scheme(name, scheme)
+    for name, header in HEADERS.items():
+        spec.components.header(name, header)
+    converter.add_attribute_function(field2own_pattern)
+    converter.add_parameter_attribute_function(field2query_value)
+
+
+class Keywords(BasePlugin):
+    """Takes a schema's `Meta.keywords` over: rules that JSON Schema has words for and marshmallow has none."""
+
+    def schema_helper(self, name, definition, schema=None, **kwargs):
+        return getattr(schema.Meta, "keywords", {})
+
+
+def field2own_pattern(self, field, ret, **kwargs):
+    pattern = ret.get("pattern") or getattr(field, "pattern", None)
+    if pattern is None and isinstance(field, Line):
+        pattern = _line(ret.get("minLength", 0), ret.get("maxLength"))
+    return {"pattern": pattern} if pattern else {}
+
+
+def _line(min_length, max_length):
+    """Trimmed, so many characters, of which none is a control character."""
+    inside, end = f"[^{CONTROLS}]", rf"[^\s{CONTROLS}]"
+    most = "" if max_length is None else max_length - 2
+    text = f"{end}{inside}{{{max(0, min_length - 2)},{most}}}{end}"
+    if min_length < 2:
+        text = f"(?:{end}|{text})"
+    if min_length < 1:
+        text += "?"
+    return rf"^\s*{text}\s*$"
+
+
+def field2query_value(self, field, ret, **kwargs):
+    """In a query nothing is null, and a text that is empty counts as not given."""
+    schema = ret["schema"]
+    if schema.pop("nullable", False):
+        del schema["default"]
+        if "enum" in schema:
+            schema["enum"].remove(None)
+    return {"allowEmptyValue": True} if isinstance(field, fields.String) else {}

@@ -1,0 +1,71 @@
+"""The OpenAPI document, read without a running shop."""
+
+import json
+from dataclasses import dataclass
+
+from gateway.app import create_app
+from gateway.auth import Tokens
+from gateway.cache import Cache
+from gateway.limits import Limits
+from gateway.live import Live
+from gateway.routes.docs import Page
+
+
+def document():
+    app = create_app({}, None, Tokens(), Cache(), Live(), Limits(), Page())
+    return json.loads(app.extensions["openapi.json"])
+
+
+@dataclass(frozen=True)
+class Operation:
+    """access: who may use it. admin_when: the (parameter, value) of a query that only admins may send, or None."""
+
+    method: str
+    path: str
+    described: dict
+    document: dict
+
+    def __str__(self):
+        return f"{self.method} {self.path}"
+
+    @property
+    def access(self):
+        return self.described["x-access"]
+
+    @property
+    def admin_when(self):
+        return tuple(self.described["x-admin-when"]) if "x-admin-when" in self.described else None
+
+    @property
+    def security(self):
+        return [way for way in self.described["security"] if "bearer" in way]
+
+    @property
+    def body_schema(self):
+        if "requestBody" not in self.described:
+            return None
+        reference = self.described["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+        return self.document["components"]["schemas"][reference.rpartition("/")[2]]
+
+    @property
+    def example_body(self):
+        """The last of each choice, true for each flag; None without a body."""
+        if self.body_schema is None:
+            return None
+        return {
+            name: field["enum"][-1] if "enum" in field else True
+            for name, field in self.body_schema["properties"].items()
+        }
+
+    def path_with(self, value):
+        """The path with this in the place of every parameter."""
+        pieces = self.path.split("{")
+        return pieces[0] + "".join(f"{value}{piece.partition('}')[2]}" for piece in pieces[1:])
+
+
+def operations():
+    described = document()
+    for path, entry in described["paths"].items():
+        for method, operation in entry.items():
+            if method != "parameters":
+                yield Operation(method.upper(), path, operation, described)

@@ -1,0 +1,259 @@
+"""The WebSocket feed, told garbage: an answer to what can be read, a proper code for what can't, and nobody's news.
+
+Frames are made by hand: no client library would send these.
+"""
+
+import json
+import struct
+from contextlib import contextmanager, suppress
+from itertools import count, pairwise
+
+import jwt
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from websocket import ABNF, WebSocketException
+
+from contracts.events import NotificationCreated
+from gateway.live import MAX_MESSAGE_BYTES, MAX_WATCHED
+from tests.infrastructure.waiting import wait_for
+
+from .conftest import Feed, provider
+
+TEXT, BINARY, CLOSE, PING, PONG, MORE = 0x1, 0x2, 0x8, 0x9, 0xA, 0x0
+PROTOCOL_ERROR, NO_UTF8, TOO_BIG = 1002, 1007, 1009
+MASK = b"\x0f\xf0\x55\xaa"
+numbers = count(1)
+garbage = settings(max_examples=100, deadline=None, derandomize=True, database=None)
+
+
+def frame(opcode, payload=b"", *, is_last=True, reserved_bits=0, is_masked=True, length=None):
+    """A client's frame. length: as (format of struct, number), other than what the payload has."""
+    first = is_last << 7 | reserved_bits << 4 | opcode
+    if length is None:
+        size = len(payload)
+        length = ("B", size) if size < 126 else ("H", size) if size < 2**16 else ("Q", size)
+    kind, number = length
+    head = struct.pack("!B", first) + struct.pack(
+        {"B": "!B", "H": "!BH", "Q": "!BQ"}[kind],
+        *([is_masked << 7 | number] if kind == "B" else [is_masked << 7 | {"H": 126, "Q": 127}[kind], number]),
+    )
+    if not is_masked:
+        return head + payload
+    return head + MASK + bytes(byte ^ MASK[i % 4] for i, byte in enumerate(payload))
+
+
+def fragments(opcode, payload, cuts):
+    """The frames of one message in several parts."""
+    bounds = [0, *sorted(cut % (len(payload) + 1) for cut in cuts), len(payload)]
+    parts = [payload[start:end] for start, end in pairwise(bounds)]
+    last = len(parts) - 1
+    return [frame(opcode if n == 0 else MORE, part, is_last=n == last) for n, part in enumerate(parts)]
+
+
+# What is said, as (frames, types of what is answered)
+
+
+def said(message, kind):
+    return frame(TEXT, json.dumps(message).encode()), [kind] if kind else []
+
+
+SOUND_PING = said({"type": "ping"}, "pong")
+names = st.text(max_size=8) | st.just("type")
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(names, inner, max_size=4),
+    max_leaves=15,
+)
+no_ids = json_values.filter(lambda value: not isinstance(value, list)) | st.lists(json_values, min_size=1).filter(
+    lambda ids: any(type(id) is not int or not 0 < id < 2**63 for id in ids)
+)
+huge_texts = st.sampled_from(
+    [
+        "x" * 60_000,
+        "[" * 60_000,
+        '{"type":' * 7_000,
+        '{"type": "ping", "a": ' + "[" * 20_000 + "]" * 20_000 + "}",
+        "9" * 60_000,
+        json.dumps({"type": "watch", "product_ids": list(range(1, MAX_WATCHED + 2))}),
+        json.dumps({"type": "authenticate", "token": "a." * 30_000}),
+    ]
+)
+
+
+@st.composite
+def forged_tokens(draw):
+    claims = draw(
+        st.fixed_dictionaries(
+            {"sub": st.sampled_from(["1", "2", "3", "0", "x"]), "role": st.sampled_from(["customer", "admin"])},
+            optional={"exp": st.just(2**40), "iat": st.just(0), "jti": st.text(max_size=5), "email": st.just("a@b.cc")},
+        )
+    )
+    algorithm = draw(st.sampled_from(["none", "HS256", "HS512"]))
+    key = None if algorithm == "none" else "a forger's own key, of more than 64 bytes, so that any algorithm takes it"
+    return jwt.encode(claims, key, algorithm)
+
+
+def no_message_of_ours(text):
+    try:
+        message = json.loads(text)
+    except (ValueError, RecursionError):
+        return True
+    return not isinstance(message, dict) or message.get("type") not in ("ping", "authenticate", "watch")
+
+
+small_texts = (
+    st.text(max_size=200) | json_values.map(json.dumps) | st.fixed_dictionaries({"type": json_values}).map(json.dumps)
+).filter(no_message_of_ours)
+cuts = st.lists(st.integers(0, 10_000), max_size=4)
+harmless = st.one_of(
+    st.just(SOUND_PING),
+    st.just(said({"type": "watch", "product_ids": [2**62]}, None)),
+    (small_texts | huge_texts).map(lambda text: (frame(TEXT, text.encode()), ["error"])),
+    no_ids.map(lambda ids: said({"type": "watch", "product_ids": ids}, "error")),
+    (json_values | forged_tokens()).map(lambda token: said({"type": "authenticate", "token": token}, "error")),
+    st.binary(max_size=200).map(lambda data: (frame(BINARY, data), ["error"])),
+    st.binary(max_size=125).map(lambda data: (frame(PONG, data), [])),
+    st.binary(max_size=125).map(lambda data: (frame(PING, data), [])),
+    st.tuples(small_texts, cuts).map(lambda it: (b"".join(fragments(TEXT, it[0].encode(), it[1])), ["error"])),
+    # A control frame may come between the parts of a message.
+    st.tuples(cuts, st.binary(max_size=125)).map(
+        lambda it: (frame(PING, it[1]).join(fragments(TEXT, b'{"type": "ping"}', it[0])), ["pong"])
+    ),
+)
+BREAKING = {
+    "a frame without a mask": (PROTOCOL_ERROR, frame(TEXT, b'{"type": "ping"}', is_masked=False)),
+    "an opcode that is none": (PROTOCOL_ERROR, frame(0x3, b"x")),
+    "a control opcode that is none": (PROTOCOL_ERROR, frame(0xB)),
+    "a bit of an extension": (PROTOCOL_ERROR, frame(TEXT, b"x", reserved_bits=4)),
+    "no UTF-8": (NO_UTF8, frame(TEXT, b"\xff\xfe")),
+    "half a character": (NO_UTF8, frame(TEXT, "🍄".encode()[:2])),
+    "half a surrogate pair": (NO_UTF8, frame(TEXT, "\ud83c".encode(errors="surrogatepass"))),
+    "the rest of no message": (PROTOCOL_ERROR, frame(MORE, b"x")),
+    "a message in another": (PROTOCOL_ERROR, frame(TEXT, b"x", is_last=False) + frame(TEXT, b"x")),
+    "a ping that is too long": (PROTOCOL_ERROR, frame(PING, b"x" * 126)),
+    "a ping in parts": (PROTOCOL_ERROR, frame(PING, b"x", is_last=False)),
+    "a length that is negative": (PROTOCOL_ERROR, frame(TEXT, b"x", length=("Q", 2**63))),
+    "a length spelled too long": (PROTOCOL_ERROR, frame(TEXT, b"x", length=("Q", 1))),
+    "a goodbye of one byte": (PROTOCOL_ERROR, frame(CLOSE, b"x")),
+    "a goodbye with no code of the protocol": (PROTOCOL_ERROR, frame(CLOSE, struct.pack("!H", 1005))),
+    "a goodbye with a code too low": (PROTOCOL_ERROR, frame(CLOSE, struct.pack("!H", 999))),
+    "a goodbye that is no UTF-8": (NO_UTF8, frame(CLOSE, struct.pack("!H", 1000) + b"\xff")),
+    "a message that is too big": (TOO_BIG, frame(TEXT, b"x" * (MAX_MESSAGE_BYTES + 1))),
+    "data that are too big": (TOO_BIG, frame(BINARY, b"x" * (MAX_MESSAGE_BYTES + 1))),
+    "too much of what was announced": (TOO_BIG, frame(TEXT, b"x" * (MAX_MESSAGE_BYTES + 1), length=("Q", 2**40))),
+    "too big a message in parts": (
+        TOO_BIG,
+        b"".join(fragments(TEXT, b"x" * (MAX_MESSAGE_BYTES + 1), range(0, 9000, 90))),
+    ),
+    "a proper goodbye": (1000, frame(CLOSE, struct.pack("!H", 1000) + b"bye")),
+    "a goodbye of one's own": (4321, frame(CLOSE, struct.pack("!H", 4321))),
+}
+
+
+class Stranger(Feed):
+    """A socket of nobody's that says whatever it is told to."""
+
+    def say_bytes(self, data):
+        self.socket.sock.sendall(data)
+
+    def hear_types(self, count):
+        """The types of so many messages. News of products may come at any time."""
+        types = []
+        while len(types) < count:
+            kind = self.hear()["type"]
+            if kind != "product":
+                types.append(kind)
+        return types
+
+    def closing_code(self):
+        """The code that the server closes with; what comes before is passed over."""
+        self.socket.settimeout(10)
+        while True:
+            opcode, data = self.socket.recv_data(control_frame=True)
+            if opcode == ABNF.OPCODE_CLOSE:
+                return int.from_bytes(data[:2], "big")
+
+
+@pytest.fixture(scope="module")
+def live(shop):
+    return provider(shop.gateway, "live")
+
+
+@pytest.fixture(scope="module")
+def bystander(shop, new_customer):
+    """A customer, `user_id`, who is connected all the while. They only listen: what they say would be counted."""
+    customer = new_customer()
+    feed = Feed(shop.ws_url, header=[f"Authorization: Bearer {customer.token}"])
+    feed.user_id = customer.user["id"]
+    assert [feed.hear()["type"], feed.hear()["type"]] == ["connected", "authenticated"]
+    feed.watch({"id": 2**62})
+    yield feed
+    feed.close()
+
+
+@pytest.fixture(scope="module")
+def met(shop, live):
+    """`with met() as stranger:` is a new socket; after the block the shop has forgotten it."""
+
+    @contextmanager
+    def met():
+        before = set(live._clients)
+        stranger = Stranger(shop.ws_url)
+        assert stranger.hear()["type"] == "connected"
+        yield stranger
+        with suppress(OSError, WebSocketException):
+            stranger.socket.sock.close()
+        wait_for(lambda: live._clients == before)
+
+    return met
+
+
+@pytest.fixture(autouse=True)
+def nothing_goes_wrong(caplog):
+    yield
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def is_undisturbed(bystander, live):
+    """Whether a notification for the bystander is the next thing that they hear."""
+    about = {"event_type": "order_confirmation", "subject": "Thanks", "message": "It is on its way.", "order_id": 1}
+    number = next(numbers)
+    live.push_notification(NotificationCreated(id=number, user_id=bystander.user_id, **about))
+    return bystander.hear()["data"]["id"] == number
+
+
+@garbage
+@given(steps=st.lists(harmless, max_size=15))
+def test_garbage_is_answered_in_order_and_hears_of_nobody(met, live, bystander, steps):
+    expected = [kind for _, kinds in steps for kind in kinds]
+    with met() as stranger:
+        stranger.say_bytes(b"".join(data for data, _ in steps))
+        assert stranger.hear_types(len(expected)) == expected
+
+        assert is_undisturbed(bystander, live)
+        stranger.say_bytes(SOUND_PING[0])
+        assert stranger.hear_types(1) == ["pong"]
+
+
+@pytest.mark.parametrize("what", BREAKING)
+# Not shrunk: a code that doesn't come is waited for.
+@settings(garbage, max_examples=10, phases=[Phase.generate])
+@given(steps=st.lists(harmless, max_size=5))
+def test_what_breaks_the_protocol_ends_the_socket_with_the_reason(met, live, bystander, what, steps):
+    code, breaking = BREAKING[what]
+    with met() as stranger:
+        stranger.say_bytes(b"".join(data for data, _ in steps) + breaking)
+
+        assert stranger.closing_code() == code
+        assert is_undisturbed(bystander, live)
+
+
+@garbage
+@given(steps=st.lists(harmless, max_size=5), rest=st.binary(max_size=300), is_cut=st.booleans())
+def test_a_stream_that_stops_anywhere_is_forgotten(met, live, bystander, steps, rest, is_cut):
+    data = b"".join(data for data, _ in steps)
+    with met() as stranger:
+        stranger.say_bytes(data[: len(data) * len(rest) // 300] if is_cut else data + rest)
+
+    assert is_undisturbed(bystander, live)

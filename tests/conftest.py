@@ -44,7 +44,7 @@ def nothing_secret_is_logged(local_folder, tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
         leaks = Leaks()
         leaks.watch(monkeypatch)
-        yield
+        yield leaks
         leaks.end()
     assert leaks.found(local_folder, tmp_path_factory.getbasetemp()) == set()
 

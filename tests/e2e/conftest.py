@@ -36,7 +36,14 @@ class RunningShop:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "scripts.run"],
                 cwd=ROOT,
-                env={**inherited, **free_ports, "BCRYPT_ROUNDS": "4", "LOCAL_DIR": str(self.folder), **environment},
+                env={
+                    **inherited,
+                    **free_ports,
+                    "BCRYPT_ROUNDS": "4",
+                    "RATE_LIMIT_SCALE": "100",
+                    "LOCAL_DIR": str(self.folder),
+                    **environment,
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -17,7 +17,7 @@ from scripts.settings import ROOT, CannotStart, Settings
 
 PROGRAMS = Path(sys.executable).parent
 # All other folders are the second process's, which takes about as long.
-FIRST = ("e2e", "extensions", "infrastructure")
+FIRST = ("e2e", "extensions", "infrastructure", "notifications", "orders", "users")
 
 
 def main(paths):

@@ -53,4 +53,4 @@ def test_the_same_by_nameko_shell(shop):
 
     assert "'status': 'confirmed'" in printed
     assert "'notifications': [" in printed
-    assert printed.rstrip().endswith("'admin'")
+    assert ">>> 'admin'" in printed

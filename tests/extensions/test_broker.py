@@ -231,13 +231,17 @@ def test_a_closed_publisher_connects_no_more(publisher_of, proxy):
     wait_for(lambda: not proxy.open)
 
 
+def rabbitmqctl(server, *arguments):
+    command = [find_rabbitmq() / "rabbitmqctl", *arguments]
+    subprocess.run(command, env=server.environment, check=True, capture_output=True)
+
+
 @pytest.fixture
 def watermark(servers):
     """`watermark("0.5")`, of the machine's memory: above it the broker blocks whoever publishes."""
 
     def watermark(share):
-        command = [find_rabbitmq() / "rabbitmqctl", "set_vm_memory_high_watermark", share]
-        subprocess.run(command, env=servers[1].environment, check=True, capture_output=True)
+        rabbitmqctl(servers[1], "set_vm_memory_high_watermark", share)
 
     yield watermark
     watermark("0.9")
@@ -258,6 +262,8 @@ def test_a_blocked_broker_is_unavailable_until_it_is_not(publisher_of, broker, w
 def test_confirmed_messages_outlive_the_broker_and_the_publisher_finds_it_again(publisher_of, own_broker):
     publisher = publisher_of(own_broker.settings.amqp_uri())
     publish(publisher, persistent=True)
+    # The message is on the disk; that the queue exists, the broker writes down a little later.
+    rabbitmqctl(own_broker, "eval", "mnesia:sync_log().")
     own_broker.kill()
     down = outcome(publish, publisher)
 

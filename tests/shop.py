@@ -57,7 +57,7 @@ class Shop:
 
     @contextmanager
     def listener(self, *event_classes):
-        """The name of a queue that gets these events from now on, for the block."""
+        """`heard(user_id)` gives the payloads of these events about a user that came in the block so far."""
         name = uuid4().hex
         self.broker.declare(name)
         with self.broker.channel() as channel:
@@ -65,7 +65,12 @@ class Shop:
                 exchange = get_event_exchange(event_class.source, self.config)(channel)
                 exchange.declare()
                 channel.queue_bind(name, exchange.name, event_class.name)
-        yield name
+
+        def heard(user_id):
+            payloads = [message.payload for message in self.broker.peek(name)]
+            return [payload for payload in payloads if payload["user_id"] == user_id]
+
+        yield heard
         with self.broker.channel() as channel:
             channel.queue_delete(name)
 

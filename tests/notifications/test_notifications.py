@@ -4,8 +4,6 @@ from uuid import uuid4
 import pytest
 
 from contracts.errors import InvalidInput, NotFailed, NotificationNotFound
-from contracts.events import NotificationCreated
-from extensions.events import broadcast_handler
 from services.notifications import Notifications
 from tests.factories import a_customer, order_created, order_status_updated
 from tests.infrastructure.waiting import wait_for
@@ -505,23 +503,13 @@ def test_what_is_no_id_is_refused(notifications, notification_id):
 # Pushes
 
 
-class Gateway:
-    name = "gateway"
-    heard = []
-
-    @broadcast_handler(NotificationCreated)
-    def push(self, event):
-        self.heard.append(event)
-
-
-def test_a_stored_notification_is_pushed_though_no_mail_can_go(shop, notifications, smtp):
-    shop.run(Gateway)
+def test_a_stored_notification_is_pushed_though_no_mail_can_go(shop, notifications, smtp, pushes):
     event = order_created()
     smtp.stop()
 
     shop.publish(event)
 
-    [push] = wait_for(lambda: [one for one in Gateway.heard if one.order_id == event.order_id])
+    [push] = wait_for(lambda: [one for one in pushes if one.order_id == event.order_id])
     stored = notifications.get_notification(notification_id=find(shop, event)["id"])
     assert (push.id, push.user_id, push.event_type, push.subject, push.message) == tuple(
         stored[name] for name in ("id", "user_id", "event_type", "subject", "message")

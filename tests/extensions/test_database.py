@@ -85,15 +85,18 @@ def test_an_error_of_ours_is_no_outage(db_of, tables):
 
 def test_a_slow_statement_holds_up_nobody_else(db_of):
     db = db_of()
-    done = []
+    done, begun = [], Event()
 
     def sleep():
         with db.transaction() as session:
+            session.execute(select(1))
+            # Whoever waits for it goes on when this greenlet gives way: while the statement runs.
+            begun.send()
             session.execute(text("SELECT pg_sleep(1)"))
         done.append("slow")
 
     slow = eventlet.spawn(sleep)
-    eventlet.sleep(0.1)
+    begun.wait()
 
     db.check()
     done.append("quick")
@@ -142,15 +145,15 @@ def test_a_connection_lost_amid_a_transaction_is_an_outage_and_commits_nothing(d
 def test_more_transactions_than_connections_wait_and_then_give_up(db_of, monkeypatch):
     monkeypatch.setattr(kit, "POOL_WAIT_SECONDS", 0.3)
     db = db_of(max_workers=1)
-    leave = Event()
+    holding, leave = [], Event()
 
     def hold():
         with db.transaction() as session:
-            session.execute(select(1))
+            holding.append(session.scalar(select(1)))
             leave.wait()
 
     threads = [eventlet.spawn(outcome, hold) for _ in range(3)]
-    eventlet.sleep(0.1)
+    wait_for(lambda: len(holding) == 3)
 
     assert outcome(db.check) is DatabaseUnavailable
 
@@ -173,13 +176,16 @@ def test_a_lock_that_another_holds_too_long_is_an_outage(db_of, tables, monkeypa
 def test_a_worker_that_is_killed_gives_its_connection_back(db_of):
     db = db_of(max_workers=1)
 
-    def sleep():
+    def sleep(begun):
         with db.transaction() as session:
+            session.execute(select(1))
+            begun.send()
             session.execute(text("SELECT pg_sleep(60)"))
 
     for _ in range(5):
-        thread = eventlet.spawn(sleep)
-        eventlet.sleep(0.1)
+        begun = Event()
+        thread = eventlet.spawn(sleep, begun)
+        begun.wait()
         thread.kill()
 
     db.check()

@@ -16,6 +16,9 @@ from decimal import Decimal
 from typing import ClassVar
 from uuid import UUID, uuid4
 
+# The services that handle kept events: each has a parking queue, and the RPCs to look into it.
+SUBSCRIBERS = ("products", "notifications")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Event:

@@ -344,6 +344,10 @@ class OrderQuery(Schema):
     created_to = fields.AwareDateTime(load_default=None, allow_none=True, default_timezone=UTC)
 
 
+class SummaryQuery(Schema):
+    days = fields.Integer(load_default=30, validate=validate.Range(1, 90))
+
+
 class NotificationQuery(Schema):
     """after_id: only those with a higher id, oldest first, for a client that catches up."""
 

@@ -22,5 +22,10 @@ class ServiceUnavailable(Exception):
 
 
 @deserialize_to_instance
+class NotReplayable(Exception):
+    """There is no queue to give the parked message back to: it names none, or one that is gone."""
+
+
+@deserialize_to_instance
 class DatabaseUnavailable(ServiceUnavailable):
     """The service's database is away or overloaded. A commit under way may have happened."""

@@ -16,7 +16,7 @@ from gateway.cache import CachedReads
 from gateway.headers import CrossOrigin, preflight, security_headers
 from gateway.limits import BIG_BODY_BYTES, MAX_BIG_BODIES, MAX_IN_FLIGHT, LimitedRequests, Places
 from gateway.live import SOCKET_OPTIONS
-from gateway.routes import auth, docs, health, notifications, orders, products, users
+from gateway.routes import admin, auth, docs, health, notifications, orders, products, users
 
 CALL_SECONDS = 5.0
 
@@ -111,7 +111,7 @@ def create_app(config, cluster, tokens, cache, live, limits, page):
         return response
 
     api = Api(app)
-    for routes in (auth, users, products, orders, notifications, health, docs):
+    for routes in (auth, users, products, orders, notifications, admin, health, docs):
         api.register_blueprint(routes.blp)
     notifications.sock.init_app(app)
     docs.keep_document(app, api.spec)

@@ -75,6 +75,7 @@ def describe(spec, converter):
     for name, header in HEADERS.items():
         spec.components.header(name, header)
     converter.add_attribute_function(field2own_pattern)
+    converter.add_attribute_function(field2null_or_view)
     converter.add_parameter_attribute_function(field2query_value)
 
 
@@ -90,6 +91,12 @@ def field2own_pattern(self, field, ret, **kwargs):
     if pattern is None and isinstance(field, Line):
         pattern = _line(ret.get("minLength", 0), ret.get("maxLength"))
     return {"pattern": pattern} if pattern else {}
+
+
+def field2null_or_view(self, field, ret, **kwargs):
+    """Of a view that may be null apispec says that any object will do."""
+    views = [schema for schema in ret.get("anyOf", ()) if "$ref" in schema]
+    return {"anyOf": [*views, {"type": "object", "nullable": True, "enum": [None]}]} if views else {}
 
 
 def _line(min_length, max_length):

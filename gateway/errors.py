@@ -17,7 +17,7 @@ from werkzeug.routing import WebsocketMismatch
 from wsproto.utilities import RemoteProtocolError
 
 from contracts import errors as shop
-from extensions.errors import RpcTimeout, ServiceUnavailable
+from extensions.errors import NotReplayable, RpcTimeout, ServiceUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +99,7 @@ PROBLEMS = {
     shop.OrderNotFound: Problem(404, "order-not-found", "There is no order {order_id}."),
     shop.NotificationNotFound: Problem(404, "notification-not-found", "There is no notification {notification_id}."),
     shop.SessionNotFound: Problem(404, "session-not-found", "There is no session {session_id}."),
+    shop.ParkedMessageNotFound: Problem(404, "parked-message-not-found", "This message is not parked, or no longer."),
     shop.Conflict: Problem(409, "conflict", "The state of things stands against this."),
     shop.Taken: Problem(409, "taken", "This {field} is taken."),
     shop.InsufficientStock: Problem(
@@ -124,6 +125,9 @@ PROBLEMS = {
     shop.ProductsTimeout: Problem(504, "timeout", "The catalogue did not answer in time; nothing was ordered.", 2),
     shop.NotConfigured: Problem(503, "not-configured", "No sign-in provider is set up here."),
     shop.SignInProviderAway: Problem(502, "sign-in-provider-away", "The sign-in provider does not answer.", 5),
+    NotReplayable: Problem(
+        409, "not-replayable", "There is no queue to give this message back to: it can only be discarded."
+    ),
     ServiceUnavailable: Problem(503, "service-unavailable", "A service is down.", 2),
     RpcTimeout: Problem(504, "timeout", "A service did not answer in time. What was asked of it may have happened.", 2),
     NotReady: Problem(503, "not-ready", "No service answers.", 2),

@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from marshmallow import INCLUDE, Schema, ValidationError, fields, post_load, pre_load, validate, validates_schema
 
 from contracts import schemas as contracts
+from contracts.events import SUBSCRIBERS
 from contracts.schemas import NOTIFICATION_STATUSES, ORDER_STATUSES, ROLES, Money
 
 NULLABLE = {"allow_none": True}
@@ -82,6 +83,13 @@ class NotificationQuery(Query, contracts.NotificationQuery):
 
 class UserQuery(Query, contracts.UserQuery):
     pass
+
+
+class ParkedQuery(Schema):
+    """No further: each page takes all that is newer from the services."""
+
+    limit = contracts.Limit(100, default=20)
+    offset = fields.Integer(load_default=0, validate=validate.Range(0, 1000))
 
 
 class SignInQuery(Schema):
@@ -213,6 +221,77 @@ class NotificationView(View):
 class NotificationPageView(View):
     notifications = fields.List(fields.Nested(NotificationView))
     total = fields.Integer()
+
+
+def Revenue():
+    """Money that may be more than any price."""
+    return fields.String(metadata={"format": "decimal", "pattern": r"^[0-9]+\.[0-9]{2}$"})
+
+
+class SalesView(View):
+    orders = fields.Integer()
+    revenue = Revenue()
+
+
+class DaySalesView(SalesView):
+    date = fields.String(metadata={"format": "date"})
+
+
+OrderCountView = View.from_dict({status: fields.Integer() for status in ORDER_STATUSES}, name="OrderCountView")
+
+
+class OrderSummaryView(View):
+    today = fields.Nested(SalesView)
+    by_status = fields.Nested(OrderCountView)
+    daily = fields.List(fields.Nested(DaySalesView))
+
+
+class StockSummaryView(View):
+    low_stock_threshold = fields.Integer()
+    low = fields.Integer()
+    products = fields.List(fields.Nested(ProductView))
+
+
+class MailSummaryView(View):
+    failed = fields.Integer()
+    pending = fields.Integer()
+
+
+ParkedCountView = View.from_dict(
+    {service: fields.Integer(**NULLABLE) for service in SUBSCRIBERS}, name="ParkedCountView"
+)
+
+
+class SummaryView(View):
+    """Null: the service that has it is away."""
+
+    days = fields.Integer()
+    orders = fields.Nested(OrderSummaryView, **NULLABLE)
+    stock = fields.Nested(StockSummaryView, **NULLABLE)
+    mails = fields.Nested(MailSummaryView, **NULLABLE)
+    parked = fields.Nested(ParkedCountView)
+
+
+class ParkedMessageView(View):
+    """queue, reason, attempts, parked_at: null for a message that was not parked by its service."""
+
+    service = fields.String(validate=validate.OneOf(SUBSCRIBERS))
+    id = fields.String()
+    queue = fields.String(**NULLABLE)
+    reason = fields.String(**NULLABLE)
+    attempts = fields.Integer(**NULLABLE)
+    parked_at = Time(**NULLABLE)
+    body = fields.String(metadata={"description": "cut after 2000 characters"})
+
+
+class ParkedPageView(View):
+    """total: of the services that answered. away: those that didn't."""
+
+    messages = fields.List(fields.Nested(ParkedMessageView))
+    total = fields.Integer()
+    limit = fields.Integer()
+    offset = fields.Integer()
+    away = fields.List(fields.String(validate=validate.OneOf(SUBSCRIBERS)))
 
 
 class GatewayHealthView(View):

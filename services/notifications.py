@@ -1,8 +1,8 @@
 """notifications: what customers are told, by mail and by push, from a table that is the record.
 
 Owns:     notifications_db
-RPC:      list_notifications, get_notification, mark_read, retry_notification,
-          list_parked, replay_parked, discard_parked, health
+RPC:      list_notifications, get_notification, mark_read, retry_notification, summarize_mails,
+          list_parked, count_parked, replay_parked, discard_parked, health
 Emits:    notification.created (a hint)
 Handles:  order.created, order.status.updated,
           user.registered, user.verification_requested, user.password_reset_requested
@@ -352,6 +352,17 @@ class Notifications:
         return {"notifications": notifications, "total": total}
 
     @rpc
+    def summarize_mails(self):
+        """{failed, pending}: how many of each there are."""
+        with self.db.transaction() as session:
+            return {
+                status: session.scalar(
+                    select(func.count()).select_from(Notification).where(Notification.status == status)
+                )
+                for status in ("failed", "pending")
+            }
+
+    @rpc
     def get_notification(self, notification_id, user_id=None):
         """user_id: whose it must be, None for anybody's. Raises NotificationNotFound."""
         with self.db.transaction() as session:
@@ -379,12 +390,16 @@ class Notifications:
 
     @rpc
     def list_parked(self, limit=50):
-        """{messages: [{message_id, queue, reason, attempts, parked_at, body}], total}, oldest first."""
+        """{messages: [{message_id, queue, reason, attempts, parked_at, body}], total}, newest first."""
         return self.parking.list(limit)
 
     @rpc
+    def count_parked(self):
+        return self.parking.count()
+
+    @rpc
     def replay_parked(self, message_id):
-        """Hand the message to its handler once more. Raises ParkedMessageNotFound."""
+        """Hand the message to its handler once more. Raises ParkedMessageNotFound, NotReplayable."""
         if not self.parking.replay(message_id):
             raise ParkedMessageNotFound(message_id)
 

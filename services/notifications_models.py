@@ -69,6 +69,7 @@ class Notification(Base):
         UniqueConstraint("order_id", "sequence", name="uq_notifications_order_id_sequence"),
         Index("ix_notifications_user_id_id", "user_id", "id"),
         Index("ix_notifications_pending", "next_try_at", postgresql_where=text("status = 'pending'")),
+        Index("ix_notifications_failed", "id", postgresql_where=text("status = 'failed'")),
     )
 
     def accepted(self):

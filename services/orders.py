@@ -1,7 +1,7 @@
 """orders: placed orders, their states, and the attempts that make placing them safe to repeat.
 
 Owns:   orders_db
-RPC:    create_order, get_order, list_orders, update_status, find_reservation, health
+RPC:    create_order, get_order, list_orders, summarize_orders, update_status, find_reservation, health
 Emits:  order.created, order.status.updated, order.abandoned
 Calls:  products.reserve_stock
 
@@ -14,10 +14,11 @@ import hashlib
 import json
 import math
 from datetime import timedelta
+from decimal import Decimal
 from uuid import uuid4
 
 from nameko.timer import timer
-from sqlalchemy import delete, extract, func, or_, select, text, update
+from sqlalchemy import Date, cast, delete, extract, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import selectinload
 
@@ -32,7 +33,16 @@ from contracts.errors import (
 )
 from contracts.events import OrderAbandoned, OrderCreated, OrderLine, OrderStatusUpdated
 from contracts.production import demo_settings
-from contracts.schemas import OrderPlacement, OrderQuery, ReservationId, StatusChange, load, load_id
+from contracts.schemas import (
+    ORDER_STATUSES,
+    OrderPlacement,
+    OrderQuery,
+    ReservationId,
+    StatusChange,
+    SummaryQuery,
+    load,
+    load_id,
+)
 from extensions.database import Database
 from extensions.errors import RpcTimeout, ServiceUnavailable
 from extensions.inbox import once
@@ -282,6 +292,37 @@ class Orders:
             total = session.scalar(select(func.count()).select_from(Order).where(*conditions))
             orders = [order_view(order) for order in session.scalars(page)]
         return {"orders": orders, "total": total}
+
+    @rpc
+    def summarize_orders(self, days=30):
+        """{today: {orders, revenue}, by_status: {status: count}, daily: [{date, orders, revenue}]}.
+
+        daily: these many days of UTC, oldest first, today the last. by_status: of all orders there are.
+        Cancelled orders count in by_status alone. Raises InvalidInput.
+        """
+        days = load(SummaryQuery(), {"days": days})["days"]
+        # The connection's time zone is UTC.
+        date = cast(Order.created_at, Date)
+        with self.db.transaction() as session:
+            today = session.scalar(select(func.current_date()))
+            dates = [today - timedelta(days=age) for age in reversed(range(days))]
+            sums = session.execute(
+                select(date, func.count(), func.sum(Order.total_amount))
+                .where(Order.created_at >= dates[0], Order.status != "cancelled")
+                .group_by(date)
+            ).all()
+            counts = session.execute(select(Order.status, func.count()).group_by(Order.status)).all()
+        by_date = {date: (orders, revenue) for date, orders, revenue in sums}
+        by_status = dict.fromkeys(ORDER_STATUSES, 0) | {status: count for status, count in counts}
+        daily = []
+        for date in dates:
+            orders, revenue = by_date.get(date, (0, Decimal("0.00")))
+            daily.append({"date": date.isoformat(), "orders": orders, "revenue": str(revenue)})
+        return {
+            "today": {name: daily[-1][name] for name in ("orders", "revenue")},
+            "by_status": by_status,
+            "daily": daily,
+        }
 
     @rpc
     @once

@@ -2,8 +2,8 @@
 
 Owns:     products_db
 RPC:      list_products, list_categories, get_product, create_product, replace_product, update_product,
-          set_stock, delete_product, check_stock, reserve_stock, release_stock,
-          list_parked, replay_parked, discard_parked, health
+          set_stock, delete_product, summarize_stock, check_stock, reserve_stock, release_stock,
+          list_parked, count_parked, replay_parked, discard_parked, health
 Emits:    product.changed (a hint)
 Handles:  order.created, order.status.updated, order.abandoned
 """
@@ -56,6 +56,8 @@ logger = logging.getLogger(__name__)
 
 HINT_SECONDS = 0.25
 SETTLE_BATCH = 100
+LOW_STOCK = 5
+LOW_STOCK_SHOWN = 10
 
 
 # Only who inserts the reservation goes on. A line that is short is left as it is: the caller sees it
@@ -260,6 +262,16 @@ class Products:
     # Stock and reservations
 
     @rpc
+    def summarize_stock(self):
+        """{low_stock_threshold, low, products}: how many active products have no more left, and the lowest of them."""
+        low = select(Product).where(Product.is_active, Product.stock_quantity <= LOW_STOCK)
+        lowest = low.order_by(Product.stock_quantity, Product.name, Product.id).limit(LOW_STOCK_SHOWN)
+        with self.db.transaction() as session:
+            count = session.scalar(select(func.count()).select_from(low.subquery()))
+            products = [product_view(product) for product in session.scalars(lowest)]
+        return {"low_stock_threshold": LOW_STOCK, "low": count, "products": products}
+
+    @rpc
     def check_stock(self, lines):
         """[{product_id, requested, available, sufficient}], a look that reserves nothing. Raises ProductNotFound."""
         request = load(StockLines(), {"lines": lines})
@@ -401,12 +413,16 @@ class Products:
 
     @rpc
     def list_parked(self, limit=50):
-        """{messages: [{message_id, queue, reason, attempts, parked_at, body}], total}, oldest first."""
+        """{messages: [{message_id, queue, reason, attempts, parked_at, body}], total}, newest first."""
         return self.parking.list(limit)
 
     @rpc
+    def count_parked(self):
+        return self.parking.count()
+
+    @rpc
     def replay_parked(self, message_id):
-        """Hand the message to its handler once more. Raises ParkedMessageNotFound."""
+        """Hand the message to its handler once more. Raises ParkedMessageNotFound, NotReplayable."""
         if not self.parking.replay(message_id):
             raise ParkedMessageNotFound(message_id)
 

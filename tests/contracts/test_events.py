@@ -38,6 +38,12 @@ def test_the_subscribers_that_events_name_are_the_handlers_that_exist():
     assert named
 
 
+def test_the_subscribing_services_are_those_with_handlers_and_all_have_a_parking_queue():
+    with_parking = {service.name for service in SERVICES if hasattr(service, "parking")}
+
+    assert {service for _, service, _ in handlers_in_the_code()} == set(events.SUBSCRIBERS) == with_parking
+
+
 def test_every_kept_event_leaves_through_the_outbox_of_its_source():
     sent = {
         (event, service.name)

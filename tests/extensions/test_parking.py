@@ -4,7 +4,7 @@ import eventlet
 import pytest
 from eventlet.event import Event
 
-from extensions.errors import ServiceUnavailable
+from extensions.errors import NotReplayable, ServiceUnavailable
 from extensions.events import event_handler
 from extensions.parking import ParkingLot
 from extensions.payloads import to_payload
@@ -31,6 +31,10 @@ class Shop:
     @rpc
     def list(self, limit=50):
         return self.parking.list(limit)
+
+    @rpc
+    def count(self):
+        return self.parking.count()
 
     @rpc
     def replay(self, message_id):
@@ -87,13 +91,13 @@ def test_the_list_tells_where_a_message_was_and_why_it_is_here(park, cluster):
     assert '"cake": "Torte"' in message["body"]
 
 
-def test_the_list_is_oldest_first_and_leaves_all_where_it_is(park, cluster, broker):
+def test_the_list_is_newest_first_and_leaves_all_where_it_is(park, cluster, broker):
     park(*"abcde")
 
     lists = [cluster.shop.list(limit=3) for _ in range(3)]
 
     assert all(parked == lists[0] for parked in lists)
-    assert ['"cake": "a"' in lists[0]["messages"][0]["body"], len(lists[0]["messages"])] == [True, 3]
+    assert ['"cake": "e"' in lists[0]["messages"][0]["body"], len(lists[0]["messages"])] == [True, 3]
     assert lists[0]["total"] == 5
     assert broker.depth("parked.shop") == 5
 
@@ -119,11 +123,28 @@ def test_an_empty_list(run_service, cluster):
     run_service(Shop)
 
     assert cluster.shop.list() == {"messages": [], "total": 0}
+    assert cluster.shop.count() == 0
+
+
+def test_the_messages_are_counted_and_stay(park, cluster, broker):
+    park("a", "b", "c")
+
+    assert [cluster.shop.count() for _ in range(3)] == [3, 3, 3]
+
+    wait_for(lambda: broker.depth("parked.shop") == 3)
+
+
+def test_a_long_body_is_cut(park, cluster):
+    park("T" * 3000)
+
+    [message] = cluster.shop.list()["messages"]
+
+    assert (len(message["body"]), message["body"][-2:]) == (2001, "T…")
 
 
 def test_a_replayed_message_is_handled_as_if_it_were_new(park, cluster, shop, broker):
     park("a", "b")
-    message_id = cluster.shop.list()["messages"][1]["message_id"]
+    message_id = cluster.shop.list()["messages"][0]["message_id"]
     shop.broken = False
 
     assert cluster.shop.replay(message_id)
@@ -165,7 +186,7 @@ def test_what_is_not_here_can_neither_be_replayed_nor_discarded(park, cluster, b
 
 def test_of_many_operators_at_once_one_replays_a_message_and_all_see_the_rest(park, cluster, shop, broker):
     park("a", "b")
-    message_id = cluster.shop.list()["messages"][0]["message_id"]
+    message_id = cluster.shop.list()["messages"][1]["message_id"]
     shop.broken = False
 
     replays = [eventlet.spawn(cluster.shop.replay, message_id) for _ in range(3)]
@@ -190,11 +211,13 @@ def test_who_asks_while_another_reads_waits_for_the_messages(park, cluster, brok
     eventlet.spawn(read)
     reading.wait()
     asking = eventlet.spawn(cluster.shop.list)
+    counting = eventlet.spawn(cluster.shop.count)
     eventlet.sleep(0.3)
 
     leave.send()
 
     assert asking.wait()["total"] == 1
+    assert counting.wait() == 1
 
 
 def test_a_message_that_somebody_else_put_there_is_listed_and_can_be_discarded(park, cluster, broker):
@@ -205,6 +228,32 @@ def test_a_message_that_somebody_else_put_there_is_listed_and_can_be_discarded(p
 
     assert foreign["message_id"] == "foreign"
     assert cluster.shop.discard("foreign")
+
+
+@pytest.mark.parametrize("message_id", ["", "../x", "x" * 65])
+def test_a_message_whose_id_fits_into_no_address_gets_one_that_stays(run_service, cluster, broker, message_id):
+    run_service(Shop)
+    wait_for(lambda: broker.queue_exists("parked.shop"))
+    broker.publish(b"x", queue="parked.shop", message_id=message_id)
+
+    [[first], [second]] = [cluster.shop.list()["messages"] for _ in range(2)]
+
+    assert first == second
+    assert first["message_id"].isalnum() and len(first["message_id"]) <= 64
+    assert cluster.shop.discard(first["message_id"])
+    wait_for(lambda: broker.depth("parked.shop") == 0)
+
+
+@pytest.mark.parametrize("headers", [{}, {"x-parked-from": "gone"}])
+def test_a_message_that_came_from_no_queue_can_not_be_replayed_and_stays(run_service, cluster, broker, headers):
+    run_service(Shop)
+    wait_for(lambda: broker.queue_exists("parked.shop"))
+    broker.publish(b"x", queue="parked.shop", message_id="foreign", headers=headers)
+
+    with pytest.raises(NotReplayable):
+        cluster.shop.replay("foreign")
+
+    assert cluster.shop.count() == 1
 
 
 def test_without_the_broker_the_parking_queue_is_unavailable(run_service, shop, proxy):

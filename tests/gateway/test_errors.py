@@ -6,7 +6,7 @@ import pytest
 from flask import Flask
 
 from contracts import errors
-from extensions.errors import DatabaseUnavailable, RpcTimeout, ServiceUnavailable
+from extensions.errors import DatabaseUnavailable, NotReplayable, RpcTimeout, ServiceUnavailable
 from gateway.errors import PROBLEMS, answer, problem_of
 
 EXAMPLES = [
@@ -22,7 +22,7 @@ EXAMPLES = [
     (errors.ProductNotFound("3"), 404, "product-not-found"),
     (errors.OrderNotFound(3), 404, "order-not-found"),
     (errors.NotificationNotFound(3), 404, "notification-not-found"),
-    (errors.ParkedMessageNotFound("m"), 404, "not-found"),
+    (errors.ParkedMessageNotFound("m"), 404, "parked-message-not-found"),
     (errors.SessionNotFound(3), 404, "session-not-found"),
     (errors.Taken("sku"), 409, "taken"),
     (errors.InsufficientStock(3, 5, 2), 409, "insufficient-stock"),
@@ -40,6 +40,7 @@ EXAMPLES = [
     (errors.SignInProviderAway(), 502, "sign-in-provider-away"),
     (errors.ProductsUnavailable(), 503, "service-unavailable"),
     (errors.ProductsTimeout(), 504, "timeout"),
+    (NotReplayable(), 409, "not-replayable"),
     (ServiceUnavailable("orders"), 503, "service-unavailable"),
     (DatabaseUnavailable("orders"), 503, "service-unavailable"),
     (RpcTimeout("orders"), 504, "timeout"),

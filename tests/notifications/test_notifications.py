@@ -516,6 +516,25 @@ def test_a_stored_notification_is_pushed_though_no_mail_can_go(shop, notificatio
     )
 
 
+def test_the_mails_that_failed_and_those_that_wait_are_counted(own_shop, smtp):
+    own_shop.run(Notifications)
+    # Not due, and so left alone.
+    own_shop.sql(
+        "notifications",
+        """
+        INSERT INTO notifications
+            (event_id, event_name, payload, user_id, recipient_email, subject, message, status, next_try_at)
+        SELECT gen_random_uuid(), 'order.created', '{}', 1, 'ada@forage.example', '', '', status,
+            now() + interval '1 hour'
+        FROM unnest(ARRAY['failed', 'failed', 'pending', 'sent']) AS status
+        """,
+    )
+
+    mails = own_shop.rpc.notifications.summarize_mails()
+
+    assert mails == {"failed": 2, "pending": 1}
+
+
 # Operation
 
 
@@ -532,12 +551,13 @@ def test_a_poison_message_is_parked_listed_and_replayed(own_shop, smtp):
     parked = wait_for(
         lambda: own_shop.rpc.notifications.list_parked()["total"] == 2 and own_shop.rpc.notifications.list_parked()
     )
-    first, second = parked["messages"]
+    second, first = parked["messages"]
     assert {first["reason"], first["queue"]} == {"not JSON", queue}
     assert "is missing" in second["reason"]
     own_shop.rpc.notifications.replay_parked(message_id=first["message_id"])
     own_shop.rpc.notifications.discard_parked(message_id=second["message_id"])
     [again] = wait_for(lambda: own_shop.rpc.notifications.list_parked()["messages"])
+    assert own_shop.rpc.notifications.count_parked() == 1
     assert again["body"] == "not JSON"
     assert again["message_id"] != first["message_id"]
 

@@ -1,3 +1,4 @@
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
@@ -13,6 +14,7 @@ from contracts.errors import (
 )
 from contracts.events import OrderCreated, OrderStatusUpdated
 from extensions.payloads import from_payload
+from services.orders import Orders
 from tests.factories import a_customer, a_line, a_product, place_order
 from tests.infrastructure.waiting import wait_for
 from tests.shop import refusal_of
@@ -406,6 +408,60 @@ def test_a_query_out_of_bounds_is_refused(shop, query):
 
 def test_a_page_may_begin_beyond_the_last_order(shop):
     assert shop.rpc.orders.list_orders(skip=2**63 - 1)["orders"] == []
+
+
+# Sums
+
+
+def insert_order(shop, status, total_amount, created_at):
+    shop.sql(
+        "orders",
+        """
+        WITH attempt AS (
+            INSERT INTO attempts (reservation_id, state) VALUES (gen_random_uuid(), 'ordered') RETURNING reservation_id
+        )
+        INSERT INTO orders (reservation_id, user_id, user_email, status, total_amount, created_at)
+        SELECT reservation_id, 1, 'ada@forage.example', %s, %s, %s FROM attempt
+        """,
+        status,
+        total_amount,
+        created_at,
+    )
+
+
+def test_orders_are_summed_up_by_days_of_utc(own_shop):
+    own_shop.run(Orders)
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    tomorrow, yesterday = today + timedelta(days=1), today - timedelta(days=1)
+    for status, total_amount, created_at in (
+        ("pending", "0.10", today),
+        ("delivered", "9999999999.99", tomorrow - timedelta(microseconds=1)),
+        ("cancelled", "7.00", today),
+        ("shipped", "0.20", today - timedelta(microseconds=1)),
+        ("shipped", "5.00", yesterday - timedelta(days=1, microseconds=1)),
+        ("pending", "3.00", tomorrow),
+    ):
+        insert_order(own_shop, status, total_amount, created_at)
+
+    sums = own_shop.rpc.orders.summarize_orders(days=3)
+
+    assert sums == {
+        "today": {"orders": 2, "revenue": "10000000000.09"},
+        "by_status": {"pending": 2, "confirmed": 0, "shipped": 2, "delivered": 1, "cancelled": 1},
+        "daily": [
+            {"date": f"{yesterday - timedelta(days=1):%Y-%m-%d}", "orders": 0, "revenue": "0.00"},
+            {"date": f"{yesterday:%Y-%m-%d}", "orders": 1, "revenue": "0.20"},
+            {"date": f"{today:%Y-%m-%d}", "orders": 2, "revenue": "10000000000.09"},
+        ],
+    }
+
+
+@pytest.mark.parametrize("days", (0, 91, "many", None))
+def test_sums_of_so_many_days_are_refused(orders, days):
+    with pytest.raises(InvalidInput) as refusal:
+        orders.summarize_orders(days=days)
+
+    assert set(refusal.value.errors) == {"days"}
 
 
 def test_the_service_says_that_it_is_up(orders):

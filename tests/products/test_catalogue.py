@@ -7,6 +7,7 @@ from contracts.errors import InsufficientStock, InvalidInput, ProductNotFound, S
 from contracts.events import ProductChanged
 from contracts.schemas import MAX_INT
 from extensions.events import broadcast_handler
+from services.products import Products
 from tests.factories import a_line, a_product
 from tests.infrastructure.waiting import wait_for
 from tests.shop import refusal_of
@@ -314,6 +315,31 @@ def test_differences_at_once_all_count(shop, products):
     assert [refusal_of(call) for call in calls] == [None] * 15
     assert products.get_product(product_id=product["id"])["stock_quantity"] == 15
     assert sum(delta for _, delta in ledger(shop, product)) == 15
+
+
+def test_the_products_that_run_low_are_summed_up_lowest_first(own_shop):
+    own_shop.run(Products)
+    products = own_shop.rpc.products
+    for name, stock_quantity in [("Morel", 5), ("Truffle", 0), ("Cep", 5), ("Puffball", 6)]:
+        products.create_product(**a_product(name=name, stock_quantity=stock_quantity))
+    inactive = products.create_product(**a_product(stock_quantity=0))
+    products.delete_product(product_id=inactive["id"])
+
+    stock = products.summarize_stock()
+
+    assert (stock["low_stock_threshold"], stock["low"]) == (5, 3)
+    assert [product["name"] for product in stock["products"]] == ["Truffle", "Cep", "Morel"]
+    assert stock["products"][0] == products.get_product(product_id=stock["products"][0]["id"])
+
+
+def test_of_many_products_that_run_low_ten_are_shown(own_shop):
+    own_shop.run(Products)
+    for _ in range(11):
+        own_shop.rpc.products.create_product(**a_product(stock_quantity=1))
+
+    stock = own_shop.rpc.products.summarize_stock()
+
+    assert (stock["low"], len(stock["products"])) == (11, 10)
 
 
 # Deliveries again

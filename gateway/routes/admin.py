@@ -1,0 +1,119 @@
+from functools import partial
+
+import eventlet
+from flask import g
+from werkzeug.exceptions import NotFound
+
+from contracts.errors import ParkedMessageNotFound
+from contracts.events import SUBSCRIBERS
+from contracts.schemas import SummaryQuery
+from extensions.broker import BrokerUnavailable
+from extensions.errors import NotReplayable, RpcTimeout, ServiceUnavailable
+from gateway.api import Blueprint
+from gateway.auth import admin
+from gateway.schemas import ParkedPageView, ParkedQuery, SummaryView
+
+blp = Blueprint("admin", __name__, description="The back office")
+
+SUMMARY_SECONDS = 3
+SERVICE = {"in": "path", "name": "service", "required": True, "schema": {"type": "string", "enum": [*SUBSCRIBERS]}}
+MESSAGE_ID = {
+    "in": "path",
+    "name": "message_id",
+    "required": True,
+    "schema": {"type": "string", "pattern": "^[A-Za-z0-9-]{1,64}$"},
+}
+
+
+@blp.route("/admin/summary")
+@admin
+@blp.arguments(SummaryQuery, location="query")
+@blp.response(200, SummaryView)
+def summarize(query):
+    """What goes on: sales by day, stock that runs low, mails, messages that no handler could take.
+
+    Days are UTC's, oldest first, today the last; a cancelled order counts in `by_status` alone, which counts all
+    orders there are. Of the active products with `low_stock_threshold` left or fewer, the ten lowest are shown.
+    What a service has that is stopped, or too slow, is null; only without the broker there is no answer.
+    """
+    shop = g.shop.within(seconds=SUMMARY_SECONDS)
+    orders, stock, mails, *parked = _ask_all(
+        partial(shop.orders.summarize_orders, **query),
+        shop.products.summarize_stock,
+        shop.notifications.summarize_mails,
+        *(getattr(shop, service).count_parked for service in SUBSCRIBERS),
+    )
+    return {
+        **query,
+        "orders": orders,
+        "stock": stock,
+        "mails": mails,
+        "parked": dict(zip(SUBSCRIBERS, parked, strict=True)),
+    }
+
+
+@blp.route("/admin/parked")
+@admin
+@blp.arguments(ParkedQuery, location="query")
+@blp.response(200, ParkedPageView)
+def list_parked(query):
+    """Messages that no handler could take, newest first, of all services but those that are `away`."""
+    end = query["offset"] + query["limit"]
+    answers = _ask_all(*(partial(getattr(g.shop, service).list_parked, limit=end) for service in SUBSCRIBERS))
+    answered = {service: answer for service, answer in zip(SUBSCRIBERS, answers, strict=True) if answer is not None}
+    messages = [
+        {**message, "service": service, "id": message["message_id"]}
+        for service, answer in answered.items()
+        for message in answer["messages"]
+    ]
+    messages.sort(key=lambda message: message["parked_at"] or "", reverse=True)
+    return {
+        **query,
+        "messages": messages[query["offset"] : end],
+        "total": sum(answer["total"] for answer in answered.values()),
+        "away": [service for service in SUBSCRIBERS if service not in answered],
+    }
+
+
+@blp.route("/admin/parked/<service>/<message_id>/replay", methods=["POST"], parameters=[SERVICE, MESSAGE_ID])
+@admin
+@blp.response(204)
+@blp.problems(NotFound, ParkedMessageNotFound, NotReplayable)
+def replay_parked(service, message_id):
+    """Hand the message to its handler once more. If that fails, it's parked again, under another id."""
+    _subscriber(service).replay_parked(message_id=message_id)
+
+
+@blp.route("/admin/parked/<service>/<message_id>", methods=["DELETE"], parameters=[SERVICE, MESSAGE_ID])
+@admin
+@blp.response(204)
+@blp.problems(NotFound, ParkedMessageNotFound)
+def discard_parked(service, message_id):
+    """Drop the message for good."""
+    _subscriber(service).discard_parked(message_id=message_id)
+
+
+def _subscriber(service):
+    if service not in SUBSCRIBERS:
+        raise NotFound
+    return getattr(g.shop, service)
+
+
+def _ask_all(*calls):
+    """The answers to calls made at once, None for that of a service that is away.
+
+    Raises ServiceUnavailable when it is the broker that is.
+    """
+    asked = [eventlet.spawn(_ask, call) for call in calls]
+    answers = [greenlet.wait() for greenlet in asked]
+    for answer in answers:
+        if isinstance(answer, ServiceUnavailable):
+            raise answer
+    return answers
+
+
+def _ask(call):
+    try:
+        return call()
+    except (ServiceUnavailable, RpcTimeout) as error:
+        return error if isinstance(error.__cause__, BrokerUnavailable) else None

@@ -1,8 +1,11 @@
-"""Logging in and out. The refresh token travels in its cookie alone, the access token never in a query."""
+"""Logging in and out. The refresh token travels in its cookie alone, the access token never in a query.
+
+A browser on its way to or from Google shows what it gets: a refusal leads it to the storefront, which says why.
+"""
 
 import hmac
 
-from flask import Response, current_app, g, jsonify
+from flask import Response, current_app, g, jsonify, request
 from marshmallow import EXCLUDE
 
 from contracts.errors import (
@@ -17,10 +20,14 @@ from contracts.errors import (
 )
 from contracts.schemas import Credentials
 from gateway import cookies
-from gateway.api import Blueprint
+from gateway.api import JSON, Blueprint
 from gateway.auth import public, with_cookie
+from gateway.errors import PROBLEM_JSON, answer, problem_of
 from gateway.limits import limited
 from gateway.schemas import SignInQuery, TokenView
+
+# Without a preference (no Accept, */*) a client gets the first of the two kinds, a problem.
+HTML, BROWSED = "text/html", ("auth.google", "auth.google_callback")
 
 blp = Blueprint("auth", __name__, description="Logging in and out")
 
@@ -79,7 +86,10 @@ def providers():
 @blp.response(302, headers=["Location", "Set-Cookie"])
 @blp.problems(NotConfigured, SignInProviderAway)
 def google():
-    """Go and sign in at Google."""
+    """Go and sign in at Google.
+
+    A client that prefers `text/html` is led to the storefront's `/auth/callback#error=<type>` by whatever goes wrong.
+    """
     sign_in = g.shop.users.google_sign_in_url()
     cookies.keep(cookies.SIGN_IN, sign_in["state"])
     return _go_to(sign_in["url"])
@@ -93,7 +103,10 @@ def google():
 @blp.response(302, headers=["Location", "Set-Cookie"])
 @blp.problems(SignInRefused, SignInProviderAway, NotConfigured, UnprovenAddress, AccountDisabled)
 def google_callback(query):
-    """Come back from Google: on to the storefront, with the access token in the fragment."""
+    """Come back from Google: on to the storefront, with the access token in the fragment.
+
+    A client that prefers `text/html` is led to the storefront's `/auth/callback#error=<type>` by whatever goes wrong.
+    """
     expected = cookies.read(cookies.SIGN_IN) or ""
     if not expected or not hmac.compare_digest(expected.encode(), query["state"].encode()):
         raise SignInRefused("This sign-in did not begin in this browser: begin it here.")
@@ -101,7 +114,20 @@ def google_callback(query):
     if not query["code"]:
         raise SignInRefused("The provider did not sign you in: begin anew.")
     tokens = _keep_session(g.shop.users.google_sign_in(code=query["code"], state=query["state"], **g.client))
-    return _go_to(f"{current_app.config['FRONTEND_URL']}/auth/callback#token={tokens['access_token']}")
+    return _come_back(f"token={tokens['access_token']}")
+
+
+@blp.errorhandler(Exception)
+def refuse(error):
+    """A problem, but for who reads pages: a fragment of one."""
+    problem = answer(error)
+    if request.endpoint in BROWSED and request.accept_mimetypes.best_match((PROBLEM_JSON, JSON, HTML)) == HTML:
+        return _come_back(f"error={problem_of(type(error)).type}")
+    return problem
+
+
+def _come_back(fragment):
+    return _go_to(f"{current_app.config['FRONTEND_URL']}/auth/callback#{fragment}")
 
 
 def _go_to(url):

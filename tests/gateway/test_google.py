@@ -1,3 +1,4 @@
+from functools import partial
 from http.cookies import SimpleCookie
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -5,11 +6,14 @@ import jwt
 import pytest
 import requests
 
+from extensions import openid
 from tests.factories import an_account
 
 from .conftest import problem
 
 STATE = "forage_sign_in"
+# As Chromium and Firefox send it when somebody follows a link.
+PAGE = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
 
 
 @pytest.fixture
@@ -17,8 +21,9 @@ def browser(shop):
     """Follows no redirect: the test looks where each leads."""
 
     class Browser(requests.Session):
-        def go(self, path, **query):
-            return self.get(f"{shop.url}{path}?{urlencode(query)}", allow_redirects=False, timeout=15)
+        def go(self, path, accept="*/*", **query):
+            url, headers = f"{shop.url}{path}?{urlencode(query)}", {"Accept": accept}
+            return self.get(url, headers=headers, allow_redirects=False, timeout=15)
 
         def begin(self):
             return self.go("/auth/google").headers["Location"]
@@ -189,3 +194,63 @@ def test_the_access_token_is_in_the_fragment_alone(browser, sign_in_provider):
 
 def test_who_else_one_can_sign_in_with_is_listed(shop, browser):
     assert browser.go("/auth/providers").json() == ["google"]
+
+
+def assert_led_back(answer, why):
+    assert answer.status_code == 302
+    assert answer.headers["Location"] == f"http://shop.example:8080/auth/callback#error={why}"
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.content == b""
+
+
+def test_a_browser_that_is_refused_is_led_back_to_the_storefront_which_says_why(browser):
+    state = parse_qs(urlsplit(browser.begin()).query)["state"][0]
+
+    answer = browser.go("/auth/google/callback", accept=PAGE, error="access_denied", state=state)
+
+    assert_led_back(answer, "sign-in-refused")
+    assert STATE not in browser.cookies
+
+
+def test_a_browser_with_an_address_nobody_vouches_for_is_led_back(browser, sign_in_provider):
+    code, state = sign_in_provider.log_in(browser.begin(), email=an_account()["email"], email_verified=False)
+
+    answer = browser.go("/auth/google/callback", accept=PAGE, code=code, state=state)
+
+    assert_led_back(answer, "unproven-address")
+    assert "forage_refresh" not in browser.cookies
+
+
+def test_a_browser_that_asks_too_often_is_led_back_as_well(run_gateway):
+    gateway = run_gateway(RATE_LIMIT_SCALE="0.03")
+    ask = partial(requests.get, f"{gateway.url}/auth/google", headers={"Accept": PAGE}, allow_redirects=False)
+    ask()
+
+    answer = ask()
+
+    assert_led_back(answer, "rate-limited")
+
+
+def test_a_browser_is_led_back_when_the_provider_is_away_from_the_first(browser, sign_in_provider, monkeypatch):
+    monkeypatch.setattr(openid, "KEPT_SECONDS", 0)
+    sign_in_provider.stop()
+
+    answer = browser.go("/auth/google", accept=PAGE)
+
+    assert_led_back(answer, "sign-in-provider-away")
+    assert STATE not in browser.cookies
+
+
+@pytest.mark.parametrize("accept", ("*/*", "application/json", "application/json, text/html;q=0.5", ""))
+def test_who_does_not_prefer_pages_gets_the_problem(browser, accept):
+    answer = browser.go("/auth/google/callback", accept=accept, state="another")
+
+    assert answer.status_code == 400
+    assert problem(answer)["type"] == "sign-in-refused"
+
+
+def test_the_other_ways_to_log_in_answer_with_problems_whatever_one_prefers(shop):
+    answer = requests.post(f"{shop.url}/auth/refresh", headers={"Accept": PAGE})
+
+    assert answer.status_code == 401
+    assert problem(answer)["type"] == "invalid-session"

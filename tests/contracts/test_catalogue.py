@@ -1,11 +1,16 @@
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import yaml
 
 from contracts.schemas import ProductRequest, load
 
-CATALOGUE = yaml.safe_load((Path(__file__).parents[2] / "scripts" / "catalogue.yaml").read_text())
+ROOT = Path(__file__).parents[2]
+CATALOGUE = yaml.safe_load((ROOT / "scripts" / "catalogue.yaml").read_text())
+PUBLIC = ROOT / "frontend" / "public"
+# What draws, and nothing that runs, speaks or fetches.
+DRAWING = {"svg", "g", "defs", "use", "clipPath", "pattern", "path", "rect", "circle", "ellipse"}
 
 
 @pytest.mark.parametrize("product", CATALOGUE, ids=lambda product: product["sku"])
@@ -27,3 +32,25 @@ def test_the_seeded_shop_is_worth_browsing():
     assert len({product["category"] for product in CATALOGUE}) >= 5
     assert any(product["stock_quantity"] == 0 for product in CATALOGUE)
     assert any(0 < product["stock_quantity"] <= 5 for product in CATALOGUE)
+
+
+@pytest.mark.parametrize("product", CATALOGUE, ids=lambda product: product["sku"])
+def test_a_seeded_product_has_a_picture_of_its_own(product):
+    assert product["image_url"] == f"/pictures/{product['sku'].lower()}.svg"
+    assert (PUBLIC / product["image_url"].lstrip("/")).is_file()
+
+
+@pytest.mark.parametrize("picture", sorted(PUBLIC.glob("pictures/*.svg")), ids=lambda picture: picture.stem)
+def test_a_picture_is_a_small_square_drawing_that_needs_nothing_else(picture):
+    root = ElementTree.fromstring(picture.read_bytes())
+
+    elements = list(root.iter())
+    attributes = [(name.rpartition("}")[2], value) for element in elements for name, value in element.items()]
+
+    assert (root.get("width"), root.get("height"), root.get("viewBox")) == ("400", "400", "0 0 400 400")
+    assert {element.tag.removeprefix("{http://www.w3.org/2000/svg}") for element in elements} <= DRAWING
+    assert not any(element.text and element.text.strip() for element in elements)
+    assert not any(name.startswith("on") or name == "style" for name, _ in attributes)
+    assert all(value.startswith("#") for name, value in attributes if name == "href")
+    assert all("url(" not in value or value.startswith("url(#") for _, value in attributes)
+    assert picture.stat().st_size < 12_000

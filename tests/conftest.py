@@ -225,4 +225,5 @@ def own_broker(new_settings, tmp_path_factory):
     server.start()
     server.wait_until_ready()
     yield server
-    server.stop()
+    # As with the session's.
+    server.kill()

@@ -20,8 +20,14 @@ CONFIG = Path(__file__).with_name("schemathesis.toml")
 FOR_CUSTOMERS = ("user", "owner", "owner or admin")
 
 pytestmark = pytest.mark.usefixtures("failures_are_forgotten")
-schema = schemathesis.openapi.from_dict(document(), config=SchemathesisConfig.from_path(CONFIG))
-schema_for_customers = schema.include(lambda context: context.operation.definition.raw["x-access"] in FOR_CUSTOMERS)
+config = SchemathesisConfig.from_path(CONFIG)
+schema = schemathesis.openapi.from_dict(document(), config=config)
+# What is malformed is refused whoever sends it, so that the long list of it is for the admin alone.
+config_for_customers = SchemathesisConfig.from_path(CONFIG)
+config_for_customers.projects.default.phases.coverage.enabled = False
+schema_for_customers = schemathesis.openapi.from_dict(document(), config=config_for_customers).include(
+    lambda context: context.operation.definition.raw["x-access"] in FOR_CUSTOMERS
+)
 
 
 @pytest.fixture(scope="module")

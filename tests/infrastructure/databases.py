@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from itertools import count
 
 from scripts.settings import ROOT, SERVICES
@@ -12,14 +13,14 @@ class Databases:
         self.postgres = server.postgres
         self.settings = server.settings
         self.postgres.make_databases()
-        self._migrated = set()
+        self._migrated = False
         self._numbers = count(1)
 
     def new(self, service):
         """The URI of a new database, migrated when it is for a service of the shop, else empty."""
         name = f"test_{next(self._numbers)}_{service}"
         if service in SERVICES:
-            self._migrate_once(service)
+            self._migrate_once()
             self._execute(f'CREATE DATABASE "{name}" TEMPLATE {service}_db OWNER {service}')
             return self.settings.database_uri(service, name)
         self._execute(f'CREATE DATABASE "{name}"')
@@ -29,19 +30,22 @@ class Databases:
         name = uri.rpartition("/")[2]
         self._execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
-    def _migrate_once(self, service):
-        if service in self._migrated:
+    def _migrate_once(self):
+        """All services' at once: most of it is Python coming up."""
+        if self._migrated:
             return
-        uri = self.settings.database_uri(service, f"{service}_db")
+        uris = {
+            f"{service.upper()}_DB_URI": self.settings.database_uri(service, f"{service}_db") for service in SERVICES
+        }
         done = subprocess.run(
-            [ROOT / ".venv" / "bin" / "alembic", "-c", "alembic.ini", "-n", service, "upgrade", "head"],
+            [sys.executable, "-m", "scripts.migrate"],
             cwd=ROOT,
-            env={**os.environ, f"{service.upper()}_DB_URI": uri},
+            env={**os.environ, **uris},
             capture_output=True,
             text=True,
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        self._migrated.add(service)
+        self._migrated = True
 
     def _execute(self, statement):
         connection = self.postgres.connect()

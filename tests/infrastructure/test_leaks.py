@@ -57,6 +57,12 @@ def test_secrets_are_known_by_their_names_wherever_they_stand():
     assert leaks.secrets == {"0123456789"}
 
 
+def test_what_stands_in_our_source_is_no_secret(leaks):
+    leaks.note({"password": "Bad Request", "token": "Bad Requests"})
+
+    assert leaks.secrets == {PASSWORD, "Bad Requests"}
+
+
 def test_what_this_process_logs_is_searched(monkeypatch):
     leaks = Leaks()
     leaks.watch(monkeypatch)

@@ -1,19 +1,8 @@
 """The OpenAPI document, read without a running shop."""
 
-import json
 from dataclasses import dataclass
 
-from gateway.app import create_app
-from gateway.auth import Tokens
-from gateway.cache import Cache
-from gateway.limits import Limits
-from gateway.live import Live
-from gateway.routes.docs import Page
-
-
-def document():
-    app = create_app({}, None, Tokens(), Cache(), Live(), Limits(), Page())
-    return json.loads(app.extensions["openapi.json"])
+from scripts.client import document
 
 
 @dataclass(frozen=True)

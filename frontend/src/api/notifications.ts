@@ -1,0 +1,24 @@
+import { api, take } from './client'
+
+export type NotificationQuery = {
+  all?: boolean
+  unread?: boolean
+  status?: 'pending' | 'sent' | 'failed'
+  recipient?: string
+  order_id?: number
+  after_id?: number
+  page?: number
+  page_size?: number
+}
+
+export const listNotifications = (query: NotificationQuery, signal?: AbortSignal) =>
+  take(api.GET('/notifications', { params: { query }, signal }))
+
+export const getNotification = (id: number) =>
+  take(api.GET('/notifications/{notification_id}', { params: { path: { notification_id: id } } }))
+
+export const markRead = (id: number, read: boolean) =>
+  take(api.PATCH('/notifications/{notification_id}', { params: { path: { notification_id: id } }, body: { read } }))
+
+export const retryNotification = (id: number) =>
+  take(api.POST('/notifications/retry/{notification_id}', { params: { path: { notification_id: id } } }))

@@ -1,0 +1,26 @@
+import { api, type OrderStatus, take, takeWhole } from './client'
+
+export type OrderLine = { product_id: number; quantity: number; unit_price?: string }
+export type OrderQuery = {
+  skip?: number
+  limit?: number
+  status?: OrderStatus
+  all?: boolean
+  q?: string
+  from?: string
+  to?: string
+}
+
+/** One key makes one order, however often it is sent. */
+export const placeOrder = (items: OrderLine[], idempotencyKey: string) =>
+  take(api.POST('/orders', { params: { header: { 'Idempotency-Key': idempotencyKey } }, body: { items } }))
+
+export async function listOrders(query: OrderQuery, signal?: AbortSignal) {
+  const { data, headers } = await takeWhole(api.GET('/orders', { params: { query }, signal }))
+  return { orders: data, total: Number(headers.get('X-Total-Count')) }
+}
+
+export const getOrder = (id: number) => take(api.GET('/orders/{order_id}', { params: { path: { order_id: id } } }))
+
+export const setOrderStatus = (id: number, status: OrderStatus) =>
+  take(api.PATCH('/orders/{order_id}/status', { params: { path: { order_id: id } }, body: { status } }))

@@ -1,0 +1,41 @@
+import type { components } from './schema'
+
+export type ProblemBody = components['schemas']['ProblemView'] & Record<string, unknown>
+
+/**
+ * Why a request has no answer to go on with.
+ *
+ * type: the API's fixed word for it (RFC 9457), or `network` when no answer came at all.
+ * fields: what is wrong with single fields, one sentence each. body: the whole problem, with its own members.
+ */
+export class Problem extends Error {
+  readonly type: string
+  readonly status: number
+  readonly body: Partial<ProblemBody>
+  readonly retryAfterSeconds: number | null
+
+  constructor(body: Partial<ProblemBody>, response?: Response) {
+    super(body.detail ?? body.type ?? 'unknown')
+    this.type = body.type ?? (response ? 'unreadable-answer' : 'network')
+    this.status = response?.status ?? 0
+    this.body = body
+    this.retryAfterSeconds = Number(response?.headers.get('Retry-After')) || null
+  }
+
+  get fields(): Record<string, string> {
+    return Object.fromEntries(
+      Object.entries(this.body.errors ?? {}).map(([name, sentences]) => [name, firstSentence(sentences)]),
+    )
+  }
+
+  /** Whether the same request may well be answered in a moment. */
+  get passes(): boolean {
+    return this.type === 'network' || [429, 502, 503, 504].includes(this.status)
+  }
+}
+
+/** The API nests the errors of lists: {items: {0: {quantity: [sentence]}}}. */
+function firstSentence(errors: unknown): string {
+  if (typeof errors === 'string') return errors
+  return typeof errors === 'object' && errors !== null ? firstSentence(Object.values(errors)[0]) : ''
+}

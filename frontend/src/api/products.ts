@@ -1,0 +1,40 @@
+import { api, take, takeWhole } from './client'
+import type { components } from './schema'
+
+type Schemas = components['schemas']
+export type ProductSort = 'name' | '-name' | 'price' | '-price' | 'created_at' | '-created_at'
+export type ProductQuery = {
+  limit?: number
+  offset?: number
+  category?: string
+  name?: string
+  is_active?: boolean
+  sort_by?: ProductSort
+}
+
+export const listProducts = (query: ProductQuery, signal?: AbortSignal) =>
+  take(api.GET('/products', { params: { query }, signal }))
+
+export const listCategories = () => take(api.GET('/products/categories'))
+
+export const getProduct = (id: number) => take(api.GET('/products/{product_id}', { params: { path: { product_id: id } } }))
+
+/** The product, and the version of it to name in If-Match. */
+export async function getProductToEdit(id: number) {
+  const path = { product_id: id }
+  const { data, headers } = await takeWhole(api.GET('/products/{product_id}', { params: { path } }))
+  return { product: data, etag: headers.get('ETag') ?? '' }
+}
+
+export const createProduct = (body: Schemas['ProductRequest']) => take(api.POST('/products', { body }))
+
+export const updateProduct = (id: number, body: Schemas['ProductChanges'], etag?: string) =>
+  take(
+    api.PATCH('/products/{product_id}', {
+      params: { path: { product_id: id }, header: etag ? { 'If-Match': etag } : {} },
+      body,
+    }),
+  )
+
+export const setStock = (id: number, body: Schemas['StockChange']) =>
+  take(api.PATCH('/products/{product_id}/stock', { params: { path: { product_id: id } }, body }))

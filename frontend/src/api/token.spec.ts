@@ -1,0 +1,223 @@
+import { afterEach, beforeEach, expect, test, vi } from 'vitest'
+import { answer, refusal, stubNetwork } from '@/testing/shop'
+import { beginTabs, stubLocks } from '@/testing/tabs'
+import { tokenOf } from '@/testing/token'
+
+type Tab = typeof import('./token')
+
+let closeTabs: () => void
+/** The token that the gateway takes. */
+let good: string
+let requests: Request[]
+let refreshed: () => Response | Promise<Response>
+
+const stale = () => refusal('unauthenticated', 401, {}, { 'WWW-Authenticate': 'Bearer error="invalid_token", error_description="The token has expired."' })
+const refreshes = () => requests.filter(({ url }) => url.endsWith('/auth/refresh'))
+const ask = (tab: Tab, path = '/api/orders') => tab.fetchAsCaller(new Request(path))
+
+/** A tab of the same browser, with modules of its own. */
+async function openTab(): Promise<Tab> {
+  vi.resetModules()
+  return import('./token')
+}
+
+async function heard(tab: Tab, token: string | null) {
+  await expect.poll(() => tab.currentToken()).toBe(token)
+}
+
+beforeEach(() => {
+  closeTabs = beginTabs()
+  good = tokenOf(7)
+  refreshed = () => answer({ access_token: good, token_type: 'bearer', expires_in: 900 })
+  requests = stubNetwork((request, path) => {
+    if (path === '/api/auth/refresh') return refreshed()
+    return request.headers.get('Authorization') === `Bearer ${good}` ? answer({}) : stale()
+  })
+})
+afterEach(() => closeTabs())
+
+test('requests that find the token expired at once send one refresh, and each is tried once more', async () => {
+  const tab = await openTab()
+  tab.keepToken(tokenOf(7))
+
+  const answers = await Promise.all(['/api/orders', '/api/notifications', '/api/users/me'].map((path) => ask(tab, path)))
+
+  expect(answers.map(({ status }) => status)).toEqual([200, 200, 200])
+  expect(refreshes()).toHaveLength(1)
+  expect(requests).toHaveLength(7)
+})
+
+test('two tabs that find it expired at once send one refresh', async () => {
+  stubLocks()
+  const [here, there] = [await openTab(), await openTab()]
+  const old = tokenOf(7)
+  here.keepToken(old)
+  await heard(there, old)
+
+  const answers = await Promise.all([ask(here), ask(there)])
+
+  expect(answers.map(({ status }) => status)).toEqual([200, 200])
+  expect(refreshes()).toHaveLength(1)
+})
+
+test('a token that another tab got is used, and none is asked for', async () => {
+  const [here, there] = [await openTab(), await openTab()]
+
+  there.keepToken(good)
+  await heard(here, good)
+
+  expect((await ask(here)).status).toBe(200)
+  expect(await here.refreshToken(null)).toBe(true)
+  expect(refreshes()).toHaveLength(0)
+})
+
+test('a request that is refused with the new token as well is not tried for ever', async () => {
+  const tab = await openTab()
+  tab.keepToken(tokenOf(7))
+  refreshed = () => answer({ access_token: tokenOf(7) })
+
+  expect((await ask(tab)).status).toBe(401)
+  expect(refreshes()).toHaveLength(1)
+})
+
+test('a wrong password is no reason to refresh', async () => {
+  const tab = await openTab()
+  tab.keepToken(good)
+  requests = stubNetwork(() => refusal('invalid-credentials', 401, {}, { 'WWW-Authenticate': 'Bearer' }))
+
+  expect((await ask(tab, '/api/users/login')).status).toBe(401)
+  expect(requests).toHaveLength(1)
+})
+
+test('a body is sent again with the second try', async () => {
+  const tab = await openTab()
+  tab.keepToken(tokenOf(7))
+
+  await tab.fetchAsCaller(new Request('/api/orders', { method: 'POST', body: 'two chanterelles' }))
+
+  expect(await requests.at(-1)!.text()).toBe('two chanterelles')
+})
+
+test.each([
+  ['no answer', () => { throw new TypeError('Failed to fetch') }, 'network'],
+  ['an answer that takes too long', () => { throw new DOMException('', 'TimeoutError') }, 'network'],
+  ['a shop that is down', () => refusal('service-unavailable', 503), 'service-unavailable'],
+  ['too many requests', () => refusal('rate-limited', 429), 'rate-limited'],
+  ['a page of a hotel', () => new Response('<html>', { status: 200 }), 'unreadable-answer'],
+  ['a proxy that wants a login', () => new Response('<html>', { status: 401 }), 'unreadable-answer'],
+])('%s does not end the session', async (_, reply, type) => {
+  const tab = await openTab()
+  const old = tokenOf(7)
+  tab.keepToken(old)
+  const listener = vi.fn()
+  tab.onTokenChange(listener)
+  refreshed = reply
+
+  await expect(ask(tab)).rejects.toMatchObject({ type })
+
+  expect(tab.currentToken()).toBe(old)
+  expect(listener).not.toHaveBeenCalled()
+})
+
+test('a refresh that fails is not asked for again by each that waited for it', async () => {
+  const tab = await openTab()
+  tab.keepToken(tokenOf(7))
+  refreshed = () => refusal('service-unavailable', 503)
+
+  const answers = await Promise.allSettled([ask(tab), ask(tab), ask(tab)])
+
+  expect(answers.map(({ status }) => status)).toEqual(['rejected', 'rejected', 'rejected'])
+  expect(refreshes()).toHaveLength(1)
+})
+
+test('the next request after a failed refresh tries anew', async () => {
+  const tab = await openTab()
+  tab.keepToken(tokenOf(7))
+  const well = refreshed
+  refreshed = () => refusal('service-unavailable', 503)
+  await expect(ask(tab)).rejects.toThrow()
+
+  refreshed = well
+
+  expect((await ask(tab)).status).toBe(200)
+})
+
+test('a session that is over is over in all tabs', async () => {
+  const [here, there] = [await openTab(), await openTab()]
+  const old = tokenOf(7)
+  here.keepToken(old)
+  await heard(there, old)
+  const listener = vi.fn()
+  there.onTokenChange(listener)
+  refreshed = () => refusal('invalid-session', 401)
+
+  expect((await ask(here)).status).toBe(401)
+
+  expect(here.currentToken()).toBeNull()
+  await heard(there, null)
+  expect(listener).toHaveBeenCalledTimes(1)
+})
+
+test('what one user asked for is not done as the next', async () => {
+  const tab = await openTab()
+  tab.keepToken(tokenOf(7))
+  good = tokenOf(8)
+
+  const { status } = await tab.fetchAsCaller(new Request('/api/orders', { method: 'POST', body: '{}' }))
+
+  expect(status).toBe(401)
+  expect(tab.tokenUser()).toBe('8')
+  expect(requests.filter(({ url }) => url.endsWith('/orders'))).toHaveLength(1)
+})
+
+test('who logs out while a refresh is under way stays logged out', async () => {
+  const tab = await openTab()
+  const old = tokenOf(7)
+  tab.keepToken(old)
+  let finish: (answer: Response) => void = () => {}
+  refreshed = () => new Promise((resolve) => (finish = resolve))
+  const refresh = tab.refreshToken(old)
+  await expect.poll(() => refreshes().length).toBe(1)
+
+  const leaving = tab.inTurn(async () => tab.dropToken())
+  finish(answer({ access_token: good }))
+  await Promise.all([refresh, leaving])
+
+  expect(tab.currentToken()).toBeNull()
+})
+
+test('without Web Locks, what another tab said during a refresh holds', async () => {
+  const tab = await openTab()
+  const old = tokenOf(7)
+  tab.keepToken(old)
+  let finish: (answer: Response) => void = () => {}
+  refreshed = () => new Promise((resolve) => (finish = resolve))
+  const refresh = tab.refreshToken(old)
+  await expect.poll(() => refreshes().length).toBe(1)
+  ;(await openTab()).dropToken()
+  await heard(tab, null)
+
+  finish(answer({ access_token: good }))
+
+  expect(await refresh).toBe(false)
+  expect(tab.currentToken()).toBeNull()
+})
+
+test('a clock that is wrong is of no account', async () => {
+  vi.setSystemTime('2099-01-01')
+  const tab = await openTab()
+  tab.keepToken(good)
+
+  expect((await ask(tab)).status).toBe(200)
+  expect(refreshes()).toHaveLength(0)
+  vi.useRealTimers()
+})
+
+test('a request that nobody waits for any more is no network failure', async () => {
+  const tab = await openTab()
+  requests = stubNetwork(() => {
+    throw new DOMException('', 'AbortError')
+  })
+
+  await expect(ask(tab)).rejects.toMatchObject({ name: 'AbortError' })
+})

@@ -1,0 +1,36 @@
+import { useI18n } from 'vue-i18n'
+
+/** As contracts/schemas.py has them. */
+export const MIN_PASSWORD_LENGTH = 8
+const MAX_PASSWORD_LENGTH = 128
+const USERNAME_LENGTH = [3, 50] as const
+
+/** As the server counts: what looks the same is the same, and what looks like one character is mostly one. */
+export const passwordLength = (password: string) => [...password.normalize('NFKC')].length
+
+/** What is wrong with a field, in a sentence, as far as that can be told without asking. */
+export function useAccountChecks() {
+  const { t } = useI18n()
+
+  const filled = (value: string) => (value ? undefined : t('field.required'))
+
+  const email = (value: string) =>
+    filled(value.trim()) ?? (/^[^\s@]+@[^\s@]+\.[^\s@]+$/.test(value.trim()) ? undefined : t('account.refused.email'))
+
+  function username(value: string) {
+    const length = [...value.trim()].length
+    return filled(value.trim()) ?? (length < USERNAME_LENGTH[0] || length > USERNAME_LENGTH[1] ? t('account.refused.username') : undefined)
+  }
+
+  /** known: what everybody knows of the account. */
+  function newPassword(password: string, ...known: string[]) {
+    const length = passwordLength(password)
+    if (!password) return t('field.required')
+    if (length < MIN_PASSWORD_LENGTH) return t('account.password.short', { n: MIN_PASSWORD_LENGTH })
+    if (length > MAX_PASSWORD_LENGTH) return t('account.password.long', { n: MAX_PASSWORD_LENGTH })
+    const isKnown = known.some((word) => word.trim().toLowerCase() === password.toLowerCase())
+    return isKnown ? t('account.password.known') : undefined
+  }
+
+  return { filled, email, username, newPassword }
+}

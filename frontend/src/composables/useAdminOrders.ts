@@ -1,0 +1,61 @@
+import { keepPreviousData, useQuery } from '@tanstack/vue-query'
+import { computed, shallowRef, toValue, watch, type MaybeRefOrGetter } from 'vue'
+import type { Order } from '@/api/client'
+import { listOrders, type OrderQuery } from '@/api/orders'
+
+const REFRESH_MS = 5_000
+
+type Pin = { query: string; orders: Order[] }
+
+/**
+ * A page of everybody's orders that keeps up with the shop without moving under the reader's hand: what was ordered
+ * since waits, counted by `fresh`, until `showFresh`.
+ */
+export function useAdminOrders(query: MaybeRefOrGetter<OrderQuery & { limit: number; skip: number }>) {
+  const { data, error, isPlaceholderData, refetch } = useQuery({
+    queryKey: computed(() => ['orders', { all: true, ...toValue(query) }]),
+    queryFn: ({ signal }) => listOrders({ all: true, ...toValue(query) }, signal),
+    placeholderData: keepPreviousData,
+    staleTime: 0,
+    refetchInterval: REFRESH_MS,
+  })
+  const pin = shallowRef<Pin>()
+
+  watch(
+    data,
+    (latest) => {
+      if (!latest || isPlaceholderData.value) return
+      const asked = JSON.stringify(toValue(query))
+      const isSame = pin.value?.query === asked && pin.value.orders.length
+      pin.value = { query: asked, orders: isSame ? kept(pin.value!.orders, latest.orders) : latest.orders }
+    },
+    { immediate: true },
+  )
+
+  /** As they are now. One that newer ones pushed to the next page stays; one that the filter no longer finds goes. */
+  function kept(known: Order[], latest: Order[]) {
+    const now = new Map(latest.map((order) => [order.id, order]))
+    const oldest = latest.length === toValue(query).limit ? latest.at(-1)!.id : 0
+    return known.flatMap((order) => now.get(order.id) ?? (order.id < oldest ? order : []))
+  }
+
+  const fresh = computed(() => {
+    const newest = pin.value?.orders[0]?.id
+    if (!data.value || !newest || toValue(query).skip || isPlaceholderData.value) return 0
+    return data.value.orders.filter((order) => order.id > newest).length
+  })
+
+  function showFresh() {
+    if (data.value) pin.value = { query: JSON.stringify(toValue(query)), orders: data.value.orders }
+  }
+
+  return {
+    orders: computed(() => data.value && pin.value?.orders),
+    total: computed(() => data.value?.total),
+    fresh,
+    showFresh,
+    error,
+    isPlaceholderData,
+    refetch,
+  }
+}

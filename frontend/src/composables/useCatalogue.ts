@@ -1,0 +1,20 @@
+import { keepPreviousData, useQuery } from '@tanstack/vue-query'
+import { computed, toValue, type MaybeRefOrGetter } from 'vue'
+import { listCategories, listProducts, type ProductQuery } from '@/api/products'
+import { useLiveProducts } from './useLiveProducts'
+
+const KEPT_MINUTES = 30
+
+/** A page of the catalogue, kept as it is now, and long enough to come back to. */
+export function useProducts(query: MaybeRefOrGetter<ProductQuery>) {
+  const page = useQuery({
+    queryKey: ['products', query],
+    queryFn: ({ signal }) => listProducts(toValue(query), signal),
+    placeholderData: keepPreviousData,
+    gcTime: KEPT_MINUTES * 60_000,
+  })
+  useLiveProducts(computed(() => page.data.value?.items.map((product) => product.id) ?? []))
+  return page
+}
+
+export const useCategories = () => useQuery({ queryKey: ['categories'], queryFn: listCategories, gcTime: KEPT_MINUTES * 60_000 })

@@ -1,0 +1,114 @@
+import { useQueryClient } from '@tanstack/vue-query'
+import { useEventListener } from '@vueuse/core'
+import { onScopeDispose } from 'vue'
+import { useI18n } from 'vue-i18n'
+import { listNotifications } from '@/api/notifications'
+import { Problem } from '@/api/problem'
+import { type NotificationNews, useLive } from '@/stores/live'
+import { useToasts } from '@/stores/toasts'
+import { keep, recall } from '@/utils/storage'
+import { useNotificationActions } from './useNotifications'
+
+type News = Pick<NotificationNews, 'id' | 'subject' | 'message' | 'order_id'>
+
+/** One by one they would be noise. */
+const MOST_TOASTS = 3
+const MOST_READ = 100
+/** What one tab writes the others read a moment later. */
+const HOLD_MS = 250
+
+/**
+ * While this user is logged in: what comes in is toasted, once in all tabs, and what is on the screen of it read anew.
+ *
+ * What was there before is no news. A hidden tab toasts nothing; it does so, unless another one did, when it is seen.
+ */
+export function useNotificationFeed(userId: number) {
+  const { t } = useI18n()
+  const live = useLive()
+  const queries = useQueryClient()
+  const toasts = useToasts()
+  const { mark } = useNotificationActions()
+  const KEY = `forage.toasted.${userId}`
+  let old: number | null = null
+  let looking = Promise.resolve()
+  let over = false
+
+  const toasted = () => Number(recall(KEY))
+
+  live.onNotification((news) => {
+    readAnew()
+    void tell([news])
+  })
+  live.onAuthenticated(() => {
+    readAnew()
+    catchUp()
+  })
+  useEventListener(document, 'visibilitychange', () => document.hidden || catchUp())
+  if (live.isAuthenticated) catchUp()
+  onScopeDispose(() => (over = true))
+
+  function readAnew() {
+    for (const name of ['notifications', 'orders', 'order']) void queries.invalidateQueries({ queryKey: [name] })
+  }
+
+  /** One look after the other: the first tells what is old. */
+  function catchUp() {
+    looking = looking.then(look)
+  }
+
+  async function look() {
+    if (document.hidden && old !== null) return
+    try {
+      if (old === null) old = await newest()
+      else await tellMissed(Math.max(old, toasted()))
+    } catch (error) {
+      // It is asked again when the feed, or the reader, comes back the next time.
+      if (!(error instanceof Problem)) throw error
+    }
+  }
+
+  async function newest() {
+    const { notifications } = await listNotifications({ page_size: 1 })
+    return notifications[0]?.id ?? 0
+  }
+
+  async function tellMissed(after: number) {
+    const { notifications, total } = await listNotifications({ after_id: after, page_size: MOST_READ })
+    if (!total) return
+    const unread = total - notifications.length
+    await tell(notifications, unread && { count: unread, upTo: await newest() })
+  }
+
+  /** more: those that are missing in `news`. */
+  function tell(news: News[], more: { count: number; upTo: number } | 0 = 0) {
+    return alone(() => {
+      const fresh = news.filter(({ id }) => id > toasted())
+      if (!fresh.length || document.hidden || over) return
+      keep(KEY, String(Math.max(more ? more.upTo : 0, ...fresh.map(({ id }) => id))))
+      const count = fresh.length + (more ? more.count : 0)
+      if (count > MOST_TOASTS) toastSum(count)
+      else fresh.forEach(toast)
+    })
+  }
+
+  /** Web Locks span tabs, but only https and localhost have them. */
+  async function alone(work: () => void) {
+    if (!navigator.locks) return work()
+    await navigator.locks.request(KEY, () => {
+      work()
+      return new Promise((done) => setTimeout(done, HOLD_MS))
+    })
+  }
+
+  function toast({ id, subject, message, order_id }: News) {
+    const link = order_id
+      ? { to: { name: 'order', params: { id: order_id } }, label: t('notifications.showOrder'), run: () => mark.mutate({ id, read: true }) }
+      : undefined
+    toasts.show({ kind: 'info', title: subject, text: message, link })
+  }
+
+  function toastSum(count: number) {
+    const link = { to: { name: 'notifications' }, label: t('notifications.showAll') }
+    toasts.show({ kind: 'info', title: t('notifications.missed', { n: count }), link })
+  }
+}

@@ -1,0 +1,76 @@
+import { keepPreviousData, useMutation, useQuery, useQueryClient } from '@tanstack/vue-query'
+import { computed, toValue, type MaybeRefOrGetter } from 'vue'
+import type { Notification, NotificationPage } from '@/api/client'
+import { listNotifications, markRead, type NotificationQuery, retryNotification } from '@/api/notifications'
+import { useProblem } from './useProblem'
+import { useToasts } from '@/stores/toasts'
+
+const MOST_READ = 100
+const AT_ONCE = 5
+
+export function useNotifications(query: MaybeRefOrGetter<NotificationQuery>) {
+  return useQuery({
+    queryKey: ['notifications', query],
+    queryFn: ({ signal }) => listNotifications(toValue(query), signal),
+    placeholderData: keepPreviousData,
+  })
+}
+
+/** How many the reader has not read, once that is known. */
+export function useUnreadCount() {
+  const { data } = useNotifications({ unread: true, page_size: 1 })
+  return computed(() => data.value?.total)
+}
+
+/** What one can do about notifications. A list shows what became of one in its place, and is read anew by and by. */
+export function useNotificationActions() {
+  const queries = useQueryClient()
+  const toasts = useToasts()
+  const { sentence } = useProblem()
+  const onError = (error: Error) => void toasts.show({ kind: 'error', title: sentence(error) })
+
+  function keep(changed: Notification) {
+    queries.setQueriesData<NotificationPage>({ queryKey: ['notifications'] }, (page) => page && withChanged(page, changed))
+    return readCounts()
+  }
+
+  const readCounts = () =>
+    queries.invalidateQueries({ queryKey: ['notifications', { unread: true, page_size: 1 }] })
+  const readAnew = () => queries.invalidateQueries({ queryKey: ['notifications'] })
+
+  const mark = useMutation({
+    mutationFn: ({ id, read }: { id: number; read: boolean }) => markRead(id, read),
+    onSuccess: keep,
+    onError,
+  })
+  const markAll = useMutation({ mutationFn: markAllRead, onSettled: readAnew, onError })
+  const retry = useMutation({
+    mutationFn: retryNotification,
+    onSuccess: keep,
+    onError: (error) => {
+      onError(error)
+      return readAnew()
+    },
+  })
+
+  return { mark, markAll, retry }
+}
+
+/** Those that are there now; not what comes in meanwhile. */
+async function markAllRead() {
+  const { notifications } = await listNotifications({ page_size: 1 })
+  const newest = notifications[0]?.id ?? 0
+  for (;;) {
+    const page = await listNotifications({ unread: true, page_size: MOST_READ })
+    const ids = page.notifications.map(({ id }) => id).filter((id) => id <= newest)
+    if (!ids.length) return
+    for (let at = 0; at < ids.length; at += AT_ONCE) {
+      await Promise.all(ids.slice(at, at + AT_ONCE).map((id) => markRead(id, true)))
+    }
+  }
+}
+
+function withChanged(page: NotificationPage, changed: Notification): NotificationPage {
+  const notifications = page.notifications.map((known) => (known.id === changed.id ? changed : known))
+  return { ...page, notifications }
+}

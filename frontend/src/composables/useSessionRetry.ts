@@ -1,0 +1,21 @@
+import { onScopeDispose, watch } from 'vue'
+import { pauseBefore } from '@/api/feed'
+import { useSession } from '@/stores/session'
+
+/** While it can't be told who is there, that is asked again after growing pauses, without end. */
+export function useSessionRetry() {
+  const session = useSession()
+  let attempts = 0
+  let timer: ReturnType<typeof setTimeout> | undefined
+
+  watch(
+    () => session.failure,
+    (failure) => {
+      clearTimeout(timer)
+      attempts = failure ? attempts + 1 : 0
+      if (failure) timer = setTimeout(session.begin, Math.max(pauseBefore(attempts), 1000 * (failure.retryAfterSeconds ?? 0)))
+    },
+    { immediate: true },
+  )
+  onScopeDispose(() => clearTimeout(timer))
+}

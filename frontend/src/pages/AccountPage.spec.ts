@@ -1,0 +1,177 @@
+import userEvent from '@testing-library/user-event'
+import { screen, within } from '@testing-library/vue'
+import { disposePinia, type Pinia } from 'pinia'
+import { afterEach, beforeEach, expect, test } from 'vitest'
+import type { Session } from '@/api/client'
+import { currentToken, dropToken, keepToken } from '@/api/token'
+import { useSession } from '@/stores/session'
+import { renderInApp } from '@/testing/render'
+import { answer, refusal, stubNetwork, user } from '@/testing/shop'
+import { tokenOf } from '@/testing/token'
+import AccountPage from './AccountPage.vue'
+
+const FIREFOX = 'Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:140.0) Gecko/20100101 Firefox/140.0'
+const SAFARI = 'Mozilla/5.0 (iPhone; CPU iPhone OS 18_5 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.5 Mobile/15E148 Safari/604.1'
+
+const device = (fields: Partial<Session>): Session => ({
+  id: 1,
+  user_agent: FIREFOX,
+  client_address: '203.0.113.7',
+  created_at: '2026-01-01T08:00:00Z',
+  last_used_at: '2026-01-02T08:00:00Z',
+  expires_at: '2026-02-01T08:00:00Z',
+  current: false,
+  ...fields,
+})
+
+let pinia: Pinia
+let requests: Request[]
+let devices: Session[]
+let reply: (request: Request) => Response | undefined
+
+beforeEach(() => {
+  devices = [device({ id: 2, user_agent: SAFARI }), device({ id: 1, current: true })]
+  reply = () => undefined
+  requests = stubNetwork((request, path) => {
+    const special = reply(request)
+    if (special) return special
+    if (path === '/api/users/me/sessions') return answer(devices)
+    if (request.method === 'DELETE') {
+      devices = devices.filter(({ id }) => !path.endsWith(`/${id}`))
+      return new Response(null, { status: 204 })
+    }
+    if (path === '/api/users/me/password') return new Response(null, { status: 204 })
+    return request.method === 'PATCH' ? request.json().then((body) => answer(user(body))) : answer(user())
+  })
+})
+afterEach(() => {
+  disposePinia(pinia)
+  dropToken()
+})
+
+const sent = (method: string) => requests.filter((request) => request.method === method)
+
+async function open() {
+  const app = await renderInApp({ components: { AccountPage }, template: '<AccountPage />' }, { at: '/account' })
+  pinia = app.pinia
+  const session = useSession(pinia)
+  keepToken(tokenOf(7))
+  await screen.findByRole('heading', { name: 'Account' })
+  return { ...app, session }
+}
+
+test('sessions say what they are on in plain words, this one first and without a way out', async () => {
+  await open()
+
+  await screen.findByText(/Firefox on Windows/)
+  const rows = screen.getAllByRole('listitem')
+  expect(rows[0]).toHaveTextContent(/Firefox on Windows.*this one/)
+  expect(rows[1]).toHaveTextContent(/Safari on iPhone.*203\.0\.113\.7/)
+  expect(within(rows[0]!).queryByRole('button')).toBeNull()
+})
+
+test('a device that says nothing of itself is an unknown one', async () => {
+  devices = [device({ user_agent: null, client_address: null })]
+  await open()
+
+  expect(await screen.findByText('Unknown device')).toBeInTheDocument()
+})
+
+test('a session is ended after one was asked, is gone then, and the focus is not lost', async () => {
+  await open()
+
+  await userEvent.click(await screen.findByRole('button', { name: 'Log out there: Safari on iPhone' }))
+  const dialog = await screen.findByRole('dialog', { name: 'Log out: Safari on iPhone?' })
+  expect(sent('DELETE')).toHaveLength(0)
+  await userEvent.click(within(dialog).getByRole('button', { name: 'Log out there' }))
+
+  await expect.poll(() => screen.queryByText(/Safari on iPhone/)).toBeNull()
+  expect(sent('DELETE').map(({ url }) => new URL(url).pathname)).toEqual(['/api/users/me/sessions/2'])
+  await expect.poll(() => document.activeElement).toBe(screen.getByRole('heading', { name: 'Where you are logged in' }))
+})
+
+test('who thinks better of it ends nothing', async () => {
+  await open()
+
+  await userEvent.click(await screen.findByRole('button', { name: /Log out there/ }))
+  await userEvent.click(within(await screen.findByRole('dialog')).getByRole('button', { name: 'Go back' }))
+
+  await expect.poll(() => screen.queryByRole('dialog')).toBeNull()
+  expect(sent('DELETE')).toHaveLength(0)
+})
+
+test('a session that has ended by itself meanwhile is no error', async () => {
+  await open()
+  await userEvent.click(await screen.findByRole('button', { name: /Log out there/ }))
+  devices = devices.filter(({ current }) => current)
+  reply = ({ method }) => (method === 'DELETE' ? refusal('session-not-found', 404, { session_id: 2 }) : undefined)
+
+  await userEvent.click(within(await screen.findByRole('dialog')).getByRole('button', { name: 'Log out there' }))
+
+  await expect.poll(() => screen.queryByRole('dialog')).toBeNull()
+  expect(screen.queryByText(/Safari on iPhone/)).toBeNull()
+})
+
+test('what can not be ended just now is said in the dialog, which stays', async () => {
+  await open()
+  reply = ({ method }) => (method === 'DELETE' ? refusal('service-unavailable', 503) : undefined)
+
+  await userEvent.click(await screen.findByRole('button', { name: /Log out there/ }))
+  await userEvent.click(within(await screen.findByRole('dialog')).getByRole('button', { name: 'Log out there' }))
+
+  expect(await within(screen.getByRole('dialog')).findByText(/A part of the shop is down/)).toBeInTheDocument()
+})
+
+test('sessions that can not be read are tried again, and the rest of the page stands', async () => {
+  reply = ({ url }) => (url.endsWith('/sessions') ? refusal('access-denied', 403) : undefined)
+  await open()
+  const again = await screen.findByRole('button', { name: 'Try again' })
+  expect(screen.getByLabelText('Username')).toHaveValue('ada')
+
+  reply = () => undefined
+  await userEvent.click(again)
+
+  expect(await screen.findByText(/Safari on iPhone/)).toBeInTheDocument()
+})
+
+test('a new name is kept, and is the one that the shop calls one by', async () => {
+  const { session } = await open()
+
+  await userEvent.clear(screen.getByLabelText('Username'))
+  await userEvent.type(screen.getByLabelText('Username'), 'countess{Enter}')
+
+  await expect.poll(() => session.user?.username).toBe('countess')
+})
+
+test('a new password ends all sessions, this one too, and leads to logging in', async () => {
+  const { router, session } = await open()
+
+  await userEvent.type(screen.getByLabelText('Current password'), 'chanterelle')
+  await userEvent.type(screen.getByLabelText('New password'), 'a walk by the sea{Enter}')
+
+  await expect.poll(() => router.currentRoute.value.fullPath).toBe('/login?next=/account')
+  expect(await sent('POST')[0]!.json()).toEqual({ old_password: 'chanterelle', password: 'a walk by the sea' })
+  expect(currentToken()).toBeNull()
+  expect(session.user).toBeNull()
+  expect(session.ended).toBe(false)
+})
+
+test('a wrong old password is said at its field', async () => {
+  await open()
+  reply = ({ url }) => (url.endsWith('/password') ? refusal('invalid-input', 422, { errors: { old_password: ['This is not your password.'] } }) : undefined)
+
+  await userEvent.type(screen.getByLabelText('Current password'), 'wrong')
+  await userEvent.type(screen.getByLabelText('New password'), 'a walk by the sea{Enter}')
+
+  await expect.poll(() => document.activeElement).toBe(screen.getByLabelText('Current password'))
+  expect(screen.getByLabelText('Current password')).toHaveAccessibleDescription('This is not your password.')
+})
+
+test('the mail that proves the address is sent once more', async () => {
+  await open()
+  reply = ({ url }) => (url.endsWith('/verification') ? answer({ detail: '' }, 202) : undefined)
+
+  await userEvent.click(screen.getByRole('button', { name: 'Send the verification mail again' }))
+
+  expect(await screen.findByText(/a mail is on its way/)).toBeInTheDocument()
+})

@@ -1,0 +1,125 @@
+import userEvent from '@testing-library/user-event'
+import { screen, within } from '@testing-library/vue'
+import { beforeEach, expect, test } from 'vitest'
+import type { Product } from '@/api/client'
+import { type CartLine, useCart } from '@/stores/cart'
+import { useLive } from '@/stores/live'
+import { useToasts } from '@/stores/toasts'
+import { renderInApp } from '@/testing/render'
+import { answer, product, refusal, stubNetwork } from '@/testing/shop'
+import { latestSocket, stubSockets } from '@/testing/socket'
+import CartPage from './CartPage.vue'
+
+let shelf: Product | null
+
+beforeEach(() => {
+  shelf = product()
+  stubNetwork(() => (shelf ? answer(shelf) : refusal('product-not-found', 404)))
+})
+
+function show(fields: Partial<CartLine> = {}) {
+  const line = { product_id: 1, quantity: 2, name: 'Chanterelles, 250 g', price: '14.50', image_url: null, ...fields }
+  localStorage.setItem('forage.cart.guest', JSON.stringify({ version: 1, key: 'k', isSent: false, lines: [line], orderId: null }))
+  return renderInApp(CartPage, { at: '/cart' })
+}
+
+const checkoutButton = () => screen.getByRole('button', { name: 'Go to the checkout' })
+
+test('an empty cart leads to the shop', async () => {
+  await renderInApp(CartPage, { at: '/cart' })
+
+  expect(screen.getByText('An empty basket weighs nothing')).toBeVisible()
+  expect(screen.getByRole('link', { name: 'Go to the shop' })).toHaveAttribute('href', '/')
+})
+
+test('what lies in it is there at once, with what it costs', async () => {
+  stubNetwork(() => new Promise(() => {}))
+
+  await show()
+
+  expect(screen.getByRole('link', { name: 'Chanterelles, 250 g' })).toHaveAttribute('href', '/products/1')
+  expect(screen.getByText('€14.50 each')).toBeVisible()
+  expect(within(screen.getByRole('region', { name: 'Summary' })).getAllByText('€29.00')).toHaveLength(2)
+  expect(checkoutButton()).toBeEnabled()
+})
+
+test('a price that changed is shown, keeps one from the checkout, and can be accepted', async () => {
+  const { pinia } = await show({ price: '13.00' })
+  expect(await screen.findByText('The price was €13.00, it is now €14.50.')).toBeVisible()
+  expect(checkoutButton()).toBeDisabled()
+
+  await userEvent.click(screen.getByRole('button', { name: 'Accept the new price: Chanterelles, 250 g' }))
+
+  expect(useCart(pinia).sum).toBe('29.00')
+  expect(checkoutButton()).toBeEnabled()
+  expect(screen.getByRole('link', { name: 'Chanterelles, 250 g' })).toHaveFocus()
+})
+
+test('what runs short while one looks at it is said, and set to what is left', async () => {
+  stubSockets()
+  const { pinia, queryClient } = await show()
+  useLive(pinia).open()
+  await expect.poll(() => queryClient.getQueryData(['product', 1])).toBeTruthy()
+  expect(screen.queryByText(/left/)).not.toBeInTheDocument()
+
+  latestSocket().tell({ type: 'product', data: { id: 1, price: '14.50', stock_quantity: 1, is_active: true, revision: 1 } })
+  await userEvent.click(await screen.findByRole('button', { name: 'Set to 1: Chanterelles, 250 g' }))
+
+  expect(useCart(pinia).count).toBe(1)
+  expect(checkoutButton()).toBeEnabled()
+})
+
+test('what is no longer sold can only be removed', async () => {
+  shelf = null
+  const { pinia } = await show()
+
+  await userEvent.click(await screen.findByRole('button', { name: 'Remove it: Chanterelles, 250 g' }))
+
+  expect(useCart(pinia).lines).toEqual([])
+})
+
+test('a removed line comes back by the undo of its toast', async () => {
+  const { pinia } = await show()
+
+  await userEvent.click(screen.getByRole('button', { name: 'Remove: Chanterelles, 250 g' }))
+  expect(useCart(pinia).lines).toEqual([])
+  useToasts(pinia).toasts[0]!.action!.run()
+
+  expect(useCart(pinia).count).toBe(2)
+})
+
+test('a quantity beyond the stock is put right, and that is said', async () => {
+  shelf = product({ stock_quantity: 4 })
+  const { pinia, queryClient } = await show()
+  await expect.poll(() => queryClient.getQueryData(['product', 1])).toBeTruthy()
+  const field = screen.getByRole('textbox', { name: 'Quantity of Chanterelles, 250 g' })
+
+  await userEvent.clear(field)
+  await userEvent.type(field, '9')
+  await userEvent.tab()
+
+  expect(useCart(pinia).count).toBe(4)
+  expect(field).toHaveValue('4')
+  expect(screen.getByText('4 is the most you can have just now.')).toBeVisible()
+})
+
+test('a quantity that is none leaves it as it was', async () => {
+  const { pinia } = await show()
+  const field = screen.getByRole('textbox', { name: 'Quantity of Chanterelles, 250 g' })
+
+  await userEvent.clear(field)
+  await userEvent.type(field, 'two')
+  await userEvent.tab()
+
+  expect(useCart(pinia).count).toBe(2)
+  expect(field).toHaveValue('2')
+})
+
+test('a catalogue that does not answer does not keep one from the checkout', async () => {
+  stubNetwork(() => refusal('service-unavailable', 503))
+
+  await show()
+
+  expect(await screen.findByText(/could not be checked/)).toBeVisible()
+  expect(checkoutButton()).toBeEnabled()
+})

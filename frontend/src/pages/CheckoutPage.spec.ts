@@ -1,0 +1,220 @@
+import userEvent from '@testing-library/user-event'
+import { screen } from '@testing-library/vue'
+import { beforeEach, expect, test } from 'vitest'
+import type { Product } from '@/api/client'
+import { useCart } from '@/stores/cart'
+import { useSession } from '@/stores/session'
+import { useToasts } from '@/stores/toasts'
+import { renderInApp } from '@/testing/render'
+import { answer, order, product, refusal, stubNetwork } from '@/testing/shop'
+import CheckoutPage from './CheckoutPage.vue'
+
+const KEY = '0123456789abcdef'
+const ITEM = { id: 1, order_id: 31, product_id: 1, product_name: 'Chanterelles, 250 g', product_price: '14.50', quantity: 2, subtotal: '29.00', created_at: '' }
+const ORDERED = answer(order({ items: [ITEM] }), 201)
+
+let shelf: Product
+let requests: Request[]
+/** What the shop says to each order in turn; to those after the last, that it is made. */
+let answers: (Response | Promise<Response> | Error)[]
+
+beforeEach(() => {
+  localStorage.setItem('forage.logged-in', '7')
+  const line = { product_id: 1, quantity: 2, name: 'Chanterelles, 250 g', price: '14.50', image_url: null }
+  localStorage.setItem('forage.cart.7', JSON.stringify({ version: 1, key: KEY, isSent: false, lines: [line], orderId: null }))
+  shelf = product()
+  answers = []
+  requests = stubNetwork((request) => {
+    if (request.method === 'GET') return answer(shelf)
+    const next = answers.shift() ?? ORDERED.clone()
+    if (next instanceof Error) throw next
+    return next
+  })
+})
+
+const orders = () => requests.filter(({ method }) => method === 'POST')
+const keys = () => orders().map(({ headers }) => headers.get('Idempotency-Key'))
+const placeButton = () => screen.getByRole('button', { name: 'Place the order' })
+/** A sentence, once it is read out. */
+const said = (words: string) => screen.findByText((text, element) => text.includes(words) && element?.closest('[role=alert]') !== null)
+const show = () => renderInApp(CheckoutPage, { at: '/checkout' })
+
+test('the order goes out with the prices one was shown, and its page takes the place of the checkout', async () => {
+  const { router, pinia } = await show()
+
+  await userEvent.click(placeButton())
+
+  await expect.poll(() => router.currentRoute.value.fullPath).toBe('/orders/31?placed=1')
+  expect(await orders()[0]!.json()).toEqual({ items: [{ product_id: 1, quantity: 2, unit_price: '14.50' }] })
+  expect(keys()).toEqual([KEY])
+  expect(useCart(pinia).lines).toEqual([])
+})
+
+test('a double click sends one order', async () => {
+  let finish: (response: Response) => void = () => {}
+  answers = [new Promise<Response>((resolve) => (finish = resolve))]
+  const { router } = await show()
+
+  placeButton().click()
+  placeButton().click()
+  await userEvent.dblClick(placeButton())
+  finish(ORDERED.clone())
+
+  await expect.poll(() => router.currentRoute.value.path).toBe('/orders/31')
+  expect(orders()).toHaveLength(1)
+})
+
+test('a lost connection is tried again with the same key', async () => {
+  answers = [new TypeError('Failed to fetch')]
+  const { router } = await show()
+
+  await userEvent.click(placeButton())
+
+  await expect.poll(() => router.currentRoute.value.path, { timeout: 5000 }).toBe('/orders/31')
+  expect(keys()).toEqual([KEY, KEY])
+})
+
+test('a shop that stays away loses nothing, and pressing again sends the same key', async () => {
+  answers = [1, 2, 3].map(() => refusal('service-unavailable', 503, {}, { 'Retry-After': '0.01' }))
+  const { pinia, router } = await show()
+
+  await userEvent.click(placeButton())
+  expect(await said('pressing the button again is safe')).toBeVisible()
+  expect(useCart(pinia).count).toBe(2)
+  await userEvent.click(placeButton())
+
+  await expect.poll(() => router.currentRoute.value.path).toBe('/orders/31')
+  expect(keys()).toEqual([KEY, KEY, KEY, KEY])
+})
+
+test('a reload after the order went out sends the same key', async () => {
+  answers = [new Promise<Response>(() => {})]
+  const { unmount } = await show()
+  await userEvent.click(placeButton())
+  unmount()
+
+  const { router } = await show()
+  await userEvent.click(placeButton())
+
+  await expect.poll(() => router.currentRoute.value.path).toBe('/orders/31')
+  expect(keys()).toEqual([KEY, KEY])
+})
+
+test('a cart whose order may have taken the last ones can be sent again, and not before', async () => {
+  answers = [1, 2, 3].map(() => refusal('timeout', 504, {}, { 'Retry-After': '0.01' }))
+  const { unmount } = await show()
+  await userEvent.click(placeButton())
+  await said('pressing the button again is safe')
+  unmount()
+  shelf = product({ stock_quantity: 0 })
+
+  const { router } = await show()
+  await screen.findByText('This is sold out.')
+  expect(screen.getByText(/was sent off as an order/)).toBeVisible()
+  await userEvent.click(placeButton())
+
+  await expect.poll(() => router.currentRoute.value.path).toBe('/orders/31')
+  expect(keys()).toEqual([KEY, KEY, KEY, KEY])
+})
+
+test('an order is not sent again for somebody else who has logged in meanwhile', async () => {
+  answers = [refusal('service-unavailable', 503, {}, { 'Retry-After': '1' })]
+  localStorage.setItem('forage.cart.8', localStorage.getItem('forage.cart.7')!)
+  const { pinia } = await show()
+
+  await userEvent.click(placeButton())
+  await expect.poll(() => orders().length).toBe(1)
+  useSession(pinia).customerId = '8'
+
+  await said('No clear answer came')
+  expect(orders()).toHaveLength(1)
+})
+
+test('an order that is still in flight is waited for, with the same key', async () => {
+  answers = [1, 2].map(() => refusal('request-in-flight', 409, {}, { 'Retry-After': '0.01' }))
+  const { router } = await show()
+
+  await userEvent.click(placeButton())
+
+  await expect.poll(() => router.currentRoute.value.path).toBe('/orders/31')
+  expect(keys()).toEqual([KEY, KEY, KEY])
+})
+
+test('too little stock names the product and what is left, and one press mends the cart', async () => {
+  answers = [refusal('insufficient-stock', 409, { product_id: 1, requested: 2, available: 1 })]
+  const { pinia } = await show()
+  await expect.poll(() => requests.length).toBe(1)
+  shelf = product({ stock_quantity: 1 })
+
+  await userEvent.click(placeButton())
+  expect(await said('Only 1 of “Chanterelles, 250 g” are left, you asked for 2.')).toBeVisible()
+  await userEvent.click(await screen.findByRole('button', { name: 'Set to 1: Chanterelles, 250 g' }))
+
+  expect(useCart(pinia).count).toBe(1)
+  expect(useCart(pinia).key).not.toBe(KEY)
+  expect(screen.queryByText(/you asked for/)).not.toBeInTheDocument()
+  expect(placeButton()).toBeEnabled()
+})
+
+test('a price that rose is asked about before anything is ordered', async () => {
+  answers = [refusal('price-changed', 409, { product_id: 1, given: '14.50', current: '16.00' })]
+  await show()
+  await expect.poll(() => requests.length).toBe(1)
+  shelf = product({ price: '16.00' })
+
+  await userEvent.click(placeButton())
+  expect(await said('costs €16.00 now, no longer €14.50')).toBeVisible()
+  await userEvent.click(await screen.findByRole('button', { name: /Accept the new price/ }))
+  await userEvent.click(placeButton())
+
+  await expect.poll(() => orders()).toHaveLength(2)
+  expect(await orders()[1]!.json()).toEqual({ items: [{ product_id: 1, quantity: 2, unit_price: '16.00' }] })
+})
+
+test('a product that is gone can be removed', async () => {
+  answers = [refusal('product-not-found', 404, { product_id: 1 })]
+  const { pinia } = await show()
+  await expect.poll(() => requests.length).toBe(1)
+  shelf = product({ is_active: false })
+
+  await userEvent.click(placeButton())
+  expect(await said('“Chanterelles, 250 g” is no longer sold')).toBeVisible()
+  await userEvent.click(await screen.findByRole('button', { name: /Remove it/ }))
+
+  expect(useCart(pinia).lines).toEqual([])
+})
+
+test('a cart that can not be had as it is can not be ordered', async () => {
+  shelf = product({ stock_quantity: 0 })
+
+  await show()
+
+  expect(await screen.findByText('This is sold out.')).toBeVisible()
+  expect(placeButton()).toBeDisabled()
+})
+
+test('a key that belongs to another order is said, and pressing again orders under a new one', async () => {
+  answers = [refusal('key-reused', 422)]
+  const { router } = await show()
+
+  await userEvent.click(placeButton())
+  expect(await said('An order was placed from an earlier state of this cart')).toBeVisible()
+  await userEvent.click(placeButton())
+
+  await expect.poll(() => router.currentRoute.value.path).toBe('/orders/31')
+  expect(keys()[1]).not.toBe(KEY)
+})
+
+test('an order that is answered after one has gone elsewhere is said there', async () => {
+  let finish: (response: Response) => void = () => {}
+  answers = [new Promise<Response>((resolve) => (finish = resolve))]
+  const { router, pinia } = await show()
+  await userEvent.click(placeButton())
+
+  await router.push('/')
+  finish(ORDERED.clone())
+
+  await expect.poll(() => useCart(pinia).lines).toEqual([])
+  expect(router.currentRoute.value.path).toBe('/')
+  expect(useToasts(pinia).toasts.map(({ title }) => title)).toEqual(['Order 31 is placed'])
+})

@@ -1,0 +1,100 @@
+import userEvent from '@testing-library/user-event'
+import { screen } from '@testing-library/vue'
+import { disposePinia, type Pinia } from 'pinia'
+import { afterEach, beforeEach, expect, test } from 'vitest'
+import type { Component } from 'vue'
+import { renderInApp } from '@/testing/render'
+import { refusal, stubNetwork } from '@/testing/shop'
+import ResetPasswordPage from './ResetPasswordPage.vue'
+import VerifyEmailPage from './VerifyEmailPage.vue'
+
+let pinia: Pinia
+let requests: Request[]
+let reply: () => Response
+
+beforeEach(() => {
+  reply = () => new Response(null, { status: 204 })
+  requests = stubNetwork(() => reply())
+})
+afterEach(() => disposePinia(pinia))
+
+async function follow(page: Component, link: string) {
+  const app = await renderInApp(page, { at: link })
+  pinia = app.pinia
+  return { ...app, place: () => app.router.currentRoute.value.fullPath }
+}
+
+test('an address is verified at once, by one request, and the token leaves the address bar', async () => {
+  const { place } = await follow(VerifyEmailPage, '/verify-email#token=secret')
+
+  expect(await screen.findByText(/Your address is verified/)).toBeInTheDocument()
+  expect(requests).toHaveLength(1)
+  expect(await requests[0]!.json()).toEqual({ token: 'secret' })
+  await expect.poll(place).toBe('/verify-email')
+})
+
+test('a second link that is followed on the same page counts, too', async () => {
+  reply = () => refusal('invalid-token', 400)
+  const { router, place } = await follow(VerifyEmailPage, '/verify-email#token=old')
+  await screen.findByText(/used already or is too old/)
+
+  reply = () => new Response(null, { status: 204 })
+  await router.push('/verify-email#token=new')
+
+  expect(await screen.findByText(/Your address is verified/)).toBeInTheDocument()
+  expect(await requests[1]!.json()).toEqual({ token: 'new' })
+  await expect.poll(place).toBe('/verify-email')
+})
+
+test('an address that can not be verified just now is tried again with the same token', async () => {
+  reply = () => refusal('service-unavailable', 503)
+  await follow(VerifyEmailPage, '/verify-email#token=secret')
+  const again = await screen.findByRole('button', { name: 'Try again' })
+
+  reply = () => new Response(null, { status: 204 })
+  await userEvent.click(again)
+
+  expect(await screen.findByText(/Your address is verified/)).toBeInTheDocument()
+  expect(await requests[1]!.json()).toEqual({ token: 'secret' })
+})
+
+test('without a link nobody is asked, and it is said what is needed', async () => {
+  await follow(VerifyEmailPage, '/verify-email')
+
+  expect(screen.getByText('For this you need the link of our mail.')).toBeInTheDocument()
+  expect(requests).toHaveLength(0)
+})
+
+test('a new password is set with the token of the link, and leads to logging in', async () => {
+  const { place } = await follow(ResetPasswordPage, '/reset-password#token=secret')
+  await expect.poll(place).toBe('/reset-password')
+
+  await userEvent.type(screen.getByLabelText('New password'), 'a walk by the sea{Enter}')
+
+  await expect.poll(place).toBe('/login')
+  expect(await requests[0]!.json()).toEqual({ token: 'secret', password: 'a walk by the sea' })
+})
+
+test('a link that is used up leads to another', async () => {
+  reply = () => refusal('invalid-token', 400)
+  await follow(ResetPasswordPage, '/reset-password#token=secret')
+
+  await userEvent.type(screen.getByLabelText('New password'), 'a walk by the sea{Enter}')
+
+  expect(await screen.findByText(/This link was used already/)).toBeInTheDocument()
+  expect(screen.getByRole('link', { name: 'Ask for a link' })).toHaveAttribute('href', '/forgot-password')
+  expect(screen.queryByLabelText('New password')).toBeNull()
+})
+
+test('a weak password leaves the link good', async () => {
+  reply = () => refusal('invalid-input', 422, { errors: { password: ['One of the first.'] } })
+  await follow(ResetPasswordPage, '/reset-password#token=secret')
+  await userEvent.type(screen.getByLabelText('New password'), 'password{Enter}')
+  await expect.poll(() => document.activeElement).toBe(screen.getByLabelText('New password'))
+
+  reply = () => new Response(null, { status: 204 })
+  await userEvent.type(screen.getByLabelText('New password'), ' by the sea{Enter}')
+
+  await expect.poll(() => requests.length).toBe(2)
+  expect(await requests[1]!.json()).toEqual({ token: 'secret', password: 'password by the sea' })
+})

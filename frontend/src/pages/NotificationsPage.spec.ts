@@ -1,0 +1,121 @@
+import { screen, within } from '@testing-library/vue'
+import userEvent from '@testing-library/user-event'
+import { beforeEach, expect, test, vi } from 'vitest'
+import type { Notification } from '@/api/client'
+import { renderInApp } from '@/testing/render'
+import { answer, notification, refusal, stubNetwork } from '@/testing/shop'
+import { useToasts } from '@/stores/toasts'
+import NotificationsPage from './NotificationsPage.vue'
+
+let stored: Notification[]
+let requests: Request[]
+
+beforeEach(() => {
+  stored = [notification({ id: 2, subject: 'Shipped' }), notification({ id: 1, subject: 'Placed', read_at: '2026-01-01T09:00:00Z' })]
+  requests = stubNetwork(async (request, path) => {
+    const id = Number(path.split('/').at(-1))
+    if (request.method === 'PATCH') return answer(change(id, { read_at: (await request.json()).read ? '2026-01-02T08:00:00Z' : null }))
+    if (request.method === 'POST') return answer(change(id, { status: 'sent', error_message: null }))
+    return list(new URL(request.url).searchParams)
+  })
+})
+
+function change(id: number, fields: Partial<Notification>) {
+  stored = stored.map((one) => (one.id === id ? { ...one, ...fields } : one))
+  return stored.find((one) => one.id === id)
+}
+
+function list(query: URLSearchParams) {
+  const [page, size] = [Number(query.get('page') ?? 1), Number(query.get('page_size'))]
+  const found = stored.filter(({ read_at }) => query.get('unread') !== 'true' || read_at === null)
+  return answer({ notifications: found.slice((page - 1) * size, page * size), total: found.length })
+}
+
+const open = (at = '/notifications') => renderInApp(NotificationsPage, { at })
+const item = async (name: string) => within((await screen.findByRole('link', { name })).closest('article')!)
+const changes = () => requests.filter(({ method }) => method !== 'GET')
+
+test('opening one marks it as read', async () => {
+  const { router } = await open()
+
+  await userEvent.click(await screen.findByRole('link', { name: 'Shipped' }))
+
+  expect(router.currentRoute.value.fullPath).toBe('/orders/31')
+  await vi.waitFor(() => expect(stored[0]!.read_at).not.toBeNull())
+})
+
+test('opening one that was read asks for nothing', async () => {
+  await open()
+
+  await userEvent.click(await screen.findByRole('link', { name: 'Placed' }))
+
+  expect(changes()).toEqual([])
+})
+
+test('one is marked as read and as unread, and stays in its place', async () => {
+  await open('/notifications?unread=true')
+  const row = await item('Shipped')
+
+  await userEvent.click(row.getByRole('button', { name: 'Mark as read' }))
+  await userEvent.click(await row.findByRole('button', { name: 'Mark as unread' }))
+
+  expect(await row.findByRole('button', { name: 'Mark as read' })).toBeVisible()
+  expect(stored[0]!.read_at).toBeNull()
+})
+
+test('all are marked as read, however many pages they fill', async () => {
+  stored = Array.from({ length: 230 }, (_, i) => notification({ id: 230 - i }))
+  await open()
+  const button = await screen.findByRole('button', { name: 'Mark all as read' })
+  await vi.waitFor(() => expect(button).toBeEnabled())
+
+  await userEvent.click(button)
+
+  await vi.waitFor(() => expect(button).toBeDisabled(), { timeout: 5000 })
+  expect(stored.filter(({ read_at }) => read_at === null)).toEqual([])
+  expect(changes()).toHaveLength(230)
+})
+
+test('a filter shows the unread alone, and says when there are none', async () => {
+  const { router } = await open('/notifications?page=2')
+  await userEvent.click(await screen.findByRole('link', { name: 'Unread' }))
+  await vi.waitFor(() => expect(screen.queryByRole('link', { name: 'Placed' })).not.toBeInTheDocument())
+  expect(router.currentRoute.value.fullPath).toBe('/notifications?unread=true')
+
+  await userEvent.click(screen.getByRole('button', { name: 'Mark all as read' }))
+
+  expect(await screen.findByText('You have read everything')).toBeVisible()
+})
+
+test('a mail that could not be sent says why, and is sent again', async () => {
+  stored = [notification({ subject: 'Shipped', status: 'failed', error_message: '550 no such mailbox' })]
+  await open()
+  const row = await item('Shipped')
+  expect(row.getByText('550 no such mailbox')).toBeVisible()
+
+  await userEvent.click(row.getByRole('button', { name: 'Send it again' }))
+
+  await vi.waitFor(() => expect(row.queryByRole('button', { name: 'Send it again' })).not.toBeInTheDocument())
+  expect(changes().map(({ url }) => new URL(url).pathname)).toEqual(['/api/notifications/retry/1'])
+})
+
+test('a try that is refused is said, and the list read anew', async () => {
+  stored = [notification({ subject: 'Shipped', status: 'failed' })]
+  const { pinia } = await open()
+  const row = await item('Shipped')
+  change(1, { status: 'sent' })
+  stubNetwork((request) => (request.method === 'POST' ? refusal('not-failed', 409) : list(new URL(request.url).searchParams)))
+
+  await userEvent.click(row.getByRole('button', { name: 'Send it again' }))
+
+  await vi.waitFor(() => expect(useToasts(pinia).toasts.map(({ title }) => title)).toEqual(['This one has not failed (any more).']))
+  await vi.waitFor(() => expect(row.queryByRole('button', { name: 'Send it again' })).not.toBeInTheDocument())
+})
+
+test('who has none is told what will be here', async () => {
+  stored = []
+
+  await open()
+
+  expect(await screen.findByText('Quiet as a forest at dawn')).toBeVisible()
+})

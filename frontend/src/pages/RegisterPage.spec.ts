@@ -1,0 +1,129 @@
+import userEvent from '@testing-library/user-event'
+import { screen } from '@testing-library/vue'
+import { disposePinia, type Pinia } from 'pinia'
+import { afterEach, beforeEach, expect, test } from 'vitest'
+import { dropToken } from '@/api/token'
+import { useToasts } from '@/stores/toasts'
+import { renderInApp } from '@/testing/render'
+import { answer, refusal, stubNetwork, user } from '@/testing/shop'
+import { tokenOf } from '@/testing/token'
+import RegisterPage from './RegisterPage.vue'
+
+let pinia: Pinia
+let requests: Request[]
+let register: () => Response
+let login: () => Response
+
+beforeEach(() => {
+  register = () => answer(user(), 201)
+  login = () => answer({ access_token: tokenOf(7) })
+  requests = stubNetwork((_, path) => {
+    if (path === '/api/users/register') return register()
+    if (path === '/api/users/login') return login()
+    return path === '/api/auth/providers' ? answer([]) : answer(user())
+  })
+})
+afterEach(() => {
+  disposePinia(pinia)
+  dropToken()
+})
+
+const sent = (path: string) => requests.filter(({ url }) => url.endsWith(path))
+const field = (name: string) => screen.getByLabelText(name)
+
+async function open(at = '/register') {
+  const app = await renderInApp(RegisterPage, { at })
+  pinia = app.pinia
+  return app
+}
+
+async function fillIn({ email = 'ada@forage.example', username = 'ada', password = 'a walk in the woods' } = {}) {
+  await userEvent.type(field('Email'), email)
+  await userEvent.type(field('Username'), username)
+  await userEvent.type(field('Password'), `${password}{Enter}`)
+}
+
+test('who registers is logged in at once, goes on, and hears of the mail', async () => {
+  const { router } = await open('/register?next=/checkout')
+
+  await fillIn()
+
+  await expect.poll(() => router.currentRoute.value.path).toBe('/checkout')
+  expect(await sent('/register')[0]!.json()).toEqual({ email: 'ada@forage.example', username: 'ada', password: 'a walk in the woods' })
+  expect(useToasts(pinia).toasts[0]).toMatchObject({ title: 'Welcome, ada!', text: expect.stringContaining('ada@forage.example') })
+})
+
+test('who can not be logged in after that is led to where one can', async () => {
+  login = () => refusal('service-unavailable', 503)
+  const { router } = await open('/register?next=/checkout')
+
+  await fillIn()
+
+  await expect.poll(() => router.currentRoute.value.fullPath).toBe('/login?next=/checkout')
+  expect(sent('/register')).toHaveLength(1)
+})
+
+test.each([
+  ['email', 'Email', 'There is an account with this address already.'],
+  ['username', 'Username', 'Somebody else has this name.'],
+])('what is taken is said at its field: %s', async (name, label, sentence) => {
+  register = () => refusal('taken', 409, { field: name })
+  await open()
+
+  await fillIn()
+
+  await expect.poll(() => document.activeElement).toBe(field(label))
+  expect(field(label).getAttribute('aria-describedby')).not.toBeNull()
+  expect(screen.getByText(new RegExp(sentence))).toBeInTheDocument()
+  expect(field('Password')).toHaveValue('a walk in the woods')
+})
+
+test('what the shop refuses is said at each field, and the first has the focus', async () => {
+  register = () => refusal('invalid-input', 422, { errors: { password: ['One of the first that a guesser would try: choose another.'], email: ['Not a valid email address.'] } })
+  await open()
+
+  await fillIn()
+
+  await expect.poll(() => document.activeElement).toBe(field('Email'))
+  expect(field('Email')).toHaveAccessibleDescription(/not a whole email address/)
+  expect(field('Password')).toHaveAccessibleDescription(/first that a guesser would try/)
+})
+
+test.each([
+  ['no address', { email: 'ada' }, 'Email', /not a whole email address/],
+  ['a short name', { username: 'ad ' }, 'Username', /3 to 50 characters/],
+  ['a short password', { password: '1234567' }, 'Password', /at least 8 characters/],
+  ['a long password', { password: 'x'.repeat(129) }, 'Password', /at most 128 characters/],
+  ['the address as the password', { password: 'ADA@forage.example' }, 'Password', /Everybody knows this of you/],
+])('%s is said before the shop is asked', async (_, fields, label, sentence) => {
+  await open()
+
+  await fillIn(fields)
+
+  await expect.poll(() => document.activeElement).toBe(field(label))
+  expect(field(label)).toHaveAccessibleDescription(sentence)
+  expect(sent('/register')).toHaveLength(0)
+})
+
+test('a password is counted as the shop counts it, and its strength is said', async () => {
+  await open()
+  const password = field('Password')
+  expect(password).toHaveAccessibleDescription(/At least 8 characters/)
+
+  // A ligature is its letters, and what UTF-16 has two units for is one.
+  await userEvent.type(password, 'ﬀ🍄')
+  expect(password).toHaveAccessibleDescription('5 more characters.')
+
+  await userEvent.type(password, 'ssword')
+  expect(password).toHaveAccessibleDescription(/^Long enough/)
+
+  await userEvent.type(password, ' by the sea')
+  expect(password).toHaveAccessibleDescription(/hard to guess/)
+})
+
+test('password managers know that it is a new one', async () => {
+  await open()
+
+  expect(field('Email')).toHaveAttribute('autocomplete', 'username')
+  expect(field('Password')).toHaveAttribute('autocomplete', 'new-password')
+})

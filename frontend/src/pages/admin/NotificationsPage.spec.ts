@@ -1,0 +1,100 @@
+import { screen, waitFor, within } from '@testing-library/vue'
+import userEvent from '@testing-library/user-event'
+import { beforeAll, beforeEach, expect, test } from 'vitest'
+import type { Notification } from '@/api/client'
+import { loadAdminMessages } from '@/i18n'
+import { renderInApp } from '@/testing/render'
+import { answer, refusal, stubNetwork } from '@/testing/shop'
+import NotificationsPage from './NotificationsPage.vue'
+
+beforeAll(loadAdminMessages)
+
+const mail = (id: number, fields: Partial<Notification> = {}): Notification => ({
+  id,
+  type: 'email',
+  event_type: 'order_confirmation',
+  recipient_email: `someone${id}@forage.example`,
+  subject: `Mail ${id}`,
+  message: '',
+  order_id: 31,
+  user_id: 7,
+  status: 'failed',
+  error_message: 'No such mailbox',
+  attempts: 5,
+  read_at: null,
+  created_at: '2026-01-01T08:00:00Z',
+  ...fields,
+})
+
+let mails: Notification[]
+let requests: Request[]
+let atOnce: number
+let mostAtOnce: number
+let retried: (id: number) => Response
+beforeEach(() => {
+  mails = [mail(3), mail(2), mail(1)]
+  atOnce = mostAtOnce = 0
+  retried = (id) => answer(mail(id, { status: 'sent' }))
+  requests = stubNetwork(async (request, path) => {
+    if (request.method === 'GET') return answer({ notifications: mails, total: mails.length })
+    mostAtOnce = Math.max(mostAtOnce, ++atOnce)
+    await Promise.resolve()
+    atOnce--
+    return retried(Number(path.split('/').at(-1)))
+  })
+})
+
+const retries = () => requests.filter(({ method }) => method === 'POST').map(({ url }) => Number(url.split('/').at(-1)))
+const report = async () => within(await screen.findByRole('region', { name: 'Sending again' }))
+
+test('the failed ones come first, each with its reason', async () => {
+  await renderInApp(NotificationsPage, { at: '/admin/notifications' })
+
+  expect(await screen.findAllByText('No such mailbox')).toHaveLength(3)
+  expect(new URL(requests[0]!.url).searchParams.get('status')).toBe('failed')
+})
+
+test('all of them can be asked for', async () => {
+  const { router } = await renderInApp(NotificationsPage, { at: '/admin/notifications' })
+
+  await userEvent.selectOptions(await screen.findByLabelText('Status'), 'all')
+
+  await waitFor(() => expect(router.currentRoute.value.query).toEqual({ status: 'all' }))
+  await waitFor(() => expect(new URL(requests.at(-1)!.url).searchParams.has('status')).toBe(false))
+})
+
+test('the selected ones are sent again, and no others', async () => {
+  await renderInApp(NotificationsPage, { at: '/admin/notifications' })
+  await userEvent.click(await screen.findByRole('checkbox', { name: 'Select: Mail 3, to someone3@forage.example' }))
+  await userEvent.click(screen.getByRole('checkbox', { name: 'Select: Mail 1, to someone1@forage.example' }))
+
+  await userEvent.click(screen.getByRole('button', { name: 'Retry 2 selected' }))
+
+  expect(await (await report()).findByText('2 were sent.')).toBeVisible()
+  expect(retries()).toEqual([3, 1])
+})
+
+test('they go one after the other, and each that fails again is told with its reason', async () => {
+  retried = (id) =>
+    id === 3 ? answer(mail(3, { error_message: 'Still no mailbox' })) : id === 2 ? refusal('mail-not-needed', 409) : answer(mail(id, { status: 'sent' }))
+  await renderInApp(NotificationsPage, { at: '/admin/notifications' })
+
+  await userEvent.click(await screen.findByRole('button', { name: 'Retry all 3 failed on this page' }))
+
+  expect(await (await report()).findByText('1 was sent. 2 failed again.')).toBeVisible()
+  const [first, second] = (await report()).getAllByRole('listitem')
+  expect(first).toHaveTextContent('someone3@forage.example · Mail 3 Still no mailbox')
+  expect(second).toHaveTextContent('Mail 2 This mail is not needed any more.')
+  expect(mostAtOnce).toBe(1)
+})
+
+test('when the service is away, the rest is left alone', async () => {
+  retried = (id) => (id === 3 ? answer(mail(3, { status: 'sent' })) : refusal('service-unavailable', 503))
+  await renderInApp(NotificationsPage, { at: '/admin/notifications' })
+
+  await userEvent.click(await screen.findByRole('button', { name: 'Retry all 3 failed on this page' }))
+
+  expect(await (await report()).findByText('1 was sent. 2 were not tried.')).toBeVisible()
+  expect((await report()).getByRole('alert')).toHaveTextContent('A part of the shop is down just now.')
+  expect(retries()).toEqual([3, 2])
+})

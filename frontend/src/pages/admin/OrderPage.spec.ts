@@ -1,0 +1,77 @@
+import { screen, waitFor, within } from '@testing-library/vue'
+import userEvent from '@testing-library/user-event'
+import { beforeAll, beforeEach, expect, test } from 'vitest'
+import type { OrderStatus } from '@/api/client'
+import { loadAdminMessages } from '@/i18n'
+import { renderInApp } from '@/testing/render'
+import { answer, order, refusal, stubNetwork } from '@/testing/shop'
+import OrderPage from './OrderPage.vue'
+
+beforeAll(loadAdminMessages)
+
+let status: OrderStatus
+let requests: Request[]
+let change: (status: OrderStatus) => Response
+beforeEach(() => {
+  status = 'pending'
+  change = (next) => answer(order({ status: (status = next) }))
+  requests = stubNetwork(async (request, path) => {
+    if (request.method === 'PATCH') return change((await request.json()).status)
+    if (path === '/api/orders/31') return answer(order({ status }))
+    if (path === '/api/notifications') return answer({ notifications: [], total: 0 })
+    return answer({ items: [], total: 0, limit: 20, offset: 0 })
+  })
+})
+
+async function show() {
+  await renderInApp(OrderPage, { at: '/admin/orders/31' })
+  return within(await screen.findByRole('region', { name: 'Next step' }))
+}
+const changes = () => requests.filter((request) => request.method === 'PATCH')
+
+test.each([
+  ['pending', ['Confirm', 'Cancel the order']],
+  ['confirmed', ['Mark as shipped', 'Cancel the order']],
+  ['shipped', ['Mark as delivered']],
+  ['delivered', []],
+  ['cancelled', []],
+] as const)('what is %s has its legal next steps', async (before, steps) => {
+  status = before
+
+  const next = await show()
+
+  expect(next.queryAllByRole('button').map((button) => button.textContent)).toEqual(steps)
+})
+
+test('a step is taken once, however often it is clicked', async () => {
+  const button = (await show()).getByRole('button', { name: 'Confirm' })
+
+  button.click()
+  button.click()
+
+  expect(await screen.findByRole('button', { name: 'Mark as shipped' })).toBeVisible()
+  expect(changes()).toHaveLength(1)
+})
+
+test('a cancel is asked for first', async () => {
+  const next = await show()
+
+  await userEvent.click(next.getByRole('button', { name: 'Cancel the order' }))
+  const question = within(await screen.findByRole('dialog', { name: 'Cancel order 31?' }))
+  expect(changes()).toHaveLength(0)
+  await userEvent.click(question.getByRole('button', { name: 'Cancel the order' }))
+
+  expect(await screen.findByText('This order is over: nothing is left to do.')).toBeVisible()
+  await waitFor(() => expect(screen.queryByRole('dialog')).not.toBeInTheDocument())
+})
+
+test('a step that is no longer legal is explained, and the order shown as it is', async () => {
+  const next = await show()
+  change = () => refusal('illegal-transition', 409)
+  status = 'cancelled'
+
+  await userEvent.click(next.getByRole('button', { name: 'Confirm' }))
+
+  expect(await screen.findByText('The order has moved on meanwhile; this step is no longer possible.')).toBeVisible()
+  expect(await screen.findByText('This order is over: nothing is left to do.')).toBeVisible()
+})

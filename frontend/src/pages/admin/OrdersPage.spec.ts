@@ -1,0 +1,107 @@
+import { screen, waitFor, within } from '@testing-library/vue'
+import userEvent from '@testing-library/user-event'
+import { beforeAll, beforeEach, expect, test } from 'vitest'
+import { loadAdminMessages } from '@/i18n'
+import { renderInApp } from '@/testing/render'
+import { answer, order, refusal, stubNetwork } from '@/testing/shop'
+import OrdersPage from './OrdersPage.vue'
+
+beforeAll(loadAdminMessages)
+
+let orders = [order()]
+let requests: Request[]
+beforeEach(() => {
+  orders = [order({ id: 32 }), order({ id: 31 })]
+  requests = stubNetwork(() => answer(orders, 200, { 'X-Total-Count': '10000' }))
+})
+
+const asked = () => Object.fromEntries(new URL(requests.at(-1)!.url).searchParams)
+const rowNames = () => screen.getAllByRole('rowheader').map((cell) => within(cell).getByRole('link').textContent)
+
+test('the address says what is asked for', async () => {
+  await renderInApp(OrdersPage, { at: '/admin/orders?status=shipped&q=ada&from=2026-01-02&to=2026-01-03&page=3' })
+
+  await screen.findByRole('link', { name: 'Order 31' })
+  expect(asked()).toEqual({
+    all: 'true', status: 'shipped', q: 'ada', from: '2026-01-02', to: '2026-01-03', skip: '50', limit: '25',
+  })
+  expect(screen.getByLabelText('Status')).toHaveValue('shipped')
+  expect(screen.getByText('51–75 of 10,000')).toBeVisible()
+})
+
+test('another filter begins at the first page', async () => {
+  const { router } = await renderInApp(OrdersPage, { at: '/admin/orders?q=ada&page=3' })
+
+  await userEvent.selectOptions(await screen.findByLabelText('Status'), 'pending')
+
+  await waitFor(() => expect(router.currentRoute.value.query).toEqual({ q: 'ada', status: 'pending' }))
+  await waitFor(() => expect(asked()).toMatchObject({ status: 'pending', skip: '0' }))
+})
+
+test('what one types is looked for once one pauses', async () => {
+  const { router } = await renderInApp(OrdersPage, { at: '/admin/orders' })
+  await screen.findByRole('link', { name: 'Order 31' })
+
+  await userEvent.type(screen.getByLabelText('Search'), 'bo@')
+
+  await waitFor(() => expect(router.currentRoute.value.query).toEqual({ q: 'bo@' }))
+  await waitFor(() => expect(asked()).toMatchObject({ q: 'bo@' }))
+  expect(requests).toHaveLength(2)
+})
+
+test('new orders wait until they are asked for, while the known ones are kept up to date', async () => {
+  const { queryClient } = await renderInApp(OrdersPage, { at: '/admin/orders' })
+  await screen.findByRole('link', { name: 'Order 31' })
+
+  orders = [order({ id: 33 }), order({ id: 32, status: 'shipped' }), order({ id: 31 })]
+  await queryClient.invalidateQueries()
+
+  const show = await screen.findByRole('button', { name: '1 new order' })
+  expect(rowNames()).toEqual(['#32', '#31'])
+  expect(within(screen.getByRole('table')).getAllByText('Shipped').length).toBeGreaterThan(0)
+  expect(screen.getByText('New orders have come in.')).toBeInTheDocument()
+  await userEvent.click(show)
+  expect(rowNames()).toEqual(['#33', '#32', '#31'])
+  expect(screen.queryByText('New orders have come in.')).not.toBeInTheDocument()
+})
+
+test('an order that the filter no longer finds goes', async () => {
+  const { queryClient } = await renderInApp(OrdersPage, { at: '/admin/orders?status=pending' })
+  await screen.findByRole('link', { name: 'Order 32' })
+
+  orders = [order({ id: 31 })]
+  await queryClient.invalidateQueries()
+
+  await waitFor(() => expect(rowNames()).toEqual(['#31']))
+})
+
+test('without a match all filters can be cleared', async () => {
+  orders = []
+  const { router } = await renderInApp(OrdersPage, { at: '/admin/orders?q=zzz' })
+
+  await userEvent.click(await screen.findByRole('button', { name: 'Clear all filters' }))
+
+  await waitFor(() => expect(router.currentRoute.value.query).toEqual({}))
+})
+
+test('a filter that is refused says so, and shows nothing else', async () => {
+  requests = stubNetwork((request) =>
+    request.url.includes('from') ? refusal('invalid-input', 422) : answer(orders, 200, { 'X-Total-Count': '2' }),
+  )
+  const { router } = await renderInApp(OrdersPage, { at: '/admin/orders' })
+  await screen.findByRole('link', { name: 'Order 31' })
+
+  await router.push('/admin/orders?from=soon')
+
+  expect(await screen.findByRole('alert')).toHaveTextContent("Some values can't be taken.")
+  expect(screen.queryByRole('table')).not.toBeInTheDocument()
+})
+
+test('an address beyond the last page gives way to the last', async () => {
+  stubNetwork((request) => answer(new URL(request.url).searchParams.get('skip') === '9975' ? orders : [], 200, { 'X-Total-Count': '10000' }))
+
+  const { router } = await renderInApp(OrdersPage, { at: '/admin/orders?q=ada&page=99999' })
+
+  await waitFor(() => expect(router.currentRoute.value.query).toEqual({ q: 'ada', page: '400' }))
+  expect(await screen.findByRole('link', { name: 'Order 31' })).toBeVisible()
+})

@@ -1,0 +1,97 @@
+import { screen, waitFor, within } from '@testing-library/vue'
+import userEvent from '@testing-library/user-event'
+import { beforeAll, beforeEach, expect, test } from 'vitest'
+import type { ParkedMessage } from '@/api/admin'
+import { loadAdminMessages } from '@/i18n'
+import { useToasts } from '@/stores/toasts'
+import { renderInApp } from '@/testing/render'
+import { answer, refusal, stubNetwork } from '@/testing/shop'
+import ParkedPage from './ParkedPage.vue'
+
+beforeAll(loadAdminMessages)
+
+const message = (id: string, fields: Partial<ParkedMessage> = {}): ParkedMessage => ({
+  service: 'notifications',
+  id,
+  queue: 'evt-orders-order.created--notifications.notify_customer',
+  reason: `reason ${id}`,
+  attempts: 1,
+  parked_at: '2026-01-01T08:00:00Z',
+  body: '{"order_id": 7}',
+  ...fields,
+})
+
+let messages: ParkedMessage[]
+let away: string[]
+let requests: Request[]
+let act: () => Response
+beforeEach(() => {
+  messages = [message('a'), message('b', { service: 'products' })]
+  away = []
+  act = () => new Response(null, { status: 204 })
+  requests = stubNetwork((request, path) => {
+    if (request.method === 'GET') return answer({ messages, total: messages.length, limit: 20, offset: 0, away })
+    messages = messages.filter(({ id }) => !path.split('/').includes(id))
+    return act()
+  })
+})
+
+const actions = () => requests.filter(({ method }) => method !== 'GET').map(({ method, url }) => `${method} ${new URL(url).pathname}`)
+const gone = (text: string) => waitFor(() => expect(screen.queryByText(text)).not.toBeInTheDocument())
+
+test('a message shows why it is parked and what it says', async () => {
+  await renderInApp(ParkedPage)
+
+  const article = within((await screen.findByRole('heading', { name: 'reason a' })).closest('article')!)
+  expect(article.getByText('evt-orders-order.created--notifications.notify_customer')).toBeVisible()
+  expect(article.getByText(/"order_id": 7/).textContent).toBe('{\n  "order_id": 7\n}')
+})
+
+test('what is not JSON is shown as it is', async () => {
+  messages = [message('a', { body: 'hello {' })]
+
+  await renderInApp(ParkedPage)
+
+  expect(await screen.findByText('hello {')).toBeInTheDocument()
+})
+
+test('a replayed message goes', async () => {
+  const { pinia } = await renderInApp(ParkedPage)
+
+  await userEvent.click(await screen.findByRole('button', { name: 'Replay: reason b' }))
+
+  await gone('reason b')
+  expect(actions()).toEqual(['POST /api/admin/parked/products/b/replay'])
+  expect(useToasts(pinia).toasts).toMatchObject([{ kind: 'success' }])
+})
+
+test('a message that is gone already is told, and goes', async () => {
+  act = () => refusal('parked-message-not-found', 404)
+  const { pinia } = await renderInApp(ParkedPage)
+
+  await userEvent.click(await screen.findByRole('button', { name: 'Replay: reason a' }))
+
+  await gone('reason a')
+  expect(useToasts(pinia).toasts).toMatchObject([{ kind: 'error', title: 'This message is not parked any more.' }])
+})
+
+test('a message is discarded once that is confirmed', async () => {
+  await renderInApp(ParkedPage)
+
+  await userEvent.click(await screen.findByRole('button', { name: 'Discard: reason a' }))
+  const question = within(await screen.findByRole('dialog', { name: 'Discard this message?' }))
+  expect(actions()).toEqual([])
+  await userEvent.click(question.getByRole('button', { name: 'Discard' }))
+
+  await gone('reason a')
+  expect(actions()).toEqual(['DELETE /api/admin/parked/notifications/a'])
+})
+
+test('services that are away are named beside what the others have', async () => {
+  away = ['products']
+
+  await renderInApp(ParkedPage)
+
+  expect(await screen.findByText('Not answering just now: products')).toBeVisible()
+  expect(screen.getByText('reason a')).toBeVisible()
+})

@@ -1,0 +1,238 @@
+import { screen, waitFor, within } from '@testing-library/vue'
+import userEvent from '@testing-library/user-event'
+import { beforeAll, beforeEach, expect, test } from 'vitest'
+import type { Product } from '@/api/client'
+import { loadAdminMessages, useLocale } from '@/i18n'
+import { renderInApp } from '@/testing/render'
+import { answer, product, refusal, stubNetwork } from '@/testing/shop'
+import ProductPage from './ProductPage.vue'
+
+beforeAll(loadAdminMessages)
+
+let stored: Product
+let version: number
+let sent: { path: string; body: Record<string, unknown>; ifMatch: string | null }[]
+let refuse: (() => Response) | null
+const withTag = (status = 200) => answer(stored, status, { ETag: `"${version}-x"` })
+
+/** Somebody else saves. */
+function edit(changes: Partial<Product>) {
+  stored = { ...stored, ...changes }
+  version++
+}
+
+beforeEach(() => {
+  stored = product()
+  version = 1
+  sent = []
+  refuse = null
+  stubNetwork(async (request, path) => {
+    if (path === '/api/products/categories') return answer([{ category: 'Fresh', count: 1 }])
+    if (request.method === 'GET') return withTag()
+    const body = await request.json()
+    const ifMatch = request.headers.get('If-Match')
+    sent.push({ path, body, ifMatch })
+    if (refuse) return refuse()
+    if (ifMatch && ifMatch !== '*' && ifMatch !== `"${version}-x"`) return refusal('stale-version', 412)
+    edit(body)
+    return withTag(request.method === 'POST' ? 201 : 200)
+  })
+})
+
+async function show(at = '/admin/products/1') {
+  const shown = await renderInApp(ProductPage, { at })
+  await screen.findByLabelText('Name')
+  return shown
+}
+
+async function write(label: string | RegExp, text: string) {
+  const field = screen.getByLabelText(label)
+  await userEvent.clear(field)
+  if (text) await userEvent.type(field, text)
+}
+const save = () => userEvent.click(screen.getByRole('button', { name: 'Save' }))
+
+test('what is wrong with a field is said beside it, and nothing is sent', async () => {
+  await show('/admin/products/new')
+  await write('Name', 'ab')
+  await write('Price in euros', '0')
+  await write(/^Picture/, 'javascript:alert(1)')
+  await write('Stock', '-1')
+
+  await userEvent.click(screen.getByRole('button', { name: 'Create product' }))
+
+  expect(screen.getByLabelText('Name')).toHaveAccessibleDescription('It needs 3 to 200 characters.')
+  expect(screen.getByLabelText('Price in euros')).toHaveAccessibleDescription(/It must be more than 0\./)
+  expect(screen.getByLabelText('SKU')).toHaveAccessibleDescription(/This is needed\./)
+  expect(screen.getByLabelText(/^Picture/)).toHaveAccessibleDescription(/It must begin with https/)
+  expect(screen.getByLabelText('Stock')).toHaveAccessibleDescription('Give a whole number, 0 or more.')
+  expect(screen.getByLabelText('Name')).toHaveFocus()
+  expect(sent).toEqual([])
+})
+
+test('a new product is created as it was typed, and its page comes', async () => {
+  const { router } = await show('/admin/products/new')
+  await write('Name', ' Morels ')
+  await write('Price in euros', '9,5')
+  await write('SKU', 'fre-morel')
+  await write('Stock', '12')
+
+  await userEvent.click(screen.getByRole('button', { name: 'Create product' }))
+
+  await waitFor(() => expect(router.currentRoute.value.path).toBe('/admin/products/1'))
+  const nothing = { category: null, image_url: null, description: null }
+  expect(sent.map(({ body }) => body)).toEqual([{ name: 'Morels', price: '9.50', sku: 'FRE-MOREL', stock_quantity: 12, ...nothing }])
+})
+
+test('only what was changed is saved, on top of the version that was read', async () => {
+  await show()
+  await write('Price in euros', '15')
+
+  await save()
+
+  await waitFor(() => expect(sent).toEqual([{ path: '/api/products/1', body: { price: '15.00' }, ifMatch: '"1-x"' }]))
+  await waitFor(() => expect(screen.getByRole('button', { name: 'Save' })).toBeDisabled())
+})
+
+test('what the server finds wrong stands beside the field', async () => {
+  refuse = () => refusal('invalid-input', 422, { errors: { name: ['Not a good name.'] } })
+  await show()
+  await write('Name', 'Something')
+
+  await save()
+
+  await waitFor(() => expect(screen.getByLabelText('Name')).toHaveAccessibleDescription('Not a good name.'))
+  expect(screen.getByLabelText('Name')).toHaveValue('Something')
+})
+
+test('a taken SKU stands beside it', async () => {
+  refuse = () => refusal('taken', 409, { field: 'sku' })
+  await show()
+  await write('SKU', 'OTHER')
+
+  await save()
+
+  await waitFor(() => expect(screen.getByLabelText('SKU')).toHaveAccessibleDescription(/Another product has this SKU\./))
+})
+
+test('a stale edit shows both versions, and saves what is chosen of each on top of the newer', async () => {
+  await show()
+  await write('Name', 'My name')
+  await write('Price in euros', '20')
+  edit({ name: 'Their name', description: 'Theirs alone' })
+
+  await save()
+  const dialog = within(await screen.findByRole('dialog', { name: 'Somebody else has saved meanwhile' }))
+  const field = (name: string) => within(dialog.getByRole('group', { name }))
+  expect(field('Name').getByRole('radio', { name: 'Yours My name' })).toBeChecked()
+  expect(field('Description').getByRole('radio', { name: 'Theirs, saved already Theirs alone' })).toBeChecked()
+  await userEvent.click(field('Name').getByRole('radio', { name: 'Theirs, saved already Their name' }))
+  await userEvent.click(dialog.getByRole('button', { name: 'Save this' }))
+
+  await waitFor(() => expect(stored).toMatchObject({ name: 'Their name', price: '20.00', description: 'Theirs alone' }))
+  expect(sent.at(-1)).toMatchObject({ body: { price: '20.00' }, ifMatch: '"2-x"' })
+  await waitFor(() => expect(screen.getByLabelText('Name')).toHaveValue('Their name'))
+})
+
+test('taking all of theirs saves nothing', async () => {
+  await show()
+  await write('Name', 'My name')
+  edit({ name: 'Their name' })
+
+  await save()
+  await userEvent.click(await screen.findByRole('button', { name: 'Take all of theirs' }))
+  await userEvent.click(screen.getByRole('button', { name: 'Save this' }))
+
+  await waitFor(() => expect(screen.getByLabelText('Name')).toHaveValue('Their name'))
+  expect(sent).toHaveLength(1)
+  expect(screen.getByRole('button', { name: 'Save' })).toBeDisabled()
+})
+
+test("somebody else's change of the stock alone does not stand against an edit", async () => {
+  await show()
+  await write('Name', 'My name')
+  edit({ stock_quantity: 3 })
+
+  await save()
+
+  await waitFor(() => expect(stored).toMatchObject({ name: 'My name', stock_quantity: 3 }))
+  expect(screen.queryByRole('dialog')).not.toBeInTheDocument()
+})
+
+test('the stock is changed by an amount, and an edit goes on after that', async () => {
+  await show()
+  await write('Name', 'My name')
+  await write('Change by', '-3')
+
+  await userEvent.click(screen.getByRole('button', { name: 'Change stock' }))
+  await waitFor(() => expect(sent.at(-1)).toMatchObject({ path: '/api/products/1/stock', body: { delta: -3 } }))
+  await save()
+
+  await waitFor(() => expect(sent).toHaveLength(2))
+  expect(sent[1]).toMatchObject({ body: { name: 'My name' }, ifMatch: '"2-x"' })
+})
+
+test('taking more than there is says how many there are', async () => {
+  refuse = () => refusal('insufficient-stock', 409, { product_id: 1, requested: 99, available: 24 })
+  await show()
+  await write('Change by', '-99')
+
+  await userEvent.click(screen.getByRole('button', { name: 'Change stock' }))
+
+  await waitFor(() => expect(screen.getByLabelText('Change by')).toHaveAccessibleDescription(/only 24 are there/))
+})
+
+test('a product is taken out of the shop', async () => {
+  await show()
+
+  await userEvent.click(screen.getByRole('button', { name: 'Take out of the shop' }))
+
+  expect(await screen.findByRole('button', { name: 'Put back in the shop' })).toBeVisible()
+  expect(sent).toMatchObject([{ body: { is_active: false } }])
+})
+
+test('leaving asks while something is not saved', async () => {
+  const { router } = await show()
+  await write('Name', 'My name')
+
+  void router.push('/admin/products')
+  await userEvent.click(within(await screen.findByRole('dialog')).getByRole('button', { name: 'Go back' }))
+  expect(router.currentRoute.value.path).toBe('/admin/products/1')
+  void router.push('/admin/products')
+  await userEvent.click(within(await screen.findByRole('dialog')).getByRole('button', { name: 'Leave' }))
+
+  await waitFor(() => expect(router.currentRoute.value.path).toBe('/admin/products'))
+})
+
+test('without changes one leaves unasked', async () => {
+  const { router } = await show()
+
+  await router.push('/admin/products')
+
+  expect(router.currentRoute.value.path).toBe('/admin/products')
+})
+
+test('closing the window asks while something is not saved', async () => {
+  await show()
+  const close = () => {
+    const event = new Event('beforeunload', { cancelable: true })
+    window.dispatchEvent(event)
+    return event.defaultPrevented
+  }
+  expect(close()).toBe(false)
+
+  await write('Name', 'My name')
+
+  expect(close()).toBe(true)
+})
+
+test('a price is written as the language does', async () => {
+  await useLocale('de')
+  try {
+    await renderInApp(ProductPage, { at: '/admin/products/1' })
+
+    expect(await screen.findByLabelText('Preis in Euro')).toHaveValue('14,50')
+  } finally {
+    await useLocale('en')
+  }
+})

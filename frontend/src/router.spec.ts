@@ -1,0 +1,179 @@
+import { VueQueryPlugin } from '@tanstack/vue-query'
+import { cleanup, render, screen } from '@testing-library/vue'
+import { createPinia, disposePinia, type Pinia } from 'pinia'
+import { createMemoryHistory, createRouter, type RouteRecordRaw } from 'vue-router'
+import { afterEach, beforeEach, expect, test, vi } from 'vitest'
+import { dropToken, keepToken } from './api/token'
+import SessionGate from './components/SessionGate.vue'
+import { useSessionEnd } from './composables/useSessionEnd'
+import { i18n } from './i18n'
+import { guard, router as appRouter } from './router'
+import { useSession } from './stores/session'
+import { useToasts } from './stores/toasts'
+import { answer, refusal, stubNetwork, user } from './testing/shop'
+import { tokenOf } from './testing/token'
+
+let pinia: Pinia
+let isDown: boolean
+let cookieOf: number | null
+
+beforeEach(() => {
+  isDown = false
+  cookieOf = 7
+  stubNetwork((request, path) => {
+    if (isDown) return refusal('service-unavailable', 503)
+    if (path === '/api/auth/refresh') return cookieOf ? answer({ access_token: tokenOf(cookieOf) }) : refusal('invalid-session', 401)
+    const { sub } = JSON.parse(atob(request.headers.get('Authorization')!.split('.')[1]!))
+    return answer(user({ id: Number(sub) }))
+  })
+})
+afterEach(() => {
+  vi.useRealTimers()
+  cleanup()
+  disposePinia(pinia)
+  dropToken()
+})
+
+/** The app's routes, with the page's name for the page. */
+const bare = (record: RouteRecordRaw): RouteRecordRaw => ({
+  path: record.path,
+  name: record.name,
+  meta: record.meta,
+  component: record.children
+    ? { template: '<RouterView />' }
+    : { setup: () => ({ session: useSession() }), template: `<h1>${String(record.name)} of {{ session.user?.id ?? 'nobody' }}</h1>` },
+  children: record.children?.map(bare) ?? [],
+})
+
+async function visit(path: string) {
+  const history = createMemoryHistory()
+  history.replace(path)
+  const router = createRouter({ history, routes: appRouter.options.routes.map(bare) })
+  router.beforeEach(guard)
+  pinia = createPinia()
+  const App = { components: { SessionGate }, setup: () => useSessionEnd(), template: '<SessionGate />' }
+  render(App, { global: { plugins: [pinia, [VueQueryPlugin, {}], i18n, router] } })
+  await router.isReady()
+  return { router, session: useSession(pinia), place: () => router.currentRoute.value.fullPath }
+}
+
+const logInBefore = (id = 7) => localStorage.setItem('forage.logged-in', String(id))
+
+test('a guest logs in first, and then comes back', async () => {
+  const { place } = await visit('/orders?page=2')
+
+  expect(place()).toBe('/login?next=/orders?page=2')
+})
+
+test('a user who comes back is let in', async () => {
+  logInBefore()
+
+  await visit('/orders')
+
+  expect(await screen.findByText('orders of 7')).toBeInTheDocument()
+})
+
+test('a shop that is away shuts nobody out: the page waits, says why, and comes up by itself', async () => {
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
+  logInBefore()
+  isDown = true
+  const { place } = await visit('/orders?page=2')
+  expect(place()).toBe('/orders?page=2')
+  expect(screen.getByRole('alert')).toHaveTextContent('A part of the shop is down')
+
+  isDown = false
+  await vi.advanceTimersByTimeAsync(5000)
+
+  expect(screen.getByText('orders of 7')).toBeInTheDocument()
+  expect(place()).toBe('/orders?page=2')
+})
+
+test('who turns out to be logged out once the shop is back logs in, and comes back', async () => {
+  logInBefore()
+  isDown = true
+  const { place, session } = await visit('/orders')
+
+  isDown = false
+  cookieOf = null
+  await session.begin()
+
+  await expect.poll(place).toBe('/login?next=/orders')
+})
+
+test('who turns out to be no admin once the shop is back sees no back office', async () => {
+  logInBefore()
+  isDown = true
+  const { router, session } = await visit('/admin/orders')
+
+  isDown = false
+  await session.begin()
+
+  await expect.poll(() => router.currentRoute.value.name).toBe('not-found')
+})
+
+test('a session that ends on a page is said once, and asks to log in and come back', async () => {
+  logInBefore()
+  const { place } = await visit('/orders')
+  await screen.findByText('orders of 7')
+
+  dropToken()
+
+  await expect.poll(place).toBe('/login?next=/orders')
+  expect(useToasts(pinia).toasts.map(({ title }) => title)).toEqual([expect.stringContaining('Your session has ended')])
+})
+
+test('who logs out goes where they chose to', async () => {
+  logInBefore()
+  const { place, router, session } = await visit('/orders')
+  await screen.findByText('orders of 7')
+
+  session.leave()
+  await router.push('/')
+
+  expect(await screen.findByText('shop of nobody')).toBeInTheDocument()
+  expect(place()).toBe('/')
+  expect(useToasts(pinia).toasts).toEqual([])
+})
+
+test('the page is the next user’s when somebody else logs in', async () => {
+  logInBefore()
+  await visit('/orders')
+  const theirs = await screen.findByText('orders of 7')
+
+  keepToken(tokenOf(8))
+
+  expect(await screen.findByText('orders of 8')).not.toBe(theirs)
+  expect(theirs).not.toBeInTheDocument()
+})
+
+test('on a page for all nothing is left of who was there either', async () => {
+  logInBefore()
+  const { session } = await visit('/')
+  await session.begin()
+  const theirs = await screen.findByText('shop of 7')
+
+  dropToken()
+
+  expect(await screen.findByText('shop of nobody')).not.toBe(theirs)
+})
+
+test.each([
+  ['/login?next=/orders', '/orders'],
+  ['/register', '/'],
+  ['/login?next=//evil.example', '/'],
+])('who is logged in has no business at %s', async (path, next) => {
+  logInBefore()
+
+  const { place } = await visit(path)
+
+  expect(place()).toBe(next)
+})
+
+test('one can log in while the shop can not say who is there', async () => {
+  logInBefore()
+  isDown = true
+
+  await visit('/login')
+
+  expect(screen.getByText('login of nobody')).toBeInTheDocument()
+})

@@ -1,0 +1,269 @@
+import { QueryClient, VueQueryPlugin } from '@tanstack/vue-query'
+import { createPinia, type Pinia, setActivePinia } from 'pinia'
+import { createApp } from 'vue'
+import { beforeEach, expect, test } from 'vitest'
+import { order, product, user } from '@/testing/shop'
+import { MAX_LINES, MAX_QUANTITY, useCart } from './cart'
+import { useSession } from './session'
+import { useToasts } from './toasts'
+
+/** A tab: its own stores, on the browser's one localStorage. */
+function openTab(): Pinia {
+  const app = createApp({})
+  const pinia = createPinia()
+  app.use(pinia).use(VueQueryPlugin, { queryClient: new QueryClient() })
+  setActivePinia(pinia)
+  return pinia
+}
+
+const stored = (owner: string) => JSON.parse(localStorage.getItem(`forage.cart.${owner}`) ?? 'null')
+
+/** The browser tells the other tabs. */
+const tellTabs = (owner: string) => window.dispatchEvent(new StorageEvent('storage', { key: `forage.cart.${owner}` }))
+
+/** What api/users.ts and the session do on a login. */
+function logIn(pinia: Pinia, id = 7) {
+  const session = useSession(pinia)
+  session.user = user({ id })
+  session.customerId = String(id)
+}
+
+let pinia: Pinia
+beforeEach(() => {
+  pinia = openTab()
+})
+
+test('what was put in is there after a reload', () => {
+  useCart(pinia).add(product(), 2)
+
+  const cart = useCart(openTab())
+
+  expect(cart.lines).toEqual([{ product_id: 1, quantity: 2, name: 'Chanterelles, 250 g', price: '14.50', image_url: null }])
+  expect(cart.count).toBe(2)
+  expect(cart.sum).toBe('29.00')
+})
+
+test('what one tab puts in shows in the other', () => {
+  const here = useCart(pinia)
+  const there = useCart(openTab())
+
+  there.add(product(), 2)
+  tellTabs('guest')
+
+  expect(here.lines).toEqual(there.lines)
+  expect(here.key).toBe(there.key)
+})
+
+test('two tabs that change it in turn lose nothing of each other, told or not', () => {
+  const here = useCart(pinia)
+  const there = useCart(openTab())
+
+  there.add(product({ id: 1 }), 1)
+  here.add(product({ id: 2 }), 1)
+
+  expect(here.lines.map((line) => line.product_id)).toEqual([1, 2])
+})
+
+test('no more is put in than there is', () => {
+  const cart = useCart(pinia)
+
+  expect(cart.add(product({ stock_quantity: 3 }), 2)).toBe(2)
+  expect(cart.add(product({ stock_quantity: 3 }), 2)).toBe(1)
+  expect(cart.add(product({ stock_quantity: 3 }), 1)).toBe(0)
+  expect(cart.quantityOf(1)).toBe(3)
+})
+
+test('nor than an order takes of one product', () => {
+  const cart = useCart(pinia)
+
+  cart.add(product({ stock_quantity: 2 * MAX_QUANTITY }), 2 * MAX_QUANTITY)
+
+  expect(cart.quantityOf(1)).toBe(MAX_QUANTITY)
+})
+
+test('nor more products than an order holds', () => {
+  const cart = useCart(pinia)
+  for (let id = 1; id <= MAX_LINES; id++) cart.add(product({ id }), 1)
+
+  expect(cart.add(product({ id: MAX_LINES + 1 }), 1)).toBe(0)
+  expect(cart.add(product({ id: 1 }), 1)).toBe(1)
+  expect(cart.lines).toHaveLength(MAX_LINES)
+})
+
+test('what is removed comes back to its place', () => {
+  const cart = useCart(pinia)
+  for (const id of [1, 2, 3]) cart.add(product({ id }), id)
+
+  const undo = cart.remove(2)
+  expect(cart.lines.map((line) => line.product_id)).toEqual([1, 3])
+  undo()
+
+  expect(cart.lines.map((line) => [line.product_id, line.quantity])).toEqual([[1, 1], [2, 2], [3, 3]])
+})
+
+test("on a login the guest's cart goes into the user's, and the guest has none", () => {
+  const cart = useCart(pinia)
+  cart.add(product({ id: 1 }), 2)
+  localStorage.setItem('forage.cart.7', JSON.stringify({ ...stored('guest'), key: 'own' }))
+  cart.add(product({ id: 2 }), 1)
+
+  logIn(pinia)
+
+  expect(cart.lines.map((line) => [line.product_id, line.quantity])).toEqual([[1, 4], [2, 1]])
+  expect(localStorage.getItem('forage.cart.guest')).toBeNull()
+})
+
+test('the sum of both is bounded', () => {
+  const cart = useCart(pinia)
+  cart.add(product({ stock_quantity: MAX_QUANTITY }), MAX_QUANTITY - 1)
+  localStorage.setItem('forage.cart.7', JSON.stringify({ ...stored('guest'), key: 'own' }))
+
+  logIn(pinia)
+
+  expect(cart.quantityOf(1)).toBe(MAX_QUANTITY)
+})
+
+test('products that no longer fit into it are named', () => {
+  const cart = useCart(pinia)
+  for (let id = 1; id <= MAX_LINES; id++) cart.add(product({ id }), 1)
+  localStorage.setItem('forage.cart.7', JSON.stringify({ ...stored('guest'), key: 'own' }))
+  cart.remove(1)
+  cart.add(product({ id: 500, name: 'Morels' }), 1)
+
+  logIn(pinia)
+
+  expect(cart.lines).toHaveLength(MAX_LINES)
+  expect(useToasts(pinia).toasts).toMatchObject([{ kind: 'error', text: 'Morels' }])
+})
+
+test('two tabs that hear of the login both merge, and it counts once, whatever they have seen of each other', () => {
+  const here = useCart(pinia)
+  here.add(product(), 2)
+  const guest = localStorage.getItem('forage.cart.guest') ?? ''
+  const otherTab = openTab()
+  const there = useCart(otherTab)
+
+  logIn(pinia)
+  localStorage.setItem('forage.cart.guest', guest)
+  logIn(otherTab)
+
+  expect(there.quantityOf(1)).toBe(2)
+  expect(there.key).toBe(here.key)
+})
+
+test("after a logout the guest sees nothing of the user's cart, which waits for the user", () => {
+  const cart = useCart(pinia)
+  logIn(pinia)
+  cart.add(product(), 2)
+
+  useSession(pinia).user = null
+  useSession(pinia).customerId = null
+  expect(cart.lines).toEqual([])
+
+  logIn(pinia)
+  expect(cart.count).toBe(2)
+})
+
+test("a reload shows the user's cart before it is known that the session still stands", () => {
+  logIn(pinia)
+  useCart(pinia).add(product(), 2)
+  localStorage.setItem('forage.logged-in', '7')
+
+  expect(useCart(openTab()).count).toBe(2)
+})
+
+const line = { product_id: 1, quantity: 1, name: 'x', price: '1.00', image_url: null }
+test.each([
+  ['no JSON', '{'],
+  ['null', 'null'],
+  ['a number', '5'],
+  ['an older release', JSON.stringify([line])],
+  ['another version', JSON.stringify({ version: 0, key: 'k', isSent: false, lines: [line] })],
+  ['no key', JSON.stringify({ version: 1, isSent: false, lines: [line] })],
+  ['a key that no header takes', JSON.stringify({ version: 1, key: 'ü\n', isSent: false, lines: [line] })],
+  ['a product that there can not be', JSON.stringify({ version: 1, key: 'k', isSent: false, lines: [{ ...line, product_id: 0 }] })],
+  ['lines that are none', JSON.stringify({ version: 1, key: 'k', isSent: false, lines: [null] })],
+  ['a quantity of nothing', JSON.stringify({ version: 1, key: 'k', isSent: false, lines: [{ ...line, quantity: 0 }] })],
+  ['half a product', JSON.stringify({ version: 1, key: 'k', isSent: false, lines: [{ ...line, quantity: 0.5 }] })],
+  ['a price that is a number', JSON.stringify({ version: 1, key: 'k', isSent: false, lines: [{ ...line, price: 1 }] })],
+  ['a price without cents', JSON.stringify({ version: 1, key: 'k', isSent: false, lines: [{ ...line, price: '1' }] })],
+  ['one product twice', JSON.stringify({ version: 1, key: 'k', isSent: false, lines: [line, line] })],
+])('a stored cart that is %s is no cart, and does no harm', (_, text) => {
+  localStorage.setItem('forage.cart.guest', text)
+
+  const cart = useCart(pinia)
+
+  expect(cart.lines).toEqual([])
+  expect(cart.add(product(), 1)).toBe(1)
+})
+
+test('the key stays over a reload and in a second tab', () => {
+  const cart = useCart(pinia)
+  cart.add(product(), 1)
+
+  expect(useCart(openTab()).key).toBe(cart.key)
+})
+
+test.each<[string, (cart: ReturnType<typeof useCart>) => void]>([
+  ['another product', (cart) => cart.add(product({ id: 2 }), 1)],
+  ['one more of a line', (cart) => cart.add(product(), 1)],
+  ['another quantity', (cart) => cart.setQuantity(1, 3)],
+  ['another price', (cart) => cart.acceptPrice(1, '15.00')],
+  ['a line removed', (cart) => cart.remove(1)],
+])('%s makes another order, with another key', (_, change) => {
+  const cart = useCart(pinia)
+  cart.add(product(), 1)
+  const before = cart.key
+
+  change(cart)
+
+  expect(cart.key).not.toBe(before)
+})
+
+test('a name or picture that changed is taken over, and it stays the same order', () => {
+  const cart = useCart(pinia)
+  cart.add(product(), 1)
+  const before = cart.key
+
+  cart.see([product({ name: 'Girolles', price: '99.00' })])
+
+  expect(cart.lines).toMatchObject([{ name: 'Girolles', price: '14.50' }])
+  expect(cart.key).toBe(before)
+})
+
+const item = { id: 1, order_id: 31, product_id: 1, product_name: 'x', product_price: '14.50', quantity: 2, subtotal: '29.00', created_at: '' }
+
+test('an order that was made empties the cart, and the next one has another key', () => {
+  const cart = useCart(pinia)
+  logIn(pinia)
+  cart.add(product(), 2)
+  const before = cart.key
+
+  cart.takeOut(order({ items: [item] }))
+
+  expect(cart.lines).toEqual([])
+  expect(cart.key).not.toBe(before)
+})
+
+test('what another tab put in while the order was made stays', () => {
+  const cart = useCart(pinia)
+  logIn(pinia)
+  cart.add(product(), 3)
+  cart.add(product({ id: 2 }), 1)
+
+  cart.takeOut(order({ items: [item] }))
+
+  expect(cart.lines.map((line) => [line.product_id, line.quantity])).toEqual([[1, 1], [2, 1]])
+})
+
+test('the same order, heard of twice, is taken out once', () => {
+  const cart = useCart(pinia)
+  logIn(pinia)
+  cart.add(product(), 2)
+  cart.takeOut(order({ items: [item] }))
+  cart.add(product(), 2)
+
+  cart.takeOut(order({ items: [item] }))
+
+  expect(cart.count).toBe(2)
+})

@@ -1,0 +1,192 @@
+import { useEventListener } from '@vueuse/core'
+import { defineStore } from 'pinia'
+import { computed, ref, watch } from 'vue'
+import type { Order, Product } from '@/api/client'
+import { i18n } from '@/i18n'
+import { total } from '@/utils/money'
+import { drop, keep, recall } from '@/utils/storage'
+import { useSession } from './session'
+import { useToasts } from './toasts'
+
+/** What an order may hold at most, as contracts/schemas.py has it. */
+export const MAX_LINES = 100
+export const MAX_QUANTITY = 10_000
+const MAX_ID = 2 ** 31 - 1
+
+/** name and image_url: as last seen. price: the one the customer agreed to, in an order the line's unit_price. */
+export type CartLine = { product_id: number; quantity: number; name: string; price: string; image_url: string | null }
+
+/**
+ * key: the Idempotency-Key of the order for these very lines. isSent: that order was sent, and it isn't known that none was
+ * made. orderId: the last order that emptied the cart.
+ */
+type Cart = { version: 1; key: string; isSent: boolean; lines: CartLine[]; orderId: number | null }
+
+const PREFIX = 'forage.cart.'
+const GUEST = 'guest'
+
+/** crypto.randomUUID would need https. */
+const newKey = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, '0')).join('')
+
+const emptyCart = (): Cart => ({ version: 1, key: newKey(), isSent: false, lines: [], orderId: null })
+
+function isLine(line: CartLine): boolean {
+  return (
+    Number.isInteger(line?.product_id) &&
+    line.product_id >= 1 &&
+    line.product_id <= MAX_ID &&
+    Number.isInteger(line.quantity) &&
+    line.quantity >= 1 &&
+    line.quantity <= MAX_QUANTITY &&
+    typeof line.name === 'string' &&
+    /^\d{1,10}\.\d\d$/.test(line.price) &&
+    (line.image_url === null || typeof line.image_url === 'string')
+  )
+}
+
+function isCart(cart: Cart | null): cart is Cart {
+  return (
+    cart?.version === 1 &&
+    typeof cart.key === 'string' &&
+    // A header takes nothing else.
+    /^[!-~]{1,255}$/.test(cart.key) &&
+    typeof cart.isSent === 'boolean' &&
+    Array.isArray(cart.lines) &&
+    cart.lines.length <= MAX_LINES &&
+    cart.lines.every(isLine) &&
+    new Set(cart.lines.map((line) => line.product_id)).size === cart.lines.length
+  )
+}
+
+/** What can't be read, from an older release or another hand, is no cart. */
+function parse(stored: string | null): Cart {
+  try {
+    const cart = JSON.parse(stored ?? 'null')
+    return isCart(cart) ? cart : emptyCart()
+  } catch (error) {
+    if (error instanceof SyntaxError) return emptyCart()
+    throw error
+  }
+}
+
+const read = (owner: string) => parse(recall(PREFIX + owner))
+
+/** The lines with one more put in, or as many more of a line that is there. What an order can't hold stays out. */
+function withLine(lines: CartLine[], added: CartLine): CartLine[] {
+  const known = lines.find((line) => line.product_id === added.product_id)
+  if (!known) return lines.length < MAX_LINES ? [...lines, added] : lines
+  const quantity = Math.min(MAX_QUANTITY, known.quantity + added.quantity)
+  return lines.map((line) => (line === known ? { ...added, quantity } : line))
+}
+
+/**
+ * The customer's cart, or the guest's. It lives in localStorage, one for each user, and all tabs share it.
+ *
+ * Its key names one order: however often and from wherever it is placed. Each change of the lines brings a new key, made
+ * then and not when the order is placed, so that two tabs that place it at once have the same.
+ */
+export const useCart = defineStore('cart', () => {
+  const session = useSession()
+  const owner = computed(() => session.customerId ?? GUEST)
+  const cart = ref(read(owner.value))
+  const lines = computed(() => cart.value.lines)
+  const key = computed(() => cart.value.key)
+  const isSent = computed(() => cart.value.isSent)
+  const count = computed(() => lines.value.reduce((sum, line) => sum + line.quantity, 0))
+  const sum = computed(() => total(lines.value))
+
+  watch(owner, () => (cart.value = read(owner.value)), { flush: 'sync' })
+  watch(() => session.user?.id, (id) => id && mergeGuest(String(id)), { flush: 'sync', immediate: true })
+  useEventListener(window, 'storage', (event) => {
+    if (event.key === null || event.key === PREFIX + owner.value) cart.value = read(owner.value)
+  })
+
+  function write(whose: string, changed: Cart) {
+    keep(PREFIX + whose, JSON.stringify(changed))
+    if (whose === owner.value) cart.value = changed
+  }
+
+  /** From what is stored, which another tab may have changed since. */
+  function change(edit: (lines: CartLine[]) => CartLine[]) {
+    const stored = read(owner.value)
+    write(owner.value, { ...stored, lines: edit(stored.lines), key: newKey(), isSent: false })
+  }
+
+  /** Every tab that hears of the login does this: the guest's key, taken over, tells those that come later. */
+  function mergeGuest(id: string) {
+    const guest = read(GUEST)
+    const own = read(id)
+    if (guest.lines.length && guest.key !== own.key) {
+      const merged = guest.lines.reduce(withLine, own.lines)
+      write(id, { ...own, lines: merged, key: guest.key, isSent: false })
+      const leftOut = guest.lines.filter((line) => !merged.some(({ product_id }) => product_id === line.product_id))
+      if (leftOut.length) {
+        const names = leftOut.map((line) => line.name).join(' · ')
+        useToasts().show({ kind: 'error', title: i18n.global.t('shop.cart.full', { n: MAX_LINES }), text: names })
+      }
+    }
+    drop(PREFIX + GUEST)
+  }
+
+  const quantityOf = (productId: number) => lines.value.find((line) => line.product_id === productId)?.quantity ?? 0
+
+  /** How many more of it can be put in. */
+  const roomFor = (product: Product) =>
+    product.is_active ? Math.max(0, Math.min(product.stock_quantity, MAX_QUANTITY) - quantityOf(product.id)) : 0
+
+  /** As many as there is room for; returns how many that was. */
+  function add(product: Product, quantity: number): number {
+    const { id: product_id, name, price, image_url } = product
+    const before = quantityOf(product_id)
+    const fitting = Math.min(quantity, roomFor(product))
+    if (fitting) change((lines) => withLine(lines, { product_id, name, price, image_url, quantity: fitting }))
+    return quantityOf(product_id) - before
+  }
+
+  function setQuantity(productId: number, quantity: number) {
+    change((lines) => lines.map((line) => (line.product_id === productId ? { ...line, quantity } : line)))
+  }
+
+  function acceptPrice(productId: number, price: string) {
+    change((lines) => lines.map((line) => (line.product_id === productId ? { ...line, price } : line)))
+  }
+
+  /** Returns what puts it back where it was. */
+  function remove(productId: number): () => void {
+    const at = lines.value.findIndex((line) => line.product_id === productId)
+    const removed = lines.value[at]
+    change((lines) => lines.filter((line) => line.product_id !== productId))
+    return () => {
+      if (removed && !quantityOf(productId)) change((lines) => [...lines.slice(0, at), removed, ...lines.slice(at)].slice(0, MAX_LINES))
+    }
+  }
+
+  /** Names and pictures as they are now: no change of what is ordered. */
+  function see(products: Product[]) {
+    const stored = read(owner.value)
+    const seen = stored.lines.map((line) => {
+      const product = products.find(({ id }) => id === line.product_id)
+      return product ? { ...line, name: product.name, image_url: product.image_url } : line
+    })
+    if (JSON.stringify(seen) !== JSON.stringify(stored.lines)) write(owner.value, { ...stored, lines: seen })
+  }
+
+  /** An order was made: what is in it is no longer in the cart. What another tab put in meanwhile is. */
+  function takeOut(order: Order) {
+    const whose = String(order.user_id)
+    const stored = read(whose)
+    if (stored.orderId === order.id) return
+    const ordered = new Map(order.items.map((item) => [item.product_id, item.quantity]))
+    const left = stored.lines
+      .map((line) => ({ ...line, quantity: line.quantity - (ordered.get(line.product_id) ?? 0) }))
+      .filter((line) => line.quantity > 0)
+    write(whose, { ...stored, lines: left, key: newKey(), isSent: false, orderId: order.id })
+  }
+
+  const markSent = (sent: boolean) => write(owner.value, { ...read(owner.value), isSent: sent })
+
+  /** The key belongs to another order already. */
+  const renewKey = () => change((lines) => lines)
+
+  return { lines, key, isSent, count, sum, quantityOf, roomFor, add, setQuantity, acceptPrice, remove, see, takeOut, markSent, renewKey }
+})

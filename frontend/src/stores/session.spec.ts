@@ -1,0 +1,211 @@
+import { QueryClient } from '@tanstack/vue-query'
+import { disposePinia, type Pinia } from 'pinia'
+import { afterEach, beforeEach, expect, test } from 'vitest'
+import { currentToken, dropToken, keepToken } from '@/api/token'
+import { renderInApp } from '@/testing/render'
+import { answer, refusal, stubNetwork, user } from '@/testing/shop'
+import { tokenOf } from '@/testing/token'
+import { useSession } from './session'
+
+const HINT = 'forage.logged-in'
+
+let pinia: Pinia
+let queries: QueryClient
+let requests: Request[]
+/** Whose the cookie is. */
+let cookieOf: number | null
+let isDown: boolean
+let me: (id: number) => Response | Promise<Response>
+
+const idIn = (request: Request) => JSON.parse(atob(request.headers.get('Authorization')!.split('.')[1]!)).sub as string
+const asked = (path: string) => requests.filter(({ url }) => url.endsWith(path)).length
+
+beforeEach(() => {
+  cookieOf = null
+  isDown = false
+  me = (id) => answer(user({ id }))
+  requests = stubNetwork(async (request, path) => {
+    if (isDown) return refusal('service-unavailable', 503)
+    if (path === '/api/users/login') return answer({ access_token: tokenOf((cookieOf = Number((await request.json()).email))) })
+    if (path === '/api/auth/logout') return new Response(null, { status: 204 })
+    if (path === '/api/auth/refresh') return cookieOf ? answer({ access_token: tokenOf(cookieOf) }) : refusal('invalid-session', 401)
+    return me(Number(idIn(request)))
+  })
+})
+afterEach(() => {
+  disposePinia(pinia)
+  dropToken()
+})
+
+async function openSession() {
+  const app = await renderInApp({ template: '<div />' })
+  pinia = app.pinia
+  queries = app.queryClient
+  return useSession(pinia)
+}
+
+async function openSessionOf(id: number) {
+  localStorage.setItem(HINT, String(id))
+  cookieOf = id
+  const session = await openSession()
+  await session.begin()
+  return session
+}
+
+test('a guest is known to be one without asking', async () => {
+  const session = await openSession()
+
+  await session.begin()
+
+  expect(requests).toEqual([])
+  expect(session.user).toBeNull()
+  expect(session.failure).toBeNull()
+})
+
+test('a reload takes the session up by the cookie, once, however many ask', async () => {
+  localStorage.setItem(HINT, '7')
+  cookieOf = 7
+  const session = await openSession()
+
+  await Promise.all([session.begin(), session.begin()])
+  await session.begin()
+
+  expect(session.user?.id).toBe(7)
+  expect(asked('/auth/refresh')).toBe(1)
+  expect(asked('/users/me')).toBe(1)
+})
+
+test('a cookie that is over makes a guest, who is told so, and is not asked for again', async () => {
+  localStorage.setItem(HINT, '7')
+  const session = await openSession()
+
+  await session.begin()
+  await session.begin()
+
+  expect(session.user).toBeNull()
+  expect(session.ended).toBe(true)
+  expect(localStorage.getItem(HINT)).toBeNull()
+  expect(asked('/auth/refresh')).toBe(1)
+})
+
+test('a shop that is away makes nobody a guest: it is asked again', async () => {
+  localStorage.setItem(HINT, '7')
+  cookieOf = 7
+  isDown = true
+  const session = await openSession()
+  await session.begin()
+  expect(session.failure?.type).toBe('service-unavailable')
+  expect(session.customerId).toBe('7')
+
+  isDown = false
+  await session.begin()
+
+  expect(session.user?.id).toBe(7)
+  expect(session.failure).toBeNull()
+})
+
+test('who logs in while the old session is being taken up is who one is', async () => {
+  localStorage.setItem(HINT, '7')
+  cookieOf = 7
+  const session = await openSession()
+
+  const beginning = session.begin()
+  await session.logIn('8', 'secret')
+  await beginning
+
+  expect(session.user?.id).toBe(8)
+  expect(localStorage.getItem(HINT)).toBe('8')
+})
+
+test('an account that comes late is not shown for the one that came after it', async () => {
+  let finish = () => {}
+  me = (id) => (id === 7 ? new Promise((resolve) => (finish = () => resolve(answer(user({ id }))))) : answer(user({ id })))
+  const session = await openSession()
+  keepToken(tokenOf(7))
+  await expect.poll(() => asked('/users/me')).toBe(1)
+
+  keepToken(tokenOf(8))
+  finish()
+
+  await expect.poll(() => session.user?.id).toBe(8)
+})
+
+test('a login whose account can not be read just now is gone on with later', async () => {
+  me = () => refusal('timeout', 504)
+  const session = await openSession()
+  await expect(session.logIn('7', 'secret')).rejects.toMatchObject({ type: 'timeout' })
+
+  me = (id) => answer(user({ id }))
+  await session.begin()
+
+  expect(session.user?.id).toBe(7)
+  expect(asked('/users/login')).toBe(1)
+})
+
+test('of the one before nothing is left when somebody else has come', async () => {
+  const session = await openSessionOf(7)
+  queries.setQueryData(['orders'], ['theirs'])
+  const { visit } = session
+
+  keepToken(tokenOf(8))
+
+  expect(session.user).toBeNull()
+  expect(queries.getQueryData(['orders'])).toBeUndefined()
+  expect(session.visit).not.toBe(visit)
+  await expect.poll(() => session.user?.id).toBe(8)
+})
+
+test('a guest who logs in keeps what is on the screen', async () => {
+  const session = await openSession()
+  queries.setQueryData(['product', 1], 'seen')
+  const { visit } = session
+
+  await session.logIn('7', 'secret')
+
+  expect(session.visit).toBe(visit)
+  expect(queries.getQueryData(['product', 1])).toBe('seen')
+})
+
+test('a new token of the same user changes nothing', async () => {
+  const session = await openSessionOf(7)
+  queries.setQueryData(['orders'], ['mine'])
+
+  keepToken(tokenOf(7))
+
+  expect(session.user?.id).toBe(7)
+  expect(queries.getQueryData(['orders'])).toEqual(['mine'])
+  expect(asked('/users/me')).toBe(1)
+})
+
+test('who logs out has no session, and is not told that it ended', async () => {
+  const session = await openSessionOf(7)
+
+  await session.logOut()
+
+  expect(session.user).toBeNull()
+  expect(session.ended).toBe(false)
+  expect(currentToken()).toBeNull()
+  expect(localStorage.getItem(HINT)).toBeNull()
+})
+
+test('who can not be logged out stays logged in', async () => {
+  const session = await openSessionOf(7)
+  isDown = true
+
+  await expect(session.logOut()).rejects.toMatchObject({ type: 'service-unavailable' })
+
+  expect(session.user?.id).toBe(7)
+  expect(currentToken()).not.toBeNull()
+})
+
+test('who is logged out in another tab is a guest, and is told', async () => {
+  const session = await openSessionOf(7)
+
+  const elsewhere = new BroadcastChannel('forage.session')
+  elsewhere.postMessage({ token: null })
+  elsewhere.close()
+
+  await expect.poll(() => session.user).toBeNull()
+  expect(session.ended).toBe(true)
+  expect(session.customerId).toBeNull()
+})

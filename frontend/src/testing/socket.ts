@@ -1,0 +1,53 @@
+import { vi } from 'vitest'
+
+/** The browser's WebSocket, for specs, and the gateway at its other end. */
+export class FakeSocket {
+  static CONNECTING = 0
+  static OPEN = 1
+  static CLOSED = 3
+  static all: FakeSocket[] = []
+
+  readyState = FakeSocket.CONNECTING
+  onmessage: ((event: { data: string }) => void) | null = null
+  onclose: (() => void) | null = null
+  sent: { type: string; [field: string]: unknown }[] = []
+
+  constructor() {
+    FakeSocket.all.push(this)
+  }
+
+  /** The gateway doesn't hear any more, without having hung up. */
+  isDead = false
+
+  send(text: string) {
+    this.sent.push(JSON.parse(text))
+    if (this.sent.at(-1)!.type === 'ping' && !this.isDead) queueMicrotask(() => this.tell({ type: 'pong' }))
+  }
+
+  close() {
+    this.readyState = FakeSocket.CLOSED
+  }
+
+  says = (type: string) => this.sent.filter((message) => message.type === type)
+
+  greet() {
+    this.readyState = FakeSocket.OPEN
+    this.tell({ type: 'connected', message: 'Welcome to Forage.' })
+  }
+
+  tell(message: unknown) {
+    this.onmessage?.({ data: typeof message === 'string' ? message : JSON.stringify(message) })
+  }
+
+  hangUp() {
+    this.readyState = FakeSocket.CLOSED
+    this.onclose?.()
+  }
+}
+
+export function stubSockets() {
+  FakeSocket.all = []
+  vi.stubGlobal('WebSocket', FakeSocket)
+}
+
+export const latestSocket = () => FakeSocket.all.at(-1)!

@@ -1,0 +1,12 @@
+/** Pages that one is not brought back to: they lead on themselves. */
+const PASSED = ['/login', '/register', '/auth/callback']
+
+/**
+ * Where to go on, of an address that anybody may have written: a path of the shop's own, or else its first page.
+ * `//host`, `/\host` and what browsers read as such lead elsewhere.
+ */
+export function ownPath(path: unknown): string {
+  if (typeof path !== 'string' || !/^\/[^\\\x00-\x1f]*$/.test(path)) return '/'
+  const url = new URL(path, location.origin)
+  return url.origin === location.origin && !url.pathname.startsWith('//') && !PASSED.includes(url.pathname) ? path : '/'
+}

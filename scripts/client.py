@@ -1,0 +1,60 @@
+"""`make client`: the TypeScript types of the HTTP API, from the gateway's own description of it.
+
+They are kept in the repository, so that a change of the API shows where it is used; a test finds them stale.
+"""
+
+import json
+import subprocess
+import sys
+
+from gateway.app import create_app
+from gateway.auth import Tokens
+from gateway.cache import Cache
+from gateway.limits import Limits
+from gateway.live import Live
+from gateway.routes.docs import Page
+from scripts import npm
+from scripts.settings import CannotStart
+
+TYPES = npm.FRONTEND / "src" / "api" / "schema.d.ts"
+PROBLEM = {"$ref": "#/components/schemas/ProblemView"}
+
+
+def document():
+    """The OpenAPI document, without a running shop."""
+    app = create_app({}, None, Tokens(), Cache(), Live(), Limits(), Page())
+    return json.loads(app.extensions["openapi.json"])
+
+
+def types():
+    npm.install(npm.FRONTEND, "the frontend")
+    generator = npm.FRONTEND / "node_modules" / ".bin" / "openapi-typescript"
+    # What it says of a failure is for the terminal.
+    done = subprocess.run([generator], input=json.dumps(slimmed()), stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout
+
+
+def slimmed():
+    """Every refusal is a problem: once is enough to say so, and the types stay readable."""
+    described = document()
+    for entry in described["paths"].values():
+        for method, operation in entry.items():
+            if method == "parameters":
+                continue
+            answers = operation["responses"]
+            operation["responses"] = {
+                **{status: without_headers(answer) for status, answer in answers.items() if status < "400"},
+                "default": {"description": "a refusal", "content": {"application/problem+json": {"schema": PROBLEM}}},
+            }
+    return described
+
+
+def without_headers(answer):
+    return {name: value for name, value in answer.items() if name != "headers"}
+
+
+if __name__ == "__main__":
+    try:
+        TYPES.write_text(types())
+    except CannotStart as reason:
+        sys.exit(f"forage: {reason}")

@@ -1,0 +1,9 @@
+from scripts import client
+
+
+def test_the_frontends_types_are_those_of_the_api():
+    kept = client.TYPES.read_text()
+
+    current = client.types()
+
+    assert kept == current, "The HTTP API has changed: run `make client`."

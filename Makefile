@@ -1,27 +1,42 @@
 PYTHON ?= python3
 VENV = .venv/bin
 
-.PHONY: run infrastructure test lint lock clean
+.PHONY: run dev infrastructure test test-all lint client lock clean
 
 # The whole shop on this machine, until Ctrl-C.
 run: .venv/installed
 	@$(VENV)/python -m scripts.run
 
+# The same with hot reload of the storefront.
+dev: .venv/installed
+	@$(VENV)/python -m scripts.run dev
+
 # The same without the services, which are then run by hand, in a debugger or from an editor.
 infrastructure: .venv/installed
 	@$(VENV)/python -m scripts.run infrastructure
 
-# All tests, on infrastructure of their own: beside a running shop, too. TESTS=tests/orders runs some.
+# All tests, on infrastructure of their own: beside a running shop, too. TESTS=tests/orders runs some,
+# TESTS=frontend the frontend's.
 TESTS ?=
 # Eventlet's deprecation warning, wherever it is imported first.
 test: export PYTHONWARNINGS = ignore:::nameko.cli.commands,ignore:::nameko.containers,ignore:::coverage.collector
 test: .venv/installed
 	@$(VENV)/python -m scripts.test $(TESTS)
 
+# And pictures of every page, to be looked at.
+test-all: test
+	@cd frontend && npx playwright test --project=screenshots
+
 lint: .venv/installed
 	@$(VENV)/ruff check .
 	@$(VENV)/ruff format --check .
 	@$(VENV)/lint-imports
+	@$(VENV)/python -m scripts.npm
+	@cd frontend && npm run --silent lint
+
+# The frontend's types of the HTTP API, after a change of the API.
+client: .venv/installed
+	@$(VENV)/python -m scripts.client
 
 .venv/installed: requirements.txt requirements-dev.txt
 	@$(PYTHON) scripts/make_venv.py
@@ -34,4 +49,5 @@ lock: .venv/installed
 
 # Forgets all that `make` made, the demo shop's data among it.
 clean:
-	rm -rf .venv .local .coverage* scripts/mail/node_modules gateway/docs/node_modules
+	rm -rf .venv .local .coverage* scripts/mail/node_modules gateway/docs/node_modules \
+		frontend/node_modules frontend/dist frontend/dist-new frontend/screenshots frontend/test-results

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from scripts.settings import CannotStart
 
+# What Vite runs on.
+NODE = "Node 20.19, or 22.12 or later, with npm"
 POSTGRES_FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql@*/bin")
 # The folders of RabbitMQ's own scripts. Debian's wrapper on the PATH insists on its own user and folders.
 RABBITMQ_FOLDERS = (
@@ -16,11 +18,18 @@ RABBITMQ_FOLDERS = (
     "/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin",
     "/opt/homebrew/opt/rabbitmq/sbin",
 )
-PACKAGES = {"PostgreSQL": "postgresql", "RabbitMQ": "rabbitmq-server", "Redis": "redis-server"}
+PACKAGES = {
+    "PostgreSQL": "postgresql",
+    "RabbitMQ": "rabbitmq-server",
+    "Redis": "redis-server",
+    "nginx": "nginx",
+    "Chromium": "chromium",  # with a font, which its fontconfig depends on
+}
 UNITS = {
     "postgresql": ["postgresql"],
     "rabbitmq-server": ["rabbitmq-server", "epmd.socket", "epmd.service"],
     "redis-server": ["redis-server"],
+    "nginx": ["nginx"],
 }
 
 
@@ -32,6 +41,11 @@ def find_postgres():
 
 def find_rabbitmq():
     return newest(RABBITMQ_FOLDERS, "rabbitmq-server")
+
+
+def find_nginx():
+    # Debian has it where only root looks.
+    return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 
 
 def newest(patterns, program):
@@ -61,15 +75,21 @@ def missing_programs(settings):
         missing.append("RabbitMQ")
     if settings.for_tests and not shutil.which("redis-server"):
         missing.append("Redis")
+    if settings.for_tests and not find_nginx():
+        missing.append("nginx")
+    if settings.for_tests and not shutil.which("chromium"):
+        missing.append("Chromium")
     return missing
 
 
 def require_node():
     if not shutil.which("node") or not shutil.which("npm"):
-        raise CannotStart("Node 20 or later with npm must be installed first.")
+        raise CannotStart(f"{NODE} must be installed first.")
     version = subprocess.run(["node", "--version"], capture_output=True, text=True).stdout.strip()
-    if int(re.match(r"v(\d+)", version)[1]) < 20:
-        raise CannotStart(f"Node 20 or later is needed, and this is {version}.")
+    found = re.match(r"v(\d+)\.(\d+)\.", version)
+    release = tuple(map(int, found.groups())) if found else ()
+    if not ((20, 19) <= release < (21,) or release >= (22, 12)):
+        raise CannotStart(f"{NODE} is needed, and `node --version` says {version or 'nothing'}.")
 
 
 def install(packages, log_path):
@@ -80,7 +100,7 @@ def install(packages, log_path):
         for command in (["update"], ["install", "--yes", "--no-install-recommends", *packages]):
             subprocess.run(["apt-get", "-q", *command], env=quiet, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         if shutil.which("systemctl"):
-            for package in packages:
+            for package in UNITS.keys() & packages:
                 subprocess.run(["systemctl", "disable", *UNITS[package]], stdout=log, stderr=log)
 
 

@@ -1,5 +1,6 @@
 """`make run`: the whole shop on one machine, until Ctrl-C.
 
+`make dev` (`python -m scripts.run dev`) serves the storefront with hot reload instead of as built.
 `make infrastructure` (`python -m scripts.run infrastructure`) leaves the services to be run by hand.
 """
 
@@ -11,7 +12,7 @@ import sys
 import time
 import urllib.request
 
-from scripts import npm
+from scripts import frontend, npm
 from scripts.leftovers import claim, end_leftovers, end_with_parent
 from scripts.mail_catcher import MailCatcher
 from scripts.postgres import Postgres
@@ -25,34 +26,34 @@ SECONDS_TO_COME_UP = 90
 
 
 def main(arguments):
-    only_infrastructure = arguments == ["infrastructure"]
+    mode = arguments[0] if arguments else "run"
     if "MAKELEVEL" in os.environ:
         end_with_parent()
     try:
         settings = Settings()
         with claim(settings.folder):
             end_leftovers(settings.folder)
-            settings.refuse_taken_ports(with_gateway=not only_infrastructure)
+            settings.refuse_taken_ports(with_services=mode != "infrastructure")
             require_programs(settings)
             npm.install(npm.DOCS, "the page of /docs")
             if not settings.own_broker and not answers_amqp(settings.given["AMQP_URI"]):
                 raise CannotStart("AMQP_URI is set, but no broker answers there: start it, or unset AMQP_URI.")
             try:
-                asyncio.run(run_until_told_to_stop(settings, only_infrastructure))
+                asyncio.run(run_until_told_to_stop(settings, mode))
             finally:
                 end_leftovers(settings.folder)
     except CannotStart as reason:
         sys.exit(f"forage: {reason}")
 
 
-async def run_until_told_to_stop(settings, only_infrastructure):
+async def run_until_told_to_stop(settings, mode):
     told_to_stop = asyncio.Event()
     supervisor = Supervisor()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, told_to_stop.set)
     await supervisor.open()
     waiting = asyncio.create_task(told_to_stop.wait())
-    coming_up = asyncio.create_task(Shop(settings, supervisor).come_up(only_infrastructure))
+    coming_up = asyncio.create_task(Shop(settings, supervisor, mode).come_up())
     try:
         await asyncio.wait([coming_up, waiting], return_when=asyncio.FIRST_COMPLETED)
         if coming_up.done():
@@ -66,25 +67,34 @@ async def run_until_told_to_stop(settings, only_infrastructure):
 
 
 class Shop:
-    def __init__(self, settings, supervisor):
+    """mode: run, dev or infrastructure."""
+
+    def __init__(self, settings, supervisor, mode):
         self.settings = settings
         self.supervisor = supervisor
+        self.mode = mode
         self.environment = settings.environment()
 
-    async def come_up(self, only_infrastructure):
+    async def come_up(self):
         """Everything, each as soon as what it needs is there."""
         started_at = time.monotonic()
         await asyncio.gather(
-            self.start_broker(), self.start_databases(), self.start_mail_catcher(), self.start_sign_in_provider()
+            self.start_broker(),
+            self.start_databases(),
+            self.start_mail_catcher(),
+            self.start_sign_in_provider(),
+            self.prepare_frontend(),
         )
         self.settings.write_env_file()
-        if not only_infrastructure:
+        if self.mode != "infrastructure":
             for service in SERVICES:
                 await self.start_nameko(service, f"services.{service}")
             await self.start_nameko("gateway", "gateway")
+            await self.start_frontend()
             await until(self.is_healthy, "the gateway to report all services up")
+            await until(self.shows_pages, "the storefront to come up")
             await succeed(sys.executable, "scripts/seed.py", environment=self.environment)
-        print(summary(self.settings, time.monotonic() - started_at, only_infrastructure), flush=True)
+        print(summary(self.settings, time.monotonic() - started_at, self.mode), flush=True)
 
     async def start_broker(self):
         if not self.settings.own_broker:
@@ -130,9 +140,24 @@ class Shop:
             await self.supervisor.start_process("sign-in", command, self.environment, infrastructure=True)
             # Nobody waits for it: it is asked when somebody signs in.
 
+    async def prepare_frontend(self):
+        module = "scripts.frontend" if self.mode == "run" else "scripts.npm"
+        await succeed(sys.executable, "-m", module, environment=self.environment, is_shown=True)
+
+    async def start_frontend(self):
+        command = frontend.hot_reload_command() if self.mode == "dev" else frontend.server_command()
+        await self.supervisor.start_process("frontend", command, self.environment, folder=npm.FRONTEND)
+
     async def start_nameko(self, name, module):
         command = ["nameko", "run", "--config", "config.yaml", module]
         await self.supervisor.start_process(name, command, self.environment)
+
+    def shows_pages(self):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.settings.ports['FRONTEND_PORT']}", timeout=5):
+                return True
+        except OSError:
+            return False
 
     def is_healthy(self):
         try:
@@ -150,11 +175,11 @@ async def until(is_so, what):
         await asyncio.sleep(0.1)
 
 
-async def succeed(*command, environment):
-    """Runs a command to its end. Shows what it printed only when that is of interest."""
-    process = await asyncio.create_subprocess_exec(
-        *command, cwd=ROOT, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
+async def succeed(*command, environment, is_shown=False):
+    """Runs a command to its end. is_shown: what it prints is of interest also when all goes well."""
+    pipes = {} if is_shown else {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.STDOUT}
+    # In a session of its own, Ctrl-C is ours alone to handle.
+    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=environment, start_new_session=True, **pipes)
     try:
         output, _ = await process.communicate()
     finally:
@@ -162,36 +187,37 @@ async def succeed(*command, environment):
             process.kill()
             await process.wait()
     if process.returncode:
-        raise CannotStart(f"`{' '.join(command)}` failed:\n{output.decode(errors='replace')}")
+        reason = "the lines above say why." if is_shown else f"\n{output.decode(errors='replace')}"
+        raise CannotStart(f"`{' '.join(command)}` failed: {reason}")
 
 
 def gateway_address(settings):
     return f"http://127.0.0.1:{settings.ports['GATEWAY_PORT']}"
 
 
-def summary(settings, seconds, only_infrastructure):
+def summary(settings, seconds, mode):
     gateway = gateway_address(settings)
     password = settings.given.get("DEMO_PASSWORD") or "chanterelle"
     local = {name: f"127.0.0.1:{port}" for name, port in settings.ports.items()}
     lines = [f"Forage is up after {seconds:.0f} s. Ctrl-C ends it.", ""]
-    if not only_infrastructure:
+    if mode != "infrastructure":
         lines += [
+            f"  shop          {settings.of_running_system()['FRONTEND_URL']}",
             f"  gateway       {gateway}, its API on {gateway}/docs",
             f"  accounts      admin@forage.example, ada@forage.example, bo@forage.example, all with {password}",
         ]
     if settings.own_mail_catcher:
         lines += [f"  mails         http://{local['MAIL_WEB_PORT']}, caught on port {settings.ports['SMTP_PORT']}"]
     if settings.own_sign_in_provider:
-        # localhost, since its cookies are not those of 127.0.0.1, and the provider sends people back there.
-        sign_in = f"http://localhost:{settings.ports['GATEWAY_PORT']}/auth/google"
-        lines += [f"  sign-in       {sign_in}, by the provider on {settings.of_running_system()['OIDC_ISSUER']}"]
+        issuer = settings.of_running_system()["OIDC_ISSUER"]
+        lines += [f"  sign-in       on the shop's login page, by the provider on {issuer}"]
     if settings.own_broker:
         lines += [f"  RabbitMQ      {local['RABBITMQ_PORT']}"]
     if MANAGEMENT in local:
         lines += [f"                http://{local[MANAGEMENT]}, user forage, password {settings.secret('rabbitmq')}"]
     if settings.own_databases:
         lines += [f"  PostgreSQL    {local['POSTGRES_PORT']}"]
-    if not only_infrastructure:
+    if mode != "infrastructure":
         lines += ["", f"  curl '{gateway}/products?limit=3'"]
     lines += [
         "",
@@ -201,6 +227,9 @@ def summary(settings, seconds, only_infrastructure):
         "  nameko shell --config config.yaml                  # then: n.rpc.products.list_products(limit=3)",
         "  nameko run --config config.yaml services.orders    # one more replica, of orders or any other",
     ]
+    if mode == "infrastructure":
+        shop = settings.of_running_system()["FRONTEND_URL"]
+        lines += [f"  npm --prefix frontend run dev                      # the storefront, on {shop}"]
     return "\n".join(["", *lines, ""])
 
 

@@ -14,6 +14,7 @@ SERVICES = ("users", "products", "orders", "notifications")
 DATABASE_URIS = tuple(f"{service.upper()}_DB_URI" for service in SERVICES)
 
 DEFAULT_PORTS = {
+    "FRONTEND_PORT": 8080,
     "GATEWAY_PORT": 3000,
     "RABBITMQ_PORT": 5672,
     "POSTGRES_PORT": 5432,
@@ -48,6 +49,8 @@ class Settings:
         self.own_databases = foreign.isdisjoint(DATABASE_URIS)
         self.own_mail_catcher = "SMTP_HOST" not in foreign
         self.own_sign_in_provider = "GOOGLE_CLIENT_ID" not in foreign
+        given_address = environment.get("FRONTEND_URL")
+        self.own_address = not given_address or given_address == local_address(ours.get("FRONTEND_PORT"))
         missing = [name for name in DATABASE_URIS if name not in foreign]
         if missing and not self.own_databases:
             raise CannotStart(f"Either all four database URIs are set or none; {', '.join(missing)} is not.")
@@ -61,8 +64,8 @@ class Settings:
         # Nobody types these two, so any free one will do.
         self.epmd_port, self.distribution_port = free_port(), free_port()
 
-    def refuse_taken_ports(self, with_gateway=True):
-        others = set() if with_gateway else {"GATEWAY_PORT"}
+    def refuse_taken_ports(self, with_services=True):
+        others = set() if with_services else {"GATEWAY_PORT", "FRONTEND_PORT"}
         if not self.own_broker:
             others |= {"RABBITMQ_PORT", MANAGEMENT}
         if not self.own_databases:
@@ -95,11 +98,15 @@ class Settings:
         settings = {
             "LOG_FORMAT": "text",
             "JWT_SECRET": self.secret("jwt"),
+            # The storefront's server.
+            "TRUSTED_PROXIES": "127.0.0.1",
             **{name: self.given[name] for name in named_in_config if self.given.get(name)},
             **{name: str(port) for name, port in self.ports.items()},
             # Eventlet greets its first importer with a deprecation warning; docs/decisions/ has our answer to it.
             "PYTHONWARNINGS": self.given.get("PYTHONWARNINGS") or NO_EVENTLET_WARNING,
         }
+        if self.own_address:
+            settings["FRONTEND_URL"] = local_address(self.ports["FRONTEND_PORT"])
         if self.own_broker:
             settings["AMQP_URI"] = self.amqp_uri()
         if self.own_databases:
@@ -112,8 +119,6 @@ class Settings:
                 "GOOGLE_CLIENT_ID": "forage-local",
                 "GOOGLE_CLIENT_SECRET": self.secret("sign-in"),
                 "OIDC_ISSUER": f"http://localhost:{self.ports['OIDC_PORT']}",
-                # Straight to the gateway, as long as no frontend is there to pass it on.
-                "GOOGLE_REDIRECT_URI": f"http://localhost:{self.ports['GATEWAY_PORT']}/auth/google/callback",
                 "OAUTHLIB_INSECURE_TRANSPORT": "1",
             }
         return settings
@@ -131,6 +136,10 @@ class Settings:
             "PYTHONUNBUFFERED": "1",
             "FORAGE_COPY": str(self.folder),
         }
+
+
+def local_address(port):
+    return f"http://localhost:{port}"
 
 
 def port_from(text, name):

@@ -1,9 +1,11 @@
-"""`make test`: the tests, in two processes side by side, and then their coverage.
+"""`make test`: the Python tests, in two processes side by side, and their coverage; then the frontend's.
 
     python -m scripts.test                    all
     python -m scripts.test tests/orders …     these alone, in one process
+    python -m scripts.test frontend           Vitest, and the journeys in a browser
 
-Each process has servers of its own. Most of a test's time is waiting, so two take hardly longer than one.
+Each process has servers of its own. Most of a Python test's time is waiting, so two take hardly longer than one; a
+browser has the machine to itself.
 """
 
 import subprocess
@@ -17,7 +19,7 @@ from scripts.settings import ROOT, CannotStart, Settings
 
 PROGRAMS = Path(sys.executable).parent
 # All other folders are the second process's, which takes about as long.
-FIRST = ("e2e", "extensions", "infrastructure", "notifications", "orders", "users")
+FIRST = ("e2e", "extensions", "infrastructure", "orders", "users")
 
 
 def main(paths):
@@ -26,13 +28,30 @@ def main(paths):
             # Here, since of two that install something at once one would fail.
             require_programs(Settings({"LOCAL_DIR": folder}, for_tests=True))
             npm.install(npm.DOCS, "the page of /docs")
+            npm.install(npm.FRONTEND, "the frontend")
         except CannotStart as reason:
             sys.exit(f"forage: {reason}")
+    failed = 0
+    if paths != ["frontend"]:
+        failed = test_python(paths)
+    if paths in ([], ["frontend"]):
+        failed = test_frontend() or failed
+    sys.exit(failed)
+
+
+def test_python(paths):
     coverage("erase")
     failed = run(paths) if paths else run_halves()
     coverage("combine", "--quiet")
     coverage("report")
-    sys.exit(failed)
+    return failed
+
+
+def test_frontend():
+    # The outages come after the journeys, which they depend on.
+    commands = (["npm", "run", "--silent", "test"], ["npx", "playwright", "test", "--project=outages"])
+    # A list: the second runs whatever became of the first.
+    return any([subprocess.run(command, cwd=npm.FRONTEND).returncode for command in commands])
 
 
 def run(paths):

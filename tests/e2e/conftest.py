@@ -17,6 +17,8 @@ SOMEBODY_ELSES = {
     "AMQP_URI",
     "SMTP_HOST",
     "GOOGLE_CLIENT_ID",
+    "FRONTEND_URL",
+    "TRUSTED_PROXIES",
     "JWT_SECRET",
     "LOG_FORMAT",
     "DEMO_PASSWORD",
@@ -25,16 +27,16 @@ SOMEBODY_ELSES = {
 
 
 class RunningShop:
-    """One `make run`, as `python -m scripts.run` in a folder of its own."""
+    """One `make run`, as `python -m scripts.run` in a folder of its own. mode: `dev` is `make dev`."""
 
-    def __init__(self, folder, **environment):
+    def __init__(self, folder, *mode, **environment):
         self.folder = folder / "local"
         self.log = folder / "run.log"
         inherited = {name: value for name, value in os.environ.items() if name not in SOMEBODY_ELSES}
         free_ports = dict.fromkeys(DEFAULT_PORTS, "0")
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "scripts.run"],
+                [sys.executable, "-m", "scripts.run", *mode],
                 cwd=ROOT,
                 env={
                     **inherited,
@@ -57,6 +59,7 @@ class RunningShop:
 
         wait_for(up, SECONDS_TO_COME_UP, pause_seconds=0.2)
         self.settings = read_env_file(self.folder / "env")
+        self.storefront = self.settings["FRONTEND_URL"]
         self.gateway = f"http://127.0.0.1:{self.settings['GATEWAY_PORT']}"
         self.websocket = f"ws://127.0.0.1:{self.settings['GATEWAY_PORT']}/ws/notifications"
         self.mails = f"http://127.0.0.1:{self.settings['MAIL_WEB_PORT']}/api/email"
@@ -83,9 +86,9 @@ class RunningShop:
 
 
 @contextmanager
-def running_shop(folder):
+def running_shop(folder, *mode):
     folder.mkdir(mode=0o711)
-    shop = RunningShop(folder)
+    shop = RunningShop(folder, *mode)
     try:
         shop.wait_until_up()
         yield shop

@@ -1,0 +1,94 @@
+"""The storefront as `make run` and `make dev` serve it."""
+
+import re
+from contextlib import closing
+
+import requests
+import websocket
+
+from scripts.settings import ROOT, Settings
+from tests.infrastructure.waiting import wait_for
+
+from .conftest import running_shop
+from .test_sign_in import is_up
+
+
+def test_its_address_is_the_first_that_is_printed(shop):
+    printed = shop.output().partition("Forage is up after")[2]
+
+    assert re.search(r"https?://\S+", printed)[0] == shop.storefront
+    page = requests.get(shop.storefront, timeout=10)
+    assert '<div id="app">' in page.text
+    assert page.headers["Cache-Control"] == "no-cache"
+
+
+def test_its_scripts_are_there_compressed_and_kept_for_ever(shop):
+    page = requests.get(shop.storefront, timeout=10).text
+
+    scripts = [
+        requests.get(shop.storefront + path, headers={"Accept-Encoding": "br"}, stream=True, timeout=10)
+        for path in re.findall(r'(?:src|href)="(/assets/[^"]+\.js)"', page)
+    ]
+
+    assert scripts
+    for script in scripts:
+        assert script.status_code == 200
+        assert script.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+    assert any(script.headers.get("Content-Encoding") == "br" for script in scripts)
+
+
+def test_signing_in_with_a_provider_leads_back_to_it(shop):
+    wait_for(lambda: is_up(shop.settings["OIDC_ISSUER"]))
+    browser = requests.Session()
+
+    to_provider = browser.get(f"{shop.storefront}/api/auth/google", allow_redirects=False, timeout=10)
+    back = browser.post(to_provider.headers["Location"], data={"sub": "cleo-is-new"}, allow_redirects=False, timeout=10)
+    arrived = browser.get(back.headers["Location"], allow_redirects=False, timeout=10)
+
+    assert back.headers["Location"].startswith(f"{shop.storefront}/api/auth/google/callback?")
+    assert arrived.headers["Location"].startswith(f"{shop.storefront}/auth/callback#token=")
+    refresh = browser.post(f"{shop.storefront}/api/auth/refresh", headers={"Origin": shop.storefront}, timeout=10)
+    assert refresh.status_code == 200, refresh.text
+
+
+def test_its_server_is_back_when_it_was_killed(shop):
+    victim = shop.process_of(str(ROOT / "frontend" / "server.js"))
+
+    victim.kill()
+
+    wait_for(lambda: "frontend was killed by signal 9; starting it again" in shop.output(), seconds=5)
+    wait_for(lambda: is_up(f"{shop.storefront}/api/livez"), seconds=10)
+
+
+def test_with_hot_reload_the_sources_are_served_and_the_gateway_answers(local_folder):
+    with running_shop(local_folder / "dev-shop", "dev") as shop:
+        page = requests.get(f"{shop.storefront}/orders/3", headers={"Accept": "text/html"}, timeout=30)
+        live = requests.get(f"{shop.storefront}/api/livez", timeout=10)
+        address = shop.storefront.replace("http", "ws") + "/ws/notifications"
+        with closing(websocket.create_connection(address, origin=shop.storefront, timeout=10)) as connection:
+            greeting = connection.recv()
+
+    assert "/@vite/client" in page.text and "/src/main.ts" in page.text
+    assert live.status_code == 200
+    assert '"connected"' in greeting
+
+
+def test_a_shop_with_an_address_of_its_own_keeps_it_at_the_next_start_too(local_folder):
+    given = {"LOCAL_DIR": str(local_folder / "address"), "FRONTEND_URL": "https://shop.example"}
+
+    first = Settings(given)
+    first.write_env_file()
+    second = Settings(given)
+
+    assert first.of_running_system()["FRONTEND_URL"] == "https://shop.example"
+    assert second.of_running_system()["FRONTEND_URL"] == "https://shop.example"
+
+
+def test_an_address_from_the_env_file_moves_with_the_port(local_folder):
+    given = {"LOCAL_DIR": str(local_folder / "moved"), "FRONTEND_PORT": "8123"}
+    first = Settings(given)
+    first.write_env_file()
+
+    second = Settings({**given, **first.of_running_system(), "FRONTEND_PORT": "8124"})
+
+    assert second.of_running_system()["FRONTEND_URL"] == "http://localhost:8124"

@@ -1,0 +1,93 @@
+"""`make run` builds the storefront when it must, and only then."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from scripts import npm
+from scripts.settings import ROOT
+
+BUILD = "import sys, pathlib; from scripts.frontend import build; build(pathlib.Path(sys.argv[1]))"
+BUILDING = "forage: building the frontend\n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A small frontend with the packages and the settings of ours."""
+    npm.install(npm.FRONTEND, "the frontend")
+    for name in ("package.json", "package-lock.json", "vite.config.ts"):
+        shutil.copy(npm.FRONTEND / name, tmp_path)
+    (tmp_path / "node_modules").symlink_to(npm.FRONTEND / "node_modules")
+    (tmp_path / "src").mkdir()
+    (tmp_path / "index.html").write_text('<!doctype html><script type="module" src="/src/main.ts"></script>')
+    (tmp_path / "src" / "main.ts").write_text("document.title = 'chanterelle'")
+    return tmp_path
+
+
+def start(folder):
+    return subprocess.Popen(
+        [sys.executable, "-c", BUILD, folder], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def build(folder):
+    """What it printed, and what it said went wrong."""
+    return start(folder).communicate(timeout=60)
+
+
+def scripts_of(folder):
+    return "".join(path.read_text() for path in (folder / "dist" / "assets").glob("*.js"))
+
+
+def test_a_build_has_compressed_copies(folder):
+    (folder / "src" / "main.ts").write_text(f"document.title = '{'chanterelle ' * 100}'")
+
+    assert build(folder)[0] == BUILDING
+
+    [script] = (folder / "dist" / "assets").glob("*.js")
+    for ending in (".br", ".gz"):
+        assert script.with_name(script.name + ending).stat().st_size < script.stat().st_size / 2
+
+
+def test_what_has_not_changed_is_not_built_again(folder):
+    build(folder)
+
+    assert build(folder)[0] == ""
+
+
+def test_what_no_build_reads_causes_none(folder):
+    build(folder)
+    (folder / "screenshots").mkdir()
+    (folder / "screenshots" / "cart.png").write_text("of another run")
+    (folder / ".#index.html").symlink_to("the-lock-of-an-editor")
+
+    assert build(folder) == ("", "")
+
+
+@pytest.mark.parametrize("source", ["src/main.ts", "index.html", "public/robots.txt"])
+def test_what_has_changed_is_built_again(folder, source):
+    build(folder)
+    (folder / source).parent.mkdir(exist_ok=True)
+    with open(folder / source, "a") as file:
+        file.write("\n")
+
+    assert build(folder)[0] == BUILDING
+
+
+def test_a_build_that_fails_says_why_and_leaves_the_last_one(folder):
+    build(folder)
+    (folder / "src" / "main.ts").write_text("document.title = (")
+
+    _, reason = build(folder)
+
+    assert "The frontend could not be built" in reason and "src/main.ts" in reason
+    assert "chanterelle" in scripts_of(folder)
+
+
+def test_copies_that_start_at_once_build_once(folder):
+    printed = [process.communicate(timeout=60)[0] for process in [start(folder) for _ in range(3)]]
+
+    assert sorted(printed) == ["", "", BUILDING]
+    assert "chanterelle" in scripts_of(folder)

@@ -1,0 +1,97 @@
+"""Packages are installed once for each state of their lock, and a Node that can't run the storefront is named."""
+
+import json
+import subprocess
+
+import pytest
+
+from scripts import npm
+from scripts.programs import require_node
+from scripts.settings import CannotStart
+
+INSTALLING = "forage: installing mushrooms with npm\n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Needs one package, which lies beside, for its development."""
+    (tmp_path / "morel").mkdir()
+    (tmp_path / "morel" / "package.json").write_text('{"name": "morel", "version": "1.0.0"}')
+    folder = tmp_path / "mushrooms"
+    folder.mkdir()
+    (folder / "package.json").write_text(json.dumps({"devDependencies": {"morel": "file:../morel"}}))
+    subprocess.run(["npm", "install", "--package-lock-only", "--silent"], cwd=folder, check=True)
+    return folder
+
+
+def test_packages_are_installed_once(folder, capsys):
+    npm.install(folder, "mushrooms")
+    npm.install(folder, "mushrooms")
+
+    assert capsys.readouterr().out == INSTALLING
+
+
+def test_an_install_that_failed_begins_anew_though_its_lock_is_put_back(folder, capsys):
+    lock, package = (folder / "package-lock.json").read_text(), (folder / "package.json").read_text()
+    npm.install(folder, "mushrooms")
+    (folder / "package-lock.json").write_text(f"{lock}\n")
+    (folder / "package.json").write_text("{")
+    with pytest.raises(CannotStart, match="npm could not install mushrooms: "):
+        npm.install(folder, "mushrooms")
+
+    (folder / "package-lock.json").write_text(lock)
+    (folder / "package.json").write_text(package)
+    npm.install(folder, "mushrooms")
+
+    assert capsys.readouterr().out == 3 * INSTALLING
+
+
+def test_what_builds_the_storefront_is_installed_in_production_too(folder, monkeypatch):
+    monkeypatch.setenv("NODE_ENV", "production")
+
+    npm.install(folder, "mushrooms")
+
+    assert (folder / "node_modules" / "morel" / "package.json").exists()
+
+
+@pytest.fixture
+def say_version(tmp_path, monkeypatch):
+    """`say_version(text)`: the only node on the PATH prints it."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    (tmp_path / "npm").write_text("")
+
+    def say_version(text):
+        (tmp_path / "node").write_text(f"#!/bin/sh\necho '{text}'\n")
+        for name in ("node", "npm"):
+            (tmp_path / name).chmod(0o755)
+
+    return say_version
+
+
+@pytest.mark.parametrize("version", ["v20.19.0", "v20.20.2", "v22.12.0", "v24.1.0", "v100.0.0"])
+def test_a_node_that_vite_runs_on_is_taken(say_version, version):
+    say_version(version)
+
+    require_node()
+
+
+@pytest.mark.parametrize("version", ["v18.20.8", "v20.18.3", "v21.7.3", "v22.11.0"])
+def test_another_node_is_refused_by_its_version(say_version, version):
+    say_version(version)
+
+    with pytest.raises(CannotStart, match=f"22.12 or later.* is needed, and .* says {version}"):
+        require_node()
+
+
+def test_a_node_that_does_not_work_is_refused(say_version):
+    say_version("")
+
+    with pytest.raises(CannotStart, match="is needed, and `node --version` says nothing"):
+        require_node()
+
+
+def test_without_node_nothing_is_installed(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(CannotStart, match="must be installed first"):
+        npm.install(folder, "mushrooms")

@@ -1,0 +1,509 @@
+"""Both servers of the storefront, before a running gateway: the same paths, headers and caching."""
+
+import json
+import re
+import signal
+import socket
+import struct
+import threading
+import zlib
+from contextlib import closing, contextmanager
+from itertools import count
+
+import pytest
+import requests
+import websocket
+from requests.adapters import HTTPAdapter
+
+from gateway.headers import CONTENT_SECURITY_POLICY, security_headers
+from gateway.routes import docs
+from scripts.settings import free_port
+
+from .conftest import PAGE, SCRIPT, node
+
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+SCRIPT_PATH = "/assets/index-C0FFEE.js"
+PASSWORD = "boletus edulis"
+SECURITY_HEADERS = security_headers({"FRONTEND_URL": "http://shop.example"})
+numbers = count(1)
+
+
+def get(site, path, **headers):
+    headers = {"Accept-Encoding": "identity", **{name.replace("_", "-"): value for name, value in headers.items()}}
+    return requests.get(site.url + path, headers=headers, timeout=10, allow_redirects=False)
+
+
+def ask(port, request):
+    """What comes back for these bytes until the connection is closed."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(request)
+        answer = b""
+        while received := connection.recv(65536):
+            answer += received
+    return answer
+
+
+def still_answers(site):
+    return site.server.process.poll() is None and get(site, "/").text == PAGE
+
+
+@pytest.mark.parametrize("path", ["/", "/products/12", "/admin/orders?status=pending", "/index.html", "/b%C3%A4r"])
+@pytest.mark.parametrize("accept", [BROWSER, "*/*"])
+def test_every_address_of_the_storefront_is_its_page(site, path, accept):
+    answer = get(site, path, Accept=accept)
+
+    assert (answer.status_code, answer.text) == (200, PAGE)
+    assert answer.headers["Content-Type"].replace(" ", "") == "text/html;charset=utf-8"
+
+
+@pytest.mark.parametrize(
+    ("path", "accept"),
+    [
+        ("/assets/index-GONE.js", BROWSER),
+        ("/pictures/none.svg", BROWSER),
+        ("/products/12", "application/json"),
+        ("/favicon.ico", "image/avif,image/webp,*/*;q=0.8"),
+    ],
+)
+def test_what_is_no_page_and_no_file_is_not_found(site, path, accept):
+    answer = get(site, path, Accept=accept)
+
+    assert (answer.status_code, answer.text) == (404, "There is nothing at this address.\n")
+    assert answer.headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    ("path", "caching"),
+    [
+        ("/", "no-cache"),
+        ("/orders/3", "no-cache"),
+        ("/favicon.svg", "no-cache"),
+        (SCRIPT_PATH, "public, max-age=31536000, immutable"),
+        ("/pictures/morel.svg", "public, max-age=86400"),
+    ],
+)
+def test_a_file_is_kept_as_long_as_its_name_allows(site, path, caching):
+    first = get(site, path)
+    second = get(site, path, If_None_Match=first.headers["ETag"])
+
+    assert first.status_code == 200
+    assert (second.status_code, second.content) == (304, b"")
+    for answer in (first, second):
+        assert answer.headers["Cache-Control"] == caching
+        assert answer.headers["ETag"] == first.headers["ETag"]
+        assert answer.headers["Content-Security-Policy"] == CONTENT_SECURITY_POLICY
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/"),
+        ("GET", "/orders/3"),
+        ("HEAD", SCRIPT_PATH),
+        ("GET", "/assets/none.js"),
+        ("GET", "/pictures/morel.svg"),
+        ("POST", "/"),
+        ("GET", "/api/livez"),
+        ("GET", "/api/orders"),
+        ("GET", "/api/mushrooms"),
+        ("GET", "/ws/notifications"),
+        ("GET", "/ws/nothing"),
+    ],
+)
+def test_every_answer_carries_the_headers_of_the_gateway_once(site, method, path):
+    answer = requests.request(method, site.url + path, timeout=10)
+
+    for name, value in SECURITY_HEADERS.items():
+        assert answer.raw.headers.getlist(name) == [value], name
+    assert len(answer.raw.headers.getlist("Cache-Control")) == 1
+    assert "Strict-Transport-Security" not in answer.headers
+    assert not re.search(r"\d", answer.headers.get("Server", ""))
+
+
+def test_a_page_of_the_gateway_keeps_its_own_policy(site):
+    answer = get(site, "/api/docs")
+
+    assert answer.raw.headers.getlist("Content-Security-Policy") == [docs.CONTENT_SECURITY_POLICY]
+    assert get(site, "/api/docs/swagger-ui.css").status_code == 200
+
+
+def test_a_shop_on_https_says_that_it_stays_there(serve, shop):
+    expected = security_headers({"FRONTEND_URL": "https://shop.example"})["Strict-Transport-Security"]
+
+    with serve(shop.port, FRONTEND_URL="https://shop.example") as site:
+        answer = get(site, "/orders/3")
+
+    assert answer.raw.headers.getlist("Strict-Transport-Security") == [expected]
+
+
+@pytest.mark.parametrize("path", ["/", SCRIPT_PATH, "/assets/index-C0FFEE.css", "/pictures/morel.svg"])
+def test_texts_are_sent_compressed_to_whoever_takes_that(site, path):
+    plain = get(site, path)
+
+    packed = requests.get(site.url + path, headers={"Accept-Encoding": "gzip"}, timeout=10, stream=True)
+
+    raw = packed.raw.read(decode_content=False)
+    if len(plain.content) > 1000:
+        assert packed.headers["Content-Encoding"] == "gzip"
+        assert packed.headers["Vary"] == "Accept-Encoding"
+        assert len(raw) < len(plain.content) / 2
+        assert zlib.decompress(raw, wbits=31) == plain.content
+    assert "Content-Encoding" not in plain.headers
+    assert packed.headers["Content-Type"] == plain.headers["Content-Type"]
+
+
+def test_a_refused_coding_is_not_used(site):
+    answer = get(site, SCRIPT_PATH, Accept_Encoding="gzip;q=0, br;q=0, identity")
+
+    assert "Content-Encoding" not in answer.headers
+    assert answer.text == SCRIPT
+
+
+def test_head_tells_what_get_would(site):
+    answer = requests.head(site.url + SCRIPT_PATH, headers={"Accept-Encoding": "identity"}, timeout=10)
+
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["Content-Length"] == str(len(SCRIPT))
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+def test_nothing_but_reading_is_possible_outside_of_the_api(site, method):
+    assert requests.request(method, f"{site.url}/", data=b"x", timeout=10).status_code == 405
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        b"/%",
+        b"/%00",
+        b"/%ff",
+        b"/../../../../../../etc/passwd",
+        b"/..%2f..%2f..%2f..%2f..%2fetc/passwd",
+        b"/assets/..%2f..%2f..%2f..%2f..%2fetc/passwd",
+        b"/assets/%2e%2e/%2e%2e/%2e%2e/%2e%2e/etc/passwd",
+        b"//etc/passwd",
+        b"/api/../../etc/passwd",
+        b"/api/%",
+        b"/api//evil.example/",
+        b"/ws/%",
+        b"*",
+        b"http://evil.example/",
+        b"\xff",
+        b"/" + 20_000 * b"a",
+    ],
+)
+def test_no_address_breaks_the_server_or_leads_out_of_its_folder(site, target):
+    answer = ask(site.port, b"GET " + target + b" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+
+    status = int(answer.split(b" ", 2)[1])
+    assert status == 200 or 400 <= status < 500, answer[:500]
+    assert b"root:" not in answer
+    assert still_answers(site)
+
+
+@pytest.mark.parametrize("value", ["bytes=10-5", "bytes=-1", "bytes=999999999-", "bytes=a-b", "bytes=0-0,5-6"])
+def test_no_range_breaks_the_server(site, value):
+    answer = get(site, SCRIPT_PATH, Range=value)
+
+    assert answer.status_code in (200, 206, 416)
+    assert still_answers(site)
+
+
+def test_the_api_is_the_gateways_below_its_prefix(site, shop):
+    answer = get(site, "/api/products/categories?x=%2F%20ä")
+    direct = requests.get(f"http://127.0.0.1:{shop.port}/products/categories?x=%2F%20ä", timeout=10)
+
+    assert answer.status_code == direct.status_code == 422
+    ours, theirs = answer.json(), direct.json()
+    del ours["request_id"], theirs["request_id"]
+    assert ours == theirs
+    assert get(site, "/api/products/1%2F2").json()["instance"] == "/products/1/2"
+
+
+def test_what_the_gateway_calls_unchanged_is_not_sent_again(site):
+    first = requests.get(f"{site.url}/api/products", headers={"Accept-Encoding": "gzip"}, timeout=10)
+
+    second = get(site, "/api/products", If_None_Match=first.headers["ETag"], Accept_Encoding="gzip")
+
+    assert (first.status_code, second.status_code) == (200, 304)
+    assert second.headers["Cache-Control"] == "no-cache"
+
+
+@pytest.fixture
+def account(shop):
+    name = f"forager{next(numbers)}"
+    shop.rpc.users.register(email=f"{name}@forage.example", username=name, password=PASSWORD)
+    return {"email": f"{name}@forage.example", "password": PASSWORD}
+
+
+def test_a_session_is_kept_by_its_cookie(site, account):
+    browser = requests.Session()
+
+    login = browser.post(f"{site.url}/api/users/login", json=account, timeout=10)
+    refresh = browser.post(f"{site.url}/api/auth/refresh", headers={"Origin": site.url}, timeout=10)
+
+    assert login.status_code == refresh.status_code == 200, refresh.text
+    headers = {"Authorization": f"Bearer {refresh.json()['access_token']}"}
+    me = browser.get(f"{site.url}/api/users/me", headers=headers, timeout=10)
+    assert me.json()["email"] == account["email"]
+
+
+def test_foreign_pages_are_refused_and_our_own_are_not(site):
+    def refresh(origin):
+        return requests.post(f"{site.url}/api/auth/refresh", headers={"Origin": origin}, timeout=10).status_code
+
+    # Ours gets as far as having no cookie.
+    assert refresh(site.url) == 401
+    assert refresh("http://evil.example") == 403
+
+
+def test_a_web_socket_reaches_the_gateway(site, account):
+    login = requests.post(f"{site.url}/api/users/login", json=account, timeout=10).json()
+
+    with closing(websocket.create_connection(site.ws_url, timeout=10, origin=site.url)) as connection:
+        headers = connection.getheaders()
+        greeting = json.loads(connection.recv())
+        connection.send(json.dumps({"type": "authenticate", "token": login["access_token"]}))
+        authenticated = json.loads(connection.recv())
+
+    assert greeting["type"] == "connected"
+    assert authenticated["type"] == "authenticated"
+    assert headers["content-security-policy"] == CONTENT_SECURITY_POLICY
+
+
+def test_a_web_socket_of_a_foreign_page_is_refused_by_the_gateway(site):
+    with pytest.raises(websocket.WebSocketBadStatusException) as refusal:
+        websocket.create_connection(site.ws_url, timeout=10, origin="http://evil.example")
+
+    assert refusal.value.status_code == 403
+    assert json.loads(refusal.value.resp_body)["type"] == "foreign-origin"
+
+
+@pytest.mark.parametrize("path", ["/", "/api/livez", "/assets/x"])
+def test_elsewhere_there_is_no_web_socket(site, path):
+    with pytest.raises(websocket.WebSocketBadStatusException):
+        websocket.create_connection(f"ws://{site.host}{path}", timeout=10)
+
+    assert still_answers(site)
+
+
+def client_at(address):
+    """Requests from one of this machine's own addresses: to the servers, another machine."""
+
+    class From(HTTPAdapter):
+        def init_poolmanager(self, *args, **kwargs):
+            super().init_poolmanager(*args, source_address=(address, 0), **kwargs)
+
+    session = requests.Session()
+    session.mount("http://", From())
+    return session
+
+
+def test_each_client_has_limits_of_its_own_whatever_it_says_it_is(site):
+    def left(address, claimed=None):
+        headers = {"X-Forwarded-For": claimed} if claimed else {}
+        answer = client_at(address).get(f"{site.url}/api/auth/providers", headers=headers, timeout=10)
+        return int(re.search(r"r=(\d+)", answer.headers["RateLimit"])[1])
+
+    ada, bo = f"127.0.1.{next(numbers)}", f"127.0.1.{next(numbers)}"
+    first, second, liar, other = left(ada), left(ada), left(ada, "192.0.2.7"), left(bo)
+
+    assert (second, liar, other) == (first - 1, first - 2, first)
+
+
+def test_a_web_socket_counts_as_its_clients(site):
+    def left(address):
+        """Of the requests; a handshake is one."""
+        answer = client_at(address).get(f"{site.url}/api/auth/providers", timeout=10)
+        return int(re.search(r"r=(\d+)", answer.headers["RateLimit"])[1])
+
+    address = f"127.0.2.{next(numbers)}"
+    before = left(address)
+    connection = socket.create_connection(("127.0.0.1", site.port), timeout=10, source_address=(address, 0))
+    with closing(websocket.create_connection(site.ws_url, socket=connection)):
+        after = left(address)
+
+    assert before - after == 2
+
+
+@pytest.mark.parametrize("megabytes", [2, 20])
+def test_too_large_a_body_is_refused_as_a_problem(site, megabytes):
+    body = b" " * (megabytes * 1024 * 1024)
+
+    answer = requests.post(
+        f"{site.url}/api/users/login", data=body, headers={"Content-Type": "application/json"}, timeout=30
+    )
+
+    assert answer.status_code == 413
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.json()["type"] == "too-large"
+    assert len(answer.raw.headers.getlist("Content-Security-Policy")) == 1
+    assert still_answers(site)
+
+
+def test_a_chunked_body_reaches_the_gateway(site, account):
+    chunks = iter([json.dumps(account).encode()[:10], json.dumps(account).encode()[10:]])
+
+    answer = requests.post(
+        f"{site.url}/api/users/login", data=chunks, headers={"Content-Type": "application/json"}, timeout=10
+    )
+
+    assert answer.status_code == 200, answer.text
+
+
+def test_without_a_gateway_the_pages_are_there_and_the_api_says_so(serve):
+    with serve(free_port()) as site:
+        answer = get(site, "/api/products")
+        with pytest.raises(websocket.WebSocketBadStatusException) as refusal:
+            websocket.create_connection(site.ws_url, timeout=10)
+
+        assert still_answers(site)
+    assert answer.status_code == refusal.value.status_code == 502
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert (answer.json()["type"], answer.json()["status"]) == ("gateway-away", 502)
+    assert answer.json()["title"] and answer.json()["detail"]
+    assert answer.headers["Retry-After"] == refusal.value.resp_headers["retry-after"] == "2"
+    assert answer.raw.headers.getlist("Cache-Control") == ["no-store"]
+    assert answer.raw.headers.getlist("Content-Security-Policy") == [CONTENT_SECURITY_POLICY]
+
+
+@contextmanager
+def dying_gateway(last_words):
+    """A port at which every request is answered with these bytes, and the connection then reset."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer():
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(last_words)
+                    # Closing resets the connection, as the death of a process with unread input does.
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+HALF_AN_ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 100\r\n\r\nhalf"
+WEB_SOCKET = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize("last_words", [b"", b"HTTP/1.1 2"])
+def test_a_gateway_that_dies_before_it_answers_is_away(serve, last_words):
+    with dying_gateway(last_words) as port, serve(port) as site:
+        answer = requests.post(f"{site.url}/api/orders", json={}, timeout=10)
+
+        assert (answer.status_code, answer.json()["type"]) == (502, "gateway-away")
+        assert still_answers(site)
+
+
+def test_half_an_answer_is_not_taken_for_a_whole_one(serve):
+    with dying_gateway(HALF_AN_ANSWER) as port, serve(port) as site:
+        with pytest.raises(requests.RequestException):
+            requests.get(f"{site.url}/api/orders", timeout=10)
+
+        assert still_answers(site)
+
+
+def test_a_web_socket_ends_with_its_gateway(serve):
+    handshake = (
+        b"GET /ws/notifications HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    with dying_gateway(WEB_SOCKET) as port, serve(port) as site:
+        answer = ask(site.port, handshake)
+
+        head, _, rest = answer.partition(b"\r\n\r\n")
+        assert b" 101 " in head.splitlines()[0] or b" 502 " in head.splitlines()[0]
+        assert b" 101 " not in head or rest == b""
+        assert still_answers(site)
+
+
+def reset(connection):
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"GET / HTTP/1.1\r\nHos",
+        b"GET /assets/index-C0FFEE.js HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /api/openapi.json HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"POST /api/users/login HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nhalf a body",
+        b"GET /ws/notifications HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        b"GET /nothing HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+    ],
+)
+def test_clients_that_leave_take_nothing_with_them(site, begun):
+    for _ in range(50):
+        connection = socket.create_connection(("127.0.0.1", site.port), timeout=10)
+        connection.sendall(begun)
+        reset(connection)
+
+    assert still_answers(site)
+    assert get(site, "/api/livez").status_code == 200
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET / HTTP/1.1\r\nHos"])
+def test_it_ends_at_once_though_a_browser_keeps_a_connection_for_later(serve, begun):
+    with serve(free_port()) as site:
+        with socket.create_connection(("127.0.0.1", site.port), timeout=10) as connection:
+            connection.sendall(begun)
+            assert still_answers(site)
+
+            site.server.send(signal.SIGTERM)
+
+            assert site.server.process.wait(3) == 0
+
+
+@pytest.mark.parametrize("serve", [node], ids=["server.js"], indirect=True)
+def test_it_ends_when_what_was_asked_has_been_answered(serve):
+    asked, finish = threading.Event(), threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer():
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                asked.set()
+                finish.wait(10)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with serve(listener.getsockname()[1]) as site:
+            with socket.create_connection(("127.0.0.1", site.port), timeout=10) as connection:
+                connection.sendall(b"GET /api/orders HTTP/1.1\r\nHost: a\r\n\r\n")
+                assert asked.wait(10)
+
+                site.server.send(signal.SIGTERM)
+                finish.set()
+
+                answered = b"".join(iter(lambda: connection.recv(65536), b""))
+                assert answered.endswith(b"\r\n\r\nlate")
+                assert site.server.process.wait(3) == 0
+        thread.join()
+
+
+def test_it_ends_at_once_though_web_sockets_are_open(serve, shop):
+    with serve(shop.port) as site, closing(websocket.create_connection(site.ws_url, timeout=10)) as connection:
+        assert json.loads(connection.recv())["type"] == "connected"
+        browser = requests.Session()
+        assert browser.get(site.url, timeout=10).ok
+
+        site.server.send(signal.SIGTERM)
+
+        assert site.server.process.wait(3) == 0
+        with pytest.raises((websocket.WebSocketConnectionClosedException, ConnectionError)):
+            connection.recv()

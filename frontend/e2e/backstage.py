@@ -1,0 +1,30 @@
+"""For the journeys: what of a running shop no client can bring about. Its settings are in the environment.
+
+python backstage.py sql orders "UPDATE …"
+python backstage.py event orders order.created "no JSON"
+"""
+
+import os
+import sys
+
+import psycopg2
+from kombu import Connection
+
+
+def sql(service, statement):
+    uri = os.environ[f"{service.upper()}_DB_URI"].replace("+psycopg2", "")
+    with psycopg2.connect(uri) as connection, connection.cursor() as cursor:
+        cursor.execute(statement)
+        assert cursor.rowcount == 1, f"{cursor.rowcount} rows"
+
+
+def event(service, name, body):
+    """Publish a body as it is, to whom it may concern."""
+    with Connection(os.environ["AMQP_URI"]) as connection, connection.Producer() as producer:
+        producer.publish(
+            body, exchange=f"{service}.events", routing_key=name, content_type="application/json", delivery_mode=2
+        )
+
+
+if __name__ == "__main__":
+    {"sql": sql, "event": event}[sys.argv[1]](*sys.argv[2:])

@@ -1,0 +1,92 @@
+import { expect, expectAccessible, linkIn, logIn, PASSWORD, test } from './support'
+
+test('somebody registers, proves the address, buys, and follows the order from the mail', async ({ page, newProduct, mailTo }) => {
+  const product = await newProduct({ price: '12.50', stock_quantity: 8 })
+  const email = `cora-${Date.now()}@forage.example`
+
+  await page.goto('/register')
+  await page.getByLabel('Email').fill(email)
+  await page.getByLabel(/name/i).fill(`cora ${Date.now()}`)
+  await page.getByLabel('Password', { exact: true }).fill(PASSWORD)
+  await page.getByRole('main').getByRole('button', { name: 'Create account' }).click()
+  await expect(page.getByRole('button', { name: 'Account' })).toBeVisible()
+
+  await page.goto(linkIn(await mailTo(email, /verify|welcome|confirm/i), '/verify-email'))
+  await expect(page.getByRole('main')).toContainText(/verified|proved|confirmed/i)
+  await expect(page).not.toHaveURL(/token/)
+  await expectAccessible(page)
+
+  await page.goto('/')
+  await page.getByRole('searchbox').fill(product.name)
+  await page.getByRole('link', { name: product.name }).first().click()
+  await page.getByRole('button', { name: 'Add to cart', exact: true }).click()
+  await page.getByRole('link', { name: /^Cart/ }).first().click()
+  await page.getByRole('button', { name: 'Go to the checkout' }).click()
+  await expectAccessible(page)
+  await page.getByRole('button', { name: 'Place the order' }).click()
+
+  await expect(page).toHaveURL(/\/orders\/\d+/)
+  await expect(page.getByRole('main')).toContainText('€12.50')
+  await expectAccessible(page)
+  const order = await mailTo(email, /order/i)
+  await page.goto(linkIn(order, '/orders/'))
+  await expect(page.getByRole('main')).toContainText(product.name)
+  await expect(page.getByRole('main')).toContainText('Pending')
+})
+
+test('a forgotten password is set anew by the mail, and every session has ended', async ({ page, browser, customer, mailTo }) => {
+  const elsewhere = await (await browser.newContext({ baseURL: process.env.SHOP_URL })).newPage()
+  await logIn(elsewhere, customer)
+
+  await page.goto('/login')
+  await page.getByRole('link', { name: /forgot/i }).click()
+  await page.getByLabel('Email').fill(customer.email)
+  await page.getByRole('main').getByRole('button').last().click()
+  await page.goto(linkIn(await mailTo(customer.email, /password/i), '/reset-password'))
+  await expect(page).not.toHaveURL(/token/)
+  await page.getByLabel('New password', { exact: true }).fill('a walk by the sea')
+  await page.getByRole('main').getByRole('button', { name: /password/i }).last().click()
+  await expect(page).toHaveURL(/\/login/)
+
+  await logIn(page, { ...customer, password: 'a walk by the sea' })
+  await elsewhere.goto('/account')
+  await expect(elsewhere).toHaveURL(/\/login\?next=/)
+  await elsewhere.context().close()
+})
+
+test('a session is ended from another device', async ({ page, browser, customer }) => {
+  const userAgent = 'Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0'
+  const elsewhere = await (await browser.newContext({ baseURL: process.env.SHOP_URL, userAgent })).newPage()
+  await logIn(elsewhere, customer)
+  await logIn(page, customer)
+
+  await page.goto('/account')
+  await page.getByRole('button', { name: /log out there: firefox/i }).click()
+  await page.getByRole('dialog').getByRole('button', { name: /log out/i }).click()
+  await expect(page.getByRole('dialog')).toBeHidden()
+  await elsewhere.goto('/orders')
+
+  await expect(elsewhere).toHaveURL(/\/login\?next=/)
+  await page.reload()
+  await expect(page).toHaveURL(/\/account/)
+  await elsewhere.context().close()
+})
+
+test('one who signs in at the provider comes back to where one was', async ({ page }) => {
+  await page.goto('/orders')
+  await expect(page).toHaveURL(/\/login\?next=/)
+  await page.getByRole('link', { name: /google/i }).click()
+  await page.getByRole('button', { name: 'cleo-is-new' }).click()
+
+  await expect(page).toHaveURL(/\/orders$/)
+  await expect(page.getByRole('button', { name: 'Account' })).toBeVisible()
+})
+
+test('one whom the provider does not vouch for is told so, in the shop', async ({ page }) => {
+  await page.goto('/login')
+  await page.getByRole('link', { name: /google/i }).click()
+  await page.getByRole('button', { name: 'bo-unverified' }).click()
+
+  await expect(page).toHaveURL(/\/(auth\/callback|login)/)
+  await expect(page.getByRole('main')).toContainText(/vouch/i)
+})

@@ -1,0 +1,120 @@
+import type { WebSocketRoute } from '@playwright/test'
+import { order } from './cart'
+import { expect, logIn, test } from './support'
+
+test('the admin ships an order, and the window of its customer shows it', async ({ page, browser, admin, customer, newProduct }) => {
+  const { id } = await order(customer.api, await newProduct())
+  await admin.send('PATCH', `/orders/${id}/status`, { status: 'confirmed' })
+  await logIn(page, customer)
+  await page.goto(`/orders/${id}`)
+  await expect(page.getByRole('main')).toContainText('Confirmed')
+
+  const office = await (await browser.newContext({ baseURL: process.env.SHOP_URL })).newPage()
+  await logIn(office, { email: 'admin@forage.example', password: 'chanterelle' })
+  await office.goto(`/admin/orders/${id}`)
+  await office.getByRole('button', { name: /ship/i }).click()
+
+  await expect(page.getByRole('main')).toContainText('Shipped')
+  await expect(page.getByRole('status').or(page.getByRole('alert')).or(page.getByRole('listitem')).filter({ hasText: /shipped/i }).first()).toBeVisible()
+  await expect(page.getByRole('button', { name: /cancel/i })).toBeHidden()
+  await office.context().close()
+})
+
+test('stock is what it is now, without a reload', async ({ page, admin, newProduct }) => {
+  const product = await newProduct({ stock_quantity: 9 })
+  const isWatched = new Promise<unknown>((watched) =>
+    page.on('websocket', (socket) => {
+      socket.on('framesent', ({ payload }) => String(payload).includes(`${product.id}`) && watched(payload))
+    }),
+  )
+  await page.goto(`/products/${product.id}`)
+  await expect(page.getByRole('button', { name: 'Add to cart' }).first()).toBeEnabled()
+  await isWatched
+
+  await admin.send('PATCH', `/products/${product.id}/stock`, { stock_quantity: 3 })
+  await expect(page.getByRole('main')).toContainText(/only 3 left/i)
+
+  await admin.send('PATCH', `/products/${product.id}/stock`, { stock_quantity: 0 })
+  await expect(page.getByRole('main')).toContainText(/sold out/i)
+})
+
+test('what was missed while the feed was away comes up once, in one tab', async ({ page, context, admin, customer, newProduct }) => {
+  const { id } = await order(customer.api, await newProduct())
+  let isAway = false
+  const sockets: WebSocketRoute[] = []
+  await context.routeWebSocket('**/ws/**', async (socket) => {
+    if (isAway) return socket.close()
+    sockets.push(socket)
+    socket.connectToServer()
+  })
+  await logIn(page, customer)
+  const tabs = [page, await context.newPage()]
+  for (const tab of tabs) {
+    // What is the newest already when it comes up is no news.
+    const knowsNewest = tab.waitForResponse((answer) => new URL(answer.url()).search === '?page_size=1')
+    await tab.goto('/notifications')
+    await knowsNewest
+  }
+  const rows = page.getByRole('main').getByText(/confirmed/i)
+  const toasts = async () => {
+    const counts = await Promise.all(tabs.map((tab) => tab.locator('[data-toasts] li').filter({ hasText: /confirmed/i }).count()))
+    return counts.reduce((sum, count) => sum + count)
+  }
+
+  isAway = true
+  for (const socket of sockets) await socket.close()
+  await admin.send('PATCH', `/orders/${id}/status`, { status: 'confirmed' })
+  await expect.poll(async () => (await customer.api.send<{ total: number }>('GET', `/notifications?order_id=${id}`)).total).toBe(2)
+  await expect(rows).toHaveCount(0)
+  const catchUps = tabs.map((tab) => tab.waitForResponse((answer) => answer.url().includes('after_id='), { timeout: 40_000 }))
+  isAway = false
+
+  await Promise.all(catchUps)
+  await expect(rows.first()).toBeVisible()
+  await expect.poll(toasts).toBe(1)
+  // Behind the last who had something to tell.
+  const { id: userId } = await customer.api.send<{ id: number }>('GET', '/users/me')
+  for (const tab of tabs) await tab.evaluate((name) => navigator.locks.request(name, () => {}), `forage.toasted.${userId}`)
+  expect(await toasts()).toBe(1)
+  for (const tab of tabs) await tab.reload()
+  await expect(rows.first()).toBeVisible()
+  expect(await toasts()).toBe(0)
+})
+
+test('being offline is said, and ends by itself', async ({ page, context }) => {
+  await page.goto('/')
+  await expect(page.getByRole('heading', { level: 1 })).toBeVisible()
+
+  await context.setOffline(true)
+  await expect(page.getByText(/you are offline/i)).toBeVisible()
+
+  await context.setOffline(false)
+  await expect(page.getByText(/you are offline/i)).toBeHidden()
+})
+
+test('an expired token is refreshed once, for two tabs and all that they ask', async ({ page, context, customer, newProduct }) => {
+  await order(customer.api, await newProduct())
+  const other = await context.newPage()
+  await logIn(page, customer)
+  await other.goto('/orders')
+  await expect(other.getByRole('button', { name: 'Account' })).toBeVisible()
+  let refreshes = 0
+  let expired: string | undefined
+  context.on('request', (request) => (refreshes += Number(request.url().endsWith('/auth/refresh'))))
+  await context.route('**/api/**', async (route) => {
+    const headers = route.request().headers()
+    expired ??= headers.authorization
+    const isOld = expired !== undefined && headers.authorization === expired
+    await route.continue({ headers: isOld ? { ...headers, authorization: 'Bearer expired' } : headers })
+  })
+
+  await Promise.all([page, other].map((tab) => tab.getByRole('link', { name: 'Orders', exact: true }).click()))
+  await Promise.all([page, other].map((tab) => tab.getByRole('link', { name: 'Delivered' }).click()))
+
+  for (const tab of [page, other]) {
+    await expect(tab).toHaveURL(/\/orders\?status=delivered/)
+    await expect(tab.getByRole('main')).toContainText(/no order|nothing/i)
+    await expect(tab.getByRole('button', { name: 'Account' })).toBeVisible()
+  }
+  expect(refreshes).toBe(1)
+})

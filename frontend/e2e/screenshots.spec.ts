@@ -1,0 +1,31 @@
+import { pages, something, visit } from './pages'
+import { DEMO_PASSWORD, logIn, test } from './support'
+
+const SIZES = { phone: { width: 390, height: 844 }, desktop: { width: 1280, height: 900 } }
+const ACCOUNTS = { customer: 'ada@forage.example', admin: 'admin@forage.example' }
+
+test.describe.configure({ timeout: 300_000 })
+
+/** For eyes to look at: frontend/screenshots/<size>-<theme>/<page>.png */
+for (const [size, viewport] of Object.entries(SIZES)) {
+  for (const colorScheme of ['light', 'dark'] as const) {
+    test(`every page, ${size}, ${colorScheme}`, async ({ browser, anybody }) => {
+      const ids = await something(await anybody.as(ACCOUNTS.customer, DEMO_PASSWORD), 1)
+
+      for (const who of ['anybody', 'customer', 'admin'] as const) {
+        const context = await browser.newContext({ baseURL: process.env.SHOP_URL, viewport, colorScheme })
+        const page = await context.newPage()
+        if (who !== 'anybody') await logIn(page, { email: ACCOUNTS[who], password: DEMO_PASSWORD })
+        if (who === 'customer') {
+          await visit(page, '/products/2')
+          await page.getByRole('button', { name: 'Add to cart' }).first().click()
+        }
+        for (const { name, path } of pages(ids).filter((entry) => entry.who === who)) {
+          await visit(page, path)
+          await page.screenshot({ path: `screenshots/${size}-${colorScheme}/${name}.png`, fullPage: true })
+        }
+        await context.close()
+      }
+    })
+  }
+}

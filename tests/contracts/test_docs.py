@@ -4,7 +4,7 @@ import pytest
 
 from scripts.settings import ROOT
 
-FOLDERS = "contracts|extensions|services|gateway|templates|migrations|scripts|tests|docs"
+FOLDERS = "contracts|extensions|services|gateway|frontend|templates|migrations|scripts|tests|docs"
 # docs/extending.md names what its reader is about to write.
 PAGES = [ROOT / "README.md", *(page for page in (ROOT / "docs").rglob("*.md") if page.name != "extending.md")]
 
@@ -14,3 +14,11 @@ def test_every_file_that_a_page_names_is_there(page):
     named = re.findall(rf"`((?:{FOLDERS})/[\w./-]*)`", page.read_text())
 
     assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_every_decision_is_in_the_index():
+    folder = ROOT / "docs" / "decisions"
+
+    named = re.findall(r"\]\(([\w-]+\.md)\)", (folder / "README.md").read_text())
+
+    assert sorted(named) == sorted(page.name for page in folder.glob("*.md") if page.name != "README.md")

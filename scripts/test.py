@@ -1,4 +1,4 @@
-"""`make test`: the Python tests, in two processes side by side, and their coverage; then the frontend's.
+"""`make test`: the Python tests, in two processes side by side, and Vitest after the first; then the browser's.
 
     python -m scripts.test                    all
     python -m scripts.test tests/orders …     these alone, in one process
@@ -18,7 +18,10 @@ from scripts.programs import require_programs
 from scripts.settings import ROOT, CannotStart, Settings
 
 PROGRAMS = Path(sys.executable).parent
-# All other folders are the second process's, which takes about as long.
+VITEST = ["npm", "run", "--silent", "test"]
+# The outages come after the journeys, which they depend on.
+JOURNEYS = ["npx", "playwright", "test", "--project=outages"]
+# All other folders are the second process's, which takes about as long as these and Vitest.
 FIRST = ("e2e", "extensions", "infrastructure", "orders", "users")
 
 
@@ -31,31 +34,24 @@ def main(paths):
             npm.install(npm.FRONTEND, "the frontend")
         except CannotStart as reason:
             sys.exit(f"forage: {reason}")
-    failed = 0
-    if paths != ["frontend"]:
-        failed = test_python(paths)
-    if paths in ([], ["frontend"]):
-        failed = test_frontend() or failed
-    sys.exit(failed)
-
-
-def test_python(paths):
+    # Lists: what comes later runs whatever became of what was before.
+    if paths == ["frontend"]:
+        sys.exit(any([run_in_node(VITEST), run_in_node(JOURNEYS)]))
     coverage("erase")
     failed = run(paths) if paths else run_halves()
     coverage("combine", "--quiet")
     coverage("report")
-    return failed
-
-
-def test_frontend():
-    # The outages come after the journeys, which they depend on.
-    commands = (["npm", "run", "--silent", "test"], ["npx", "playwright", "test", "--project=outages"])
-    # A list: the second runs whatever became of the first.
-    return any([subprocess.run(command, cwd=npm.FRONTEND).returncode for command in commands])
+    if not paths:
+        failed = any([failed, run_in_node(JOURNEYS)])
+    sys.exit(failed)
 
 
 def run(paths):
     return subprocess.run(command(paths), cwd=ROOT).returncode
+
+
+def run_in_node(command):
+    return subprocess.run(command, cwd=npm.FRONTEND).returncode
 
 
 def run_halves():
@@ -63,8 +59,7 @@ def run_halves():
     second = [str(folder) for folder in sorted((ROOT / "tests").iterdir()) if is_second(folder)]
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(command(second), cwd=ROOT, stdout=output, stderr=output)
-        failed = run([f"tests/{name}" for name in FIRST])
-        failed = process.wait() or failed
+        failed = any([run([f"tests/{name}" for name in FIRST]), run_in_node(VITEST), process.wait()])
         output.seek(0)
         print(output.read())
     return failed

@@ -1,12 +1,14 @@
 import { pages, something, visit } from './pages'
-import { DEMO_PASSWORD, expect, expectAccessible, logIn, test } from './support'
+import { DEMO_PASSWORD, expect, expectAccessible, isTooWide, logIn, test } from './support'
 
 const ACCOUNTS = { customer: 'ada@forage.example', admin: 'admin@forage.example' }
+// The last is what the next page begins with.
+const WIDTHS = [360, 1920, 1280]
 
 test.describe.configure({ timeout: 180_000 })
 
 for (const who of ['anybody', 'customer', 'admin'] as const) {
-  test(`no page of ${who} is a barrier`, async ({ page, anybody }) => {
+  test(`no page of ${who} is a barrier, or wider than the window`, async ({ page, anybody }) => {
     const ada = await anybody.as(ACCOUNTS.customer, DEMO_PASSWORD)
     const entries = pages(await something(ada, 1)).filter((entry) => entry.who === who)
     if (who !== 'anybody') await logIn(page, { email: ACCOUNTS[who], password: DEMO_PASSWORD })
@@ -15,12 +17,23 @@ for (const who of ['anybody', 'customer', 'admin'] as const) {
       await page.getByRole('button', { name: 'Add to cart' }).first().click()
     }
 
+    const wide: string[] = []
     for (const { name, path } of entries) {
       await test.step(name, async () => {
         await visit(page, path)
         await expectAccessible(page)
+        // German words are the longer ones.
+        for (const language of ['de', 'en']) {
+          await page.getByLabel(/^(Language|Sprache)$/).selectOption(language)
+          await expect(page.locator('html')).toHaveAttribute('lang', language)
+          for (const width of WIDTHS) {
+            await page.setViewportSize({ width, height: 800 })
+            if (await isTooWide(page)) wide.push(`${name}, ${language}, ${width} px`)
+          }
+        }
       })
     }
+    expect(wide).toEqual([])
     expect(entries.length).toBeGreaterThan(5)
   })
 }

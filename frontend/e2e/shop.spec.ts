@@ -1,6 +1,6 @@
 import { gzipSync } from 'node:zlib'
-import { pages, something, visit } from './pages'
-import { DEMO_PASSWORD, expect, logIn, test } from './support'
+import { visit } from './pages'
+import { expect, isTooWide, logIn, test } from './support'
 
 const FIRST_PAGE_KB = 120
 
@@ -47,34 +47,6 @@ test('the policy for scripts and styles is kept on every page', async ({ page })
 
   expect(broken).toEqual([])
 })
-
-for (const [width, locale] of [
-  [360, 'de-DE'],
-  [1920, 'en-GB'],
-] as const) {
-  test(`no page has to be scrolled sideways at ${width} px, in ${locale}`, async ({ browser, anybody }) => {
-    test.setTimeout(120_000)
-    const ids = await something(await anybody.as('ada@forage.example', DEMO_PASSWORD), 1)
-    const wide: string[] = []
-
-    for (const [who, email] of Object.entries({ anybody: null, customer: 'ada@forage.example', admin: 'admin@forage.example' })) {
-      const context = await browser.newContext({ baseURL: process.env.SHOP_URL, viewport: { width, height: 800 }, locale: 'en-GB' })
-      const page = await context.newPage()
-      if (email) await logIn(page, { email, password: DEMO_PASSWORD })
-      const language = locale.slice(0, 2)
-      await context.addInitScript((chosen) => localStorage.setItem('forage.locale', chosen), language)
-      for (const { name, path } of pages(ids).filter((entry) => entry.who === who)) {
-        await visit(page, path)
-        await expect(page.locator('html')).toHaveAttribute('lang', language)
-        const overflow = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth)
-        if (overflow > 0) wide.push(`${name}: ${overflow} px`)
-      }
-      await context.close()
-    }
-
-    expect(wide).toEqual([])
-  })
-}
 
 test('language and colours are chosen, and stay so', async ({ page }) => {
   await visit(page, '/')
@@ -137,8 +109,7 @@ test('no name is too long for a phone', async ({ browser, newProduct, customer }
 
   for (const path of [`/products/${product.id}`, '/cart', '/checkout']) {
     await visit(page, path)
-    const overflow = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth)
-    if (overflow > 0) wide.push(`${path}: ${overflow} px`)
+    if (await isTooWide(page)) wide.push(path)
   }
 
   await context.close()

@@ -116,6 +116,9 @@ export async function expectAccessible(page: Page) {
   }
 }
 
+/** Has to be scrolled sideways. */
+export const isTooWide = (page: Page) => page.evaluate(() => document.documentElement.scrollWidth > innerWidth)
+
 /** As a crash does it. The supervisor starts it again. */
 export function killGateway() {
   for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name))) {

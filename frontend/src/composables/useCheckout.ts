@@ -2,22 +2,22 @@ import { useMutation, useQueryClient } from '@tanstack/vue-query'
 import { computed, ref, watch } from 'vue'
 import { useI18n } from 'vue-i18n'
 import { useRoute, useRouter } from 'vue-router'
-import { type OrderLine, placeOrder } from '@/api/orders'
+import { placeOrder } from '@/api/orders'
 import { Problem } from '@/api/problem'
-import { useCart } from '@/stores/cart'
+import { type CartOrder, useCart } from '@/stores/cart'
 import { useSession } from '@/stores/session'
 import { useToasts } from '@/stores/toasts'
 
 const MOST_TRIES = { inFlight: 15, lost: 3 }
 
-/** With these the shop says that the key has made no order. */
-const NOTHING_ORDERED = ['insufficient-stock', 'price-changed', 'product-not-found', 'invalid-input']
+/** With these the shop says that what was sent has made no order. */
+const NOTHING_ORDERED = ['insufficient-stock', 'price-changed', 'product-not-found', 'invalid-input', 'key-reused']
 
 const pause = (seconds: number) => new Promise((resolve) => setTimeout(resolve, 1000 * seconds))
 
 /**
- * Places the cart's order. Whatever is tried again, here or by whoever presses again, goes with the cart's key,
- * so that it makes one order.
+ * Places the cart's order. What is tried again, here or by whoever presses again, is the order that was sent, with its key
+ * and its lines, so that it makes one. What was changed in the cart meanwhile can be ordered when its outcome is known.
  */
 export function useCheckout() {
   const { t } = useI18n()
@@ -29,15 +29,13 @@ export function useCheckout() {
   const router = useRouter()
   const path = route.path
   const isTryingAgain = ref(false)
-  const items = computed<OrderLine[]>(() =>
-    cart.lines.map(({ product_id, quantity, price }) => ({ product_id, quantity, unit_price: price })),
-  )
 
-  async function send(order: { items: OrderLine[]; key: string }) {
+  async function send({ key, lines }: CartOrder) {
+    const items = lines.map(({ product_id, quantity, price }) => ({ product_id, quantity, unit_price: price }))
     const buyer = session.customerId
     for (let tries = 1; ; tries++) {
       try {
-        return await placeOrder(order.items, order.key)
+        return await placeOrder(items, key)
       } catch (error) {
         if (!(error instanceof Problem)) throw error
         const isInFlight = error.type === 'request-in-flight'
@@ -53,17 +51,17 @@ export function useCheckout() {
 
   const mutation = useMutation({
     mutationFn: send,
-    async onSuccess(order) {
-      cart.takeOut(order)
+    async onSuccess(order, { key }) {
+      cart.takeOut(key, order)
       void queries.invalidateQueries({ queryKey: ['orders'] })
       const to = { path: `/orders/${order.id}`, query: { placed: '1' } }
       if (route.path === path) await router.replace(to)
       else toasts.show({ kind: 'success', title: t('shop.checkout.placed', { id: order.id }), link: { to, label: t('shop.checkout.view') } })
     },
-    onError(error) {
+    onError(error, { key }) {
       if (!(error instanceof Problem)) return
-      if (error.type === 'key-reused') cart.renewKey()
-      if (NOTHING_ORDERED.includes(error.type)) cart.markSent(false)
+      if (error.type === 'key-reused') cart.renewKey(key)
+      if (NOTHING_ORDERED.includes(error.type)) cart.unsend(key)
       const id = error.body.product_id
       if (id) void queries.invalidateQueries({ queryKey: ['product', id] })
     },
@@ -75,18 +73,16 @@ export function useCheckout() {
     const error = mutation.error.value
     if (!error) return null
     const id = error instanceof Problem ? error.body.product_id : undefined
-    return { error, name: cart.lines.find((line) => line.product_id === id)?.name ?? '' }
+    return { error, name: mutation.variables.value?.lines.find((line) => line.product_id === id)?.name ?? '' }
   })
   // A cart that was mended answers it.
   watch(
-    () => JSON.stringify(items.value),
+    () => JSON.stringify(cart.lines.map(({ product_id, quantity, price }) => [product_id, quantity, price])),
     () => mutation.isError.value && mutation.reset(),
   )
 
   function place() {
-    if (mutation.isPending.value) return
-    cart.markSent(true)
-    mutation.mutate({ items: items.value, key: cart.key })
+    if (!mutation.isPending.value) mutation.mutate(cart.send())
   }
 
   return { place, refusal, isPlacing: mutation.isPending, isTryingAgain }

@@ -19,7 +19,7 @@ beforeEach(() => {
 
 function show(fields: Partial<CartLine> = {}) {
   const line = { product_id: 1, quantity: 2, name: 'Chanterelles, 250 g', price: '14.50', image_url: null, ...fields }
-  localStorage.setItem('forage.cart.guest', JSON.stringify({ version: 1, key: 'k', isSent: false, lines: [line], orderId: null }))
+  localStorage.setItem('forage.cart.guest', JSON.stringify({ version: 1, key: 'k', lines: [line], sent: null }))
   return renderInApp(CartPage, { at: '/cart' })
 }
 
@@ -30,6 +30,16 @@ test('an empty cart leads to the shop', async () => {
 
   expect(screen.getByText('An empty basket weighs nothing')).toBeVisible()
   expect(screen.getByRole('link', { name: 'Go to the shop' })).toHaveAttribute('href', '/')
+})
+
+test('one that was emptied after its order was sent leads to where that is cleared up', async () => {
+  const line = { product_id: 1, quantity: 2, name: 'Chanterelles, 250 g', price: '14.50', image_url: null }
+  localStorage.setItem('forage.cart.guest', JSON.stringify({ version: 1, key: 'k', lines: [], sent: { key: 'j', lines: [line] } }))
+
+  await renderInApp(CartPage, { at: '/cart' })
+
+  expect(screen.getByText(/was sent off, and no answer came/)).toBeVisible()
+  expect(screen.getByRole('link', { name: 'Go to the checkout' })).toHaveAttribute('href', '/checkout')
 })
 
 test('what lies in it is there at once, with what it costs', async () => {
@@ -50,7 +60,7 @@ test('a price that changed is shown, keeps one from the checkout, and can be acc
 
   await userEvent.click(screen.getByRole('button', { name: 'Accept the new price: Chanterelles, 250 g' }))
 
-  expect(useCart(pinia).sum).toBe('29.00')
+  expect(useCart(pinia).lines).toMatchObject([{ price: '14.50' }])
   expect(checkoutButton()).toBeEnabled()
   expect(screen.getByRole('link', { name: 'Chanterelles, 250 g' })).toHaveFocus()
 })

@@ -21,7 +21,7 @@ let answers: (Response | Promise<Response> | Error)[]
 beforeEach(() => {
   localStorage.setItem('forage.logged-in', '7')
   const line = { product_id: 1, quantity: 2, name: 'Chanterelles, 250 g', price: '14.50', image_url: null }
-  localStorage.setItem('forage.cart.7', JSON.stringify({ version: 1, key: KEY, isSent: false, lines: [line], orderId: null }))
+  localStorage.setItem('forage.cart.7', JSON.stringify({ version: 1, key: KEY, lines: [line], sent: null }))
   shelf = product()
   answers = []
   requests = stubNetwork((request) => {
@@ -109,12 +109,50 @@ test('a cart whose order may have taken the last ones can be sent again, and not
   shelf = product({ stock_quantity: 0 })
 
   const { router } = await show()
-  await screen.findByText('This is sold out.')
   expect(screen.getByText(/was sent off as an order/)).toBeVisible()
+  await expect.poll(() => requests.at(-1)!.method).toBe('GET')
+  expect(screen.queryByText('This is sold out.')).not.toBeInTheDocument()
   await userEvent.click(placeButton())
 
   await expect.poll(() => router.currentRoute.value.path).toBe('/orders/31')
   expect(keys()).toEqual([KEY, KEY, KEY, KEY])
+})
+
+test('a cart that was changed before its outcome is known makes no second order', async () => {
+  answers = [1, 2, 3].map(() => refusal('timeout', 504, {}, { 'Retry-After': '0.01' }))
+  const { pinia, router } = await show()
+  await userEvent.click(placeButton())
+  await said('pressing the button again is safe')
+  shelf = product({ stock_quantity: 1 })
+  useCart(pinia).setQuantity(1, 1)
+  useCart(pinia).add(product({ id: 2, name: 'Morels' }), 1)
+
+  expect(screen.getByText('2 × €14.50')).toBeVisible()
+  expect(screen.queryByText('Morels')).not.toBeInTheDocument()
+  await userEvent.click(placeButton())
+
+  await expect.poll(() => router.currentRoute.value.path).toBe('/orders/31')
+  expect(keys()).toEqual([KEY, KEY, KEY, KEY])
+  expect(await orders()[3]!.json()).toEqual({ items: [{ product_id: 1, quantity: 2, unit_price: '14.50' }] })
+  expect(useCart(pinia).lines).toMatchObject([{ name: 'Morels' }])
+})
+
+test('what is in the cart can be ordered once the order sent before is refused', async () => {
+  answers = [1, 2, 3].map(() => refusal('timeout', 504, {}, { 'Retry-After': '0.01' }))
+  answers.push(refusal('insufficient-stock', 409, { product_id: 1, requested: 2, available: 1 }))
+  const { pinia, router } = await show()
+  await userEvent.click(placeButton())
+  await said('pressing the button again is safe')
+  useCart(pinia).setQuantity(1, 1)
+
+  await userEvent.click(placeButton())
+  await said('Only 1 of “Chanterelles, 250 g” are left, you asked for 2. Nothing was ordered.')
+  expect(screen.getByText('1 × €14.50')).toBeVisible()
+  await userEvent.click(placeButton())
+
+  await expect.poll(() => router.currentRoute.value.path).toBe('/orders/31')
+  expect(await orders()[4]!.json()).toEqual({ items: [{ product_id: 1, quantity: 1, unit_price: '14.50' }] })
+  expect(keys()[4]).not.toBe(KEY)
 })
 
 test('an order is not sent again for somebody else who has logged in meanwhile', async () => {

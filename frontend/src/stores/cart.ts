@@ -3,7 +3,6 @@ import { defineStore } from 'pinia'
 import { computed, ref, watch } from 'vue'
 import type { Order, Product } from '@/api/client'
 import { i18n } from '@/i18n'
-import { total } from '@/utils/money'
 import { drop, keep, recall } from '@/utils/storage'
 import { useSession } from './session'
 import { useToasts } from './toasts'
@@ -16,11 +15,11 @@ const MAX_ID = 2 ** 31 - 1
 /** name and image_url: as last seen. price: the one the customer agreed to, in an order the line's unit_price. */
 export type CartLine = { product_id: number; quantity: number; name: string; price: string; image_url: string | null }
 
-/**
- * key: the Idempotency-Key of the order for these very lines. isSent: that order was sent, and it isn't known that none was
- * made. orderId: the last order that emptied the cart.
- */
-type Cart = { version: 1; key: string; isSent: boolean; lines: CartLine[]; orderId: number | null }
+/** key: the Idempotency-Key of the order for these very lines. */
+export type CartOrder = { key: string; lines: CartLine[] }
+
+/** sent: an order that was sent and of which it isn't known what became, whatever was changed in the cart since. */
+type Cart = CartOrder & { version: 1; sent: CartOrder | null }
 
 const PREFIX = 'forage.cart.'
 const GUEST = 'guest'
@@ -28,7 +27,7 @@ const GUEST = 'guest'
 /** crypto.randomUUID would need https. */
 const newKey = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, '0')).join('')
 
-const emptyCart = (): Cart => ({ version: 1, key: newKey(), isSent: false, lines: [], orderId: null })
+const emptyCart = (): Cart => ({ version: 1, key: newKey(), lines: [], sent: null })
 
 function isLine(line: CartLine): boolean {
   return (
@@ -44,19 +43,20 @@ function isLine(line: CartLine): boolean {
   )
 }
 
-function isCart(cart: Cart | null): cart is Cart {
+function isOrder({ key, lines }: CartOrder): boolean {
   return (
-    cart?.version === 1 &&
-    typeof cart.key === 'string' &&
+    typeof key === 'string' &&
     // A header takes nothing else.
-    /^[!-~]{1,255}$/.test(cart.key) &&
-    typeof cart.isSent === 'boolean' &&
-    Array.isArray(cart.lines) &&
-    cart.lines.length <= MAX_LINES &&
-    cart.lines.every(isLine) &&
-    new Set(cart.lines.map((line) => line.product_id)).size === cart.lines.length
+    /^[!-~]{1,255}$/.test(key) &&
+    Array.isArray(lines) &&
+    lines.length <= MAX_LINES &&
+    lines.every(isLine) &&
+    new Set(lines.map((line) => line.product_id)).size === lines.length
   )
 }
+
+const isCart = (cart: Cart | null): cart is Cart =>
+  cart?.version === 1 && isOrder(cart) && (cart.sent === null || (typeof cart.sent === 'object' && isOrder(cart.sent)))
 
 /** What can't be read, from an older release or another hand, is no cart. */
 function parse(stored: string | null): Cart {
@@ -83,7 +83,8 @@ function withLine(lines: CartLine[], added: CartLine): CartLine[] {
  * The customer's cart, or the guest's. It lives in localStorage, one for each user, and all tabs share it.
  *
  * Its key names one order: however often and from wherever it is placed. Each change of the lines brings a new key, made
- * then and not when the order is placed, so that two tabs that place it at once have the same.
+ * then and not when the order is placed, so that two tabs that place it at once have the same. An order that was sent is
+ * kept beside the lines, with its own, until its outcome is known: only then can another be sent.
  */
 export const useCart = defineStore('cart', () => {
   const session = useSession()
@@ -91,9 +92,8 @@ export const useCart = defineStore('cart', () => {
   const cart = ref(read(owner.value))
   const lines = computed(() => cart.value.lines)
   const key = computed(() => cart.value.key)
-  const isSent = computed(() => cart.value.isSent)
+  const sent = computed(() => cart.value.sent)
   const count = computed(() => lines.value.reduce((sum, line) => sum + line.quantity, 0))
-  const sum = computed(() => total(lines.value))
 
   watch(owner, () => (cart.value = read(owner.value)), { flush: 'sync' })
   watch(() => session.user?.id, (id) => id && mergeGuest(String(id)), { flush: 'sync', immediate: true })
@@ -109,7 +109,7 @@ export const useCart = defineStore('cart', () => {
   /** From what is stored, which another tab may have changed since. */
   function change(edit: (lines: CartLine[]) => CartLine[]) {
     const stored = read(owner.value)
-    write(owner.value, { ...stored, lines: edit(stored.lines), key: newKey(), isSent: false })
+    write(owner.value, { ...stored, lines: edit(stored.lines), key: newKey() })
   }
 
   /** Every tab that hears of the login does this: the guest's key, taken over, tells those that come later. */
@@ -118,7 +118,7 @@ export const useCart = defineStore('cart', () => {
     const own = read(id)
     if (guest.lines.length && guest.key !== own.key) {
       const merged = guest.lines.reduce(withLine, own.lines)
-      write(id, { ...own, lines: merged, key: guest.key, isSent: false })
+      write(id, { ...own, lines: merged, key: guest.key })
       const leftOut = guest.lines.filter((line) => !merged.some(({ product_id }) => product_id === line.product_id))
       if (leftOut.length) {
         const names = leftOut.map((line) => line.name).join(' · ')
@@ -171,22 +171,38 @@ export const useCart = defineStore('cart', () => {
     if (JSON.stringify(seen) !== JSON.stringify(stored.lines)) write(owner.value, { ...stored, lines: seen })
   }
 
-  /** An order was made: what is in it is no longer in the cart. What another tab put in meanwhile is. */
-  function takeOut(order: Order) {
+  /** What is to be sent now: the order whose outcome isn't known, or else the one for what is in the cart. */
+  function send(): CartOrder {
+    const stored = read(owner.value)
+    const order = stored.sent ?? { key: key.value, lines: lines.value }
+    write(owner.value, { ...stored, sent: order })
+    return order
+  }
+
+  /** This order was made: what is in it is no longer in the cart. What was put in meanwhile is. */
+  function takeOut(key: string, order: Order) {
     const whose = String(order.user_id)
     const stored = read(whose)
-    if (stored.orderId === order.id) return
+    // Another tab has heard of it, too.
+    if (stored.sent?.key !== key && stored.key !== key) return
     const ordered = new Map(order.items.map((item) => [item.product_id, item.quantity]))
     const left = stored.lines
       .map((line) => ({ ...line, quantity: line.quantity - (ordered.get(line.product_id) ?? 0) }))
       .filter((line) => line.quantity > 0)
-    write(whose, { ...stored, lines: left, key: newKey(), isSent: false, orderId: order.id })
+    write(whose, { ...stored, lines: left, key: newKey(), sent: null })
   }
 
-  const markSent = (sent: boolean) => write(owner.value, { ...read(owner.value), isSent: sent })
+  /** This order was not made. */
+  function unsend(key: string) {
+    const stored = read(owner.value)
+    if (stored.sent?.key === key) write(owner.value, { ...stored, sent: null })
+  }
 
   /** The key belongs to another order already. */
-  const renewKey = () => change((lines) => lines)
+  function renewKey(key: string) {
+    const stored = read(owner.value)
+    if (stored.key === key) write(owner.value, { ...stored, key: newKey() })
+  }
 
-  return { lines, key, isSent, count, sum, quantityOf, roomFor, add, setQuantity, acceptPrice, remove, see, takeOut, markSent, renewKey }
+  return { lines, key, sent, count, quantityOf, roomFor, add, setQuantity, acceptPrice, remove, see, send, takeOut, unsend, renewKey }
 })

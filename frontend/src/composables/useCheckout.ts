@@ -5,7 +5,6 @@ import { useRoute, useRouter } from 'vue-router'
 import { placeOrder } from '@/api/orders'
 import { Problem } from '@/api/problem'
 import { type CartOrder, useCart } from '@/stores/cart'
-import { useSession } from '@/stores/session'
 import { useToasts } from '@/stores/toasts'
 
 const MOST_TRIES = { inFlight: 15, lost: 3 }
@@ -22,7 +21,6 @@ const pause = (seconds: number) => new Promise((resolve) => setTimeout(resolve, 
 export function useCheckout() {
   const { t } = useI18n()
   const cart = useCart()
-  const session = useSession()
   const toasts = useToasts()
   const queries = useQueryClient()
   const route = useRoute()
@@ -30,9 +28,8 @@ export function useCheckout() {
   const path = route.path
   const isTryingAgain = ref(false)
 
-  async function send({ key, lines }: CartOrder) {
+  async function send({ buyer, key, lines }: CartOrder & { buyer: string }) {
     const items = lines.map(({ product_id, quantity, price }) => ({ product_id, quantity, unit_price: price }))
-    const buyer = session.customerId
     for (let tries = 1; ; tries++) {
       try {
         return await placeOrder(items, key)
@@ -44,24 +41,26 @@ export function useCheckout() {
         isTryingAgain.value = true
         await pause(error.retryAfterSeconds ?? tries)
         // Another tab has logged somebody else in: it isn't their order.
-        if (session.customerId !== buyer) throw error
+        if (cart.owner !== buyer) throw error
       }
     }
   }
 
   const mutation = useMutation({
     mutationFn: send,
-    async onSuccess(order, { key }) {
+    async onSuccess(order, { buyer, key }) {
       cart.takeOut(key, order)
+      // Who is here now has nothing to do with it.
+      if (cart.owner !== buyer) return
       void queries.invalidateQueries({ queryKey: ['orders'] })
       const to = { path: `/orders/${order.id}`, query: { placed: '1' } }
       if (route.path === path) await router.replace(to)
       else toasts.show({ kind: 'success', title: t('shop.checkout.placed', { id: order.id }), link: { to, label: t('shop.checkout.view') } })
     },
-    onError(error, { key }) {
+    onError(error, { buyer, key }) {
       if (!(error instanceof Problem)) return
-      if (error.type === 'key-reused') cart.renewKey(key)
-      if (NOTHING_ORDERED.includes(error.type)) cart.unsend(key)
+      if (error.type === 'key-reused') cart.renewKey(buyer, key)
+      if (NOTHING_ORDERED.includes(error.type)) cart.unsend(buyer, key)
       const id = error.body.product_id
       if (id) void queries.invalidateQueries({ queryKey: ['product', id] })
     },
@@ -82,7 +81,7 @@ export function useCheckout() {
   )
 
   function place() {
-    if (!mutation.isPending.value) mutation.mutate(cart.send())
+    if (!mutation.isPending.value) mutation.mutate({ buyer: cart.owner, ...cart.send() })
   }
 
   return { place, refusal, isPlacing: mutation.isPending, isTryingAgain }

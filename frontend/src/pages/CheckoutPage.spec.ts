@@ -32,6 +32,7 @@ beforeEach(() => {
   })
 })
 
+const stored = (customer: number) => JSON.parse(localStorage.getItem(`forage.cart.${customer}`)!)
 const orders = () => requests.filter(({ method }) => method === 'POST')
 const keys = () => orders().map(({ headers }) => headers.get('Idempotency-Key'))
 const placeButton = () => screen.getByRole('button', { name: 'Place the order' })
@@ -166,6 +167,38 @@ test('an order is not sent again for somebody else who has logged in meanwhile',
 
   await said('No clear answer came')
   expect(orders()).toHaveLength(1)
+})
+
+test.each([
+  ['too little stock', refusal('insufficient-stock', 409, { product_id: 1, requested: 2, available: 1 }), KEY],
+  ['a key of another order', refusal('key-reused', 422), expect.not.stringMatching(KEY)],
+])("%s, heard of after somebody else has logged in, changes the buyer's cart and not theirs", async (_, late, key) => {
+  let finish: (response: Response) => void = () => {}
+  answers = [new Promise<Response>((resolve) => (finish = resolve))]
+  const theirs = JSON.stringify({ ...stored(7), sent: { key: KEY, lines: stored(7).lines } })
+  localStorage.setItem('forage.cart.8', theirs)
+  const { pinia } = await show()
+  await userEvent.click(placeButton())
+
+  useSession(pinia).customerId = '8'
+  finish(late)
+
+  await expect.poll(() => stored(7)).toMatchObject({ key, sent: null })
+  expect(JSON.stringify(stored(8))).toBe(theirs)
+})
+
+test('an order that was made is not shown to somebody else who has logged in meanwhile', async () => {
+  let finish: (response: Response) => void = () => {}
+  answers = [new Promise<Response>((resolve) => (finish = resolve))]
+  const { pinia, router } = await show()
+  await userEvent.click(placeButton())
+
+  useSession(pinia).customerId = '8'
+  finish(ORDERED.clone())
+
+  await expect.poll(() => stored(7).lines).toEqual([])
+  expect(router.currentRoute.value.path).toBe('/checkout')
+  expect(useToasts(pinia).toasts).toEqual([])
 })
 
 test('an order that is still in flight is waited for, with the same key', async () => {

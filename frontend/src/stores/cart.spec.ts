@@ -307,7 +307,7 @@ test('an order that was not made makes way for the next', () => {
   const { key } = cart.send()
   cart.setQuantity(1, 1)
 
-  cart.unsend(key)
+  cart.unsend('guest', key)
 
   expect(cart.send()).toEqual({ key: cart.key, lines: cart.lines })
 })

@@ -192,17 +192,17 @@ export const useCart = defineStore('cart', () => {
     write(whose, { ...stored, lines: left, key: newKey(), sent: null })
   }
 
-  /** This order was not made. */
-  function unsend(key: string) {
-    const stored = read(owner.value)
-    if (stored.sent?.key === key) write(owner.value, { ...stored, sent: null })
+  /** This order of theirs was not made. */
+  function unsend(whose: string, key: string) {
+    const stored = read(whose)
+    if (stored.sent?.key === key) write(whose, { ...stored, sent: null })
   }
 
-  /** The key belongs to another order already. */
-  function renewKey(key: string) {
-    const stored = read(owner.value)
-    if (stored.key === key) write(owner.value, { ...stored, key: newKey() })
+  /** Their key belongs to another order already. */
+  function renewKey(whose: string, key: string) {
+    const stored = read(whose)
+    if (stored.key === key) write(whose, { ...stored, key: newKey() })
   }
 
-  return { lines, key, sent, count, quantityOf, roomFor, add, setQuantity, acceptPrice, remove, see, send, takeOut, unsend, renewKey }
+  return { owner, lines, key, sent, count, quantityOf, roomFor, add, setQuantity, acceptPrice, remove, see, send, takeOut, unsend, renewKey }
 })

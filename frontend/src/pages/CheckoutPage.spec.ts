@@ -224,6 +224,7 @@ test('too little stock names the product and what is left, and one press mends t
   expect(useCart(pinia).count).toBe(1)
   expect(useCart(pinia).key).not.toBe(KEY)
   expect(screen.queryByText(/you asked for/)).not.toBeInTheDocument()
+  expect(screen.getByRole('heading', { name: 'Checkout' })).toHaveFocus()
   expect(placeButton()).toBeEnabled()
 })
 

@@ -113,6 +113,18 @@ test('a quantity beyond the stock is put right, and that is said', async () => {
   expect(screen.getByText('4 is the most you can have just now.')).toBeVisible()
 })
 
+test('a button that reaches the end of what can be had keeps the focus, and does nothing more', async () => {
+  const { pinia } = await show()
+  const fewer = screen.getByRole('button', { name: 'One fewer' })
+
+  await userEvent.dblClick(fewer)
+
+  expect(fewer).toHaveAttribute('aria-disabled', 'true')
+  expect(fewer).toBeEnabled()
+  expect(fewer).toHaveFocus()
+  expect(useCart(pinia).count).toBe(1)
+})
+
 test('a quantity that is none leaves it as it was', async () => {
   const { pinia } = await show()
   const field = screen.getByRole('textbox', { name: 'Quantity of Chanterelles, 250 g' })

@@ -1,12 +1,15 @@
+import { screen } from '@testing-library/vue'
 import { disposePinia } from 'pinia'
-import { afterEach, beforeEach, expect, test, vi } from 'vitest'
+import { afterEach, beforeEach, expect, onTestFinished, test, vi } from 'vitest'
 import { dropToken, keepToken } from '@/api/token'
 import type { Notification } from '@/api/client'
+import { useLocale } from '@/i18n'
 import { renderInApp } from '@/testing/render'
 import { answer, notification, stubNetwork } from '@/testing/shop'
 import { latestSocket, stubSockets } from '@/testing/socket'
 import { useLive } from '@/stores/live'
 import { useToasts } from '@/stores/toasts'
+import AppToasts from '@/components/AppToasts.vue'
 import { useNotificationFeed } from './useNotificationFeed'
 
 let stored: Notification[]
@@ -69,6 +72,21 @@ test('following a toast marks its notification as read', async () => {
 
   await vi.waitFor(() => expect(requests.map(({ method, url }) => `${method} ${new URL(url).pathname}`)).toContain('PATCH /api/notifications/1'))
   tab.close()
+})
+
+test('what comes in is said in the language that one reads, with the mail as a quotation', async () => {
+  onTestFinished(() => useLocale('en'))
+  await useLocale('de')
+  const tab = await openTab()
+  push(tab.socket, 1)
+
+  const [toast] = tab.toasts.toasts
+  tab.close()
+  const { pinia } = await renderInApp(AppToasts)
+  useToasts(pinia).show(toast!)
+
+  expect(await screen.findByText('Neues zu Bestellung Nr. 31')).toBeVisible()
+  expect(screen.getByText('Now we pack it.')).toHaveAttribute('lang', 'en')
 })
 
 test('what was there before is no news', async () => {

@@ -7,9 +7,10 @@ import { Problem } from '@/api/problem'
 import { type NotificationNews, useLive } from '@/stores/live'
 import { useToasts } from '@/stores/toasts'
 import { keep, recall } from '@/utils/storage'
+import { MAILED_IN, useNotificationTitle } from './useNotificationTitle'
 import { useNotificationActions } from './useNotifications'
 
-type News = Pick<NotificationNews, 'id' | 'subject' | 'message' | 'order_id'>
+type News = Pick<NotificationNews, 'id' | 'event_type' | 'subject' | 'message' | 'order_id'>
 
 /** One by one they would be noise. */
 const MOST_TOASTS = 3
@@ -28,6 +29,7 @@ export function useNotificationFeed(userId: number) {
   const queries = useQueryClient()
   const toasts = useToasts()
   const { mark } = useNotificationActions()
+  const title = useNotificationTitle()
   const KEY = `forage.toasted.${userId}`
   let old: number | null = null
   let looking = Promise.resolve()
@@ -100,11 +102,12 @@ export function useNotificationFeed(userId: number) {
     })
   }
 
-  function toast({ id, subject, message, order_id }: News) {
+  function toast(news: News) {
+    const { id, message, order_id } = news
     const link = order_id
       ? { to: { name: 'order', params: { id: order_id } }, label: t('notifications.showOrder'), run: () => mark.mutate({ id, read: true }) }
       : undefined
-    toasts.show({ kind: 'info', title: subject, text: message, link })
+    toasts.show({ kind: 'info', title: title(news), text: message, textLang: MAILED_IN, link })
   }
 
   function toastSum(count: number) {

@@ -1,7 +1,8 @@
 import { screen, within } from '@testing-library/vue'
 import userEvent from '@testing-library/user-event'
-import { beforeEach, expect, test, vi } from 'vitest'
+import { beforeEach, expect, onTestFinished, test, vi } from 'vitest'
 import type { Notification } from '@/api/client'
+import { useLocale } from '@/i18n'
 import { renderInApp } from '@/testing/render'
 import { answer, notification, refusal, stubNetwork } from '@/testing/shop'
 import { useToasts } from '@/stores/toasts'
@@ -42,6 +43,26 @@ test('opening one marks it as read', async () => {
 
   expect(router.currentRoute.value.fullPath).toBe('/orders/31')
   await vi.waitFor(() => expect(stored[0]!.read_at).not.toBeNull())
+})
+
+test('in another language than its mail it has a title of ours, and its mail is quoted', async () => {
+  onTestFinished(() => useLocale('en'))
+  await useLocale('de')
+  stored = [notification({ order_id: 31 }), notification({ event_type: 'order_confirmation', order_id: 30 })]
+
+  await open()
+
+  expect(await screen.findByRole('link', { name: 'Neues zu Bestellung Nr. 31' })).toBeVisible()
+  expect(screen.getByRole('link', { name: 'Bestellung Nr. 30 ist eingegangen' })).toBeVisible()
+  for (const quoted of screen.getAllByText('Now we pack it.')) expect(quoted).toHaveAttribute('lang', 'en')
+})
+
+test('one of a kind that we have no title for has its own', async () => {
+  stored = [notification({ event_type: 'newsletter', subject: 'Spring is here' })]
+
+  await open()
+
+  expect(await screen.findByRole('link', { name: 'Spring is here' })).toBeVisible()
 })
 
 test('opening one that was read asks for nothing', async () => {

@@ -1,7 +1,8 @@
 import { screen, within } from '@testing-library/vue'
 import userEvent from '@testing-library/user-event'
-import { beforeEach, expect, test, vi } from 'vitest'
+import { beforeEach, expect, onTestFinished, test, vi } from 'vitest'
 import type { Notification, Order } from '@/api/client'
+import { useLocale } from '@/i18n'
 import { renderInApp } from '@/testing/render'
 import { answer, notification, order, product, refusal, stubNetwork, user } from '@/testing/shop'
 import { useSession } from '@/stores/session'
@@ -59,6 +60,15 @@ test('an order shows its lines as they were sold, and what happened, in turn', a
     expect.stringMatching(/Mail: Thank you.*Sent/),
     expect.stringMatching(/Confirmed.*by the shop/),
   ])
+})
+
+test('its mails are named in the language that one reads', async () => {
+  onTestFinished(() => useLocale('en'))
+  await useLocale('de')
+
+  await open()
+
+  expect(await screen.findByText('Neues zu Bestellung Nr. 31')).toBeVisible()
 })
 
 test('thanks are given once, and not again after a reload', async () => {

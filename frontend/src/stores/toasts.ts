@@ -8,6 +8,8 @@ export type Toast = {
   kind: 'info' | 'success' | 'error'
   title: string
   text?: string
+  /** Of a text that is not in the reader's language. */
+  textLang?: string
   /** run: what following it does besides. */
   link?: { to: RouteLocationRaw; label: string; run?: () => void }
   action?: { label: string; run: () => void }

@@ -256,6 +256,16 @@ test('a product that is gone can be removed', async () => {
   expect(useCart(pinia).lines).toEqual([])
 })
 
+test('an order with values that the shop does not take is refused in words of ours', async () => {
+  answers = [refusal('invalid-input', 422, { errors: { items: { 0: { quantity: ['Must be less than 5.'] } } } })]
+  await show()
+
+  await userEvent.click(placeButton())
+
+  expect(await said("The shop can't take this cart as an order. Nothing was ordered.")).toBeVisible()
+  expect(screen.queryByText(/Must be/)).not.toBeInTheDocument()
+})
+
 test('a cart that can not be had as it is can not be ordered', async () => {
   shelf = product({ stock_quantity: 0 })
 

@@ -151,6 +151,25 @@ test('what was toasted before a reload is not toasted after it', async () => {
   after.close()
 })
 
+test('of two that come in the other order than they were stored both are toasted, each once', async () => {
+  const tab = await openTab()
+
+  for (const id of [6, 5, 6, 5]) push(tab.socket, id)
+
+  expect(tab.titles()).toEqual(['News 6', 'News 5'])
+  tab.close()
+})
+
+test('what was toasted long ago is not toasted again', async () => {
+  const tab = await openTab()
+  for (let id = 1; id <= 60; id++) push(tab.socket, id)
+
+  push(tab.socket, 1)
+
+  expect(tab.titles()).toEqual(['News 58', 'News 59', 'News 60'])
+  tab.close()
+})
+
 test('a hidden tab toasts when it is seen', async () => {
   const tab = await openTab()
   isHidden = true

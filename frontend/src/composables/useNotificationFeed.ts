@@ -15,6 +15,7 @@ type News = Pick<NotificationNews, 'id' | 'event_type' | 'subject' | 'message' |
 /** One by one they would be noise. */
 const MOST_TOASTS = 3
 const MOST_READ = 100
+const MOST_KEPT = 50
 /** What one tab writes the others read a moment later. */
 const HOLD_MS = 250
 
@@ -35,7 +36,16 @@ export function useNotificationFeed(userId: number) {
   let looking = Promise.resolve()
   let over = false
 
-  const toasted = () => Number(recall(KEY))
+  /** upTo: all up to it were. ids: those beyond; of two that are stored at once the later one may come first. */
+  function toasted() {
+    const [upTo = 0, ...ids] = (recall(KEY) ?? '').split(' ').map(Number)
+    return { upTo, ids }
+  }
+
+  function keepToasted(upTo: number, ids: number[]) {
+    const sorted = ids.filter((id) => id > upTo).sort((a, b) => a - b)
+    keep(KEY, [sorted.slice(0, -MOST_KEPT).at(-1) ?? upTo, ...sorted.slice(-MOST_KEPT)].join(' '))
+  }
 
   live.onNotification((news) => {
     readAnew()
@@ -62,7 +72,7 @@ export function useNotificationFeed(userId: number) {
     if (document.hidden && old !== null) return
     try {
       if (old === null) old = await newest()
-      else await tellMissed(Math.max(old, toasted()))
+      else await tellMissed(Math.max(old, toasted().upTo))
     } catch (error) {
       // It is asked again when the feed, or the reader, comes back the next time.
       if (!(error instanceof Problem)) throw error
@@ -84,9 +94,10 @@ export function useNotificationFeed(userId: number) {
   /** more: those that are missing in `news`. */
   function tell(news: News[], more: { count: number; upTo: number } | 0 = 0) {
     return alone(() => {
-      const fresh = news.filter(({ id }) => id > toasted())
+      const { upTo, ids } = toasted()
+      const fresh = news.filter(({ id }) => id > upTo && !ids.includes(id))
       if (!fresh.length || document.hidden || over) return
-      keep(KEY, String(Math.max(more ? more.upTo : 0, ...fresh.map(({ id }) => id))))
+      keepToasted(more ? more.upTo : upTo, [...ids, ...fresh.map(({ id }) => id)])
       const count = fresh.length + (more ? more.count : 0)
       if (count > MOST_TOASTS) toastSum(count)
       else fresh.forEach(toast)

@@ -125,6 +125,23 @@ test('an order that has moved on meanwhile says so, and shows where it is', asyn
   expect(screen.queryByRole('button', { name: 'Cancel order' })).not.toBeInTheDocument()
 })
 
+test('a cancellation whose answer was lost is no failure when it is asked for again', async () => {
+  await open()
+  const dialog = await askToCancel()
+  replyToCancel = () => {
+    stored = { ...stored, status: 'cancelled', history: [...stored.history, { ...placed, status: 'cancelled' }] }
+    return refusal('timeout', 504)
+  }
+  await userEvent.click(dialog.getByRole('button', { name: 'Cancel order' }))
+  await dialog.findByText(/took too long/)
+  replyToCancel = () => refusal('illegal-transition', 409)
+
+  await userEvent.click(dialog.getByRole('button', { name: 'Cancel order' }))
+
+  expect(await screen.findByText(/This order was cancelled/)).toBeVisible()
+  expect(screen.queryByText(/has moved on meanwhile/)).not.toBeInTheDocument()
+})
+
 test('a shop that does not answer leaves the question open to ask again', async () => {
   await open()
   const dialog = await askToCancel()

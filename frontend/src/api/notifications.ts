@@ -14,9 +14,6 @@ export type NotificationQuery = {
 export const listNotifications = (query: NotificationQuery, signal?: AbortSignal) =>
   take(api.GET('/notifications', { params: { query }, signal }))
 
-export const getNotification = (id: number) =>
-  take(api.GET('/notifications/{notification_id}', { params: { path: { notification_id: id } } }))
-
 export const markRead = (id: number, read: boolean) =>
   take(api.PATCH('/notifications/{notification_id}', { params: { path: { notification_id: id } }, body: { read } }))
 

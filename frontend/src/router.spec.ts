@@ -157,6 +157,17 @@ test('on a page for all nothing is left of who was there either', async () => {
   expect(await screen.findByText('shop of nobody')).not.toBe(theirs)
 })
 
+test.each(['reset-password', 'verify-email', 'sign-in-callback'])('the page %s keeps what its link brought when a session ends', async (name) => {
+  logInBefore()
+  const { session } = await visit(appRouter.resolve({ name }).path)
+  await session.begin()
+  const page = await screen.findByText(`${name} of 7`)
+
+  dropToken()
+
+  expect(await screen.findByText(`${name} of nobody`)).toBe(page)
+})
+
 test.each([
   ['/login?next=/orders', '/orders'],
   ['/register', '/'],

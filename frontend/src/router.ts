@@ -8,6 +8,8 @@ declare module 'vue-router' {
   interface RouteMeta {
     /** Who may be here; without it anybody. Who isn't yet logs in first and then comes back. */
     needs?: 'user' | 'admin'
+    /** About what a link brought, once, and not about who is here: it stays when they go. */
+    byLink?: true
     /** The message that names the page, in the browser's title. */
     title: string
   }
@@ -45,9 +47,9 @@ export const router = createRouter({
     { path: '/login', name: 'login', component: () => import('./pages/LoginPage.vue'), meta: { title: 'nav.logIn' } },
     { path: '/register', name: 'register', component: () => import('./pages/RegisterPage.vue'), meta: { title: 'nav.register' } },
     { path: '/forgot-password', name: 'forgot-password', component: () => import('./pages/ForgotPasswordPage.vue'), meta: { title: 'account.forgot.title' } },
-    { path: '/reset-password', name: 'reset-password', component: () => import('./pages/ResetPasswordPage.vue'), meta: { title: 'account.reset.title' } },
-    { path: '/verify-email', name: 'verify-email', component: () => import('./pages/VerifyEmailPage.vue'), meta: { title: 'account.verify.title' } },
-    { path: '/auth/callback', name: 'sign-in-callback', component: () => import('./pages/SignInCallbackPage.vue'), meta: { title: 'nav.logIn' } },
+    { path: '/reset-password', name: 'reset-password', component: () => import('./pages/ResetPasswordPage.vue'), meta: { byLink: true, title: 'account.reset.title' } },
+    { path: '/verify-email', name: 'verify-email', component: () => import('./pages/VerifyEmailPage.vue'), meta: { byLink: true, title: 'account.verify.title' } },
+    { path: '/auth/callback', name: 'sign-in-callback', component: () => import('./pages/SignInCallbackPage.vue'), meta: { byLink: true, title: 'nav.logIn' } },
     admin,
     { path: '/:path(.*)*', name: 'not-found', component: () => import('./pages/NotFoundPage.vue'), meta: { title: 'notFound.title' } },
   ],

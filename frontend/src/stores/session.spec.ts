@@ -88,6 +88,19 @@ test('a cookie that is over makes a guest, who is told so, and is not asked for 
   expect(asked('/auth/refresh')).toBe(1)
 })
 
+test('a remembered session that is over leaves the screen to the guest who has it', async () => {
+  localStorage.setItem(HINT, '7')
+  const session = await openSession()
+  queries.setQueryData(['product', 1], 'seen')
+  const { visit } = session
+
+  await session.begin()
+
+  expect(session.customerId).toBeNull()
+  expect(session.visit).toBe(visit)
+  expect(queries.getQueryData(['product', 1])).toBe('seen')
+})
+
 test('a shop that is away makes nobody a guest: it is asked again', async () => {
   localStorage.setItem(HINT, '7')
   cookieOf = 7

@@ -82,6 +82,8 @@ export const useSession = defineStore('session', () => {
   }
 
   function forget() {
+    // Of who was only remembered there is nothing on the screen.
+    if (!user.value) return
     user.value = null
     queries.clear()
     visit.value++

@@ -3,7 +3,7 @@ import { useRoute, useRouter } from 'vue-router'
 
 /**
  * What a link brought in the address's fragment, which servers never see: taken out of the address bar and the history
- * at once, and given to `take`, also when a second link is followed on the same page.
+ * at once, and given to `take`, also when a second link is followed on the same page. A place on the page (`#main`) is none.
  */
 export function useFragment(take: (fragment: URLSearchParams) => void) {
   const route = useRoute()
@@ -13,7 +13,7 @@ export function useFragment(take: (fragment: URLSearchParams) => void) {
   watch(
     () => route.hash,
     (hash) => {
-      if (!hash || route.path !== path) return
+      if (!hash.includes('=') || route.path !== path) return
       void router.replace({ query: route.query, hash: '' })
       take(new URLSearchParams(hash.slice(1)))
     },

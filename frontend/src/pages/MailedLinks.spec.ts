@@ -75,6 +75,19 @@ test('a new password is set with the token of the link, and leads to logging in'
   expect(await requests[0]!.json()).toEqual({ token: 'secret', password: 'a walk by the sea' })
 })
 
+test.each([
+  ['/reset-password', ResetPasswordPage],
+  ['/verify-email', VerifyEmailPage],
+])('skipping to the content takes no link from %s', async (path, page) => {
+  const { router, place } = await follow(page, `${path}#token=secret`)
+  await expect.poll(place).toBe(path)
+
+  await router.push(`${path}#main`)
+
+  expect(place()).toBe(`${path}#main`)
+  expect(screen.queryByText(/you need the link of our mail/)).toBeNull()
+})
+
 test('a link that is used up leads to another', async () => {
   reply = () => refusal('invalid-token', 400)
   await follow(ResetPasswordPage, '/reset-password#token=secret')

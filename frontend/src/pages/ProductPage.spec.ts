@@ -3,6 +3,7 @@ import { screen } from '@testing-library/vue'
 import type { Pinia } from 'pinia'
 import { beforeEach, expect, test } from 'vitest'
 import type { Product } from '@/api/client'
+import { keepPageTitle } from '@/composables/usePageTitle'
 import { useCart } from '@/stores/cart'
 import { useLive } from '@/stores/live'
 import { renderInApp } from '@/testing/render'
@@ -24,7 +25,7 @@ beforeEach(() => {
 })
 
 async function show(at = '/products/1') {
-  const rendered = await renderInApp(ProductPage, { at })
+  const rendered = await renderInApp({ components: { ProductPage }, setup: keepPageTitle, template: '<ProductPage />' }, { at })
   pinia = rendered.pinia
   useLive(pinia).open()
   return rendered

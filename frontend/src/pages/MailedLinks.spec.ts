@@ -3,20 +3,26 @@ import { screen } from '@testing-library/vue'
 import { disposePinia, type Pinia } from 'pinia'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import type { Component } from 'vue'
+import { dropToken, keepToken } from '@/api/token'
+import { useSession } from '@/stores/session'
 import { renderInApp } from '@/testing/render'
-import { refusal, stubNetwork } from '@/testing/shop'
+import { answer, refusal, stubNetwork, user } from '@/testing/shop'
+import { tokenOf } from '@/testing/token'
 import ResetPasswordPage from './ResetPasswordPage.vue'
 import VerifyEmailPage from './VerifyEmailPage.vue'
 
 let pinia: Pinia
 let requests: Request[]
-let reply: () => Response
+let reply: (path: string) => Response
 
 beforeEach(() => {
   reply = () => new Response(null, { status: 204 })
-  requests = stubNetwork(() => reply())
+  requests = stubNetwork((_, path) => reply(path))
 })
-afterEach(() => disposePinia(pinia))
+afterEach(() => {
+  disposePinia(pinia)
+  dropToken()
+})
 
 async function follow(page: Component, link: string) {
   const app = await renderInApp(page, { at: link })
@@ -86,6 +92,25 @@ test.each([
 
   expect(place()).toBe(`${path}#main`)
   expect(screen.queryByText(/you need the link of our mail/)).toBeNull()
+})
+
+test.each([
+  ['that of the account has ended', 7, null],
+  ['that of another account goes on', 8, 8],
+])('after a new password it is found out whose the session here is: %s', async (_, id, left) => {
+  reply = (path) => {
+    if (path === '/api/auth/refresh') return id === 8 ? answer({ access_token: tokenOf(8) }) : refusal('invalid-session', 401)
+    return path === '/api/users/me' ? answer(user({ id })) : new Response(null, { status: 204 })
+  }
+  const { place } = await follow(ResetPasswordPage, '/reset-password#token=secret')
+  const session = useSession(pinia)
+  keepToken(tokenOf(id))
+  await expect.poll(() => session.user?.id).toBe(id)
+
+  await userEvent.type(screen.getByLabelText('New password'), 'a walk by the sea{Enter}')
+
+  await expect.poll(place).toBe('/login')
+  expect(session.user?.id ?? null).toBe(left)
 })
 
 test('a link that is used up leads to another', async () => {

@@ -27,7 +27,7 @@ const device = (fields: Partial<Session>): Session => ({
 let pinia: Pinia
 let requests: Request[]
 let devices: Session[]
-let reply: (request: Request) => Response | undefined
+let reply: (request: Request) => Response | Promise<Response> | undefined
 
 beforeEach(() => {
   devices = [device({ id: 2, user_agent: SAFARI }), device({ id: 1, current: true })]
@@ -154,6 +154,28 @@ test('a new password ends all sessions, this one too, and leads to logging in', 
   expect(currentToken()).toBeNull()
   expect(session.user).toBeNull()
   expect(session.ended).toBe(false)
+})
+
+test.each([
+  ['name', { Username: 'countess' }],
+  ['password', { 'Current password': 'chanterelle', 'New password': 'a walk by the sea' }],
+])('a new %s that is answered when somebody else is here leaves them alone', async (_, fields) => {
+  const { session } = await open()
+  let finish = () => {}
+  reply = ({ method, url }) => {
+    if (url.endsWith('/users/me') && method === 'GET') return answer(user({ id: 8, username: 'bo' }))
+    if (url.endsWith('/sessions')) return undefined
+    return new Promise((resolve) => (finish = () => resolve(answer(user({ username: 'countess' })))))
+  }
+  for (const [label, text] of Object.entries(fields)) await userEvent.type(screen.getByLabelText(label), text)
+  await userEvent.keyboard('{Enter}')
+  keepToken(tokenOf(8))
+  await expect.poll(() => session.user?.id).toBe(8)
+
+  finish()
+  await new Promise((done) => setTimeout(done))
+
+  expect(session.user?.username).toBe('bo')
 })
 
 test('a wrong old password is said at its field', async () => {

@@ -3,6 +3,9 @@ import { answer, refusal, stubNetwork } from '@/testing/shop'
 import { beginTabs, stubLocks } from '@/testing/tabs'
 import { tokenOf } from '@/testing/token'
 
+/** As services/users_models.py has it. */
+const SERVER_GRACE_SECONDS = 10
+
 type Tab = typeof import('./token')
 
 let closeTabs: () => void
@@ -128,6 +131,22 @@ test('a refresh that fails is not asked for again by each that waited for it', a
 
   expect(answers.map(({ status }) => status)).toEqual(['rejected', 'rejected', 'rejected'])
   expect(refreshes()).toHaveLength(1)
+})
+
+test('a new token whose answer was lost is asked for again at once, before that would be taken for theft', async () => {
+  const tab = await openTab()
+  tab.keepToken(tokenOf(7))
+  const timeout = vi.spyOn(AbortSignal, 'timeout')
+  const well = refreshed
+  refreshed = () => {
+    refreshed = well
+    throw new DOMException('', 'TimeoutError')
+  }
+
+  expect((await ask(tab)).status).toBe(200)
+
+  expect(refreshes()).toHaveLength(2)
+  expect(Math.min(...timeout.mock.calls.flat())).toBeLessThan(SERVER_GRACE_SECONDS * 1000)
 })
 
 test('the next request after a failed refresh tries anew', async () => {

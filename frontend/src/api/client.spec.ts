@@ -12,6 +12,13 @@ test('an answer that breaks off on the way is none', async () => {
   await expect(listCategories()).rejects.toMatchObject({ type: 'network', passes: true })
 })
 
+test('an answer that stalls on the way is none', async () => {
+  const stalled = new ReadableStream({ start: (body) => body.error(new DOMException('', 'TimeoutError')) })
+  stubNetwork(() => new Response(stalled, { headers: JSON_TYPE }))
+
+  await expect(listCategories()).rejects.toMatchObject({ type: 'network', passes: true })
+})
+
 test('a page that stands between the browser and the shop is no answer', async () => {
   stubNetwork(() => new Response('<h1>Welcome to the hotel</h1>', { headers: { 'Content-Type': 'text/html' } }))
 

@@ -29,7 +29,8 @@ export async function takeWhole<Data>(answer: Promise<Answer<Data>>): Promise<{ 
   return { data: data as Data, headers: response.headers }
 }
 
-/** One that breaks off on the way, or is not the API's, is none. */
+/** One that breaks off or stalls on the way, or is not the API's, is none. */
 function noAnswer(error: unknown): never {
-  throw error instanceof TypeError || error instanceof SyntaxError ? new Problem({}) : error
+  const isLate = error instanceof DOMException && error.name === 'TimeoutError'
+  throw isLate || error instanceof TypeError || error instanceof SyntaxError ? new Problem({}) : error
 }

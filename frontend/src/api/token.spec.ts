@@ -240,3 +240,22 @@ test('a request that nobody waits for any more is no network failure', async () 
 
   await expect(ask(tab)).rejects.toMatchObject({ name: 'AbortError' })
 })
+
+test('a request that is never answered is given up, and holds up no other tab', async () => {
+  stubLocks()
+  const [here, there] = [await openTab(), await openTab()]
+  const late = new AbortController()
+  vi.spyOn(AbortSignal, 'timeout').mockReturnValue(late.signal)
+  const stalled = vi.fn((request: Request, { signal } = request) => new Promise<never>((_, reject) => {
+    signal.addEventListener('abort', () => reject(signal.reason))
+  }))
+  vi.stubGlobal('fetch', stalled)
+  const loggingIn = here.inTurn(() => ask(here, '/api/users/login'))
+  const elsewhere = there.inTurn(async () => 'done')
+  await expect.poll(() => stalled.mock.calls).toHaveLength(1)
+
+  late.abort(new DOMException('', 'TimeoutError'))
+
+  await expect(loggingIn).rejects.toMatchObject({ type: 'network' })
+  expect(await elsewhere).toBe('done')
+})

@@ -11,7 +11,8 @@ import { Problem } from './problem'
 type Message = { token: string | null }
 
 const LOCK = 'forage.refresh'
-/** The gateway gives a call 5 s. */
+/** The gateway gives a call 5 s; the rest is for slow networks. */
+const ANSWER_SECONDS = 15
 const REFRESH_SECONDS = 6
 /** What one tab says the others hear a moment later. */
 const HOLD_MS = 100
@@ -127,9 +128,11 @@ export async function fetchAsCaller(request: Request): Promise<Response> {
   return send(again)
 }
 
+/** Who waits for an answer that never comes holds up what waits for them, in all tabs. */
 async function send(request: Request): Promise<Response> {
+  const signal = AbortSignal.any([request.signal, AbortSignal.timeout(ANSWER_SECONDS * 1000)])
   try {
-    return await fetch(request)
+    return await fetch(request, { signal })
   } catch (error) {
     if (error instanceof DOMException && error.name === 'AbortError') throw error
     throw new Problem({})

@@ -1,0 +1,36 @@
+import userEvent from '@testing-library/user-event'
+import { screen } from '@testing-library/vue'
+import { beforeEach, expect, test, vi } from 'vitest'
+import { renderInApp } from '@/testing/render'
+import AccountMenu from './AccountMenu.vue'
+
+const Page = { template: '<h1 tabindex="-1">Page</h1>', mounted: () => document.querySelector('h1')!.focus() }
+const App = { components: { AccountMenu, Page }, template: '<AccountMenu /><Page :key="$route.path" />' }
+
+// jsdom has none.
+beforeEach(() => void vi.stubGlobal('ResizeObserver', class { observe() {} unobserve() {} disconnect() {} }))
+
+async function choose(name: string) {
+  screen.getByRole('button', { name: 'Account' }).focus()
+  await userEvent.keyboard('{Enter}')
+  ;(await screen.findByRole('menuitem', { name })).focus()
+  await userEvent.keyboard('{Enter}')
+  await expect.poll(() => screen.queryByRole('menu')).toBeNull()
+  await new Promise((done) => setTimeout(done, 20))
+}
+
+test('a page that one goes to by the menu keeps the focus', async () => {
+  await renderInApp(App)
+
+  await choose('Orders')
+
+  expect(screen.getByRole('heading')).toHaveFocus()
+})
+
+test('the menu of the page that one is on leads back to its button', async () => {
+  await renderInApp(App, { at: '/orders' })
+
+  await choose('Orders')
+
+  expect(screen.getByRole('button', { name: 'Account' })).toHaveFocus()
+})

@@ -104,11 +104,14 @@ test('who turns out to be no admin once the shop is back sees no back office', a
   logInBefore()
   isDown = true
   const { router, session } = await visit('/admin/orders')
+  const mounted = vi.fn()
+  router.getRoutes().find(({ name }) => name === 'admin-orders')!.components!.default = { mounted, template: '<p />' }
 
   isDown = false
   await session.begin()
 
   await expect.poll(() => router.currentRoute.value.name).toBe('not-found')
+  expect(mounted).not.toHaveBeenCalled()
 })
 
 test('a session that ends on a page is said once, and asks to log in and come back', async () => {

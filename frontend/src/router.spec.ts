@@ -73,6 +73,17 @@ test('a user who comes back is let in', async () => {
   expect(await screen.findByText('orders of 7')).toBeInTheDocument()
 })
 
+test('until it is known who is there the place of the page is not empty', async () => {
+  logInBefore()
+
+  const visiting = visit('/orders')
+
+  expect(screen.getByRole('status')).toHaveTextContent('Loading…')
+  await visiting
+  expect(await screen.findByText('orders of 7')).toBeInTheDocument()
+  expect(screen.queryByRole('status')).toBeNull()
+})
+
 test('a shop that is away shuts nobody out: the page waits, says why, and comes up by itself', async () => {
   vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
   logInBefore()

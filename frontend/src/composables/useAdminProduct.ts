@@ -83,8 +83,10 @@ export function useAdminProduct(base: Ref<Product | undefined>) {
     return !wrong.value.length
   }
 
-  function reset(product?: Values) {
-    Object.assign(draft, draftOf(product))
+  /** Shows the product. What was typed since `sent` went out stays. */
+  function reset(product?: Values, sent: Draft = { ...draft }) {
+    const shown = draftOf(product)
+    for (const field of FIELDS) if (draft[field] === sent[field]) draft[field] = shown[field]
     refused.value = {}
     wasTried.value = false
   }

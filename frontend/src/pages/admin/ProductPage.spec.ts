@@ -13,6 +13,7 @@ let stored: Product
 let version: number
 let sent: { path: string; body: Record<string, unknown>; ifMatch: string | null }[]
 let refuse: (() => Response) | null
+let arrival: Promise<void>
 const withTag = (status = 200) => answer(stored, status, { ETag: `"${version}-x"` })
 
 /** Somebody else saves. */
@@ -26,12 +27,14 @@ beforeEach(() => {
   version = 1
   sent = []
   refuse = null
+  arrival = Promise.resolve()
   stubNetwork(async (request, path) => {
     if (path === '/api/products/categories') return answer([{ category: 'Fresh', count: 1 }])
     if (request.method === 'GET') return withTag()
     const body = await request.json()
     const ifMatch = request.headers.get('If-Match')
     sent.push({ path, body, ifMatch })
+    await arrival
     if (refuse) return refuse()
     if (ifMatch && ifMatch !== '*' && ifMatch !== `"${version}-x"`) return refusal('stale-version', 412)
     edit(body)
@@ -92,6 +95,23 @@ test('only what was changed is saved, on top of the version that was read', asyn
 
   await waitFor(() => expect(sent).toEqual([{ path: '/api/products/1', body: { price: '15.00' }, ifMatch: '"1-x"' }]))
   await waitFor(() => expect(screen.getByRole('button', { name: 'Save' })).toBeDisabled())
+})
+
+test('what is typed while a save is on its way stays, and is not saved yet', async () => {
+  await show()
+  let arrive = () => {}
+  arrival = new Promise((resolve) => (arrive = resolve))
+  await write('Price in euros', '15')
+  await save()
+  await write('Name', 'My name')
+
+  arrive()
+
+  await waitFor(() => expect(screen.getByLabelText('Price in euros')).toHaveValue('15.00'))
+  expect(screen.getByLabelText('Name')).toHaveValue('My name')
+  expect(screen.getByText('Not saved yet')).toBeVisible()
+  await save()
+  await waitFor(() => expect(sent.at(-1)).toMatchObject({ body: { name: 'My name' }, ifMatch: '"2-x"' }))
 })
 
 test('what the server finds wrong stands beside the field', async () => {

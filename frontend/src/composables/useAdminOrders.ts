@@ -32,11 +32,18 @@ export function useAdminOrders(query: MaybeRefOrGetter<OrderQuery & { limit: num
     { immediate: true },
   )
 
-  /** As they are now. One that newer ones pushed to the next page stays; one that the filter no longer finds goes. */
+  /**
+   * As they are now. One that newer ones pushed to the next page stays; one that the filter no longer finds goes, and
+   * an older one moves up.
+   */
   function kept(known: Order[], latest: Order[]) {
     const now = new Map(latest.map((order) => [order.id, order]))
     const oldest = latest.length === toValue(query).limit ? latest.at(-1)!.id : 0
-    return known.flatMap((order) => now.get(order.id) ?? (order.id < oldest ? order : []))
+    const stayed = known.flatMap((order) => now.get(order.id) ?? (order.id < oldest ? order : []))
+    const movedUp = latest.filter((order) => order.id < known.at(-1)!.id)
+    const shown = [...stayed, ...movedUp]
+    // Those that wait are counted beside those that are shown, so some are.
+    return shown.length ? shown : latest
   }
 
   const fresh = computed(() => {

@@ -75,6 +75,30 @@ test('an order that the filter no longer finds goes', async () => {
   await waitFor(() => expect(rowNames()).toEqual(['#31']))
 })
 
+test('older ones move up in the place of those that went', async () => {
+  orders = Array.from({ length: 25 }, (_, i) => order({ id: 60 - i }))
+  const { queryClient } = await renderInApp(OrdersPage, { at: '/admin/orders?status=pending' })
+  await screen.findByRole('link', { name: 'Order 36' })
+
+  // Five were confirmed, and one has come in.
+  orders = [order({ id: 61 }), ...Array.from({ length: 24 }, (_, i) => order({ id: 55 - i }))]
+  await queryClient.invalidateQueries()
+
+  await screen.findByRole('link', { name: 'Order 32' })
+  expect(rowNames()).toEqual(Array.from({ length: 24 }, (_, i) => `#${55 - i}`))
+  expect(screen.getByRole('button', { name: '1 new order' })).toBeVisible()
+})
+
+test('when all of them went, those that came instead are shown', async () => {
+  const { queryClient } = await renderInApp(OrdersPage, { at: '/admin/orders?status=pending' })
+  await screen.findByRole('link', { name: 'Order 32' })
+
+  orders = [order({ id: 33 })]
+  await queryClient.invalidateQueries()
+
+  expect(await screen.findByRole('link', { name: 'Order 33' })).toBeVisible()
+})
+
 test('without a match all filters can be cleared', async () => {
   orders = []
   const { router } = await renderInApp(OrdersPage, { at: '/admin/orders?q=zzz' })

@@ -11,6 +11,8 @@ export function useProducts(query: MaybeRefOrGetter<ProductQuery>) {
     queryKey: ['products', query],
     queryFn: ({ signal }) => listProducts(toValue(query), signal),
     placeholderData: keepPreviousData,
+    // Of what was sold while nobody watched it the feed doesn't tell.
+    staleTime: 0,
     gcTime: KEPT_MINUTES * 60_000,
   })
   useLiveProducts(computed(() => page.data.value?.items.map((product) => product.id) ?? []))

@@ -1,13 +1,18 @@
+import userEvent from '@testing-library/user-event'
 import { screen } from '@testing-library/vue'
 import { useQuery } from '@tanstack/vue-query'
 import { disposePinia, type Pinia } from 'pinia'
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
+import { computed } from 'vue'
 import { getProduct } from '@/api/products'
+import { queries } from '@/queries'
 import { renderInApp } from '@/testing/render'
 import { answer, product, stubNetwork } from '@/testing/shop'
 import { latestSocket, stubSockets } from '@/testing/socket'
 import { useLive } from '@/stores/live'
+import { useProducts } from './useCatalogue'
 import { useLiveProducts } from './useLiveProducts'
+import { useProduct } from './useProduct'
 
 let pinia: Pinia
 
@@ -67,4 +72,37 @@ test('what may have been missed is read anew', async () => {
 
   await vi.waitFor(() => expect(screen.getByText('5 left')).toBeVisible())
   expect(latestSocket().says('watch')).toEqual([{ type: 'watch', product_ids: [1] }])
+})
+
+const ASKED = { limit: 24 }
+const SHOWN = {
+  'one product': () => useProduct(1).data,
+  'a page of products': () => {
+    const { data } = useProducts(ASKED)
+    return computed(() => data.value?.items[0])
+  },
+}
+
+test.each(Object.entries(SHOWN))('%s is there at once on coming back, and read anew: meanwhile nobody watched', async (_, read) => {
+  let reply: (stock: number) => void = () => {}
+  stubNetwork(async (_, path) => {
+    const found = product({ stock_quantity: await new Promise<number>((resolve) => (reply = resolve)) })
+    return answer(path === '/api/products' ? { items: [found], total: 1 } : found)
+  })
+  const Shown = { setup: () => ({ product: read() }), template: '<p v-if="product">{{ product.stock_quantity }} left</p>' }
+  const Visited = { components: { Shown }, data: () => ({ isHere: false }), template: '<Shown v-if="isHere" /><button @click="isHere = !isHere">Go</button>' }
+  const rendered = await renderInApp(Visited)
+  pinia = rendered.pinia
+  rendered.queryClient.setDefaultOptions(queries.getDefaultOptions())
+  const go = () => userEvent.click(screen.getByRole('button'))
+  await go()
+  reply(9)
+  await screen.findByText('9 left')
+  await go()
+
+  await go()
+
+  expect(screen.getByText('9 left')).toBeVisible()
+  reply(5)
+  expect(await screen.findByText('5 left')).toBeVisible()
 })

@@ -19,7 +19,8 @@ export function useProduct(id: MaybeRefOrGetter<number>) {
       .getQueriesData<ProductPage>({ queryKey: ['products'] })
       .flatMap(([, page]) => page?.items ?? [])
       .find((product) => product.id === toValue(id))
-  const query = useQuery(computed(() => ({ ...productQuery(toValue(id)), placeholderData: listed })))
+  // Of what was sold while nobody watched it the feed doesn't tell.
+  const query = useQuery(computed(() => ({ ...productQuery(toValue(id)), placeholderData: listed, staleTime: 0 })))
   useLiveProducts(() => [toValue(id)])
   return { ...query, gone: computed(() => isGone(query.data.value, query.error.value)) }
 }

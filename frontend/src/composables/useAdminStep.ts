@@ -2,6 +2,7 @@ import { useMutation, useQueryClient } from '@tanstack/vue-query'
 import { useI18n } from 'vue-i18n'
 import type { Order, OrderStatus } from '@/api/client'
 import { setOrderStatus } from '@/api/orders'
+import { useSession } from '@/stores/session'
 import { useToasts } from '@/stores/toasts'
 
 const NEXT: Record<OrderStatus, OrderStatus[]> = {
@@ -16,6 +17,7 @@ export const nextSteps = (status: OrderStatus) => NEXT[status]
 /** Moves orders on. Whether it worked or was refused, what is shown is then read anew. */
 export function useAdminStep(id: number) {
   const { t } = useI18n()
+  const session = useSession()
   const queries = useQueryClient()
   const toasts = useToasts()
   const mutationKey = ['order-step', id]
@@ -23,7 +25,10 @@ export function useAdminStep(id: number) {
   const { mutate, error, isPending, variables, reset } = useMutation({
     mutationKey,
     mutationFn: (status: OrderStatus) => setOrderStatus(id, status),
-    onSuccess: (order) => {
+    onMutate: () => session.visit,
+    onSuccess: (order, _, visit) => {
+      // It may be somebody else who is here by now.
+      if (visit !== session.visit) return
       queries.setQueryData<Order>(['order', id], order)
       toasts.show({ kind: 'success', title: t('admin.order.done', { id, status: t(`status.${order.status}`) }) })
     },

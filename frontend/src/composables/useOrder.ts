@@ -43,10 +43,15 @@ export function useOrder(id: number) {
 }
 
 export function useCancelOrder(id: number) {
+  const session = useSession()
   const queries = useQueryClient()
   const { mutateAsync } = useMutation({
     mutationFn: () => setOrderStatus(id, 'cancelled'),
-    onSuccess: (cancelled) => void queries.setQueryData<Order>(['order', id], cancelled),
+    onMutate: () => session.visit,
+    onSuccess: (cancelled, _, visit) => {
+      // It may be somebody else who is here by now.
+      if (visit === session.visit) queries.setQueryData<Order>(['order', id], cancelled)
+    },
     // Its stock is back on the shelves, too. And a refusal says that what is on the screen is old.
     onSettled: (_, failure) => {
       if (failure instanceof Problem && failure.passes) return

@@ -3,6 +3,8 @@ import userEvent from '@testing-library/user-event'
 import { beforeAll, beforeEach, expect, test } from 'vitest'
 import type { OrderStatus } from '@/api/client'
 import { loadAdminMessages } from '@/i18n'
+import { useSession } from '@/stores/session'
+import { useToasts } from '@/stores/toasts'
 import { renderInApp } from '@/testing/render'
 import { answer, order, refusal, stubNetwork } from '@/testing/shop'
 import OrderPage from './OrderPage.vue'
@@ -11,7 +13,7 @@ beforeAll(loadAdminMessages)
 
 let status: OrderStatus
 let requests: Request[]
-let change: (status: OrderStatus) => Response
+let change: (status: OrderStatus) => Response | Promise<Response>
 beforeEach(() => {
   status = 'pending'
   change = (next) => answer(order({ status: (status = next) }))
@@ -23,8 +25,9 @@ beforeEach(() => {
   })
 })
 
+let shown: Awaited<ReturnType<typeof renderInApp>>
 async function show() {
-  await renderInApp(OrderPage, { at: '/admin/orders/31' })
+  shown = await renderInApp(OrderPage, { at: '/admin/orders/31' })
   return within(await screen.findByRole('region', { name: 'Next step' }))
 }
 const changes = () => requests.filter((request) => request.method === 'PATCH')
@@ -51,6 +54,23 @@ test('a step is taken once, however often it is clicked', async () => {
 
   expect(await screen.findByRole('button', { name: 'Mark as shipped' })).toBeVisible()
   expect(changes()).toHaveLength(1)
+})
+
+test('what comes of a step after one has left is neither kept nor told to whoever comes next', async () => {
+  let reply = (_: Response) => {}
+  change = () => new Promise((resolve) => (reply = resolve))
+  const next = await show()
+  await userEvent.click(next.getByRole('button', { name: 'Confirm' }))
+
+  // As a logout does.
+  const { pinia, queryClient } = shown
+  useSession(pinia).visit++
+  queryClient.clear()
+  reply(answer(order({ status: 'confirmed' })))
+
+  await waitFor(() => expect(next.getByRole('button', { name: 'Confirm' })).not.toHaveAttribute('aria-busy'))
+  expect(queryClient.getQueryData(['order', 31])).toBeUndefined()
+  expect(useToasts(pinia).toasts).toEqual([])
 })
 
 test('a cancel is asked for first', async () => {

@@ -1,0 +1,28 @@
+import { screen } from '@testing-library/vue'
+import userEvent from '@testing-library/user-event'
+import { expect, test } from 'vitest'
+import { useSession } from '@/stores/session'
+import { renderInApp } from '@/testing/render'
+import { answer, order, stubNetwork } from '@/testing/shop'
+import { useCancelOrder } from './useOrder'
+
+const Cancel = {
+  setup: () => ({ cancel: useCancelOrder(31) }),
+  data: () => ({ isDone: false }),
+  template: '<button @click="cancel().then(() => (isDone = true))">{{ isDone ? "Done" : "Cancel" }}</button>',
+}
+
+test('what comes of a cancel after one has left is not kept for whoever comes next', async () => {
+  let reply: (response: Response) => void = () => {}
+  stubNetwork(() => new Promise((resolve) => (reply = resolve)))
+  const { pinia, queryClient } = await renderInApp(Cancel)
+  await userEvent.click(screen.getByRole('button', { name: 'Cancel' }))
+
+  // As a logout does.
+  useSession(pinia).visit++
+  queryClient.clear()
+  reply(answer(order({ status: 'cancelled' })))
+
+  expect(await screen.findByRole('button', { name: 'Done' })).toBeVisible()
+  expect(queryClient.getQueryData(['order', 31])).toBeUndefined()
+})

@@ -202,6 +202,31 @@ test('taking more than there is says how many there are', async () => {
   await waitFor(() => expect(screen.getByLabelText('Change by')).toHaveAccessibleDescription(/only 24 are there/))
 })
 
+test('a change of the stock whose answer is lost is looked for before it is repeated', async () => {
+  refuse = () => {
+    edit({ stock_quantity: 44 })
+    throw new TypeError('Failed to fetch')
+  }
+  await show()
+  await write('Change by', '20')
+
+  await userEvent.click(screen.getByRole('button', { name: 'Change stock' }))
+
+  expect(await screen.findByText(/the stock may have changed or not.* look at it above/)).toBeVisible()
+  expect(screen.getByText('44')).toBeVisible()
+  expect(screen.getByLabelText('Change by')).toHaveValue('')
+})
+
+test('where the stock can not be read after a lost answer either, that is said', async () => {
+  await show()
+  await write('Change by', '20')
+  stubNetwork(() => refusal('timeout', 504))
+
+  await userEvent.click(screen.getByRole('button', { name: 'Change stock' }))
+
+  expect(await screen.findByText(/the stock may have changed or not. Reload this page/)).toBeVisible()
+})
+
 test('a product is taken out of the shop', async () => {
   await show()
 

@@ -1,11 +1,15 @@
 import { screen } from '@testing-library/vue'
 import userEvent from '@testing-library/user-event'
-import { beforeEach, expect, test } from 'vitest'
+import { beforeEach, expect, test, vi } from 'vitest'
 import { renderInApp } from '@/testing/render'
 import { answer, product, stubNetwork } from '@/testing/shop'
 import { useCart } from '@/stores/cart'
 import { useToasts } from '@/stores/toasts'
 import ProductCard from './ProductCard.vue'
+
+vi.mock('@/pages/ProductPage.vue', () => {
+  throw new TypeError('Failed to fetch dynamically imported module')
+})
 
 let requests: Request[]
 beforeEach(() => {
@@ -71,4 +75,17 @@ test('a product is read before it is opened, when one points at it', async () =>
 
   await expect.poll(() => queryClient.getQueryData(['product', 1])).toBeTruthy()
   expect(requests.map(({ url }) => new URL(url).pathname)).toEqual(['/api/products/1'])
+})
+
+test("a page that can not be loaded ahead is nobody's error yet", async () => {
+  const unhandled = vi.fn()
+  process.once('unhandledRejection', unhandled)
+  await show()
+
+  await userEvent.hover(screen.getByRole('link', { name: 'Chanterelles, 250 g' }))
+  await new Promise((resolve) => setTimeout(resolve))
+  await expect(import('@/pages/ProductPage.vue')).rejects.toThrow()
+
+  expect(unhandled).not.toHaveBeenCalled()
+  process.off('unhandledRejection', unhandled)
 })

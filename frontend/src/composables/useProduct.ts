@@ -29,7 +29,8 @@ export function useProduct(id: MaybeRefOrGetter<number>) {
 export function usePrefetchProduct() {
   const queries = useQueryClient()
   return (product: Product) => {
-    void import('@/pages/ProductPage.vue')
+    // What can't be loaded now is loaded, or told, when it is opened.
+    import('@/pages/ProductPage.vue').catch(() => {})
     void queries.prefetchQuery(productQuery(product.id))
   }
 }

@@ -114,14 +114,14 @@ test('what is typed while a save is on its way stays, and is not saved yet', asy
   await waitFor(() => expect(sent.at(-1)).toMatchObject({ body: { name: 'My name' }, ifMatch: '"2-x"' }))
 })
 
-test('what the server finds wrong stands beside the field', async () => {
+test('what the server alone finds wrong is said beside the field, in words of our own', async () => {
   refuse = () => refusal('invalid-input', 422, { errors: { name: ['Not a good name.'] } })
   await show()
   await write('Name', 'Something')
 
   await save()
 
-  await waitFor(() => expect(screen.getByLabelText('Name')).toHaveAccessibleDescription('Not a good name.'))
+  await waitFor(() => expect(screen.getByLabelText('Name')).toHaveAccessibleDescription('It must be 3 to 200 characters in one line.'))
   expect(screen.getByLabelText('Name')).toHaveValue('Something')
 })
 
@@ -225,6 +225,16 @@ test('where the stock can not be read after a lost answer either, that is said',
   await userEvent.click(screen.getByRole('button', { name: 'Change stock' }))
 
   expect(await screen.findByText(/the stock may have changed or not. Reload this page/)).toBeVisible()
+})
+
+test('a stock that the server finds wrong is told in words of our own', async () => {
+  refuse = () => refusal('invalid-input', 422, { errors: { delta: ['The stock would exceed 2147483647.'] } })
+  await show()
+  await write('Change by', '2147483647')
+
+  await userEvent.click(screen.getByRole('button', { name: 'Change stock' }))
+
+  await waitFor(() => expect(screen.getByLabelText('Change by')).toHaveAccessibleDescription(/the stock would become too large/))
 })
 
 test('a product is taken out of the shop', async () => {

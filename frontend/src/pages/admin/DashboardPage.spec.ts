@@ -40,6 +40,17 @@ test('the day is told in numbers that lead on', async () => {
   expect(screen.getByRole('link', { name: 'Delivered 10,000' })).toHaveAttribute('href', '/admin/orders?status=delivered')
 })
 
+test('what runs out leads to the list of it', async () => {
+  await show()
+  const heading = screen.getByRole('heading', { name: 'Low stock' })
+
+  const tile = screen.getByRole('link', { name: /^Low stock/ })
+  await userEvent.click(tile)
+
+  expect(tile).toHaveAttribute('href', '/admin#low-stock')
+  expect(heading).toHaveFocus()
+})
+
 test('the chart is there as a table, newest first', async () => {
   await show()
 

@@ -1,6 +1,6 @@
 import { screen, waitFor, within } from '@testing-library/vue'
 import userEvent from '@testing-library/user-event'
-import { beforeAll, beforeEach, expect, test } from 'vitest'
+import { afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest'
 import type { Notification } from '@/api/client'
 import { loadAdminMessages } from '@/i18n'
 import { renderInApp } from '@/testing/render'
@@ -8,6 +8,7 @@ import { answer, refusal, stubNetwork } from '@/testing/shop'
 import NotificationsPage from './NotificationsPage.vue'
 
 beforeAll(loadAdminMessages)
+afterEach(() => void vi.useRealTimers())
 
 const mail = (id: number, fields: Partial<Notification> = {}): Notification => ({
   id,
@@ -97,4 +98,15 @@ test('when the service is away, the rest is left alone', async () => {
   expect(await (await report()).findByText('1 was sent. 2 were not tried.')).toBeVisible()
   expect((await report()).getByRole('alert')).toHaveTextContent('A part of the shop is down just now.')
   expect(retries()).toEqual([3, 2])
+})
+
+test('the list is read anew by itself', async () => {
+  vi.useFakeTimers({ shouldAdvanceTime: true })
+  await renderInApp(NotificationsPage)
+  await screen.findByText('Mail 3')
+
+  mails = [mail(4), ...mails]
+  await vi.advanceTimersByTimeAsync(15_000)
+
+  expect(await screen.findByText('Mail 4')).toBeVisible()
 })

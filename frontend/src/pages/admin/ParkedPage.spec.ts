@@ -1,6 +1,6 @@
 import { screen, waitFor, within } from '@testing-library/vue'
 import userEvent from '@testing-library/user-event'
-import { beforeAll, beforeEach, expect, test } from 'vitest'
+import { afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest'
 import type { ParkedMessage } from '@/api/admin'
 import { loadAdminMessages } from '@/i18n'
 import { useToasts } from '@/stores/toasts'
@@ -9,6 +9,7 @@ import { answer, refusal, stubNetwork } from '@/testing/shop'
 import ParkedPage from './ParkedPage.vue'
 
 beforeAll(loadAdminMessages)
+afterEach(() => void vi.useRealTimers())
 
 const message = (id: string, fields: Partial<ParkedMessage> = {}): ParkedMessage => ({
   service: 'notifications',
@@ -94,4 +95,15 @@ test('services that are away are named beside what the others have', async () =>
 
   expect(await screen.findByText('Not answering just now: products')).toBeVisible()
   expect(screen.getByText('reason a')).toBeVisible()
+})
+
+test('the list is read anew by itself', async () => {
+  vi.useFakeTimers({ shouldAdvanceTime: true })
+  await renderInApp(ParkedPage)
+  await screen.findByText('reason a')
+
+  messages = [...messages, message('c')]
+  await vi.advanceTimersByTimeAsync(15_000)
+
+  expect(await screen.findByText('reason c')).toBeVisible()
 })

@@ -1,5 +1,7 @@
 import { api, type OrderStatus, take, takeWhole } from './client'
 
+export const ORDER_STATUSES: OrderStatus[] = ['pending', 'confirmed', 'shipped', 'delivered', 'cancelled']
+
 export type OrderLine = { product_id: number; quantity: number; unit_price?: string }
 export type OrderQuery = {
   skip?: number

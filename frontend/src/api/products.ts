@@ -27,14 +27,3 @@ export async function getProductToEdit(id: number) {
 }
 
 export const createProduct = (body: Schemas['ProductRequest']) => take(api.POST('/products', { body }))
-
-export const updateProduct = (id: number, body: Schemas['ProductChanges'], etag?: string) =>
-  take(
-    api.PATCH('/products/{product_id}', {
-      params: { path: { product_id: id }, header: etag ? { 'If-Match': etag } : {} },
-      body,
-    }),
-  )
-
-export const setStock = (id: number, body: Schemas['StockChange']) =>
-  take(api.PATCH('/products/{product_id}/stock', { params: { path: { product_id: id } }, body }))

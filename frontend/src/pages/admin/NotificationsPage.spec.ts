@@ -75,6 +75,30 @@ test('the selected ones are sent again, and no others', async () => {
   expect(retries()).toEqual([3, 1])
 })
 
+test.each([
+  ['Retry all 3 failed on this page', ''],
+  ['Retry 1 selected', 'Select: Mail 3, to someone3@forage.example'],
+  ['Retry: Mail 3, to someone3@forage.example', ''],
+])('%s keeps the focus while it works, and gives it to the heading when it is gone', async (name, box) => {
+  let reply: (response: Response) => void = () => {}
+  await renderInApp(NotificationsPage, { at: '/admin/notifications' })
+  await screen.findByText('Mail 3')
+  if (box) await userEvent.click(screen.getByRole('checkbox', { name: box }))
+  stubNetwork((request) => {
+    if (request.method === 'GET') return answer({ notifications: [], total: 0 })
+    return new Promise((resolve) => (reply = resolve))
+  })
+  const button = screen.getByRole('button', { name })
+
+  await userEvent.click(button)
+  expect(button).toHaveFocus()
+  expect(button).toBeEnabled()
+  stubNetwork(() => answer({ notifications: [], total: 0 }))
+  reply(answer(mail(3, { status: 'sent' })))
+
+  await waitFor(() => expect(screen.getByRole('heading', { level: 1 })).toHaveFocus())
+})
+
 test('they go one after the other, and each that fails again is told with its reason', async () => {
   retried = (id) =>
     id === 3 ? answer(mail(3, { error_message: 'Still no mailbox' })) : id === 2 ? refusal('mail-not-needed', 409) : answer(mail(id, { status: 'sent' }))

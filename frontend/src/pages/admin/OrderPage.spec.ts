@@ -56,8 +56,25 @@ test('a step is taken once, however often it is clicked', async () => {
   expect(changes()).toHaveLength(1)
 })
 
+test('the heading has the focus once the step that was pressed is gone', async () => {
+  const next = await show()
+
+  await userEvent.click(next.getByRole('button', { name: 'Confirm' }))
+
+  await waitFor(() => expect(screen.getByRole('heading', { level: 1 })).toHaveFocus())
+})
+
+test('whoever thinks better of a cancel is where they were', async () => {
+  const next = await show()
+  await userEvent.click(next.getByRole('button', { name: 'Cancel the order' }))
+
+  await userEvent.click(within(await screen.findByRole('dialog')).getByRole('button', { name: 'Go back' }))
+
+  await waitFor(() => expect(next.getByRole('button', { name: 'Cancel the order' })).toHaveFocus())
+})
+
 test('what comes of a step after one has left is neither kept nor told to whoever comes next', async () => {
-  let reply = (_: Response) => {}
+  let reply: (response: Response) => void = () => {}
   change = () => new Promise((resolve) => (reply = resolve))
   const next = await show()
   await userEvent.click(next.getByRole('button', { name: 'Confirm' }))
@@ -83,6 +100,7 @@ test('a cancel is asked for first', async () => {
 
   expect(await screen.findByText('This order is over: nothing is left to do.')).toBeVisible()
   await waitFor(() => expect(screen.queryByRole('dialog')).not.toBeInTheDocument())
+  await waitFor(() => expect(screen.getByRole('heading', { level: 1 })).toHaveFocus())
 })
 
 test('a step that is no longer legal is explained, and the order shown as it is', async () => {

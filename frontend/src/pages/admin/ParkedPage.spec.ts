@@ -63,6 +63,7 @@ test('a replayed message goes', async () => {
 
   await gone('reason b')
   expect(actions()).toEqual(['POST /api/admin/parked/products/b/replay'])
+  await waitFor(() => expect(screen.getByRole('heading', { level: 1 })).toHaveFocus())
   expect(useToasts(pinia).toasts).toMatchObject([{ kind: 'success' }])
 })
 
@@ -86,6 +87,7 @@ test('a message is discarded once that is confirmed', async () => {
 
   await gone('reason a')
   expect(actions()).toEqual(['DELETE /api/admin/parked/notifications/a'])
+  await waitFor(() => expect(screen.getByRole('heading', { level: 1 })).toHaveFocus())
 })
 
 test('services that are away are named beside what the others have', async () => {

@@ -35,5 +35,7 @@ export default defineConfig({
     include: ['src/**/*.spec.ts'],
     setupFiles: ['src/testing/setup.ts'],
     restoreMocks: true,
+    testTimeout: 60_000,
+    expect: { poll: { timeout: 15_000 } },
   },
 })

@@ -31,8 +31,8 @@ test('on a reload the header has room for all that comes for who is logged in', 
 
   await useSession(pinia).begin()
 
-  expect(await screen.findByRole('button', { name: 'Account' }, { timeout: 4000 })).toBeInTheDocument()
-  expect(await screen.findByRole('button', { name: 'Notifications' }, { timeout: 4000 })).toBeInTheDocument()
+  expect(await screen.findByRole('button', { name: 'Account' })).toBeInTheDocument()
+  expect(await screen.findByRole('button', { name: 'Notifications' })).toBeInTheDocument()
   expect(items()).toBe(before)
 })
 

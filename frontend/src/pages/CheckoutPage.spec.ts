@@ -71,7 +71,7 @@ test('a lost connection is tried again with the same key', async () => {
 
   await userEvent.click(placeButton())
 
-  await expect.poll(() => router.currentRoute.value.path, { timeout: 5000 }).toBe('/orders/31')
+  await expect.poll(() => router.currentRoute.value.path).toBe('/orders/31')
   expect(keys()).toEqual([KEY, KEY])
 })
 

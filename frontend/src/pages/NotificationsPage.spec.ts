@@ -92,7 +92,7 @@ test('all are marked as read, however many pages they fill', async () => {
 
   await userEvent.click(button)
 
-  await vi.waitFor(() => expect(button).toBeDisabled(), { timeout: 5000 })
+  await vi.waitFor(() => expect(button).toBeDisabled())
   expect(stored.filter(({ read_at }) => read_at === null)).toEqual([])
   expect(changes()).toHaveLength(230)
 })

@@ -86,7 +86,7 @@ test('a mail that is on its way is seen to be sent', async () => {
 
   mails = [notification({ status: 'sent' })]
 
-  expect(await timeline.findByText('Sent', {}, { timeout: 4000 })).toBeVisible()
+  expect(await timeline.findByText('Sent')).toBeVisible()
 })
 
 test('an order is cancelled once it was confirmed, by one request', async () => {

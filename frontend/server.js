@@ -25,7 +25,8 @@ const SECURITY = {
 }
 if (/^https:/i.test(process.env.FRONTEND_URL ?? '')) SECURITY['Strict-Transport-Security'] = 'max-age=31536000'
 
-const FILES_ALONE = /^\/(assets|pictures)\//
+// No page's address ends like a file's name.
+const FILES_ALONE = /^\/(assets|pictures)\/|\.\w+$/
 const ACCEPTS_PAGE = /text\/html|^\*\/\*$|^$/
 const ENDINGS = { br: '.br', gzip: '.gz' }
 // The gateway closes a connection that was idle for longer, just when we might use it again.
@@ -47,7 +48,10 @@ server.on('connection', (socket) => {
 server.on('request', (request, response) => {
   const { socket } = request
   idle.delete(socket)
+  // A client may ask several things at once.
+  socket.unanswered = (socket.unanswered ?? 0) + 1
   response.on('close', () => {
+    if (--socket.unanswered) return
     if (!server.listening) socket.destroySoon()
     else if (!socket.destroyed) idle.add(socket)
   })
@@ -63,6 +67,14 @@ server.on('request', (request, response) => {
 
 server.on('upgrade', (request, socket, head) => {
   socket.on('error', () => socket.destroy())
+  // Whoever has been told the last thing is not heard any more: what is unread would keep the socket open for ever.
+  socket.on('finish', () => socket.destroy())
+  // An offer of anything else, like h2c, may be ignored; but Node has stopped reading, and so would miss a body.
+  const hasBody = request.headers['transfer-encoding'] || Number(request.headers['content-length'])
+  if (request.headers.upgrade.toLowerCase() !== 'websocket' && !hasBody) {
+    server.emit('request', request, overSocket(request, socket))
+    return
+  }
   if (!request.url.startsWith('/ws/')) {
     refuse(overSocket(request, socket), 404, 'There is no WebSocket at this address.')
     return
@@ -77,6 +89,7 @@ proxy.on('proxyReqWs', (handshake, request, socket) => {
   const sayAway = () => socket.destroyed || sayGatewayIsAway(overSocket(request, socket))
   handshake.once('error', sayAway)
   for (const answer of ['upgrade', 'response']) handshake.once(answer, () => handshake.off('error', sayAway))
+  handshake.once('upgrade', (answer, upstream) => socket.once('close', () => upstream.destroy()))
 })
 
 proxy.on('error', (error, request, client) => {
@@ -168,7 +181,6 @@ function pass(request, response) {
  */
 function namesClient(request) {
   request.headers['x-forwarded-for'] = request.socket.remoteAddress
-  request.headers['x-forwarded-proto'] = 'http'
   return Boolean(request.socket.remoteAddress)
 }
 
@@ -192,7 +204,12 @@ function refuse(response, status, sentence, headers = {}) {
 function overSocket(request, socket) {
   const response = new ServerResponse(request)
   response.shouldKeepAlive = false
-  response.assignSocket(socket)
+  try {
+    response.assignSocket(socket)
+  } catch {
+    // It comes behind a request that is not answered yet, and whose answer would be mixed with this one.
+    socket.destroy()
+  }
   response.on('finish', () => socket.end())
   return response
 }

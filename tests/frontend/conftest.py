@@ -19,7 +19,7 @@ from services.users import Users
 from tests.infrastructure.servers import Server
 from tests.shop import running_shop
 
-PAGE = "<!doctype html><title>Forage</title><script src=/assets/index-C0FFEE.js></script>\n"
+PAGE = "<!doctype html><title>Forage</title><script src=/assets/index-C0FFEE.js></script>\n" + "<!-- moss -->\n" * 100
 SCRIPT = "console.log('chanterelles in butter');\n" * 200
 PICTURE = "<svg xmlns='http://www.w3.org/2000/svg'><circle r='1'/></svg>\n" * 50
 NGINX = """

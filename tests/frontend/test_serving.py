@@ -1,13 +1,14 @@
 """Both servers of the storefront, before a running gateway: the same paths, headers and caching."""
 
 import json
+import os
 import re
 import signal
 import socket
 import struct
 import threading
 import zlib
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from itertools import count
 
 import pytest
@@ -18,6 +19,7 @@ from requests.adapters import HTTPAdapter
 from gateway.headers import CONTENT_SECURITY_POLICY, security_headers
 from gateway.routes import docs
 from scripts.settings import free_port
+from tests.infrastructure.waiting import wait_for
 
 from .conftest import PAGE, SCRIPT, node
 
@@ -63,6 +65,8 @@ def test_every_address_of_the_storefront_is_its_page(site, path, accept):
         ("/pictures/none.svg", BROWSER),
         ("/products/12", "application/json"),
         ("/favicon.ico", "image/avif,image/webp,*/*;q=0.8"),
+        ("/nothing.js", "*/*"),
+        ("/.well-known/security.txt", BROWSER),
     ],
 )
 def test_what_is_no_page_and_no_file_is_not_found(site, path, accept):
@@ -427,6 +431,44 @@ def test_a_web_socket_ends_with_its_gateway(serve):
         assert b" 101 " in head.splitlines()[0] or b" 502 " in head.splitlines()[0]
         assert b" 101 " not in head or rest == b""
         assert still_answers(site)
+
+
+UPGRADE = b"GET /x HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+
+
+def test_an_upgrade_behind_a_request_that_waits_does_no_harm(site):
+    with suppress(ConnectionError), socket.create_connection(("127.0.0.1", site.port), timeout=10) as connection:
+        connection.sendall(b"GET /api/livez HTTP/1.1\r\nHost: a\r\n\r\n" + UPGRADE)
+        connection.recv(1)
+
+    assert still_answers(site)
+
+
+@pytest.mark.parametrize(("path", "said"), [("/", PAGE.encode()), ("/api/livez", b'"up"')])
+def test_an_offer_to_speak_another_http_is_passed_over(site, path, said):
+    offer = b"Connection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQ\r\n\r\n"
+
+    answer = ask(site.port, f"GET {path} HTTP/1.1\r\nHost: a\r\n".encode() + offer)
+
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert said in answer
+
+
+@pytest.mark.parametrize("serve", [node], ids=["server.js"], indirect=True)
+def test_a_web_socket_that_is_left_while_it_is_told_something_is_closed_on_both_sides(serve):
+    def descriptors():
+        return len(os.listdir(f"/proc/{site.server.process.pid}/fd"))
+
+    with dying_gateway(WEB_SOCKET + b"\x82\x7f" + bytes(200_000)) as port, serve(port) as site:
+        assert still_answers(site)
+        before = descriptors()
+        for _ in range(20):
+            connection = socket.create_connection(("127.0.0.1", site.port), timeout=10)
+            connection.sendall(UPGRADE.replace(b"/x", b"/ws/notifications"))
+            connection.recv(1)
+            connection.close()
+
+        wait_for(lambda: descriptors() <= before + 2)
 
 
 def reset(connection):

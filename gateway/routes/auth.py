@@ -88,7 +88,8 @@ def providers():
 def google():
     """Go and sign in at Google.
 
-    A client that prefers `text/html` is led to the storefront's `/auth/callback#error=<type>` by whatever goes wrong.
+    A client that prefers `text/html` is led to the storefront's `/auth/callback#error=<type>` by whatever goes wrong,
+    but the general limit of requests.
     """
     sign_in = g.shop.users.google_sign_in_url()
     cookies.keep(cookies.SIGN_IN, sign_in["state"])
@@ -105,7 +106,8 @@ def google():
 def google_callback(query):
     """Come back from Google: on to the storefront, with the access token in the fragment.
 
-    A client that prefers `text/html` is led to the storefront's `/auth/callback#error=<type>` by whatever goes wrong.
+    A client that prefers `text/html` is led to the storefront's `/auth/callback#error=<type>` by whatever goes wrong,
+    but the general limit of requests.
     """
     expected = cookies.read(cookies.SIGN_IN) or ""
     if not expected or not hmac.compare_digest(expected.encode(), query["state"].encode()):

@@ -207,7 +207,8 @@ export interface paths {
         };
         /**
          * Go and sign in at Google.
-         * @description A client that prefers `text/html` is led to the storefront's `/auth/callback#error=<type>` by whatever goes wrong.
+         * @description A client that prefers `text/html` is led to the storefront's `/auth/callback#error=<type>` by whatever goes wrong,
+         *     but the general limit of requests.
          *
          *     Access: public.
          */
@@ -255,7 +256,8 @@ export interface paths {
         };
         /**
          * Come back from Google: on to the storefront, with the access token in the fragment.
-         * @description A client that prefers `text/html` is led to the storefront's `/auth/callback#error=<type>` by whatever goes wrong.
+         * @description A client that prefers `text/html` is led to the storefront's `/auth/callback#error=<type>` by whatever goes wrong,
+         *     but the general limit of requests.
          *
          *     Access: public.
          */

@@ -8,6 +8,7 @@ Each process has servers of its own. Most of a Python test's time is waiting, so
 browser has the machine to itself.
 """
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,14 +27,16 @@ FIRST = ("e2e", "extensions", "infrastructure", "orders", "users")
 
 
 def main(paths):
-    with tempfile.TemporaryDirectory(prefix="forage-test-") as folder:
-        try:
-            # Here, since of two that install something at once one would fail.
-            require_programs(Settings({"LOCAL_DIR": folder}, for_tests=True))
-            npm.install(npm.DOCS, "the page of /docs")
-            npm.install(npm.FRONTEND, "the frontend")
-        except CannotStart as reason:
-            sys.exit(f"forage: {reason}")
+    folder = tempfile.mkdtemp(prefix="forage-test-")
+    try:
+        # Here, since of two that install something at once one would fail.
+        require_programs(Settings({"LOCAL_DIR": folder}, for_tests=True))
+        npm.install(npm.DOCS, "the page of /docs")
+        npm.install(npm.FRONTEND, "the frontend")
+    except CannotStart as reason:
+        # The folder stays: the sentence may name a log in it.
+        sys.exit(f"forage: {reason}")
+    shutil.rmtree(folder)
     # Lists: what comes later runs whatever became of what was before.
     if paths == ["frontend"]:
         sys.exit(any([run_in_node(VITEST), run_in_node(JOURNEYS)]))

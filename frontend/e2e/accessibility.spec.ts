@@ -8,7 +8,7 @@ const WIDTHS = [360, 1920, 1280]
 test.describe.configure({ timeout: 180_000 })
 
 for (const who of ['anybody', 'customer', 'admin'] as const) {
-  test(`no page of ${who} is a barrier, or wider than the window`, async ({ page, anybody }) => {
+  test(`no page of ${who} is a barrier, wider than the window, or against the policy for scripts and styles`, async ({ page, anybody }) => {
     const ada = await anybody.as(ACCOUNTS.customer, DEMO_PASSWORD)
     const entries = pages(await something(ada, 1)).filter((entry) => entry.who === who)
     if (who !== 'anybody') await logIn(page, { email: ACCOUNTS[who], password: DEMO_PASSWORD })
@@ -18,6 +18,8 @@ for (const who of ['anybody', 'customer', 'admin'] as const) {
     }
 
     const wide: string[] = []
+    const broken: string[] = []
+    page.on('console', (message) => message.type() === 'error' && /content security policy/i.test(message.text()) && broken.push(message.text()))
     for (const { name, path } of entries) {
       await test.step(name, async () => {
         await visit(page, path)
@@ -34,6 +36,7 @@ for (const who of ['anybody', 'customer', 'admin'] as const) {
       })
     }
     expect(wide).toEqual([])
+    expect(broken).toEqual([])
     expect(entries.length).toBeGreaterThan(5)
   })
 }

@@ -94,15 +94,19 @@ test('the cart is the same in two tabs, and what a guest put in comes along when
 test('a purchase needs no mouse', async ({ page, customer, newProduct }) => {
   const product = await newProduct()
   const { keyboard } = page
-  await page.goto(`/?q=${encodeURIComponent(product.name)}`)
+  await page.goto('/')
 
+  await tabTo(page, page.getByRole('searchbox'))
+  await keyboard.type(product.name)
+  await expect(page).toHaveURL(/q=/)
   await tabTo(page, page.getByRole('main').getByRole('link', { name: product.name }).first())
   await keyboard.press('Enter')
   await expect(page).toHaveURL(/\/products\//)
   await expect(page.getByRole('heading', { level: 1 })).toBeFocused()
   await tabTo(page, page.getByRole('button', { name: 'Add to cart', exact: true }))
   await keyboard.press('Enter')
-  await page.goto('/cart')
+  await tabTo(page, page.getByRole('link', { name: /^Cart/ }))
+  await keyboard.press('Enter')
   await tabTo(page, page.getByRole('button', { name: 'Go to the checkout' }))
   await keyboard.press('Enter')
   await expect(page).toHaveURL(/\/login/)

@@ -1,6 +1,6 @@
 import type { WebSocketRoute } from '@playwright/test'
 import { order } from './cart'
-import { expect, logIn, test } from './support'
+import { expect, logIn, tabTo, test } from './support'
 
 test('the admin ships an order, and the window of its customer shows it', async ({ page, browser, admin, customer, newProduct }) => {
   const { id } = await order(customer.api, await newProduct())
@@ -9,10 +9,19 @@ test('the admin ships an order, and the window of its customer shows it', async 
   await page.goto(`/orders/${id}`)
   await expect(page.getByRole('main')).toContainText('Confirmed')
 
+  // The admin needs no mouse.
   const office = await (await browser.newContext({ baseURL: process.env.SHOP_URL })).newPage()
   await logIn(office, { email: 'admin@forage.example', password: 'chanterelle' })
-  await office.goto(`/admin/orders/${id}`)
-  await office.getByRole('button', { name: /ship/i }).click()
+  for (const link of [
+    office.getByRole('link', { name: 'Back office' }),
+    office.getByRole('navigation', { name: 'Back office' }).getByRole('link', { name: 'Orders' }),
+    office.getByRole('link', { name: new RegExp(`^\\D*${id}$`) }),
+  ]) {
+    await tabTo(office, link)
+    await office.keyboard.press('Enter')
+  }
+  await tabTo(office, office.getByRole('button', { name: /ship/i }))
+  await office.keyboard.press('Enter')
 
   await expect(page.getByRole('main')).toContainText('Shipped')
   await expect(page.getByRole('status').or(page.getByRole('alert')).or(page.getByRole('listitem')).filter({ hasText: /shipped/i }).first()).toBeVisible()

@@ -39,15 +39,6 @@ test('the first page is light, and its files are kept for ever', async ({ page }
   expect(hashed.filter(({ kept }) => !kept.includes('immutable'))).toEqual([])
 })
 
-test('the policy for scripts and styles is kept on every page', async ({ page }) => {
-  const broken: string[] = []
-  page.on('console', (message) => message.type() === 'error' && /content security policy/i.test(message.text()) && broken.push(message.text()))
-
-  for (const path of ['/', '/products/1', '/login', '/register', '/cart']) await visit(page, path)
-
-  expect(broken).toEqual([])
-})
-
 test('language and colours are chosen, and stay so', async ({ page }) => {
   await visit(page, '/')
   await page.getByLabel('Language').selectOption('de')

@@ -35,7 +35,8 @@ export default async function startShop() {
   const output = () => readFileSync(join(folder, 'run.log'), 'utf8')
 
   async function stop() {
-    if (shop.exitCode === null) {
+    // Killed, it has a signal in place of a code.
+    if (shop.exitCode === null && shop.signalCode === null) {
       shop.kill('SIGTERM')
       await once(shop, 'exit')
     }

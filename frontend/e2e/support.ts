@@ -39,7 +39,6 @@ type Fixtures = {
   admin: Api
   /** A customer of this test's own. */
   customer: Person
-  newCustomer: () => Promise<Person>
   newProduct: (fields?: object) => Promise<Product>
   mailTo: (address: string, subject: RegExp) => Promise<Mail>
 }
@@ -56,15 +55,12 @@ export const test = base.extend<Fixtures>({
     await context.dispose()
   },
   admin: async ({ anybody }, use) => use(await anybody.as('admin@forage.example', DEMO_PASSWORD)),
-  newCustomer: async ({ anybody }, use) => {
-    await use(async () => {
-      const name = unique()
-      const person = { email: `p-${name}@forage.example`, username: `p-${name}`, password: PASSWORD }
-      await anybody.send('POST', '/users/register', person)
-      return { ...person, api: await anybody.as(person.email, PASSWORD) }
-    })
+  customer: async ({ anybody }, use) => {
+    const name = unique()
+    const person = { email: `p-${name}@forage.example`, username: `p-${name}`, password: PASSWORD }
+    await anybody.send('POST', '/users/register', person)
+    await use({ ...person, api: await anybody.as(person.email, PASSWORD) })
   },
-  customer: async ({ newCustomer }, use) => use(await newCustomer()),
   newProduct: async ({ admin }, use) => {
     await use((fields = {}) => {
       const sku = `E2E-${unique()}`.toUpperCase()
@@ -121,16 +117,18 @@ export const isTooWide = (page: Page) => page.evaluate(() => document.documentEl
 
 /** As a crash does it. The supervisor starts it again. */
 export function killGateway() {
+  let killed = 0
   for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name))) {
     try {
       const command = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')
       const environment = readFileSync(`/proc/${pid}/environ`, 'utf8').split('\0')
-      if (command.includes('gateway') && environment.includes(`FORAGE_COPY=${process.env.SHOP_FOLDER}`)) process.kill(Number(pid), 'SIGKILL')
+      if (command.includes('gateway') && environment.includes(`FORAGE_COPY=${process.env.SHOP_FOLDER}`)) killed += Number(process.kill(Number(pid), 'SIGKILL'))
     } catch (error) {
       // Processes come and go, and some are others'.
       if (!['ENOENT', 'EACCES', 'ESRCH'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error
     }
   }
+  expect(killed, 'gateways that were there to kill').toBeGreaterThan(0)
 }
 
 /** e2e/backstage.py, in the running shop's environment. */

@@ -341,6 +341,7 @@ def test_too_large_a_body_is_refused_as_a_problem(site, megabytes):
     assert answer.status_code == 413
     assert answer.headers["Content-Type"] == "application/problem+json"
     assert answer.json()["type"] == "too-large"
+    assert answer.json()["request_id"]
     assert len(answer.raw.headers.getlist("Content-Security-Policy")) == 1
     assert still_answers(site)
 

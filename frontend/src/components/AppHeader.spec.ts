@@ -31,7 +31,7 @@ test('on a reload the header has room for all that comes for who is logged in', 
 
   await useSession(pinia).begin()
 
-  expect(await screen.findByRole('button', { name: 'Account' })).toBeInTheDocument()
+  expect(await screen.findByRole('button', { name: 'Account' })).toHaveClass('size-11')
   expect(await screen.findByRole('button', { name: 'Notifications' })).toBeInTheDocument()
   expect(items()).toBe(before)
 })

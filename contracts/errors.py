@@ -42,6 +42,8 @@ converts its own. Whoever imports this module gets the classes back; anyone else
 """
 
 from decimal import Decimal
+from typing import Any
+from uuid import UUID
 
 from nameko.exceptions import deserialize_to_instance
 
@@ -49,7 +51,7 @@ from nameko.exceptions import deserialize_to_instance
 class ShopError(Exception):
     """Base of all of them; every subclass is rebuilt from the wire as itself."""
 
-    def __init_subclass__(cls, **kwargs):
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         deserialize_to_instance(cls)
 
@@ -57,7 +59,7 @@ class ShopError(Exception):
 class InvalidInput(ShopError):
     """errors: {field: [sentence, …]}, nested as the input was."""
 
-    def __init__(self, errors):
+    def __init__(self, errors: dict[str, Any]) -> None:
         super().__init__(errors)
         self.errors = errors
 
@@ -77,7 +79,7 @@ class InvalidToken(ShopError):
 class TooManyFailures(ShopError):
     """Logins are refused unchecked until the wait is over."""
 
-    def __init__(self, retry_after_seconds):
+    def __init__(self, retry_after_seconds: int | str) -> None:
         super().__init__(retry_after_seconds)
         self.retry_after_seconds = int(retry_after_seconds)
 
@@ -85,7 +87,7 @@ class TooManyFailures(ShopError):
 class SignInRefused(ShopError):
     """reason: a sentence about what doesn't hold, without any part of a token."""
 
-    def __init__(self, reason):
+    def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
 
@@ -105,37 +107,37 @@ class NotFound(ShopError):
 class UserNotFound(NotFound):
     """user: the id or the address that was asked for."""
 
-    def __init__(self, user):
+    def __init__(self, user: int | str) -> None:
         super().__init__(user)
         self.user = str(user)
 
 
 class ProductNotFound(NotFound):
-    def __init__(self, product_id):
+    def __init__(self, product_id: int | str) -> None:
         super().__init__(product_id)
         self.product_id = int(product_id)
 
 
 class OrderNotFound(NotFound):
-    def __init__(self, order_id):
+    def __init__(self, order_id: int | str) -> None:
         super().__init__(order_id)
         self.order_id = int(order_id)
 
 
 class NotificationNotFound(NotFound):
-    def __init__(self, notification_id):
+    def __init__(self, notification_id: int | str) -> None:
         super().__init__(notification_id)
         self.notification_id = int(notification_id)
 
 
 class SessionNotFound(NotFound):
-    def __init__(self, session_id):
+    def __init__(self, session_id: int | str) -> None:
         super().__init__(session_id)
         self.session_id = int(session_id)
 
 
 class ParkedMessageNotFound(NotFound):
-    def __init__(self, message_id):
+    def __init__(self, message_id: str) -> None:
         super().__init__(message_id)
         self.message_id = str(message_id)
 
@@ -147,7 +149,7 @@ class Conflict(ShopError):
 class Taken(Conflict):
     """field: which unique value somebody else holds (`email`, `username`, `sku`)."""
 
-    def __init__(self, field):
+    def __init__(self, field: str) -> None:
         super().__init__(field)
         self.field = field
 
@@ -155,7 +157,7 @@ class Taken(Conflict):
 class InsufficientStock(Conflict):
     """Fewer units remain than were asked for."""
 
-    def __init__(self, product_id, requested, available):
+    def __init__(self, product_id: int | str, requested: int | str, available: int | str) -> None:
         super().__init__(product_id, requested, available)
         self.product_id, self.requested, self.available = int(product_id), int(requested), int(available)
 
@@ -163,13 +165,13 @@ class InsufficientStock(Conflict):
 class PriceChanged(Conflict):
     """The caller was shown another price than the one that holds."""
 
-    def __init__(self, product_id, given, current):
+    def __init__(self, product_id: int | str, given: Decimal | str, current: Decimal | str) -> None:
         super().__init__(product_id, given, current)
         self.product_id, self.given, self.current = int(product_id), Decimal(given), Decimal(current)
 
 
 class IllegalTransition(Conflict):
-    def __init__(self, old_status, new_status):
+    def __init__(self, old_status: str, new_status: str) -> None:
         super().__init__(old_status, new_status)
         self.old_status, self.new_status = old_status, new_status
 
@@ -177,7 +179,7 @@ class IllegalTransition(Conflict):
 class StaleVersion(Conflict):
     """Somebody edited the thing since the caller read it."""
 
-    def __init__(self, given, current):
+    def __init__(self, given: int | str, current: int | str) -> None:
         super().__init__(given, current)
         self.given, self.current = int(given), int(current)
 
@@ -185,7 +187,7 @@ class StaleVersion(Conflict):
 class RequestInFlight(Conflict):
     """The first request with this idempotency key has not finished yet."""
 
-    def __init__(self, retry_after_seconds):
+    def __init__(self, retry_after_seconds: int | str) -> None:
         super().__init__(retry_after_seconds)
         self.retry_after_seconds = int(retry_after_seconds)
 
@@ -197,7 +199,7 @@ class KeyReused(Conflict):
 class NotFailed(Conflict):
     """Only a failed notification can be tried again."""
 
-    def __init__(self, notification_id, status):
+    def __init__(self, notification_id: int | str, status: str) -> None:
         super().__init__(notification_id, status)
         self.notification_id, self.status = int(notification_id), status
 
@@ -205,7 +207,7 @@ class NotFailed(Conflict):
 class ReservationReleased(Conflict):
     """The reservation was given back, which is final: it can't be reserved again."""
 
-    def __init__(self, reservation_id):
+    def __init__(self, reservation_id: UUID | str) -> None:
         super().__init__(reservation_id)
         self.reservation_id = str(reservation_id)
 

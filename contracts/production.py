@@ -3,6 +3,8 @@
 A JWT_SECRET that is easy to guess is not among it: no process that uses one takes that anywhere.
 """
 
+from collections.abc import Iterator, Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 LEAST_BCRYPT_ROUNDS = 10
@@ -13,13 +15,13 @@ OBVIOUS_PASSWORDS = {
 }
 
 
-def demo_settings(config, environment):
+def demo_settings(config: Mapping[str, Any], environment: Mapping[str, str]) -> Iterator[str]:
     """Sentences that say which settings are those of a trial. environment: the process's."""
 
-    def setting(name, default=""):
+    def setting(name: str, default: str = "") -> str:
         return str(config.get(name) or default)
 
-    def entries(name):
+    def entries(name: str) -> list[str]:
         return [entry.strip() for entry in setting(name).split(",") if entry.strip()]
 
     frontend = urlsplit(setting("FRONTEND_URL", "http://localhost:8080").lower())
@@ -54,14 +56,14 @@ def demo_settings(config, environment):
         yield "LOG_LEVEL must not be DEBUG: it writes down what passes through."
 
 
-def _uris(config):
+def _uris(config: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
     """Those that are set. A process without the ones that it needs says so itself."""
     yield "AMQP_URI", config.get("AMQP_URI")
     for service, uri in (config.get("DB_URIS") or {}).items():
         yield f"{service.upper()}_DB_URI", uri
 
 
-def _is_open(uri):
+def _is_open(uri: str | None) -> bool:
     if not uri:
         return False
     try:
@@ -72,11 +74,11 @@ def _is_open(uri):
     return password in ("", parts.username, *OBVIOUS_PASSWORDS) or len(set(password)) < 4
 
 
-def _is_local(host):
+def _is_local(host: str | None) -> bool:
     return not host or host == "localhost" or host.endswith(".localhost") or host.startswith("127.") or host == "::1"
 
 
-def _number(text):
+def _number(text: str) -> float:
     try:
         return float(text)
     except ValueError:

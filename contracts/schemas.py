@@ -6,12 +6,17 @@ Bounds are the HTTP API's. `load(schema, data)` returns the checked values or ra
 
 import re
 import unicodedata
+from collections.abc import Mapping
 from datetime import UTC
 from decimal import Decimal
+from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
 from contracts.errors import InvalidInput
+
+# What a field is loaded from, as marshmallow passes it on.
+Data = Mapping[str, Any] | None
 
 MAX_BIGINT = 2**63 - 1
 MAX_INT = 2**31 - 1
@@ -35,7 +40,7 @@ MONEY = r"[0-9]{1,10}(\.[0-9]{1,2})?"
 IMAGE_URL = rf"https://[^\s/?#\\{CONTROLS}]+[^\s{CONTROLS}]*|(?!//)(?![^/?#]*:)[^\s\\{CONTROLS}]+"
 
 
-def load(schema, data):
+def load(schema: Schema, data: Any) -> Any:
     """Check `data` against `schema`, an instance; raise InvalidInput where it doesn't fit."""
     try:
         return schema.load(data)
@@ -43,7 +48,7 @@ def load(schema, data):
         raise InvalidInput(error.normalized_messages()) from error
 
 
-def load_id(value, field="id"):
+def load_id(value: Any, field: str = "id") -> int:
     """A row's id, or InvalidInput under the field's name."""
     try:
         return Id().deserialize(value)
@@ -54,9 +59,9 @@ def load_id(value, field="id"):
 class Text(fields.String):
     """A string without the characters PostgreSQL and mail headers can't hold: NUL, lone surrogates."""
 
-    pattern = r"^[^\x00]*$"
+    pattern: str | None = r"^[^\x00]*$"
 
-    def _deserialize(self, value, attr, data, **kwargs):
+    def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> str:
         text = super()._deserialize(value, attr, data, **kwargs)
         if "\x00" in text or re.search("[\ud800-\udfff]", text):
             raise ValidationError("Not a valid string: it has a NUL or half a surrogate pair.")
@@ -66,9 +71,9 @@ class Text(fields.String):
 class Line(Text):
     """One line of text: trimmed, and without control characters."""
 
-    pattern = None
+    pattern: str | None = None
 
-    def _deserialize(self, value, attr, data, **kwargs):
+    def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> str:
         text = super()._deserialize(value, attr, data, **kwargs)
         # Not only once it is trimmed: the HTTP API's document can't say that what is blank doesn't count.
         self._validate(text)
@@ -83,17 +88,17 @@ class Email(Line):
 
     pattern = rf"^\s*{EMAIL}\s*$"
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(validate=validate.Length(max=254), **kwargs)
 
-    def _deserialize(self, value, attr, data, **kwargs):
+    def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> str:
         email = super()._deserialize(value, attr, data, **kwargs).lower()
         if not re.fullmatch(EMAIL, email):
             raise ValidationError("Not a valid email address.")
         return email
 
 
-def normal_password(password):
+def normal_password(password: str) -> str:
     """The same characters for the same password, whatever the keyboard: NFKC, as NIST SP 800-63B 5.1.1.2 asks."""
     return unicodedata.normalize("NFKC", password)
 
@@ -101,46 +106,46 @@ def normal_password(password):
 class Password(Text):
     """Any Unicode, normalized."""
 
-    def _deserialize(self, value, attr, data, **kwargs):
+    def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> str:
         return normal_password(super()._deserialize(value, attr, data, **kwargs))
 
 
-class Money(fields.Field):
+class Money(fields.Field[Decimal]):
     """A decimal string with at most two places, "29.99"; never a JSON number, which is a float."""
 
     pattern = f"^{MONEY}$"
 
-    def _deserialize(self, value, attr, data, **kwargs):
+    def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> Decimal:
         if not isinstance(value, str) or not re.fullmatch(MONEY, value):
             raise ValidationError('Must be a decimal string with two places, like "29.99".')
         return Decimal(value).quantize(Decimal("0.01"))
 
-    def _serialize(self, value, attr, obj, **kwargs):
+    def _serialize(self, value: Decimal | None, attr: str | None, obj: Any, **kwargs: Any) -> str:
         return str(value)
 
 
 class StrictBoolean(fields.Boolean):
     """JSON's true and false alone: to marshmallow 1 and "yes" are true as well."""
 
-    def _deserialize(self, value, attr, data, **kwargs):
+    def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> bool:
         if not isinstance(value, bool):
             raise self.make_error("invalid", input=value)
         return value
 
 
-def Id(**kwargs):
+def Id(**kwargs: Any) -> fields.Integer:
     return fields.Integer(strict=True, validate=validate.Range(1, MAX_BIGINT), **kwargs)
 
 
-def Username():
+def Username() -> Line:
     return Line(required=True, validate=validate.Length(3, 50))
 
 
-def NewPassword():
+def NewPassword() -> Password:
     return Password(required=True, validate=validate.Length(8, 128))
 
 
-def Secret(**kwargs):
+def Secret(**kwargs: Any) -> fields.String:
     """Only bounded, not checked: a wrong form is a wrong secret, and says no more."""
     return fields.String(validate=validate.Length(max=1000), **kwargs)
 
@@ -214,7 +219,7 @@ class ImageUrl(Line):
 
     pattern = rf"^\s*(?:{IMAGE_URL})\s*$"
 
-    def _deserialize(self, value, attr, data, **kwargs):
+    def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> str:
         url = super()._deserialize(value, attr, data, **kwargs)
         if not re.fullmatch(IMAGE_URL, url):
             raise ValidationError("Must be a relative or an https URL.")
@@ -222,7 +227,7 @@ class ImageUrl(Line):
 
 
 class Sku(Line):
-    def _deserialize(self, value, attr, data, **kwargs):
+    def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> str:
         return super()._deserialize(value, attr, data, **kwargs).upper()
 
 
@@ -241,7 +246,7 @@ class ProductFields(Schema):
     image_url = ImageUrl(load_default=None, allow_none=True, validate=validate.Length(1, 500))
 
 
-def Stock(**kwargs):
+def Stock(**kwargs: Any) -> fields.Integer:
     return fields.Integer(strict=True, validate=validate.Range(0, MAX_INT), **kwargs)
 
 
@@ -270,7 +275,7 @@ class StockChange(Schema):
     delta = fields.Integer(strict=True, validate=validate.Range(-MAX_INT, MAX_INT))
 
     @validates_schema
-    def exactly_one(self, data, **kwargs):
+    def exactly_one(self, data: dict[str, Any], **kwargs: Any) -> None:
         if len(data) != 1:
             raise ValidationError("Give either stock_quantity or delta.")
 
@@ -287,9 +292,10 @@ class OrderRequest(Schema):
     items = fields.List(fields.Nested(OrderItem), required=True, validate=validate.Length(1, MAX_LINES))
 
     @validates_schema
-    def lines_of_one_product_agree(self, data, **kwargs):
+    def lines_of_one_product_agree(self, data: dict[str, Any], **kwargs: Any) -> None:
         """Lines of the same product become one, so they can't differ in price or exceed its bound."""
-        totals, prices = {}, {}
+        totals: dict[int, int] = {}
+        prices: dict[int, Decimal] = {}
         for line in data["items"]:
             product_id = line["product_id"]
             totals[product_id] = totals.get(product_id, 0) + line["quantity"]
@@ -307,11 +313,11 @@ class ReadMark(Schema):
     read = StrictBoolean(required=True)
 
 
-def Limit(highest, default):
+def Limit(highest: int, default: int) -> fields.Integer:
     return fields.Integer(load_default=default, validate=validate.Range(1, highest))
 
 
-def Offset():
+def Offset() -> fields.Integer:
     return fields.Integer(load_default=0, validate=validate.Range(0, MAX_BIGINT))
 
 
@@ -372,7 +378,7 @@ class StockLines(Schema):
     lines = fields.List(fields.Nested(ReservationLine), required=True, validate=validate.Length(1, MAX_LINES))
 
     @validates_schema
-    def products_are_distinct(self, data, **kwargs):
+    def products_are_distinct(self, data: dict[str, Any], **kwargs: Any) -> None:
         if len({line["product_id"] for line in data["lines"]}) < len(data["lines"]):
             raise ValidationError("Two lines for one product.", "lines")
 

@@ -89,7 +89,7 @@ class ConfirmingPublisher:
         self._link = None
         self._connecting = Semaphore()
         self._closed = False
-        self._failure, self._retry_at = None, 0
+        self._failure, self._retry_at = None, 0.0
 
     def publish(self, body, *, timeout_seconds, **message):
         """Send one message, see `send`, and return once the broker has it.

@@ -71,7 +71,7 @@ class Consumers(SharedExtension):
                 # The reader sees the broker's answer and then drops the callback.
                 channel.send_method(spec.Basic.Cancel, "sb", (tag, False))
                 with eventlet.Timeout(STOP_SECONDS, False):
-                    while channel is self._channel and tag in channel.callbacks:
+                    while tag in channel.callbacks and channel is self._channel:
                         eventlet.sleep(0.01)
             except CONNECTION_ERRORS:
                 pass  # The broker has dropped this consumer with the connection.

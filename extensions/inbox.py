@@ -74,7 +74,7 @@ def once(method):
             return self.db.answers.once(session, self.db.call_id, lambda: method(self, session, *args, **kwargs))
 
     signature = inspect.signature(method)
-    run.__signature__ = signature.replace(
+    run.__signature__ = signature.replace(  # type: ignore[attr-defined]  # `inspect` looks for it
         parameters=[p for name, p in signature.parameters.items() if name != "session"]
     )
     return run

@@ -32,7 +32,7 @@ from extensions.settings import required
 SCOPE = "openid email profile"
 # HMAC is none of them: a published key would be its secret.
 ALGORITHMS = ("RS256", "ES256")
-CLAIMS = ("iss", "aud", "exp", "iat", "nonce", "sub")
+CLAIMS = ["iss", "aud", "exp", "iat", "nonce", "sub"]
 
 # Who comes when so many are under way waits but a moment: a slow provider must not hold all workers.
 MAX_CONVERSATIONS = 4
@@ -280,8 +280,8 @@ class _Published:
 class _CautiousAdapter(HTTPAdapter):
     """Follows no redirect, and reads no more than it may: who is asked is an address that somebody configured."""
 
-    def send(self, request, **options):
-        with super().send(request, **options) as response:
+    def send(self, request, *arguments, **options):
+        with super().send(request, *arguments, **options) as response:
             status = response.status_code
             if 300 <= status < 400 or status == 429 or status >= 500:
                 raise ProviderAway(f"{urlsplit(request.url).netloc} answered {status}")

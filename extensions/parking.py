@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
 import eventlet
+from amqp.basic_message import Message
 from amqp.exceptions import AccessRefused
 from kombu import Queue
 from nameko.extensions import DependencyProvider
@@ -112,7 +113,7 @@ class ParkingLot(DependencyProvider):
                 connection.collect()
 
     def _read(self, connection, prefetch):
-        messages = []
+        messages: list[Message] = []
         channel = connection.channel()
         channel.auto_decode = False
         self._queue(channel).declare()

@@ -58,6 +58,23 @@ def _fields(cls):
     }
 
 
+def _moment(text):
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("a time without its zone")
+    return moment
+
+
+def _finite(text):
+    number = Decimal(text)
+    if not number.is_finite():
+        raise ValueError("not a finite number")
+    return number
+
+
+_FROM_TEXT = {datetime: _moment, Decimal: _finite, UUID: UUID}
+
+
 def _convert(kind, value):
     if isinstance(kind, types.UnionType):
         kinds = [k for k in kind.__args__ if k is not type(None)]
@@ -68,15 +85,10 @@ def _convert(kind, value):
         return tuple(_convert(kind.__args__[0], item) for item in value)
     if dataclasses.is_dataclass(kind):
         return from_payload(kind, value)
-    if kind in (Decimal, UUID, datetime):
+    if kind in _FROM_TEXT:
         if not isinstance(value, str):
             raise ValueError("not a string")
-        converted = datetime.fromisoformat(value) if kind is datetime else kind(value)
-        if kind is datetime and converted.tzinfo is None:
-            raise ValueError("a time without its zone")
-        if kind is Decimal and not converted.is_finite():
-            raise ValueError("not a finite number")
-        return converted
+        return _FROM_TEXT[kind](value)
     if type(value) is not kind:
         raise ValueError(f"{value!r:.40} is no {kind.__name__}")
     return value

@@ -30,6 +30,7 @@ test-all: test
 lint: .venv/installed
 	@$(VENV)/ruff check .
 	@$(VENV)/ruff format --check .
+	@$(VENV)/mypy
 	@$(VENV)/lint-imports
 	@$(VENV)/python -m scripts.npm
 	@cd frontend && npm run --silent lint

@@ -13,4 +13,5 @@ mailer      SMTP, with answers sorted by what they mean
 openid      sign-in with an OpenID Connect provider
 production  what a process must not start with in production
 telemetry   logs, a line of JSON each
+metrics     what a process tells about itself: /metrics, /livez and /readyz
 """

@@ -76,6 +76,11 @@ class Consumers(SharedExtension):
             except CONNECTION_ERRORS:
                 pass  # The broker has dropped this consumer with the connection.
 
+    @property
+    def connected(self):
+        """Whether all queues are consumed at the moment."""
+        return self._channel is not None and self._tags.keys() >= set(self._providers)
+
     def consumes(self, provider):
         """Whether what comes to the provider's queue reaches it at the moment."""
         return provider in self._tags

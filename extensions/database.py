@@ -68,6 +68,11 @@ class Engine(SharedExtension):
 
     kill = stop
 
+    def check(self):
+        """Raise DatabaseUnavailable unless the database answers."""
+        with self.session() as session:
+            session.execute(text("SELECT 1"))
+
     @contextmanager
     def session(self):
         """A session whose caller commits. Raises DatabaseUnavailable when the database is away or overloaded."""
@@ -150,8 +155,7 @@ class Transactions:
 
     def check(self):
         """Raise DatabaseUnavailable unless the database answers."""
-        with self._engine.session() as session:
-            session.execute(text("SELECT 1"))
+        self._engine.check()
 
     def _check_deadline(self):
         if self._deadline is not None and time.time() >= self._deadline:

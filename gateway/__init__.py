@@ -9,6 +9,7 @@ from nameko.dependency_providers import Config
 from contracts.events import NotificationCreated, ProductChanged
 from contracts.production import demo_settings
 from extensions.events import broadcast_handler
+from extensions.metrics import Metrics
 from extensions.production import Production
 from extensions.rpc import ClusterClient
 from extensions.telemetry import LogContext
@@ -27,6 +28,7 @@ class Gateway:
     production = Production(demo_settings)
     config = Config()
     log_context = LogContext()
+    metrics = Metrics()
     cluster = ClusterClient()
     tokens = Tokens()
     cache = Cache()

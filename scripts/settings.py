@@ -102,6 +102,8 @@ class Settings:
             "TRUSTED_PROXIES": "127.0.0.1",
             **{name: self.given[name] for name in named_in_config if self.given.get(name)},
             **{name: str(port) for name, port in self.ports.items()},
+            # Five processes and whoever joins them can't share one.
+            "METRICS_PORT": "0",
             # Eventlet greets its first importer with a deprecation warning; docs/decisions/ has our answer to it.
             "PYTHONWARNINGS": self.given.get("PYTHONWARNINGS") or NO_EVENTLET_WARNING,
         }

@@ -43,6 +43,7 @@ from extensions.database import Database
 from extensions.errors import RpcTimeout, ServiceUnavailable
 from extensions.events import Hints, event_handler
 from extensions.mailer import Mailer, MailPostponed, MailRefused, MailServerAway
+from extensions.metrics import Metrics
 from extensions.parking import ParkingLot
 from extensions.payloads import from_payload, timestamp, to_payload
 from extensions.polling import Bell, poll
@@ -165,6 +166,7 @@ class Notifications:
     mailer = Mailer()
     parking = ParkingLot()
     log_context = LogContext()
+    metrics = Metrics()
 
     @event_handler(OrderCreated)
     def confirm_order(self, event):

@@ -46,6 +46,7 @@ from contracts.schemas import (
 from extensions.database import Database
 from extensions.errors import RpcTimeout, ServiceUnavailable
 from extensions.inbox import once
+from extensions.metrics import Metrics
 from extensions.outbox import Outbox
 from extensions.payloads import timestamp
 from extensions.production import Production
@@ -113,6 +114,7 @@ class Orders:
     outbox = Outbox(OutboxEntry, events=[OrderCreated, OrderStatusUpdated, OrderAbandoned])
     cluster = ClusterClient()
     log_context = LogContext()
+    metrics = Metrics()
 
     @rpc
     def create_order(self, user_id, user_email, items, idempotency_key=None):

@@ -43,6 +43,7 @@ from extensions.database import Database
 from extensions.errors import RpcTimeout, ServiceUnavailable
 from extensions.events import Hints, event_handler
 from extensions.inbox import once
+from extensions.metrics import Metrics
 from extensions.parking import ParkingLot
 from extensions.payloads import timestamp
 from extensions.production import Production
@@ -140,6 +141,7 @@ class Products:
     parking = ParkingLot()
     settle_after_seconds = Setting("SETTLE_AFTER_SECONDS", lowest=0, highest=86400)
     log_context = LogContext()
+    metrics = Metrics()
 
     # The catalogue
 

@@ -56,6 +56,7 @@ from contracts.schemas import (
 )
 from extensions.database import Database
 from extensions.inbox import once
+from extensions.metrics import Metrics
 from extensions.openid import IdentityRefused, OpenIdClient, ProviderAway, ProviderNotConfigured
 from extensions.outbox import Outbox
 from extensions.passwords import Passwords
@@ -153,6 +154,7 @@ class Users:
     tokens = Tokens()
     openid = OpenIdClient()
     log_context = LogContext()
+    metrics = Metrics()
 
     # Accounts
 

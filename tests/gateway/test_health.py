@@ -10,7 +10,7 @@ from gateway.routes import health as health_module
 from services.users import Users
 from tests.infrastructure.waiting import wait_for
 
-from .conftest import problem
+from .conftest import problem, provider
 
 SERVICES = {"users", "products", "orders", "notifications"}
 
@@ -31,6 +31,11 @@ def test_a_shop_that_is_well_says_so(anonymous):
 def test_probes_answer_200_while_all_is_well(anonymous):
     assert anonymous.get("/livez").status_code == 200
     assert anonymous.get("/readyz").status_code == 200
+
+
+def test_what_a_process_tells_operators_is_not_for_the_public(shop, anonymous):
+    assert anonymous.get("/metrics").status_code == 404
+    assert requests.get(f"http://127.0.0.1:{provider(shop.gateway, 'metrics').port}/metrics").status_code == 200
 
 
 @pytest.fixture

@@ -22,6 +22,8 @@ def configuration(broker, database_uris, smtp, **settings):
         "SMTP_HOST": smtp.host,
         "SMTP_PORT": str(smtp.port),
         "MAIL_FROM": "Forage <shop@forage.example>",
+        "METRICS_HOST": "127.0.0.1",
+        "METRICS_PORT": "0",
         "SETTLE_AFTER_SECONDS": "600",
         **settings,
     }

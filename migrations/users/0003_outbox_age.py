@@ -1,0 +1,22 @@
+"""How long an event has been in the outbox can be told.
+
+Revision ID: 0003
+Revises: 0002
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+
+def upgrade():
+    created_at = sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False)
+    op.add_column("outbox", created_at)
+
+
+def downgrade():
+    op.drop_column("outbox", "created_at")

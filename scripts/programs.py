@@ -23,6 +23,7 @@ PACKAGES = {
     "RabbitMQ": "rabbitmq-server",
     "Redis": "redis-server",
     "nginx": "nginx",
+    "Prometheus": "prometheus",
     "Chromium": "chromium",  # with a font, which its fontconfig depends on
 }
 UNITS = {
@@ -30,6 +31,7 @@ UNITS = {
     "rabbitmq-server": ["rabbitmq-server", "epmd.socket", "epmd.service"],
     "redis-server": ["redis-server"],
     "nginx": ["nginx"],
+    "prometheus": ["prometheus"],
 }
 
 
@@ -77,6 +79,8 @@ def missing_programs(settings):
         missing.append("Redis")
     if settings.for_tests and not find_nginx():
         missing.append("nginx")
+    if settings.for_tests and not (shutil.which("prometheus") and shutil.which("promtool")):
+        missing.append("Prometheus")
     if settings.for_tests and not shutil.which("chromium"):
         missing.append("Chromium")
     return missing

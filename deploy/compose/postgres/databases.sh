@@ -1,0 +1,14 @@
+#!/bin/sh
+# On the first start alone: a database for each service, and a role that opens this one and no other.
+set -eu
+for service in users products orders notifications; do
+    PASSWORD=$(sed 's,.*://[^:]*:\([^@]*\)@.*,\1,' "/run/secrets/${service}_db_uri")
+    export PASSWORD
+    psql --quiet --set=ON_ERROR_STOP=1 --username=postgres --dbname=postgres \
+        --set=role="$service" --set=database="${service}_db" <<'SQL'
+\getenv password PASSWORD
+CREATE ROLE :"role" LOGIN PASSWORD :'password';
+CREATE DATABASE :"database" OWNER :"role";
+REVOKE CONNECT ON DATABASE :"database" FROM PUBLIC;
+SQL
+done

@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV = .venv/bin
 
-.PHONY: run dev infrastructure test test-all lint client lock clean
+.PHONY: run dev infrastructure test test-all bench lint client lock clean
 
 # The whole shop on this machine, until Ctrl-C.
 run: .venv/installed
@@ -26,6 +26,12 @@ test: .venv/installed
 # And pictures of every page, to be looked at.
 test-all: test
 	@cd frontend && npx playwright test --project=screenshots
+
+# What this machine's shop can do, on one of its own, and what each process pays for it. SCENARIOS="orders logins" runs
+# some, BENCH_SECONDS=20 measures each of their rows for longer than 5 seconds.
+SCENARIOS ?=
+bench: .venv/installed
+	@$(VENV)/python -m benchmarks $(SCENARIOS)
 
 lint: .venv/installed
 	@$(VENV)/ruff check .

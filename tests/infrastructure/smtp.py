@@ -20,7 +20,7 @@ class Smtp:
         self.folder.mkdir()
         self.port = free_port()
         program = str(Path(__file__).with_name("smtp_server.py"))
-        self._server = Server(
+        self.server = Server(
             "smtp", folder, [sys.executable, program, str(self.port), str(self.folder)], is_ready=self.is_up
         )
         self.reset()
@@ -30,7 +30,7 @@ class Smtp:
         for path in self.folder.glob("*.eml"):
             path.unlink()
         self.accept_all()
-        if not self._server.process or self._server.process.poll() is not None:
+        if not self.server.process or self.server.process.poll() is not None:
             self.start()
 
     def messages(self, to=None):
@@ -54,11 +54,11 @@ class Smtp:
         self._write_refusals()
 
     def start(self):
-        self._server.start().wait_until_ready()
+        self.server.start().wait_until_ready()
 
     def stop(self):
         """Connections are refused until `start`. The mails stay."""
-        self._server.kill()
+        self.server.kill()
 
     def is_up(self):
         try:

@@ -1,0 +1,36 @@
+"""`make bench`, or python -m benchmarks [SCENARIO …]: numbers about a shop of its own, and no judgement."""
+
+import os
+import platform
+import sys
+import warnings
+
+warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")  # docs/decisions/ says why it is here
+
+from benchmarks import scenarios  # noqa: E402, F401
+from benchmarks.load import Failed  # noqa: E402
+from benchmarks.report import Report  # noqa: E402
+from benchmarks.shop import SCENARIOS, running_shop  # noqa: E402
+from scripts.settings import CannotStart  # noqa: E402
+
+
+def main(names):
+    unknown = [name for name in names if name not in SCENARIOS]
+    if unknown:
+        sys.exit(f"forage: There is no scenario {' or '.join(unknown)}; there are {', '.join(SCENARIOS)}.")
+    seconds = os.environ.get("BENCH_SECONDS") or "5"
+    if not (seconds.isascii() and seconds.isdecimal() and 1 <= int(seconds) <= 60):
+        sys.exit(f"forage: BENCH_SECONDS must be a number from 1 to 60, and is {seconds!r}.")
+    print(f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores, {seconds} s each")
+    try:
+        with running_shop() as shop:
+            for name in names or SCENARIOS:
+                SCENARIOS[name](shop, Report(shop, int(seconds)))
+    except (CannotStart, Failed) as reason:
+        sys.exit(f"forage: {reason}")
+    except KeyboardInterrupt:
+        sys.exit("forage: stopped")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,153 @@
+"""Closed loops: each client sends its next request when it has the answer to its last one.
+
+The clients share one thread, one selector and requests that are bytes already, so that they take little from the
+servers they share the cores with; their CPU time is told, too. A tool like wrk would take less still, but logs
+nobody in, gives no order a key of its own, and speaks neither AMQP nor WebSocket.
+"""
+
+import json
+import math
+import selectors
+import socket
+import time
+from collections import Counter
+from uuid import uuid4
+
+from kombu import Connection, Queue
+
+# An answer that takes longer ends the benchmark.
+ANSWER_SECONDS = 15
+
+
+class Failed(Exception):
+    """Carries the sentence that says what went wrong."""
+
+
+class Load:
+    """What came of one: latencies_ms of all answers, errors {what came instead: how often}, seconds in all."""
+
+    def __init__(self):
+        self.latencies_ms, self.errors, self.seconds = [], Counter(), 0
+
+    @property
+    def count(self):
+        return len(self.latencies_ms)
+
+
+def percentile(values, percent):
+    """The smallest value that so many percent of all don't exceed."""
+    return sorted(values)[max(0, math.ceil(len(values) * percent / 100) - 1)]
+
+
+def request(method, path, body=None, **headers):
+    """The bytes of a request. headers: with _ for -."""
+    content = b"" if body is None else json.dumps(body).encode()
+    lines = {"Host": "localhost", **{name.replace("_", "-"): value for name, value in headers.items()}}
+    if content:
+        lines |= {"Content-Type": "application/json", "Content-Length": len(content)}
+    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    return f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + content
+
+
+def http(port, clients, seconds, expected=200):
+    """Have each client send until the time is over. clients: an iterator of requests each. expected: the status."""
+    load, started_at = Load(), time.perf_counter()
+    with selectors.DefaultSelector() as selector:
+        for number, requests in enumerate(clients):
+            client = _Client(port, number, requests)
+            selector.register(client.socket, selectors.EVENT_READ, client)
+            client.send()
+        while selector.get_map():
+            ready = selector.select(ANSWER_SECONDS)
+            if not ready:
+                raise Failed(f"The gateway gave no answer in {ANSWER_SECONDS} s.")
+            for key, _ in ready:
+                client = key.data
+                status = client.receive()
+                if status is None:
+                    continue
+                now = time.perf_counter()
+                load.latencies_ms.append((now - client.sent_at) * 1000)
+                if status != expected:
+                    load.errors[status] += 1
+                if now - started_at < seconds:
+                    client.send()
+                else:
+                    selector.unregister(client.socket)
+                    client.socket.close()
+    load.seconds = time.perf_counter() - started_at
+    return load
+
+
+def connect(port, number):
+    """Each client has an address of its own, as customers have: limits by address count it by itself."""
+    address = f"127.0.{1 + number // 250}.{1 + number % 250}"
+    return socket.create_connection(("127.0.0.1", port), ANSWER_SECONDS, source_address=(address, 0))
+
+
+class _Client:
+    """One kept connection."""
+
+    def __init__(self, port, number, requests):
+        self.socket = connect(port, number)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._requests = requests
+        self._answer = b""
+
+    def send(self):
+        self._answer = b""
+        data = next(self._requests)
+        self.sent_at = time.perf_counter()
+        self.socket.sendall(data)
+
+    def receive(self):
+        """The status, once the answer is there to its end, else None."""
+        data = self.socket.recv(65536)
+        if not data:
+            raise Failed("The gateway closed a connection.")
+        self._answer += data
+        head_bytes = self._answer.find(b"\r\n\r\n") + 4
+        if head_bytes < 4:
+            return None
+        head = self._answer[:head_bytes].lower()
+        _, found, rest = head.partition(b"content-length: ")
+        body_bytes = int(rest[: rest.index(b"\r\n")]) if found else 0
+        return int(head[9:12]) if len(self._answer) == head_bytes + body_bytes else None
+
+
+def rpc(uri, service, method, outstanding, seconds):
+    """Calls without arguments, so many of them at once, by one client that speaks AMQP and nothing more."""
+    load = Load()
+    reply_to, body = uuid4().hex, b'{"args":[],"kwargs":{}}'
+    with Connection(uri) as connection, connection.channel() as channel:
+        Queue(reply_to, exclusive=True, channel=channel).declare()
+        channel.queue_bind(reply_to, "nameko-rpc", reply_to)
+        sent_at = {}
+
+        def call():
+            correlation_id = uuid4().hex
+            message = channel.prepare_message(
+                body,
+                content_type="application/json",
+                content_encoding="utf-8",
+                properties={"reply_to": reply_to, "correlation_id": correlation_id, "delivery_mode": 1},
+            )
+            sent_at[correlation_id] = time.perf_counter()
+            channel.basic_publish(message, exchange="nameko-rpc", routing_key=f"{service}.{method}")
+
+        def on_reply(message):
+            now = time.perf_counter()
+            load.latencies_ms.append((now - sent_at.pop(message.properties["correlation_id"])) * 1000)
+            if json.loads(message.body)["error"]:
+                load.errors["RPC error"] += 1
+            if now - started_at < seconds:
+                call()
+
+        channel.basic_consume(reply_to, no_ack=True, callback=on_reply)
+        started_at = time.perf_counter()
+        for _ in range(outstanding):
+            call()
+        while sent_at:
+            connection.drain_events(timeout=ANSWER_SECONDS)
+    load.seconds = time.perf_counter() - started_at
+    return load

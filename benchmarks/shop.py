@@ -1,0 +1,265 @@
+"""A shop of the benchmarks' own, on 127.0.0.1 alone, whose processes' CPU time is counted.
+
+It stores as safely as one in production, logs to files, and limits nobody. Its mails go to a server that keeps them.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import psutil
+import psycopg2
+from kombu import Connection
+from nameko.standalone.rpc import ClusterRpcProxy
+
+from benchmarks.load import Failed
+from scripts.programs import require_programs
+from scripts.settings import DEFAULT_PORTS, ROOT, SERVICES, Settings
+from tests.infrastructure.servers import PostgresServer, RabbitMQServer, Server
+from tests.infrastructure.smtp import Smtp
+from tests.infrastructure.waiting import wait_for
+
+PARTS = (*SERVICES, "gateway")
+# In which all events of a scenario must have been handled.
+SETTLE_SECONDS = 120
+PASSWORD = "a walk in the woods"
+
+SCENARIOS = {}
+
+
+def scenario(name):
+    """Register a function as a scenario: it is given the shop and a report, to which it adds rows."""
+
+    def register(function):
+        SCENARIOS[name] = function
+        return function
+
+    return register
+
+
+@contextmanager
+def running_shop():
+    """Its folder stays when the block fails: the logs in it say why."""
+    folder = Path(tempfile.mkdtemp(prefix="forage-bench-"))
+    folder.chmod(0o711)
+    try:
+        shop = Shop(folder)
+        try:
+            shop.come_up()
+            yield shop
+        finally:
+            shop.stop()
+    except Exception as error:
+        raise Failed(f"{error}\nThe logs are in {folder}.") from error
+    except KeyboardInterrupt:
+        shutil.rmtree(folder)
+        raise
+    shutil.rmtree(folder)
+
+
+class Shop:
+    def __init__(self, folder):
+        self.folder = folder
+        self.smtp = Smtp(folder)
+        self.settings = Settings(
+            {
+                **dict.fromkeys(DEFAULT_PORTS, "0"),
+                "LOCAL_DIR": str(folder),
+                "SMTP_HOST": self.smtp.host,
+                "RATE_LIMIT_SCALE": "100000",
+                "LOG_FORMAT": "json",
+                "LOG_LEVEL": "INFO",
+            }
+        )
+        self.settings.ports["SMTP_PORT"] = self.smtp.port
+        require_programs(self.settings)
+        self.servers = {"postgres": PostgresServer(self.settings), "rabbitmq": RabbitMQServer(self.settings)}
+        self.replicas = {part: [] for part in PARTS}
+        self.port = self.settings.ports["GATEWAY_PORT"]
+
+    def come_up(self):
+        for server in self.servers.values():
+            server.start()
+        for server in self.servers.values():
+            server.wait_until_ready()
+        self.servers["postgres"].postgres.make_databases()
+        environment = self.settings.environment()
+        subprocess.run(
+            [sys.executable, "-m", "scripts.migrate"], cwd=ROOT, env=environment, check=True, capture_output=True
+        )
+        self.scale()
+        subprocess.run([sys.executable, "scripts/seed.py"], cwd=ROOT, env=environment, check=True, capture_output=True)
+        with self.rpc() as rpc:
+            for product in self.products():
+                # Nobody is to find it sold out.
+                rpc.products.set_stock(product_id=product["id"], stock_quantity=10**9)
+
+    def stop(self):
+        self.stop_parts()
+        for server in reversed(self.servers.values()):
+            server.stop()
+        self.smtp.stop()
+
+    def stop_parts(self):
+        for replicas in self.replicas.values():
+            for replica in replicas:
+                replica.stop()
+            replicas.clear()
+
+    def scale(self, environment=None, **counts):
+        """Have so many replicas of each part, one where nothing is said; environment: more settings, for all.
+
+        They are all started anew.
+        """
+        self.stop_parts()
+        for part in PARTS:
+            module = part if part == "gateway" else f"services.{part}"
+            for number in range(1, counts.get(part, 1) + 1):
+                command = [str(ROOT / ".venv/bin/nameko"), "run", "--config", "config.yaml", module]
+                server = Server(
+                    f"{part}-{number}", self.folder, command, {**self.settings.environment(), **(environment or {})}
+                )
+                server.log.unlink(missing_ok=True)
+                self.replicas[part].append(server.start())
+        wait_for(self._is_up, seconds=60)
+
+    def _is_up(self):
+        with Connection(self.settings.amqp_uri()) as connection, connection.channel() as channel:
+            for service in SERVICES:
+                try:
+                    found = channel.queue_declare(f"rpc-{service}", passive=True).consumer_count
+                except connection.channel_errors:
+                    return False
+                if found < len(self.replicas[service]):
+                    return False
+        return all("listening on port" in gateway.output() for gateway in self.replicas["gateway"])
+
+    def process_trees(self):
+        """{part: the ids of its replicas' first processes}, with the servers and the mails'."""
+        trees = {part: [replica.process.pid for replica in replicas] for part, replicas in self.replicas.items()}
+        trees |= {name: [server.process.pid] for name, server in self.servers.items()}
+        return {**trees, "mail server": [self.smtp.server.process.pid]}
+
+    def cpu_seconds(self):
+        """{part: CPU time since its start}, that of its children included; the clients are this process itself."""
+        parts = {part: sum(map(_cpu_seconds, pids)) for part, pids in self.process_trees().items()}
+        return {**parts, "clients": time.process_time()}
+
+    def ask(self, method, path, body=None, token=None):
+        """What the gateway answers."""
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            raise Failed(f"{method} {path} was answered {error.code}: {error.read().decode()}") from error
+
+    def log_in(self, email, password):
+        return self.ask("POST", "/users/login", {"email": email, "password": password})["access_token"]
+
+    def customers(self, count):
+        """The access tokens of so many customers, who register when they are first wanted."""
+        return [self._customer(f"customer-{number}@forage.example") for number in range(count)]
+
+    def _customer(self, email):
+        if not self.sql("users", "SELECT id FROM users WHERE email = %s", email):
+            account = {"email": email, "username": email.partition("@")[0], "password": PASSWORD}
+            self.ask("POST", "/users/register", account)
+        return self.log_in(email, PASSWORD)
+
+    def admin(self):
+        return self.log_in("admin@forage.example", "chanterelle")
+
+    def products(self):
+        return self.ask("GET", "/products?limit=100")["items"]
+
+    def rpc(self):
+        return ClusterRpcProxy({"AMQP_URI": self.settings.amqp_uri()}, timeout=10)
+
+    def sql(self, service, statement, *parameters):
+        """The rows that a statement gives, in a transaction of its own."""
+        uri = self.settings.database_uri(service, f"{service}_db").replace("+psycopg2", "")
+        with closing(psycopg2.connect(uri)) as connection, connection, connection.cursor() as cursor:
+            cursor.execute(statement, parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    def count(self, service, rows):
+        """rows: what stands after FROM."""
+        return self.sql(service, f"SELECT count(*) FROM {rows}")[0][0]
+
+    def wait_until_settled(self):
+        """Return when all that has happened was told: no event and no mail is under way. Raises Failed."""
+
+        def settled():
+            under_way = {
+                "events in the outbox": self.count("orders", "outbox") + self.count("users", "outbox"),
+                "open reservations": self.count("products", "reservations WHERE state = 'open'"),
+                "orders nobody was told of": self.count("orders", "orders")
+                - self.count("notifications", "notifications WHERE event_name = 'order.created'"),
+                "mails": self.count("notifications", "notifications WHERE status = 'pending'"),
+            }
+            left = {what: count for what, count in under_way.items() if count}
+            assert not left, f"there are {left}"
+            return True
+
+        try:
+            wait_for(settled, SETTLE_SECONDS, pause_seconds=0.1)
+        except AssertionError as error:
+            raise Failed(f"The shop came to no rest: {error}") from error
+
+    def check(self):
+        """Raise Failed unless the books are right: a fast wrong answer is worth nothing."""
+        self.wait_until_settled()
+        off = self.sql(
+            "products",
+            "SELECT p.id FROM products p LEFT JOIN stock_movements m ON m.product_id = p.id "
+            "GROUP BY p.id HAVING p.stock_quantity <> coalesce(sum(m.delta), 0)",
+        )
+        sold = self.sql("orders", "SELECT product_id, sum(quantity) FROM order_items GROUP BY 1 ORDER BY 1")
+        taken = self.sql(
+            "products",
+            "SELECT product_id, -sum(delta) FROM stock_movements WHERE reason <> 'edit' GROUP BY 1 ORDER BY 1",
+        )
+        orders = self.sql("orders", "SELECT reservation_id FROM orders ORDER BY 1")
+        committed = self.sql("products", "SELECT id FROM reservations WHERE state = 'committed' ORDER BY 1")
+        told = self.sql("notifications", "SELECT order_id FROM notifications WHERE event_name = 'order.created'")
+        untold = set(self.sql("orders", "SELECT id FROM orders")) - set(told)
+        with self.rpc() as rpc:
+            parked = rpc.products.count_parked() + rpc.notifications.count_parked()
+        wrong = {
+            "products whose stock is not their ledger's sum": off,
+            "products of which not as many were sold as taken": set(sold) ^ set(taken),
+            "orders without their reservation, or reservations without their order": set(orders) ^ set(committed),
+            "orders nobody was told of": untold,
+            "parked messages": parked,
+        }
+        if any(wrong.values()):
+            raise Failed(f"The books are wrong: { {what: found for what, found in wrong.items() if found} }")
+
+
+def _cpu_seconds(pid):
+    """psutil's own sum leaves out children of children. Those that have ended count at their parent."""
+    first = psutil.Process(pid)
+    total = 0
+    for process in [first, *first.children(recursive=True)]:
+        times = process.cpu_times()
+        total += times.user + times.system + times.children_user + times.children_system
+    return total
+
+
+def seconds_for(condition, most=SETTLE_SECONDS, pause_seconds=0.02):
+    """How long it takes until the condition is met."""
+    started_at = time.monotonic()
+    wait_for(condition, most, pause_seconds)
+    return time.monotonic() - started_at

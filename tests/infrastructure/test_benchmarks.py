@@ -1,0 +1,52 @@
+"""`make bench` counts right, and says what it can't do."""
+
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks.load import Load, percentile, request
+from benchmarks.report import Row
+from scripts.settings import ROOT
+
+
+def test_an_unknown_scenario_is_refused_with_a_sentence_before_anything_starts():
+    bench = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "orders", "weddings"], cwd=ROOT, capture_output=True, text=True, timeout=30
+    )
+
+    assert bench.returncode == 1
+    assert bench.stderr.startswith("forage: There is no scenario weddings; there are ")
+    assert bench.stderr.count("\n") == 1
+    assert bench.stdout == ""
+
+
+@pytest.mark.parametrize("percent, value", ((50, 50), (95, 95), (99, 99), (100, 100)))
+def test_a_percentile_is_the_value_that_so_many_percent_do_not_exceed(percent, value):
+    assert percentile(range(100, 0, -1), percent) == value
+
+
+def test_of_a_single_answer_every_percentile_is_its_own():
+    assert percentile([7], 50) == percentile([7], 99) == 7
+
+
+def test_a_row_tells_rate_times_errors_and_what_each_process_paid():
+    load = Load()
+    load.latencies_ms, load.seconds = [10.0, 30.0, 20.0, 40.0], 2.0
+    load.errors[503] = 1
+    spent = {name: 0.0 for name in ("users", "products", "orders", "notifications", "gateway", "rabbitmq", "postgres")}
+
+    row = Row("orders", load, busy={"gateway": 0.25, "orders": 0.5}, cpu_seconds={**spent, "orders": 0.02})
+
+    assert row.cpu_ms["orders"] == 5
+    assert " ".join(str(row).split()) == (
+        "orders 2.0 20.0 40.0 40.0 1 0.000 0.000 5.000 0.000 0.000 0.000 0.000 5.000 "
+        "orders 50%, gateway 25% errors: {503: 1}"
+    )
+
+
+def test_a_request_says_how_long_its_body_is():
+    assert request("POST", "/orders", {"name": "Ä"}, X_Request_ID="one") == (
+        b"POST /orders HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: one\r\nContent-Type: application/json\r\n"
+        b'Content-Length: 18\r\n\r\n{"name": "\\u00c4"}'
+    )

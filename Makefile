@@ -38,6 +38,13 @@ lint: .venv/installed
 	@$(VENV)/ruff format --check .
 	@$(VENV)/mypy
 	@$(VENV)/lint-imports
+	@git ls-files '*Dockerfile' | xargs $(VENV)/hadolint
+	@git grep -lE '^#!.*sh$$' | xargs $(VENV)/shellcheck
+	@$(VENV)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
+	@$(VENV)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@$(VENV)/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
+	@PATH=$(VENV):$$PATH jactionlint --no-hints
+	@$(VENV)/zizmor --quiet --offline .
 	@$(VENV)/python -m scripts.npm
 	@cd frontend && npm run --silent lint
 

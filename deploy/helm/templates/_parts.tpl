@@ -1,0 +1,43 @@
+{{/* What the shop is made of: what each part runs, which secrets it needs (`maybe`: where they are given), which queues
+it takes messages from. tests/deploy holds the queues against contracts/events.py. */}}
+{{- define "forage.parts" -}}
+users:
+  run: services.users
+  secrets: [AMQP_URI, USERS_DB_URI, JWT_SECRET]
+  maybe: [GOOGLE_CLIENT_SECRET]
+  queues: [rpc-users]
+products:
+  run: services.products
+  secrets: [AMQP_URI, PRODUCTS_DB_URI]
+  queues:
+    - rpc-products
+    - evt-orders-order.created--products.commit_reservation
+    - evt-orders-order.status.updated--products.return_cancelled_stock
+    - evt-orders-order.abandoned--products.release_abandoned_stock
+orders:
+  run: services.orders
+  secrets: [AMQP_URI, ORDERS_DB_URI]
+  queues: [rpc-orders]
+notifications:
+  run: services.notifications
+  secrets: [AMQP_URI, NOTIFICATIONS_DB_URI]
+  queues:
+    - rpc-notifications
+    - evt-orders-order.created--notifications.confirm_order
+    - evt-orders-order.status.updated--notifications.tell_status
+    - evt-users-user.registered--notifications.send_verification
+    - evt-users-user.verification_requested--notifications.send_verification_again
+    - evt-users-user.password_reset_requested--notifications.send_password_reset
+gateway:
+  run: gateway
+  port: 3000
+  secrets: [AMQP_URI, JWT_SECRET]
+  maybe: [JWT_SECRET_PREVIOUS, RATE_LIMIT_STORAGE_URI]
+frontend:
+  port: 8080
+{{- end }}
+
+{{/* The parts that own a database. */}}
+{{- define "forage.owners" -}}
+{{- range $part, $is := include "forage.parts" . | fromYaml }}{{ if $is.queues }}{{ $part }} {{ end }}{{ end }}
+{{- end }}

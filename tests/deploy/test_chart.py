@@ -1,0 +1,422 @@
+import copy
+import re
+from functools import cache
+
+import pytest
+
+from contracts import events
+from extensions.events import handler_queue
+from gateway.server import STOP_SECONDS
+from scripts import chart
+from scripts.settings import ROOT, SERVICES
+
+helm_python = pytest.importorskip("helm_python", reason="Helm's library has no build for this machine")
+
+OURS = [*SERVICES, "gateway"]
+PARTS = [*OURS, "frontend"]
+PLAIN = "values.yaml"
+OPERATORS = "values-operators.yaml"
+ISTIO = "values-istio.yaml"
+# With all that is optional and needs no other choice.
+FULL = {
+    "settings": {
+        name: "1" if definition.get("$ref") else definition.get("enum", [None, "https://provider.example.com"])[1]
+        for name, definition in chart.schema(chart.CHART / "values.schema.json")["properties"]["settings"][
+            "properties"
+        ].items()
+        if name != "ENVIRONMENT"
+    },
+    "secrets": {
+        name: {"name": "optional"} for name in ("GOOGLE_CLIENT_SECRET", "JWT_SECRET_PREVIOUS", "RATE_LIMIT_STORAGE_URI")
+    },
+    "tls": {"broker": {"name": "broker-ca"}, "database": {"name": "database-ca"}},
+}
+every_values_file = pytest.mark.parametrize("values_file", chart.VALUES_FILES)
+
+
+@cache
+def release(values_file):
+    return chart.render(chart.values_of(values_file))
+
+
+@cache
+def full_release():
+    return chart.render(chart.merged(chart.values_of(PLAIN), FULL))
+
+
+def of_kind(documents, kind):
+    return {each["metadata"]["name"]: each for each in documents if each["kind"] == kind}
+
+
+def pods(documents):
+    """The pods' templates by the names of what makes them."""
+    return {
+        name: each["spec"]["template"]
+        for kind in ("Deployment", "Job")
+        for name, each in of_kind(documents, kind).items()
+    }
+
+
+def container(template):
+    (only,) = template["spec"]["containers"]
+    return only
+
+
+def environment(documents, template):
+    """Each variable with its value, or with the Secret and the key that hold it."""
+    found = {}
+    for source in container(template).get("envFrom", []):
+        found |= of_kind(documents, "ConfigMap")[source["configMapRef"]["name"]]["data"]
+    for each in container(template)["env"]:
+        found[each["name"]] = each.get("value") or tuple(each["valueFrom"]["secretKeyRef"].values())
+    return found
+
+
+def named_in_config():
+    return set(re.findall(r"\$\{([A-Z0-9_]+)", (ROOT / "config.yaml").read_text()))
+
+
+def labels_of_all_pods(documents):
+    found = [template["metadata"]["labels"] for template in pods(documents).values()]
+    found += [{"cnpg.io/cluster": name} for name in of_kind(documents, "Cluster")]
+    return found + [{"app.kubernetes.io/name": name} for name in of_kind(documents, "RabbitmqCluster")]
+
+
+def selected(selector, documents):
+    wanted = selector["matchLabels"].items()
+    return [labels for labels in labels_of_all_pods(documents) if wanted <= labels.items()]
+
+
+# Rendering
+
+
+@every_values_file
+def test_the_chart_renders_to_what_kubernetes_takes(values_file):
+    assert list(chart.faults_of(values_file)) == []
+
+
+def test_all_options_together_are_what_kubernetes_takes():
+    assert [fault for document in full_release() for fault in chart.unfit(document)] == []
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "ScaledObject", "Cluster", "RabbitmqCluster", "PodMonitor"])
+def test_a_field_that_kubernetes_does_not_know_is_found(kind):
+    document = copy.deepcopy(next(iter(of_kind(release(OPERATORS), kind).values())))
+    document["spec"]["replica"] = 3
+
+    assert any("replica" in fault for fault in chart.unfit(document))
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"replicas": 3}, "replicas"),
+        ({"processes": {"order": {"replicas": 3}}}, "order"),
+        ({"processes": {"orders": {"replicas": "3"}}}, "replicas"),
+        # A secret has its place under `secrets`, by reference.
+        ({"settings": {"JWT_SECRET": "8d969eef6ecad3c29a3a629280e686cf"}}, "JWT_SECRET"),
+        ({"secrets": {"JWT_SECRET": {"value": "8d969eef6ecad3c29a3a629280e686cf"}}}, "value"),
+    ],
+)
+def test_a_value_that_the_chart_does_not_know_is_refused(values, named):
+    with pytest.raises(helm_python.HelmError, match=named):
+        chart.render(chart.merged(chart.values_of(PLAIN), values))
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"url": ""}, "url is not set: the shop's own address"),
+        ({"image": {"registry": ""}}, "image.registry is not set"),
+        ({"settings": {"TRUSTED_PROXIES": ""}}, "settings.TRUSTED_PROXIES is not set"),
+        ({"settings": {"SMTP_HOST": ""}}, "settings.SMTP_HOST is not set"),
+        ({"settings": {"MAIL_FROM": ""}}, "settings.MAIL_FROM is not set"),
+        ({"settings": {"GOOGLE_CLIENT_ID": "id"}}, "secrets.GOOGLE_CLIENT_SECRET.name is not set"),
+        ({"secrets": {"ORDERS_DB_URI": {"name": ""}}}, "secrets.ORDERS_DB_URI.name is not set"),
+        ({"ingress": {"tlsSecret": ""}}, "ingress.tlsSecret is not set"),
+        ({"networkPolicy": {"peers": {"orders-db": []}}}, "networkPolicy.peers.orders-db is empty"),
+        ({"rabbitmq": {"enabled": True}}, "rabbitmq.tlsSecret is not set"),
+        ({"istio": {"enabled": True}}, "ingress.enabled must be false"),
+    ],
+)
+def test_what_is_missing_is_said_in_a_sentence(values, sentence):
+    with pytest.raises(helm_python.HelmError, match=sentence):
+        chart.render(chart.merged(chart.values_of(PLAIN), values))
+
+
+# Processes
+
+
+@every_values_file
+def test_no_container_can_do_more_than_it_must(values_file):
+    for name, template in pods(release(values_file)).items():
+        pod, only = template["spec"], container(template)
+        assert pod["automountServiceAccountToken"] is False, name
+        assert pod["securityContext"] == {
+            "runAsNonRoot": True,
+            "runAsUser": 10001,
+            "runAsGroup": 10001,
+            "fsGroup": 10001,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }, name
+        assert only["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }, name
+        assert only["resources"]["limits"].keys() == only["resources"]["requests"].keys() == {"cpu", "memory"}, name
+        assert "tmp" in {each["name"] for each in only["volumeMounts"]}, name
+
+
+@every_values_file
+def test_every_part_is_deployed_probed_and_kept_up(values_file):
+    documents = release(values_file)
+
+    assert of_kind(documents, "Deployment").keys() == {f"forage-{part}" for part in PARTS}
+    for name, deployment in of_kind(documents, "Deployment").items():
+        only = container(deployment["spec"]["template"])
+        ports = {port["name"] for port in only["ports"]}
+        live, ready = ("/robots.txt",) * 2 if name == "forage-frontend" else ("/livez", "/readyz")
+        for probe, path in (("startupProbe", live), ("livenessProbe", live), ("readinessProbe", ready)):
+            assert only[probe]["httpGet"]["path"] == path, name
+            assert only[probe]["httpGet"]["port"] in ports, name
+        (budget,) = (
+            each
+            for each in of_kind(documents, "PodDisruptionBudget").values()
+            if each["spec"]["selector"] == deployment["spec"]["selector"]
+        )
+        assert budget["spec"]["maxUnavailable"] == 1
+        assert deployment["spec"]["template"]["spec"]["serviceAccountName"] in of_kind(documents, "ServiceAccount")
+
+
+@every_values_file
+def test_a_number_of_replicas_is_given_where_nothing_scales(values_file):
+    documents = release(values_file)
+
+    scaled = [
+        each["spec"]["scaleTargetRef"]["name"]
+        for kind in ("HorizontalPodAutoscaler", "ScaledObject")
+        for each in of_kind(documents, kind).values()
+    ]
+
+    fixed = [name for name, each in of_kind(documents, "Deployment").items() if "replicas" in each["spec"]]
+    assert sorted(scaled + fixed) == sorted(f"forage-{part}" for part in PARTS)
+
+
+def test_a_stop_is_given_more_time_than_it_takes():
+    for name, template in pods(release(PLAIN)).items():
+        if name == "forage-migration":
+            continue
+        before = container(template).get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+        # Twice the gateway's own: a service ends its calls, mails and events in about as much, one after the other.
+        assert template["spec"]["terminationGracePeriodSeconds"] > before + 2 * STOP_SECONDS, name
+
+
+# Settings and secrets
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_no_part_gets_a_secret_that_it_does_not_need(part):
+    secrets = {
+        name
+        for name, value in environment(full_release(), pods(full_release())[f"forage-{part}"]).items()
+        if isinstance(value, tuple)
+    }
+
+    database = {f"{part.upper()}_DB_URI"} if part in SERVICES else set()
+    more = {
+        "users": {"JWT_SECRET", "GOOGLE_CLIENT_SECRET"},
+        "gateway": {"JWT_SECRET", "JWT_SECRET_PREVIOUS", "RATE_LIMIT_STORAGE_URI"},
+    }
+    assert secrets == ({"AMQP_URI"} | database | more.get(part, set()) if part in OURS else set())
+
+
+@pytest.mark.parametrize("values_file", [PLAIN, OPERATORS])
+def test_the_migration_has_the_databases_and_nothing_else(values_file):
+    documents = release(values_file)
+
+    settings = environment(documents, pods(documents)["forage-migration"])
+
+    uris = {f"{service.upper()}_DB_URI" for service in SERVICES}
+    passwords = {f"{service.upper()}_DB_PASSWORD" for service in SERVICES}
+    assert settings.keys() == (uris | passwords if values_file == OPERATORS else uris)
+
+
+def test_the_migration_runs_before_the_processes_unless_its_databases_come_with_them():
+    def hook(values_file):
+        return of_kind(release(values_file), "Job")["forage-migration"]["metadata"]["annotations"]["helm.sh/hook"]
+
+    assert hook(PLAIN) == "pre-install,pre-upgrade"
+    assert hook(OPERATORS) == "post-install,pre-upgrade"
+
+
+@every_values_file
+def test_no_secret_is_written_down(values_file):
+    documents = release(values_file)
+
+    assert of_kind(documents, "Secret") == {}
+    for template in pods(documents).values():
+        for name, value in environment(documents, template).items():
+            if re.search("PASSWORD|SECRET$|SECRET_PREVIOUS", name):
+                assert isinstance(value, tuple), name
+            # A password in an address is a variable's.
+            assert not re.search(r"://[^/@]*:(?!\$\()[^/@]*@", str(value)), name
+
+
+def test_the_store_fills_every_secret_that_no_operator_makes():
+    documents = chart.render(chart.merged(chart.values_of(PLAIN), FULL | {"externalSecrets": {"enabled": True}}))
+
+    filled = {
+        (name, each["secretKey"])
+        for name, secret in of_kind(documents, "ExternalSecret").items()
+        for each in secret["spec"]["data"]
+    }
+
+    read = {
+        value
+        for template in pods(documents).values()
+        for value in environment(documents, template).values()
+        if isinstance(value, tuple)
+    }
+    assert filled == read
+
+
+@pytest.mark.parametrize("part", [*OURS, "migration"])
+def test_connections_are_checked_against_authorities_that_are_there(part):
+    for documents in (full_release(), release(OPERATORS)):
+        template = pods(documents)[f"forage-{part}"]
+        (mounted,) = (each for each in container(template)["volumeMounts"] if each["name"] == "tls")
+        (volume,) = (each for each in template["spec"]["volumes"] if each["name"] == "tls")
+        files = {
+            f"{mounted['mountPath']}/{item['path']}"
+            for source in volume["projected"]["sources"]
+            for item in source["secret"]["items"]
+        }
+        settings = environment(documents, template)
+        named = {value for name, value in settings.items() if name == "AMQP_SSL_CA"}
+        named |= {re.search("sslrootcert=(.*)", value)[1] for value in settings.values() if "sslrootcert=" in value}
+
+        # Those who name their databases' addresses themselves name the file in them.
+        assert named == files - {"/etc/forage/tls/database.crt"}
+
+
+def test_addresses_that_operators_make_ask_for_tls():
+    settings = environment(release(OPERATORS), pods(release(OPERATORS))["forage-orders"])
+
+    assert settings["AMQP_URI"].startswith("amqps://$(BROKER_USER):$(BROKER_PASSWORD)@forage-rabbitmq.shop.svc:5671/")
+    assert settings["ORDERS_DB_URI"] == (
+        "postgresql+psycopg2://orders:$(ORDERS_DB_PASSWORD)@forage-orders-db-rw:5432/orders_db"
+        "?sslmode=verify-full&sslrootcert=/etc/forage/tls/orders-db.crt"
+    )
+    # Kubernetes replaces only what stands further up.
+    names = [each["name"] for each in container(pods(release(OPERATORS))["forage-orders"])["env"]]
+    assert names.index("ORDERS_DB_PASSWORD") < names.index("ORDERS_DB_URI")
+
+
+# Networks
+
+
+@every_values_file
+def test_every_policy_selects_something(values_file):
+    documents = release(values_file)
+
+    for name, policy in of_kind(documents, "NetworkPolicy").items():
+        selectors = [policy["spec"]["podSelector"]]
+        for rule in policy["spec"].get("ingress", []) + policy["spec"].get("egress", []):
+            for peer in rule.get("from", []) + rule.get("to", []):
+                if "namespaceSelector" not in peer and "podSelector" in peer:
+                    selectors.append(peer["podSelector"])
+        for selector in selectors:
+            assert selected(selector, documents), f"{name}: {selector}"
+
+
+@pytest.mark.parametrize("values_file", [PLAIN, OPERATORS, ISTIO])
+def test_what_no_policy_names_is_refused_for_every_pod(values_file):
+    documents = release(values_file)
+
+    everything = of_kind(documents, "NetworkPolicy")["forage-nothing-else"]["spec"]
+
+    assert everything["policyTypes"] == ["Ingress", "Egress"]
+    assert "ingress" not in everything
+    assert len(selected(everything["podSelector"], documents)) == len(pods(documents))
+
+
+def test_nobody_reaches_a_service_but_prometheus_its_metrics():
+    for service in SERVICES:
+        assert of_kind(release(PLAIN), "NetworkPolicy")[f"forage-{service}"]["spec"]["ingress"] == []
+        (rule,) = of_kind(release(OPERATORS), "NetworkPolicy")[f"forage-{service}"]["spec"]["ingress"]
+        assert rule["ports"] == [{"port": "metrics"}]
+        assert rule["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
+    assert not {f"forage-{service}" for service in SERVICES} & of_kind(release(PLAIN), "Service").keys()
+
+
+def test_the_gateway_is_reached_by_the_frontend_alone():
+    (rule,) = of_kind(release(PLAIN), "NetworkPolicy")["forage-gateway"]["spec"]["ingress"]
+
+    (peer,) = rule["from"]
+    assert peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "frontend"
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_database_is_reached_by_its_owner_and_the_migration_alone(service):
+    def destinations(part):
+        rules = of_kind(release(OPERATORS), "NetworkPolicy")[f"forage-{part}"]["spec"]["egress"]
+        return [peer.get("podSelector", {}).get("matchLabels", {}) for rule in rules for peer in rule["to"]]
+
+    cluster = {"cnpg.io/cluster": f"forage-{service}-db"}
+    policy = of_kind(release(OPERATORS), "NetworkPolicy")[f"forage-{service}-db"]["spec"]
+    ours = [
+        peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"]
+        for rule in policy["ingress"]
+        for peer in rule["from"]
+        if peer.get("podSelector", {}).get("matchLabels", cluster) != cluster
+    ]
+
+    assert ours == [service, "migration"]
+    assert [part for part in [*PARTS, "migration"] if cluster in destinations(part)] == [service, "migration"]
+
+
+def test_only_the_frontend_is_reached_from_outside():
+    (rule,) = of_kind(release(PLAIN), "Ingress")["forage-frontend"]["spec"]["rules"]
+
+    (path,) = rule["http"]["paths"]
+    assert (rule["host"], path["path"]) == ("shop.example.com", "/")
+    assert path["backend"]["service"]["name"] == "forage-frontend"
+    assert of_kind(release(PLAIN), "Service").keys() == {"forage-frontend", "forage-gateway"}
+
+
+# Scaling, the mesh, alerts
+
+
+def test_services_scale_by_the_queues_that_they_take_from():
+    scaled = {
+        name.removeprefix("forage-"): {
+            trigger["metadata"]["queueName"] for trigger in each["spec"]["triggers"] if trigger["type"] == "rabbitmq"
+        }
+        for name, each in of_kind(release(OPERATORS), "ScaledObject").items()
+    }
+
+    queues = {service: {f"rpc-{service}"} for service in SERVICES}
+    for event in vars(events).values():
+        for service, method in getattr(event, "subscribers", ()):
+            queues[service].add(handler_queue(event, service, method, {}).name)
+    assert scaled == queues
+
+
+def test_in_the_mesh_no_write_and_no_websocket_is_repeated():
+    services = of_kind(release(ISTIO), "VirtualService")
+
+    assert services.keys() == {"forage-frontend", "forage-gateway"}
+    for service in services.values():
+        routes = {route["name"]: route for route in service["spec"]["http"]}
+        assert routes["websocket"]["match"] == [{"uri": {"prefix": "/ws/"}}]
+        assert routes["websocket"]["timeout"] == "0s"
+        assert routes["reads"]["match"] == [{"method": {"regex": "GET|HEAD"}}]
+        assert "match" not in routes["writes"]
+        assert [routes[name]["retries"]["attempts"] for name in ("websocket", "reads", "writes")] == [0, 2, 0]
+
+
+def test_in_the_mesh_nothing_is_taken_in_plain():
+    assert {each["spec"]["mtls"]["mode"] for each in of_kind(release(ISTIO), "PeerAuthentication").values()} == {
+        "STRICT"
+    }

@@ -144,6 +144,25 @@ def test_what_is_missing_is_said_in_a_sentence(values, sentence):
         chart.render(chart.merged(chart.values_of(PLAIN), values))
 
 
+def test_a_packed_chart_renders_as_the_folder_does(tmp_path):
+    archive = helm_python.package(chart.CHART, destination=tmp_path)
+
+    with helm_python.Chart.load(archive) as packed, helm_python.Chart.load(chart.CHART) as folder:
+        values = chart.values_of(OPERATORS)
+        assert packed.render(values) == folder.render(values)
+        assert [each["name"] for each in packed.files if each["name"].startswith(("ci/", "examples/"))] == []
+
+
+def test_images_are_named_by_their_digests_where_these_are_known():
+    digest = "sha256:" + "3" * 64
+    values = chart.merged(chart.values_of(PLAIN), {"image": {"tag": "1.2.3", "digests": {"forage": digest}}})
+
+    images = {name: container(template)["image"] for name, template in pods(chart.render(values)).items()}
+
+    assert images.pop("forage-frontend") == "registry.example.com/shop/forage-frontend:1.2.3"
+    assert set(images.values()) == {f"registry.example.com/shop/forage@{digest}"}
+
+
 # Processes
 
 

@@ -25,7 +25,9 @@ labels:
 {{- end }}
 
 {{- define "forage.image" -}}
-{{ required "image.registry is not set: where the images forage and forage-frontend lie, like ghcr.io/your-company." .root.Values.image.registry }}/{{ .image }}:{{ .root.Values.image.tag | default .root.Chart.AppVersion }}
+{{- $values := .root.Values.image }}
+{{- required "image.registry is not set: where the images forage and forage-frontend lie, like ghcr.io/your-company." $values.registry }}/{{ .image }}
+{{- with index $values.digests .image }}@{{ . }}{{ else }}:{{ $values.tag | default $.root.Chart.AppVersion }}{{ end }}
 {{- end }}
 
 {{- define "forage.is_production" -}}

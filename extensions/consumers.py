@@ -14,6 +14,7 @@ from amqp import spec
 from amqp.exceptions import PreconditionFailed
 from eventlet.event import Event
 from nameko.extensions import SharedExtension
+from prometheus_client import Gauge
 
 from extensions.broker import CONNECTION_ERRORS, SETUP_SECONDS, connect, drain, no_answer_within
 from extensions.settings import amqp_uri
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 RECONNECT_SECONDS = (0.1, 0.5, 1, 2)
 STOP_SECONDS = 2
+
+CONNECTED = Gauge("forage_broker_connected", "1 while all queues of the service are consumed, else 0.", ["service"])
 
 
 class QueueConflict(Exception):
@@ -50,6 +53,7 @@ class Consumers(SharedExtension):
 
     def setup(self):
         self._uri = amqp_uri(self.container.config)
+        CONNECTED.labels(self.container.service_name).set_function(lambda: self.connected)
 
     def start(self):
         """Return when all queues are consumed, or the service is being stopped."""

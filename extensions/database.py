@@ -16,15 +16,18 @@ eventlet: without it one slow query stops every greenlet of the process.
 import logging
 import time
 from contextlib import contextmanager
+from typing import cast
 
 import eventlet
 import psycopg2
 from nameko.extensions import DependencyProvider, SharedExtension
+from prometheus_client import Gauge, Histogram
 from psycogreen.eventlet import patch_psycopg
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import QueuePool
 
 from extensions.errors import DatabaseUnavailable, RpcTimeout
 
@@ -39,6 +42,15 @@ CONNECTION_SETTINGS = {
     "options": "-c lock_timeout=4s -c statement_timeout=20s -c idle_in_transaction_session_timeout=60s -c timezone=UTC",
     "tcp_user_timeout": 5000,
 }
+
+POOL_SIZE = Gauge("forage_db_pool_size", "Connections that the pool may hold.", ["service"])
+POOL_IN_USE = Gauge("forage_db_pool_in_use", "Connections of the pool that somebody uses.", ["service"])
+POOL_WAIT = Histogram(
+    "forage_db_pool_wait_seconds",
+    "How long a transaction waits for its connection, with the time to make a new one.",
+    ["service"],
+    buckets=(0.0001, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 3),
+)
 
 
 class Engine(SharedExtension):
@@ -62,6 +74,8 @@ class Engine(SharedExtension):
             connect_args={**CONNECTION_SETTINGS, "application_name": service},
         )
         event.listen(self.engine, "do_connect", _connect_in_time)
+        POOL_SIZE.labels(service).set_function(lambda: cast(QueuePool, self.engine.pool).size())
+        POOL_IN_USE.labels(service).set_function(lambda: cast(QueuePool, self.engine.pool).checkedout())
 
     def stop(self):
         self.engine.dispose()
@@ -78,6 +92,8 @@ class Engine(SharedExtension):
         """A session whose caller commits. Raises DatabaseUnavailable when the database is away or overloaded."""
         try:
             with Session(self.engine, expire_on_commit=False) as session:
+                with POOL_WAIT.labels(self.container.service_name).time():
+                    session.connection()
                 yield session
         except (OperationalError, InterfaceError, PoolTimeout) as error:
             logger.warning("the database is not available: %s", error.__cause__ or error)

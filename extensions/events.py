@@ -1,7 +1,8 @@
 """Events: durable handlers, broadcast handlers, and hints.
 
 An event class is a frozen dataclass with the class attributes `source` (the publishing service),
-`name` and `subscribers` ((service, method), …), and the fields `event_id` (UUID) and `version` (int).
+`name` and `subscribers` ((service, method), …), and the fields `event_id` (UUID), `timestamp` (aware) and
+`version` (int).
 
     class Shipping:
         name = "shipping"
@@ -24,6 +25,7 @@ import json
 import logging
 import time
 from contextlib import suppress
+from datetime import UTC, datetime
 from uuid import uuid4
 
 import eventlet
@@ -32,12 +34,14 @@ from kombu import Exchange, Queue
 from nameko.exceptions import ContainerBeingKilled
 from nameko.extensions import DependencyProvider, Entrypoint
 from nameko.standalone.events import get_event_exchange
+from prometheus_client import Histogram
 
 from extensions.broker import BrokerUnavailable, Publisher, Unroutable, encode
 from extensions.consumers import Consumers
 from extensions.database import after_commit
 from extensions.errors import DatabaseUnavailable
-from extensions.parking import parking_queue
+from extensions.gauges import QUEUE_MESSAGES, QueueDepths
+from extensions.parking import PARKED_MESSAGES, parking_queue
 from extensions.payloads import from_payload, to_payload
 from extensions.rpc import HEADER_PREFIX, context_from_headers
 
@@ -47,6 +51,20 @@ PAUSES_SECONDS = (1, 5, 30, 120, 600)
 ATTEMPT_HEADER = "x-attempt"
 PUBLISH_SECONDS = 5
 UNAVAILABLE_PAUSE_SECONDS = 1
+
+HANDLED_EVENTS = Histogram(
+    "forage_event_handler_duration_seconds",
+    "Attempts to handle an event, from its receipt. outcome: handled, retried (it comes again after a pause), parked, "
+    "postponed (the database is away), failed (a hint, which is gone).",
+    ["service", "event", "handler", "outcome"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+EVENT_LAG = Histogram(
+    "forage_event_lag_seconds",
+    "From the time that an event bears to the end of its handling.",
+    ["service", "event", "handler"],
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200),
+)
 
 
 def handler_queue(event_class, service, method, config):
@@ -102,6 +120,14 @@ def event_context(event, message):
     return context
 
 
+def count(handler, outcome, started_at, event=None):
+    """Count one attempt of an event handler. event: None for what could not be read."""
+    labels = handler.container.service_name, handler.event_class.name, handler.method_name
+    HANDLED_EVENTS.labels(*labels, outcome).observe(time.perf_counter() - started_at)
+    if outcome == "handled":
+        EVENT_LAG.labels(*labels).observe(max(0, (datetime.now(UTC) - event.timestamp).total_seconds()))
+
+
 class EventHandler(Entrypoint):
     """Handles each event of a class in a durable queue that the service's replicas share.
 
@@ -111,6 +137,7 @@ class EventHandler(Entrypoint):
 
     consumers = Consumers()
     publisher = Publisher()
+    depths = QueueDepths()
 
     def __init__(self, event_class, workers=1, pauses_seconds=PAUSES_SECONDS, **kwargs):
         super().__init__(**kwargs)
@@ -124,6 +151,8 @@ class EventHandler(Entrypoint):
         self.declare.append(parking_queue(self.container.service_name))
         self.publisher.declare(*self.declare)
         self.consumers.register(self)
+        self.depths.watch(self.queue().name, QUEUE_MESSAGES, self.queue().name)
+        self.depths.watch(parking_queue(self.container.service_name).name, PARKED_MESSAGES)
 
     def stop(self):
         if not self._stopping.ready():
@@ -137,22 +166,37 @@ class EventHandler(Entrypoint):
         pass
 
     def handle(self, message):
+        started_at = time.perf_counter()
         try:
             event = read_event(self.event_class, message)
         except Unreadable as error:
+            count(self, "parked", started_at)
             self._park(message, str(error))
         else:
             self._attempt(message, event)
 
     def _attempt(self, message, event):
+        started_at = time.perf_counter()
+
+        def settle(worker_ctx, result, exc_info):
+            count(self, self._outcome(message, exc_info), started_at, event)
+            return self._settle(message, event, result, exc_info)
+
         with suppress(ContainerBeingKilled):  # Not acknowledged, it goes back with the connection.
             self.container.spawn_worker(
                 self,
                 (event,),
                 {},
                 context_data=event_context(event, message),
-                handle_result=lambda worker_ctx, result, exc_info: self._settle(message, event, result, exc_info),
+                handle_result=settle,
             )
+
+    def _outcome(self, message, exc_info):
+        if exc_info is None:
+            return "handled"
+        if isinstance(exc_info[1], DatabaseUnavailable):
+            return "postponed"
+        return "retried" if self._attempts(message) < len(self.pauses_seconds) else "parked"
 
     def _settle(self, message, event, result, exc_info):
         if exc_info is None:
@@ -265,14 +309,17 @@ class BroadcastHandler(Entrypoint):
         pass
 
     def handle(self, message):
+        started_at = time.perf_counter()
         try:
             event = read_event(self.event_class, message)
         except Unreadable as error:
             logger.warning("dropped a hint of %s: %s", self.event_class.name, error)
+            count(self, "failed", started_at)
             self.consumers.ack(message)
             return
 
         def acknowledge(worker_ctx, result, exc_info):
+            count(self, "handled" if exc_info is None else "failed", started_at, event)
             self.consumers.ack(message)
             return result, exc_info
 

@@ -5,16 +5,26 @@ Settings: SMTP_HOST, SMTP_PORT.
 
 import logging
 import smtplib
+import time
 from contextlib import suppress
 
 import eventlet
 from nameko.extensions import DependencyProvider
+from prometheus_client import Histogram
 
 from extensions.settings import integer, required
 
 logger = logging.getLogger(__name__)
 
 QUIT_SECONDS = 1
+
+MAILS = Histogram(
+    "forage_mail_duration_seconds",
+    "Tries to send a mail. outcome: sent, postponed (4xx for this mail), refused (5xx), away (says nothing about it), "
+    "error.",
+    ["service", "outcome"],
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
 
 
 class MailServerAway(Exception):
@@ -27,6 +37,9 @@ class MailPostponed(Exception):
 
 class MailRefused(Exception):
     """The server says 5xx to this mail: it never will."""
+
+
+OUTCOMES = {MailServerAway: "away", MailPostponed: "postponed", MailRefused: "refused"}
 
 
 class Mailer(DependencyProvider):
@@ -44,6 +57,17 @@ class Mailer(DependencyProvider):
         Raises MailServerAway, MailPostponed or MailRefused, each with a sentence. After MailServerAway
         for a time-out the server may have taken the mail: no protocol can tell.
         """
+        started_at, outcome = time.perf_counter(), "error"
+        try:
+            self._send(mail, timeout_seconds)
+            outcome = "sent"
+        except (MailServerAway, MailPostponed, MailRefused) as error:
+            outcome = OUTCOMES[type(error)]
+            raise
+        finally:
+            MAILS.labels(self.container.service_name, outcome).observe(time.perf_counter() - started_at)
+
+    def _send(self, mail, timeout_seconds):
         try:
             with eventlet.Timeout(timeout_seconds, TimeoutError(f"no answer within {timeout_seconds} s")):
                 smtp = smtplib.SMTP(self._host, self._port, timeout=timeout_seconds)

@@ -24,6 +24,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, Gauge, Histogram, disable_cre
 from extensions.consumers import Consumers
 from extensions.database import Engine
 from extensions.errors import DatabaseUnavailable
+from extensions.gauges import Inquiries
 from extensions.settings import integer, required
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,8 @@ LOOP_LAG = Histogram(
     ["service"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
 )
+WORKERS = Gauge("forage_workers", "How many workers the service may have at once.", ["service"])
+BUSY_WORKERS = Gauge("forage_workers_busy", "How many workers are at work.", ["service"])
 
 # The time a series began is of no use where rates are asked for, and one more series of each.
 disable_created_metrics()
@@ -51,6 +54,8 @@ _server_logger.setLevel(logging.WARNING)
 
 class Metrics(DependencyProvider):
     """One for each process: a second one would ask for the same port."""
+
+    inquiries = Inquiries()
 
     def setup(self):
         config = self.container.config
@@ -67,8 +72,11 @@ class Metrics(DependencyProvider):
                 "set METRICS_HOST and METRICS_PORT to a free one, or the port to 0."
             ) from None
         self.port = self._listener.getsockname()[1]
+        self._threads = []
         self._pages = {"/metrics": self._metrics, "/livez": self._livez, "/readyz": self._readyz}
         INFO.labels(self.container.service_name).set(1)
+        WORKERS.labels(self.container.service_name).set(self.container.max_workers)
+        self._busy_workers = BUSY_WORKERS.labels(self.container.service_name)
 
     def start(self):
         self._server = wsgi.Server(
@@ -90,8 +98,13 @@ class Metrics(DependencyProvider):
             thread.kill()
         self._listener.close()
 
-    def kill(self):
-        self._listener.close()
+    kill = stop
+
+    def worker_setup(self, worker_ctx):
+        self._busy_workers.inc()
+
+    def worker_teardown(self, worker_ctx):
+        self._busy_workers.dec()
 
     def _accept(self):
         while True:
@@ -126,6 +139,7 @@ class Metrics(DependencyProvider):
         return [b"" if environ["REQUEST_METHOD"] == "HEAD" else body]
 
     def _metrics(self):
+        self.inquiries.refresh()
         return HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest()
 
     def _livez(self):

@@ -29,6 +29,7 @@ from uuid import UUID
 import eventlet
 from nameko.extensions import DependencyProvider
 from nameko.standalone.events import get_event_exchange
+from prometheus_client import Counter, Gauge
 from sqlalchemy import BigInteger, DateTime, Identity, Index, Text, and_, delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, aliased, declared_attr, mapped_column
@@ -37,6 +38,7 @@ from extensions.broker import BrokerUnavailable, ConfirmingPublisher, NotConfirm
 from extensions.database import Engine, after_commit
 from extensions.errors import DatabaseUnavailable
 from extensions.events import handler_queue
+from extensions.gauges import Inquiries
 from extensions.payloads import to_payload
 from extensions.polling import Loop
 from extensions.rpc import HEADER_PREFIX
@@ -50,6 +52,14 @@ IDLE_SECONDS = 1
 OTHER_REPLICA_SECONDS = 0.05
 LONGEST_WAIT_SECONDS = 30
 STOP_SECONDS = 3
+
+WAITING = Gauge("forage_outbox_messages", "Events that wait in the outbox.", ["service"])
+OLDEST_AGE = Gauge("forage_outbox_oldest_age_seconds", "How long the oldest event waits in the outbox.", ["service"])
+PUBLISHED = Counter(
+    "forage_outbox_published_total",
+    "Events that the broker was given. outcome: confirmed, refused (nobody took it; it stays and goes out again).",
+    ["service", "event", "outcome"],
+)
 
 
 class OutboxMixin:
@@ -74,6 +84,7 @@ class Outbox(DependencyProvider):
     """model: the service's OutboxMixin model. events: every event class that the service adds."""
 
     engine = Engine()
+    inquiries = Inquiries()
 
     def __init__(self, model, events):
         self.model, self.events = model, events
@@ -89,6 +100,7 @@ class Outbox(DependencyProvider):
         self._mandatory = {event_class.name for event_class in self.events if event_class.subscribers}
         self._publisher = ConfirmingPublisher(amqp_uri(config), [self._exchange, *queues])
         self._relay = Loop(self._relay_round, IDLE_SECONDS)
+        self.inquiries.add("outbox", self._waiting)
 
     def start(self):
         self._relay.start(self.container)
@@ -118,6 +130,13 @@ class Outbox(DependencyProvider):
             )
         )
         after_commit(session, self._relay.ring)
+
+    def _waiting(self):
+        """For the gauges."""
+        age = func.extract("epoch", func.now() - func.min(self.model.created_at))
+        with self.engine.session() as session:
+            count, oldest = session.execute(select(func.count(), func.coalesce(age, 0)).select_from(self.model)).one()
+        return {(WAITING,): count, (OLDEST_AGE,): float(oldest)}
 
     def _relay_round(self):
         """Publish what is due; true when another round may find more."""
@@ -154,10 +173,12 @@ class Outbox(DependencyProvider):
                 logger.error("%s %s was not taken by the broker: %r", row.event_name, row.event_id, error)
                 self._put_off(session, row)
                 refused = True
+                PUBLISHED.labels(self.container.service_name, row.event_name, "refused").inc()
             except BrokerUnavailable as error:
                 failure = error
             else:
                 confirmed.append(row.id)
+                PUBLISHED.labels(self.container.service_name, row.event_name, "confirmed").inc()
         if confirmed:
             session.execute(delete(self.model).where(self.model.id.in_(confirmed)))
         if refused:

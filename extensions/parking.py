@@ -18,6 +18,7 @@ from amqp.basic_message import Message
 from amqp.exceptions import AccessRefused
 from kombu import Queue
 from nameko.extensions import DependencyProvider
+from prometheus_client import Gauge
 
 from extensions.broker import CONNECTION_ERRORS, BrokerUnavailable, Publisher, Unroutable, connect, no_answer_within
 from extensions.errors import NotReplayable, ServiceUnavailable
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 READ_SECONDS = 3
 BODY_CHARACTERS = 2000
+
+PARKED_MESSAGES = Gauge("forage_parked_messages", "Messages that no handler of the service could take.", ["service"])
 
 
 def parking_queue(service):

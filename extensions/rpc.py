@@ -41,10 +41,12 @@ from nameko.exceptions import (
 from nameko.extensions import DependencyProvider, Entrypoint, SharedExtension
 from nameko.rpc import get_rpc_exchange
 from nameko.timer import Timer
+from prometheus_client import Histogram
 
 from extensions.broker import BrokerUnavailable, Publisher, Unroutable, encode
 from extensions.consumers import Consumers
 from extensions.errors import RpcTimeout, ServiceUnavailable
+from extensions.gauges import QUEUE_MESSAGES, QueueDepths
 
 __all__ = ["ClusterClient", "RpcTimeout", "ServiceUnavailable", "rpc"]
 
@@ -55,6 +57,34 @@ NESTED_MARGIN_SECONDS = 0.5
 CONFIRM_SECONDS = 1
 QUEUE_EXPIRES_MS = 1000
 HEADER_PREFIX = "nameko."
+
+CALL_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+HANDLED_CALLS = Histogram(
+    "forage_rpc_server_duration_seconds",
+    "Calls from their receipt to their answer. outcome: ok, refused (an answer of the method's own), error, timeout, "
+    "unavailable; method: `unknown` for what fits none.",
+    ["service", "method", "outcome"],
+    buckets=CALL_BUCKETS,
+)
+MADE_CALLS = Histogram(
+    "forage_rpc_client_duration_seconds",
+    "Calls of other services until they are answered or given up; outcomes as the server's.",
+    ["service", "target", "method", "outcome"],
+    buckets=CALL_BUCKETS,
+)
+# A name that came from outside must not become a label.
+UNKNOWN_METHOD = "unknown"
+
+
+def outcome_of(error):
+    """The label for how a call ended. error: None, or what it raised."""
+    if error is None:
+        return "ok"
+    if isinstance(error, RpcTimeout):
+        return "timeout"
+    if isinstance(error, ServiceUnavailable):
+        return "unavailable"
+    return "refused" if isinstance(error, tuple(exceptions.registry.values())) else "error"
 
 
 def context_from_headers(message):
@@ -79,6 +109,7 @@ class RpcConsumer(SharedExtension):
 
     consumers = Consumers()
     publisher = Publisher()
+    depths = QueueDepths()
     declare = ()
 
     def __init__(self):
@@ -88,6 +119,7 @@ class RpcConsumer(SharedExtension):
         self._exchange = get_rpc_exchange(self.container.config)
         self.publisher.declare(self._exchange)
         self.consumers.register(self)
+        self.depths.watch(self.queue().name, QUEUE_MESSAGES, self.queue().name)
 
     @property
     def prefetch(self):
@@ -116,30 +148,32 @@ class RpcConsumer(SharedExtension):
         self.consumers.unregister(self)
 
     def handle(self, message):
+        started_at = time.perf_counter()
         try:
             entrypoint, args, kwargs = self._parse(message)
         except exceptions.BadRequest as error:
-            self.reply(message, error=error)
+            self._answer(message, UNKNOWN_METHOD, started_at, error=error)
             return
         context = context_from_headers(message)
         context["call_id"] = message.properties.get("correlation_id") or uuid4().hex
         context.setdefault("request_id", context["call_id"])
         deadline = context.get("deadline")
         if deadline is not None and not isinstance(deadline, (int, float)):
-            self.reply(message, error=MalformedRequest("The deadline is not a number of seconds since 1970."))
+            refusal = MalformedRequest("The deadline is not a number of seconds since 1970.")
+            self._answer(message, entrypoint.method_name, started_at, error=refusal)
             return
         if deadline is not None and time.time() >= deadline:
             logger.warning("dropped a call of %s past its deadline", message.delivery_info["routing_key"])
-            self.reply(message, error=RpcTimeout(self.container.service_name))
+            self._answer(message, entrypoint.method_name, started_at, error=RpcTimeout(self.container.service_name))
             return
+
+        def finish(worker_ctx, result, exc_info):
+            answer = {"result": result} if exc_info is None else {"error": exc_info[1]}
+            self._answer(message, entrypoint.method_name, started_at, **answer)
+            return result, exc_info
+
         with suppress(ContainerBeingKilled):  # Not acknowledged, it goes back with the connection.
-            self.container.spawn_worker(
-                entrypoint,
-                args,
-                kwargs,
-                context_data=context,
-                handle_result=lambda worker_ctx, result, exc_info: self._answer(message, result, exc_info),
-            )
+            self.container.spawn_worker(entrypoint, args, kwargs, context_data=context, handle_result=finish)
 
     def disconnected(self):
         pass
@@ -185,9 +219,10 @@ class RpcConsumer(SharedExtension):
             logger.exception("an answer of %s is not JSON", message.delivery_info["routing_key"])
             return encode({"result": None, "error": exceptions.serialize(UnserializableValueError(str(failure)))})
 
-    def _answer(self, message, result, exc_info):
-        self.reply(message, result if exc_info is None else None, exc_info and exc_info[1])
-        return result, exc_info
+    def _answer(self, message, method, started_at, result=None, error=None):
+        seconds = time.perf_counter() - started_at
+        HANDLED_CALLS.labels(self.container.service_name, method, outcome_of(error)).observe(seconds)
+        self.reply(message, result, error)
 
 
 class Rpc(Entrypoint):
@@ -342,7 +377,15 @@ class Cluster:
     def _call(self, service, method, args, kwargs):
         latest = time.time() + CALL_SECONDS
         deadline = latest if self._deadline is None else min(self._deadline, latest)
-        return self._client.call(service, method, args, kwargs, {**self._context, "deadline": deadline})
+        started_at, outcome = time.perf_counter(), "ok"
+        try:
+            return self._client.call(service, method, args, kwargs, {**self._context, "deadline": deadline})
+        except BaseException as error:
+            outcome = outcome_of(error)
+            raise
+        finally:
+            labels = (self._client.container.service_name, service, method, outcome)
+            MADE_CALLS.labels(*labels).observe(time.perf_counter() - started_at)
 
 
 class _Service:

@@ -1,5 +1,6 @@
 """The Flask app: one function that puts the parts together."""
 
+import functools
 import json
 import re
 from contextlib import ExitStack
@@ -51,6 +52,12 @@ def create_app(config, cluster, tokens, cache, live, limits, page):
     app.extensions["rounds"] = health.Rounds()
     in_flight = app.extensions["in_flight"] = Places(MAX_IN_FLIGHT)
     big_bodies = app.extensions["big_bodies"] = Places(MAX_BIG_BODIES)
+
+    @app.before_request
+    def name_route():
+        if request.url_rule is not None:
+            request.environ["route"] = template_of(request.url_rule.rule)
+
     app.before_request(lambda: preflight(request))
 
     def asked_view():
@@ -122,6 +129,12 @@ def create_app(config, cluster, tokens, cache, live, limits, page):
     app.answer_headers = security_headers(config)
     app.going_away = live.going_away
     return app
+
+
+@functools.cache
+def template_of(rule):
+    """Flask's rule as the API's document writes it: `/orders/{order_id}`."""
+    return re.sub("<(?:[^:>]+:)?([^>]+)>", r"{\1}", rule)
 
 
 def refuse_open_views(app):

@@ -25,10 +25,11 @@ OK = f"{HTTPStatus.OK.value} {HTTPStatus.OK.phrase}"
 
 
 class Answer:
-    """A body with its validator: `"<version>-<hash of the body>"`, version 0 for lists."""
+    """A body with its validator, `"<version>-<hash of the body>"`, version 0 for lists, and its route's template."""
 
-    def __init__(self, body, version=0):
+    def __init__(self, body, version=0, route=None):
         self.body = body
+        self.route = route
         self.etag = f'"{version}-{blake2b(body, digest_size=8).hexdigest()}"'
 
     def respond(self, if_none_match):
@@ -148,6 +149,7 @@ class CachedReads:
             answer = self.cache.get(key_of(path, environ.get("QUERY_STRING", "")))
             caller = environ["caller"]
             if answer is not None and not (caller is not None and caller.is_admin):
+                environ["route"] = answer.route
                 status, headers, body = answer.respond(environ.get("HTTP_IF_NONE_MATCH"))
                 start_response(status, headers)
                 return [] if method == "HEAD" else [body]

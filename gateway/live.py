@@ -16,6 +16,7 @@ from eventlet.green import socket
 from eventlet.queue import Empty, Full, LightQueue
 from eventlet.semaphore import Semaphore
 from nameko.extensions import DependencyProvider
+from prometheus_client import Gauge
 from simple_websocket import ConnectionClosed
 from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import ProtocolError
@@ -51,6 +52,8 @@ MAX_BURST = 60
 # Pings, pongs and parts of messages are frames, too.
 FRAMES_PER_SECOND = 100
 MAX_FRAME_BURST = 300
+
+SOCKETS = Gauge("forage_websockets", "Open WebSockets. state: anonymous, authenticated.", ["service", "state"])
 
 
 class Live(DependencyProvider):
@@ -106,6 +109,7 @@ class Live(DependencyProvider):
         """Talk with one client until it is gone. Raises ConnectionClosed, as simple_websocket does."""
         client = _Client(ws, on_expiry=self._identify)
         self._clients.add(client)
+        _sockets_of(client).inc()
         self._of_address[address] += 1
         client.start()
         try:
@@ -125,6 +129,7 @@ class Live(DependencyProvider):
             if not self._of_address[address]:
                 del self._of_address[address]
             self._identify(client, None)
+            _sockets_of(client).dec()
             client.stop()
 
     def going_away(self):
@@ -173,7 +178,9 @@ class Live(DependencyProvider):
             sockets.discard(client)
             if not sockets:
                 del self._of_user[client.caller.user_id]
+        _sockets_of(client).dec()
         client.caller = caller
+        _sockets_of(client).inc()
         if caller is not None:
             self._of_user.setdefault(caller.user_id, set()).add(client)
 
@@ -336,6 +343,11 @@ class WholeSocket:
     def get_socket(self):
         """In the place of eventlet's input in the WSGI environment."""
         return self
+
+
+def _sockets_of(client):
+    """The gauge that the client counts in."""
+    return SOCKETS.labels("gateway", "anonymous" if client.caller is None else "authenticated")
 
 
 def _text(**message):

@@ -34,6 +34,7 @@ from eventlet import greenio, wsgi
 from eventlet.event import Event
 from eventlet.green import socket
 from nameko.extensions import Entrypoint
+from prometheus_client import Histogram
 
 from extensions.settings import integer, positive
 from extensions.telemetry import bind_log_fields
@@ -64,6 +65,15 @@ MAX_DISCARDED_BYTES = 8 * 1024 * 1024
 # Of an answer that is all written, from its first byte to its last.
 ANSWER_SECONDS = 60
 LINGER_SECONDS = 1
+
+REQUESTS = Histogram(
+    "forage_http_request_duration_seconds",
+    "Requests from their head to their answer, without WebSockets. route: its template, `unmatched` for a request that "
+    "fits none or was refused before.",
+    ["service", "route", "method", "status"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
 class WsgiServer(Entrypoint):
@@ -214,7 +224,9 @@ def _stop_reading(client):
 
 
 class Requests:
-    """Gives every request its id, in `environ["request_id"]`, and writes a line about each.
+    """Gives every request its id, in `environ["request_id"]`, writes a line about each and counts it.
+
+    It is counted by the template of its route, which the app puts into `environ["route"]`.
 
     `environ["answer_headers"]` are headers, by name, that the answer carries whoever gives it. They start as
     the app's `answer_headers`, if it has any.
@@ -245,8 +257,11 @@ class Requests:
                 raise
             finally:
                 method, path = environ["REQUEST_METHOD"], environ.get("RAW_PATH_INFO", "")
-                duration_ms = round((time.perf_counter() - started_at) * 1000, 1)
-                fields = {"method": method, "path": path, "status": answered, "duration_ms": duration_ms}
+                seconds = time.perf_counter() - started_at
+                if answered != HTTPStatus.SWITCHING_PROTOCOLS:
+                    route, verb = environ.get("route", "unmatched"), method if method in METHODS else "other"
+                    REQUESTS.labels("gateway", route, verb, int(answered)).observe(seconds)
+                fields = {"method": method, "path": path, "status": answered, "duration_ms": round(seconds * 1000, 1)}
                 logger.info("%s %s %d", method, path, answered, extra={"fields": fields})
 
 

@@ -25,7 +25,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from nameko.extensions import DependencyProvider
 from nameko.timer import timer
-from sqlalchemy import func, select
+from prometheus_client import Gauge
+from sqlalchemy import func, literal, select, union_all
 from sqlalchemy.dialects.postgresql import insert
 
 from contracts.errors import MailNotNeeded, NotFailed, NotificationNotFound, ParkedMessageNotFound
@@ -42,6 +43,7 @@ from contracts.schemas import NotificationQuery, ReadMark, load, load_id
 from extensions.database import Database
 from extensions.errors import RpcTimeout, ServiceUnavailable
 from extensions.events import Hints, event_handler
+from extensions.gauges import QueryGauge
 from extensions.mailer import Mailer, MailPostponed, MailRefused, MailServerAway
 from extensions.metrics import Metrics
 from extensions.parking import ParkingLot
@@ -71,6 +73,16 @@ EVENT_TYPES = {
 EVENT_CLASSES = {event_class.name: event_class for event_class in EVENT_TYPES}
 # Where the links of account mails lead. Their event types are also the purposes of their tokens.
 TOKEN_PAGES = {"email_verification": "verify-email", "password_reset": "reset-password"}
+
+MAILS = Gauge("forage_mails", "Mails that were not sent. status: pending, failed.", ["service", "status"])
+COUNT_MAILS = union_all(
+    # Each by its own partial index.
+    *(select(literal(status), func.count()).where(Notification.status == status) for status in ("pending", "failed"))
+)
+OLDEST_PENDING = Gauge("forage_mails_oldest_pending_age_seconds", "How long the oldest mail is pending.", ["service"])
+AGE_OF_OLDEST_PENDING = select(
+    func.coalesce(func.extract("epoch", func.now() - func.min(Notification.created_at)), 0)
+).where(Notification.status == "pending")
 
 
 class UsersAway(Exception):
@@ -167,6 +179,8 @@ class Notifications:
     parking = ParkingLot()
     log_context = LogContext()
     metrics = Metrics()
+    mails = QueryGauge(MAILS, COUNT_MAILS)
+    oldest_pending = QueryGauge(OLDEST_PENDING, AGE_OF_OLDEST_PENDING)
 
     @event_handler(OrderCreated)
     def confirm_order(self, event):

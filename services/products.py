@@ -11,6 +11,7 @@ Handles:  order.created, order.status.updated, order.abandoned
 import logging
 
 from nameko.timer import timer
+from prometheus_client import Gauge
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import IntegrityError
 
@@ -42,6 +43,7 @@ from contracts.schemas import (
 from extensions.database import Database
 from extensions.errors import RpcTimeout, ServiceUnavailable
 from extensions.events import Hints, event_handler
+from extensions.gauges import QueryGauge
 from extensions.inbox import once
 from extensions.metrics import Metrics
 from extensions.parking import ParkingLot
@@ -60,6 +62,14 @@ SETTLE_BATCH = 100
 LOW_STOCK = 5
 LOW_STOCK_SHOWN = 10
 
+STOCK_MISMATCHES = Gauge("forage_stock_mismatches", "Products whose stock is not the sum of their ledger.", ["service"])
+# Of the whole ledger: asked seldom.
+COUNT_MISMATCHES = text("""
+SELECT count(*) FROM products p
+LEFT JOIN (SELECT product_id, sum(delta) AS stock FROM stock_movements GROUP BY product_id) m ON m.product_id = p.id
+WHERE p.stock_quantity <> coalesce(m.stock, 0)
+""")
+MISMATCHES_INTERVAL_SECONDS = 300
 
 # Only who inserts the reservation goes on. A line that is short is left as it is: the caller sees it
 # in the answer and rolls everything back.
@@ -142,6 +152,7 @@ class Products:
     settle_after_seconds = Setting("SETTLE_AFTER_SECONDS", lowest=0, highest=86400)
     log_context = LogContext()
     metrics = Metrics()
+    stock_mismatches = QueryGauge(STOCK_MISMATCHES, COUNT_MISMATCHES, MISMATCHES_INTERVAL_SECONDS)
 
     # The catalogue
 

@@ -120,7 +120,7 @@ def delete_product(product_id):
 
 
 def _answer(schema, result, version=0):
-    return Answer(json.dumps(schema.dump(result)).encode(), version)
+    return Answer(json.dumps(schema.dump(result)).encode(), version, request.environ["route"])
 
 
 def _read(fill, product_id=None, cached=True):

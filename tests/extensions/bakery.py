@@ -1,6 +1,7 @@
 """The example's events and tables."""
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import ClassVar
 from uuid import UUID, uuid4
 
@@ -19,6 +20,7 @@ class Event:
     subscribers: ClassVar[tuple[tuple[str, str], ...]] = ()
 
     event_id: UUID = field(default_factory=uuid4)
+    timestamp: datetime = field(default_factory=lambda: datetime.now(UTC))
     version: int = 1
 
 

@@ -1,16 +1,29 @@
 """extensions.metrics: what a process tells about itself, and to whom."""
 
-from types import SimpleNamespace
+from datetime import UTC, datetime, timedelta
+from email.message import EmailMessage
 
 import pytest
 import requests
-from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client import Gauge
+from sqlalchemy import func, select, text
 
+from extensions import gauges
 from extensions.database import Database
+from extensions.events import event_handler
+from extensions.gauges import QueryGauge
+from extensions.mailer import Mailer, MailRefused, MailServerAway
 from extensions.metrics import Metrics
+from extensions.outbox import Outbox
+from extensions.payloads import to_payload
 from extensions.rpc import rpc
+from tests.extensions.bakery import Cake, CakeBaked, OutboxEntry
 from tests.extensions.proxy import UriProxy
+from tests.infrastructure.metrics import Watched
 from tests.infrastructure.waiting import wait_for
+
+CAKES = Gauge("forage_test_cakes", "Cakes by their name.", ["service", "cake"])
+SLOW_CAKES = Gauge("forage_test_slow_cakes", "Cakes, counted slowly.", ["service"])
 
 
 class Bakery:
@@ -18,34 +31,34 @@ class Bakery:
 
     db = Database()
     metrics = Metrics()
+    outbox = Outbox(OutboxEntry, events=[CakeBaked])
+    cakes = QueryGauge(CAKES, select(Cake.name, func.count()).group_by(Cake.name))
+
+    @rpc
+    def bake(self, cake):
+        with self.db.transaction() as session:
+            session.add(Cake(name=cake))
+            self.outbox.add(session, CakeBaked(cake=cake))
 
     @rpc
     def look(self):
         self.db.check()
 
+    @rpc
+    def burn(self):
+        raise ZeroDivisionError("burnt")
+
 
 @pytest.fixture
 def watched(run_service):
-    """`watched(Bakery)` starts it; `get("/livez")` asks it, `value("forage_…", outcome="ok")` is one of its samples."""
+    """`watched(Bakery)` starts it."""
+    return lambda service_class, **settings: Watched(run_service(service_class, **settings))
 
-    def watched(service_class, **settings):
-        container = run_service(service_class, **settings)
-        [metrics] = [extension for extension in container.dependencies if isinstance(extension, Metrics)]
 
-        def get(path, **options):
-            return requests.get(f"http://127.0.0.1:{metrics.port}{path}", timeout=10, **options)
-
-        def value(name, **labels):
-            labels = {"service": container.service_name, **labels}
-            for family in text_string_to_metric_families(get("/metrics").text):
-                for sample in family.samples:
-                    if sample.name == name and sample.labels.items() >= labels.items():
-                        return sample.value
-            return None
-
-        return SimpleNamespace(container=container, port=metrics.port, get=get, value=value)
-
-    return watched
+@pytest.fixture
+def bakery(tables):
+    """The bakery's database."""
+    return tables("bakery")
 
 
 def test_a_process_that_is_well_lives_and_is_ready(watched):
@@ -153,3 +166,204 @@ def test_a_taken_port_ends_the_process_with_a_sentence(watched, run_service):
 def test_a_bad_address_ends_the_process_with_a_sentence(run_service, settings, sentence):
     with pytest.raises(SystemExit, match=sentence):
         run_service(Bakery, **settings)
+
+
+def test_calls_are_counted_by_method_and_outcome_at_both_ends(watched, bakery, cluster):
+    server = watched(Bakery)
+
+    cluster.bakery.look()
+    cluster.bakery.look()
+    with pytest.raises(Exception, match="burnt"):
+        cluster.bakery.burn()
+
+    for end, labels in (("server", {}), ("client", {"service": "caller", "target": "bakery"})):
+        calls = f"forage_rpc_{end}_duration_seconds_count"
+        assert server.count(calls, method="look", outcome="ok", **labels) == 2
+        assert server.count(calls, method="burn", outcome="error", **labels) == 1
+    assert 0 < server.count("forage_rpc_server_duration_seconds_sum", method="look") < 5
+
+
+def test_a_service_that_is_away_is_counted_by_its_caller(watched, cluster):
+    server = watched(Bakery)
+
+    with pytest.raises(Exception, match="nowhere"):
+        cluster.nowhere.look()
+
+    calls = "forage_rpc_client_duration_seconds_count"
+    assert server.count(calls, service="caller", target="nowhere", outcome="unavailable") == 1
+
+
+def test_names_that_come_from_outside_make_no_labels(watched, bakery, calls):
+    server = watched(Bakery)
+
+    calls.send("bakery.made_up")
+    calls.send("bakery.look", kwargs={"made_up": 1})
+    calls.send("bakery.look", body=b"made up")
+
+    counted = "forage_rpc_server_duration_seconds_count"
+    wait_for(lambda: server.count(counted, method="unknown", outcome="refused") == 3)
+    assert "made_up" not in server.get("/metrics").text
+
+
+@pytest.fixture
+def press(watched, monkeypatch):
+    """A service with handlers that go well, go wrong, and go wrong for good."""
+    monkeypatch.setattr(gauges, "DEPTHS_INTERVAL_SECONDS", 0)
+
+    class Press:
+        name = "press"
+
+        metrics = Metrics()
+
+        @event_handler(CakeBaked)
+        def report(self, event):
+            pass
+
+        @event_handler(CakeBaked, pauses_seconds=(1,))
+        def criticize(self, event):
+            raise ZeroDivisionError("no taste")
+
+    return watched(Press)
+
+
+def test_events_are_counted_by_handler_and_outcome(press, broker):
+    event = CakeBaked(cake="Torte", timestamp=datetime.now(UTC) - timedelta(seconds=90))
+
+    broker.publish(to_payload(event), exchange="bakery.events", routing_key="cake.baked")
+
+    attempts = "forage_event_handler_duration_seconds_count"
+    wait_for(lambda: press.count(attempts, event="cake.baked", handler="report", outcome="handled") == 1)
+    wait_for(lambda: press.count(attempts, event="cake.baked", handler="criticize", outcome="retried") == 1)
+    wait_for(lambda: press.count(attempts, event="cake.baked", handler="criticize", outcome="parked") == 1)
+    assert 90 <= press.count("forage_event_lag_seconds_sum", event="cake.baked", handler="report") < 120
+    assert press.count("forage_event_lag_seconds_count", handler="criticize") == 0
+
+
+def test_messages_that_wait_or_are_parked_are_told(press, broker):
+    broker.publish(b"no event", exchange="bakery.events", routing_key="cake.baked")
+
+    wait_for(lambda: press.value("forage_parked_messages") == 2)
+    assert press.value("forage_queue_messages", queue="evt-bakery-cake.baked--press.report") == 0
+    assert press.value("forage_inquiry_success", inquiry="queues") == 1
+
+
+def test_the_outbox_tells_how_many_wait_and_since_when(watched, bakery, cluster):
+    server = watched(Bakery)
+    cluster.bakery.bake("Torte")
+    wait_for(lambda: server.count("forage_outbox_published_total", event="cake.baked", outcome="confirmed") == 1)
+    assert server.value("forage_outbox_messages") == 0
+    assert server.value("forage_outbox_oldest_age_seconds") == 0
+
+    with bakery.engine.begin() as connection:
+        # Later than the relay would look.
+        waiting = {"event_id": CakeBaked(cake="").event_id, "event_name": "cake.baked", "key": "1", "payload": {}}
+        at = {"created_at": func.now() - timedelta(seconds=90), "not_before": func.now() + timedelta(seconds=90)}
+        connection.execute(OutboxEntry.__table__.insert().values(**waiting, **at))
+
+    assert server.value("forage_outbox_messages") == 1
+    assert 90 <= server.value("forage_outbox_oldest_age_seconds") < 120
+
+
+def test_a_query_is_told_and_what_is_gone_with_it(watched, bakery, cluster):
+    server = watched(Bakery)
+    cluster.bakery.bake("Torte")
+    assert server.value("forage_test_cakes", cake="Torte") == 1
+
+    bakery.execute(text("DELETE FROM cakes"))
+
+    assert server.value("forage_test_cakes", cake="Torte") is None
+
+
+def test_a_slow_query_is_told_when_it_is_there_and_not_asked_again_soon(watched, bakery, monkeypatch):
+    monkeypatch.setattr(gauges, "ANSWER_SECONDS", 0.1)
+
+    class Archive:
+        name = "bakery"
+
+        metrics = Metrics()
+        cakes = QueryGauge(SLOW_CAKES, text("SELECT count(*) FROM cakes, pg_sleep(1.5)"), every_seconds=3600)
+
+    server = watched(Archive)
+    assert server.value("forage_test_slow_cakes") is None
+
+    wait_for(lambda: server.value("forage_test_slow_cakes") == 0)
+
+    bakery.execute(Cake.__table__.insert().values(name="Torte"))
+    answer = server.get("/metrics")
+    assert 'forage_test_slow_cakes{service="bakery"} 0.0' in answer.text
+    assert answer.elapsed.total_seconds() < 1
+
+
+def test_without_the_database_all_else_is_told_and_that_it_is_away(watched, bakery, database_proxy):
+    proxy = database_proxy("bakery")
+    server = watched(Bakery, DB_URIS={"bakery": proxy.uri})
+    assert server.value("forage_outbox_messages") == 0
+
+    proxy.go_away()
+
+    assert server.value("forage_inquiry_success", inquiry="outbox") == 0
+    assert server.value("forage_outbox_messages") is None
+    assert server.value("forage_broker_connected") == 1
+
+    proxy.come_back()
+
+    wait_for(lambda: server.value("forage_outbox_messages") == 0)
+    assert server.value("forage_inquiry_success", inquiry="outbox") == 1
+
+
+def test_a_database_that_hangs_does_not_hold_up_the_scrape(watched, bakery, database_proxy):
+    proxy = database_proxy("bakery")
+    server = watched(Bakery, DB_URIS={"bakery": proxy.uri})
+
+    proxy.hold()
+    answer = server.get("/metrics")
+
+    assert answer.elapsed.total_seconds() < 4
+    wait_for(lambda: server.value("forage_inquiry_success", inquiry="outbox") == 0)
+    proxy.release()
+    wait_for(lambda: server.value("forage_outbox_messages") == 0)
+
+
+def test_the_pool_the_workers_and_the_loop_are_told(watched, bakery, cluster):
+    server = watched(Bakery)
+    cluster.bakery.look()
+
+    assert server.value("forage_db_pool_size") == server.value("forage_workers") + 2
+    assert server.value("forage_db_pool_in_use") == 0
+    assert server.count("forage_db_pool_wait_seconds_count") >= 1
+    wait_for(lambda: server.value("forage_workers_busy") == 0)
+    wait_for(lambda: server.count("forage_event_loop_lag_seconds_count") > 0)
+
+
+def test_without_the_broker_its_gauge_is_0(watched, proxy):
+    server = watched(Bakery, AMQP_URI=proxy.uri)
+    assert server.value("forage_broker_connected") == 1
+
+    proxy.go_away()
+
+    wait_for(lambda: server.value("forage_broker_connected") == 0)
+
+
+def test_mails_are_counted_by_what_the_server_said(watched, smtp):
+    class Office:
+        name = "office"
+
+        metrics = Metrics()
+        mailer = Mailer()
+
+    server = watched(Office)
+    mail = EmailMessage()
+    mail["From"], mail["To"] = "bakery@forage.example", "ada@forage.example"
+    mailer = server.dependency("mailer")
+
+    mailer.send(mail, timeout_seconds=5)
+    smtp.reject("ada@forage.example", "550 No such user")
+    with pytest.raises(MailRefused):
+        mailer.send(mail, timeout_seconds=5)
+    smtp.stop()
+    with pytest.raises(MailServerAway):
+        mailer.send(mail, timeout_seconds=5)
+
+    for outcome in ("sent", "refused", "away"):
+        assert server.count("forage_mail_duration_seconds_count", outcome=outcome) == 1
+    smtp.start()

@@ -4,6 +4,7 @@ broker      a kept connection that publishes with confirms
 consumers   the consuming connection of a service
 rpc         the entrypoint and the client, with deadlines
 events      durable handlers with retry and parking; broadcast handlers; hints
+queues      what events lie in, classic or quorum
 outbox      events that leave exactly when their transaction has committed
 inbox       what was handled already: events and calls
 parking     the messages that no handler could take

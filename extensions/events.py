@@ -30,7 +30,7 @@ from uuid import uuid4
 
 import eventlet
 from eventlet.event import Event
-from kombu import Exchange, Queue
+from kombu import Queue
 from nameko.exceptions import ContainerBeingKilled
 from nameko.extensions import DependencyProvider, Entrypoint
 from nameko.standalone.events import get_event_exchange
@@ -41,8 +41,9 @@ from extensions.consumers import Consumers
 from extensions.database import after_commit
 from extensions.errors import DatabaseUnavailable
 from extensions.gauges import QUEUE_MESSAGES, QueueDepths
-from extensions.parking import PARKED_MESSAGES, parking_queue
+from extensions.parking import PARKED_MESSAGES
 from extensions.payloads import from_payload, to_payload
+from extensions.queues import delay_queue, handler_queue, own_headers, parking_queue
 from extensions.rpc import HEADER_PREFIX, context_from_headers
 
 logger = logging.getLogger(__name__)
@@ -65,31 +66,6 @@ EVENT_LAG = Histogram(
     ["service", "event", "handler"],
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200),
 )
-
-
-def handler_queue(event_class, service, method, config):
-    """The durable queue of one handler. Its arguments are final: the broker refuses others."""
-    return Queue(
-        f"evt-{event_class.source}-{event_class.name}--{service}.{method}",
-        exchange=get_event_exchange(event_class.source, config),
-        routing_key=event_class.name,
-        durable=True,
-    )
-
-
-def delay_queue(pause_seconds):
-    """Holds a message for the pause, then leads it to the queue that its routing key names.
-
-    The fanout keeps the routing key; on expiry the default exchange goes by it. So one queue for
-    each pause serves all handlers, and its messages expire in the order they came.
-    """
-    name = f"delay.{pause_seconds}s"
-    return Queue(
-        name,
-        exchange=Exchange(name, type="fanout", durable=True),
-        durable=True,
-        queue_arguments={"x-message-ttl": pause_seconds * 1000, "x-dead-letter-exchange": ""},
-    )
 
 
 class Unreadable(Exception):
@@ -147,12 +123,13 @@ class EventHandler(Entrypoint):
         self._stopping = Event()
 
     def setup(self):
-        self.declare = [delay_queue(pause) for pause in self.pauses_seconds]
-        self.declare.append(parking_queue(self.container.service_name))
+        config = self.container.config
+        self._parking = parking_queue(self.container.service_name, config)
+        self.declare = [*(delay_queue(pause, config) for pause in self.pauses_seconds), self._parking]
         self.publisher.declare(*self.declare)
         self.consumers.register(self)
         self.depths.watch(self.queue().name, QUEUE_MESSAGES, self.queue().name)
-        self.depths.watch(parking_queue(self.container.service_name).name, PARKED_MESSAGES)
+        self.depths.watch(self._parking.name, PARKED_MESSAGES)
 
     def stop(self):
         if not self._stopping.ready():
@@ -221,21 +198,21 @@ class EventHandler(Entrypoint):
             return
         pause = self.pauses_seconds[attempt - 1]
         logger.warning("attempt %d failed, the next in %d s", attempt, pause)
-        delay = delay_queue(pause)
-        headers = {**(message.headers or {}), ATTEMPT_HEADER: attempt}
+        delay = delay_queue(pause, self.container.config)
+        headers = {**own_headers(message), ATTEMPT_HEADER: attempt}
         self._move(message, delay.exchange.name, self.queue().name, headers, message.properties.get("message_id"))
 
     def _park(self, message, reason):
         logger.error("parked a message of %s: %s", self.queue().name, reason)
         headers = {
-            **(message.headers or {}),
+            **own_headers(message),
             "x-parked-from": self.queue().name,
             "x-parked-reason": reason[:500],
             "x-parked-at": int(time.time()),
             "x-parked-attempts": self._attempts(message) + 1,
         }
         headers.pop(ATTEMPT_HEADER, None)
-        self._move(message, "", parking_queue(self.container.service_name).name, headers, uuid4().hex)
+        self._move(message, "", self._parking.name, headers, uuid4().hex)
 
     def _move(self, message, exchange, routing_key, headers, message_id):
         """Acknowledge a message once its copy is confirmed elsewhere; until then keep it."""

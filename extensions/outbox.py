@@ -37,10 +37,10 @@ from sqlalchemy.orm import Mapped, aliased, declared_attr, mapped_column
 from extensions.broker import BrokerUnavailable, ConfirmingPublisher, NotConfirmed, Unroutable, encode
 from extensions.database import Engine, after_commit
 from extensions.errors import DatabaseUnavailable
-from extensions.events import handler_queue
 from extensions.gauges import Inquiries
 from extensions.payloads import to_payload
 from extensions.polling import Loop
+from extensions.queues import handler_queue
 from extensions.rpc import HEADER_PREFIX
 from extensions.settings import amqp_uri
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 
 import eventlet
 from amqp.basic_message import Message
-from amqp.exceptions import AccessRefused
+from amqp.exceptions import ResourceLocked
 from kombu import Queue
 from nameko.extensions import DependencyProvider
 from prometheus_client import Gauge
@@ -23,24 +23,25 @@ from prometheus_client import Gauge
 from extensions.broker import CONNECTION_ERRORS, BrokerUnavailable, Publisher, Unroutable, connect, no_answer_within
 from extensions.errors import NotReplayable, ServiceUnavailable
 from extensions.payloads import timestamp
+from extensions.queues import own_headers, parking_queue
 
 logger = logging.getLogger(__name__)
 
 READ_SECONDS = 3
 BODY_CHARACTERS = 2000
+# A quorum queue gives a consumer no more at once.
+CONSUMER_MESSAGES = 2000
+STATE_HEADER = re.compile("x-parked-|x-attempt$")
+BROKERS_REASONS = {"delivery_limit": "came back unanswered too often: its handlers died, or lost the broker"}
 
 PARKED_MESSAGES = Gauge("forage_parked_messages", "Messages that no handler of the service could take.", ["service"])
-
-
-def parking_queue(service):
-    return Queue(f"parked.{service}", durable=True)
 
 
 class ParkingLot(DependencyProvider):
     publisher = Publisher()
 
     def setup(self):
-        self._queue = parking_queue(self.container.service_name)
+        self._queue = parking_queue(self.container.service_name, self.container.config)
         self.publisher.declare(self._queue)
 
     def get_dependency(self, worker_ctx):
@@ -51,14 +52,13 @@ class ParkingLot(DependencyProvider):
 
         A body of more than BODY_CHARACTERS is cut.
         """
-        with self._messages() as (messages, total):
+        with self._messages() as messages:
             newest = sorted(map(_view, reversed(messages)), key=lambda view: view["parked_at"] or "", reverse=True)
-            return {"messages": newest[:limit], "total": total}
+            return {"messages": newest[:limit], "total": len(messages)}
 
     def count(self):
-        # One is held, so that who asks while another reads waits for the messages.
-        with self._messages(prefetch=1) as (_, total):
-            return total
+        with self._channel() as channel:
+            return self._depth(channel)
 
     def replay(self, message_id):
         """Give the message to its handler once more, with all attempts; false if it isn't here.
@@ -72,22 +72,23 @@ class ParkingLot(DependencyProvider):
         return self._take(message_id, lambda message: None)
 
     def _take(self, message_id, action):
-        with self._messages() as (messages, _):
+        with self._messages() as messages:
             for message in messages:
                 if _id_of(message) == message_id:
                     action(message)
                     message.channel.basic_ack(message.delivery_tag)
+                    messages.remove(message)
                     return True
         return False
 
     def _return(self, message):
-        parked_headers = message.headers or {}
+        headers = parked_headers(message)
         try:
             self.publisher.publish(
                 message.body,
                 exchange="",
-                routing_key=parked_headers.get("x-parked-from") or "",
-                headers={k: value for k, value in parked_headers.items() if not str(k).startswith("x-parked-")},
+                routing_key=headers.get("x-parked-from") or "",
+                headers={key: value for key, value in headers.items() if not STATE_HEADER.match(str(key))},
                 mandatory=True,
                 persistent=True,
                 timeout_seconds=READ_SECONDS,
@@ -96,17 +97,33 @@ class ParkingLot(DependencyProvider):
             raise NotReplayable from error
 
     @contextmanager
-    def _messages(self, prefetch=0):
-        """The parked messages, oldest first, and how many there are; those not acknowledged go back to their places.
+    def _messages(self):
+        """The parked messages, oldest first. Those still in the list at the end go back to their places."""
+        with self._channel() as channel:
+            with no_answer_within(READ_SECONDS):
+                messages = self._read(channel)
+            yield messages
+            with no_answer_within(READ_SECONDS):
+                self._give_back(channel, len(messages))
 
-        They are this caller's alone as long. prefetch: how many to read at most, 0 for all.
-        """
+    @contextmanager
+    def _channel(self):
+        """A channel to the queue, which is this caller's alone as long."""
         connection = None
         try:
             connection = connect(self.container.config["AMQP_URI"])
             with no_answer_within(READ_SECONDS):
-                messages, total = self._read(connection, prefetch)
-            yield messages, total
+                channel = connection.channel()
+                channel.auto_decode = False
+                self._queue(channel).declare()
+                # Quorum queues have no exclusive consumers. This one goes with its connection.
+                reader = Queue(f"{self._queue.name}.reader", channel=channel, exclusive=True, durable=False)
+                while True:
+                    with suppress(ResourceLocked):
+                        reader.declare()
+                        break
+                    eventlet.sleep(0.1)
+            yield channel
             with no_answer_within(READ_SECONDS):
                 connection.close()
         except (*CONNECTION_ERRORS, BrokerUnavailable) as error:
@@ -115,23 +132,26 @@ class ParkingLot(DependencyProvider):
             if connection is not None:
                 connection.collect()
 
-    def _read(self, connection, prefetch):
+    def _read(self, channel):
         messages: list[Message] = []
-        channel = connection.channel()
-        channel.auto_decode = False
-        self._queue(channel).declare()
-        while True:
-            # Not before a try: a message that another operator holds is not counted.
-            with suppress(AccessRefused):
-                channel.basic_qos(0, prefetch, False)
-                channel.basic_consume(self._queue.name, exclusive=True, callback=messages.append)
-                break
-            eventlet.sleep(0.1)
-        # The answer comes behind the messages that were on their way.
-        while left := channel.queue_declare(self._queue.name, passive=True).message_count:
-            if prefetch and len(messages) == prefetch:
-                break
-        return messages, len(messages) + left
+        total = self._depth(channel)
+        channel.basic_qos(0, CONSUMER_MESSAGES, False)
+        for _ in range(0, total, CONSUMER_MESSAGES):
+            channel.basic_consume(self._queue.name, callback=messages.append)
+        while len(messages) < total:
+            channel.connection.drain_events(timeout=READ_SECONDS)
+        return messages
+
+    def _give_back(self, channel, number):
+        """Before the next reader may come, who would miss those that are on their way."""
+        for tag in list(channel.callbacks):
+            channel.basic_cancel(tag)
+        channel.basic_recover(requeue=True)
+        while self._depth(channel) < number:
+            eventlet.sleep(0.01)
+
+    def _depth(self, channel):
+        return channel.queue_declare(self._queue.name, passive=True).message_count
 
 
 def _id_of(message):
@@ -141,15 +161,32 @@ def _id_of(message):
 
 
 def _view(message):
-    # Those that somebody else put there have none of our headers.
-    headers = message.headers or {}
-    parked_at = headers.get("x-parked-at")
     body = message.body.decode(errors="replace")
     return {
         "message_id": _id_of(message),
+        **_circumstances(message),
+        "body": body if len(body) <= BODY_CHARACTERS else f"{body[:BODY_CHARACTERS]}…",
+    }
+
+
+def _circumstances(message):
+    """{queue, reason, attempts, parked_at}, each None for what somebody else put there."""
+    headers = parked_headers(message)
+    parked_at = headers.get("x-parked-at")
+    return {
         "queue": headers.get("x-parked-from"),
         "reason": headers.get("x-parked-reason"),
         "attempts": headers.get("x-parked-attempts"),
         "parked_at": parked_at and timestamp(datetime.fromtimestamp(parked_at, UTC)),
-        "body": body if len(body) <= BODY_CHARACTERS else f"{body[:BODY_CHARACTERS]}…",
     }
+
+
+def parked_headers(message):
+    """A parked message's own headers. They tell, too, what the broker tells by others when it parked it itself."""
+    headers, deaths = own_headers(message), (message.headers or {}).get("x-death")
+    if deaths:
+        reason = deaths[0]["reason"]
+        headers["x-parked-from"] = deaths[0]["queue"]
+        headers["x-parked-reason"] = BROKERS_REASONS.get(reason, reason)
+        headers["x-parked-at"] = int(deaths[0]["time"].replace(tzinfo=UTC).timestamp())
+    return headers

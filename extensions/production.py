@@ -16,7 +16,7 @@ import os
 
 from nameko.extensions import DependencyProvider
 
-ENVIRONMENTS = ("development", "production")
+from extensions.settings import one_of
 
 
 class Production(DependencyProvider):
@@ -36,10 +36,7 @@ class Production(DependencyProvider):
 
 def refuse_unfit(reasons, config, environment):
     """Raise SystemExit with all that stands against production."""
-    name = config.get("ENVIRONMENT") or "development"
-    if name not in ENVIRONMENTS:
-        raise SystemExit(f"ENVIRONMENT must be development or production, not {name!r}.")
-    if name == "production":
+    if one_of(config, "ENVIRONMENT", "development", "production") == "production":
         sentences = list(reasons(config, environment))
         if sentences:
             raise SystemExit("\n".join(["ENVIRONMENT is production, but:", *(f"- {each}" for each in sentences)]))

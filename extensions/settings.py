@@ -50,6 +50,14 @@ def integer(config, name, lowest, highest):
     return value
 
 
+def one_of(config, name, *values):
+    """One of the words, the first by default."""
+    value = config.get(name) or values[0]
+    if value not in values:
+        raise SystemExit(f"{name} must be {' or '.join(values)}, not {value!r}.")
+    return value
+
+
 def positive(config, name, default):
     """A positive number, decimals allowed."""
     text = str(config.get(name) or default)

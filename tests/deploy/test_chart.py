@@ -1,10 +1,14 @@
 import copy
 import re
+import subprocess
 from functools import cache
+from secrets import token_hex
 
 import pytest
+import yaml
 
 from contracts import events
+from contracts.production import demo_settings
 from extensions.events import handler_queue
 from gateway.server import STOP_SECONDS
 from scripts import chart
@@ -231,7 +235,43 @@ def test_a_stop_is_given_more_time_than_it_takes():
         assert template["spec"]["terminationGracePeriodSeconds"] > before + 2 * STOP_SECONDS, name
 
 
+def test_the_ports_that_are_opened_are_those_that_are_listened_on():
+    for part in OURS:
+        template = pods(release(PLAIN))[f"forage-{part}"]
+        settings = environment(release(PLAIN), template)
+        opened = {port["name"]: str(port["containerPort"]) for port in container(template)["ports"]}
+        own = {"http": settings["GATEWAY_PORT"]} if part == "gateway" else {}
+        assert opened == {"metrics": settings["METRICS_PORT"], **own}
+        # Else only the pod itself would reach it.
+        assert settings["METRICS_HOST"] == "0.0.0.0"
+
+
 # Settings and secrets
+
+
+@pytest.mark.parametrize("values_file", [PLAIN, OPERATORS])
+def test_production_takes_what_the_chart_sets(values_file):
+    given = {}
+    for part in OURS:
+        given |= environment(release(values_file), pods(release(values_file))[f"forage-{part}"])
+    held = {name: token_hex() for name, value in given.items() if isinstance(value, tuple)}
+    held |= {name: f"amqps://forage:{token_hex()}@host.internal/" for name in held if name.endswith("_URI")}
+    settings = {
+        name: re.sub(r"\$\((\w+)\)", lambda found: held[found[1]], held.get(name, str(value)))
+        for name, value in given.items()
+    }
+
+    shown = subprocess.run(
+        [ROOT / ".venv" / "bin" / "nameko", "show-config", "--config", "config.yaml"],
+        env={**settings, "PYTHONWARNINGS": "ignore"},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+
+    config = yaml.safe_load(shown.stdout)
+    assert (config["ENVIRONMENT"], config["FRONTEND_URL"]) == ("production", "https://shop.example.com")
+    assert list(demo_settings(config, settings)) == []
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -1,0 +1,51 @@
+"""deploy/prometheus and deploy/grafana: alerts that fire when they should, about metrics that there are."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from scripts.settings import ROOT
+
+RULES = ROOT / "deploy" / "prometheus" / "alerts.yml"
+RULE_TESTS = ROOT / "deploy" / "prometheus" / "alerts_test.yml"
+ALERTS = {rule["alert"]: rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]}
+
+
+def promtool(*arguments):
+    return subprocess.run(["promtool", *arguments], capture_output=True, text=True, timeout=60)
+
+
+def test_the_rules_are_sound():
+    check = promtool("check", "rules", "--lint-fatal", str(RULES))
+
+    assert check.returncode == 0, check.stdout + check.stderr
+
+
+def test_each_alert_fires_and_keeps_quiet_as_its_tests_say():
+    run = promtool("test", "rules", str(RULE_TESTS))
+
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_each_alert_is_tested_both_ways():
+    tested = {
+        (case["alertname"], bool(case["exp_alerts"]))
+        for test in yaml.safe_load(RULE_TESTS.read_text())["tests"]
+        for case in test["alert_rule_test"]
+    }
+
+    assert tested == {(alert, fires) for alert in ALERTS for fires in (True, False)}
+
+
+def test_each_alert_says_how_bad_it_is_and_where_its_meaning_stands():
+    headings = re.findall(r"^### (\w+)\n\n\*\*(\w+)\.\*\* ", (ROOT / "docs" / "alerts.md").read_text(), re.MULTILINE)
+
+    assert headings == [(alert, rule["labels"]["severity"]) for alert, rule in ALERTS.items()]
+    for alert, rule in ALERTS.items():
+        assert rule["labels"]["severity"] in ("critical", "warning")
+        assert rule["annotations"].keys() == {"summary", "description", "runbook"}
+        assert rule["annotations"]["runbook"] == f"docs/alerts.md#{alert.lower()}"

@@ -1,11 +1,8 @@
-"""deploy/prometheus and deploy/grafana: alerts that fire when they should, about metrics that there are."""
+"""deploy/prometheus: alerts that fire when they should, and whose meaning is written down."""
 
-import json
 import re
 import subprocess
-from pathlib import Path
 
-import pytest
 import yaml
 
 from scripts.settings import ROOT

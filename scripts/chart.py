@@ -6,9 +6,12 @@ bring is held against `deploy/helm/ci/crds`.
 
 import json
 import re
+import shutil
 import sys
 from collections import Counter
 from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import jsonschema
 import kubernetes_validate
@@ -37,7 +40,7 @@ def faults_of(values_file):
     """Sentences about what is wrong with the chart and one of its values files."""
     values = values_of(values_file)
     try:
-        report = helm().lint(CHART, values, strict=True)
+        report = helm().lint(folder(), values, strict=True)
         documents = render(values)
     except helm().HelmError as error:
         yield f"{values_file}: {error}"
@@ -62,6 +65,18 @@ def helm():
     return helm_python
 
 
+def folder():
+    """A copy of the chart with files for its symbolic links: Helm writes a line about each that it follows."""
+    return Path(_copy().name) / "forage"
+
+
+@cache
+def _copy():
+    copy = TemporaryDirectory(prefix="forage-chart-")
+    shutil.copytree(CHART, Path(copy.name) / "forage")
+    return copy
+
+
 def values_of(*names):
     """Those of the files, the later over the earlier, over what every release must name itself."""
     values = yaml.safe_load((CHART / "ci" / "values.yaml").read_text())
@@ -81,7 +96,7 @@ def merged(below, above):
 
 def render(values, release="forage", namespace="shop"):
     """The documents of a release. Raises HelmError with the chart's own sentence when a value is missing or unknown."""
-    with helm().Chart.load(CHART) as chart:
+    with helm().Chart.load(folder()) as chart:
         files = chart.render(values, name=release, namespace=namespace)
     return [
         document

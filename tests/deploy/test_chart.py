@@ -479,3 +479,25 @@ def test_in_the_mesh_nothing_is_taken_in_plain():
     assert {each["spec"]["mtls"]["mode"] for each in of_kind(release(ISTIO), "PeerAuthentication").values()} == {
         "STRICT"
     }
+
+
+def test_prometheus_gets_the_alerts_that_are_tested():
+    rule = of_kind(release(OPERATORS), "PrometheusRule")["forage-monitoring"]
+
+    alerts = (ROOT / "deploy" / "prometheus" / "alerts.yml").read_text()
+    assert rule["spec"] == yaml.safe_load(alerts)
+
+
+def test_prometheus_scrapes_under_the_name_that_the_alerts_ask_for():
+    documents = release(OPERATORS)
+    monitor = of_kind(documents, "PodMonitor")["forage-monitoring"]["spec"]
+
+    (job,) = set(re.findall('job="([^"]*)"', (ROOT / "deploy" / "prometheus" / "alerts.yml").read_text()))
+    (excluded,) = monitor["selector"]["matchExpressions"]
+    scraped = [
+        labels
+        for labels in selected(monitor["selector"], documents)
+        if labels[excluded["key"]] not in excluded["values"]
+    ]
+    assert len(scraped) == len(OURS)
+    assert {labels[monitor["jobLabel"]] for labels in scraped} == {job}

@@ -30,6 +30,17 @@ def secret(config, name, least_bytes, hint):
     return value
 
 
+def secret_and_previous(config, name, least_bytes, hint):
+    """[the secret], and while it is rotated [the secret, the one of NAME_PREVIOUS]: the first makes, all are good."""
+    current, previous_name = secret(config, name, least_bytes, hint), f"{name}_PREVIOUS"
+    if not config.get(previous_name):
+        return [current]
+    previous = secret(config, previous_name, least_bytes, hint)
+    if previous == current:
+        raise SystemExit(f"{previous_name} is {name} itself: set the other secret of a rotation, or none.")
+    return [current, previous]
+
+
 def is_guessable(text):
     """Whether a patient guesser would come to it: repetitions, sequences, rows of keys, the words of examples."""
     # Here, since its lists of words are large, and most processes have no secret to judge.

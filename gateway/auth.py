@@ -11,6 +11,7 @@ that has no mark.
 
 import re
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from urllib.parse import urlsplit
@@ -19,7 +20,7 @@ import jwt
 from nameko.extensions import DependencyProvider
 
 from contracts.schemas import MAX_BIGINT, ROLES
-from extensions.settings import listed, secret
+from extensions.settings import listed, secret_and_previous
 from gateway.errors import AccessDenied, ForeignOrigin, Unauthenticated
 
 ALGORITHM = "HS256"
@@ -50,11 +51,11 @@ class Caller:
 
 
 class Tokens(DependencyProvider):
-    """Reads access tokens with config's JWT_SECRET."""
+    """Reads access tokens that were signed with config's JWT_SECRET, or JWT_SECRET_PREVIOUS."""
 
     def setup(self):
         hint = "the secret that signs access tokens, 32 bytes or more, the same for users and gateway."
-        self.secret = secret(self.container.config, "JWT_SECRET", MIN_SECRET_BYTES, hint).encode()
+        self.secrets = secret_and_previous(self.container.config, "JWT_SECRET", MIN_SECRET_BYTES, hint)
 
     def get_dependency(self, worker_ctx):
         return self
@@ -62,9 +63,7 @@ class Tokens(DependencyProvider):
     def read(self, token):
         """The token's Caller; raises Unauthenticated with the reason."""
         try:
-            claims = jwt.decode(
-                token, self.secret, algorithms=[ALGORITHM], options={"require": list(CLAIMS), "verify_iat": False}
-            )
+            claims = self._verified(token)
         except jwt.ExpiredSignatureError:
             raise Unauthenticated("The token has expired.") from None
         except jwt.ImmatureSignatureError:
@@ -84,6 +83,13 @@ class Tokens(DependencyProvider):
         if issued_at > time.time() + MAX_SKEW_SECONDS:
             raise Unauthenticated("The token does not hold yet.")
         return Caller(int(sub), email, role, claims["exp"])
+
+    def _verified(self, token):
+        options = {"require": list(CLAIMS), "verify_iat": False}
+        for secret in self.secrets[:-1]:
+            with suppress(jwt.InvalidSignatureError):
+                return jwt.decode(token, secret, algorithms=[ALGORITHM], options=options)
+        return jwt.decode(token, self.secrets[-1], algorithms=[ALGORITHM], options=options)
 
     def caller(self, authorization):
         """The Caller of an Authorization header, None without one; raises Unauthenticated."""

@@ -64,7 +64,7 @@ from extensions.payloads import timestamp
 from extensions.polling import Bell, poll
 from extensions.production import Production
 from extensions.rpc import rpc
-from extensions.settings import secret
+from extensions.settings import secret_and_previous
 from extensions.telemetry import LogContext
 from services.users_models import (
     MAILED_TOKEN_LIFE,
@@ -120,7 +120,7 @@ class Tokens(DependencyProvider):
 
     def setup(self):
         hint = "the secret that signs access tokens, 32 bytes or more, the same for users and gateway."
-        self._secret = secret(self.container.config, "JWT_SECRET", 32, hint)
+        self._secrets = secret_and_previous(self.container.config, "JWT_SECRET", 32, hint)
 
     def get_dependency(self, worker_ctx):
         return self
@@ -135,12 +135,16 @@ class Tokens(DependencyProvider):
             "exp": now + ACCESS_TOKEN_SECONDS,
             "jti": uuid.uuid4().hex,
         }
-        return jwt.encode(claims, self._secret, algorithm="HS256")
+        return jwt.encode(claims, self._secrets[0], algorithm="HS256")
 
-    def successor(self, refresh_token):
-        """The refresh token that follows: the same for whoever refreshes at once or again, unguessable without us."""
-        following = hmac.digest(self._secret.encode(), b"refresh token after " + refresh_token.encode(), "sha256")
-        return base64.urlsafe_b64encode(following).decode().rstrip("=")
+    def successors(self, refresh_token):
+        """The refresh token that follows: the same for whoever refreshes at once or again, unguessable without us.
+
+        And while JWT_SECRET is rotated the one that a replica with the other secret makes.
+        """
+        text = b"refresh token after " + refresh_token.encode()
+        following = [hmac.digest(secret.encode(), text, "sha256") for secret in self._secrets]
+        return [base64.urlsafe_b64encode(each).decode().rstrip("=") for each in following]
 
 
 class Users:
@@ -424,7 +428,7 @@ class Users:
             if device is None:
                 raise InvalidSession
             try:
-                newest = device.rotate(session, refresh_token, self.tokens.successor)
+                newest = device.rotate(session, refresh_token, self.tokens.successors)
             except TokenReused:
                 newest = None
                 session.delete(device)

@@ -209,11 +209,12 @@ class UserSession(Base):
     def end_all(cls, session, user):
         session.execute(delete(cls).where(cls.user_id == user.id))
 
-    def rotate(self, session, refresh_token, successor):
+    def rotate(self, session, refresh_token, successors):
         """Return the newest refresh token: one made now, or the one that whoever was quicker got.
 
-        successor: a function from a refresh token to the one that follows it. Raises TokenReused for a token
-        that was used before, but for those who refreshed at the same time, and InvalidSession.
+        successors: a function from a refresh token to the one that follows it, then those that others may have
+        made in its place. Raises TokenReused for a token that was used before, but for those who refreshed at the
+        same time, and InvalidSession.
         """
         now = session.scalar(select(func.clock_timestamp()))
         token = session.get(RefreshToken, digest(refresh_token))
@@ -222,21 +223,22 @@ class UserSession(Base):
         if token.replaced_at is not None:
             if now - token.replaced_at > REUSE_GRACE:
                 raise TokenReused
-            return self._newest_after(session, refresh_token, successor)
+            return self._newest_after(session, refresh_token, successors)
         token.replaced_at, self.last_used_at = now, now
         self.expires_at = now + REFRESH_TOKEN_LIFE
-        following = successor(refresh_token)
+        following = successors(refresh_token)[0]
         session.add(RefreshToken(token_hash=digest(following), session_id=self.id, expires_at=self.expires_at))
         return following
 
     @staticmethod
-    def _newest_after(session, refresh_token, successor):
+    def _newest_after(session, refresh_token, successors):
         while True:
-            refresh_token = successor(refresh_token)
-            token = session.get(RefreshToken, digest(refresh_token))
+            following = {digest(each): each for each in successors(refresh_token)}
+            token = session.scalar(select(RefreshToken).where(RefreshToken.token_hash.in_(following)))
             if token is None:
-                # The secret that it was derived with has been changed.
+                # The secret that it was derived with is none of ours any more.
                 raise InvalidSession
+            refresh_token = following[token.token_hash]
             if token.replaced_at is None:
                 return refresh_token
 

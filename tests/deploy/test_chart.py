@@ -284,7 +284,7 @@ def test_no_part_gets_a_secret_that_it_does_not_need(part):
 
     database = {f"{part.upper()}_DB_URI"} if part in SERVICES else set()
     more = {
-        "users": {"JWT_SECRET", "GOOGLE_CLIENT_SECRET"},
+        "users": {"JWT_SECRET", "JWT_SECRET_PREVIOUS", "GOOGLE_CLIENT_SECRET"},
         "gateway": {"JWT_SECRET", "JWT_SECRET_PREVIOUS", "RATE_LIMIT_STORAGE_URI"},
     }
     assert secrets == ({"AMQP_URI"} | database | more.get(part, set()) if part in OURS else set())

@@ -9,7 +9,16 @@ import pytest
 from extensions.database import Database
 from extensions.mailer import Mailer
 from extensions.rpc import rpc
-from extensions.settings import Setting, amqp_uri, integer, listed, positive, required, secret
+from extensions.settings import (
+    Setting,
+    amqp_uri,
+    integer,
+    listed,
+    positive,
+    required,
+    secret,
+    secret_and_previous,
+)
 from scripts.settings import ROOT
 
 
@@ -47,6 +56,21 @@ def test_what_is_required_must_be_set(config):
 )
 def test_a_long_and_varied_secret_is_taken(value):
     assert secret({"KEY": value}, "KEY", 32, "what opens the door.") == value
+
+
+def test_a_secret_may_have_one_beside_it_that_is_as_good():
+    current, previous = secrets.token_hex(), secrets.token_hex()
+
+    assert secret_and_previous({"KEY": current, "KEY_PREVIOUS": ""}, "KEY", 32, "") == [current]
+    assert secret_and_previous({"KEY": current, "KEY_PREVIOUS": previous}, "KEY", 32, "") == [current, previous]
+    for config, sentence in (
+        ({"KEY": current, "KEY_PREVIOUS": "short"}, "KEY_PREVIOUS is too short"),
+        ({"KEY": current, "KEY_PREVIOUS": "password" * 8}, "KEY_PREVIOUS is easy to guess"),
+        ({"KEY": current, "KEY_PREVIOUS": current}, "KEY_PREVIOUS is KEY itself: set the other secret"),
+        ({"KEY_PREVIOUS": previous}, "KEY is not set"),
+    ):
+        with pytest.raises(SystemExit, match=sentence):
+            secret_and_previous(config, "KEY", 32, "what opens the door.")
 
 
 @pytest.mark.parametrize(

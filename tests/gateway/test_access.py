@@ -1,6 +1,8 @@
 """Who may do what: every operation of the OpenAPI document, asked as everybody there is."""
 
 import json
+import secrets
+import time
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -11,7 +13,7 @@ from flask import Flask
 
 from gateway.app import refuse_open_views
 from gateway.auth import Origins, public
-from gateway.errors import ForeignOrigin
+from gateway.errors import ForeignOrigin, Unauthenticated
 from tests.infrastructure.waiting import wait_for
 
 from .conftest import Client, problem
@@ -232,6 +234,19 @@ def test_tokens_must_be_signed_with_a_long_secret(tokens):
 
     with pytest.raises(SystemExit, match="JWT_SECRET"):
         tokens.setup()
+
+
+def test_while_the_secret_is_rotated_tokens_of_both_are_good_and_of_no_other(tokens, new_token):
+    current, previous, other = (secrets.token_hex() for _ in range(3))
+    tokens.container.config = {"JWT_SECRET": current, "JWT_SECRET_PREVIOUS": previous}
+
+    tokens.setup()
+
+    assert tokens.read(new_token(secret=current)).user_id == tokens.read(new_token(secret=previous)).user_id == 1
+    with pytest.raises(Unauthenticated, match="not valid"):
+        tokens.read(new_token(secret=other))
+    with pytest.raises(Unauthenticated, match="expired"):
+        tokens.read(new_token(secret=previous, exp=int(time.time()) - 1))
 
 
 def test_a_view_without_an_access_decorator_keeps_the_app_from_starting():

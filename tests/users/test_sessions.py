@@ -1,4 +1,5 @@
 import hashlib
+import secrets
 from base64 import urlsafe_b64decode
 
 import bcrypt
@@ -6,6 +7,7 @@ import jwt
 import pytest
 
 from contracts.errors import InvalidInput, InvalidSession, SessionNotFound
+from services.users import Users
 from tests.factories import an_account
 from tests.shop import refusal_of
 
@@ -102,6 +104,33 @@ def test_tabs_that_refresh_at_once_all_go_on(shop, account):
     assert len(tokens) == 1
     let_pass(shop, account, 60)
     assert not is_over(shop, tokens.pop())
+
+
+def test_while_the_secret_is_rotated_nobody_is_logged_out_and_tabs_get_the_same_token(own_shop):
+    account, (old, new) = an_account(), (secrets.token_hex() for _ in range(2))
+
+    def refresh_with(token, **settings):
+        replica = own_shop.run(Users, **settings)
+        following = refresh(own_shop, token)
+        replica.stop()
+        return following
+
+    # Each step of docs/operations.md, with replicas of the step before still there.
+    replica = own_shop.run(Users, JWT_SECRET=old)
+    own_shop.rpc.users.register(**account)
+    first = log_in(own_shop, account)["refresh_token"]
+    replica.stop()
+    accepting, signing = (
+        {"JWT_SECRET": old, "JWT_SECRET_PREVIOUS": new},
+        {"JWT_SECRET": new, "JWT_SECRET_PREVIOUS": old},
+    )
+    second = refresh_with(first, **accepting)
+    assert refresh_with(first, **signing) == second
+    third = refresh_with(second, **signing)
+    assert refresh_with(second, **accepting) == third
+    assert refresh_with(first, **signing) == third
+    fourth = refresh_with(third, JWT_SECRET=new)
+    assert refresh_with(third, **signing) == fourth
 
 
 def test_a_tab_that_comes_seconds_later_goes_on_with_the_newest_token(shop, account):

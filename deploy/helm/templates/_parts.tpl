@@ -4,7 +4,7 @@ it takes messages from. tests/deploy holds the queues against contracts/events.p
 users:
   run: services.users
   secrets: [AMQP_URI, USERS_DB_URI, JWT_SECRET]
-  maybe: [GOOGLE_CLIENT_SECRET]
+  maybe: [JWT_SECRET_PREVIOUS, GOOGLE_CLIENT_SECRET]
   queues: [rpc-users]
 products:
   run: services.products

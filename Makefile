@@ -45,6 +45,7 @@ lint: .venv/installed
 	@$(VENV)/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
 	@PATH=$(VENV):$$PATH jactionlint --no-hints
 	@$(VENV)/zizmor --quiet --offline .
+	@$(VENV)/python -m scripts.chart
 	@$(VENV)/python -m scripts.npm
 	@cd frontend && npm run --silent lint
 

@@ -475,6 +475,23 @@ def test_in_the_mesh_no_write_and_no_websocket_is_repeated():
         assert [routes[name]["retries"]["attempts"] for name in ("websocket", "reads", "writes")] == [0, 2, 0]
 
 
+def test_in_the_mesh_only_the_frontend_may_ask_the_gateway_and_nobody_a_service():
+    policies = of_kind(release(ISTIO), "AuthorizationPolicy")
+
+    metrics = {"to": [{"operation": {"ports": ["9100"]}}]}
+    requests = {
+        "from": [{"source": {"principals": ["*/ns/shop/sa/forage-frontend"]}}],
+        "to": [{"operation": {"ports": ["3000"]}}],
+    }
+    assert {name: each["spec"]["rules"] for name, each in policies.items()} == {
+        **{f"forage-{service}": [metrics] for service in SERVICES},
+        "forage-gateway": [metrics, requests],
+    }
+    for name, each in policies.items():
+        (labels,) = selected(each["spec"]["selector"], release(ISTIO))
+        assert name == f"forage-{labels['app.kubernetes.io/component']}"
+
+
 def test_in_the_mesh_nothing_is_taken_in_plain():
     assert {each["spec"]["mtls"]["mode"] for each in of_kind(release(ISTIO), "PeerAuthentication").values()} == {
         "STRICT"

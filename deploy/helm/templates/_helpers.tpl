@@ -16,7 +16,7 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
 {{- end }}
 
-{{/* kind's start, for all that the chart makes: (dict "root" $ "part" "orders"), with "name" where it isn't the part's. */}}
+{{/* Of all that the chart makes: (dict "root" $ "part" "orders"), with "name" where it isn't the part's. */}}
 {{- define "forage.metadata" -}}
 name: {{ include "forage.name" .root }}-{{ .name | default .part }}
 namespace: {{ .root.Release.Namespace }}
@@ -63,7 +63,7 @@ labels:
 {{ ternary "amqps" "amqp" (ne .Values.rabbitmq.tlsSecret "") }}://%s{{ include "forage.broker" . }}.{{ .Release.Namespace }}.svc:{{ include "forage.broker_port" . }}/
 {{- end }}
 
-{{/* What the pods share is there only after the hooks that run before an installation. */}}
+{{/* Databases and Secrets that come with the release are there only after the hooks that run before it. */}}
 {{- define "forage.migrates_late" -}}
 {{- if or .Values.cloudnativepg.enabled .Values.externalSecrets.enabled }}true{{ end }}
 {{- end }}

@@ -1,0 +1,106 @@
+"""deploy/grafana: dashboards that Grafana can show, about metrics that there are. The alerts' metrics, too."""
+
+import importlib
+import json
+import re
+import subprocess
+from itertools import combinations
+
+import pytest
+import yaml
+from prometheus_client import REGISTRY
+
+from scripts.settings import ROOT, SERVICES
+from tests.deploy.test_alerts import ALERTS
+
+DASHBOARDS = {
+    path.stem: json.loads(path.read_text())
+    for path in sorted((ROOT / "deploy" / "grafana" / "dashboards").glob("*.json"))
+}
+every_dashboard = pytest.mark.parametrize("name", DASHBOARDS)
+
+
+def panels_of(name):
+    return DASHBOARDS[name]["panels"]
+
+
+def expressions():
+    """{PromQL: the alert or the panel that asks so}; Grafana's variables have values."""
+    asked = {rule["expr"]: alert for alert, rule in ALERTS.items()}
+    for name, dashboard in DASHBOARDS.items():
+        for annotation in dashboard["annotations"]["list"]:
+            if "expr" in annotation:
+                asked[annotation["expr"]] = f"{name}: {annotation['name']}"
+        for panel in panels_of(name):
+            for target in panel.get("targets", []):
+                expression = target["expr"].replace("$__rate_interval", "5m").replace("$service", "orders")
+                asked[expression] = f"{name}: {panel['title']}"
+    return asked
+
+
+def exported():
+    """{sample name: the names of its labels} of all metrics that the processes tell."""
+    for module in (*(f"services.{service}" for service in SERVICES), "gateway"):
+        importlib.import_module(module)
+    labels_of = {}
+    for collector in REGISTRY._collector_to_names:
+        for family in collector.collect() if hasattr(collector, "collect") else ():
+            own = set(getattr(collector, "_labelnames", ()))
+            endings = {"counter": ["_total"], "histogram": ["_bucket", "_count", "_sum"]}.get(family.type, [""])
+            labels_of |= {family.name + ending: own | ({"le"} if ending == "_bucket" else set()) for ending in endings}
+    return labels_of
+
+
+def test_there_are_three():
+    assert DASHBOARDS.keys() == {"overview", "service", "messaging"}
+
+
+def test_alerts_and_dashboards_ask_for_metrics_and_labels_that_the_processes_tell():
+    labels_of = exported()
+    for expression, where in expressions().items():
+        for name, matchers in re.findall(r"\b((?:forage|process|python)_\w+)\b(?:\{([^}]*)\})?", expression):
+            assert name in labels_of, f"{where} asks for {name}"
+            asked = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", matchers))
+            # Those of Prometheus itself.
+            assert asked <= labels_of[name] | {"job", "instance"}, f"{where} asks for {name} by {asked}"
+
+
+def test_every_expression_is_sound(tmp_path):
+    rules = [{"record": f"each:{number}", "expr": expression} for number, expression in enumerate(expressions())]
+    path = tmp_path / "expressions.yml"
+    path.write_text(yaml.safe_dump({"groups": [{"name": "all", "rules": rules}]}))
+
+    check = subprocess.run(["promtool", "check", "rules", path], capture_output=True, text=True, timeout=60)
+
+    assert check.returncode == 0, check.stdout + check.stderr
+
+
+@every_dashboard
+def test_a_dashboard_is_one_that_grafana_provisions(name):
+    dashboard = DASHBOARDS[name]
+
+    assert dashboard["uid"] == f"forage-{name}"
+    assert "id" not in dashboard
+    assert 39 <= dashboard["schemaVersion"] <= 41
+    [source] = [variable for variable in dashboard["templating"]["list"] if variable["type"] == "datasource"]
+    assert (source["name"], source["query"], source["current"]["value"]) == ("datasource", "prometheus", "prometheus")
+    ids = [panel["id"] for panel in panels_of(name)]
+    assert len(ids) == len(set(ids))
+
+
+@every_dashboard
+def test_every_panel_has_its_source_its_unit_and_a_place_of_its_own(name):
+    places = [panel["gridPos"] for panel in panels_of(name)]
+    for one, other in combinations(places, 2):
+        assert (
+            one["x"] + one["w"] <= other["x"]
+            or other["x"] + other["w"] <= one["x"]
+            or one["y"] + one["h"] <= other["y"]
+            or other["y"] + other["h"] <= one["y"]
+        )
+    assert all(place["x"] + place["w"] <= 24 for place in places)
+    for panel in panels_of(name):
+        if panel["type"] != "row":
+            assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+            assert all(target["datasource"]["uid"] == "${datasource}" for target in panel["targets"]), panel["title"]
+            assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])

@@ -1,11 +1,15 @@
+import json
 import os
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from itertools import count
 
 import psutil
 import pytest
+import requests
+import websocket
 
 from scripts.leftovers import environment_of
 from scripts.settings import DATABASE_URIS, DEFAULT_PORTS, ROOT, read_env_file
@@ -24,6 +28,7 @@ SOMEBODY_ELSES = {
     "DEMO_PASSWORD",
     *DATABASE_URIS,
 }
+numbers = count(1)
 
 
 class RunningShop:
@@ -43,6 +48,8 @@ class RunningShop:
                     **free_ports,
                     "BCRYPT_ROUNDS": "4",
                     "RATE_LIMIT_SCALE": "100",
+                    # Not for its processes, which can't share one.
+                    "METRICS_PORT": "9100",
                     "LOCAL_DIR": str(self.folder),
                     **environment,
                 },
@@ -108,3 +115,66 @@ def own_shop(local_folder):
     """One more, for a test that ends it."""
     with running_shop(local_folder / "own-shop") as shop:
         yield shop
+
+
+class Person:
+    """Somebody who is logged in."""
+
+    def __init__(self, shop, email, password):
+        self.shop = shop
+        self.email = email
+        answer = requests.post(f"{shop.gateway}/users/login", json={"email": email, "password": password}, timeout=10)
+        assert answer.status_code == 200, answer.text
+        self.token = answer.json()["access_token"]
+
+    def request(self, method, path, **options):
+        headers = {"Authorization": f"Bearer {self.token}", **options.pop("headers", {})}
+        return requests.request(method, self.shop.gateway + path, headers=headers, timeout=10, **options)
+
+    def order(self, product, quantity=1):
+        items = [{"product_id": product["id"], "quantity": quantity, "unit_price": product["price"]}]
+        headers = {"Idempotency-Key": f"order-{next(numbers)}"}
+        return self.request("POST", "/orders", json={"items": items}, headers=headers)
+
+    def listen(self):
+        """A WebSocket that has been told who this is."""
+        socket = websocket.create_connection(self.shop.websocket, timeout=15)
+        assert next_message(socket, "connected")
+        socket.send(json.dumps({"type": "authenticate", "token": self.token}))
+        assert next_message(socket, "authenticated")
+        return closing(socket)
+
+    def mails(self, event):
+        """The mails that were caught for this person and this event."""
+        return [
+            mail
+            for mail in requests.get(self.shop.mails, timeout=10).json()
+            if mail["to"][0]["address"] == self.email and mail["headers"]["x-forage-event"] == event
+        ]
+
+
+def next_message(socket, kind):
+    """The next message of this kind; others, such as changes of the catalogue, are passed over."""
+    while True:
+        message = json.loads(socket.recv())
+        if message["type"] == kind:
+            return message
+
+
+@pytest.fixture
+def customer(shop):
+    email = f"customer-{next(numbers)}@forage.example"
+    account = {"email": email, "username": email.partition("@")[0], "password": "hen of the woods"}
+    assert requests.post(f"{shop.gateway}/users/register", json=account, timeout=10).status_code == 201
+    return Person(shop, email, account["password"])
+
+
+@pytest.fixture
+def admin(shop):
+    return Person(shop, "admin@forage.example", "chanterelle")
+
+
+@pytest.fixture
+def product(shop):
+    page = requests.get(f"{shop.gateway}/products", params={"limit": 100}, timeout=10).json()
+    return next(item for item in page["items"] if item["stock_quantity"] >= 10)

@@ -1,88 +1,21 @@
 """The whole shop as `make run` starts it, seen from outside: HTTP, a WebSocket, the mail catcher and the terminal."""
 
-import json
 import signal
 import socket
 import subprocess
-from contextlib import closing
-from itertools import count
 
 import psutil
 import pytest
 import requests
-import websocket
 
 from scripts.settings import DEFAULT_PORTS, ROOT
 from tests.infrastructure.waiting import wait_for
 
-numbers = count(1)
-
-
-class Person:
-    """Somebody who is logged in."""
-
-    def __init__(self, shop, email, password):
-        self.shop = shop
-        self.email = email
-        answer = requests.post(f"{shop.gateway}/users/login", json={"email": email, "password": password}, timeout=10)
-        assert answer.status_code == 200, answer.text
-        self.token = answer.json()["access_token"]
-
-    def request(self, method, path, **options):
-        headers = {"Authorization": f"Bearer {self.token}", **options.pop("headers", {})}
-        return requests.request(method, self.shop.gateway + path, headers=headers, timeout=10, **options)
-
-    def order(self, product, quantity=1):
-        items = [{"product_id": product["id"], "quantity": quantity, "unit_price": product["price"]}]
-        headers = {"Idempotency-Key": f"order-{next(numbers)}"}
-        return self.request("POST", "/orders", json={"items": items}, headers=headers)
-
-    def listen(self):
-        """A WebSocket that has been told who this is."""
-        socket = websocket.create_connection(self.shop.websocket, timeout=15)
-        assert next_message(socket, "connected")
-        socket.send(json.dumps({"type": "authenticate", "token": self.token}))
-        assert next_message(socket, "authenticated")
-        return closing(socket)
-
-    def mails(self, event):
-        """The mails that were caught for this person and this event."""
-        return [
-            mail
-            for mail in requests.get(self.shop.mails, timeout=10).json()
-            if mail["to"][0]["address"] == self.email and mail["headers"]["x-forage-event"] == event
-        ]
-
-
-def next_message(socket, kind):
-    """The next message of this kind; others, such as changes of the catalogue, are passed over."""
-    while True:
-        message = json.loads(socket.recv())
-        if message["type"] == kind:
-            return message
+from .conftest import next_message
 
 
 def is_healthy(shop):
     return requests.get(f"{shop.gateway}/health", timeout=10).json()["status"] == "healthy"
-
-
-@pytest.fixture
-def customer(shop):
-    email = f"customer-{next(numbers)}@forage.example"
-    account = {"email": email, "username": email.partition("@")[0], "password": "hen of the woods"}
-    assert requests.post(f"{shop.gateway}/users/register", json=account, timeout=10).status_code == 201
-    return Person(shop, email, account["password"])
-
-
-@pytest.fixture
-def admin(shop):
-    return Person(shop, "admin@forage.example", "chanterelle")
-
-
-@pytest.fixture
-def product(shop):
-    page = requests.get(f"{shop.gateway}/products", params={"limit": 100}, timeout=10).json()
-    return next(item for item in page["items"] if item["stock_quantity"] >= 10)
 
 
 def test_an_order_brings_a_mail_and_a_push(customer, product):

@@ -15,4 +15,5 @@ openid      sign-in with an OpenID Connect provider
 production  what a process must not start with in production
 telemetry   logs, a line of JSON each
 metrics     what a process tells about itself: /metrics, /livez and /readyz
+gauges      what the database or the broker is asked for before that
 """

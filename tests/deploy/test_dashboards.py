@@ -65,6 +65,17 @@ def test_alerts_and_dashboards_ask_for_metrics_and_labels_that_the_processes_tel
             assert asked <= labels_of[name] | {"job", "instance"}, f"{where} asks for {name} by {asked}"
 
 
+def test_what_is_counted_stands_in_the_docs():
+    page = (ROOT / "docs" / "observability.md").read_text()
+    table = page.partition("### What is counted")[2].partition("### One more")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| `forage_")]
+    told = {re.sub("_(bucket|count|sum)$", "", name) for name in exported() if name.startswith("forage_")}
+    # Those of the tests of extensions, which may have run before.
+    assert {name for row in rows for name in re.findall("`(forage_[a-z_]+)`", row)} == {
+        name for name in told if not name.startswith("forage_test_")
+    }
+
+
 def test_every_expression_is_sound(tmp_path):
     rules = [{"record": f"each:{number}", "expr": expression} for number, expression in enumerate(expressions())]
     path = tmp_path / "expressions.yml"

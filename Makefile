@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV = .venv/bin
 
-.PHONY: run dev infrastructure test test-all bench lint client lock clean
+.PHONY: run dev infrastructure test test-docker test-all bench lint client lock clean
 
 # The whole shop on this machine, until Ctrl-C.
 run: .venv/installed
@@ -22,6 +22,11 @@ TESTS ?=
 test: export PYTHONWARNINGS = ignore:::nameko.cli.commands,ignore:::nameko.containers,ignore:::coverage.collector
 test: .venv/installed
 	@$(VENV)/python -m scripts.test $(TESTS)
+
+# docker-compose.yml for real, on an engine of its own where none answers: some minutes.
+test-docker: export PYTHONWARNINGS = ignore:::nameko.cli.commands,ignore:::nameko.containers
+test-docker: .venv/installed
+	@$(VENV)/nameko test tests/docker
 
 # And pictures of every page, to be looked at.
 test-all: test

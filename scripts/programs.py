@@ -11,6 +11,8 @@ from scripts.settings import CannotStart
 
 # What Vite runs on.
 NODE = "Node 20.19, or 22.12 or later, with npm"
+# What else to do without what is missing.
+OR_DOCKER = ", or `docker compose up` does it all: see docs/docker.md."
 POSTGRES_FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql@*/bin")
 # The folders of RabbitMQ's own scripts. Debian's wrapper on the PATH insists on its own user and folders.
 RABBITMQ_FOLDERS = (
@@ -63,7 +65,7 @@ def require_programs(settings):
         return
     names = " and ".join(missing)
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise CannotStart(f"{names} must be installed first.")
+        raise CannotStart(f"{names} must be installed first{'.' if settings.for_tests else OR_DOCKER}")
     install([PACKAGES[name] for name in missing], settings.folder / "apt.log")
     if missing_programs(settings):
         raise CannotStart(f"{names} could not be installed; {settings.folder}/apt.log says why.")
@@ -88,7 +90,7 @@ def missing_programs(settings):
 
 def require_node():
     if not shutil.which("node") or not shutil.which("npm"):
-        raise CannotStart(f"{NODE} must be installed first.")
+        raise CannotStart(f"{NODE} must be installed first{OR_DOCKER}")
     version = subprocess.run(["node", "--version"], capture_output=True, text=True).stdout.strip()
     found = re.match(r"v(\d+)\.(\d+)\.", version)
     release = tuple(map(int, found.groups())) if found else ()

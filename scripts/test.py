@@ -24,6 +24,8 @@ VITEST = ["npm", "run", "--silent", "test"]
 JOURNEYS = ["npx", "playwright", "test", "--project=outages"]
 # All other folders are the second process's, which takes about as long as these and Vitest.
 FIRST = ("e2e", "extensions", "infrastructure", "orders", "users")
+# `make test-docker`.
+APART = "docker"
 
 
 def main(paths):
@@ -69,7 +71,7 @@ def run_halves():
 
 
 def is_second(folder):
-    return folder.is_dir() and folder.name not in FIRST and any(folder.glob("test_*.py"))
+    return folder.is_dir() and folder.name not in (*FIRST, APART) and any(folder.glob("test_*.py"))
 
 
 def command(paths):

@@ -1,0 +1,286 @@
+"""docker-compose.yml: what each container is given is what its process reads, and no more than that."""
+
+import json
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+
+from gateway.routes import docs
+from scripts.settings import DEFAULT_PORTS, NO_EVENTLET_WARNING, ROOT, SERVICES
+from scripts.sign_in_provider import PEOPLE
+
+COMPOSE = ROOT / "docker-compose.yml"
+PROCESSES = (*SERVICES, "gateway")
+DATABASES = {f"{service.upper()}_DB_URI": {service, "migrate"} for service in SERVICES}
+# Who needs them, of the settings that have no usable default.
+SECRETS = {
+    **DATABASES,
+    "AMQP_URI": {*PROCESSES, "seed"},
+    "JWT_SECRET": {"users", "gateway"},
+    "JWT_SECRET_PREVIOUS": {"users", "gateway"},
+    "GOOGLE_CLIENT_SECRET": {"users"},
+    "RATE_LIMIT_STORAGE_URI": {"gateway"},
+}
+# Read by code or by a library, not by config.yaml.
+READ_ELSEWHERE = {"DEMO_PASSWORD", "OAUTHLIB_INSECURE_TRANSPORT"}
+# Of Docker's, which reads every container's log.
+ROOT_WITHOUT_RIGHTS = {"collector"}
+
+
+class _Yaml(yaml.SafeLoader):
+    """Without what nameko adds to it for everybody: values that look like ${THIS} are Compose's to fill in."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "!env_var"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def compose():
+    return yaml.load(COMPOSE.read_text(), _Yaml)  # noqa: S506 - it is a safe loader
+
+
+@pytest.fixture(scope="module")
+def containers(compose):
+    return compose["services"]
+
+
+@pytest.fixture(scope="module")
+def ours(containers):
+    """Those of our Python image."""
+    return {name: container for name, container in containers.items() if container.get("build") == "."}
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """A copy of the project's root in which setup has run."""
+    (tmp_path / "deploy" / "compose").mkdir(parents=True)
+    shutil.copy(ROOT / "deploy" / "compose" / "setup", tmp_path / "deploy" / "compose")
+    shutil.copy(ROOT / ".env.example", tmp_path)
+    run_setup(tmp_path)
+    return tmp_path
+
+
+def run_setup(folder):
+    subprocess.run([folder / "deploy" / "compose" / "setup"], check=True, cwd="/", capture_output=True)
+
+
+def settings_of_config():
+    """{name: whether it has a default that isn't empty}."""
+    found = re.findall(r"\$\{([A-Z0-9_]+)(:[^}]*)?\}", (ROOT / "config.yaml").read_text())
+    return {name: len(default) > 1 for name, default in found}
+
+
+def test_compose_takes_the_file():
+    checker = Path(sys.executable).with_name("check-jsonschema")
+    done = subprocess.run(
+        [checker, "--builtin-schema", "vendor.compose-spec", COMPOSE], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stdout
+
+
+def test_every_setting_that_a_container_is_given_is_read(ours):
+    known = settings_of_config().keys() | READ_ELSEWHERE
+
+    given = {name.removesuffix("_FILE") for container in ours.values() for name in container["environment"]}
+
+    assert given - known == set()
+
+
+def test_a_secret_reaches_those_who_need_it_and_nobody_else(ours):
+    for name, owners in SECRETS.items():
+        assert {who for who, container in ours.items() if f"{name}_FILE" in container["environment"]} == owners, name
+
+
+def test_a_secret_is_given_by_a_file_alone(ours):
+    for who, container in ours.items():
+        environment = container["environment"]
+        by_file = {name.removesuffix("_FILE"): path for name, path in environment.items() if name.endswith("_FILE")}
+
+        assert environment.keys() & SECRETS.keys() == set(), who
+        assert by_file.keys() <= SECRETS.keys(), who
+        assert set(by_file.values()) == {f"/run/secrets/{secret}" for secret in container["secrets"]}, who
+
+
+def test_a_setting_without_a_default_is_a_secret_or_may_be_left_out(ours):
+    optional = {"ALLOWED_ORIGINS", "TRUSTED_PROXIES", "GOOGLE_CLIENT_ID", "GOOGLE_REDIRECT_URI"}
+
+    without = {name for name, has_default in settings_of_config().items() if not has_default}
+
+    assert without - optional == SECRETS.keys()
+
+
+def test_all_processes_are_given_the_same_settings(ours):
+    plain = [
+        {name: value for name, value in ours[who]["environment"].items() if not name.endswith("_FILE")}
+        for who in PROCESSES
+    ]
+
+    assert all(settings == plain[0] for settings in plain)
+
+
+def test_setup_makes_every_secret_and_only_its_folder_is_closed(prepared, compose):
+    folder = prepared / "secrets"
+
+    used = {re.sub(r"^\$\{SECRETS:[^}]*\}/", "", secret["file"]) for secret in compose["secrets"].values()}
+    assert {path.name for path in folder.iterdir()} == used
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o444}
+    assert {path.name for path in folder.iterdir() if not path.read_text().strip()} == {"jwt_secret_previous"}
+
+
+def test_setup_gives_a_server_the_password_that_its_clients_use(prepared):
+    def read(name):
+        return (prepared / "secrets" / name).read_text().strip()
+
+    assert f"default_pass = {urlsplit(read('amqp_uri')).password}" in read("rabbitmq.conf").splitlines()
+    assert f"requirepass {urlsplit(read('rate_limit_storage_uri')).password}" == read("redis.conf")
+    passwords = [urlsplit(read(f"{service}_db_uri")).password for service in SERVICES]
+    assert len({*passwords, read("postgres_password")}) == len(SERVICES) + 1
+    assert len(read("jwt_secret")) >= 64
+
+
+def test_setup_changes_nothing_that_is_there(prepared):
+    (prepared / "secrets" / "google_client_secret").unlink()
+    (prepared / "secrets" / "google_client_secret").write_text("from Google\n")
+    (prepared / "secrets" / "grafana_password").unlink()
+    (prepared / ".env").write_text("COMPOSE_PROFILES=\n")
+    before = {path: path.read_text() for path in (prepared / "secrets").iterdir()}
+
+    run_setup(prepared)
+
+    assert {path: path.read_text() for path in before} == before
+    assert (prepared / "secrets" / "grafana_password").exists()
+    assert (prepared / ".env").read_text() == "COMPOSE_PROFILES=\n"
+
+
+def test_the_example_sets_what_compose_or_the_seed_asks_for():
+    named = set(re.findall(r"^(?:# )?([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
+
+    asked = set(re.findall(r"\$\{([A-Z_]+)", COMPOSE.read_text())) | {"COMPOSE_PROFILES"}
+    assert named - asked == set()
+
+
+def test_nothing_but_the_storefront_and_the_gateway_is_published(containers):
+    published = {name for name, container in containers.items() if "ports" in container and "profiles" not in container}
+
+    assert published == {"frontend", "gateway"}
+
+
+def test_what_a_profile_publishes_this_machine_alone_reaches(containers):
+    for name, container in containers.items():
+        if "profiles" in container:
+            assert all(port.startswith("127.0.0.1:") for port in container.get("ports", [])), name
+
+
+def test_the_ports_are_those_of_make_run(containers):
+    ports = [port for name in ("frontend", "gateway", "mail-web", "sign-in") for port in containers[name]["ports"]]
+
+    published = [int(re.search(r":-(\d+)\}:[^:]+(:-\d+\})?$", port)[1]) for port in ports]
+    expected = ("FRONTEND_PORT", "GATEWAY_PORT", "MAIL_WEB_PORT", "OIDC_PORT")
+    assert published == [DEFAULT_PORTS[name] for name in expected]
+
+
+def test_every_container_may_do_as_little_as_it_needs(containers):
+    for name, container in containers.items():
+        assert container["read_only"] is True, name
+        assert container["cap_drop"] == ["ALL"], name
+        assert "cap_add" not in container, name
+        assert container["security_opt"] == ["no-new-privileges:true"], name
+        assert container["deploy"]["resources"]["limits"].keys() == {"cpus", "memory", "pids"}, name
+        assert container["restart"] == ("no" if name in ("migrate", "seed") else "unless-stopped"), name
+        assert (container.get("user") == "0:0") == (name in ROOT_WITHOUT_RIGHTS), name
+
+
+def test_replicas_can_be_added(containers):
+    for service in SERVICES:
+        assert containers[service].keys().isdisjoint({"container_name", "hostname", "ports"})
+
+
+def test_only_those_who_reach_out_are_on_another_network(compose):
+    assert compose["networks"]["shop"]["internal"] is True
+    beyond = {
+        name: set(container["networks"]) - {"shop"}
+        for name, container in compose["services"].items()
+        if set(container["networks"]) != {"shop"}
+    }
+    assert beyond == {
+        "frontend": {"storefront"},
+        "gateway": {"api"},
+        "users": {"outside"},
+        "notifications": {"outside"},
+        "sign-in": {"consoles"},
+        "mail-web": {"consoles"},
+        "grafana": {"consoles"},
+    }
+
+
+def test_the_gateway_believes_its_proxies_network(compose):
+    subnet = compose["networks"]["shop"]["ipam"]["config"][0]["subnet"]
+
+    assert compose["services"]["gateway"]["environment"]["TRUSTED_PROXIES"] == subnet
+
+
+def test_the_sign_in_provider_knows_the_people_of_make_run(containers):
+    claims = [word.removeprefix("--user-claims=") for word in containers["sign-in"]["command"] if "claims" in word]
+
+    assert [json.loads(person) for person in claims] == [{"sub": name, **person} for name, person in PEOPLE.items()]
+
+
+def test_the_mail_catcher_and_the_sign_in_provider_are_those_of_make_run(containers):
+    maildev = json.loads((ROOT / "scripts" / "mail" / "package.json").read_text())["dependencies"]["maildev"]
+    provider = re.search(r"^oidc-provider-mock==(\S+)", (ROOT / "requirements-dev.txt").read_text(), re.MULTILINE)[1]
+
+    assert containers["maildev"]["image"].endswith(f":{maildev}")
+    assert containers["sign-in"]["image"].endswith(f":{provider}")
+
+
+def test_the_image_has_the_files_of_the_docs_page():
+    copied = re.findall(r"/docs/node_modules/swagger-ui-dist/(\S+)", (ROOT / "Dockerfile").read_text())
+
+    assert set(copied) - {"LICENSE"} == docs.TYPES.keys()
+
+
+def test_the_image_keeps_quiet_about_eventlet():
+    assert f"PYTHONWARNINGS={NO_EVENTLET_WARNING} " in (ROOT / "Dockerfile").read_text()
+
+
+def test_the_log_pipeline_takes_the_lines_of_this_project(compose):
+    collector = (ROOT / "deploy" / "compose" / "collector.yaml").read_text()
+
+    assert f'["com.docker.compose.project"] != "{compose["name"]}"' in collector
+
+
+def test_prometheus_takes_its_configuration():
+    done = subprocess.run(
+        ["promtool", "check", "config", "--syntax-only", ROOT / "deploy" / "compose" / "prometheus.yml"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_prometheus_asks_every_process(ours):
+    scraped = yaml.safe_load((ROOT / "deploy" / "compose" / "prometheus.yml").read_text())["scrape_configs"]
+
+    (discovery,) = next(job for job in scraped if job["job_name"] == "forage")["dns_sd_configs"]
+    assert set(discovery["names"]) == set(PROCESSES)
+    assert f"METRICS_PORT={discovery['port']}\n" in (ROOT / "Dockerfile").read_text()
+
+
+def test_a_data_source_links_to_one_that_exists():
+    sources = (ROOT / "deploy" / "compose" / "grafana" / "datasources" / "forage.yaml").read_text()
+    known = re.findall(r"^    uid: (\w+)$", sources, re.MULTILINE)
+
+    assert set(re.findall(r"datasourceUid: (\w+)", sources)) == {"jaeger", "loki"} <= set(known)

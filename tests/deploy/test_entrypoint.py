@@ -1,0 +1,67 @@
+"""The images' entrypoint: a setting may be given by a file, and what a container runs is the container's process."""
+
+import os
+import subprocess
+
+import pytest
+
+from scripts.settings import ROOT
+
+ENTRYPOINT = ROOT / "deploy" / "docker" / "entrypoint"
+SAY = ("sh", "-c", 'printf "%s" "$JWT_SECRET"')
+
+
+def run(*command, **settings):
+    return subprocess.run(
+        [ENTRYPOINT, *command],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], **settings},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("value", ["plain", "", "two words", "'\"$(id)`id`\\n#", "two\nlines", "1234567890"])
+def test_a_setting_is_read_from_its_file_as_it_stands_there(tmp_path, value):
+    (tmp_path / "secret").write_text(f"{value}\n")
+
+    assert run(*SAY, JWT_SECRET_FILE=str(tmp_path / "secret")).stdout == value
+
+
+def test_every_setting_of_the_configuration_can_come_from_a_file(tmp_path):
+    (tmp_path / "secret").write_text("of everybody")
+    names = ["ENVIRONMENT", "AMQP_URI", "USERS_DB_URI", "LOG_LEVEL", "METRICS_PORT"]
+
+    done = run("env", **{f"{name}_FILE": str(tmp_path / "secret") for name in names})
+
+    assert {f"{name}=of everybody" for name in names} <= set(done.stdout.splitlines())
+    assert "_FILE=" not in done.stdout
+
+
+def test_a_setting_without_a_file_stays_as_it_is():
+    assert run(*SAY, JWT_SECRET="given").stdout == "given"
+
+
+def test_a_setting_that_is_given_twice_is_refused(tmp_path):
+    (tmp_path / "secret").write_text("one")
+
+    done = run(*SAY, JWT_SECRET="another", JWT_SECRET_FILE=str(tmp_path / "secret"))
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "JWT_SECRET and JWT_SECRET_FILE are both set: keep one of them.\n"
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path):
+    for path in (tmp_path / "nowhere", tmp_path):
+        done = run(*SAY, JWT_SECRET_FILE=str(path))
+
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == f"JWT_SECRET_FILE is {path}, which is not a file that can be read.\n"
+
+
+def test_the_command_takes_the_entrypoints_place():
+    with subprocess.Popen(
+        [ENTRYPOINT, "sh", "-c", "echo $$"], cwd=ROOT, env={"PATH": os.environ["PATH"]}, stdout=subprocess.PIPE
+    ) as process:
+        assert int(process.stdout.read()) == process.pid

@@ -1,0 +1,125 @@
+"""The project of docker-compose.yml, brought up beside any other, with its own network, ports, volumes and secrets."""
+
+import json
+import shutil
+import subprocess
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+import requests
+
+from scripts.docker import engine, provide_images
+from scripts.settings import ROOT, SERVICES, free_port
+from tests.infrastructure.waiting import wait_for
+
+LOCAL = ROOT / ".local" / "docker"
+PROFILES = ("demo",)
+PROCESSES = (*SERVICES, "gateway", "frontend")
+SECONDS_TO_COME_UP = 240
+ADA = {"email": "ada@forage.example", "password": "chanterelle"}
+# None of docker-compose.yml's own default.
+SUBNET = "172.28.98.0/24"
+
+
+class Project:
+    """`docker compose` on a project of its own. ports: by the names of .env.example."""
+
+    def __init__(self, environment, folder):
+        self.ports = {name: free_port() for name in ("FRONTEND_PORT", "GATEWAY_PORT", "MAIL_WEB_PORT", "OIDC_PORT")}
+        shutil.copytree(ROOT / "deploy" / "compose", folder / "deploy" / "compose")
+        shutil.copy(ROOT / ".env.example", folder)
+        subprocess.run([folder / "deploy" / "compose" / "setup"], check=True, capture_output=True)
+        self._settings = folder / ".env"
+        self._environment = {
+            **environment,
+            **{name: str(port) for name, port in self.ports.items()},
+            "SECRETS": str(folder / "secrets"),
+            "SHOP_SUBNET": SUBNET,
+            "OIDC_ISSUER": f"http://sign-in.localhost:{self.ports['OIDC_PORT']}",
+        }
+        self.storefront = f"http://127.0.0.1:{self.ports['FRONTEND_PORT']}"
+        self.gateway = f"http://127.0.0.1:{self.ports['GATEWAY_PORT']}"
+        self.mail = f"http://127.0.0.1:{self.ports['MAIL_WEB_PORT']}"
+
+    def compose(self, *words):
+        return self.docker("compose", "--project-name", "forage-test", "--env-file", self._settings, *words)
+
+    def docker(self, *words):
+        """Its standard output. Raises AssertionError when it fails."""
+        done = subprocess.run(["docker", *words], cwd=ROOT, env=self._environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"docker {' '.join(map(str, words))}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def fails(self, *words):
+        done = subprocess.run(["docker", *words], cwd=ROOT, env=self._environment, capture_output=True, text=True)
+        assert done.returncode != 0
+        return done.stdout + done.stderr
+
+    def up(self, *words):
+        """Returns once every container that is to stay is healthy."""
+        self.compose("up", "--detach", "--no-build", *words)
+        wait_for(self.is_healthy, SECONDS_TO_COME_UP, pause_seconds=0.5)
+        wait_for(lambda: self.latest("seed").status == "exited", SECONDS_TO_COME_UP, pause_seconds=0.5)
+
+    def is_healthy(self):
+        """Raises AssertionError with those who are not."""
+        ill = {f"{each.name}: {each.health}" for each in self.containers() if each.health not in ("healthy", "")}
+        assert not ill, ill
+        return True
+
+    def containers(self, service=None):
+        """Those that run, with what `docker inspect` knows."""
+        ids = self.compose("ps", "--quiet", *([service] if service else [])).split()
+        return [Container(known) for known in json.loads(self.docker("inspect", *ids))] if ids else []
+
+    def latest(self, service):
+        """Its one container, whether it runs or has ended."""
+        (known,) = json.loads(self.docker("inspect", *self.compose("ps", "--all", "--quiet", service).split()))
+        return Container(known)
+
+    @contextmanager
+    def session(self):
+        """Ada's, by way of nginx."""
+        with requests.Session() as session:
+            answer = session.post(f"{self.storefront}/api/users/login", json=ADA, timeout=10)
+            assert answer.status_code == 200, answer.text
+            session.token = answer.json()["access_token"]
+            session.headers["Authorization"] = f"Bearer {session.token}"
+            yield session
+
+    def order(self, session, quantity=1):
+        """Of what there is most of."""
+        products = session.get(f"{self.storefront}/api/products?limit=100", timeout=10).json()["items"]
+        product = max(products, key=lambda product: product["stock_quantity"])
+        items = [{"product_id": product["id"], "quantity": quantity}]
+        return session.post(f"{self.storefront}/api/orders", json={"items": items}, timeout=10)
+
+
+class Container(SimpleNamespace):
+    def __init__(self, known):
+        state = known["State"]
+        super().__init__(
+            known=known,
+            id=known["Id"],
+            name=known["Config"]["Labels"]["com.docker.compose.service"],
+            pid=state["Pid"],
+            status=state["Status"],
+            exit_code=state["ExitCode"],
+            restarts=known["RestartCount"],
+            health=state.get("Health", {}).get("Status", ""),
+        )
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory):
+    LOCAL.mkdir(parents=True, exist_ok=True)
+    with engine(LOCAL) as environment:
+        provide_images(environment, PROFILES)
+        project = Project(environment, tmp_path_factory.mktemp("project"))
+        try:
+            project.up()
+            yield project
+        finally:
+            (LOCAL / "containers.log").write_text(project.compose("logs", "--no-color"))
+            project.compose("down", "--volumes", "--timeout", "5")

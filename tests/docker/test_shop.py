@@ -1,0 +1,202 @@
+"""The whole shop in containers: `make test-docker`."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import requests
+from websocket import create_connection
+
+from scripts.settings import SERVICES
+from tests.infrastructure.waiting import wait_for
+
+PROCESSES = (*SERVICES, "gateway", "frontend")
+# docker-compose.yml's stop_grace_period.
+GRACE_SECONDS = 15
+
+
+@pytest.fixture
+def ada(project):
+    with project.session() as session:
+        yield session
+
+
+def placed(answer):
+    assert answer.status_code == 201, answer.text
+    return answer.json()
+
+
+def test_an_order_through_nginx_is_pushed_and_mailed(project, ada):
+    socket = create_connection(f"{project.storefront.replace('http', 'ws')}/ws/notifications", timeout=20)
+    socket.recv()
+    socket.send(json.dumps({"type": "authenticate", "token": ada.token}))
+    assert json.loads(socket.recv())["type"] == "authenticated"
+    socket.send(json.dumps({"type": "watch", "product_ids": []}))
+
+    order = placed(project.order(ada, quantity=2))
+
+    pushed = json.loads(socket.recv())
+    socket.close()
+    assert (pushed["type"], pushed["data"]["order_id"]) == ("notification", order["id"])
+
+    def is_mailed():
+        mails = requests.get(f"{project.mail}/api/email", timeout=10).json()
+        return any(f"{order['id']}" in mail["subject"] for mail in mails)
+
+    wait_for(is_mailed, seconds=30)
+
+
+def test_nginx_gives_out_the_storefront_and_the_gateways_page(project):
+    page = requests.get(project.storefront, timeout=10)
+    docs = requests.get(f"{project.storefront}/api/docs/swagger-ui.css", timeout=10)
+
+    assert (page.status_code, docs.status_code) == (200, 200)
+    assert '<div id="app">' in page.text
+    assert page.headers["Content-Security-Policy"].startswith("default-src 'self'")
+
+
+def test_a_killed_service_comes_back(project, ada):
+    (before,) = project.containers("orders")
+
+    os.kill(before.pid, signal.SIGKILL)
+
+    wait_for(lambda: project.latest("orders").restarts == before.restarts + 1, seconds=30)
+    wait_for(project.is_healthy, seconds=60)
+    placed(project.order(ada))
+    assert project.latest("orders").id == before.id
+
+
+def test_replicas_share_the_work(project, ada):
+    project.up("--no-recreate", "--scale", "orders=3", "orders")
+    try:
+        assert len(project.containers("orders")) == 3
+        queues = project.compose("exec", "-T", "rabbitmq", "rabbitmqctl", "-q", "list_queues", "name", "consumers")
+        assert "rpc-orders\t3" in queues.splitlines()
+        for _ in range(6):
+            placed(project.order(ada))
+    finally:
+        project.up("--no-recreate", "--scale", "orders=1", "orders")
+    placed(project.order(ada))
+
+
+def test_one_signs_in_with_the_local_provider(project):
+    with requests.Session() as browser:
+        away = browser.get(f"{project.storefront}/api/auth/google", allow_redirects=False, timeout=10)
+        issuer = f"http://sign-in.localhost:{project.ports['OIDC_PORT']}"
+        assert away.headers["Location"].startswith(issuer)
+        # This machine may not know the name, as every browser does.
+        chosen = browser.post(
+            away.headers["Location"].replace("sign-in.localhost", "127.0.0.1"),
+            data={"sub": "ada"},
+            allow_redirects=False,
+            timeout=10,
+        )
+        back = browser.get(
+            chosen.headers["Location"].replace("http://localhost", "http://127.0.0.1"),
+            allow_redirects=False,
+            timeout=10,
+        )
+
+    assert back.status_code == 302, back.text
+    assert "/auth/callback#token=" in back.headers["Location"]
+
+
+def test_every_process_is_without_rights(project):
+    for container in project.containers():
+        status = dict(
+            line.split(":\t", 1)
+            for line in Path(f"/proc/{container.pid}/status").read_text().splitlines()
+            if ":\t" in line
+        )
+        assert "0" not in status["Uid"].split(), container.name
+        assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0, container.name
+        assert status["NoNewPrivs"] == "1", container.name
+        assert container.known["HostConfig"]["ReadonlyRootfs"], container.name
+
+
+def test_the_shops_processes_are_of_one_user(project):
+    for service in PROCESSES:
+        (container,) = project.containers(service)
+
+        assert Path(f"/proc/{container.pid}").stat().st_uid == 10001
+
+
+def test_nothing_is_published_but_nginx_the_gateway_and_the_demos_pages(project):
+    published = {
+        container.name: {binding["HostIp"] for bindings in ports.values() for binding in bindings}
+        for container in project.containers()
+        if (ports := {port: to for port, to in container.known["NetworkSettings"]["Ports"].items() if to})
+    }
+
+    assert published.keys() == {"frontend", "gateway", "sign-in", "mail-web"}
+    assert set.union(*published.values()) == {"127.0.0.1"}
+
+
+def test_a_service_has_no_way_out(project):
+    (container,) = project.containers("orders")
+
+    routes = Path(f"/proc/{container.pid}/net/route").read_text().splitlines()[1:]
+    assert routes
+    assert "00000000" not in {route.split()[1] for route in routes}
+
+
+KEYS_OF_REDIS = """
+REDISCLI_AUTH=$(sed -n 's/^requirepass //p' /run/secrets/redis_conf) redis-cli --scan
+"""
+
+
+def test_the_gateway_counts_for_who_is_behind_nginx(project):
+    (nginx,) = project.containers("frontend")
+    networks = nginx.known["NetworkSettings"]["Networks"]
+
+    answer = requests.get(f"{project.storefront}/api/products", headers={"X-Forwarded-For": "203.0.113.7"}, timeout=10)
+
+    assert answer.status_code == 200
+    counted = project.compose("exec", "-T", "redis", "sh", "-c", KEYS_OF_REDIS).splitlines()
+    # As nginx sees this machine; neither nginx itself, nor what the client made up.
+    assert f"LIMITS:default/{networks['forage-test_storefront']['Gateway']}" in counted
+    assert f"LIMITS:default/{networks['forage-test_shop']['IPAddress']}" not in counted
+    assert "LIMITS:default/203.0.113.7" not in counted
+
+
+LEFT_OVER = """
+command -v gcc cc make npm
+find / -xdev -path '*/.cache/*' -o -xdev -path '*/_cacache/*'
+true
+"""
+
+
+def test_the_images_have_neither_a_compiler_nor_what_was_left_of_their_making(project):
+    for image in ("forage:local", "forage-frontend:local"):
+        assert project.docker("run", "--rm", "--user", "0", "--entrypoint", "sh", image, "-c", LEFT_OVER) == ""
+
+
+def test_a_secret_that_is_missing_ends_a_container_with_a_sentence(project):
+    said = project.fails("run", "--rm", "-e", "JWT_SECRET_FILE=/run/secrets/none", "forage:local")
+
+    assert said == "JWT_SECRET_FILE is /run/secrets/none, which is not a file that can be read.\n"
+
+
+def test_what_is_told_to_stop_stops_in_time_and_in_peace(project):
+    started_at = time.monotonic()
+
+    project.compose("stop", *PROCESSES)
+
+    assert time.monotonic() - started_at < GRACE_SECONDS
+    assert {service: project.latest(service).exit_code for service in PROCESSES} == dict.fromkeys(PROCESSES, 0)
+    project.up()
+
+
+def test_down_and_up_again_keeps_what_was_there(project, ada):
+    order = placed(project.order(ada))
+
+    project.compose("down", "--timeout", "30")
+    project.up()
+
+    wait_for(lambda: "Seeded before: nothing to add." in project.compose("logs", "seed"), seconds=60)
+    with project.session() as ada_again:
+        kept = ada_again.get(f"{project.storefront}/api/orders/{order['id']}", timeout=10)
+    assert kept.json()["items"] == order["items"]

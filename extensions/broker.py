@@ -1,6 +1,6 @@
 """Publishing over one kept connection, with a confirm for each message.
 
-    publisher = ConfirmingPublisher("amqp://…", declare=[exchange])
+    publisher = ConfirmingPublisher(amqp_address(config), declare=[exchange])
     publisher.publish(b"{}", exchange="orders.events", routing_key="order.created", timeout_seconds=1)
 
 Nameko's own publisher builds a connection object for each message, and py-amqp's confirms are
@@ -24,7 +24,7 @@ from eventlet.semaphore import Semaphore
 from kombu import Connection
 from nameko.extensions import SharedExtension
 
-from extensions.settings import amqp_uri
+from extensions.settings import amqp_address
 
 logger = logging.getLogger(__name__)
 
@@ -49,10 +49,13 @@ class Unroutable(Exception):
     """No queue took the message."""
 
 
-def connect(uri, **transport_options):
-    """Open a connection; raises one of CONNECTION_ERRORS within CONNECT_TIMEOUT_SECONDS a step."""
+def connect(address, **transport_options):
+    """Open a connection; raises one of CONNECTION_ERRORS within CONNECT_TIMEOUT_SECONDS a step.
+
+    address: of extensions.settings.amqp_address.
+    """
     parameters = Connection(
-        uri,
+        **address,
         heartbeat=HEARTBEAT_SECONDS,
         connect_timeout=CONNECT_TIMEOUT_SECONDS,
         transport_options={"read_timeout": HEARTBEAT_SECONDS, "write_timeout": HEARTBEAT_SECONDS, **transport_options},
@@ -81,10 +84,13 @@ def no_answer_within(seconds):
 
 
 class ConfirmingPublisher:
-    """declare: kombu exchanges and queues to declare on every connect. Not a Nameko extension."""
+    """Not a Nameko extension.
 
-    def __init__(self, uri, declare=()):
-        self.uri = uri
+    address: of extensions.settings.amqp_address. declare: kombu exchanges and queues to declare on every connect.
+    """
+
+    def __init__(self, address, declare=()):
+        self.address = address
         self.declare = declare
         self._link = None
         self._connecting = Semaphore()
@@ -148,7 +154,7 @@ class ConfirmingPublisher:
                     # Whoever queued up behind a slow attempt fails with it, not after one of their own.
                     raise BrokerUnavailable(self._failure)
                 try:
-                    self._link = _Link(self.uri, self.declare)
+                    self._link = _Link(self.address, self.declare)
                 except CONNECTION_ERRORS as error:
                     self._failure, self._retry_at = str(error), time.monotonic() + RETRY_SECONDS
                     raise BrokerUnavailable(self._failure) from error
@@ -158,12 +164,12 @@ class ConfirmingPublisher:
 class _Link:
     """One connection and the confirms that are pending on it. Once closed it is never used again."""
 
-    def __init__(self, uri, declare):
+    def __init__(self, address, declare):
         self.pending = {}
         self.closed = self._blocked = False
         self._tag = 0
         self._sending = Semaphore()
-        self._connection = connect(uri, on_blocked=self._on_blocked, on_unblocked=self._on_unblocked)
+        self._connection = connect(address, on_blocked=self._on_blocked, on_unblocked=self._on_unblocked)
         try:
             with no_answer_within(SETUP_SECONDS):
                 self._channel = self._connection.channel()
@@ -270,7 +276,7 @@ class Publisher(SharedExtension):
         self._declare = []
 
     def setup(self):
-        self.core = ConfirmingPublisher(amqp_uri(self.container.config), self._declare)
+        self.core = ConfirmingPublisher(amqp_address(self.container.config), self._declare)
         self.publish, self.reconnect = self.core.publish, self.core.reconnect
 
     def declare(self, *entities):

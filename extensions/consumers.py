@@ -17,7 +17,7 @@ from nameko.extensions import SharedExtension
 from prometheus_client import Gauge
 
 from extensions.broker import CONNECTION_ERRORS, SETUP_SECONDS, connect, drain, no_answer_within
-from extensions.settings import amqp_uri
+from extensions.settings import amqp_address
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Consumers(SharedExtension):
         self._stopping = Event()
 
     def setup(self):
-        self._uri = amqp_uri(self.container.config)
+        self._address = amqp_address(self.container.config)
         CONNECTED.labels(self.container.service_name).set_function(lambda: self.connected)
 
     def start(self):
@@ -139,7 +139,7 @@ class Consumers(SharedExtension):
                 failures += 1
 
     def _consume(self):
-        connection = connect(self._uri)
+        connection = connect(self._address)
         try:
             with no_answer_within(SETUP_SECONDS):
                 channel = self._channel = connection.channel()

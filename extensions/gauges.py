@@ -21,7 +21,7 @@ from prometheus_client import Gauge
 from extensions.broker import CONNECTION_ERRORS, BrokerUnavailable, connect, no_answer_within
 from extensions.database import Engine
 from extensions.errors import ServiceUnavailable
-from extensions.settings import amqp_uri
+from extensions.settings import amqp_address
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ class QueueDepths(SharedExtension):
     def _ask(self):
         connection = None
         try:
-            connection = connect(amqp_uri(self.container.config))
+            connection = connect(amqp_address(self.container.config))
             with no_answer_within(ANSWER_SECONDS):
                 depths = {}
                 for queue_name, key in self._watched.items():

@@ -42,7 +42,7 @@ from extensions.payloads import to_payload
 from extensions.polling import Loop
 from extensions.queues import handler_queue
 from extensions.rpc import HEADER_PREFIX
-from extensions.settings import amqp_uri
+from extensions.settings import amqp_address
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class Outbox(DependencyProvider):
         ]
         self._exchange = get_event_exchange(service, config)
         self._mandatory = {event_class.name for event_class in self.events if event_class.subscribers}
-        self._publisher = ConfirmingPublisher(amqp_uri(config), [self._exchange, *queues])
+        self._publisher = ConfirmingPublisher(amqp_address(config), [self._exchange, *queues])
         self._relay = Loop(self._relay_round, IDLE_SECONDS)
         self.inquiries.add("outbox", self._waiting)
 

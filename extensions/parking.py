@@ -24,6 +24,7 @@ from extensions.broker import CONNECTION_ERRORS, BrokerUnavailable, Publisher, U
 from extensions.errors import NotReplayable, ServiceUnavailable
 from extensions.payloads import timestamp
 from extensions.queues import own_headers, parking_queue
+from extensions.settings import amqp_address
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ class ParkingLot(DependencyProvider):
         """A channel to the queue, which is this caller's alone as long."""
         connection = None
         try:
-            connection = connect(self.container.config["AMQP_URI"])
+            connection = connect(amqp_address(self.container.config))
             with no_answer_within(READ_SECONDS):
                 channel = connection.channel()
                 channel.auto_decode = False

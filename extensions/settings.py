@@ -1,12 +1,15 @@
 """Settings that are checked once, at start: a bad one ends the process with a sentence."""
 
 import re
+import ssl
+from urllib.parse import urlsplit
 
 from nameko.extensions import DependencyProvider
 
 # 80 bits. 16 random bytes in hex are never judged below 10^28.
 LEAST_GUESSES = 10**24
 MOST_CHARACTERS_JUDGED = 72
+AMQP_URI_HINT = "the broker's address, like pyamqp://user:password@localhost:5672//."
 EXAMPLE_WORDS = (
     "(a|access|an|app|at|bit|bits|byte|bytes|change|default|dev|development|do|example|for|forage|here|in|insecure|is|it|"
     "jwt|key|least|local|long|me|more|my|not|now|of|only|or|password|placeholder|please|production|random|replace|secret|"
@@ -82,8 +85,25 @@ def listed(config, name):
     return [part.strip() for part in str(config.get(name) or "").split(",") if part.strip()]
 
 
-def amqp_uri(config):
-    return required(config, "AMQP_URI", "the broker's address, like pyamqp://user:password@localhost:5672//.")
+def amqp_address(config):
+    """Kombu's arguments for a connection to the broker. With amqps:// its certificate and host name are verified.
+
+    AMQP_SSL_CA: the file of the authority's certificate; without one the system's authorities are trusted.
+    """
+    uri, ca = required(config, "AMQP_URI", AMQP_URI_HINT), config.get("AMQP_SSL_CA") or None
+    parts = urlsplit(uri)
+    if parts.scheme != "amqps":
+        if ca:
+            raise SystemExit("AMQP_SSL_CA is set, and AMQP_URI is no amqps:// address: nothing would be encrypted.")
+        return {"hostname": uri}
+    try:
+        ssl.create_default_context(cafile=ca)
+    except OSError as error:
+        raise SystemExit(f"AMQP_SSL_CA must be a file with an authority's certificate: {ca} is not, {error}.") from None
+    return {
+        "hostname": uri,
+        "ssl": {"cert_reqs": ssl.CERT_REQUIRED, "ca_certs": ca, "server_hostname": parts.hostname},
+    }
 
 
 class Setting(DependencyProvider):

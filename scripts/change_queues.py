@@ -18,12 +18,12 @@ from extensions.broker import CONNECTION_ERRORS, PERSISTENT, connect
 from extensions.events import PAUSES_SECONDS
 from extensions.parking import parked_headers
 from extensions.queues import delay_queue, handler_queue, own_headers, parking_queue
-from extensions.settings import amqp_uri
+from extensions.settings import amqp_address
 
 
 class Broker:
     def __init__(self, config):
-        connection = connect(amqp_uri(config))
+        connection = connect(amqp_address(config))
         # A refused declaration closes a channel, and opens it anew, without confirms.
         self.channel, self.confirming = connection.channel(), connection.channel()
         self.channel.auto_decode = False

@@ -26,7 +26,8 @@ class Shop:
     def __init__(self, config, broker):
         self.config, self.broker = config, broker
         self._containers = []
-        self._client = ClusterRpcProxy({"AMQP_URI": config["AMQP_URI"]}, timeout=20)
+        of_nameko = {name: config.get(name) for name in ("AMQP_URI", "AMQP_SSL")}
+        self._client = ClusterRpcProxy(of_nameko, timeout=20)
         self.rpc = self._client.start()
 
     def run(self, service_class, **settings):

@@ -1,14 +1,11 @@
 """extensions.broker: each message gets its own confirm, and no trouble outlives its cause."""
 
-import subprocess
-
 import eventlet
 import pytest
 from kombu import Connection, Exchange, Queue
 
 from extensions import broker as kit
 from extensions.broker import BrokerUnavailable, ConfirmingPublisher, NotConfirmed, Unroutable
-from scripts.programs import find_rabbitmq
 from tests.infrastructure.waiting import wait_for
 
 CAKES = Queue("cakes", durable=True)
@@ -21,7 +18,7 @@ def publisher_of():
     made = []
 
     def publisher_of(uri, declare=(CAKES,)):
-        made.append(ConfirmingPublisher(uri, declare))
+        made.append(ConfirmingPublisher({"hostname": uri}, declare))
         return made[-1]
 
     yield publisher_of
@@ -231,17 +228,12 @@ def test_a_closed_publisher_connects_no_more(publisher_of, proxy):
     wait_for(lambda: not proxy.open)
 
 
-def rabbitmqctl(server, *arguments):
-    command = [find_rabbitmq() / "rabbitmqctl", *arguments]
-    subprocess.run(command, env=server.environment, check=True, capture_output=True)
-
-
 @pytest.fixture
 def watermark(servers):
     """`watermark("0.5")`, of the machine's memory: above it the broker blocks whoever publishes."""
 
     def watermark(share):
-        rabbitmqctl(servers[1], "set_vm_memory_high_watermark", share)
+        servers[1].control("set_vm_memory_high_watermark", share)
 
     yield watermark
     watermark("0.9")
@@ -263,7 +255,7 @@ def test_confirmed_messages_outlive_the_broker_and_the_publisher_finds_it_again(
     publisher = publisher_of(own_broker.settings.amqp_uri())
     publish(publisher, persistent=True)
     # The message is on the disk; that the queue exists, the broker writes down a little later.
-    rabbitmqctl(own_broker, "eval", "mnesia:sync_log().")
+    own_broker.control("eval", "mnesia:sync_log().")
     own_broker.kill()
     down = outcome(publish, publisher)
 

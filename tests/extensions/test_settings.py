@@ -11,7 +11,7 @@ from extensions.mailer import Mailer
 from extensions.rpc import rpc
 from extensions.settings import (
     Setting,
-    amqp_uri,
+    amqp_address,
     integer,
     listed,
     positive,
@@ -120,7 +120,7 @@ def test_a_list_is_separated_by_commas():
 
 def test_the_brokers_address_is_required():
     with pytest.raises(SystemExit, match="AMQP_URI is not set"):
-        amqp_uri({})
+        amqp_address({})
 
 
 def test_a_setting_is_injected(run_service, cluster):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 
 from scripts.postgres import Postgres
+from scripts.programs import find_rabbitmq
 from scripts.rabbitmq import RabbitMQ, answers_amqp
 from scripts.settings import ROOT
 
@@ -124,3 +125,8 @@ class RabbitMQServer(Server):
         code = super().kill()
         self.name_service.stop()
         return code
+
+    def control(self, *arguments):
+        """`rabbitmqctl` on this node; what it said."""
+        command = [find_rabbitmq() / "rabbitmqctl", *arguments]
+        return subprocess.run(command, env=self.environment, check=True, capture_output=True, text=True).stdout

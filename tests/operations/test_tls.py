@@ -1,0 +1,181 @@
+"""Broker and databases over TLS: their certificates and host names are verified, and nothing is said to others."""
+
+import shutil
+import subprocess
+from urllib.parse import quote
+
+import pytest
+
+from extensions.broker import connect
+from extensions.errors import DatabaseUnavailable
+from extensions.settings import amqp_address
+from scripts.settings import ROOT, free_port
+from services.orders import Orders
+from services.products import Products
+from tests.factories import a_line, a_product, place_order
+from tests.infrastructure.certificates import Authority
+from tests.infrastructure.processes import environment_of
+from tests.infrastructure.waiting import wait_for
+from tests.shop import Shop
+
+NAME = "localhost"
+
+
+@pytest.fixture(scope="module")
+def authority(local_folder):
+    return Authority(local_folder / "authority")
+
+
+@pytest.fixture(scope="module")
+def stranger(local_folder):
+    return Authority(local_folder / "stranger")
+
+
+@pytest.fixture(scope="module")
+def amqps_port(servers, authority):
+    """Where the session's broker speaks TLS, and nothing else."""
+    certificate, key = authority.issue(NAME)
+    port, files = free_port(), f'[{{certfile,"{certificate}"}},{{keyfile,"{key}"}}]'
+    servers[1].control("eval", f"rabbit_networking:start_ssl_listener({port}, {files}, 2).")
+    return port
+
+
+@pytest.fixture(scope="module")
+def databases_with_tls(servers, authority):
+    """While these tests last, the session's PostgreSQL speaks TLS with who asks for it."""
+    postgres = servers[0].postgres
+    files = {}
+    for path, setting in zip(authority.issue(NAME), ("ssl_cert_file", "ssl_key_file"), strict=True):
+        copy = postgres.folder / "data" / path.name
+        shutil.copy(path, copy)
+        copy.chmod(0o600)
+        if postgres.account:
+            shutil.chown(copy, postgres.account)
+        files[setting] = path.name
+    reconfigure(postgres, *(f"ALTER SYSTEM SET {name} = '{file}'" for name, file in files.items()))
+    reconfigure(postgres, "ALTER SYSTEM SET ssl = on")
+    yield
+    reconfigure(postgres, "ALTER SYSTEM RESET ALL")
+
+
+def reconfigure(postgres, *statements):
+    connection = postgres.connect()
+    connection.autocommit = True
+    for statement in (*statements, "SELECT pg_reload_conf()"):
+        connection.cursor().execute(statement)
+    connection.close()
+
+
+def database_over_tls(uri, authority, host=NAME):
+    return (
+        f"{uri.replace('@127.0.0.1', f'@{host}')}?sslmode=verify-full&sslrootcert={quote(str(authority.certificate))}"
+    )
+
+
+@pytest.fixture
+def broker_over_tls(brokers, broker, amqps_port, authority):
+    """`broker_over_tls()` are the settings; a `host` or an authority's file in another's place may be given."""
+
+    def settings(host=NAME, ca=authority.certificate):
+        password = brokers.settings.secret("rabbitmq")
+        uri = f"amqps://forage:{password}@{host}:{amqps_port}/{broker.vhost}"
+        return {"AMQP_URI": uri, "AMQP_SSL_CA": str(ca or "")}
+
+    return settings
+
+
+def test_the_shop_works_over_tls(config, broker, database, databases_with_tls, broker_over_tls, authority):
+    uris = {name: database_over_tls(database(name), authority) for name in ("orders", "products")}
+    nameko_words = {"AMQP_SSL": {"ca_certs": str(authority.certificate), "server_hostname": NAME}}
+    shop = Shop({**config, **broker_over_tls(), **nameko_words, "DB_URIS": uris}, broker)
+    try:
+        for service_class in (Products, Orders):
+            shop.run(service_class)
+
+        product = shop.rpc.products.create_product(**a_product())
+        place_order(shop.rpc, a_line(product))
+
+        wait_for(lambda: shop.sql("products", "SELECT state FROM reservations") == [("committed",)])
+        connections = "SELECT count(*), count(*) FILTER (WHERE ssl) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) "
+        [(all_of_them, encrypted)] = shop.sql(
+            "orders", connections + "WHERE application_name IN ('orders', 'products')"
+        )
+        assert all_of_them == encrypted > 0
+        assert_shell_works(
+            {**config, **broker_over_tls(), "DB_URIS": dict.fromkeys(("users", "notifications"), "") | uris}
+        )
+    finally:
+        shop.stop()
+
+
+def assert_shell_works(config):
+    """With the settings of docs/operations.md, but for the name: Kombu would take 127.0.0.1 for localhost."""
+    ca = config["AMQP_SSL_CA"]
+    done = subprocess.run(
+        [ROOT / ".venv/bin/nameko", "shell", "--config", "config.yaml"],
+        input="print(n.rpc.products.list_products(limit=3)['total'])\n",
+        env={**environment_of(config), "AMQP_SSL": f"{{ca_certs: {ca}, server_hostname: {NAME}}}"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert ">>> 1\n" in done.stdout, done.stdout + done.stderr
+
+
+def test_without_a_file_the_brokers_authority_is_one_of_the_systems(broker_over_tls, authority, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.certificate))
+
+    connect(amqp_address(broker_over_tls(ca=None))).close()
+
+
+@pytest.mark.parametrize(
+    ("who", "reason"),
+    [
+        ({"ca": "stranger"}, "unable to get local issuer certificate"),
+        ({"ca": None}, "unable to get local issuer certificate"),
+        ({"host": "127.0.0.1"}, "IP address mismatch, certificate is not valid for '127.0.0.1'"),
+    ],
+    ids=str,
+)
+def test_a_broker_that_can_not_prove_who_it_is_is_refused(broker_over_tls, stranger, who, reason):
+    if who.get("ca"):
+        who = {"ca": stranger.certificate}
+
+    with pytest.raises(OSError, match=reason):
+        connect(amqp_address(broker_over_tls(**who)))
+
+
+@pytest.mark.parametrize(
+    ("issuer", "host", "reason"),
+    [
+        ("stranger", NAME, "certificate verify failed"),
+        ("authority", "127.0.0.1", '(and 1 other name) does not match host name "127.0.0.1"'),
+    ],
+)
+def test_a_database_that_can_not_prove_who_it_is_is_refused(
+    own_shop, database, databases_with_tls, request, caplog, issuer, host, reason
+):
+    uri = database_over_tls(database("products"), request.getfixturevalue(issuer), host)
+    own_shop.run(Products, DB_URIS={"products": uri})
+
+    with pytest.raises(DatabaseUnavailable):
+        own_shop.rpc.products.list_products()
+
+    assert reason in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("uri", "ca", "sentence"),
+    [
+        ("amqp://localhost", "ca.crt", "AMQP_SSL_CA is set, and AMQP_URI is no amqps:// address"),
+        (
+            "amqps://localhost",
+            "/nowhere",
+            "AMQP_SSL_CA must be a file with an authority's certificate: /nowhere is not",
+        ),
+        ("amqps://localhost", str(ROOT / "README.md"), "AMQP_SSL_CA must be a file with an authority's certificate"),
+    ],
+)
+def test_a_setting_that_protects_nothing_is_a_sentence(uri, ca, sentence):
+    with pytest.raises(SystemExit, match=sentence):
+        amqp_address({"AMQP_URI": uri, "AMQP_SSL_CA": ca})

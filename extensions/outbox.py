@@ -99,6 +99,7 @@ class Outbox(DependencyProvider):
         self._exchange = get_event_exchange(service, config)
         self._mandatory = {event_class.name for event_class in self.events if event_class.subscribers}
         self._publisher = ConfirmingPublisher(amqp_address(config), [self._exchange, *queues])
+        self._due = _due(self.model)
         self._relay = Loop(self._relay_round, IDLE_SECONDS)
         self.inquiries.add("outbox", self._waiting)
 
@@ -146,7 +147,7 @@ class Outbox(DependencyProvider):
                     # Another replica's round; it may have looked before our commit.
                     eventlet.sleep(OTHER_REPLICA_SECONDS)
                     return True
-                rows = session.scalars(self._due()).all()
+                rows = session.scalars(self._due).all()
                 if rows:
                     self._publish(session, rows)
                 session.commit()
@@ -154,12 +155,6 @@ class Outbox(DependencyProvider):
         except (BrokerUnavailable, DatabaseUnavailable) as error:
             logger.warning("the outbox waits: %r", error)
             return False
-
-    def _due(self):
-        """The oldest row of each key, so that what waits holds back its own key alone."""
-        row, older = self.model, aliased(self.model)
-        has_older = select(older.id).where(and_(older.key == row.key, older.id < row.id)).exists()
-        return select(row).where(~has_older, row.not_before <= func.now()).order_by(row.id).limit(ROUND_ROWS)
 
     def _publish(self, session, rows):
         """Send all, then wait for the confirms; delete what the broker has, put off what it refused."""
@@ -206,6 +201,13 @@ class Outbox(DependencyProvider):
             .where(self.model.id == row.id)
             .values(attempts=row.attempts + 1, not_before=func.now() + text(f"interval '{wait_seconds} s'"))
         )
+
+
+def _due(model):
+    """The oldest row of each key, so that what waits holds back its own key alone."""
+    older = aliased(model)
+    has_older = select(older.id).where(and_(older.key == model.key, older.id < model.id)).exists()
+    return select(model).where(~has_older, model.not_before <= func.now()).order_by(model.id).limit(ROUND_ROWS)
 
 
 class _BoundOutbox:

@@ -1,6 +1,7 @@
 """The tables of notifications, and what a mail may become."""
 
 from datetime import datetime, timedelta
+from functools import cache
 from uuid import UUID
 
 from sqlalchemy import (
@@ -103,6 +104,7 @@ class Notification(Base):
         self.next_try_at = func.now() + timedelta(seconds=seconds)
 
     @classmethod
+    @cache
     def due(cls):
         """Those to send now, oldest first: of each order the next in sequence alone, every account mail.
 

@@ -311,15 +311,15 @@ def test_a_relay_killed_between_publish_and_delete_sends_again_and_the_inbox_dro
 
 def test_a_relay_whose_round_fails_goes_on(run_service, bakery, broker, rpc, monkeypatch):
     failures = []
-    due = Outbox._due
+    publish = Outbox._publish
 
-    def fail_once(self):
+    def fail_once(self, session, rows):
         if not failures:
             failures.append(1)
             raise KeyError("a bug")
-        return due(self)
+        publish(self, session, rows)
 
-    monkeypatch.setattr(Outbox, "_due", fail_once)
+    monkeypatch.setattr(Outbox, "_publish", fail_once)
     run_service(Bakery)
 
     rpc.bakery.bake("Torte")

@@ -69,7 +69,8 @@ class Notification(Base):
         CheckConstraint("status IN ('pending', 'sent', 'failed')", name="ck_notifications_status"),
         UniqueConstraint("order_id", "sequence", name="uq_notifications_order_id_sequence"),
         Index("ix_notifications_user_id_id", "user_id", "id"),
-        Index("ix_notifications_pending", "next_try_at", postgresql_where=text("status = 'pending'")),
+        # By id, the order in which they are sent: with a backlog, the next one is the first of the index.
+        Index("ix_notifications_pending", "id", postgresql_where=text("status = 'pending'")),
         Index("ix_notifications_failed", "id", postgresql_where=text("status = 'failed'")),
     )
 

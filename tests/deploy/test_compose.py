@@ -30,7 +30,8 @@ SECRETS = {
 }
 # Without one, too, and right when it's empty.
 OPTIONAL = {
-    *("ALLOWED_ORIGINS", "TRUSTED_PROXIES", "GOOGLE_CLIENT_ID", "GOOGLE_REDIRECT_URI", "AMQP_SSL_CA"),
+    *("ALLOWED_ORIGINS", "TRUSTED_PROXIES", "GOOGLE_CLIENT_ID", "GOOGLE_REDIRECT_URI"),
+    *("AMQP_SSL", "AMQP_SSL_CA"),
     "OTEL_EXPORTER_OTLP_ENDPOINT",
 }
 # Read by code or by a library, not by config.yaml.

@@ -255,12 +255,16 @@ def test_the_outbox_tells_how_many_wait_and_since_when(watched, bakery, cluster)
     assert server.value("forage_outbox_oldest_age_seconds") == 0
 
     with bakery.engine.begin() as connection:
-        # Later than the relay would look.
-        waiting = {"event_id": CakeBaked(cake="").event_id, "event_name": "cake.baked", "key": "1", "payload": {}}
-        at = {"created_at": func.now() - timedelta(seconds=90), "not_before": func.now() + timedelta(seconds=90)}
-        connection.execute(OutboxEntry.__table__.insert().values(**waiting, **at))
+        for seconds in (90, 10):
+            waiting = {"event_id": CakeBaked(cake="").event_id, "event_name": "cake.baked", "key": "1", "payload": {}}
+            # not_before: the relay leaves it there.
+            at = {
+                "created_at": func.now() - timedelta(seconds=seconds),
+                "not_before": func.now() + timedelta(seconds=90),
+            }
+            connection.execute(OutboxEntry.__table__.insert().values(**waiting, **at))
 
-    assert server.value("forage_outbox_messages") == 1
+    assert server.value("forage_outbox_messages") == 2
     assert 90 <= server.value("forage_outbox_oldest_age_seconds") < 120
 
 

@@ -124,6 +124,8 @@ class Metrics(DependencyProvider):
                 self._server.process_request([address, client, wsgi.STATE_IDLE])
         except OSError as error:
             logger.debug("connection lost: %s", error)
+        except Exception:
+            logger.exception("a connection failed")
         finally:
             greenio.shutdown_safe(client)
             client.close()

@@ -26,6 +26,13 @@ class Databases:
         self._execute(f'CREATE DATABASE "{name}"')
         return self.settings.database_uri("postgres", name)
 
+    def new_empty(self, service):
+        """The URI of a new database of the service's, for a backup to be restored into."""
+        self._migrate_once()
+        name = f"test_{next(self._numbers)}_{service}_restored"
+        self._execute(f'CREATE DATABASE "{name}" OWNER {service}')
+        return self.settings.database_uri(service, name)
+
     def drop(self, uri):
         name = uri.rpartition("/")[2]
         self._execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')

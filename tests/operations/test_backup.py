@@ -1,0 +1,96 @@
+"""What docs/operations.md says on backup and restore, typed."""
+
+import os
+import re
+import shutil
+import subprocess
+import textwrap
+
+import pytest
+
+from contracts.errors import OrderNotFound
+from scripts.programs import find_postgres
+from scripts.settings import ROOT, SERVICES
+from services.orders import Orders
+from services.products import Products
+from tests.factories import a_line, a_product, place_order
+from tests.infrastructure.waiting import wait_for
+from tests.shop import Shop
+
+DOCUMENT = (ROOT / "docs" / "operations.md").read_text()
+BLOCKS = [textwrap.dedent(block) for block in re.findall(r"^ *```sh\n(.*?)^ *```", DOCUMENT, re.DOTALL | re.MULTILINE)]
+BACK_UP, RESTORE, CHECK = BLOCKS
+
+
+@pytest.fixture
+def empty_databases(databases):
+    made = {service: databases.new_empty(service) for service in SERVICES}
+    yield made
+    for uri in made.values():
+        databases.drop(uri)
+
+
+def run(commands, folder, uris):
+    addresses = {f"{service.upper()}_DB_URI": uris[service] for service in SERVICES}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", commands],
+        env={**addresses, "BACKUP": str(folder), "PATH": f"{find_postgres()}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    return done.stdout
+
+
+def stock(shop, product):
+    return shop.rpc.products.get_product(product_id=product["id"])["stock_quantity"]
+
+
+def states(shop):
+    return {state for (state,) in shop.sql("products", "SELECT state FROM reservations")}
+
+
+def test_a_shop_that_is_restored_from_different_instants_goes_on(
+    own_shop, config, broker, database, empty_databases, tmp_path
+):
+    uris = {service: database(service) for service in SERVICES}
+    containers = [own_shop.run(service_class) for service_class in (Products, Orders)]
+    product = own_shop.rpc.products.create_product(**a_product(stock_quantity=10))
+    kept = place_order(own_shop.rpc, a_line(product, 2))
+    run(BACK_UP, tmp_path / "first", uris)
+    lost = place_order(own_shop.rpc, a_line(product, 3))
+    wait_for(lambda: states(own_shop) == {"committed"})
+    run(BACK_UP, tmp_path / "second", uris)
+    for container in containers:
+        container.stop()
+
+    # As if the second order had come amid the backup, after orders was dumped.
+    shutil.copy(tmp_path / "first" / "orders.dump", tmp_path / "second")
+    shutil.copy(tmp_path / "first" / "begun", tmp_path / "second")
+    run(RESTORE, tmp_path / "second", empty_databases)
+
+    restored = Shop({**config, "DB_URIS": empty_databases, "SETTLE_AFTER_SECONDS": "0"}, broker)
+    try:
+        products = restored.run(Products)
+        restored.run(Orders)
+        assert stock(restored, product) == 5
+        restored.fire(products, "settle_open_reservations")
+        assert restored.rpc.orders.get_order(order_id=kept["id"]) == kept
+        with pytest.raises(OrderNotFound):
+            restored.rpc.orders.get_order(order_id=lost["id"])
+        assert (stock(restored, product), states(restored)) == (8, {"committed", "released"})
+        new = place_order(restored.rpc, a_line(product, 1))
+        assert new["id"] > lost["id"] + 1000
+        wait_for(lambda: not restored.sql("products", "SELECT FROM reservations WHERE state = 'open'"))
+        assert run(CHECK, tmp_path / "second", empty_databases) == ""
+
+        # And what the check is for.
+        restored.sql("products", "UPDATE products SET stock_quantity = stock_quantity + 1")
+        restored.sql("products", "UPDATE reservations SET state = 'released' WHERE state = 'committed'")
+        found = run(CHECK, tmp_path / "second", empty_databases).splitlines()
+        assert {line.split(",")[0] for line in found} == {
+            "order without stock",
+            "product whose stock is not the sum of its ledger",
+        }
+    finally:
+        restored.stop()

@@ -114,10 +114,13 @@ def unpacked_engine(folder):
     return programs
 
 
-def provide_images(environment, profiles=()):
-    """Pulls or makes what the Dockerfiles name and the containers run, those of `profiles` too; builds the shop's."""
+def provide_images(environment, profiles=(), services=()):
+    """Pulls or makes what the Dockerfiles name and the containers run, and builds the shop's.
+
+    profiles, services: which containers besides those that have no profile.
+    """
     is_ours_alone = environment.get("DOCKER_HOST") != os.environ.get("DOCKER_HOST")
-    for image in sorted(images(environment, profiles)):
+    for image in sorted(images(environment, profiles, services)):
         if output(environment, "docker", "image", "inspect", image) is not None:
             continue
         if output(environment, "docker", "pull", "--quiet", image) is None:
@@ -130,10 +133,12 @@ def provide_images(environment, profiles=()):
         succeed(environment, "docker", "build", "--quiet", "--network", "host", "--tag", f"{name}:local", ROOT / folder)
 
 
-def images(environment, profiles):
+def images(environment, profiles, services):
     """By the names of the Dockerfiles and of docker-compose.yml, the shop's own left out."""
-    chosen = [f"--profile={profile}" for profile in profiles]
-    named = succeed({**environment, "SECRETS": "."}, "docker", "compose", *chosen, "config", "--images").split()
+    compose, asked = ("docker", "compose", *(f"--profile={each}" for each in profiles)), ("config", "--images")
+    named = succeed({**environment, "SECRETS": "."}, *compose, *asked).split()
+    if services:
+        named += succeed({**environment, "SECRETS": "."}, *compose, *asked, *services).split()
     for folder in OURS.values():
         text = (ROOT / folder / "Dockerfile").read_text()
         named += re.findall(r"^FROM (?:--\S+ )?(\S+:\S+)", text, re.MULTILINE)

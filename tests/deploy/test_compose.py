@@ -11,7 +11,9 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from nameko.cli.main import setup_yaml_parser
 
+from contracts.production import demo_settings
 from gateway.routes import docs
 from scripts.settings import DEFAULT_PORTS, NO_EVENTLET_WARNING, ROOT, SERVICES
 from scripts.sign_in_provider import PEOPLE
@@ -130,6 +132,35 @@ def test_all_processes_are_given_the_same_settings(ours):
     ]
 
     assert all(settings == plain[0] for settings in plain)
+
+
+def test_what_the_page_says_for_customers_is_fit_for_production(prepared, ours, monkeypatch):
+    page = (ROOT / "docs" / "docker.md").read_text()
+    said = dict(line.split("=", 1) for line in re.search(r"```\n(ENVIRONMENT=.*?)```", page, re.DOTALL)[1].splitlines())
+    given = {}
+    for who in PROCESSES:
+        for name, value in ours[who]["environment"].items():
+            if name.endswith("_FILE"):
+                secret = value.removeprefix("/run/secrets/")
+                given[name.removesuffix("_FILE")] = (prepared / "secrets" / secret).read_text().strip()
+            else:
+                given[name] = filled_in(value, said)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    setup_yaml_parser()
+
+    config = yaml.safe_load((ROOT / "config.yaml").read_text())
+
+    assert config["ENVIRONMENT"] == "production"
+    assert list(demo_settings(config, given)) == []
+
+
+def filled_in(value, variables):
+    """As Compose does it, from the innermost outwards."""
+    innermost = re.compile(r"\$\{([A-Z_]+):-([^${}]*)\}")
+    while found := innermost.search(value):
+        value = value[: found.start()] + (variables.get(found[1]) or found[2]) + value[found.end() :]
+    return value
 
 
 def test_setup_makes_every_secret_and_only_its_folder_is_closed(prepared, compose):

@@ -115,7 +115,7 @@ class Container(SimpleNamespace):
 def project(tmp_path_factory):
     LOCAL.mkdir(parents=True, exist_ok=True)
     with engine(LOCAL) as environment:
-        provide_images(environment, PROFILES)
+        provide_images(environment, PROFILES, services=["prometheus"])
         project = Project(environment, tmp_path_factory.mktemp("project"))
         try:
             project.up()

@@ -82,6 +82,21 @@ def test_replicas_share_the_work(project, ada):
     placed(project.order(ada))
 
 
+def test_prometheus_finds_every_process_and_its_alerts(project):
+    project.compose("up", "--detach", "--no-build", "prometheus")
+
+    def answers(job):
+        question = ("promtool", "query", "instant", "--format=json", "http://localhost:9090", f'up{{job="{job}"}}')
+        return [series["value"][1] for series in json.loads(project.compose("exec", "-T", "prometheus", *question))]
+
+    wait_for(lambda: answers("forage") == ["1"] * len((*SERVICES, "gateway")), seconds=60, pause_seconds=1)
+    wait_for(lambda: answers("rabbitmq") == ["1"], seconds=60, pause_seconds=1)
+    checked = project.compose(
+        "exec", "-T", "prometheus", "promtool", "check", "config", "/etc/prometheus/prometheus.yml"
+    )
+    assert "1 rule files found" in checked
+
+
 def test_one_signs_in_with_the_local_provider(project):
     with requests.Session() as browser:
         away = browser.get(f"{project.storefront}/api/auth/google", allow_redirects=False, timeout=10)

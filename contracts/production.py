@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 LEAST_BCRYPT_ROUNDS = 10
 MOST_RATE_LIMIT_SCALE = 100
+# Of docker-compose.yml: no mail would ever leave it.
+MAIL_CATCHER = "maildev"
 OBVIOUS_PASSWORDS = {
     *("admin", "changeme", "chanterelle", "default", "forage", "guest", "pass", "password", "postgres", "rabbitmq"),
     *("root", "secret", "test"),
@@ -33,7 +35,8 @@ def demo_settings(config: Mapping[str, Any], environment: Mapping[str, str]) -> 
     for name, uri in _uris(config):
         if _is_open(uri):
             yield f"{name} must have a user and a password that is not obvious."
-    if _is_local(setting("SMTP_HOST", "localhost").lower()):
+    mail_server = setting("SMTP_HOST", "localhost").lower()
+    if _is_local(mail_server) or mail_server == MAIL_CATCHER:
         yield "SMTP_HOST must be a mail server."
     if "forage.example" in setting("MAIL_FROM", "forage.example").lower():
         yield "MAIL_FROM must be an address of the shop's own, not one of forage.example."

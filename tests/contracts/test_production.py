@@ -64,6 +64,7 @@ def test_a_process_may_have_only_the_addresses_that_it_needs():
         ("BCRYPT_ROUNDS", "4"),
         ("SMTP_HOST", "localhost"),
         ("SMTP_HOST", ""),
+        ("SMTP_HOST", "maildev"),
         ("MAIL_FROM", "Forage <shop@forage.example>"),
         ("MAIL_FROM", ""),
         ("OIDC_ISSUER", "http://127.0.0.1:8090"),

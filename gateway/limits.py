@@ -22,8 +22,6 @@ import eventlet
 from limits.errors import ConfigurationError
 from limits.storage import storage_from_string
 from nameko.extensions import DependencyProvider
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 from werkzeug import Request
 
 from extensions.settings import positive
@@ -119,19 +117,27 @@ class Limits(DependencyProvider):
 
 
 def _storage(uri):
-    in_redis = uri.startswith(("redis://", "rediss://"))
-    options = {
+    try:
+        if uri == IN_MEMORY:
+            return storage_from_string(uri)
+        if uri.startswith(("redis://", "rediss://")):
+            return storage_from_string(uri, **_redis_options())
+    except (ConfigurationError, ValueError, TypeError):
+        pass
+    raise SystemExit("RATE_LIMIT_STORAGE_URI must be an address like redis://:password@localhost:6379/0, or unset.")
+
+
+def _redis_options():
+    # Here, since it imports what there is of OpenTelemetry.
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    return {
         "socket_timeout": STORAGE_SECONDS,
         "socket_connect_timeout": STORAGE_SECONDS,
         # More tries would run into the timeout of _count, which may cut a reply in two.
         "retry": Retry(NoBackoff(), 0),
     }
-    try:
-        if in_redis or uri == IN_MEMORY:
-            return storage_from_string(uri, **options if in_redis else {})
-    except (ConfigurationError, ValueError, TypeError):
-        pass
-    raise SystemExit("RATE_LIMIT_STORAGE_URI must be an address like redis://:password@localhost:6379/0, or unset.")
 
 
 def _add(headers, name, item):

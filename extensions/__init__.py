@@ -16,4 +16,5 @@ production  what a process must not start with in production
 telemetry   logs, a line of JSON each
 metrics     what a process tells about itself: /metrics, /livez and /readyz
 gauges      what the database or the broker is asked for before that
+tracing     spans of all that a request caused
 """

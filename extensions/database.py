@@ -14,8 +14,10 @@ eventlet: without it one slow query stops every greenlet of the process.
 """
 
 import logging
+import re
 import time
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import cast
 
 import eventlet
@@ -30,6 +32,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 
 from extensions.errors import DatabaseUnavailable, RpcTimeout
+from extensions.tracing import Operation, Tracer
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +45,10 @@ CONNECTION_SETTINGS = {
     "options": "-c lock_timeout=4s -c statement_timeout=20s -c idle_in_transaction_session_timeout=60s -c timezone=UTC",
     "tcp_user_timeout": 5000,
 }
+DATABASE = {"db.system.name": "postgresql"}
+TRANSACTION = Operation("transaction", attributes=DATABASE)
+OPERATION = re.compile(r"\b(SELECT|INSERT|UPDATE|DELETE)\b")
+TARGET = re.compile(r"\b(?:FROM|INTO|UPDATE) (\w+)")
 
 POOL_SIZE = Gauge("forage_db_pool_size", "Connections that the pool may hold.", ["service"])
 POOL_IN_USE = Gauge("forage_db_pool_in_use", "Connections of the pool that somebody uses.", ["service"])
@@ -55,6 +62,8 @@ POOL_WAIT = Histogram(
 
 class Engine(SharedExtension):
     """The service's connection pool, shared by all extensions that use its database."""
+
+    tracer = Tracer()
 
     def setup(self):
         service = self.container.service_name
@@ -76,6 +85,10 @@ class Engine(SharedExtension):
         event.listen(self.engine, "do_connect", _connect_in_time)
         POOL_SIZE.labels(service).set_function(lambda: cast(QueuePool, self.engine.pool).size())
         POOL_IN_USE.labels(service).set_function(lambda: cast(QueuePool, self.engine.pool).checkedout())
+
+    def start(self):
+        if self.tracer.is_on:
+            _trace_statements(self.engine, self.tracer)
 
     def stop(self):
         self.engine.dispose()
@@ -131,6 +144,38 @@ def _connect_in_time(dialect, connection_record, args, kwargs):
         return dialect.connect(*args, **kwargs)
 
 
+def _trace_statements(engine, tracer):
+    """A span for each statement, without its parameters: they are people's."""
+
+    @lru_cache(maxsize=500)
+    def operation(statement):
+        verb, target = OPERATION.search(statement), TARGET.search(statement)
+        summary = " ".join(found[1] for found in (verb, target) if found) or "SQL"
+        attributes = {
+            **DATABASE,
+            "db.namespace": engine.url.database,
+            "db.query.summary": summary,
+            "db.query.text": statement,
+        }
+        return Operation(summary, "client", attributes)
+
+    def begin(connection, cursor, statement, parameters, context, executemany):
+        context.span = tracer.span(operation(statement))
+
+    def end(connection, cursor, statement, parameters, context, executemany):
+        vars(context).pop("span").end()
+
+    def fail(failure):
+        # Whatever fails, to connect or to fetch what a statement gave among it.
+        span = failure.execution_context and vars(failure.execution_context).pop("span", None)
+        if span:
+            span.end(failure.original_exception)
+
+    event.listen(engine, "before_cursor_execute", begin)
+    event.listen(engine, "after_cursor_execute", end)
+    event.listen(engine, "handle_error", fail)
+
+
 class Database(DependencyProvider):
     """answers: the model of extensions.inbox.AnswerMixin, where the service has methods marked `once`."""
 
@@ -160,7 +205,7 @@ class Transactions:
         Raises RpcTimeout instead of committing past the call's deadline; `past_deadline` is for what
         must be written all the same. After DatabaseUnavailable the commit may have happened or not.
         """
-        with self._engine.session() as session:
+        with self._engine.tracer.span(TRANSACTION), self._engine.session() as session:
             if not past_deadline:
                 self._check_deadline()
             yield session

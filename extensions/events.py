@@ -45,6 +45,7 @@ from extensions.parking import PARKED_MESSAGES
 from extensions.payloads import from_payload, to_payload
 from extensions.queues import delay_queue, handler_queue, own_headers, parking_queue
 from extensions.rpc import HEADER_PREFIX, context_from_headers
+from extensions.tracing import HEADER, Operation, Tracer, trace_headers
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +105,18 @@ def count(handler, outcome, started_at, event=None):
         EVENT_LAG.labels(*labels).observe(max(0, (datetime.now(UTC) - event.timestamp).total_seconds()))
 
 
+def operation_on(exchange, routing_key, name, kind, queue=None):
+    destination = f"{exchange}:{routing_key}"
+    attributes = {
+        "messaging.system": "rabbitmq",
+        "messaging.operation.name": name,
+        "messaging.operation.type": name,
+        "messaging.destination.name": f"{destination}:{queue}" if queue else destination,
+        "messaging.rabbitmq.destination.routing_key": routing_key,
+    }
+    return Operation(f"{name} {destination}", kind, attributes)
+
+
 class EventHandler(Entrypoint):
     """Handles each event of a class in a durable queue that the service's replicas share.
 
@@ -138,6 +151,10 @@ class EventHandler(Entrypoint):
 
     def queue(self):
         return handler_queue(self.event_class, self.container.service_name, self.method_name, self.container.config)
+
+    def operation(self):
+        queue = self.queue()
+        return operation_on(queue.exchange.name, queue.routing_key, "process", "consumer", queue.name)
 
     def disconnected(self):
         pass
@@ -282,6 +299,10 @@ class BroadcastHandler(Entrypoint):
             auto_delete=True,
         )
 
+    def operation(self):
+        queue = self.queue()
+        return operation_on(queue.exchange.name, queue.routing_key, "process", "consumer")
+
     def disconnected(self):
         pass
 
@@ -322,6 +343,7 @@ class Hints(DependencyProvider):
     """
 
     publisher = Publisher()
+    tracer = Tracer()
 
     def __init__(self, interval_seconds=0):
         self.interval_seconds = interval_seconds
@@ -358,8 +380,10 @@ class Hints(DependencyProvider):
         del self._waiting[key]
 
     def _publish(self, hint):
+        operation = operation_on(self._exchange.name, hint["routing_key"], "send", "producer")
         try:
-            self.publisher.publish(**hint, exchange=self._exchange.name, timeout_seconds=PUBLISH_SECONDS)
+            with self.tracer.span(operation, parent=hint["headers"].get(HEADER)):
+                self.publisher.publish(**hint, exchange=self._exchange.name, timeout_seconds=PUBLISH_SECONDS)
         except BrokerUnavailable as error:
             logger.warning("a hint of %s was lost: %s", hint["routing_key"], error)
 
@@ -374,11 +398,12 @@ class _BoundHints:
         rank: of two events of a key that wait, the higher one is the last: two transactions may get to know
         of their commits in another order than they committed in.
         """
+        request_id = {HEADER_PREFIX + "request_id": self._request_id} if self._request_id else {}
         hint = {
             # Here, where a payload that is no JSON fails the transaction that it belongs to.
             "body": encode(to_payload(event)),
             "routing_key": event.name,
-            "headers": {HEADER_PREFIX + "request_id": self._request_id} if self._request_id else None,
+            "headers": {**request_id, **trace_headers()},
         }
         key = (event.name, event.event_id if key is None else key)
         after_commit(session, lambda: self._hints.send(hint, key, rank))

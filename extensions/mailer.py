@@ -13,6 +13,7 @@ from nameko.extensions import DependencyProvider
 from prometheus_client import Histogram
 
 from extensions.settings import integer, required
+from extensions.tracing import Operation, Tracer
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +44,13 @@ OUTCOMES = {MailServerAway: "away", MailPostponed: "postponed", MailRefused: "re
 
 
 class Mailer(DependencyProvider):
+    tracer = Tracer()
+
     def setup(self):
         config = self.container.config
         self._host = required(config, "SMTP_HOST", "the mail server's name.")
         self._port = integer(config, "SMTP_PORT", 1, 65535)
+        self._sending = Operation("SMTP send", "client", {"server.address": self._host, "server.port": self._port})
 
     def get_dependency(self, worker_ctx):
         return self
@@ -59,7 +63,8 @@ class Mailer(DependencyProvider):
         """
         started_at, outcome = time.perf_counter(), "error"
         try:
-            self._send(mail, timeout_seconds)
+            with self.tracer.span(self._sending):
+                self._send(mail, timeout_seconds)
             outcome = "sent"
         except (MailServerAway, MailPostponed, MailRefused) as error:
             outcome = OUTCOMES[type(error)]

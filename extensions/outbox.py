@@ -37,12 +37,14 @@ from sqlalchemy.orm import Mapped, aliased, declared_attr, mapped_column
 from extensions.broker import BrokerUnavailable, ConfirmingPublisher, NotConfirmed, Unroutable, encode
 from extensions.database import Engine, after_commit
 from extensions.errors import DatabaseUnavailable
+from extensions.events import operation_on
 from extensions.gauges import Inquiries
 from extensions.payloads import to_payload
 from extensions.polling import Loop
 from extensions.queues import handler_queue
 from extensions.rpc import HEADER_PREFIX
 from extensions.settings import amqp_address
+from extensions.tracing import HEADER, Tracer, traceparent
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +73,7 @@ class OutboxMixin:
     key: Mapped[str] = mapped_column(Text)
     payload: Mapped[dict] = mapped_column(JSONB)
     request_id: Mapped[str | None] = mapped_column(Text)
+    traceparent: Mapped[str | None] = mapped_column(Text)
     attempts: Mapped[int] = mapped_column(server_default="0")
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     not_before: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
@@ -85,6 +88,7 @@ class Outbox(DependencyProvider):
 
     engine = Engine()
     inquiries = Inquiries()
+    tracer = Tracer()
 
     def __init__(self, model, events):
         self.model, self.events = model, events
@@ -121,15 +125,17 @@ class Outbox(DependencyProvider):
     def add(self, session, event, key, request_id):
         if type(event) not in self.events:
             raise TypeError(f"{type(event).__name__} is not among the outbox's events")
-        session.add(
-            self.model(
-                event_id=event.event_id,
-                event_name=event.name,
-                key=str(event.event_id if key is None else key),
-                payload=to_payload(event),
-                request_id=request_id,
+        with self.tracer.span(operation_on(self._exchange.name, event.name, "create", "producer")):
+            session.add(
+                self.model(
+                    event_id=event.event_id,
+                    event_name=event.name,
+                    key=str(event.event_id if key is None else key),
+                    payload=to_payload(event),
+                    request_id=request_id,
+                    traceparent=traceparent(),
+                )
             )
-        )
         after_commit(session, self._relay.ring)
 
     def _waiting(self):
@@ -158,12 +164,14 @@ class Outbox(DependencyProvider):
 
     def _publish(self, session, rows):
         """Send all, then wait for the confirms; delete what the broker has, put off what it refused."""
-        confirms = [(row, self._send(row)) for row in rows]
+        confirms = [(row, time.time_ns(), self._send(row)) for row in rows]
         deadline = time.monotonic() + CONFIRM_SECONDS
         confirmed, refused, failure = [], False, None
-        for row, confirm in confirms:
+        for row, sent_at, confirm in confirms:
             try:
-                self._publisher.wait(confirm, max(0.01, deadline - time.monotonic()))
+                operation = operation_on(self._exchange.name, row.event_name, "send", "producer")
+                with self.tracer.span(operation, row.traceparent, sent_at):
+                    self._publisher.wait(confirm, max(0.01, deadline - time.monotonic()))
             except (Unroutable, NotConfirmed) as error:
                 logger.error("%s %s was not taken by the broker: %r", row.event_name, row.event_id, error)
                 self._put_off(session, row)
@@ -184,6 +192,7 @@ class Outbox(DependencyProvider):
             raise failure
 
     def _send(self, row):
+        headers = {HEADER_PREFIX + "request_id": row.request_id, HEADER: row.traceparent}
         return self._publisher.send(
             encode(row.payload),
             exchange=self._exchange.name,
@@ -191,7 +200,7 @@ class Outbox(DependencyProvider):
             mandatory=row.event_name in self._mandatory,
             persistent=True,
             message_id=str(row.event_id),
-            headers={HEADER_PREFIX + "request_id": row.request_id} if row.request_id else None,
+            headers={name: value for name, value in headers.items() if value is not None},
         )
 
     def _put_off(self, session, row):

@@ -47,6 +47,7 @@ from extensions.broker import BrokerUnavailable, Publisher, Unroutable, encode
 from extensions.consumers import Consumers
 from extensions.errors import RpcTimeout, ServiceUnavailable
 from extensions.gauges import QUEUE_MESSAGES, QueueDepths
+from extensions.tracing import Operation, Tracer, context_of, trace_headers
 
 __all__ = ["ClusterClient", "RpcTimeout", "ServiceUnavailable", "rpc"]
 
@@ -101,7 +102,7 @@ def context_from_headers(message):
         context.pop("call_id_stack", None)
     if not isinstance(context.get("request_id"), str):
         context.pop("request_id", None)
-    return context
+    return {**context, **context_of(message)}
 
 
 class RpcConsumer(SharedExtension):
@@ -236,6 +237,9 @@ class Rpc(Entrypoint):
     def stop(self):
         self.consumer.stop_consuming()
 
+    def operation(self):
+        return _operation(self.container.service_name, self.method_name, "server")
+
     def check_signature(self, args, kwargs):
         method = getattr(self.container.service_cls, self.method_name)
         try:
@@ -245,6 +249,11 @@ class Rpc(Entrypoint):
 
 
 rpc = Rpc.decorator
+
+
+def _operation(service, method, kind):
+    name = f"{service}/{method}"
+    return Operation(name, kind, {"rpc.system.name": "nameko", "rpc.method": name})
 
 
 class ReplyListener(SharedExtension):
@@ -312,6 +321,7 @@ class ClusterClient(DependencyProvider):
 
     listener = ReplyListener()
     publisher = Publisher()
+    tracer = Tracer()
 
     def setup(self):
         self._exchange = get_rpc_exchange(self.container.config)
@@ -328,6 +338,10 @@ class ClusterClient(DependencyProvider):
         )
 
     def call(self, service, method, args, kwargs, context):
+        with self.tracer.span(_operation(service, method, "client")):
+            return self._call(service, method, args, kwargs, context)
+
+    def _call(self, service, method, args, kwargs, context):
         remaining = context["deadline"] - time.time()
         if remaining <= 0:
             raise RpcTimeout(service)
@@ -343,7 +357,7 @@ class ClusterClient(DependencyProvider):
                     reply_to=self.listener.routing_key,
                     correlation_id=correlation_id,
                     expiration=str(max(1, int(remaining * 1000))),
-                    headers={HEADER_PREFIX + key: value for key, value in context.items()},
+                    headers={**{HEADER_PREFIX + key: value for key, value in context.items()}, **trace_headers()},
                     timeout_seconds=min(CONFIRM_SECONDS, remaining),
                 )
                 return reply.wait()

@@ -3,6 +3,7 @@
 A line has `time`, `level`, `service`, `logger` and `message`, and within a worker `request_id`,
 `method` and, in handlers, `event_id`. A service gets them with `log_context = LogContext()`; others
 use `with bind_log_fields(request_id=…)`. What is passed as `extra={"fields": {…}}` is added.
+Within a trace (extensions.tracing) there is its `trace_id`, and `span_id` if it is kept.
 """
 
 import json
@@ -15,11 +16,14 @@ from datetime import UTC, datetime
 
 from nameko.extensions import DependencyProvider
 
+from extensions import tracing
 from extensions.payloads import timestamp
 
 # A greenlet starts with an empty context, so these are the fields of one worker or request.
 _fields: ContextVar[dict] = ContextVar("log_fields", default={})  # noqa: B039 - never mutated
 _process = {"service": None}
+
+log_fields = _fields.get
 
 
 class LogContext(DependencyProvider):
@@ -86,6 +90,7 @@ def _entry(record):
         "logger": record.name,
         "message": record.getMessage(),
         **_fields.get(),
+        **tracing.log_fields(),
         **getattr(record, "fields", {}),
     }
 

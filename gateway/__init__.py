@@ -13,6 +13,7 @@ from extensions.metrics import Metrics
 from extensions.production import Production
 from extensions.rpc import ClusterClient
 from extensions.telemetry import LogContext
+from extensions.tracing import Tracing
 from gateway.app import create_app
 from gateway.auth import Tokens
 from gateway.cache import Cache
@@ -28,6 +29,7 @@ class Gateway:
     production = Production(demo_settings)
     config = Config()
     log_context = LogContext()
+    tracing = Tracing()
     metrics = Metrics()
     cluster = ClusterClient()
     tokens = Tokens()

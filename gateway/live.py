@@ -24,6 +24,7 @@ from wsproto.utilities import ProtocolError
 from contracts.schemas import MAX_BIGINT
 from extensions.payloads import timestamp
 from extensions.settings import positive
+from extensions.tracing import NO_SPAN, Operation, Tracer
 from gateway.errors import Overloaded, Unauthenticated
 
 logger = logging.getLogger(__name__)
@@ -54,10 +55,13 @@ FRAMES_PER_SECOND = 100
 MAX_FRAME_BURST = 300
 
 SOCKETS = Gauge("forage_websockets", "Open WebSockets. state: anonymous, authenticated.", ["service", "state"])
+PUSH = Operation("WebSocket push", "producer")
 
 
 class Live(DependencyProvider):
     """One for the process. Its config: RATE_LIMIT_SCALE."""
+
+    tracer = Tracer()
 
     def __init__(self):
         self._clients = set()
@@ -98,7 +102,7 @@ class Live(DependencyProvider):
         text = _text(type="notification", data=data)
         for client in list(self._of_user.get(event.user_id, ())):
             if client.seconds_left() > 0:
-                client.put(text)
+                client.put(text, self.tracer.span(PUSH))
 
     def refuse_when_full(self, address):
         """Raises Overloaded when one more socket would be too many, in all or from that address."""
@@ -220,10 +224,10 @@ class _Client:
     def say(self, **message):
         self.put(_text(**message))
 
-    def put(self, text):
-        """text: or a CloseReason, which ends the socket."""
+    def put(self, text, span=NO_SPAN):
+        """text: or a CloseReason, which ends the socket. span: of the text, until it is sent."""
         try:
-            self._queue.put_nowait(text)
+            self._queue.put_nowait((text, span))
         except Full:
             logger.info("dropped a WebSocket that reads too slowly")
             self._hang_up()
@@ -235,18 +239,19 @@ class _Client:
     def _write(self):
         try:
             while True:
-                text = self._next()
+                text, span = self._next()
                 if isinstance(text, CloseReason):
                     self.ws.close(text)
                     # close() alone doesn't wake the reader.
                     self.ws.event.set()
                     return
-                self.ws.send(text)
+                with span:
+                    self.ws.send(text)
         except (OSError, ConnectionClosed, ProtocolError):
             self._hang_up()
 
     def _next(self):
-        """The next text to send, or the news that the token has expired, whatever comes first."""
+        """The next text to send with its span, or the news that the token has expired, whatever comes first."""
         if self.caller is None:
             return self._queue.get()
         try:
@@ -255,7 +260,7 @@ class _Client:
             return self._queue.get(timeout=self.seconds_left())
         except Empty:
             self._on_expiry(self, None)
-            return _text(type="expired")
+            return _text(type="expired"), NO_SPAN
 
     def _hang_up(self):
         """Make the reader see the end of the connection, whatever state that is in."""

@@ -39,6 +39,7 @@ from prometheus_client import Histogram
 
 from extensions.settings import integer, positive
 from extensions.telemetry import bind_log_fields
+from extensions.tracing import NO_SPAN, Operation, Tracer
 from gateway.addresses import ClientAddresses
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ MAX_DISCARDED_BYTES = 8 * 1024 * 1024
 # Of an answer that is all written, from its first byte to its last.
 ANSWER_SECONDS = 60
 LINGER_SECONDS = 1
+REQUEST = Operation("HTTP", "server")
 
 REQUESTS = Histogram(
     "forage_http_request_duration_seconds",
@@ -81,6 +83,8 @@ METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 class WsgiServer(Entrypoint):
     """Listens on config's GATEWAY_PORT; 0 takes a free one, which `port` then names."""
+
+    tracer = Tracer()
 
     def setup(self):
         port = integer(self.container.config, "GATEWAY_PORT", 0, 65535)
@@ -107,7 +111,7 @@ class WsgiServer(Entrypoint):
         self._server = wsgi.Server(
             self._listener,
             self._listener.getsockname(),
-            Requests(self._app),
+            Requests(self._app, self.tracer),
             protocol=_Protocol,
             # Only a backstop: _Protocol answers what is longer than its own limit.
             url_length_limit=wsgi.MAX_TOTAL_HEADER_SIZE,
@@ -233,10 +237,13 @@ class Requests:
 
     `environ["answer_headers"]` are headers, by name, that the answer carries whoever gives it. They start as
     the app's `answer_headers`, if it has any.
+
+    A trace begins with each. A traceparent that comes in is named by it and decides nothing: anybody can send one.
     """
 
-    def __init__(self, app):
+    def __init__(self, app, tracer):
         self.app = app
+        self.tracer = tracer
         self.answer_headers = getattr(app, "answer_headers", {})
 
     def __call__(self, environ, start_response):
@@ -251,7 +258,7 @@ class Requests:
             answered = int(status[:3])
             return start_response(status, [*headers, *answer_headers.items()], exc_info)
 
-        with bind_log_fields(request_id=request_id):
+        with self._span(environ) as span, bind_log_fields(request_id=request_id):
             try:
                 return self.app(environ, start)
             except Exception:
@@ -266,6 +273,30 @@ class Requests:
                     requests_of("gateway", route, verb, int(answered)).observe(seconds)
                 fields = {"method": method, "path": path, "status": answered, "duration_ms": round(seconds * 1000, 1)}
                 logger.info("%s %s %d", method, path, answered, extra={"fields": fields})
+                if span.is_kept:
+                    _describe(span, environ, int(answered))
+
+    def _span(self, environ):
+        # A WebSocket's would be open for hours.
+        is_socket = "HTTP_UPGRADE" in environ
+        return NO_SPAN if is_socket else self.tracer.begin(REQUEST, link=environ.get("HTTP_TRACEPARENT"))
+
+
+def _describe(span, environ, status):
+    method, route = environ["REQUEST_METHOD"], environ.get("route")
+    name = method if method in METHODS else "HTTP"
+    span.note("http.request.method", method if method in METHODS else "_OTHER")
+    span.note("url.scheme", environ["wsgi.url_scheme"])
+    span.note("http.request.header.x-request-id", [environ["request_id"]])
+    span.note("http.response.status_code", status)
+    if route is not None:
+        name = f"{name} {route}"
+        span.note("http.route", route)
+        # That of no route may hold anything.
+        span.note("url.path", environ["PATH_INFO"])
+    span.rename(name)
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        span.fail(str(status))
 
 
 def _request_id(given):

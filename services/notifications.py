@@ -52,7 +52,8 @@ from extensions.polling import Bell, poll
 from extensions.production import Production
 from extensions.rpc import ClusterClient, rpc
 from extensions.settings import required
-from extensions.telemetry import LogContext
+from extensions.telemetry import LogContext, bind_log_fields, log_fields
+from extensions.tracing import Tracing, traceparent
 from services.notifications_models import Answer, Notification
 from services.notifications_models import Base as Base  # for migrations/env.py
 
@@ -178,6 +179,7 @@ class Notifications:
     mailer = Mailer()
     parking = ParkingLot()
     log_context = LogContext()
+    tracing = Tracing()
     metrics = Metrics()
     mails = QueryGauge(MAILS, COUNT_MAILS)
     oldest_pending = QueryGauge(OLDEST_PENDING, AGE_OF_OLDEST_PENDING)
@@ -239,6 +241,8 @@ class Notifications:
                 recipient_email=recipient,
                 subject=subject,
                 message=message,
+                request_id=log_fields().get("request_id"),
+                traceparent=traceparent(),
             )
             .on_conflict_do_nothing(index_elements=["event_id"])
             .returning(Notification)
@@ -259,8 +263,12 @@ class Notifications:
             notification = session.scalar(due.limit(1).with_for_update(skip_locked=True))
             if notification is None:
                 return False
-            # Others will hardly fare better at a server that is away.
-            return self._send(session, notification, SEND_SECONDS)
+            with (
+                self.tracing.continued(notification.traceparent),
+                bind_log_fields(request_id=notification.request_id, event_id=notification.event_id),
+            ):
+                # Others will hardly fare better at a server that is away.
+                return self._send(session, notification, SEND_SECONDS)
 
     def _send(self, session, notification, timeout_seconds):
         """Try to send and note what came of it; the row is locked by the caller, and deleted if nobody needs the mail.
@@ -310,7 +318,7 @@ class Notifications:
     def _create_token(self, event):
         """{"token", "expires_in"} of users. Raises MailNotNeeded, UsersAway."""
         try:
-            return self.cluster.within(TOKEN_SECONDS).users.create_mailed_token(
+            return self.cluster.within(TOKEN_SECONDS, log_fields().get("request_id")).users.create_mailed_token(
                 user_id=event.user_id, email=event.email, purpose=EVENT_TYPES[type(event)]
             )
         except (ServiceUnavailable, RpcTimeout) as error:

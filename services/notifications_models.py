@@ -42,6 +42,7 @@ class Notification(Base):
 
     event_id is the inbox: an event is stored once. sequence: its place among its order's mails.
     order_id and sequence are null for account mails, whose link carries a token: nothing here does.
+    request_id, traceparent: of the request that the event came of, for what is logged and traced of the mail.
     attempts: answers of the mail server about this mail. tries: all tries, also those nobody answered.
     """
 
@@ -57,6 +58,8 @@ class Notification(Base):
     recipient_email: Mapped[str] = mapped_column(Text)
     subject: Mapped[str] = mapped_column(Text)
     message: Mapped[str] = mapped_column(Text)
+    request_id: Mapped[str | None] = mapped_column(Text)
+    traceparent: Mapped[str | None] = mapped_column(Text)
     status: Mapped[str] = mapped_column(Text, server_default="pending")
     error_message: Mapped[str | None] = mapped_column(Text)
     attempts: Mapped[int] = mapped_column(Integer, server_default="0")

@@ -52,6 +52,7 @@ from extensions.payloads import timestamp
 from extensions.production import Production
 from extensions.rpc import ClusterClient, rpc
 from extensions.telemetry import LogContext
+from extensions.tracing import Tracing
 from services.orders_models import Answer, Attempt, Order, OutboxEntry
 from services.orders_models import Base as Base  # for migrations/env.py
 
@@ -114,6 +115,7 @@ class Orders:
     outbox = Outbox(OutboxEntry, events=[OrderCreated, OrderStatusUpdated, OrderAbandoned])
     cluster = ClusterClient()
     log_context = LogContext()
+    tracing = Tracing()
     metrics = Metrics()
 
     @rpc

@@ -52,6 +52,7 @@ from extensions.production import Production
 from extensions.rpc import ClusterClient, rpc
 from extensions.settings import Setting
 from extensions.telemetry import LogContext
+from extensions.tracing import Tracing
 from services.products_models import Answer, InboxEntry, Product, Reservation, ReservationLine, StockMovement
 from services.products_models import Base as Base  # for migrations/env.py
 
@@ -151,6 +152,7 @@ class Products:
     parking = ParkingLot()
     settle_after_seconds = Setting("SETTLE_AFTER_SECONDS", lowest=0, highest=86400)
     log_context = LogContext()
+    tracing = Tracing()
     metrics = Metrics()
     stock_mismatches = QueryGauge(STOCK_MISMATCHES, COUNT_MISMATCHES, MISMATCHES_INTERVAL_SECONDS)
 

@@ -66,6 +66,7 @@ from extensions.production import Production
 from extensions.rpc import rpc
 from extensions.settings import secret_and_previous
 from extensions.telemetry import LogContext
+from extensions.tracing import Tracing
 from services.users_models import (
     MAILED_TOKEN_LIFE,
     RESET,
@@ -158,6 +159,7 @@ class Users:
     tokens = Tokens()
     openid = OpenIdClient()
     log_context = LogContext()
+    tracing = Tracing()
     metrics = Metrics()
 
     # Accounts

@@ -12,6 +12,7 @@ from psycogreen.eventlet import patch_psycopg
 from scripts.programs import require_programs
 from scripts.settings import Settings, free_port
 from tests.infrastructure.broker import Brokers
+from tests.infrastructure.collector import Collector
 from tests.infrastructure.configuration import configuration
 from tests.infrastructure.databases import Databases
 from tests.infrastructure.leaks import Leaks
@@ -209,6 +210,14 @@ def processes(config, tmp_path):
     processes = Processes(tmp_path, config)
     yield processes
     processes.stop()
+
+
+@pytest.fixture
+def collector():
+    """An OpenTelemetry collector: a service with `collector.settings` sends its spans there, to `collector.spans`."""
+    collector = Collector()
+    yield collector
+    collector.stop()
 
 
 @pytest.fixture

@@ -1,3 +1,4 @@
+from contextvars import copy_context
 from functools import partial
 
 import eventlet
@@ -104,7 +105,7 @@ def _ask_all(*calls):
 
     Raises ServiceUnavailable when it is the broker that is.
     """
-    asked = [eventlet.spawn(_ask, call) for call in calls]
+    asked = [eventlet.spawn(copy_context().run, _ask, call) for call in calls]
     answers = [greenlet.wait() for greenlet in asked]
     for answer in answers:
         if isinstance(answer, ServiceUnavailable):

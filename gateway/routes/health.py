@@ -1,3 +1,4 @@
+from contextvars import copy_context
 from datetime import UTC, datetime
 from time import monotonic, perf_counter
 
@@ -63,13 +64,13 @@ class Rounds:
     def ask_all(self, shop, seconds):
         started_at, answers = self._latest.get(seconds, (float("-inf"), None))
         if monotonic() - started_at > SHARED_SECONDS:
-            answers = eventlet.spawn(_ask_all, shop.within(seconds=seconds))
+            answers = eventlet.spawn(copy_context().run, _ask_all, shop.within(seconds=seconds))
             self._latest[seconds] = monotonic(), answers
         return answers.wait()
 
 
 def _ask_all(shop):
-    asked = {service: eventlet.spawn(_ask, shop, service) for service in SERVICES}
+    asked = {service: eventlet.spawn(copy_context().run, _ask, shop, service) for service in SERVICES}
     return {service: greenlet.wait() for service, greenlet in asked.items()}
 
 

@@ -175,7 +175,7 @@ def test_a_hint_that_the_broker_does_not_take_is_lost(run_service, cluster, prox
     [hints] = [provider for provider in container.dependencies if isinstance(provider, Hints)]
     proxy.go_away()
 
-    hints.send({"body": b"{}", "routing_key": "oven.warmed"}, key=1, rank=0)
+    hints.send({"body": b"{}", "routing_key": "oven.warmed", "headers": {}}, key=1, rank=0)
 
     wait_for(lambda: "a hint of oven.warmed was lost" in caplog.text)
     assert not deaths(container)

@@ -3,6 +3,7 @@
 import eventlet
 import pytest
 from eventlet.event import Event
+from nameko.standalone.events import get_event_exchange
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
@@ -70,7 +71,7 @@ def relay_of(container):
 def add_by_hand(bakery, *events, key):
     with Session(bakery.engine) as session:
         outbox = Outbox(OutboxEntry, events=[CakeBaked])
-        outbox._relay = kit.Loop(None, 1)
+        outbox._relay, outbox._exchange = kit.Loop(None, 1), get_event_exchange("bakery", {})
         for event in events:
             outbox.add(session, event, key, "r-1")
             session.flush()

@@ -25,5 +25,6 @@ def configuration(broker, database_uris, smtp, **settings):
         "METRICS_HOST": "127.0.0.1",
         "METRICS_PORT": "0",
         "SETTLE_AFTER_SECONDS": "600",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "",
         **settings,
     }

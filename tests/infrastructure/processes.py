@@ -16,14 +16,14 @@ class Processes:
         self._started = []
         self._numbers = count(1)
 
-    def start(self, module, **environment):
-        """One more `nameko run` of `services.orders` or whatever module; keywords go to its environment.
+    def start(self, *modules, **environment):
+        """One more `nameko run` of `services.orders` or whatever modules; keywords go to its environment.
 
         It returns at once; wait for what the process is to do, for example for its queue's consumer.
         """
-        command = [str(ROOT / ".venv" / "bin" / "nameko"), "run", "--config", "config.yaml", module]
+        command = [str(ROOT / ".venv" / "bin" / "nameko"), "run", "--config", "config.yaml", *modules]
         server = Server(
-            f"{module}-{next(self._numbers)}", self.folder, command, {**environment_of(self.config), **environment}
+            f"{modules[0]}-{next(self._numbers)}", self.folder, command, {**environment_of(self.config), **environment}
         )
         self._started.append(server)
         return server.start()

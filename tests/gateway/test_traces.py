@@ -1,0 +1,68 @@
+"""What a request's span says, and who decides about it."""
+
+import pytest
+import requests
+
+from tests.infrastructure.waiting import wait_for
+
+from .test_server import server_of
+
+# Of all ids this one is kept first, by whatever ratio.
+FROM_OUTSIDE = f"00-{'1' * 16}{'0' * 16}-{'1' * 16}-01"
+
+
+@pytest.fixture
+def gateway(run_gateway, collector, monkeypatch):
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
+    return run_gateway(**collector.settings)
+
+
+def test_nobody_outside_can_have_a_trace_kept(run_gateway, collector):
+    gateway = run_gateway(**{**collector.settings, "OTEL_TRACES_SAMPLER_ARG": "0"})
+
+    answer = requests.get(f"{gateway.url}/products", headers={"traceparent": FROM_OUTSIDE}, timeout=10)
+
+    assert answer.status_code == 200
+    gateway.container.stop()
+    assert collector.spans == []
+
+
+def test_a_request_is_named_by_its_route_also_when_the_cache_answers(gateway, collector):
+    for _ in range(2):
+        requests.get(f"{gateway.url}/products?name=secret", timeout=10)
+
+    spans = wait_for(lambda: len(collector.find("GET /products")) == 2 and collector.find("GET /products"))
+
+    assert [collector.find("products/list_products", below=span) != [] for span in spans] == [True, False]
+    assert {span.attributes["http.route"] for span in spans} == {"/products"}
+    assert b"secret" not in b"".join(collector.bodies)
+
+
+def test_of_an_address_that_is_no_route_and_of_an_invented_method_nothing_is_told(gateway, collector):
+    requests.request("ADA", f"{gateway.url}/ada@forage.example", timeout=10)
+
+    [span] = wait_for(lambda: collector.find("HTTP"))
+
+    assert span.attributes["http.request.method"] == "_OTHER"
+    assert span.attributes["http.response.status_code"] == 404
+    assert not span.is_error
+    assert b"ada@" not in b"".join(collector.bodies)
+
+
+def test_an_answer_of_500_or_more_is_an_error(gateway, collector):
+    server_of(gateway.container)._app.extensions["in_flight"].most = 0
+
+    requests.get(f"{gateway.url}/products/1", timeout=10)
+
+    [span] = wait_for(lambda: collector.find("GET /products/{product_id}"))
+    assert (span.is_error, span.attributes["error.type"]) == (True, "503")
+
+
+def test_a_websocket_makes_no_span(gateway, collector):
+    handshake = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
+    requests.get(f"{gateway.url}/ws/notifications", headers=handshake, timeout=10)
+    requests.get(f"{gateway.url}/livez", timeout=10)
+
+    wait_for(lambda: collector.find("GET /livez"))
+
+    assert {span.name for span in collector.spans} == {"GET /livez"}

@@ -1,0 +1,165 @@
+"""An order's trace, by a real collector, of services and a gateway that `nameko run` started."""
+
+import json
+import time
+from contextlib import closing
+from uuid import uuid4
+
+import jwt
+import pytest
+import requests
+import websocket
+
+from scripts.settings import free_port
+from services.notifications import Notifications
+from services.orders import Orders
+from services.products import Products
+from tests.infrastructure.waiting import wait_for
+from tests.shop import Shop
+
+EMAIL = "ada@forage.example"
+PRODUCT = {"name": "Morel", "price": "9.50", "sku": "MOREL-1", "stock_quantity": 9}
+AWAY = f"http://127.0.0.1:{free_port()}"
+
+
+@pytest.fixture
+def customer(config):
+    """The headers of a customer's requests."""
+    now = int(time.time())
+    claims = {"sub": "1", "email": EMAIL, "role": "customer", "jti": uuid4().hex, "iat": now, "exp": now + 900}
+    return {"Authorization": f"Bearer {jwt.encode(claims, config['JWT_SECRET'], algorithm='HS256')}"}
+
+
+@pytest.fixture
+def shop(processes, config, broker, smtp):
+    """`start(…)` brings up all but users, in one process; then `url`, and `product`'s id."""
+    shop = Shop(config, broker)
+
+    def start(**environment):
+        shop.process = processes.start(
+            "services.products", "services.orders", "services.notifications", "gateway", **environment
+        )
+        shop.url = f"http://127.0.0.1:{config['GATEWAY_PORT']}"
+        wait_for(lambda: "listening on port" in shop.process.output(), seconds=30)
+        wait_for(lambda: parts_up(shop) == {"products", "orders", "notifications"}, seconds=30)
+        shop.product = shop.rpc.products.create_product(**PRODUCT)["id"]
+        return shop
+
+    yield start
+    shop.stop()
+
+
+def parts_up(shop):
+    services = requests.get(f"{shop.url}/health", timeout=10).json()["services"]
+    return {name for name, service in services.items() if service["status"] == "up"}
+
+
+def listen(shop, customer):
+    feed = websocket.create_connection(
+        f"{shop.url.replace('http', 'ws')}/ws/notifications", header=customer, timeout=15
+    )
+    while json.loads(feed.recv())["type"] != "authenticated":
+        pass
+    return closing(feed)
+
+
+def place_order(shop, customer, **headers):
+    body = {"items": [{"product_id": shop.product, "quantity": 2}]}
+    answer = requests.post(f"{shop.url}/orders", json=body, headers={**customer, **headers}, timeout=10)
+    assert answer.status_code == 201, answer.text
+    return answer
+
+
+# What an order does in every process, each span under the one that caused it.
+TREE = """\
+gateway: server POST /orders
+  gateway: client orders/create_order
+    orders: server orders/create_order
+      orders: client products/reserve_stock
+        products: server products/reserve_stock
+          products: internal transaction
+            gateway: consumer process products.events:product.changed
+            products: client INSERT reservations
+            products: producer send products.events:product.changed
+      orders: internal transaction
+        orders: client INSERT attempts
+      orders: internal transaction
+        orders: client INSERT order_items
+        orders: client INSERT orders
+        orders: client INSERT outbox
+        orders: client INSERT status_steps
+        orders: client SELECT attempts
+        orders: client UPDATE attempts
+        orders: producer create orders.events:order.created
+          notifications: consumer process orders.events:order.created
+            notifications: internal transaction
+              gateway: consumer process notifications.events:notification.created
+                gateway: producer WebSocket push
+              notifications: client INSERT notifications
+              notifications: client SMTP send
+              notifications: producer send notifications.events:notification.created
+          orders: producer send orders.events:order.created
+          products: consumer process orders.events:order.created
+            products: internal transaction
+              products: client INSERT inbox
+              products: client UPDATE reservations
+"""
+
+
+def tree(spans, parent, depth=0):
+    """The spans below one, indented, in the order of their texts."""
+    children = [span for span in spans if span.parent_id == parent.span_id]
+    texts = sorted(tree(spans, child, depth + 1) for child in children)
+    return f"{'  ' * depth}{parent}\n{''.join(texts)}"
+
+
+def test_an_order_is_one_trace_from_the_request_to_its_mail_and_its_push(shop, customer, collector, smtp):
+    shop = shop(**collector.settings, OTEL_BSP_SCHEDULE_DELAY="100")
+    stranger = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    with listen(shop, customer):
+        answer = place_order(shop, customer, traceparent=stranger)
+        [root] = wait_for(lambda: collector.find("POST /orders"))
+
+        def whole():
+            spans = [span for span in collector.spans if span.trace_id == root.trace_id]
+            assert tree(spans, root) == TREE
+            return spans
+
+        spans = wait_for(whole)
+    # A caller from outside is named, and decides nothing.
+    assert root.parent_id is None
+    assert root.links == [tuple(stranger.split("-")[1:3])]
+    assert root.trace_id != root.links[0][0]
+    assert root.attributes == {
+        "http.request.method": "POST",
+        "http.route": "/orders",
+        "url.path": "/orders",
+        "url.scheme": "http",
+        "http.response.status_code": 201,
+        "http.request.header.x-request-id": [answer.headers["X-Request-ID"]],
+    }
+    assert not any(span.is_error or span.status_message or span.events for span in spans)
+    exported = b"".join(collector.bodies)
+    for personal in (EMAIL, customer["Authorization"].removeprefix("Bearer "), "Morel"):
+        assert personal.encode() not in exported
+    lines = [json.loads(line) for line in shop.process.output().splitlines() if line.startswith("{")]
+    sent = next(line for line in lines if line["message"].endswith("was sent"))
+    answered = next(line for line in lines if line["message"] == "POST /orders 201")
+    assert {sent["trace_id"], answered["trace_id"]} == {root.trace_id}
+    assert {sent["request_id"], answered["request_id"]} == {answer.headers["X-Request-ID"]}
+
+
+def test_a_shop_whose_collector_is_away_loses_no_order_and_says_so_once(own_shop, smtp, caplog):
+    for service in (Products, Orders, Notifications):
+        own_shop.run(service, OTEL_EXPORTER_OTLP_ENDPOINT=AWAY, OTEL_TRACES_SAMPLER_ARG="1")
+    product = own_shop.rpc.products.create_product(**PRODUCT)["id"]
+
+    for _ in range(3):
+        items = [{"product_id": product, "quantity": 1}]
+        own_shop.rpc.orders.create_order(user_id=1, user_email=EMAIL, items=items)
+
+    wait_for(lambda: len(smtp.messages(to=EMAIL)) == 3)
+    began_at = time.monotonic()
+    own_shop.stop()
+    assert time.monotonic() - began_at < 10
+    assert len([record for record in caplog.records if record.name.startswith("opentelemetry")]) <= 1

@@ -113,3 +113,7 @@ def test_prometheus_sees_an_order_on_its_way_and_no_reason_for_an_alert(promethe
 
     # A rate needs two scrapes.
     wait_for(all_show_something)
+
+
+def test_whoever_joins_the_shop_takes_a_free_port_for_its_metrics(shop):
+    assert shop.settings["METRICS_PORT"] == "0"

@@ -28,6 +28,15 @@ def test_each_alert_fires_and_keeps_quiet_as_its_tests_say():
     assert run.returncode == 0, run.stdout + run.stderr
 
 
+def test_compose_s_prometheus_scrapes_under_the_name_that_the_alerts_ask_for():
+    configuration = ROOT / "deploy" / "compose" / "prometheus.yml"
+    check = promtool("check", "config", "--syntax-only", str(configuration))
+    assert check.returncode == 0, check.stdout + check.stderr
+
+    jobs = {job["job_name"] for job in yaml.safe_load(configuration.read_text())["scrape_configs"]}
+    assert {job for rule in ALERTS.values() for job in re.findall(r'job="(\w+)"', rule["expr"])} == {"forage"} <= jobs
+
+
 def test_each_alert_is_tested_both_ways():
     tested = {
         (case["alertname"], bool(case["exp_alerts"]))

@@ -249,6 +249,24 @@ def test_the_ports_that_are_opened_are_those_that_are_listened_on():
 # Settings and secrets
 
 
+def test_every_setting_that_config_reads_can_be_set_and_no_other_is():
+    set_somewhere = set()
+
+    for part in OURS:
+        set_somewhere |= environment(full_release(), pods(full_release())[f"forage-{part}"]).keys()
+
+    assert set_somewhere == named_in_config()
+
+
+@every_values_file
+def test_what_the_operators_make_is_put_together_to_settings_alone(values_file):
+    documents = release(values_file)
+    parts = {"BROKER_USER", "BROKER_PASSWORD", *(f"{service.upper()}_DB_PASSWORD" for service in SERVICES)}
+
+    for part in OURS:
+        assert environment(documents, pods(documents)[f"forage-{part}"]).keys() <= named_in_config() | parts
+
+
 @pytest.mark.parametrize("values_file", [PLAIN, OPERATORS])
 def test_production_takes_what_the_chart_sets(values_file):
     given = {}

@@ -295,6 +295,14 @@ def test_the_log_pipeline_takes_the_lines_of_this_project(compose):
     assert f'["com.docker.compose.project"] != "{compose["name"]}"\n' in collector
 
 
+def test_what_the_collector_says_of_a_lines_source_is_a_label_in_loki():
+    collector = (ROOT / "deploy" / "compose" / "collector.yaml").read_text()
+    loki = yaml.safe_load((ROOT / "deploy" / "compose" / "loki.yaml").read_text())
+
+    (labels,) = loki["limits_config"]["otlp_config"]["resource_attributes"]["attributes_config"]
+    assert labels == {"action": "index_label", "attributes": re.findall(r"to: resource\.(\w+)", collector)}
+
+
 def test_prometheus_takes_its_configuration():
     done = subprocess.run(
         ["promtool", "check", "config", "--syntax-only", ROOT / "deploy" / "compose" / "prometheus.yml"],

@@ -285,16 +285,18 @@ class Requests:
 def _describe(span, environ, status):
     method, route = environ["REQUEST_METHOD"], environ.get("route")
     name = method if method in METHODS else "HTTP"
-    span.note("http.request.method", method if method in METHODS else "_OTHER")
-    span.note("url.scheme", environ["wsgi.url_scheme"])
-    span.note("http.request.header.x-request-id", [environ["request_id"]])
-    span.note("http.response.status_code", status)
+    attributes = {
+        "http.request.method": method if method in METHODS else "_OTHER",
+        "url.scheme": environ["wsgi.url_scheme"],
+        "http.request.header.x-request-id": [environ["request_id"]],
+        "http.response.status_code": status,
+    }
     if route is not None:
         name = f"{name} {route}"
-        span.note("http.route", route)
-        # That of no route may hold anything.
-        span.note("url.path", environ["PATH_INFO"])
+        # The path of no route may hold anything.
+        attributes |= {"http.route": route, "url.path": environ["PATH_INFO"]}
     span.rename(name)
+    span.note(attributes)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         span.fail(str(status))
 

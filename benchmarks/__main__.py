@@ -7,7 +7,7 @@ import warnings
 
 warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")  # docs/decisions/ says why it is here
 
-from benchmarks import scenarios  # noqa: E402, F401
+from benchmarks import scenarios, tracing  # noqa: E402, F401
 from benchmarks.load import Failed  # noqa: E402
 from benchmarks.report import Report  # noqa: E402
 from benchmarks.shop import SCENARIOS, running_shop  # noqa: E402

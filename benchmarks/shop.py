@@ -28,7 +28,7 @@ from tests.infrastructure.waiting import wait_for
 
 PARTS = (*SERVICES, "gateway")
 # In which all events of a scenario must have been handled.
-SETTLE_SECONDS = 120
+SETTLE_SECONDS = 300
 PASSWORD = "a walk in the woods"
 
 SCENARIOS = {}
@@ -197,6 +197,11 @@ class Shop:
     def count(self, service, rows):
         """rows: what stands after FROM."""
         return self.sql(service, f"SELECT count(*) FROM {rows}")[0][0]
+
+    def database_bytes(self):
+        """{service: bytes on the disk, indexes included}."""
+        size = "SELECT pg_database_size(current_database())"
+        return {service: self.sql(service, size)[0][0] for service in SERVICES}
 
     def wait_until_settled(self):
         """Return when all that has happened was told: no event and no mail is under way. Raises Failed."""

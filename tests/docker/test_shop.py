@@ -179,7 +179,7 @@ def test_the_gateway_counts_for_who_is_behind_nginx(project):
 
 
 LEFT_OVER = """
-command -v gcc cc make npm
+for program in gcc cc make npm; do command -v $program; done
 find / -xdev -path '*/.cache/*' -o -xdev -path '*/_cacache/*'
 true
 """

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import signal
 import sys
 import warnings
 
@@ -15,6 +16,7 @@ from scripts.settings import CannotStart  # noqa: E402
 
 
 def main(names):
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # then the shop's folder is removed, too
     unknown = [name for name in names if name not in SCENARIOS]
     if unknown:
         sys.exit(f"forage: There is no scenario {' or '.join(unknown)}; there are {', '.join(SCENARIOS)}.")

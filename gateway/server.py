@@ -18,7 +18,6 @@ pause between two requests each have a time in which they must be over, and line
 thrown away of an unread body have sizes.
 """
 
-import errno
 import functools
 import json
 import logging
@@ -177,9 +176,10 @@ class WsgiServer(Entrypoint):
         while True:
             try:
                 client, address = self._listener.accept()
-            except OSError as error:
-                if error.errno in (errno.EAGAIN, errno.EWOULDBLOCK):
-                    return
+            except ConnectionAbortedError:
+                pass  # The client left before its turn.
+            except OSError:
+                return  # Nobody waits, or nobody more can be served, as when another stop has closed the listener.
             else:
                 self._serve(client, address)
 

@@ -1,8 +1,10 @@
 """The HTTP server itself, spoken to byte by byte."""
 
 import json
+import signal
 import socket
 import time
+from contextlib import suppress
 
 import eventlet
 import pytest
@@ -14,6 +16,7 @@ from eventlet.event import Event
 from extensions.rpc import rpc
 from gateway import Gateway
 from gateway import server as server_module
+from tests.infrastructure.servers import SECONDS_TO_END
 from tests.infrastructure.waiting import wait_for
 
 from .conftest import Feed
@@ -304,6 +307,27 @@ def test_a_stop_does_not_wait_for_ever(config, run_service, monkeypatch):
         gateway.stop()
 
         assert time.monotonic() - started_at < 3
+
+
+def test_a_second_signal_does_not_keep_a_stop_from_ending(config, processes):
+    gateway = processes.start("gateway")
+    address = ("127.0.0.1", int(config["GATEWAY_PORT"]))
+    wait_for(lambda: accepts(address))
+    with socket.create_connection(address) as connection:
+        connection.sendall(LOGIN + b"Content-Length: 100\r\n\r\n{")
+        gateway.send(signal.SIGTERM)
+        wait_for(lambda: not accepts(address))
+
+        gateway.send(signal.SIGTERM)
+
+        # Until now it waits for the body.
+        connection.shutdown(socket.SHUT_WR)
+        assert gateway.process.wait(timeout=SECONDS_TO_END) == 0
+
+
+def accepts(address):
+    with suppress(ConnectionRefusedError), socket.create_connection(address):
+        return True
 
 
 def test_two_gateways_share_a_port_and_one_may_leave(config, run_service):

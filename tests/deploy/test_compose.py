@@ -327,3 +327,13 @@ def test_a_data_source_links_to_one_that_exists():
     known = re.findall(r"^    uid: (\w+)$", sources, re.MULTILINE)
 
     assert set(re.findall(r"datasourceUid: (\w+)", sources)) == {"jaeger", "loki"} <= set(known)
+
+
+def test_the_image_has_what_operators_run_in_it():
+    pages = [(ROOT / "docs" / page).read_text() for page in ("docker.md", "operations.md", "queues.md")]
+    commands = set(re.findall(r"python -m scripts\.(\w+)", "".join(pages)))
+
+    kept = (ROOT / ".dockerignore").read_text().splitlines()
+
+    assert commands == {"migrate", "change_queues"}
+    assert {f"!scripts/{command}.py" for command in commands} <= set(kept)

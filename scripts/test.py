@@ -23,7 +23,7 @@ VITEST = ["npm", "run", "--silent", "test"]
 # The outages come after the journeys, which they depend on.
 JOURNEYS = ["npx", "playwright", "test", "--project=outages"]
 # All other folders are the second process's, which takes about as long as these and Vitest.
-FIRST = ("e2e", "extensions", "infrastructure", "orders", "users")
+FIRST = ("contracts", "e2e", "extensions", "infrastructure", "orders", "users")
 # `make test-docker`.
 APART = "docker"
 

@@ -41,6 +41,7 @@ type Fixtures = {
   customer: Person
   newProduct: (fields?: object) => Promise<Product>
   mailTo: (address: string, subject: RegExp) => Promise<Mail>
+  tellsWhatItSaw: void
 }
 export type Mail = { subject: string; to: { address: string }[]; text: string }
 
@@ -78,6 +79,14 @@ export const test = base.extend<Fixtures>({
       return found!
     })
   },
+  // What a step waited for in vain is seldom told by its name alone.
+  tellsWhatItSaw: [
+    async ({ page }, use, info) => {
+      await use()
+      if (info.status !== info.expectedStatus) console.log(`${info.title}\n${page.url()}\n${await page.locator('body').ariaSnapshot()}`)
+    },
+    { auto: true },
+  ],
 })
 
 /** By the form, as a person does it. */

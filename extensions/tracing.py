@@ -166,7 +166,8 @@ class Tracer(SharedExtension):
 
     def _root(self, operation, link):
         if random.random() >= self._ratio:  # noqa: S311 - who guesses it gains nothing
-            return _Unkept(f"00-{random.getrandbits(128):032x}-{random.getrandbits(64):016x}-00")
+            ids = random.randbytes(24).hex()  # noqa: S311 - as above
+            return _Unkept(f"00-{ids[:32]}-{ids[32:]}-00")
         links = [self._trace.Link(self._context(link))] if link else None
         return _Span(self._start(operation, self._no_context, links), operation)
 

@@ -111,7 +111,7 @@ def test_two_replicas_share_the_events(run_service, send):
     assert handled["one"] and handled["two"]
 
 
-def test_workers_says_how_many_events_are_handled_at_once(run_service, send):
+def test_workers_says_how_many_events_are_handled_at_once(run_service, broker, send):
     busy, leave = [], Event()
 
     def display(shop, event):
@@ -122,7 +122,8 @@ def test_workers_says_how_many_events_are_handled_at_once(run_service, send):
     for _ in range(5):
         send(CakeBaked(cake="Torte"))
     wait_for(lambda: len(busy) == 3)
-    eventlet.sleep(0.3)
+    # The broker still has the others.
+    wait_for(lambda: broker.depth(QUEUE) == 2)
     busy_at_once = len(busy)
 
     leave.send()

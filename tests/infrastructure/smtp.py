@@ -40,7 +40,7 @@ class Smtp:
         return [mail for mail in mails if to is None or to in mail["X-RcptTo"].split(", ")]
 
     def reject(self, recipient="*", answer="550 No such user"):
-        """`answer` to every RCPT for this recipient, or for all; 4xx is for now, 5xx for ever."""
+        """`answer` to every RCPT for this recipient, or for all; 4xx: try again later, 5xx: never."""
         self._refusals[recipient] = answer
         self._write_refusals()
 

@@ -24,7 +24,10 @@ if not uri:
 
 with create_engine(uri, poolclass=NullPool).connect() as connection:
     context.configure(
-        connection=connection, target_metadata=importlib.import_module(f"services.{service}").Base.metadata
+        connection=connection,
+        target_metadata=importlib.import_module(f"services.{service}").Base.metadata,
+        # One that builds an index beside running services leaves its transaction.
+        transaction_per_migration=True,
     )
     with context.begin_transaction():
         context.run_migrations()

@@ -22,7 +22,16 @@ def downgrade():
 
 
 def index_pending_by(column):
-    op.drop_index("ix_notifications_pending", "notifications")
-    op.create_index(
-        "ix_notifications_pending", "notifications", [column], postgresql_where=sa.text("status = 'pending'")
-    )
+    # Beside senders that are at work: a plain CREATE INDEX would hold them up for as long as the table is read.
+    with op.get_context().autocommit_block():
+        # What an attempt that was cut off left.
+        op.drop_index("ix_notifications_pending_new", "notifications", postgresql_concurrently=True, if_exists=True)
+        op.create_index(
+            "ix_notifications_pending_new",
+            "notifications",
+            [column],
+            postgresql_where=sa.text("status = 'pending'"),
+            postgresql_concurrently=True,
+        )
+        op.drop_index("ix_notifications_pending", "notifications", postgresql_concurrently=True, if_exists=True)
+        op.execute("ALTER INDEX ix_notifications_pending_new RENAME TO ix_notifications_pending")

@@ -1,11 +1,13 @@
 import importlib
 
+import eventlet
 import pytest
 from alembic.config import main as alembic
 from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.pool import NullPool
 
 from scripts.settings import ROOT, SERVICES
+from tests.infrastructure.waiting import wait_for
 
 every_service = pytest.mark.parametrize("service", SERVICES)
 
@@ -101,3 +103,21 @@ def test_the_way_back_from_account_mails_is_open_while_there_are_some(migrate, d
         )
 
     assert "notifications" in migrate("notifications", "downgrade", "0001")
+
+
+def test_the_index_of_pending_mails_is_made_anew_beside_who_sends_one(migrate, database):
+    migrate("notifications", "upgrade", "0003")
+    engine = create_engine(database("empty"), poolclass=NullPool)
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    with engine.connect() as sender:
+        sender.execute(text("SELECT id FROM notifications FOR UPDATE"))
+        migration = eventlet.spawn(migrate, "notifications", "upgrade", "head")
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as other:
+            wait_for(lambda: other.scalar(waiting))
+            other.execute(text("SET lock_timeout = '1s'"))
+
+            assert other.scalar(text("SELECT count(*) FROM notifications")) == 0
+
+    assert "notifications" in migration.wait()

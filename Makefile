@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV = .venv/bin
 
-.PHONY: run dev infrastructure test test-docker test-all bench lint client lock clean
+.PHONY: run dev infrastructure test coverage test-docker test-all bench lint client lock clean
 
 # The whole shop on this machine, until Ctrl-C.
 run: .venv/installed
@@ -19,9 +19,14 @@ infrastructure: .venv/installed
 # TESTS=frontend the frontend's.
 TESTS ?=
 # Eventlet's deprecation warning, wherever it is imported first.
-test: export PYTHONWARNINGS = ignore:::nameko.cli.commands,ignore:::nameko.containers,ignore:::coverage.collector
+test: export PYTHONWARNINGS = ignore:::nameko.cli.commands,ignore:::nameko.containers
 test: .venv/installed
 	@$(VENV)/python -m scripts.test $(TESTS)
+
+# And what of the Python code they never reach.
+coverage: export PYTHONWARNINGS = ignore:::nameko.cli.commands,ignore:::nameko.containers,ignore:::coverage.collector
+coverage: .venv/installed
+	@$(VENV)/python -m scripts.test --coverage $(TESTS)
 
 # docker-compose.yml for real, on an engine of its own where none answers: some minutes.
 test-docker: export PYTHONWARNINGS = ignore:::nameko.cli.commands,ignore:::nameko.containers

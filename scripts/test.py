@@ -3,6 +3,7 @@
     python -m scripts.test                    all
     python -m scripts.test tests/orders …     these alone, in one process
     python -m scripts.test frontend           Vitest, and the journeys in a browser
+    python -m scripts.test --coverage …       any of these, and which lines the Python tests never reach
 
 Each process has servers of its own. Most of a Python test's time is waiting, so two take hardly longer than one; a
 browser has the machine to itself.
@@ -26,9 +27,11 @@ JOURNEYS = ["npx", "playwright", "test", "--project=outages"]
 FIRST = ("contracts", "e2e", "extensions", "infrastructure", "orders", "users")
 # `make test-docker`.
 APART = "docker"
+# Not always, as it takes as much CPU again as the tests.
+COVERAGE = "--coverage"
 
 
-def main(paths):
+def main(paths, is_measured):
     folder = tempfile.mkdtemp(prefix="forage-test-")
     try:
         # Here, since of two that install something at once one would fail.
@@ -42,29 +45,32 @@ def main(paths):
     # Lists: what comes later runs whatever became of what was before.
     if paths == ["frontend"]:
         sys.exit(any([run_in_node(VITEST), run_in_node(JOURNEYS)]))
-    coverage("erase")
-    failed = run(paths) if paths else run_halves()
-    coverage("combine", "--quiet")
-    coverage("report")
+    if is_measured:
+        coverage("erase")
+    failed = run(paths, is_measured) if paths else run_halves(is_measured)
+    if is_measured:
+        coverage("combine", "--quiet")
+        coverage("report")
     if not paths:
         failed = any([failed, run_in_node(JOURNEYS)])
     sys.exit(failed)
 
 
-def run(paths):
-    return subprocess.run(command(paths), cwd=ROOT).returncode
+def run(paths, is_measured):
+    return subprocess.run(command(paths, is_measured), cwd=ROOT).returncode
 
 
 def run_in_node(command):
     return subprocess.run(command, cwd=npm.FRONTEND).returncode
 
 
-def run_halves():
+def run_halves(is_measured):
     """The first half's lines appear as they come, the second's when it has ended."""
     second = [str(folder) for folder in sorted((ROOT / "tests").iterdir()) if is_second(folder)]
     with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(command(second), cwd=ROOT, stdout=output, stderr=output)
-        failed = any([run([f"tests/{name}" for name in FIRST]), run_in_node(VITEST), process.wait()])
+        process = subprocess.Popen(command(second, is_measured), cwd=ROOT, stdout=output, stderr=output)
+        first = [f"tests/{name}" for name in FIRST]
+        failed = any([run(first, is_measured), run_in_node(VITEST), process.wait()])
         output.seek(0)
         print(output.read())
     return failed
@@ -74,8 +80,9 @@ def is_second(folder):
     return folder.is_dir() and folder.name not in (*FIRST, APART) and any(folder.glob("test_*.py"))
 
 
-def command(paths):
-    return [PROGRAMS / "coverage", "run", PROGRAMS / "nameko", "test", *paths]
+def command(paths, is_measured):
+    measured = [PROGRAMS / "coverage", "run"] if is_measured else []
+    return [*measured, PROGRAMS / "nameko", "test", *paths]
 
 
 def coverage(*arguments):
@@ -83,4 +90,4 @@ def coverage(*arguments):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main([path for path in sys.argv[1:] if path != COVERAGE], COVERAGE in sys.argv)

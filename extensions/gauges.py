@@ -84,27 +84,31 @@ class _Inquiry:
         return self._thread
 
     def _run(self):
-        values, success = {}, 0
+        success = 0
         try:
             # As it is no Exception, SQLAlchemy throws the connection away that it interrupts.
             with eventlet.Timeout(self._seconds):
                 values = self._ask()
+            self._show(values)
             success = 1
         except (Exception, eventlet.Timeout) as error:
             # Whatever it is, the other metrics are told all the same.
+            self._show({})
             is_outage = isinstance(error, (ServiceUnavailable, BrokerUnavailable, eventlet.Timeout))
             logger.warning("%s could not be asked for: %r", self._name, error, exc_info=not is_outage)
         finally:
             self._thread, self._due_at = None, time.monotonic() + self._every_seconds
-        self._show(values)
         INQUIRY_SUCCESS.labels(self._container.service_name, self._name).set(success)
 
     def _show(self, values):
         for gauge, *labels in self._shown - values.keys():
             gauge.remove(self._container.service_name, *labels)
+        self._shown &= values.keys()
         for (gauge, *labels), value in values.items():
-            gauge.labels(self._container.service_name, *labels).set(value)
-        self._shown = set(values)
+            # What is no number raises before there is a series for it.
+            number = float(value)
+            gauge.labels(self._container.service_name, *labels).set(number)
+            self._shown.add((gauge, *labels))
 
 
 class QueryGauge(DependencyProvider):

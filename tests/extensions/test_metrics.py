@@ -23,6 +23,7 @@ from tests.infrastructure.metrics import Watched
 from tests.infrastructure.waiting import wait_for
 
 CAKES = Gauge("forage_test_cakes", "Cakes by their name.", ["service", "cake"])
+ODD_CAKES = Gauge("forage_test_odd_cakes", "Cakes, asked for wrongly.", ["service"])
 SLOW_CAKES = Gauge("forage_test_slow_cakes", "Cakes, counted slowly.", ["service"])
 
 
@@ -276,6 +277,23 @@ def test_a_query_is_told_and_what_is_gone_with_it(watched, bakery, cluster):
     bakery.execute(text("DELETE FROM cakes"))
 
     assert server.value("forage_test_cakes", cake="Torte") is None
+
+
+@pytest.mark.parametrize("columns", ["NULL", "'Torte', 1"])
+def test_a_query_whose_answer_is_no_value_harms_nothing_else(watched, bakery, columns):
+    class Archive:
+        name = "bakery"
+
+        metrics = Metrics()
+        cakes = QueryGauge(CAKES, select(Cake.name, func.count()).group_by(Cake.name))
+        odd = QueryGauge(ODD_CAKES, text(f"SELECT {columns}"))
+
+    bakery.execute(Cake.__table__.insert().values(name="Torte"))
+    server = watched(Archive)
+
+    assert server.value("forage_inquiry_success", inquiry="forage_test_odd_cakes") == 0
+    assert server.value("forage_test_odd_cakes") is None
+    assert server.value("forage_test_cakes", cake="Torte") == 1
 
 
 def test_a_slow_query_is_told_when_it_is_there_and_not_asked_again_soon(watched, bakery, monkeypatch):

@@ -227,9 +227,12 @@ class MailNotNeeded(Conflict):
 class Unavailable(ShopError):
     """A service that this one needs could not answer; nothing is left half done."""
 
+    # In the metrics of calls.
+    outcome = "unavailable"
+
 
 class NotConfigured(Unavailable):
-    pass
+    outcome = "refused"
 
 
 class SignInProviderAway(Unavailable):
@@ -241,4 +244,4 @@ class ProductsUnavailable(Unavailable):
 
 
 class ProductsTimeout(Unavailable):
-    pass
+    outcome = "timeout"

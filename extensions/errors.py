@@ -1,11 +1,26 @@
 """What the kit itself may answer a call with. All cross the wire as themselves."""
 
-from nameko.exceptions import deserialize_to_instance
+from nameko.exceptions import BadRequest, deserialize_to_instance, registry
+
+
+def outcome_of(error):
+    """How a call ended: ok, refused, error, timeout or unavailable. error: None, or what it raised.
+
+    What is meant to cross the wire is an answer, `refused`, unless its class has another `outcome`.
+    """
+    if error is None:
+        return "ok"
+    # Nameko's own BadRequest says that the call was none.
+    if isinstance(error, BadRequest) or not isinstance(error, tuple(registry.values())):
+        return "error"
+    return getattr(error, "outcome", "refused")
 
 
 @deserialize_to_instance
 class RpcTimeout(Exception):
     """The call's deadline passed. Whether the call was carried out is not known."""
+
+    outcome = "timeout"
 
     def __init__(self, service):
         super().__init__(service)
@@ -15,6 +30,8 @@ class RpcTimeout(Exception):
 @deserialize_to_instance
 class ServiceUnavailable(Exception):
     """No replica of the service listens, or its broker or database is out of reach."""
+
+    outcome = "unavailable"
 
     def __init__(self, service):
         super().__init__(service)

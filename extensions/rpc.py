@@ -45,7 +45,7 @@ from prometheus_client import Histogram
 
 from extensions.broker import BrokerUnavailable, Publisher, Unroutable, encode
 from extensions.consumers import Consumers
-from extensions.errors import RpcTimeout, ServiceUnavailable
+from extensions.errors import RpcTimeout, ServiceUnavailable, outcome_of
 from extensions.gauges import QUEUE_MESSAGES, QueueDepths
 from extensions.tracing import Operation, Tracer, context_of, trace_headers
 
@@ -75,17 +75,6 @@ MADE_CALLS = Histogram(
 )
 # A name that came from outside must not become a label.
 UNKNOWN_METHOD = "unknown"
-
-
-def outcome_of(error):
-    """The label for how a call ended. error: None, or what it raised."""
-    if error is None:
-        return "ok"
-    if isinstance(error, RpcTimeout):
-        return "timeout"
-    if isinstance(error, ServiceUnavailable):
-        return "unavailable"
-    return "refused" if isinstance(error, tuple(exceptions.registry.values())) else "error"
 
 
 def context_from_headers(message):
@@ -179,15 +168,26 @@ class RpcConsumer(SharedExtension):
     def disconnected(self):
         pass
 
-    def reply(self, message, result=None, error=None):
-        """Send the answer and acknowledge. An answer that can't be sent is logged: its caller times out."""
+    def _answer(self, message, method, started_at, result=None, error=None):
+        """Count the call, send its answer and acknowledge. What can't be sent is logged: its caller times out."""
+        try:
+            body = _answer_of(result, error)
+        except (TypeError, ValueError, RecursionError) as failure:
+            logger.exception("an answer of %s is not JSON", message.delivery_info["routing_key"])
+            error = UnserializableValueError(str(failure))
+            body = _answer_of(None, error)
+        seconds = time.perf_counter() - started_at
+        HANDLED_CALLS.labels(self.container.service_name, method, outcome_of(error)).observe(seconds)
+        self._reply(message, body)
+
+    def _reply(self, message, body):
         reply_to = message.properties.get("reply_to")
         if not reply_to:
             logger.warning("a call of %s has no reply_to", message.delivery_info["routing_key"])
         else:
             try:
                 self.publisher.publish(
-                    self._encoded(message, result, error),
+                    body,
                     exchange=self._exchange.name,
                     routing_key=reply_to,
                     correlation_id=message.properties.get("correlation_id"),
@@ -212,18 +212,9 @@ class RpcConsumer(SharedExtension):
         entrypoint.check_signature(args, kwargs)
         return entrypoint, args, kwargs
 
-    @staticmethod
-    def _encoded(message, result, error):
-        try:
-            return encode({"result": result, "error": exceptions.serialize(error) if error is not None else None})
-        except (TypeError, ValueError, RecursionError) as failure:
-            logger.exception("an answer of %s is not JSON", message.delivery_info["routing_key"])
-            return encode({"result": None, "error": exceptions.serialize(UnserializableValueError(str(failure)))})
 
-    def _answer(self, message, method, started_at, result=None, error=None):
-        seconds = time.perf_counter() - started_at
-        HANDLED_CALLS.labels(self.container.service_name, method, outcome_of(error)).observe(seconds)
-        self.reply(message, result, error)
+def _answer_of(result, error):
+    return encode({"result": result, "error": exceptions.serialize(error) if error is not None else None})
 
 
 class Rpc(Entrypoint):

@@ -28,11 +28,10 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import eventlet
-from nameko import exceptions
 from nameko.extensions import DependencyProvider, SharedExtension
 from nameko.timer import Timer
 
-from extensions.errors import RpcTimeout, ServiceUnavailable
+from extensions.errors import outcome_of
 
 logger = logging.getLogger(__name__)
 
@@ -225,8 +224,8 @@ class _Span:
     def _note_error(self, error):
         if "rpc.method" in (self._operation.attributes or ()):
             self.note({"rpc.response.status_code": type(error).__name__})
-        # From a handler nobody takes an answer.
-        if self._operation.kind == "consumer" or not _is_answer(error):
+        # Nobody takes a handler's answer.
+        if self._operation.kind == "consumer" or outcome_of(error) != "refused":
             self.fail(f"{type(error).__module__}.{type(error).__qualname__}")
 
     def fail(self, error_type):
@@ -235,13 +234,6 @@ class _Span:
 
         self.note({"error.type": error_type})
         self._span.set_status(StatusCode.ERROR)
-
-
-def _is_answer(error):
-    """Whether it is meant to cross the wire, and is said by somebody about what was asked."""
-    return isinstance(error, tuple(exceptions.registry.values())) and not isinstance(
-        error, (RpcTimeout, ServiceUnavailable)
-    )
 
 
 class _NoSpan:

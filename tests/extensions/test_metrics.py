@@ -5,6 +5,7 @@ from email.message import EmailMessage
 
 import pytest
 import requests
+from nameko.exceptions import RemoteError
 from prometheus_client import Gauge
 from sqlalchemy import func, select, text
 
@@ -48,6 +49,10 @@ class Bakery:
     @rpc
     def burn(self):
         raise ZeroDivisionError("burnt")
+
+    @rpc
+    def weigh(self):
+        return object()
 
 
 @pytest.fixture
@@ -176,11 +181,14 @@ def test_calls_are_counted_by_method_and_outcome_at_both_ends(watched, bakery, c
     cluster.bakery.look()
     with pytest.raises(Exception, match="burnt"):
         cluster.bakery.burn()
+    with pytest.raises(RemoteError, match="not JSON serializable"):
+        cluster.bakery.weigh()
 
     for end, labels in (("server", {}), ("client", {"service": "caller", "target": "bakery"})):
         calls = f"forage_rpc_{end}_duration_seconds_count"
         assert server.count(calls, method="look", outcome="ok", **labels) == 2
         assert server.count(calls, method="burn", outcome="error", **labels) == 1
+        assert server.count(calls, method="weigh", outcome="error", **labels) == 1
     assert 0 < server.count("forage_rpc_server_duration_seconds_sum", method="look") < 5
 
 
@@ -202,7 +210,7 @@ def test_names_that_come_from_outside_make_no_labels(watched, bakery, calls):
     calls.send("bakery.look", body=b"made up")
 
     counted = "forage_rpc_server_duration_seconds_count"
-    wait_for(lambda: server.count(counted, method="unknown", outcome="refused") == 3)
+    wait_for(lambda: server.count(counted, method="unknown", outcome="error") == 3)
     assert "made_up" not in server.get("/metrics").text
 
 

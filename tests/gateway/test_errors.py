@@ -6,7 +6,7 @@ import pytest
 from flask import Flask
 
 from contracts import errors
-from extensions.errors import DatabaseUnavailable, NotReplayable, RpcTimeout, ServiceUnavailable
+from extensions.errors import DatabaseUnavailable, NotReplayable, RpcTimeout, ServiceUnavailable, outcome_of
 from gateway.errors import PROBLEMS, answer, problem_of
 
 EXAMPLES = [
@@ -67,6 +67,16 @@ def test_each_refusal_has_its_status_and_word(answered, error, status, word):
     assert (details["instance"], details["request_id"]) == ("/orders/3", "r-1")
     assert "{" not in details["detail"]
     assert headers["Content-Type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(("error", "status", "word"), EXAMPLES, ids=lambda value: type(value).__name__)
+def test_a_call_is_counted_as_what_its_error_is_to_a_client(error, status, word):
+    expected = {502: "unavailable", 503: "unavailable", 504: "timeout"}.get(status, "refused")
+    if word == "not-configured":
+        # It would go on for ever, and nothing is down.
+        expected = "refused"
+
+    assert outcome_of(error) == expected
 
 
 def test_no_refusal_is_without_an_example():

@@ -278,8 +278,11 @@ class Requests:
 
     def _span(self, environ):
         # A WebSocket's would be open for hours.
-        is_socket = "HTTP_UPGRADE" in environ
-        return NO_SPAN if is_socket else self.tracer.begin(REQUEST, link=environ.get("HTTP_TRACEPARENT"))
+        return NO_SPAN if _is_socket(environ) else self.tracer.begin(REQUEST, link=environ.get("HTTP_TRACEPARENT"))
+
+
+def _is_socket(environ):
+    return environ.get("HTTP_UPGRADE", "").lower() == "websocket"
 
 
 def _describe(span, environ, status):

@@ -5,9 +5,10 @@ import requests
 
 from tests.infrastructure.waiting import wait_for
 
+from .conftest import Feed
 from .test_server import server_of
 
-# Of all ids this one is kept first, by whatever ratio.
+# It says that it is kept, and whoever decides by the id keeps this one first.
 FROM_OUTSIDE = f"00-{'1' * 16}{'0' * 16}-{'1' * 16}-01"
 
 
@@ -59,10 +60,18 @@ def test_an_answer_of_500_or_more_is_an_error(gateway, collector):
 
 
 def test_a_websocket_makes_no_span(gateway, collector):
-    handshake = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
-    requests.get(f"{gateway.url}/ws/notifications", headers=handshake, timeout=10)
+    feed = Feed(gateway.ws_url)
+    assert feed.hear()["type"] == "connected"
+    feed.close()
+    wait_for(lambda: not server_of(gateway.container)._connections)
     requests.get(f"{gateway.url}/livez", timeout=10)
 
     wait_for(lambda: collector.find("GET /livez"))
 
     assert {span.name for span in collector.spans} == {"GET /livez"}
+
+
+def test_an_offer_of_another_protocol_is_a_request_like_others(gateway, collector):
+    requests.get(f"{gateway.url}/livez", headers={"Upgrade": "h2c", "Connection": "Upgrade"}, timeout=10)
+
+    wait_for(lambda: collector.find("GET /livez"))

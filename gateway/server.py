@@ -250,8 +250,8 @@ class Requests:
         started_at = time.perf_counter()
         request_id = environ["request_id"] = _request_id(environ.get("HTTP_X_REQUEST_ID", ""))
         answer_headers = environ["answer_headers"] = {**self.answer_headers, "X-Request-ID": request_id}
-        # A WebSocket never starts a response.
-        answered = HTTPStatus.SWITCHING_PROTOCOLS
+        # A WebSocket never starts a response; what else starts none was cut off.
+        answered = HTTPStatus.SWITCHING_PROTOCOLS if _is_socket(environ) else HTTPStatus.INTERNAL_SERVER_ERROR
 
         def start(status, headers, exc_info=None):
             nonlocal answered

@@ -295,7 +295,7 @@ def test_a_stop_finishes_what_runs_and_ends_the_rest(config, run_service, caplog
     assert not [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")]
 
 
-def test_a_stop_does_not_wait_for_ever(config, run_service, monkeypatch):
+def test_a_stop_does_not_wait_for_ever_and_what_it_cuts_off_has_failed(config, run_service, monkeypatch, caplog):
     monkeypatch.setattr(server_module, "STOP_SECONDS", 0.5)
     gateway = run_service(Gateway)
     port = int(config["GATEWAY_PORT"])
@@ -307,6 +307,7 @@ def test_a_stop_does_not_wait_for_ever(config, run_service, monkeypatch):
         gateway.stop()
 
         assert time.monotonic() - started_at < 3
+        wait_for(lambda: "POST /users/login 500" in caplog.messages)
 
 
 def test_a_second_signal_does_not_keep_a_stop_from_ending(config, processes):

@@ -25,7 +25,9 @@ from extensions.settings import amqp_address
 
 logger = logging.getLogger(__name__)
 
-ANSWER_SECONDS = 2
+ANSWER_SECONDS = 1.5
+# Longer, so that who looks is told at once what gave no answer.
+LOOK_SECONDS = 2
 # For what takes longer, and is asked less often.
 SLOW_ANSWER_SECONDS = 25
 # Each time on a new connection: those that are kept have a reader of their own.
@@ -59,9 +61,9 @@ class Inquiries(SharedExtension):
         self._inquiries.append(_Inquiry(self.container, name, ask, every_seconds))
 
     def refresh(self):
-        """Ask all that is due, at once. What needs longer than ANSWER_SECONDS is there when somebody looks again."""
+        """Ask all that is due, at once. What needs longer than LOOK_SECONDS is there when somebody looks again."""
         threads = [inquiry.begin() for inquiry in self._inquiries if inquiry.is_due()]
-        with eventlet.Timeout(ANSWER_SECONDS, False):
+        with eventlet.Timeout(LOOK_SECONDS, False):
             for thread in threads:
                 thread.wait()
 

@@ -5,7 +5,7 @@ const ACCOUNTS = { customer: 'ada@forage.example', admin: 'admin@forage.example'
 // The last is what the next page begins with.
 const WIDTHS = [360, 1920, 1280]
 
-test.describe.configure({ timeout: 180_000 })
+test.describe.configure({ timeout: 600_000 })
 
 for (const who of ['anybody', 'customer', 'admin'] as const) {
   test(`no page of ${who} is a barrier, wider than the window, or against the policy for scripts and styles`, async ({ page, anybody }) => {

@@ -1,4 +1,4 @@
-"""Renders the Helm chart with each of its values files and holds the result against the schemas of Kubernetes.
+"""Renders the Helm chart with its values files and holds the result against the schemas of Kubernetes.
 
 `python -m scripts.chart` says nothing when all is right. Rendering is done by Helm itself, as a library; what operators
 bring is held against `deploy/helm/ci/crds`.
@@ -22,38 +22,43 @@ from scripts.settings import ROOT
 
 CHART = ROOT / "deploy" / "helm"
 CRDS = CHART / "ci" / "crds"
-VALUES_FILES = sorted(path.name for path in CHART.glob("values*.yaml"))
+# Each alone, and those that go together.
+VALUES_FILES = [
+    *((path.name,) for path in sorted(CHART.glob("values*.yaml"))),
+    ("values-operators.yaml", "values-istio.yaml"),
+]
 WARNING = 2
 # Else a megabyte is read anew for each document.
 kubernetes_validate.utils.schema_contents = cache(kubernetes_validate.utils.schema_contents)
 
 
 def main():
-    faults = [fault for name in VALUES_FILES for fault in faults_of(name)]
+    faults = [fault for names in VALUES_FILES for fault in faults_of(names)]
     for path in sorted((CHART / "examples").glob("*.yaml")):
         faults += [f"{path.name}: {fault}" for each in yaml.safe_load_all(path.read_text()) for fault in unfit(each)]
     if faults:
         sys.exit("\n".join(faults))
 
 
-def faults_of(values_file):
-    """Sentences about what is wrong with the chart and one of its values files."""
-    values = values_of(values_file)
+def faults_of(values_files):
+    """Sentences about what is wrong with the chart and these of its values files."""
+    where = ", ".join(values_files)
+    values = values_of(values_files)
     try:
         report = helm().lint(folder(), values, strict=True)
         documents = render(values)
     except helm().HelmError as error:
-        yield f"{values_file}: {error}"
+        yield f"{where}: {error}"
         return
     for message in report["messages"]:
         if message["severity"] >= WARNING:
-            yield f"{values_file}: {message['path']}: {message['error']}"
+            yield f"{where}: {message['path']}: {message['error']}"
     names = Counter((each["kind"], each["metadata"]["name"]) for each in documents)
     for kind, name in (each for each, times in names.items() if times > 1):
-        yield f"{values_file}: there are two {kind}s named {name}"
+        yield f"{where}: there are two {kind}s named {name}"
     for document in documents:
         for fault in unfit(document):
-            yield f"{values_file}: {fault}"
+            yield f"{where}: {fault}"
 
 
 @cache
@@ -77,7 +82,7 @@ def _copy():
     return copy
 
 
-def values_of(*names):
+def values_of(names):
     """Those of the files, the later over the earlier, over what every release must name itself."""
     values = yaml.safe_load((CHART / "ci" / "values.yaml").read_text())
     for name in names:

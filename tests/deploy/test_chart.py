@@ -18,9 +18,10 @@ helm_python = pytest.importorskip("helm_python", reason="Helm's library has no b
 
 OURS = [*SERVICES, "gateway"]
 PARTS = [*OURS, "frontend"]
-PLAIN = "values.yaml"
-OPERATORS = "values-operators.yaml"
-ISTIO = "values-istio.yaml"
+PLAIN = ("values.yaml",)
+OPERATORS = ("values-operators.yaml",)
+ISTIO = ("values-istio.yaml",)
+OPERATORS_ISTIO = OPERATORS + ISTIO
 # With all that is optional and needs no other choice.
 FULL = {
     "settings": {
@@ -35,12 +36,12 @@ FULL = {
     },
     "tls": {"broker": {"name": "broker-ca"}, "database": {"name": "database-ca"}},
 }
-every_values_file = pytest.mark.parametrize("values_file", chart.VALUES_FILES)
+every_choice = pytest.mark.parametrize("values_files", chart.VALUES_FILES, ids="+".join)
 
 
 @cache
-def release(values_file):
-    return chart.render(chart.values_of(values_file))
+def release(values_files):
+    return chart.render(chart.values_of(values_files))
 
 
 @cache
@@ -94,9 +95,9 @@ def selected(selector, documents):
 # Rendering
 
 
-@every_values_file
-def test_the_chart_renders_to_what_kubernetes_takes(values_file):
-    assert list(chart.faults_of(values_file)) == []
+@every_choice
+def test_the_chart_renders_to_what_kubernetes_takes(values_files):
+    assert list(chart.faults_of(values_files)) == []
 
 
 def test_all_options_together_are_what_kubernetes_takes():
@@ -170,9 +171,9 @@ def test_images_are_named_by_their_digests_where_these_are_known():
 # Processes
 
 
-@every_values_file
-def test_no_container_can_do_more_than_it_must(values_file):
-    for name, template in pods(release(values_file)).items():
+@every_choice
+def test_no_container_can_do_more_than_it_must(values_files):
+    for name, template in pods(release(values_files)).items():
         pod, only = template["spec"], container(template)
         assert pod["automountServiceAccountToken"] is False, name
         assert pod["securityContext"] == {
@@ -191,9 +192,9 @@ def test_no_container_can_do_more_than_it_must(values_file):
         assert "tmp" in {each["name"] for each in only["volumeMounts"]}, name
 
 
-@every_values_file
-def test_every_part_is_deployed_probed_and_kept_up(values_file):
-    documents = release(values_file)
+@every_choice
+def test_every_part_is_deployed_probed_and_kept_up(values_files):
+    documents = release(values_files)
 
     assert of_kind(documents, "Deployment").keys() == {f"forage-{part}" for part in PARTS}
     for name, deployment in of_kind(documents, "Deployment").items():
@@ -212,9 +213,9 @@ def test_every_part_is_deployed_probed_and_kept_up(values_file):
         assert deployment["spec"]["template"]["spec"]["serviceAccountName"] in of_kind(documents, "ServiceAccount")
 
 
-@every_values_file
-def test_a_number_of_replicas_is_given_where_nothing_scales(values_file):
-    documents = release(values_file)
+@every_choice
+def test_a_number_of_replicas_is_given_where_nothing_scales(values_files):
+    documents = release(values_files)
 
     scaled = [
         each["spec"]["scaleTargetRef"]["name"]
@@ -258,20 +259,20 @@ def test_every_setting_that_config_reads_can_be_set_and_no_other_is():
     assert set_somewhere == named_in_config()
 
 
-@every_values_file
-def test_what_the_operators_make_is_put_together_to_settings_alone(values_file):
-    documents = release(values_file)
+@every_choice
+def test_what_the_operators_make_is_put_together_to_settings_alone(values_files):
+    documents = release(values_files)
     parts = {"BROKER_USER", "BROKER_PASSWORD", *(f"{service.upper()}_DB_PASSWORD" for service in SERVICES)}
 
     for part in OURS:
         assert environment(documents, pods(documents)[f"forage-{part}"]).keys() <= named_in_config() | parts
 
 
-@pytest.mark.parametrize("values_file", [PLAIN, OPERATORS])
-def test_production_takes_what_the_chart_sets(values_file):
+@pytest.mark.parametrize("values_files", [PLAIN, OPERATORS], ids="+".join)
+def test_production_takes_what_the_chart_sets(values_files):
     given = {}
     for part in OURS:
-        given |= environment(release(values_file), pods(release(values_file))[f"forage-{part}"])
+        given |= environment(release(values_files), pods(release(values_files))[f"forage-{part}"])
     held = {name: token_hex() for name, value in given.items() if isinstance(value, tuple)}
     held |= {name: f"amqps://forage:{token_hex()}@host.internal/" for name in held if name.endswith("_URI")}
     settings = {
@@ -308,28 +309,28 @@ def test_no_part_gets_a_secret_that_it_does_not_need(part):
     assert secrets == ({"AMQP_URI"} | database | more.get(part, set()) if part in OURS else set())
 
 
-@pytest.mark.parametrize("values_file", [PLAIN, OPERATORS])
-def test_the_migration_has_the_databases_and_nothing_else(values_file):
-    documents = release(values_file)
+@pytest.mark.parametrize("values_files", [PLAIN, OPERATORS], ids="+".join)
+def test_the_migration_has_the_databases_and_nothing_else(values_files):
+    documents = release(values_files)
 
     settings = environment(documents, pods(documents)["forage-migration"])
 
     uris = {f"{service.upper()}_DB_URI" for service in SERVICES}
     passwords = {f"{service.upper()}_DB_PASSWORD" for service in SERVICES}
-    assert settings.keys() == (uris | passwords if values_file == OPERATORS else uris)
+    assert settings.keys() == (uris | passwords if values_files == OPERATORS else uris)
 
 
 def test_the_migration_runs_before_the_processes_unless_its_databases_come_with_them():
-    def hook(values_file):
-        return of_kind(release(values_file), "Job")["forage-migration"]["metadata"]["annotations"]["helm.sh/hook"]
+    def hook(values_files):
+        return of_kind(release(values_files), "Job")["forage-migration"]["metadata"]["annotations"]["helm.sh/hook"]
 
     assert hook(PLAIN) == "pre-install,pre-upgrade"
     assert hook(OPERATORS) == "post-install,pre-upgrade"
 
 
-@every_values_file
-def test_no_secret_is_written_down(values_file):
-    documents = release(values_file)
+@every_choice
+def test_no_secret_is_written_down(values_files):
+    documents = release(values_files)
 
     assert of_kind(documents, "Secret") == {}
     for template in pods(documents).values():
@@ -393,9 +394,9 @@ def test_addresses_that_operators_make_ask_for_tls():
 # Networks
 
 
-@every_values_file
-def test_every_policy_selects_something(values_file):
-    documents = release(values_file)
+@every_choice
+def test_every_policy_selects_something(values_files):
+    documents = release(values_files)
 
     for name, policy in of_kind(documents, "NetworkPolicy").items():
         selectors = [policy["spec"]["podSelector"]]
@@ -407,9 +408,9 @@ def test_every_policy_selects_something(values_file):
             assert selected(selector, documents), f"{name}: {selector}"
 
 
-@pytest.mark.parametrize("values_file", [PLAIN, OPERATORS, ISTIO])
-def test_what_no_policy_names_is_refused_for_every_pod(values_file):
-    documents = release(values_file)
+@pytest.mark.parametrize("values_files", [PLAIN, OPERATORS, ISTIO], ids="+".join)
+def test_what_no_policy_names_is_refused_for_every_pod(values_files):
+    documents = release(values_files)
 
     everything = of_kind(documents, "NetworkPolicy")["forage-nothing-else"]["spec"]
 
@@ -510,10 +511,30 @@ def test_in_the_mesh_only_the_frontend_may_ask_the_gateway_and_nobody_a_service(
         assert name == f"forage-{labels['app.kubernetes.io/component']}"
 
 
-def test_in_the_mesh_nothing_is_taken_in_plain():
-    assert {each["spec"]["mtls"]["mode"] for each in of_kind(release(ISTIO), "PeerAuthentication").values()} == {
-        "STRICT"
-    }
+@pytest.mark.parametrize("values_files", [ISTIO, OPERATORS_ISTIO], ids="+".join)
+def test_in_the_mesh_each_pod_has_one_rule_for_what_is_taken_in_plain(values_files):
+    documents = release(values_files)
+    rules = [each["spec"] for each in of_kind(documents, "PeerAuthentication").values()]
+
+    # Istio merges none: of two that select a pod the older one holds.
+    ruled = [labels for rule in rules for labels in selected(rule["selector"], documents)]
+    assert sorted(labels["app.kubernetes.io/component"] for labels in ruled) == sorted(PARTS)
+    assert {rule["mtls"]["mode"] for rule in rules} == {"STRICT"}
+
+
+def test_in_the_mesh_the_metrics_are_taken_in_plain_where_prometheus_is_outside_of_it():
+    def plain(values):
+        return {
+            name: each["spec"]["portLevelMtls"]
+            for name, each in of_kind(chart.render(values), "PeerAuthentication").items()
+            if "portLevelMtls" in each["spec"]
+        }
+
+    watched = chart.values_of(OPERATORS_ISTIO)
+
+    assert plain(watched) == {f"forage-{part}": {9100: {"mode": "PERMISSIVE"}} for part in OURS}
+    assert plain(chart.merged(watched, {"istio": {"prometheusInMesh": True}})) == {}
+    assert plain(chart.values_of(ISTIO)) == {}
 
 
 def test_prometheus_gets_the_alerts_that_are_tested():

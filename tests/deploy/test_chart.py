@@ -149,6 +149,13 @@ def test_what_is_missing_is_said_in_a_sentence(values, sentence):
         chart.render(chart.merged(chart.values_of(PLAIN), values))
 
 
+def test_the_longest_name_leaves_room_for_what_operators_append():
+    documents = chart.render(chart.values_of(OPERATORS), release="forage" + "x" * 47)
+
+    # CloudNativePG takes 50 characters at most.
+    assert max(len(name) for name in of_kind(documents, "Cluster")) == 50
+
+
 def test_a_packed_chart_renders_as_the_folder_does(tmp_path):
     archive = helm_python.package(chart.CHART, destination=tmp_path)
 

@@ -1,5 +1,6 @@
+{{/* 33: CloudNativePG takes 50 characters, and -notifications-db is appended. */}}
 {{- define "forage.name" -}}
-{{- (contains "forage" .Release.Name | ternary .Release.Name (printf "%s-forage" .Release.Name)) | trunc 40 | trimSuffix "-" }}
+{{- (contains "forage" .Release.Name | ternary .Release.Name (printf "%s-forage" .Release.Name)) | trunc 33 | trimSuffix "-" }}
 {{- end }}
 
 {{/* Of one part: (dict "root" $ "part" "orders"). */}}

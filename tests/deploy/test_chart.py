@@ -118,6 +118,8 @@ def test_a_field_that_kubernetes_does_not_know_is_found(kind):
         ({"replicas": 3}, "replicas"),
         ({"processes": {"order": {"replicas": 3}}}, "order"),
         ({"processes": {"orders": {"replicas": "3"}}}, "replicas"),
+        # The network policy needs it, too.
+        ({"settings": {"SMTP_PORT": ""}}, "SMTP_PORT"),
         # A secret has its place under `secrets`, by reference.
         ({"settings": {"JWT_SECRET": "8d969eef6ecad3c29a3a629280e686cf"}}, "JWT_SECRET"),
         ({"secrets": {"JWT_SECRET": {"value": "8d969eef6ecad3c29a3a629280e686cf"}}}, "value"),

@@ -463,6 +463,24 @@ def test_a_database_is_reached_by_its_owner_and_the_migration_alone(service):
     assert [part for part in [*PARTS, "migration"] if cluster in destinations(part)] == [service, "migration"]
 
 
+def egress(documents, part, destination):
+    """The ports on which the part may go to the destination, a NetworkPolicyPeer."""
+    rules = of_kind(documents, "NetworkPolicy")[f"forage-{part}"]["spec"]["egress"]
+    return [port["port"] for rule in rules if destination in rule["to"] for port in rule["ports"]]
+
+
+@pytest.mark.parametrize("part", ["orders", "migration"])
+def test_a_database_of_the_operator_is_asked_on_its_own_port(part):
+    values = {"networkPolicy": {"ports": {"database": 6432}}}
+
+    documents = chart.render(chart.merged(chart.values_of(OPERATORS_ISTIO), values))
+
+    database = {"podSelector": {"matchLabels": {"cnpg.io/cluster": "forage-orders-db"}}}
+    assert egress(documents, part, database) == [5432]
+    annotations = pods(documents)["forage-orders"]["metadata"]["annotations"]
+    assert annotations["traffic.sidecar.istio.io/excludeOutboundPorts"] == "5671,5432,25"
+
+
 def test_only_the_frontend_is_reached_from_outside():
     (rule,) = of_kind(release(PLAIN), "Ingress")["forage-frontend"]["spec"]["rules"]
 

@@ -60,6 +60,10 @@ labels:
 {{- if .Values.rabbitmq.enabled }}{{ ternary 5671 5672 (ne .Values.rabbitmq.tlsSecret "") }}{{ else }}{{ .Values.networkPolicy.ports.broker }}{{ end }}
 {{- end }}
 
+{{- define "forage.database_port" -}}
+{{- .Values.cloudnativepg.enabled | ternary 5432 .Values.networkPolicy.ports.database }}
+{{- end }}
+
 {{- define "forage.broker_host_uri" -}}
 {{ ternary "amqps" "amqp" (ne .Values.rabbitmq.tlsSecret "") }}://%s{{ include "forage.broker" . }}.{{ .Release.Namespace }}.svc:{{ include "forage.broker_port" . }}/
 {{- end }}

@@ -490,6 +490,18 @@ def test_only_the_frontend_is_reached_from_outside():
     assert of_kind(release(PLAIN), "Service").keys() == {"forage-frontend", "forage-gateway"}
 
 
+def test_in_the_mesh_the_frontend_is_reached_from_where_the_gateway_stands():
+    for documents in (release(ISTIO), release(OPERATORS_ISTIO)):
+        (rule,) = of_kind(documents, "NetworkPolicy")["forage-frontend"]["spec"]["ingress"]
+        (gateway,) = of_kind(documents, "VirtualService")["forage-frontend"]["spec"]["gateways"]
+
+        (peer,) = rule["from"]
+        namespace = gateway.partition("/")[0]
+        assert peer == {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}
+        example = yaml.safe_load((chart.CHART / "examples" / "istio.yaml").read_text())["metadata"]
+        assert gateway == f"{example['namespace']}/{example['name']}"
+
+
 # Scaling, the mesh, alerts
 
 

@@ -481,6 +481,19 @@ def test_a_database_of_the_operator_is_asked_on_its_own_port(part):
     assert annotations["traffic.sidecar.istio.io/excludeOutboundPorts"] == "5671,5432,25"
 
 
+@pytest.mark.parametrize(
+    ("issuer", "port"),
+    [("", 443), ("https://id.example.com/realm", 443), ("https://id.example.com:8443/realm", 8443)],
+)
+def test_the_sign_in_provider_is_asked_on_its_port(issuer, port):
+    provider = {"ipBlock": {"cidr": "192.0.2.7/32"}}
+    values = {"settings": {"OIDC_ISSUER": issuer}, "networkPolicy": {"peers": {"provider": [provider]}}}
+
+    documents = chart.render(chart.merged(chart.merged(chart.values_of(PLAIN), FULL), values))
+
+    assert egress(documents, "users", provider) == [port]
+
+
 def test_only_the_frontend_is_reached_from_outside():
     (rule,) = of_kind(release(PLAIN), "Ingress")["forage-frontend"]["spec"]["rules"]
 

@@ -22,7 +22,7 @@ PLAIN = ("values.yaml",)
 OPERATORS = ("values-operators.yaml",)
 ISTIO = ("values-istio.yaml",)
 OPERATORS_ISTIO = OPERATORS + ISTIO
-# With all that is optional and needs no other choice.
+# All that may be set, with something in it, but for what needs another part of the cluster.
 FULL = {
     "settings": {
         name: "1" if definition.get("$ref") else definition.get("enum", [None, "https://provider.example.com"])[1]

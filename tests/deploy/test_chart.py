@@ -167,6 +167,14 @@ def test_a_packed_chart_renders_as_the_folder_does(tmp_path):
         assert [each["name"] for each in packed.files if each["name"].startswith(("ci/", "examples/"))] == []
 
 
+def test_the_notes_make_the_first_administrator_in_a_shell_that_can_be_typed_into():
+    with helm_python.Chart.load(chart.folder()) as loaded:
+        (notes,) = (text for path, text in loaded.render(chart.values_of(PLAIN)).items() if path.endswith("NOTES.txt"))
+
+    (shell,) = re.findall("kubectl .* exec .*", notes)
+    assert "--stdin --tty" in shell
+
+
 def test_images_are_named_by_their_digests_where_these_are_known():
     digest = "sha256:" + "3" * 64
     values = chart.merged(chart.values_of(PLAIN), {"image": {"tag": "1.2.3", "digests": {"forage": digest}}})

@@ -345,6 +345,31 @@ def test_the_migration_runs_before_the_processes_unless_its_databases_come_with_
     assert hook(OPERATORS) == "post-install,pre-upgrade"
 
 
+def test_the_readme_names_every_secret_that_its_values_need():
+    page = (chart.CHART / "README.md").read_text()
+    values = yaml.safe_load(re.search("```yaml\n(.*?)```", page, re.DOTALL)[1])
+    made = set(re.findall(r"create secret generic (\S+)", page))
+    made |= {name.replace("$service", service) for name in made for service in SERVICES}
+
+    documents = chart.render(values)
+
+    sources = [
+        source["secret"]
+        for template in pods(documents).values()
+        for volume in template["spec"]["volumes"]
+        for source in volume.get("projected", {}).get("sources", [])
+    ]
+    read = {
+        value[0]
+        for template in pods(documents).values()
+        for value in environment(documents, template).values()
+        if isinstance(value, tuple)
+    }
+    assert read | {source["name"] for source in sources} <= made
+    # The addresses that it makes up have TLS, to the broker and to the databases.
+    assert {item["path"] for source in sources for item in source["items"]} == {"broker.crt", "database.crt"}
+
+
 @every_choice
 def test_no_secret_is_written_down(values_files):
     documents = release(values_files)

@@ -244,6 +244,23 @@ def test_a_number_of_replicas_is_given_where_nothing_scales(values_files):
     assert sorted(scaled + fixed) == sorted(f"forage-{part}" for part in PARTS)
 
 
+def test_a_shop_to_try_out_fits_a_small_machine():
+    documents = release(("values-dev.yaml",))
+    asked = [container(each["spec"]["template"])["resources"] for each in of_kind(documents, "Deployment").values()]
+    for kind in ("Cluster", "RabbitmqCluster"):
+        asked += [each["spec"]["resources"] for each in of_kind(documents, kind).values()]
+
+    units = {"m": 0.001, "Mi": 1, "Gi": 1024, "": 1}
+
+    def total(resource):
+        amounts = [re.fullmatch(r"([0-9]+)([a-zA-Z]*)", each["requests"][resource]) for each in asked]
+        return sum(int(amount[1]) * units[amount[2]] for amount in amounts)
+
+    assert len(asked) == len(PARTS) + len(SERVICES) + 1
+    assert total("cpu") <= 2
+    assert total("memory") <= 3 * 1024
+
+
 def test_a_stop_is_given_more_time_than_it_takes():
     for name, template in pods(release(PLAIN)).items():
         if name == "forage-migration":

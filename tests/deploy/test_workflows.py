@@ -1,6 +1,11 @@
 import re
+import subprocess
+
+import pytest
 
 from scripts.settings import ROOT
+
+UPGRADE = ROOT / "deploy" / "upgrade"
 
 
 def test_ci_on_github_runs_what_every_change_must_pass():
@@ -9,3 +14,20 @@ def test_ci_on_github_runs_what_every_change_must_pass():
     run = re.findall("run: (make .*)", (ROOT / ".github/workflows/ci.yml").read_text())
 
     assert must_pass and set(must_pass) <= set(run)
+
+
+@pytest.mark.parametrize(
+    ("missing", "sentence"),
+    [
+        ("REGISTRY", "where the images and charts lie, like ghcr.io/example"),
+        ("GITHUB_REPOSITORY", "whose workflow has released them, like example/forage"),
+    ],
+)
+def test_an_upgrade_says_in_a_sentence_what_it_must_be_told(tmp_path, missing, sentence):
+    told = {"PATH": "/usr/bin:/bin", "REGISTRY": "ghcr.io/example", "GITHUB_REPOSITORY": "example/forage"}
+    del told[missing]
+
+    done = subprocess.run([UPGRADE, "1.2.3", "values.yaml"], env=told, cwd=tmp_path, capture_output=True, text=True)
+
+    assert done.returncode != 0
+    assert done.stderr.endswith(f"{missing}: {sentence}\n")

@@ -2,6 +2,7 @@ import re
 import subprocess
 
 import pytest
+import yaml
 
 from scripts.settings import ROOT
 
@@ -31,3 +32,13 @@ def test_an_upgrade_says_in_a_sentence_what_it_must_be_told(tmp_path, missing, s
 
     assert done.returncode != 0
     assert done.stderr.endswith(f"{missing}: {sentence}\n")
+
+
+def test_a_deployment_may_take_as_long_as_helm_gives_each_of_its_steps():
+    minutes = int(re.search(r"--timeout (\d+)m ", UPGRADE.read_text())[1])
+    given = re.findall(r"timeout-minutes: (\d+)", (ROOT / ".github/workflows/deploy.yml").read_text())
+    values = yaml.safe_load((ROOT / "deploy/helm/values.yaml").read_text())
+
+    # The migration, the pods, and the way back when they aren't ready.
+    assert min(int(each) for each in given) > 3 * minutes
+    assert values["migration"]["seconds"] < 60 * minutes

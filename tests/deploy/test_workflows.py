@@ -1,5 +1,6 @@
 import re
 import subprocess
+import tomllib
 
 import pytest
 import yaml
@@ -42,3 +43,10 @@ def test_a_deployment_may_take_as_long_as_helm_gives_each_of_its_steps():
     # The migration, the pods, and the way back when they aren't ready.
     assert min(int(each) for each in given) > 3 * minutes
     assert values["migration"]["seconds"] < 60 * minutes
+
+
+def test_the_chart_is_of_the_version_that_is_released():
+    chart = yaml.safe_load((ROOT / "deploy/helm/Chart.yaml").read_text())
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+    assert (chart["version"], chart["appVersion"]) == (version, version)

@@ -17,6 +17,8 @@ DASHBOARDS = {
     path.stem: json.loads(path.read_text())
     for path in sorted((ROOT / "deploy" / "grafana" / "dashboards").glob("*.json"))
 }
+# Labels that Prometheus gives itself.
+OF_PROMETHEUS = {"job", "instance"}
 every_dashboard = pytest.mark.parametrize("name", DASHBOARDS)
 
 
@@ -61,8 +63,40 @@ def test_alerts_and_dashboards_ask_for_metrics_and_labels_that_the_processes_tel
         for name, matchers in re.findall(r"\b((?:forage|process|python)_\w+)\b(?:\{([^}]*)\})?", expression):
             assert name in labels_of, f"{where} asks for {name}"
             asked = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", matchers))
-            # Those of Prometheus itself.
-            assert asked <= labels_of[name] | {"job", "instance"}, f"{where} asks for {name} by {asked}"
+            assert asked <= labels_of[name] | OF_PROMETHEUS, f"{where} asks for {name} by {asked}"
+
+
+def test_what_is_grouped_by_and_what_a_legend_names_are_labels_of_what_is_asked_for():
+    labels_of = exported()
+
+    def labels(expression):
+        return set().union(*(labels_of.get(name, ()) for name in re.findall(r"\w+", expression))) | OF_PROMETHEUS
+
+    def grouped_by(expression):
+        return [set(re.findall(r"\w+", group)) for group in re.findall(r"\bby \(([^)]*)\)", expression)]
+
+    for expression, where in expressions().items():
+        for group in grouped_by(expression):
+            assert group <= labels(expression), f"{where} groups by {group}"
+    for name in DASHBOARDS:
+        for panel in panels_of(name):
+            for target in panel.get("targets", []):
+                groups = grouped_by(target["expr"])
+                left = set().union(*groups) - {"le"} if groups else labels(target["expr"])
+                named = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+                assert named <= left, f"{name}: {panel['title']} names {named}"
+
+
+def test_the_alerts_that_are_counted_are_the_shops_own():
+    (pattern,) = {
+        found
+        for expression in expressions()
+        for selector in re.findall(r"\bALERTS\{([^}]*)\}", expression)
+        for found in re.findall('alertname=~"([^"]*)"', selector) or [".*"]
+    }
+
+    assert all(re.fullmatch(pattern, alert) for alert in ALERTS)
+    assert not re.fullmatch(pattern, "KubePodNotReady")
 
 
 def test_what_is_counted_stands_in_the_docs():

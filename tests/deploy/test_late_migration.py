@@ -2,12 +2,13 @@
 
 import os
 import subprocess
-from contextlib import suppress
+from contextlib import closing, suppress
 from urllib.request import urlopen
 
 import psycopg2
+import pytest
 
-from scripts.settings import ROOT, free_port
+from scripts.settings import ROOT, SERVICES, free_port
 from tests.infrastructure.waiting import wait_for
 
 
@@ -16,20 +17,30 @@ def is_ready(port):
         return urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5).status == 200
 
 
-def test_a_service_waits_for_its_tables_and_then_works(processes, config, rpc):
-    uri = config["DB_URIS"]["orders"]
-    with psycopg2.connect(uri.replace("+psycopg2", "")) as connection:
+# Some call of each that reads its tables.
+READS = {
+    "users": lambda rpc: rpc.users.list_users()["total"],
+    "products": lambda rpc: rpc.products.list_products()["total"],
+    "orders": lambda rpc: rpc.orders.list_orders(user_id=1)["total"],
+    "notifications": lambda rpc: rpc.notifications.list_notifications()["total"],
+}
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_waits_for_its_tables_and_then_works(processes, config, rpc, service):
+    uri = config["DB_URIS"][service]
+    with closing(psycopg2.connect(uri.replace("+psycopg2", ""))) as connection, connection:
         connection.cursor().execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
     port = free_port()
-    processes.start("services.orders", METRICS_PORT=str(port))
+    processes.start(f"services.{service}", METRICS_PORT=str(port))
     wait_for(lambda: is_ready(port), seconds=30)
 
     subprocess.run(
-        [ROOT / ".venv" / "bin" / "alembic", "-n", "orders", "upgrade", "head"],
+        [ROOT / ".venv" / "bin" / "alembic", "-n", service, "upgrade", "head"],
         cwd=ROOT,
-        env={**os.environ, "ORDERS_DB_URI": uri},
+        env={**os.environ, f"{service.upper()}_DB_URI": uri},
         check=True,
     )
 
-    assert rpc.orders.list_orders(user_id=1) == {"orders": [], "total": 0}
+    assert READS[service](rpc) == 0
     assert is_ready(port)

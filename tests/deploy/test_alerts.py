@@ -29,11 +29,9 @@ def test_each_alert_fires_and_keeps_quiet_as_its_tests_say():
 
 
 def test_compose_s_prometheus_scrapes_under_the_name_that_the_alerts_ask_for():
-    configuration = ROOT / "deploy" / "compose" / "prometheus.yml"
-    check = promtool("check", "config", "--syntax-only", str(configuration))
-    assert check.returncode == 0, check.stdout + check.stderr
+    configuration = yaml.safe_load((ROOT / "deploy" / "compose" / "prometheus.yml").read_text())
 
-    jobs = {job["job_name"] for job in yaml.safe_load(configuration.read_text())["scrape_configs"]}
+    jobs = {job["job_name"] for job in configuration["scrape_configs"]}
     assert {job for rule in ALERTS.values() for job in re.findall(r'job="(\w+)"', rule["expr"])} == {"forage"} <= jobs
 
 

@@ -119,7 +119,7 @@ def test_a_secret_is_given_by_a_file_alone(ours):
         assert set(by_file.values()) == {f"/run/secrets/{secret}" for secret in container["secrets"]}, who
 
 
-def test_a_setting_without_a_default_is_a_secret_or_may_be_left_out(ours):
+def test_a_setting_without_a_default_is_a_secret_or_may_be_left_out():
     without = {name for name, has_default in settings_of_config().items() if not has_default}
 
     assert without - OPTIONAL == SECRETS.keys()
@@ -314,7 +314,7 @@ def test_prometheus_takes_its_configuration():
     assert done.returncode == 0, done.stderr
 
 
-def test_prometheus_asks_every_process(ours):
+def test_prometheus_asks_every_process():
     scraped = yaml.safe_load((ROOT / "deploy" / "compose" / "prometheus.yml").read_text())["scrape_configs"]
 
     (discovery,) = next(job for job in scraped if job["job_name"] == "forage")["dns_sd_configs"]

@@ -1,6 +1,7 @@
 """The images' entrypoint: a setting may be given by a file, and what a container runs is the container's process."""
 
 import os
+import re
 import subprocess
 
 import pytest
@@ -31,7 +32,7 @@ def test_a_setting_is_read_from_its_file_as_it_stands_there(tmp_path, value):
 
 def test_every_setting_of_the_configuration_can_come_from_a_file(tmp_path):
     (tmp_path / "secret").write_text("of everybody")
-    names = ["ENVIRONMENT", "AMQP_URI", "USERS_DB_URI", "LOG_LEVEL", "METRICS_PORT"]
+    names = set(re.findall(r"\$\{([A-Z0-9_]+)", (ROOT / "config.yaml").read_text()))
 
     done = run("env", **{f"{name}_FILE": str(tmp_path / "secret") for name in names})
 

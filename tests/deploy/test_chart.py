@@ -577,6 +577,17 @@ def test_in_the_mesh_the_sidecars_are_trusted_proxies():
 # Scaling, the mesh, alerts
 
 
+def test_gateway_and_frontend_scale_by_their_cpu_as_far_as_is_allowed():
+    values = {"processes": {"gateway": {"replicas": 3, "maxReplicas": 30}, "frontend": {"maxReplicas": 7}}}
+
+    scaled = of_kind(chart.render(chart.merged(chart.values_of(PLAIN), values)), "HorizontalPodAutoscaler")
+
+    assert {name: (each["spec"]["minReplicas"], each["spec"]["maxReplicas"]) for name, each in scaled.items()} == {
+        "forage-gateway": (3, 30),
+        "forage-frontend": (2, 7),
+    }
+
+
 def test_services_scale_by_the_queues_that_they_take_from():
     scaled = {
         name.removeprefix("forage-"): {

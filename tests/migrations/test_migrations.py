@@ -1,4 +1,7 @@
 import importlib
+import os
+import subprocess
+import sys
 
 import eventlet
 import pytest
@@ -121,3 +124,49 @@ def test_the_index_of_pending_mails_is_made_anew_beside_who_sends_one(migrate, d
             assert other.scalar(text("SELECT count(*) FROM notifications")) == 0
 
     assert "notifications" in migration.wait()
+
+
+@pytest.fixture
+def migrate_all(database):
+    """What a release runs before it starts."""
+
+    def migrate_all():
+        uris = {f"{service.upper()}_DB_URI": database(service) for service in SERVICES}
+        return subprocess.run(
+            [sys.executable, "-m", "scripts.migrate"],
+            cwd=ROOT,
+            env={**os.environ, **uris},
+            capture_output=True,
+            text=True,
+        )
+
+    return migrate_all
+
+
+def stamp(uri, revision):
+    with create_engine(uri, poolclass=NullPool).begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+
+
+def test_a_database_that_a_newer_release_has_migrated_is_left_as_it_is(database, migrate_all):
+    orders = create_engine(database("orders"), poolclass=NullPool)
+    with orders.begin() as connection:
+        connection.execute(text("ALTER TABLE orders ADD COLUMN gift_note text"))
+    stamp(database("orders"), "9999")
+    before = schema(orders)
+
+    done = migrate_all()
+
+    assert (done.returncode, done.stdout) == (0, "orders: left at revision 9999, which a newer release has made\n")
+    assert schema(orders) == before
+    with orders.connect() as connection:
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).all() == [("9999",)]
+
+
+def test_a_database_at_a_revision_that_no_release_has_made_is_refused(database, migrate_all):
+    stamp(database("orders"), "0002x")
+
+    done = migrate_all()
+
+    assert done.returncode != 0
+    assert "Can't locate revision identified by '0002x'" in done.stdout + done.stderr

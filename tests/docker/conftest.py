@@ -18,8 +18,8 @@ PROFILES = ("demo",)
 PROCESSES = (*SERVICES, "gateway", "frontend")
 SECONDS_TO_COME_UP = 240
 ADA = {"email": "ada@forage.example", "password": "chanterelle"}
-# None of docker-compose.yml's own default.
-SUBNET = "172.28.98.0/24"
+# None of docker-compose.yml's own defaults.
+SUBNETS = {"SHOP_SUBNET": "172.28.97.0/24", "STOREFRONT_SUBNET": "172.28.98.0/24"}
 
 
 class Project:
@@ -35,7 +35,7 @@ class Project:
             **environment,
             **{name: str(port) for name, port in self.ports.items()},
             "SECRETS": str(folder / "secrets"),
-            "SHOP_SUBNET": SUBNET,
+            **SUBNETS,
             "OIDC_ISSUER": f"http://sign-in.localhost:{self.ports['OIDC_PORT']}",
         }
         self.storefront = f"http://127.0.0.1:{self.ports['FRONTEND_PORT']}"

@@ -164,18 +164,28 @@ REDISCLI_AUTH=$(sed -n 's/^requirepass //p' /run/secrets/redis_conf) redis-cli -
 """
 
 
-def test_the_gateway_counts_for_who_is_behind_nginx(project):
+def read_products(address, forwarded_for=None):
+    headers = {"X-Forwarded-For": forwarded_for} if forwarded_for else {}
+    answer = requests.get(f"{address}/products", headers=headers, timeout=10)
+    assert answer.status_code == 200, answer.text
+
+
+def test_the_gateway_counts_for_who_is_behind_nginx_and_a_proxy_of_this_machine(project):
     (nginx,) = project.containers("frontend")
     networks = nginx.known["NetworkSettings"]["Networks"]
 
-    answer = requests.get(f"{project.storefront}/api/products", headers={"X-Forwarded-For": "203.0.113.7"}, timeout=10)
+    read_products(f"{project.storefront}/api")
+    # As the proxy passes on what a customer sent, with the customer's address behind it.
+    read_products(f"{project.storefront}/api", forwarded_for="192.0.2.66, 203.0.113.7")
+    read_products(project.gateway, forwarded_for="198.51.100.5")
 
-    assert answer.status_code == 200
     counted = project.compose("exec", "-T", "redis", "sh", "-c", KEYS_OF_REDIS).splitlines()
-    # As nginx sees this machine; neither nginx itself, nor what the client made up.
+    # Who comes from this machine by itself, as nginx sees it, and never nginx.
     assert f"LIMITS:default/{networks['forage-test_storefront']['Gateway']}" in counted
     assert f"LIMITS:default/{networks['forage-test_shop']['IPAddress']}" not in counted
-    assert "LIMITS:default/203.0.113.7" not in counted
+    # The customer; neither what the customer made up, nor what is told to the gateway past nginx.
+    assert "LIMITS:default/203.0.113.7" in counted
+    assert not {"LIMITS:default/192.0.2.66", "LIMITS:default/198.51.100.5"} & set(counted)
 
 
 LEFT_OVER = """

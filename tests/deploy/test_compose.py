@@ -169,7 +169,7 @@ def test_setup_makes_every_secret_and_only_its_folder_is_closed(prepared, compos
     used = {re.sub(r"^\$\{SECRETS:[^}]*\}/", "", secret["file"]) for secret in compose["secrets"].values()}
     assert {path.name for path in folder.iterdir()} == used
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o444}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o644}
     assert {path.name for path in folder.iterdir() if not path.read_text().strip()} == {"jwt_secret_previous"}
 
 

@@ -152,6 +152,7 @@ def test_what_the_page_says_for_customers_is_fit_for_production(prepared, ours, 
     config = yaml.safe_load((ROOT / "config.yaml").read_text())
 
     assert config["ENVIRONMENT"] == "production"
+    assert str(config["SMTP_PORT"]) == "25"
     assert list(demo_settings(config, given)) == []
 
 

@@ -1,6 +1,7 @@
 """A fresh database for whoever asks, as a copy of one that was migrated once."""
 
 import os
+import re
 import subprocess
 import sys
 from itertools import count
@@ -26,11 +27,15 @@ class Databases:
         self._execute(f'CREATE DATABASE "{name}"')
         return self.settings.database_uri("postgres", name)
 
-    def new_empty(self, service):
-        """The URI of a new database of the service's, for a backup to be restored into."""
+    def new_empty(self, service, statements):
+        """The URI of a new database of the service's, for a backup to be restored into.
+
+        statements: what makes orders_db.
+        """
         self._migrate_once()
         name = f"test_{next(self._numbers)}_{service}_restored"
-        self._execute(f'CREATE DATABASE "{name}" OWNER {service}')
+        for statement in statements.split(";")[:-1]:
+            self._execute(re.sub(r"\borders\b", service, re.sub(r"\borders_db\b", name, statement)))
         return self.settings.database_uri(service, name)
 
     def drop(self, uri):

@@ -5,7 +5,9 @@ import re
 import shutil
 import subprocess
 import textwrap
+from urllib.parse import urlsplit
 
+import psycopg2
 import pytest
 
 from contracts.errors import OrderNotFound
@@ -20,18 +22,20 @@ from tests.shop import Shop
 DOCUMENT = (ROOT / "docs" / "operations.md").read_text()
 BLOCKS = [textwrap.dedent(block) for block in re.findall(r"^ *```sh\n(.*?)^ *```", DOCUMENT, re.DOTALL | re.MULTILINE)]
 BACK_UP, RESTORE, CHECK = BLOCKS
+[EMPTY_DATABASE] = re.findall(r"^ *```sql\n( *CREATE DATABASE .*?)^ *```", DOCUMENT, re.DOTALL | re.MULTILINE)
+[ADDRESSES_ON_COMPOSE] = re.findall(r"^docker compose run .* bash\n(.*?)^```", DOCUMENT, re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture
 def empty_databases(databases):
-    made = {service: databases.new_empty(service) for service in SERVICES}
+    made = {service: databases.new_empty(service, EMPTY_DATABASE) for service in SERVICES}
     yield made
     for uri in made.values():
         databases.drop(uri)
 
 
 def run(commands, folder, uris):
-    addresses = {f"{service.upper()}_DB_URI": uris[service] for service in SERVICES}
+    addresses = {f"{service.upper()}_DB_URI": uri for service, uri in uris.items()}
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", commands],
         env={**addresses, "BACKUP": str(folder), "PATH": f"{find_postgres()}:{os.environ['PATH']}"},
@@ -40,6 +44,24 @@ def run(commands, folder, uris):
     )
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     return done.stdout
+
+
+def test_a_database_that_is_restored_is_open_to_its_own_service_alone(empty_databases):
+    own = urlsplit(empty_databases["orders"].replace("+psycopg2", ""))
+    other = urlsplit(empty_databases["products"].replace("+psycopg2", ""))
+
+    psycopg2.connect(own.geturl()).close()
+    with pytest.raises(psycopg2.OperationalError, match="permission denied for database"):
+        psycopg2.connect(other._replace(path=own.path).geturl())
+
+
+def test_on_compose_the_addresses_are_those_of_the_secrets(tmp_path):
+    for service in SERVICES:
+        (tmp_path / f"{service}_db_uri").write_text(f"postgresql+psycopg2://{service}:secret@postgres/{service}_db\n")
+
+    said = run(f"{ADDRESSES_ON_COMPOSE.replace('/run/secrets', str(tmp_path))} printenv USERS_DB_URI", tmp_path, {})
+
+    assert said == "postgresql+psycopg2://users:secret@postgres/users_db\n"
 
 
 def stock(shop, product):

@@ -8,9 +8,10 @@ finished by the next; what is there twice then is known to the handlers' inboxes
 
 import os
 import sys
+from contextlib import suppress
 
 from amqp.basic_message import Message
-from amqp.exceptions import PreconditionFailed
+from amqp.exceptions import NotFound, PreconditionFailed
 from kombu import Queue
 
 from contracts import events
@@ -19,6 +20,7 @@ from extensions.events import PAUSES_SECONDS
 from extensions.parking import parked_headers
 from extensions.queues import delay_queue, handler_queue, own_headers, parking_queue
 from extensions.settings import amqp_address
+from scripts.settings import SERVICES
 
 
 class Broker:
@@ -31,26 +33,33 @@ class Broker:
 
     def change(self, queue, headers_of=own_headers):
         """Have the queue as it is described. Its messages wait aside while there are two of its name to choose from."""
+        is_other = self.is_other(queue)
         aside = Queue(f"{queue.name}.aside", durable=True)
         aside(self.channel).declare()
-        if self.is_other(queue):
+        if is_other:
             self.move(queue.name, aside.name, headers_of)
             self.replace(queue)
         self.move(aside.name, queue.name)
-        self.channel.queue_delete(aside.name)
+        self.channel.queue_delete(aside.name, if_unused=True, if_empty=True)
 
     def cut_short(self, queue):
         """The same of a delay queue, whose messages go to the handlers that they wait for, at once."""
-        if self.is_other(queue):
-            self.move(queue.name)
+        is_other = self.is_other(queue)
+        self.move(queue.name)
+        if is_other:
             self.replace(queue)
 
+    def refuse_while_in_use(self, name):
+        with suppress(NotFound):
+            if self.channel.queue_declare(name, passive=True).consumer_count:
+                sys.exit(f"{name} is in use: stop all services first.")
+
     def is_other(self, queue):
+        """Whether it must be replaced. One that isn't there is made."""
         try:
             queue(self.channel).declare()
         except PreconditionFailed:
-            if self.channel.queue_declare(queue.name, passive=True).consumer_count:
-                sys.exit(f"{queue.name} is in use: stop all services first.")
+            self.refuse_while_in_use(queue.name)
             return True
         return False
 
@@ -71,15 +80,21 @@ class Broker:
 
 def main(config):
     kept = [each for each in vars(events).values() if isinstance(each, type) and getattr(each, "subscribers", ())]
+    parking = [parking_queue(service, config) for service in events.SUBSCRIBERS]
+    handlers = [handler_queue(each, *subscriber, config) for each in kept for subscriber in each.subscribers]
     try:
         broker = Broker(config)
-        for service in events.SUBSCRIBERS:
-            broker.change(parking_queue(service, config), headers_of=parked_headers)
-        for event_class in kept:
-            for service, method in event_class.subscribers:
-                broker.change(handler_queue(event_class, service, method, config))
+        for name in (*(f"rpc-{service}" for service in SERVICES), *(queue.name for queue in (*parking, *handlers))):
+            broker.refuse_while_in_use(name)
+        for queue in handlers:
+            broker.is_other(queue)
+        # Before the handlers', into which what they hold would come at any time.
         for pause in PAUSES_SECONDS:
             broker.cut_short(delay_queue(pause, config))
+        for queue in parking:
+            broker.change(queue, headers_of=parked_headers)
+        for queue in handlers:
+            broker.change(queue)
     except CONNECTION_ERRORS as error:
         sys.exit(f"Not finished, and nothing is lost: mend this, and run it again. {error}")
 

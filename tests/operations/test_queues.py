@@ -8,12 +8,13 @@ from amqp.exceptions import PreconditionFailed
 from contracts.events import OrderCreated
 from extensions.events import PAUSES_SECONDS
 from extensions.queues import delay_queue, handler_queue, parking_queue
+from scripts.change_queues import Broker
 from scripts.change_queues import main as change_queues
 from tests.infrastructure.waiting import wait_for
 
 HANDLER = "evt-orders-order.created--notifications.confirm_order"
 PARKED = "parked.notifications"
-LONGEST = PAUSES_SECONDS[-1]
+SHORTEST, LONGEST = PAUSES_SECONDS[0], PAUSES_SECONDS[-1]
 
 
 def declare(broker, queue_type):
@@ -69,6 +70,38 @@ def test_queues_that_are_in_use_are_left_alone_with_a_sentence(broker, change):
 
         with pytest.raises(SystemExit, match=f"{HANDLER} is in use: stop all services first."):
             change("quorum")
+
+    wait_for(lambda: broker.depth(HANDLER) == 1)
+    assert not [name for name in broker.queues() if name.endswith(".aside")]
+
+
+def test_a_service_that_is_only_called_is_in_use_too(broker, change):
+    declare(broker, "classic")
+    broker.declare("rpc-orders")
+    with broker.channel() as channel:
+        channel.basic_consume("rpc-orders")
+
+        with pytest.raises(SystemExit, match="rpc-orders is in use: stop all services first"):
+            change("quorum")
+
+    declare(broker, "classic")
+
+
+def test_what_would_end_its_pause_while_its_handlers_queue_is_replaced_is_kept(broker, change, monkeypatch):
+    declare(broker, "classic")
+    with broker.channel() as channel:
+        delay_queue(SHORTEST, {"EVENT_QUEUE_TYPE": "classic"})(channel).declare()
+    broker.publish({"number": 1}, exchange=f"delay.{SHORTEST}s", routing_key=HANDLER)
+    replace = Broker.replace
+
+    def replace_late(self, queue):
+        if queue.name == HANDLER:
+            wait_for(lambda: broker.depth(f"delay.{SHORTEST}s") == 0)
+        replace(self, queue)
+
+    monkeypatch.setattr(Broker, "replace", replace_late)
+
+    change("quorum")
 
     wait_for(lambda: broker.depth(HANDLER) == 1)
 

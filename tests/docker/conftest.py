@@ -15,6 +15,7 @@ from tests.infrastructure.waiting import wait_for
 
 LOCAL = ROOT / ".local" / "docker"
 PROFILES = ("demo",)
+ALL_PROFILES = (*PROFILES, "observability")
 PROCESSES = (*SERVICES, "gateway", "frontend")
 SECONDS_TO_COME_UP = 240
 ADA = {"email": "ada@forage.example", "password": "chanterelle"}
@@ -62,9 +63,17 @@ class Project:
         wait_for(self.is_healthy, SECONDS_TO_COME_UP, pause_seconds=0.5)
         wait_for(lambda: self.latest("seed").status == "exited", SECONDS_TO_COME_UP, pause_seconds=0.5)
 
+    def down(self, *words):
+        """With what a test has started of the other profile, which would keep the network."""
+        profiles = [word for profile in ALL_PROFILES for word in ("--profile", profile)]
+        self.compose(*profiles, "down", *words)
+
     def is_healthy(self):
-        """Raises AssertionError with those who are not."""
-        ill = {f"{each.name}: {each.health}" for each in self.containers() if each.health not in ("healthy", "")}
+        """Raises AssertionError with those who are not, or are not there."""
+        running = self.containers()
+        missing = set(PROCESSES) - {each.name for each in running}
+        assert not missing, missing
+        ill = {f"{each.name}: {each.health}" for each in running if each.health not in ("healthy", "")}
         assert not ill, ill
         return True
 
@@ -117,9 +126,13 @@ def project(tmp_path_factory):
     with engine(LOCAL) as environment:
         provide_images(environment, PROFILES, services=["prometheus"])
         project = Project(environment, tmp_path_factory.mktemp("project"))
+        # What a run that was killed has left has passwords of its own.
+        project.down("--volumes", "--timeout", "5")
         try:
             project.up()
             yield project
         finally:
-            (LOCAL / "containers.log").write_text(project.compose("logs", "--no-color"))
-            project.compose("down", "--volumes", "--timeout", "5")
+            try:
+                (LOCAL / "containers.log").write_text(project.compose("logs", "--no-color"))
+            finally:
+                project.down("--volumes", "--timeout", "5")

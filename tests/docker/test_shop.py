@@ -10,7 +10,8 @@ from websocket import create_connection
 from scripts.settings import SERVICES
 from tests.infrastructure.waiting import wait_for
 
-PROCESSES = (*SERVICES, "gateway", "frontend")
+from .conftest import PROCESSES
+
 # docker-compose.yml's stop_grace_period.
 GRACE_SECONDS = 15
 
@@ -209,17 +210,19 @@ def test_a_secret_that_is_missing_ends_a_container_with_a_sentence(project):
 def test_what_is_told_to_stop_stops_in_time_and_in_peace(project):
     started_at = time.monotonic()
 
-    project.compose("stop", *PROCESSES)
+    try:
+        project.compose("stop", *PROCESSES)
 
-    assert time.monotonic() - started_at < GRACE_SECONDS
-    assert {service: project.latest(service).exit_code for service in PROCESSES} == dict.fromkeys(PROCESSES, 0)
-    project.up()
+        assert time.monotonic() - started_at < GRACE_SECONDS
+        assert {service: project.latest(service).exit_code for service in PROCESSES} == dict.fromkeys(PROCESSES, 0)
+    finally:
+        project.up()
 
 
 def test_down_and_up_again_keeps_what_was_there(project, ada):
     order = placed(project.order(ada))
 
-    project.compose("down", "--timeout", "30")
+    project.down("--timeout", "30")
     project.up()
 
     wait_for(lambda: "Seeded before: nothing to add." in project.compose("logs", "seed"), seconds=60)

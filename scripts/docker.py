@@ -22,7 +22,7 @@ from scripts.programs import install
 from scripts.settings import ROOT, CannotStart
 
 # The oldest that does all that docker-compose.yml asks for.
-OLDEST_ENGINE = 25
+OLDEST_ENGINE, OLDEST_COMPOSE = 25, (2, 26)
 RELEASE = "trixie"
 ARCHIVE = "http://deb.debian.org/debian"
 KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -44,7 +44,10 @@ def engine(folder):
         yield dict(os.environ)
         return
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise CannotStart(f"Docker {OLDEST_ENGINE} or later with Compose must run here, or root on a Debian machine.")
+        raise CannotStart(
+            f"Docker {OLDEST_ENGINE} and Compose {'.'.join(map(str, OLDEST_COMPOSE))}, or later, must run here, "
+            "or root on a Debian machine."
+        )
     missing = [package for program, package in MACHINE_PACKAGES.items() if not find(program)]
     if missing:
         install(missing, folder / "apt.log")
@@ -80,14 +83,19 @@ def engine(folder):
 
 
 def answers(environment):
-    """Whether there is an engine, new enough, and Compose."""
+    """Whether there are an engine and Compose, both new enough."""
     if not shutil.which("docker", path=environment["PATH"]):
         return False
     server = output(environment, "docker", "version", "--format", "{{.Server.Version}}")
     release = re.match(r"\d+", server or "")
     if release is None or int(release[0]) < OLDEST_ENGINE:
         return False
-    return output(environment, "docker", "compose", "version") is not None
+    compose = output(environment, "docker", "compose", "version", "--short")
+    if compose is None:
+        return False
+    # A build of one's own may have no number.
+    release = re.match(r"v?(\d+)\.(\d+)", compose)
+    return release is None or tuple(map(int, release.groups())) >= OLDEST_COMPOSE
 
 
 def unpacked_engine(folder):

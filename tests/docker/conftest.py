@@ -1,6 +1,7 @@
 """The project of docker-compose.yml, brought up beside any other, with its own network, ports, volumes and secrets."""
 
 import json
+import re
 import shutil
 import subprocess
 from contextlib import contextmanager
@@ -32,8 +33,10 @@ class Project:
         shutil.copy(ROOT / ".env.example", folder)
         subprocess.run([folder / "deploy" / "compose" / "setup"], check=True, capture_output=True)
         self._settings = folder / ".env"
+        # Whatever this shell has set for a shop of its own.
+        others = {*re.findall(r"\$\{([A-Z_]+)", (ROOT / "docker-compose.yml").read_text()), "COMPOSE_PROFILES"}
         self._environment = {
-            **environment,
+            **{name: value for name, value in environment.items() if name not in others},
             **{name: str(port) for name, port in self.ports.items()},
             "SECRETS": str(folder / "secrets"),
             **SUBNETS,

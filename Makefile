@@ -74,5 +74,5 @@ lock: .venv/installed
 
 # Forgets all that `make` made, the demo shop's data among it.
 clean:
-	rm -rf .venv .local .coverage* scripts/mail/node_modules gateway/docs/node_modules \
+	rm -rf .venv .local .coverage* .*_cache .hypothesis scripts/mail/node_modules gateway/docs/node_modules \
 		frontend/node_modules frontend/dist frontend/dist-new frontend/screenshots frontend/test-results

@@ -12,7 +12,7 @@ from scripts.settings import CannotStart
 # What Vite runs on.
 NODE = "Node 20.19, or 22.12 or later, with npm"
 # What else to do without what is missing.
-OR_DOCKER = ", or `docker compose up` does it all: see docs/docker.md."
+OR_DOCKER = ", or `deploy/compose/setup` and `docker compose up` do without: see docs/docker.md."
 POSTGRES_FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql@*/bin")
 # The folders of RabbitMQ's own scripts. Debian's wrapper on the PATH insists on its own user and folders.
 RABBITMQ_FOLDERS = (

@@ -72,10 +72,11 @@ class RabbitMQ:
         }
 
 
-def answers_amqp(uri):
+def answers_amqp(uri, ssl=None):
+    """ssl: as Kombu takes it."""
     from kombu import Connection
 
-    transport = Connection(uri, connect_timeout=2).transport
+    transport = Connection(uri, ssl=ssl, connect_timeout=2).transport
     try:
         # One try: kombu's own `connect` would sleep before its second.
         transport.close_connection(transport.establish_connection())

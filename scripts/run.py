@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 import urllib.request
+import warnings
 
 from scripts import frontend, npm
 from scripts.leftovers import claim, end_leftovers, end_with_parent
@@ -36,7 +37,7 @@ def main(arguments):
             settings.refuse_taken_ports(with_services=mode != "infrastructure")
             require_programs(settings)
             npm.install(npm.DOCS, "the page of /docs")
-            if not settings.own_broker and not answers_amqp(settings.given["AMQP_URI"]):
+            if not settings.own_broker and not given_broker_answers(settings.given):
                 raise CannotStart("AMQP_URI is set, but no broker answers there: start it, or unset AMQP_URI.")
             try:
                 asyncio.run(run_until_told_to_stop(settings, mode))
@@ -44,6 +45,14 @@ def main(arguments):
                 end_leftovers(settings.folder)
     except CannotStart as reason:
         sys.exit(f"forage: {reason}")
+
+
+def given_broker_answers(config):
+    warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")  # docs/decisions/ says why it is here
+    from extensions.settings import amqp_address
+
+    address = amqp_address(config)
+    return answers_amqp(address["hostname"], address.get("ssl"))
 
 
 async def run_until_told_to_stop(settings, mode):

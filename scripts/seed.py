@@ -6,7 +6,7 @@
 It adds what is missing and changes nothing that is there: a price, a stock or a password that
 somebody edited stays as it is, and a product that was taken off the shelves stays off. The one
 exception: admin@forage.example is made an admin each time.
-Reads AMQP_URI as `nameko run` does, from config.yaml. DEMO_PASSWORD (default `chanterelle`)
+Reads AMQP_URI and AMQP_SSL_CA as `nameko run` does, from config.yaml. DEMO_PASSWORD (default `chanterelle`)
 is the password of the accounts it makes.
 """
 
@@ -26,6 +26,7 @@ from nameko.exceptions import RpcTimeout, UnknownService  # noqa: E402
 from nameko.standalone.rpc import ClusterRpcProxy  # noqa: E402
 
 from contracts.errors import Taken  # noqa: E402
+from extensions.settings import amqp_address  # noqa: E402
 
 CATALOGUE = Path(__file__).with_name("catalogue.yaml")
 ACCOUNTS = {"admin@forage.example": "admin", "ada@forage.example": "ada", "bo@forage.example": "bo.forage"}
@@ -41,7 +42,8 @@ def main():
     setup_yaml_parser()
     config = yaml.safe_load((ROOT / "config.yaml").read_text())
     try:
-        with ClusterRpcProxy({"AMQP_URI": config["AMQP_URI"]}, timeout=10) as shop:
+        broker = {"AMQP_URI": config["AMQP_URI"], "AMQP_SSL": amqp_address(config).get("ssl")}
+        with ClusterRpcProxy(broker, timeout=10) as shop:
             accounts = add_accounts(shop.users, password)
             products = add_products(shop.products, yaml.safe_load(CATALOGUE.read_text()))
     except (RpcTimeout, UnknownService) as error:

@@ -1,7 +1,9 @@
 """Broker and databases over TLS: their certificates and host names are verified, and nothing is said to others."""
 
+import os
 import shutil
 import subprocess
+import sys
 from urllib.parse import quote, urlsplit
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from extensions.broker import connect
 from extensions.errors import DatabaseUnavailable
 from extensions.settings import amqp_address
+from scripts.run import given_broker_answers
 from scripts.settings import ROOT, free_port
 from services.orders import Orders
 from services.products import Products
@@ -128,6 +131,24 @@ def test_without_a_file_the_brokers_authority_is_one_of_the_systems(broker_over_
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.certificate))
 
     connect(amqp_address(broker_over_tls(ca=None))).close()
+
+
+def test_make_run_asks_the_broker_that_it_is_given_as_the_processes_do(broker_over_tls, stranger):
+    assert given_broker_answers(broker_over_tls())
+    assert not given_broker_answers(broker_over_tls(ca=stranger.certificate))
+
+
+def seed(config):
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "seed.py"], env={**os.environ, **config}, capture_output=True, text=True
+    )
+    return done.stderr
+
+
+def test_the_seed_asks_the_broker_as_the_processes_do(broker_over_tls, stranger):
+    # It is let in, and finds no services.
+    assert "Nothing answers at the broker" in seed(broker_over_tls())
+    assert "CERTIFICATE_VERIFY_FAILED" in seed(broker_over_tls(ca=stranger.certificate))
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from tests.factories import a_line, a_product, place_order
 from tests.infrastructure.waiting import wait_for
 from tests.shop import Shop
 
-DOCUMENT = (ROOT / "docs" / "operations.md").read_text()
+DOCUMENT = (ROOT / "docs" / "operations.md").read_text().partition("\n## Back up\n")[2]
 BLOCKS = [textwrap.dedent(block) for block in re.findall(r"^ *```sh\n(.*?)^ *```", DOCUMENT, re.DOTALL | re.MULTILINE)]
 BACK_UP, RESTORE, CHECK = BLOCKS
 [EMPTY_DATABASE] = re.findall(r"^ *```sql\n( *CREATE DATABASE .*?)^ *```", DOCUMENT, re.DOTALL | re.MULTILINE)

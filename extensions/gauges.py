@@ -143,6 +143,7 @@ class QueueDepths(SharedExtension):
         self._watched = {}
 
     def setup(self):
+        self._address = amqp_address(self.container.config)
         self.inquiries.add("queues", self._ask, DEPTHS_INTERVAL_SECONDS)
 
     def watch(self, queue_name, gauge, *labels):
@@ -152,7 +153,7 @@ class QueueDepths(SharedExtension):
     def _ask(self):
         connection = None
         try:
-            connection = connect(amqp_address(self.container.config))
+            connection = connect(self._address)
             with no_answer_within(ANSWER_SECONDS):
                 depths = {}
                 for queue_name, key in self._watched.items():

@@ -42,6 +42,7 @@ class ParkingLot(DependencyProvider):
     publisher = Publisher()
 
     def setup(self):
+        self._address = amqp_address(self.container.config)
         self._queue = parking_queue(self.container.service_name, self.container.config)
         self.publisher.declare(self._queue)
 
@@ -112,7 +113,7 @@ class ParkingLot(DependencyProvider):
         """A channel to the queue, which is this caller's alone as long."""
         connection = None
         try:
-            connection = connect(amqp_address(self.container.config))
+            connection = connect(self._address)
             with no_answer_within(READ_SECONDS):
                 channel = connection.channel()
                 channel.auto_decode = False

@@ -104,9 +104,11 @@ class ParkingLot(DependencyProvider):
         with self._channel() as channel:
             with no_answer_within(READ_SECONDS):
                 messages = self._read(channel)
-            yield messages
-            with no_answer_within(READ_SECONDS):
-                self._give_back(channel, len(messages))
+            try:
+                yield messages
+            finally:
+                with no_answer_within(READ_SECONDS):
+                    self._give_back(channel, len(messages))
 
     @contextmanager
     def _channel(self):
@@ -185,10 +187,11 @@ def _circumstances(message):
 
 def parked_headers(message):
     """A parked message's own headers. They tell, too, what the broker tells by others when it parked it itself."""
-    headers, deaths = own_headers(message), (message.headers or {}).get("x-death")
-    if deaths:
-        reason = deaths[0]["reason"]
-        headers["x-parked-from"] = deaths[0]["queue"]
-        headers["x-parked-reason"] = BROKERS_REASONS.get(reason, reason)
-        headers["x-parked-at"] = int(deaths[0]["time"].replace(tzinfo=UTC).timestamp())
+    headers = own_headers(message)
+    # Of another shape, somebody made it up.
+    match (message.headers or {}).get("x-death"):
+        case [{"reason": str(reason), "queue": str(queue), "time": datetime() as time}, *_]:
+            headers["x-parked-from"] = queue
+            headers["x-parked-reason"] = BROKERS_REASONS.get(reason, reason)
+            headers["x-parked-at"] = int(time.replace(tzinfo=UTC).timestamp())
     return headers

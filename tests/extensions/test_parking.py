@@ -256,6 +256,30 @@ def test_a_message_that_came_from_no_queue_can_not_be_replayed_and_stays(run_ser
     assert cluster.shop.count() == 1
 
 
+def test_what_can_not_be_replayed_is_given_back_before_the_next_one_asks(run_service, broker, monkeypatch):
+    container = run_service(Shop)
+    [lot] = [provider for provider in container.dependencies if isinstance(provider, ParkingLot)]
+    broker.publish(b"x", queue="parked.shop", message_id="foreign")
+    given_back = []
+    monkeypatch.setattr(lot, "_give_back", lambda channel, number: given_back.append(number))
+
+    with pytest.raises(NotReplayable):
+        lot.replay("foreign")
+
+    assert given_back == [1]
+
+
+@pytest.mark.parametrize("deaths", ["gone", 7, ["gone"], [{}], [{"queue": "q", "reason": 7, "time": "noon"}]])
+def test_a_message_whose_death_somebody_made_up_is_listed_like_others(run_service, cluster, broker, deaths):
+    run_service(Shop)
+    wait_for(lambda: broker.queue_exists("parked.shop"))
+    broker.publish(b"x", queue="parked.shop", message_id="foreign", headers={"x-death": deaths})
+
+    [message] = cluster.shop.list()["messages"]
+
+    assert (message["queue"], message["reason"], message["parked_at"]) == (None, None, None)
+
+
 def test_without_the_broker_the_parking_queue_is_unavailable(run_service, shop, proxy):
     container = run_service(shop, AMQP_URI=proxy.uri)
     [lot] = [provider for provider in container.dependencies if isinstance(provider, ParkingLot)]

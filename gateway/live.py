@@ -206,6 +206,8 @@ class _Client:
     def stop(self):
         """Wait for the client to close too, so that it reads why we did; but not long."""
         self._writer.kill()
+        while not self._queue.empty():
+            self._queue.get()[1].end(ConnectionClosed())
         self.ws.thread.join(CLOSE_SECONDS)
         self._hang_up()
         # The reader closes the socket. The server must not do so under its feet.
@@ -228,7 +230,8 @@ class _Client:
         """text: or a CloseReason, which ends the socket. span: of the text, until it is sent."""
         try:
             self._queue.put_nowait((text, span))
-        except Full:
+        except Full as error:
+            span.end(error)
             logger.info("dropped a WebSocket that reads too slowly")
             self._hang_up()
 

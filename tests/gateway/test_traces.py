@@ -1,11 +1,15 @@
 """What a request's span says, and who decides about it."""
 
+import socket
+
 import pytest
 import requests
 
+from extensions.tracing import Operation
+from gateway.live import MAX_QUEUED, PUSH
 from tests.infrastructure.waiting import wait_for
 
-from .conftest import Feed
+from .conftest import Feed, provider
 from .test_server import server_of
 
 # It says that it is kept, and whoever decides by the id keeps this one first.
@@ -75,3 +79,18 @@ def test_an_offer_of_another_protocol_is_a_request_like_others(gateway, collecto
     requests.get(f"{gateway.url}/livez", headers={"Upgrade": "h2c", "Connection": "Upgrade"}, timeout=10)
 
     wait_for(lambda: collector.find("GET /livez"))
+
+
+def test_a_push_that_never_reaches_its_socket_is_an_error(gateway, collector):
+    live = provider(gateway.container, "live")
+    feed = Feed(gateway.ws_url, sockopt=((socket.SOL_SOCKET, socket.SO_RCVBUF, 4096),))
+    assert feed.hear()["type"] == "connected"
+    [client] = live._clients
+
+    with live.tracer.begin(Operation("order")):
+        for _ in range(MAX_QUEUED + 2):
+            # The first is never all sent, the last finds no place.
+            client.put("x" * 1_000_000, live.tracer.span(PUSH))
+
+    pushes = wait_for(lambda: len(found := collector.find(PUSH.name)) == MAX_QUEUED + 2 and found)
+    assert all(push.is_error for push in pushes)

@@ -21,6 +21,7 @@ an event once (use extensions.inbox), or in order (put a sequence into the event
 Queues and exchanges are named as Nameko's, so its own publishers and handlers fit.
 """
 
+import functools
 import json
 import logging
 import time
@@ -105,6 +106,7 @@ def count(handler, outcome, started_at, event=None):
         EVENT_LAG.labels(*labels).observe(max(0, (datetime.now(UTC) - event.timestamp).total_seconds()))
 
 
+@functools.cache
 def operation_on(exchange, routing_key, name, kind, queue=None):
     destination = f"{exchange}:{routing_key}"
     attributes = {

@@ -20,6 +20,7 @@ must survive that (`extensions.inbox.once`).
 Nameko's own clients can call these methods, `nameko shell` included; their calls have no deadline.
 """
 
+import functools
 import inspect
 import json
 import logging
@@ -78,7 +79,7 @@ UNKNOWN_METHOD = "unknown"
 
 
 def context_from_headers(message):
-    """Nameko's worker context data: the headers that carry its prefix, without it."""
+    """Nameko's worker context data: what has its prefix among the headers, without it, and what is of the trace."""
     context = {
         key.removeprefix(HEADER_PREFIX): value
         for key, value in (message.headers or {}).items()
@@ -242,6 +243,7 @@ class Rpc(Entrypoint):
 rpc = Rpc.decorator
 
 
+@functools.cache
 def _operation(service, method, kind):
     name = f"{service}/{method}"
     return Operation(name, kind, {"rpc.system.name": "nameko", "rpc.method": name})

@@ -342,7 +342,8 @@ class Notifications:
         notification = self._find(session, notification_id, user_id, lock=True)
         if notification.status != "failed":
             raise NotFailed(notification.id, notification.status)
-        self._send(session, notification, RETRY_SEND_SECONDS)
+        with bind_log_fields(event_id=notification.event_id):
+            self._send(session, notification, RETRY_SEND_SECONDS)
         if notification in session.deleted:
             return None
         if notification.status != "sent":
@@ -379,12 +380,7 @@ class Notifications:
     def summarize_mails(self):
         """{failed, pending}: how many of each there are."""
         with self.db.transaction() as session:
-            return {
-                status: session.scalar(
-                    select(func.count()).select_from(Notification).where(Notification.status == status)
-                )
-                for status in ("failed", "pending")
-            }
+            return dict(session.execute(COUNT_MAILS).all())
 
     @rpc
     def get_notification(self, notification_id, user_id=None):

@@ -1,9 +1,11 @@
+import json
 from itertools import pairwise
 from uuid import uuid4
 
 import pytest
 
 from contracts.errors import InvalidInput, NotFailed, NotificationNotFound
+from extensions.telemetry import formatter
 from services.notifications import Notifications
 from tests.factories import a_customer, order_created, order_status_updated
 from tests.infrastructure.waiting import wait_for
@@ -304,6 +306,16 @@ def test_a_failed_mail_that_is_tried_again_is_sent(shop, notifications, smtp, fa
 
     assert (notification["status"], notification["attempts"], notification["error_message"]) == ("sent", 2, None)
     assert len(smtp.messages(to=failed.user_email)) == 1
+
+
+def test_the_lines_of_a_retry_name_the_event(shop, notifications, smtp, failed, caplog, monkeypatch):
+    monkeypatch.setattr(caplog.handler, "formatter", formatter("json", "INFO"))
+    smtp.accept_all()
+
+    notifications.retry_notification(notification_id=find(shop, failed)["id"])
+
+    [sent] = [line for line in map(json.loads, caplog.text.splitlines()) if line["message"].endswith("was sent")]
+    assert sent["event_id"] == str(failed.event_id)
 
 
 @pytest.mark.parametrize("answer", ("550 Still not", "450 Later"))

@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 
 from nameko.extensions import DependencyProvider
 
-from extensions import tracing
 from extensions.payloads import timestamp
+from extensions.tracing import trace_fields
 
 # A greenlet starts with an empty context, so these are the fields of one worker or request.
 _fields: ContextVar[dict] = ContextVar("log_fields", default={})  # noqa: B039 - never mutated
@@ -90,7 +90,7 @@ def _entry(record):
         "logger": record.name,
         "message": record.getMessage(),
         **_fields.get(),
-        **tracing.log_fields(),
+        **trace_fields(),
         **getattr(record, "fields", {}),
     }
 

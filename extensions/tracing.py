@@ -58,8 +58,8 @@ class Operation(NamedTuple):
     attributes: dict[str, Any] | None = None
 
 
-def log_fields():
-    """trace_id, and span_id where the trace is kept."""
+def trace_fields():
+    """For a line of the log: trace_id, and span_id where the trace is kept."""
     current = _current.get()
     if current is None:
         return {}
@@ -109,8 +109,8 @@ class Tracer(SharedExtension):
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
         from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
-        for name in ("opentelemetry.exporter.otlp.proto.http.trace_exporter", "opentelemetry.sdk._shared_internal"):
-            logging.getLogger(name).addFilter(_rarely)
+        logging.getLogger("opentelemetry.exporter.otlp.proto.http.trace_exporter").addFilter(_rarely)
+        logging.getLogger("opentelemetry.sdk._shared_internal").addFilter(_rarely_dropped)
         self._exporter = OTLPSpanExporter(endpoint=f"{endpoint}/v1/traces")
         self._provider = TracerProvider(
             # It never hears of what is not kept, see `begin`: to decide there takes four times as long.
@@ -149,7 +149,7 @@ class Tracer(SharedExtension):
         parent = _read(parent)
         if parent is None:
             return self._root(operation, _read(link))
-        return self._child(operation, parent) if _is_kept(parent) else _Unkept(parent)
+        return self._child(operation, parent) if _is_kept(parent) else _WithoutSpan(parent)
 
     def span(self, operation, parent=_HERE, began_at=None):
         """A span for the block, if it is part of a trace that is kept.
@@ -166,7 +166,7 @@ class Tracer(SharedExtension):
     def _root(self, operation, link):
         if random.random() >= self._ratio:  # noqa: S311 - who guesses it gains nothing
             ids = random.randbytes(24).hex()  # noqa: S311 - as above
-            return _Unkept(f"00-{ids[:32]}-{ids[32:]}-00")
+            return _WithoutSpan(f"00-{ids[:32]}-{ids[32:]}-00")
         links = [self._trace.Link(self._context(link))] if link else None
         return _Span(self._start(operation, self._no_context, links), operation)
 
@@ -224,7 +224,7 @@ class _Span:
     def _note_error(self, error):
         if "rpc.method" in (self._operation.attributes or ()):
             self.note({"rpc.response.status_code": type(error).__name__})
-        # Nobody takes a handler's answer.
+        # A handler has nobody to answer.
         if self._operation.kind == "consumer" or outcome_of(error) != "refused":
             self.fail(f"{type(error).__module__}.{type(error).__qualname__}")
 
@@ -252,8 +252,8 @@ class _NoSpan:
 NO_SPAN = _NoSpan()
 
 
-class _Unkept(_NoSpan):
-    """The greenlet works in a trace that is not kept, so that nothing below it begins one of its own."""
+class _WithoutSpan(_NoSpan):
+    """The greenlet works in a trace, but in no span of ours there; nothing below it begins a trace of its own."""
 
     def __init__(self, traceparent):
         self._traceparent = traceparent
@@ -300,7 +300,7 @@ class Tracing(DependencyProvider):
     def continued(self, traceparent):
         """For a block that belongs to that trace; with None, to the one that the worker is in."""
         parent = _read(traceparent) if self.tracer.is_on else None
-        return nullcontext() if parent is None else _Unkept(parent)
+        return nullcontext() if parent is None else _WithoutSpan(parent)
 
 
 def _operation_of(entrypoint):
@@ -317,7 +317,7 @@ def _ratio(config):
 
 
 class _Rarely(logging.Filter):
-    """A line a minute: a collector that is away is told of again with every batch."""
+    """A line a minute: a collector that is away is told of again with every batch, and each span that is dropped."""
 
     _next_at = 0.0
 
@@ -329,4 +329,4 @@ class _Rarely(logging.Filter):
         return True
 
 
-_rarely = _Rarely()
+_rarely, _rarely_dropped = _Rarely(), _Rarely()

@@ -246,6 +246,18 @@ def test_spans_are_dropped_rather_than_piled_up(services, monkeypatch):
     assert len(processor._batch_processor._queue) == MAX_QUEUED
 
 
+def test_that_spans_are_dropped_is_said_beside_that_the_collector_is_away(services, collector, caplog, monkeypatch):
+    services(Bakery, **collector.settings)
+    for rarely in (kit._rarely, kit._rarely_dropped):
+        monkeypatch.setattr(rarely, "_next_at", 0.0)
+
+    for number in range(2):
+        for name in ("exporter.otlp.proto.http.trace_exporter", "sdk._shared_internal"):
+            logging.getLogger(f"opentelemetry.{name}").warning("%d of %s", number, name)
+
+    assert [record.args[0] for record in caplog.records if record.name.startswith("opentelemetry")] == [0, 0]
+
+
 def test_without_an_endpoint_nothing_is_written_and_nothing_sent(services, broker, lines):
     call = services(Bakery, OTEL_EXPORTER_OTLP_ENDPOINT="")
 

@@ -127,7 +127,9 @@ class Consumers(SharedExtension):
             try:
                 self._consume()
             except QueueConflict as error:
-                logger.critical("%s: delete it, or keep its arguments, which EVENT_QUEUE_TYPE decides", error)
+                logger.critical(
+                    "%s: delete it, or keep its arguments; an event's queue has those of EVENT_QUEUE_TYPE", error
+                )
                 raise
             except Exception as error:
                 # Whatever it is, a message that py-amqp can't read included: only `stop` ends consuming.

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 3
 POOL_WAIT_SECONDS = 3
-# Beside the workers: the outbox relay, and one to spare for whoever else shares the pool.
+# Beside the workers: the outbox relay, and one that gauges and /readyz take by turns when all workers hold theirs.
 EXTRA_CONNECTIONS = 2
 CONNECTION_SETTINGS = {
     # A lock or a statement that takes longer is refused; the caller's deadline has passed by then.

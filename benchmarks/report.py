@@ -59,7 +59,7 @@ class Report:
         print(row, flush=True)
         return row
 
-    def count(self, name, count, run, settle=False):
+    def count(self, name, count, run):
         """The same for what is not requests: so many are done when `run()` returns the seconds that they took."""
 
         def counted():
@@ -67,4 +67,4 @@ class Report:
             load.seconds, load.latencies_ms = run(), [0] * count
             return load
 
-        return self.measure(name, counted, settle)
+        return self.measure(name, counted)

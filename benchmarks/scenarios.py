@@ -149,12 +149,11 @@ def sockets(shop, report):
     held = [_open_socket(shop, number) for number in range(SOCKETS)]
     memory_bytes = gateway.memory_info().rss - memory_before
     try:
-        row = report.measure("messages", lambda: _push(shop, held, products[:PUSHES], admin))
+        report.measure("messages", lambda: _push(shop, held, products[:PUSHES], admin))
     finally:
         for socket in held:
             socket.close()
     report.note(f"{SOCKETS} sockets took {memory_bytes / SOCKETS / 1024:.0f} KiB of the gateway's memory each.")
-    return row
 
 
 def _open_socket(shop, number):

@@ -95,7 +95,8 @@ class Shop:
             [sys.executable, "-m", "scripts.migrate"], cwd=ROOT, env=environment, check=True, capture_output=True
         )
         self.scale()
-        subprocess.run([sys.executable, "scripts/seed.py"], cwd=ROOT, env=environment, check=True, capture_output=True)
+        demo = {**environment, "DEMO_PASSWORD": PASSWORD}
+        subprocess.run([sys.executable, "scripts/seed.py"], cwd=ROOT, env=demo, check=True, capture_output=True)
         with self.rpc() as rpc:
             for product in self.products():
                 # Nobody is to find it sold out.
@@ -179,7 +180,7 @@ class Shop:
         return self.log_in(email, PASSWORD)
 
     def admin(self):
-        return self.log_in("admin@forage.example", "chanterelle")
+        return self.log_in("admin@forage.example", PASSWORD)
 
     def products(self):
         return self.ask("GET", "/products?limit=100")["items"]

@@ -11,7 +11,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -258,9 +258,11 @@ def _cpu_seconds(pid):
     """psutil's own sum leaves out children of children. Those that have ended count at their parent."""
     first = psutil.Process(pid)
     total = 0
-    for process in [first, *first.children(recursive=True)]:
-        times = process.cpu_times()
-        total += times.user + times.system + times.children_user + times.children_system
+    # The parent last: it has those that end meanwhile.
+    for process in [*first.children(recursive=True), first]:
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system + times.children_user + times.children_system
     return total
 
 

@@ -85,7 +85,7 @@ test('the cart is the same in two tabs, and what a guest put in comes along when
   await logIn(page, customer)
   await page.goto('/cart')
   await expect(page.getByRole('main')).toContainText(first.name)
-  await expect(other.getByRole('button', { name: 'Account' })).toBeVisible()
+  await expect(other.getByRole('button', { name: 'Account', exact: true })).toBeVisible()
   await expect(other.getByRole('main')).toContainText(second.name)
   await page.reload()
   await expect(page.getByRole('main')).toContainText(second.name)

@@ -9,7 +9,7 @@ test('somebody registers, proves the address, buys, and follows the order from t
   await page.getByLabel(/name/i).fill(`cora ${Date.now()}`)
   await page.getByLabel('Password', { exact: true }).fill(PASSWORD)
   await page.getByRole('main').getByRole('button', { name: 'Create account' }).click()
-  await expect(page.getByRole('button', { name: 'Account' })).toBeVisible()
+  await expect(page.getByRole('button', { name: 'Account', exact: true })).toBeVisible()
 
   await page.goto(linkIn(await mailTo(email, /verify|welcome|confirm/i), '/verify-email'))
   await expect(page.getByRole('main')).toContainText(/verified|proved|confirmed/i)
@@ -79,7 +79,7 @@ test('one who signs in at the provider comes back to where one was', async ({ pa
   await page.getByRole('button', { name: 'cleo-is-new' }).click()
 
   await expect(page).toHaveURL(/\/orders$/)
-  await expect(page.getByRole('button', { name: 'Account' })).toBeVisible()
+  await expect(page.getByRole('button', { name: 'Account', exact: true })).toBeVisible()
 })
 
 test('one whom the provider does not vouch for is told so, in the shop', async ({ page }) => {

@@ -106,7 +106,7 @@ test('an expired token is refreshed once, for two tabs and all that they ask', a
   const other = await context.newPage()
   await logIn(page, customer)
   await other.goto('/orders')
-  await expect(other.getByRole('button', { name: 'Account' })).toBeVisible()
+  await expect(other.getByRole('button', { name: 'Account', exact: true })).toBeVisible()
   let refreshes = 0
   let expired: string | undefined
   context.on('request', (request) => (refreshes += Number(request.url().endsWith('/auth/refresh'))))
@@ -123,7 +123,7 @@ test('an expired token is refreshed once, for two tabs and all that they ask', a
   for (const tab of [page, other]) {
     await expect(tab).toHaveURL(/\/orders\?status=delivered/)
     await expect(tab.getByRole('main')).toContainText(/no order|nothing/i)
-    await expect(tab.getByRole('button', { name: 'Account' })).toBeVisible()
+    await expect(tab.getByRole('button', { name: 'Account', exact: true })).toBeVisible()
   }
   expect(refreshes).toBe(1)
 })

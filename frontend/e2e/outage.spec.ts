@@ -8,5 +8,5 @@ test('a gateway that dies is waited for', async ({ page, customer, newProduct })
   await page.goto(`/products/${product.id}`)
 
   await expect(page.getByRole('heading', { name: product.name })).toBeVisible({ timeout: 40_000 })
-  await expect(page.getByRole('button', { name: 'Account' })).toBeVisible({ timeout: 40_000 })
+  await expect(page.getByRole('button', { name: 'Account', exact: true })).toBeVisible({ timeout: 40_000 })
 })

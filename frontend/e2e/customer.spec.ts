@@ -40,6 +40,8 @@ test('a forgotten password is set anew by the mail, and every session has ended'
 
   await page.goto('/login')
   await page.getByRole('link', { name: /forgot/i }).click()
+  // The page before has such a field, too.
+  await expect(page.getByRole('heading', { name: /forgot/i })).toBeVisible()
   await page.getByLabel('Email').fill(customer.email)
   await page.getByRole('main').getByRole('button').last().click()
   await page.goto(linkIn(await mailTo(customer.email, /password/i), '/reset-password'))

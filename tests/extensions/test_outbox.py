@@ -346,6 +346,12 @@ def test_the_relay_comes_right_after_the_loss_of_its_database(run_service, baker
     wait_for(lambda: cakes(broker) == ["first", "second"])
 
 
+RELAY_LOCKS = text(
+    "count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database "
+    "WHERE locktype = 'advisory' AND datname = current_database()"
+)
+
+
 def test_a_service_whose_relay_hangs_on_the_broker_can_be_stopped(run_service, bakery, cluster, proxy, monkeypatch):
     monkeypatch.setattr(kit, "CONFIRM_SECONDS", 60)
     container = run_service(Bakery, AMQP_URI=proxy.uri)
@@ -354,7 +360,8 @@ def test_a_service_whose_relay_hangs_on_the_broker_can_be_stopped(run_service, b
     proxy.hold()
     add_by_hand(bakery, CakeBaked(cake="second"), key=1)
     relay_of(container)._relay.ring()
-    eventlet.sleep(0.2)
+    # Each round holds a lock as long as it takes, and this one hangs with it.
+    wait_for(lambda: bakery.all(RELAY_LOCKS) == [1])
 
     with eventlet.Timeout(10, AssertionError("the stop hangs")):
         container.stop()

@@ -1,5 +1,6 @@
 """extensions.metrics: what a process tells about itself, and to whom."""
 
+import gc
 from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 
@@ -65,6 +66,16 @@ def watched(run_service):
 def bakery(tables):
     """The bakery's database."""
     return tables("bakery")
+
+
+def test_what_is_loaded_at_the_start_is_no_work_for_the_garbage_collector(watched, bakery):
+    gc.unfreeze()
+    loaded = len(gc.get_objects())
+
+    watched(Bakery)
+
+    wait_for(lambda: gc.get_freeze_count() >= loaded / 2)
+    assert len(gc.get_objects()) < loaded / 2
 
 
 def test_a_process_that_is_well_lives_and_is_ready(watched):

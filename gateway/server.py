@@ -298,7 +298,7 @@ def _describe(span, environ, status):
         name = f"{name} {route}"
         # The path of no route may hold anything.
         attributes |= {"http.route": route, "url.path": environ["PATH_INFO"]}
-    span.rename(name)
+    span.name = name
     span.note(attributes)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         span.fail(str(status))

@@ -89,6 +89,12 @@ def orders(shop, report):
 
 
 def place_orders(shop, report, name, clients, products, tokens):
+    return measure(shop, report, name, lambda: ordering(clients, products, tokens), 201, settle=True)
+
+
+def ordering(clients, products, tokens):
+    """So many clients, each of whom orders one of a product again and again."""
+
     def place(number):
         product, token = products[number % len(products)], tokens[number % len(tokens)]
         item = {"product_id": product["id"], "quantity": 1, "unit_price": product["price"]}
@@ -96,7 +102,7 @@ def place_orders(shop, report, name, clients, products, tokens):
             headers = {"Authorization": f"Bearer {token}", "Idempotency-Key": uuid4().hex}
             yield request("POST", "/orders", {"items": [item]}, **headers)
 
-    return measure(shop, report, name, lambda: [place(number) for number in range(clients)], 201, settle=True)
+    return [place(number) for number in range(clients)]
 
 
 @scenario("lists")

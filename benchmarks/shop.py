@@ -4,6 +4,7 @@ It stores as safely as one in production, logs to files, and limits nobody. Its 
 """
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,6 @@ from pathlib import Path
 
 import psutil
 import psycopg2
-from kombu import Connection
 from nameko.standalone.rpc import ClusterRpcProxy
 
 from benchmarks.load import Failed
@@ -30,6 +30,7 @@ PARTS = (*SERVICES, "gateway")
 # In which all events of a scenario must have been handled.
 SETTLE_SECONDS = 300
 PASSWORD = "a walk in the woods"
+NAMEKO = (str(ROOT / ".venv/bin/nameko"),)
 
 SCENARIOS = {}
 
@@ -114,16 +115,16 @@ class Shop:
                 replica.stop()
             replicas.clear()
 
-    def scale(self, environment=None, **counts):
-        """Have so many replicas of each part, one where nothing is said; environment: more settings, for all.
+    def scale(self, environment=None, nameko=NAMEKO, **counts):
+        """Have so many replicas of each part, one where nothing is said.
 
-        They are all started anew.
+        They are all started anew. environment: more settings, for all. nameko: the command that runs them.
         """
         self.stop_parts()
         for part in PARTS:
             module = part if part == "gateway" else f"services.{part}"
             for number in range(1, counts.get(part, 1) + 1):
-                command = [str(ROOT / ".venv/bin/nameko"), "run", "--config", "config.yaml", module]
+                command = [*nameko, "run", "--config", "config.yaml", module]
                 server = Server(
                     f"{part}-{number}", self.folder, command, {**self.settings.environment(), **(environment or {})}
                 )
@@ -131,16 +132,16 @@ class Shop:
                 self.replicas[part].append(server.start())
         wait_for(self._is_up, seconds=60)
 
+    def signal(self, signal_number):
+        for replicas in self.replicas.values():
+            for replica in replicas:
+                replica.send(signal_number)
+
     def _is_up(self):
-        with Connection(self.settings.amqp_uri()) as connection, connection.channel() as channel:
-            for service in SERVICES:
-                try:
-                    found = channel.queue_declare(f"rpc-{service}", passive=True).consumer_count
-                except connection.channel_errors:
-                    return False
-                if found < len(self.replicas[service]):
-                    return False
-        return all("listening on port" in gateway.output() for gateway in self.replicas["gateway"])
+        gateways = self.replicas["gateway"]
+        return all("listening on port" in gateway.output() for gateway in gateways) and all(
+            _is_ready(replica) for replicas in self.replicas.values() for replica in replicas
+        )
 
     def process_trees(self):
         """{part: the ids of its replicas' first processes}, with the servers and the mails'."""
@@ -252,6 +253,14 @@ class Shop:
         }
         if any(wrong.values()):
             raise Failed(f"The books are wrong: { {what: found for what, found in wrong.items() if found} }")
+
+
+def _is_ready(replica):
+    """What its /readyz says, on the port that its log names."""
+    port = re.search(r"serving metrics on port (\d+)", replica.output())
+    with suppress(urllib.error.HTTPError):
+        return port and urllib.request.urlopen(f"http://127.0.0.1:{port[1]}/readyz", timeout=20).status == 200
+    return False
 
 
 def _cpu_seconds(pid):

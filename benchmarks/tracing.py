@@ -1,49 +1,91 @@
 """What traces cost."""
 
+import json
+import re
+import signal
+import sys
 from itertools import repeat
-from statistics import median
+from statistics import median, quantiles
 
+from benchmarks import load
 from benchmarks.load import request
-from benchmarks.report import Report
-from benchmarks.scenarios import CUSTOMERS, MANY, measure, place_orders
-from benchmarks.shop import PARTS, running_shop, scenario
+from benchmarks.scenarios import CUSTOMERS, MANY, ordering
+from benchmarks.shop import PARTS, scenario
 from tests.infrastructure.collector import Collector
+from tests.infrastructure.waiting import wait_for
 
-RATIO = "0.1"
-ROUNDS = 6
+RATIOS = ("0", "0.1", "1")
+# For each second that a row of other scenarios takes.
+WATCH_SECONDS = 5
+PAIRS_OF_ORDERS = 6
+TURN_SECONDS = 1
 
 
 @scenario("tracing")
 def tracing(shop, report):
-    """Orders and cached reads, in this shop without traces and in a second one with, by turns.
+    """Cached reads and orders, by short turns with traces and without, in the same processes.
 
-    So other work on the machine hits both alike.
+    A machine's speed changes within seconds, and two shops differ by a tenth without any reason. So each turn is
+    compared with the one beside it. Orders are so few in a turn that only what all of them cost when kept is seen.
     """
     collector = Collector()
-    settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint, "OTEL_TRACES_SAMPLER_ARG": RATIO}
-    report.title(f"Traces, of which {float(RATIO):.0%} are kept")
+    # To read them would take time from the clients.
+    collector.take = collector.bodies.append
+    print("\nTraces, CPU of the shop's own processes", flush=True)
     try:
-        with running_shop() as traced:
-            traced.scale(settings)
-            rounds = [
-                (_round(shop, report, "without"), _round(traced, Report(traced, report.seconds), "with"))
-                for _ in range(ROUNDS)
-            ]
+        for ratio in RATIOS:
+            settings = {
+                "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
+                "OTEL_TRACES_SAMPLER_ARG": ratio,
+                # What is left of a turn is sent in another one, so let it be little.
+                "OTEL_BSP_SCHEDULE_DELAY": "500",
+            }
+            shop.scale(settings, nameko=[sys.executable, "-m", "benchmarks.switched"])
+            _tell(
+                report, f"a cached read, {float(ratio):.0%} kept", _pairs_of_reads(shop, WATCH_SECONDS * report.seconds)
+            )
+        _tell(report, f"an order, {float(ratio):.0%} kept", _pairs_of_orders(shop, PAIRS_OF_ORDERS * report.seconds))
+        shop.scale()
     finally:
         collector.stop()
-    for what in rounds[0][0]:
-        without, with_traces = (median(each[way][what] for each in rounds) for way in (0, 1))
-        change = median(each[1][what] / each[0][what] - 1 for each in rounds)
-        report.note(f"{what}: {without:.3f} ms without, {with_traces:.3f} ms with, round by round {change:+.1%}.")
-    report.note(f"{len(collector.spans)} spans came.")
 
 
-def _round(shop, report, way):
-    """{what: CPU ms of the shop's own processes for each}. PostgreSQL and RabbitMQ are given the same to do."""
+def _tell(report, what, pairs):
+    """pairs: (µs without traces, µs with them) each."""
+    without = median(pair[0] for pair in pairs)
+    first, middle, last = quantiles(pair[1] - pair[0] for pair in pairs)
+    report.note(
+        f"{what}: {without:.0f} µs without traces, {middle:+.1f} with, {middle / without:+.1%} "
+        f"(median of {len(pairs)} pairs, half of them from {first:+.1f} to {last:+.1f})."
+    )
+
+
+def _pairs_of_reads(shop, seconds):
+    reads = [repeat(request("GET", f"/products/{shop.products()[0]['id']}"))] * MANY
+    load.http(shop.port, reads, seconds=1)
+    [gateway] = shop.replicas["gateway"]
+    gateway.send(signal.SIGUSR2)
+    load.http(shop.port, reads, seconds)
+    gateway.send(signal.SIGUSR2)
+    return json.loads(wait_for(lambda: re.search("^turns: (.+)$", gateway.output(), re.MULTILINE))[1])
+
+
+def _pairs_of_orders(shop, count):
     products, tokens = shop.products(), shop.customers(CUSTOMERS)
-    read = request("GET", f"/products/{products[0]['id']}")
-    rows = {
-        "an order": place_orders(shop, report, f"an order, {way}", MANY, products, tokens),
-        "a cached read": measure(shop, report, f"a cached read, {way}", lambda: [repeat(read)] * MANY),
-    }
-    return {what: sum(row.cpu_ms[part] for part in PARTS) for what, row in rows.items()}
+
+    def turn():
+        shop.wait_until_settled()
+        before = shop.cpu_seconds()
+        done = load.http(shop.port, ordering(MANY, products, tokens), TURN_SECONDS, 201)
+        shop.wait_until_settled()
+        after = shop.cpu_seconds()
+        return sum(after[part] - before[part] for part in PARTS) * 1e6 / done.count
+
+    def switched_turn():
+        shop.signal(signal.SIGUSR1)
+        return turn()
+
+    turn()
+    # on, off, off, on, as the next pair begins the way that this one ends.
+    pairs = [[turn(), switched_turn()] for _ in range(count)]
+    return [pair if number % 2 else pair[::-1] for number, pair in enumerate(pairs)]

@@ -115,7 +115,8 @@ export async function expectAccessible(page: Page) {
       await new Promise((painted) => requestAnimationFrame(() => requestAnimationFrame(painted)))
       await Promise.allSettled(document.getAnimations().map(({ finished }) => finished))
     })
-    const { violations } = await new AxeBuilder({ page }).withTags(RULES).analyze()
+    // Else it opens a page of its own for its results, and sometimes Chromium paints no more in this one after that.
+    const { violations } = await new AxeBuilder({ page }).withTags(RULES).setLegacyMode().analyze()
     const said = violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ target, failureSummary }) => `${target} ${failureSummary}`).join('; ')}`)
     expect(said, `${page.url()} in the ${theme} theme`).toEqual([])
   }

@@ -258,9 +258,13 @@ class Shop:
 def _is_ready(replica):
     """What its /readyz says, on the port that its log names."""
     port = re.search(r"serving metrics on port (\d+)", replica.output())
-    with suppress(urllib.error.HTTPError):
-        return port and urllib.request.urlopen(f"http://127.0.0.1:{port[1]}/readyz", timeout=20).status == 200
-    return False
+    if port is None:
+        return False
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port[1]}/readyz", timeout=20):
+            return True
+    except urllib.error.HTTPError:
+        return False
 
 
 def _cpu_seconds(pid):

@@ -2,13 +2,14 @@
 
     python -m benchmarks.switched run --config config.yaml gateway
 
-SIGUSR1 turns them off, and the next one on again. From SIGUSR2 on that happens by itself, ten times a second; at the
-next one it prints `turns: [[off, on], …]`, the µs of CPU that a request took in each pair of turns.
+SIGUSR1 turns them off, and the next one on again. From SIGUSR2 on that happens by itself, in turns of TURN_SECONDS; at
+the next one it prints `pairs: [[off, on], …]`, the µs of CPU that a request took, each pair of TURNS turns.
 """
 
 import json
 import signal
 import time
+from collections import Counter
 
 import eventlet
 
@@ -19,6 +20,8 @@ from nameko.cli.main import main  # noqa: E402
 from extensions.tracing import NO_SPAN, Tracer  # noqa: E402
 
 TURN_SECONDS = 0.1
+# So many that spans are sent in some of them: a multiple of 4.
+TURNS = 20
 
 begun = 0
 is_watching = False
@@ -50,18 +53,18 @@ def watch(*signalled):
 def take_turns():
     pairs = []
     while is_watching:
-        first = turn()
-        switch()
-        second = turn()
-        # on, off, off, on: what drifts hits both alike.
-        pairs.append((first, second) if len(pairs) % 2 else (second, first))
-    print("turns:", json.dumps(pairs), flush=True)
-
-
-def turn():
-    before, started_at = begun, time.process_time()
-    eventlet.sleep(TURN_SECONDS)
-    return (time.process_time() - started_at) * 1e6 / max(1, begun - before)
+        seconds, requests = Counter(), Counter()
+        for number in range(TURNS):
+            # on, off, off, on, …: what drifts hits both alike.
+            if number % 2:
+                switch()
+            before, started_at = begun, time.process_time()
+            eventlet.sleep(TURN_SECONDS)
+            seconds[Tracer.begin] += time.process_time() - started_at
+            requests[Tracer.begin] += begun - before
+        pairs.append([seconds[way] * 1e6 / max(1, requests[way]) for way in (off, on)])
+    # Without the last one, which went on when nobody asked any more.
+    print("pairs:", json.dumps(pairs[:-1]), flush=True)
 
 
 Tracer.begin = on

@@ -8,7 +8,7 @@ from itertools import repeat
 from statistics import median, quantiles
 
 from benchmarks import load
-from benchmarks.load import request
+from benchmarks.load import Failed, request
 from benchmarks.scenarios import CUSTOMERS, MANY, ordering
 from benchmarks.shop import PARTS, scenario
 from tests.infrastructure.collector import Collector
@@ -16,9 +16,9 @@ from tests.infrastructure.waiting import wait_for
 
 RATIOS = ("0", "0.1", "1")
 # For each second that a row of other scenarios takes.
-WATCH_SECONDS = 5
+WATCH_SECONDS = 8
 PAIRS_OF_ORDERS = 6
-TURN_SECONDS = 1
+ORDERS_TURN_SECONDS = 1
 
 
 @scenario("tracing")
@@ -37,8 +37,8 @@ def tracing(shop, report):
             settings = {
                 "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
                 "OTEL_TRACES_SAMPLER_ARG": ratio,
-                # What is left of a turn is sent in another one, so let it be little.
-                "OTEL_BSP_SCHEDULE_DELAY": "500",
+                # Spans are sent when they are enough, so in a turn that has made some, and not by a clock.
+                "OTEL_BSP_SCHEDULE_DELAY": "60000",
             }
             shop.scale(settings, nameko=[sys.executable, "-m", "benchmarks.switched"])
             _tell(
@@ -46,6 +46,8 @@ def tracing(shop, report):
             )
         _tell(report, f"an order, {float(ratio):.0%} kept", _pairs_of_orders(shop, PAIRS_OF_ORDERS * report.seconds))
         shop.scale()
+        if not collector.bodies:
+            raise Failed("No span came.")
     finally:
         collector.stop()
 
@@ -60,14 +62,21 @@ def _tell(report, what, pairs):
     )
 
 
+def _load(shop, clients, seconds, expected):
+    done = load.http(shop.port, clients, seconds, expected)
+    if done.errors:
+        raise Failed(f"Not all was answered {expected}: {dict(done.errors)}")
+    return done
+
+
 def _pairs_of_reads(shop, seconds):
     reads = [repeat(request("GET", f"/products/{shop.products()[0]['id']}"))] * MANY
     load.http(shop.port, reads, seconds=1)
     [gateway] = shop.replicas["gateway"]
     gateway.send(signal.SIGUSR2)
-    load.http(shop.port, reads, seconds)
+    _load(shop, reads, seconds, 200)
     gateway.send(signal.SIGUSR2)
-    return json.loads(wait_for(lambda: re.search("^turns: (.+)$", gateway.output(), re.MULTILINE))[1])
+    return json.loads(wait_for(lambda: re.search("^pairs: (.+)\n", gateway.output(), re.MULTILINE))[1])
 
 
 def _pairs_of_orders(shop, count):
@@ -76,7 +85,7 @@ def _pairs_of_orders(shop, count):
     def turn():
         shop.wait_until_settled()
         before = shop.cpu_seconds()
-        done = load.http(shop.port, ordering(MANY, products, tokens), TURN_SECONDS, 201)
+        done = _load(shop, ordering(MANY, products, tokens), ORDERS_TURN_SECONDS, 201)
         shop.wait_until_settled()
         after = shop.cpu_seconds()
         return sum(after[part] - before[part] for part in PARTS) * 1e6 / done.count
@@ -86,6 +95,6 @@ def _pairs_of_orders(shop, count):
         return turn()
 
     turn()
-    # on, off, off, on, as the next pair begins the way that this one ends.
+    # on, off, off, on, …, as the next pair begins the way that this one ends.
     pairs = [[turn(), switched_turn()] for _ in range(count)]
     return [pair if number % 2 else pair[::-1] for number, pair in enumerate(pairs)]

@@ -2,7 +2,9 @@
 
 import eventlet
 import pytest
+from amqp.exceptions import ResourceLocked
 from eventlet.event import Event
+from kombu import Queue
 
 from extensions.errors import NotReplayable, ServiceUnavailable
 from extensions.events import event_handler
@@ -197,22 +199,31 @@ def test_of_many_operators_at_once_one_replays_a_message_and_all_see_the_rest(pa
     wait_for(lambda: shop.displayed == ["a"])
 
 
-def test_who_asks_while_another_reads_waits_for_the_messages(park, cluster, broker):
+def test_who_asks_while_another_reads_waits_for_the_messages(park, cluster, broker, monkeypatch):
     """They are the other's as long, and not counted."""
     container = park("Torte")
     [lot] = [provider for provider in container.dependencies if isinstance(provider, ParkingLot)]
     reading, leave = Event(), Event()
+    declare, refused = Queue.declare, []
 
     def read():
         with lot._messages():
             reading.send()
             leave.wait()
 
+    def watched(queue, **options):
+        try:
+            return declare(queue, **options)
+        except ResourceLocked:
+            refused.append(queue)
+            raise
+
+    monkeypatch.setattr(Queue, "declare", watched)
     eventlet.spawn(read)
     reading.wait()
     asking = eventlet.spawn(cluster.shop.list)
     counting = eventlet.spawn(cluster.shop.count)
-    eventlet.sleep(0.3)
+    wait_for(lambda: len(set(map(id, refused))) == 2)
 
     leave.send()
 

@@ -163,6 +163,7 @@ class Tracer(SharedExtension):
 
     def _root(self, operation, link):
         if random.random() >= self._ratio:  # noqa: S311 - who guesses it gains nothing
+            # In one go, as most requests pay for it.
             ids = _id(24)
             return _WithoutSpan(f"00-{ids[:32]}-{ids[32:]}-00")
         return _Span(self, operation, _id(16), link=link)

@@ -23,6 +23,8 @@ DEFAULT_PORTS = {
     "OIDC_PORT": 8090,
 }
 NO_EVENTLET_WARNING = "ignore:::nameko.cli.commands,ignore:::nameko.containers"
+# A setting of the env file: the names of the others that this copy made for itself, in place of being given them.
+OWN = "FORAGE_OWN"
 # Only when it is set does the broker have its management page and HTTP API.
 MANAGEMENT = "RABBITMQ_MANAGEMENT_PORT"
 
@@ -40,27 +42,27 @@ class Settings:
     def __init__(self, environment=os.environ, for_tests=False):
         self.for_tests = for_tests
         self.folder = Path(environment.get("LOCAL_DIR") or ROOT / ".local").absolute()
-        self.given = environment
-        # A terminal that sourced the env file of this very copy doesn't ask for somebody else's infrastructure.
-        ours = read_env_file(self.folder / "env")
-        foreign = {name for name, value in environment.items() if value and ours.get(name) != value}
+        # A terminal that sourced the env file of this very copy repeats what the copy made for itself, and doesn't give
+        # it. All else in the file was given once, and is given again.
+        written = read_env_file(self.folder / "env")
+        self.sourced = {name for name in written.get(OWN, "").split() if environment.get(name) == written.get(name)}
+        self.given = {name: value for name, value in environment.items() if name not in self.sourced}
 
-        self.own_broker = "AMQP_URI" not in foreign
-        self.own_databases = foreign.isdisjoint(DATABASE_URIS)
-        self.own_mail_catcher = "SMTP_HOST" not in foreign
-        self.own_sign_in_provider = "GOOGLE_CLIENT_ID" not in foreign
-        given_address = environment.get("FRONTEND_URL")
-        self.own_address = not given_address or given_address == local_address(ours.get("FRONTEND_PORT"))
-        missing = [name for name in DATABASE_URIS if name not in foreign]
+        self.own_broker = not self.given.get("AMQP_URI")
+        self.own_mail_catcher = not self.given.get("SMTP_HOST")
+        self.own_sign_in_provider = not self.given.get("GOOGLE_CLIENT_ID")
+        self.own_address = not self.given.get("FRONTEND_URL")
+        missing = [name for name in DATABASE_URIS if not self.given.get(name)]
+        self.own_databases = len(missing) == len(DATABASE_URIS)
         if missing and not self.own_databases:
             raise CannotStart(f"Either all four database URIs are set or none; {', '.join(missing)} is not.")
 
         self.folder.mkdir(parents=True, exist_ok=True)
         # PostgreSQL's account passes through; each secret in here is a file of mode 0600.
         self.folder.chmod(0o711)
-        self.ports = {name: port_from(environment.get(name), name) for name in DEFAULT_PORTS}
-        if environment.get(MANAGEMENT):
-            self.ports[MANAGEMENT] = port_from(environment[MANAGEMENT], MANAGEMENT)
+        self.ports = {name: port_from(self.given.get(name), name) for name in DEFAULT_PORTS}
+        if self.given.get(MANAGEMENT):
+            self.ports[MANAGEMENT] = port_from(self.given[MANAGEMENT], MANAGEMENT)
         # Nobody types these two, so any free one will do.
         self.epmd_port, self.distribution_port = free_port(), free_port()
 
@@ -95,7 +97,7 @@ class Settings:
     def of_running_system(self):
         """The settings that make a process a part of this copy, by the names config.yaml knows them by."""
         named_in_config = re.findall(r"\$\{([A-Z_]+)", (ROOT / "config.yaml").read_text())
-        settings = {
+        return {
             "LOG_FORMAT": "text",
             "JWT_SECRET": self.secret("jwt"),
             # The storefront's server.
@@ -106,7 +108,12 @@ class Settings:
             "METRICS_PORT": "0",
             # Eventlet greets its first importer with a deprecation warning; docs/decisions/ has our answer to it.
             "PYTHONWARNINGS": self.given.get("PYTHONWARNINGS") or NO_EVENTLET_WARNING,
+            **self.of_own_infrastructure(),
         }
+
+    def of_own_infrastructure(self):
+        """The settings that say where the parts are that this copy runs itself."""
+        settings = {}
         if self.own_address:
             settings["FRONTEND_URL"] = local_address(self.ports["FRONTEND_PORT"])
         if self.own_broker:
@@ -126,13 +133,14 @@ class Settings:
         return settings
 
     def write_env_file(self):
-        settings = sorted(self.of_running_system().items())
-        write_private(self.folder / "env", "".join(f"export {name}={quoted(value)}\n" for name, value in settings))
+        settings = {**self.of_running_system(), OWN: " ".join(sorted(self.of_own_infrastructure()))}
+        lines = [f"export {name}={quoted(value)}\n" for name, value in sorted(settings.items())]
+        write_private(self.folder / "env", "".join(lines))
 
     def environment(self):
         """What our processes are started with."""
         return {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name not in self.sourced},
             **self.of_running_system(),
             "PATH": f"{ROOT}/.venv/bin:{os.environ['PATH']}",
             "PYTHONUNBUFFERED": "1",

@@ -2,7 +2,6 @@
 
 import requests
 
-from scripts.settings import Settings
 from scripts.sign_in_provider import PEOPLE
 from tests.infrastructure.waiting import wait_for
 
@@ -45,29 +44,3 @@ def test_no_console_can_be_reached_on_the_provider(shop):
     wait_for(lambda: is_up(issuer))
 
     assert requests.get(f"{issuer}/console", timeout=5).status_code == 404
-
-
-def test_whoever_has_a_client_of_their_own_gets_no_provider(local_folder):
-    given = {
-        "LOCAL_DIR": str(local_folder / "given"),
-        "GOOGLE_CLIENT_ID": "mine",
-        "GOOGLE_CLIENT_SECRET": "my secret",
-    }
-
-    settings = Settings(given)
-
-    assert not settings.own_sign_in_provider
-    running = settings.of_running_system()
-    assert (running["GOOGLE_CLIENT_ID"], running["GOOGLE_CLIENT_SECRET"]) == ("mine", "my secret")
-    assert "OIDC_ISSUER" not in running and "OAUTHLIB_INSECURE_TRANSPORT" not in running
-
-
-def test_a_terminal_that_sourced_the_env_file_keeps_the_provider(local_folder):
-    given = {"LOCAL_DIR": str(local_folder / "sourced")}
-    first = Settings(given)
-    first.write_env_file()
-
-    second = Settings({**given, **first.of_running_system()})
-
-    assert second.own_sign_in_provider
-    assert second.of_running_system() == first.of_running_system()

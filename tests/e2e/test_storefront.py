@@ -6,7 +6,7 @@ from contextlib import closing
 import requests
 import websocket
 
-from scripts.settings import ROOT, Settings
+from scripts.settings import ROOT
 from tests.infrastructure.waiting import wait_for
 
 from .conftest import running_shop
@@ -71,24 +71,3 @@ def test_with_hot_reload_the_sources_are_served_and_the_gateway_answers(local_fo
     assert "/@vite/client" in page.text and "/src/main.ts" in page.text
     assert live.status_code == 200
     assert '"connected"' in greeting
-
-
-def test_a_shop_with_an_address_of_its_own_keeps_it_at_the_next_start_too(local_folder):
-    given = {"LOCAL_DIR": str(local_folder / "address"), "FRONTEND_URL": "https://shop.example"}
-
-    first = Settings(given)
-    first.write_env_file()
-    second = Settings(given)
-
-    assert first.of_running_system()["FRONTEND_URL"] == "https://shop.example"
-    assert second.of_running_system()["FRONTEND_URL"] == "https://shop.example"
-
-
-def test_an_address_from_the_env_file_moves_with_the_port(local_folder):
-    given = {"LOCAL_DIR": str(local_folder / "moved"), "FRONTEND_PORT": "8123"}
-    first = Settings(given)
-    first.write_env_file()
-
-    second = Settings({**given, **first.of_running_system(), "FRONTEND_PORT": "8124"})
-
-    assert second.of_running_system()["FRONTEND_URL"] == "http://localhost:8124"

@@ -1,0 +1,106 @@
+"""Which servers `make run` starts itself, and which it is given: at the first start and at the later ones."""
+
+import pytest
+
+from scripts.settings import DATABASE_URIS, CannotStart, Settings
+
+GIVEN = {
+    "broker": {"AMQP_URI": "amqp://shop:word@broker.example:5672/"},
+    "databases": {name: f"postgresql+psycopg2://shop:word@db.example/{name.lower()}" for name in DATABASE_URIS},
+    # The address of our own mail catcher, and another's port.
+    "mail_catcher": {"SMTP_HOST": "127.0.0.1", "SMTP_PORT": "2525"},
+    "sign_in_provider": {"GOOGLE_CLIENT_ID": "mine", "GOOGLE_CLIENT_SECRET": "my secret"},
+    "address": {"FRONTEND_URL": "https://shop.example"},
+}
+
+
+def start(environment):
+    """The settings of one `make run`, once its env file is written."""
+    settings = Settings(environment)
+    settings.write_env_file()
+    return settings
+
+
+def own(settings):
+    return {part for part in GIVEN if getattr(settings, f"own_{part}")}
+
+
+@pytest.fixture
+def copy(tmp_path):
+    return {"LOCAL_DIR": str(tmp_path / "local")}
+
+
+def test_a_copy_that_is_given_nothing_has_all_its_own_in_a_sourced_terminal_too(copy):
+    first = start(copy)
+
+    second = start({**copy, **first.of_running_system()})
+    third = start({**copy, **second.of_running_system()})
+
+    assert own(first) == own(second) == own(third) == set(GIVEN)
+    assert first.of_running_system() == second.of_running_system() == third.of_running_system()
+
+
+@pytest.mark.parametrize("part", GIVEN)
+def test_what_is_given_is_left_alone_at_every_start_in_the_same_shell(part, copy):
+    environment = {**copy, **GIVEN[part]}
+
+    starts = [start(environment) for _ in range(3)]
+
+    for settings in starts:
+        assert own(settings) == GIVEN.keys() - {part}
+        assert settings.of_running_system().items() >= GIVEN[part].items()
+
+
+@pytest.mark.parametrize("part", GIVEN)
+def test_what_is_given_is_left_alone_in_a_terminal_that_sourced_the_env_file(part, copy):
+    first = start({**copy, **GIVEN[part]})
+
+    second = start({**copy, **first.of_running_system()})
+    third = start({**copy, **second.of_running_system()})
+
+    assert own(second) == own(third) == GIVEN.keys() - {part}
+    assert second.of_running_system() == third.of_running_system() == first.of_running_system()
+
+
+@pytest.mark.parametrize("part", GIVEN)
+def test_what_is_no_longer_given_is_the_copys_own_again(part, copy):
+    start({**copy, **GIVEN[part]})
+
+    second = start(copy)
+
+    assert own(second) == set(GIVEN)
+
+
+@pytest.mark.parametrize("part, given", {**GIVEN, "mail_catcher": {"SMTP_HOST": "mail.example"}}.items())
+def test_a_sourced_terminal_can_give_one_part_and_keeps_the_others(part, given, copy):
+    first = start(copy)
+
+    second = start({**copy, **first.of_running_system(), **given})
+
+    assert own(second) == GIVEN.keys() - {part}
+
+
+def test_a_sourced_terminal_that_gives_a_client_asks_google_and_not_the_provider_of_before(copy, monkeypatch):
+    sourced = start(copy).of_running_system()
+    monkeypatch.setenv("OIDC_ISSUER", sourced["OIDC_ISSUER"])
+
+    second = start({**copy, **sourced, **GIVEN["sign_in_provider"]})
+
+    for environment in (second.of_running_system(), second.environment()):
+        assert environment["GOOGLE_CLIENT_ID"] == "mine"
+        assert "OIDC_ISSUER" not in environment and "OAUTHLIB_INSECURE_TRANSPORT" not in environment
+
+
+def test_an_address_from_the_env_file_moves_with_the_port(copy):
+    first = start({**copy, "FRONTEND_PORT": "8123"})
+
+    second = start({**copy, **first.of_running_system(), "FRONTEND_PORT": "8124"})
+
+    assert second.of_running_system()["FRONTEND_URL"] == "http://localhost:8124"
+
+
+def test_one_database_of_four_is_refused_in_a_sourced_terminal_too(copy):
+    sourced = start(copy).of_running_system()
+
+    with pytest.raises(CannotStart, match="PRODUCTS_DB_URI, ORDERS_DB_URI, NOTIFICATIONS_DB_URI is not"):
+        Settings({**copy, **sourced, "USERS_DB_URI": GIVEN["databases"]["USERS_DB_URI"]})

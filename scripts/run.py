@@ -58,7 +58,7 @@ def given_broker_answers(config):
 async def run_until_told_to_stop(settings, mode):
     told_to_stop = asyncio.Event()
     supervisor = Supervisor()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         asyncio.get_running_loop().add_signal_handler(number, told_to_stop.set)
     await supervisor.open()
     waiting = asyncio.create_task(told_to_stop.wait())
@@ -97,9 +97,9 @@ class Shop:
         self.settings.write_env_file()
         if self.mode != "infrastructure":
             for service in SERVICES:
-                await self.start_nameko(service, f"services.{service}")
-            await self.start_nameko("gateway", "gateway")
-            await self.start_frontend()
+                self.start_nameko(service, f"services.{service}")
+            self.start_nameko("gateway", "gateway")
+            self.start_frontend()
             await until(self.is_healthy, "the gateway to report all services up")
             await until(self.shows_pages, "the storefront to come up")
             await succeed(sys.executable, "scripts/seed.py", environment=self.environment)
@@ -111,8 +111,8 @@ class Shop:
         rabbitmq = RabbitMQ(self.settings)
         rabbitmq.prepare()
         environment = {**self.environment, **rabbitmq.environment()}
-        await self.supervisor.start_process("epmd", rabbitmq.name_service_command(), environment, infrastructure=True)
-        await self.supervisor.start_process("rabbitmq", rabbitmq.command(), environment, infrastructure=True)
+        self.supervisor.start_process("epmd", rabbitmq.name_service_command(), environment, infrastructure=True)
+        self.supervisor.start_process("rabbitmq", rabbitmq.command(), environment, infrastructure=True)
         await until(lambda: answers_amqp(self.settings.amqp_uri()), "RabbitMQ to come up")
 
     async def start_databases(self):
@@ -123,7 +123,7 @@ class Shop:
     async def start_postgres(self):
         postgres = Postgres(self.settings)
         await asyncio.to_thread(postgres.prepare)
-        await self.supervisor.start_process(
+        self.supervisor.start_process(
             "postgres",
             postgres.command(),
             self.environment,
@@ -140,26 +140,26 @@ class Shop:
             return
         catcher = MailCatcher(self.settings)
         await asyncio.to_thread(catcher.prepare)
-        await self.supervisor.start_process("mail", catcher.command(), self.environment, infrastructure=True)
+        self.supervisor.start_process("mail", catcher.command(), self.environment, infrastructure=True)
         # Nobody waits for it: a mail that finds no server is tried again.
 
     async def start_sign_in_provider(self):
         if self.settings.own_sign_in_provider:
             command = SignInProvider(self.settings).command()
-            await self.supervisor.start_process("sign-in", command, self.environment, infrastructure=True)
+            self.supervisor.start_process("sign-in", command, self.environment, infrastructure=True)
             # Nobody waits for it: it is asked when somebody signs in.
 
     async def prepare_frontend(self):
         module = "scripts.frontend" if self.mode == "run" else "scripts.npm"
         await succeed(sys.executable, "-m", module, environment=self.environment, is_shown=True)
 
-    async def start_frontend(self):
+    def start_frontend(self):
         command = frontend.hot_reload_command() if self.mode == "dev" else frontend.server_command()
-        await self.supervisor.start_process("frontend", command, self.environment, folder=npm.FRONTEND)
+        self.supervisor.start_process("frontend", command, self.environment, folder=npm.FRONTEND)
 
-    async def start_nameko(self, name, module):
+    def start_nameko(self, name, module):
         command = ["nameko", "run", "--config", "config.yaml", module]
-        await self.supervisor.start_process(name, command, self.environment)
+        self.supervisor.start_process(name, command, self.environment)
 
     def shows_pages(self):
         try:

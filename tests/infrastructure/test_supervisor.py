@@ -1,0 +1,130 @@
+"""A process of `make run` that dies is started again within 5 s, without end, whatever happens to the others."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from scripts.settings import ROOT
+from tests.infrastructure.waiting import wait_for
+
+PROCESS = ["sleep", "1000"]
+# Its child outlives it and holds its output open, as PostgreSQL's and RabbitMQ's do.
+WITH_CHILD = ["sh", "-c", "sleep 20 & exec sleep 1000"]
+
+
+class Supervised:
+    """A supervisor in a process of its own, and the commands that it keeps running."""
+
+    def __init__(self, log, commands):
+        self.log, self.commands, self.left = log, commands, []
+        with open(log, "w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.infrastructure.supervised", json.dumps(commands)],
+                cwd=ROOT,
+                stdout=output,
+                stderr=output,
+            )
+        wait_for(lambda: len(self.running()) == len(commands), seconds=20)
+
+    def running(self):
+        return {child for child in psutil.Process(self.process.pid).children() if is_up(child)}
+
+    def kill_all(self):
+        """Kill the processes, not their children. Returns them."""
+        killed = self.running()
+        for process in killed:
+            self.left += process.children()
+            process.kill()
+        return killed
+
+    def wait_for_others_than(self, killed, count=None):
+        """Wait until so many others run in place of those killed: one for each command."""
+        count = count or len(self.commands)
+        wait_for(lambda: len(self.running() - killed) == count and not self.running() & killed, seconds=5)
+
+    def send(self, signal_number, answer):
+        answers = self.output().count(answer)
+        self.process.send_signal(signal_number)
+        wait_for(lambda: self.output().count(answer) > answers)
+
+    def output(self):
+        return self.log.read_text()
+
+    def stop(self):
+        self.left += [child for process in self.running() for child in process.children()]
+        self.process.terminate()
+        self.process.wait(15)
+        for process in self.left:
+            if process.is_running():
+                process.kill()
+
+
+def is_up(process):
+    try:
+        return process.cmdline()[1:] == PROCESS[1:]
+    except psutil.Error:
+        return False
+
+
+@pytest.fixture
+def supervise(tmp_path):
+    started = []
+
+    def supervise(**commands):
+        started.append(Supervised(tmp_path / "supervisor.log", commands))
+        return started[-1]
+
+    yield supervise
+    for supervised in started:
+        supervised.stop()
+
+
+def test_processes_that_die_together_all_come_back_again_and_again(supervise):
+    supervised = supervise(postgres=WITH_CHILD, orders=WITH_CHILD, products=WITH_CHILD)
+
+    for _ in range(3):
+        supervised.wait_for_others_than(supervised.kill_all())
+
+    assert supervised.output().count("products was killed by signal 9; starting it again") == 3
+    assert "Traceback" not in supervised.output()
+
+
+def test_a_process_that_cannot_be_started_holds_up_no_other_and_comes_back(supervise):
+    supervised = supervise(users=PROCESS, spoiled=PROCESS, orders=PROCESS)
+    supervised.send(signal.SIGUSR2, "the environment is changed")
+
+    supervised.wait_for_others_than(supervised.kill_all(), count=2)
+    supervised.wait_for_others_than(supervised.kill_all(), count=2)
+
+    wait_for(lambda: "spoiled can't be started, and is tried again every second: TypeError" in supervised.output())
+    supervised.send(signal.SIGUSR2, "the environment is changed")
+    wait_for(lambda: len(supervised.running()) == 3, seconds=5)
+    assert supervised.output().count("can't be started") == 1
+
+
+def test_a_missing_program_is_named_once_and_started_when_it_is_there(supervise, tmp_path):
+    program = tmp_path / "program"
+    program.symlink_to("/bin/sleep")
+    supervised = supervise(users=[str(program), "1000"], orders=PROCESS)
+    program.unlink()
+
+    supervised.wait_for_others_than(supervised.kill_all(), count=1)
+    supervised.wait_for_others_than(supervised.kill_all(), count=1)
+
+    wait_for(lambda: "users can't be started, and is tried again every second" in supervised.output())
+    assert f"No such file or directory: '{program}'" in supervised.output()
+    program.symlink_to("/bin/sleep")
+    wait_for(lambda: len(supervised.running()) == 2, seconds=5)
+    assert supervised.output().count("can't be started") == 1
+
+
+def test_processes_come_back_after_the_clock_was_set_back(supervise):
+    supervised = supervise(users=PROCESS, orders=PROCESS)
+    supervised.send(signal.SIGUSR1, "the clock is set back")
+
+    for _ in range(2):
+        supervised.wait_for_others_than(supervised.kill_all())

@@ -20,6 +20,7 @@ import psycopg2
 from nameko.standalone.rpc import ClusterRpcProxy
 
 from benchmarks.load import Failed
+from scripts import npm
 from scripts.programs import require_programs
 from scripts.settings import DEFAULT_PORTS, ROOT, SERVICES, Settings
 from tests.infrastructure.servers import PostgresServer, RabbitMQServer, Server
@@ -68,19 +69,20 @@ def running_shop():
 class Shop:
     def __init__(self, folder):
         self.folder = folder
-        self.smtp = Smtp(folder)
         self.settings = Settings(
             {
                 **dict.fromkeys(DEFAULT_PORTS, "0"),
                 "LOCAL_DIR": str(folder),
-                "SMTP_HOST": self.smtp.host,
+                "SMTP_HOST": Smtp.host,
                 "RATE_LIMIT_SCALE": "100000",
                 "LOG_FORMAT": "json",
                 "LOG_LEVEL": "INFO",
             }
         )
-        self.settings.ports["SMTP_PORT"] = self.smtp.port
         require_programs(self.settings)
+        npm.install(npm.DOCS, "the page of /docs")
+        self.smtp = Smtp(folder)
+        self.settings.ports["SMTP_PORT"] = self.smtp.port
         self.servers = {"postgres": PostgresServer(self.settings), "rabbitmq": RabbitMQServer(self.settings)}
         self.replicas = {part: [] for part in PARTS}
         self.port = self.settings.ports["GATEWAY_PORT"]

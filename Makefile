@@ -60,6 +60,7 @@ lint: .venv/installed
 	@cd frontend && npm run --silent lint
 
 # The frontend's types of the HTTP API, after a change of the API.
+client: export PYTHONWARNINGS = ignore:::nameko.extensions
 client: .venv/installed
 	@$(VENV)/python -m scripts.client
 

@@ -1,5 +1,7 @@
 """`make bench` counts right, and says what it can't do."""
 
+import os
+import shutil
 import subprocess
 import sys
 
@@ -19,6 +21,35 @@ def test_an_unknown_scenario_is_refused_with_a_sentence_before_anything_starts()
     assert bench.stderr.startswith("forage: There is no scenario weddings; there are ")
     assert bench.stderr.count("\n") == 1
     assert bench.stdout == ""
+
+
+def files_of_the_repository():
+    """Those not committed yet, too."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    return [name for name in listed.split("\0") if name and os.path.lexists(ROOT / name)]
+
+
+def test_in_a_fresh_clone_the_shortest_bench_installs_what_it_needs_and_prints_its_table(tmp_path):
+    """Of what `make` installs, the Python packages alone are there already: they take minutes."""
+    for name in files_of_the_repository():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name, follow_symlinks=False)
+    (tmp_path / ".venv").symlink_to(ROOT / ".venv")
+
+    bench = subprocess.run(
+        ["make", "--assume-old=.venv/installed", "bench", "SCENARIOS=idle"],
+        cwd=tmp_path,
+        env={**os.environ, "BENCH_SECONDS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+    assert bench.returncode == 0, bench.stdout + bench.stderr
+    assert "CPU ms for each" in bench.stdout
+    [row] = [line.split() for line in bench.stdout.splitlines() if line.startswith("nobody asks")]
+    assert row[2] == "1.0"
 
 
 @pytest.mark.parametrize("percent, value", ((50, 50), (95, 95), (99, 99), (100, 100)))

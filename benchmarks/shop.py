@@ -140,10 +140,12 @@ class Shop:
                 replica.send(signal_number)
 
     def _is_up(self):
+        started = [replica for replicas in self.replicas.values() for replica in replicas]
+        for replica in started:
+            if replica.process.poll() is not None:
+                raise Failed(f"{replica.name} ended: {replica.output().strip()}")
         gateways = self.replicas["gateway"]
-        return all("listening on port" in gateway.output() for gateway in gateways) and all(
-            _is_ready(replica) for replicas in self.replicas.values() for replica in replicas
-        )
+        return all("listening on port" in gateway.output() for gateway in gateways) and all(map(_is_ready, started))
 
     def process_trees(self):
         """{part: the ids of its replicas' first processes}, with the servers and the mails'."""

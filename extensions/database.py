@@ -67,15 +67,9 @@ class Engine(SharedExtension):
 
     def setup(self):
         service = self.container.service_name
-        uri = (self.container.config.get("DB_URIS") or {}).get(service)
-        if not uri or not uri.startswith("postgresql+psycopg2://"):
-            raise SystemExit(
-                f"DB_URIS names no database for {service}: set {service.upper()}_DB_URI, like "
-                f"postgresql+psycopg2://user:password@localhost:5432/{service}_db."
-            )
         patch_psycopg()
         self.engine = create_engine(
-            uri,
+            self.container.config["DB_URIS"][service],
             pool_size=self.container.max_workers + EXTRA_CONNECTIONS,
             max_overflow=0,
             pool_timeout=POOL_WAIT_SECONDS,

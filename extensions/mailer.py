@@ -12,7 +12,6 @@ import eventlet
 from nameko.extensions import DependencyProvider
 from prometheus_client import Histogram
 
-from extensions.settings import integer, required
 from extensions.tracing import Operation, Tracer
 
 logger = logging.getLogger(__name__)
@@ -48,8 +47,7 @@ class Mailer(DependencyProvider):
 
     def setup(self):
         config = self.container.config
-        self._host = required(config, "SMTP_HOST", "the mail server's name.")
-        self._port = integer(config, "SMTP_PORT", 1, 65535)
+        self._host, self._port = config["SMTP_HOST"], config["SMTP_PORT"]
         self._sending = Operation("SMTP send", "client", {"server.address": self._host, "server.port": self._port})
 
     def get_dependency(self, worker_ctx):

@@ -26,7 +26,6 @@ from extensions.consumers import Consumers
 from extensions.database import Engine
 from extensions.errors import DatabaseUnavailable
 from extensions.gauges import Inquiries
-from extensions.settings import integer, required
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +59,7 @@ class Metrics(DependencyProvider):
 
     def setup(self):
         config = self.container.config
-        host = required(config, "METRICS_HOST", "the address to serve /metrics on, like 127.0.0.1.")
-        port = integer(config, "METRICS_PORT", 0, 65535)
+        host, port = config["METRICS_HOST"], config["METRICS_PORT"]
         self._listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

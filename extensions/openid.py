@@ -27,8 +27,6 @@ from oauthlib.oauth2 import OAuth2Error, WebApplicationClient, is_secure_transpo
 from requests.adapters import HTTPAdapter
 from requests_oauthlib import OAuth2Session
 
-from extensions.settings import required
-
 SCOPE = "openid email profile"
 # HMAC is none of them: a published key would be its secret.
 ALGORITHMS = ("RS256", "ES256")
@@ -108,12 +106,8 @@ class OpenIdClient(DependencyProvider):
             return
         for name in TALKATIVE_LOGGERS:
             logging.getLogger(name).setLevel(logging.INFO)
-        self._client_secret = required(config, "GOOGLE_CLIENT_SECRET", "the secret that goes with GOOGLE_CLIENT_ID.")
-        self._issuer = _address("OIDC_ISSUER", config.get("OIDC_ISSUER"))
-        if not is_secure_transport(self._issuer):
-            raise SystemExit(f"OIDC_ISSUER must begin with https://, and is {self._issuer!r}.")
-        default = f"{config.get('FRONTEND_URL', '').rstrip('/')}/api/auth/google/callback"
-        self._redirect_uri = _address("GOOGLE_REDIRECT_URI", config.get("GOOGLE_REDIRECT_URI") or default)
+        self._client_secret, self._issuer = config["GOOGLE_CLIENT_SECRET"], config["OIDC_ISSUER"]
+        self._redirect_uri = config["GOOGLE_REDIRECT_URI"] or f"{config['FRONTEND_URL']}/api/auth/google/callback"
         self._published = None
         self._publishing = Semaphore()
         self._free_conversations = Semaphore(MAX_CONVERSATIONS)
@@ -331,15 +325,3 @@ def _json_object(response):
 def _text(value):
     """A claim that can be stored and shown as it is, or None."""
     return value if isinstance(value, str) and value and value.isprintable() else None
-
-
-def _address(name, value):
-    try:
-        parts = urlsplit(value or "")
-        well_formed = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        well_formed = well_formed and not (parts.query or parts.fragment or parts.username is not None)
-    except ValueError:
-        well_formed = False
-    if not well_formed or any(character.isspace() for character in value):
-        raise SystemExit(f"{name} must be an address like https://example.org/path, and is {value!r}.")
-    return value

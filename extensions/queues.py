@@ -13,9 +13,7 @@ import re
 from kombu import Exchange, Queue
 from nameko.standalone.events import get_event_exchange
 
-from extensions.settings import one_of
-
-CLASSIC, QUORUM = "classic", "quorum"
+QUORUM = "quorum"
 # What RabbitMQ 4 takes without an argument. A deployment with the database down may cost a message one.
 DELIVERY_LIMIT = 20
 # Who looks into a parking queue gives all back. RabbitMQ 3 knows no word for "without a limit".
@@ -70,6 +68,6 @@ def own_headers(message):
 
 
 def _queue(name, config, quorum_arguments, arguments=None, **options):
-    if one_of(config, "EVENT_QUEUE_TYPE", CLASSIC, QUORUM) == QUORUM:
+    if config.get("EVENT_QUEUE_TYPE") == QUORUM:
         arguments = {"x-queue-type": QUORUM, **(arguments or {}), **quorum_arguments}
     return Queue(name, durable=True, queue_arguments=arguments, **options)

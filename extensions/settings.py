@@ -1,88 +1,83 @@
-"""Settings that are checked once, at start: a bad one ends the process with a sentence."""
+"""Settings that are checked once, at start, all of them: bad ones end the process with a list of sentences.
 
-import re
+    class Orders:
+        name = "orders"
+        settings = Settings(ShopSettings, needs=["DB_URIS.orders"])
+
+The schema is a marshmallow Schema with a field for each setting, whose faults complete a sentence that begins
+with the setting's name. From then on the container's configuration is what the schema has loaded: all other
+extensions take its values as they are.
+"""
+
+import os
 import ssl
 from urllib.parse import urlsplit
 
+from marshmallow import ValidationError
 from nameko.extensions import DependencyProvider
 
-# 80 bits. 16 random bytes in hex are never judged below 10^28.
-LEAST_GUESSES = 10**24
-MOST_CHARACTERS_JUDGED = 72
-AMQP_URI_HINT = "the broker's address, like pyamqp://user:password@localhost:5672//."
-EXAMPLE_WORDS = (
-    "(a|access|an|app|at|bit|bits|byte|bytes|change|default|dev|development|do|example|for|forage|here|in|insecure|is|it|"
-    "jwt|key|least|local|long|me|more|my|not|now|of|only|or|password|placeholder|please|production|random|replace|secret|"
-    "set|shop|signing|some|string|super|test|testing|than|the|this|to|token|tokens|use|value|very|with|you|your)*"
-)
+
+class Settings(DependencyProvider):
+    """Injects the loaded values.
+
+    needs: the settings without which this service can do nothing, `SECTION.key` for one of a section. For a pair,
+    the first is needed once the second is set.
+    unfit: of (values, the process's environment), sentences that say what stands against ENVIRONMENT=production.
+    """
+
+    def __init__(self, schema, unfit=None, needs=()):
+        self.schema, self.unfit, self.needs = schema, unfit, needs
+
+    def bind(self, container, attr_name):
+        # Before any setup, so that nothing else comes first.
+        container.config = checked(self.schema(), container.config, self.needs, self.unfit)
+        return super().bind(container, attr_name)
+
+    def get_dependency(self, worker_ctx):
+        return self.container.config
 
 
-def required(config, name, hint):
-    value = config.get(name)
-    if not value:
-        raise SystemExit(f"{name} is not set: {hint}")
-    return value
-
-
-def secret(config, name, least_bytes, hint):
-    value = required(config, name, hint)
-    if len(value.encode()) < least_bytes:
-        raise SystemExit(f"{name} is too short: set {least_bytes} bytes or more, for example `openssl rand -hex 32`.")
-    if is_guessable(value):
-        raise SystemExit(f"{name} is easy to guess: set a random one, for example `openssl rand -hex 32`.")
-    return value
-
-
-def secret_and_previous(config, name, least_bytes, hint):
-    """[the secret], and while it is rotated [the secret, the one of NAME_PREVIOUS]: the first makes, all are good."""
-    current, previous_name = secret(config, name, least_bytes, hint), f"{name}_PREVIOUS"
-    if not config.get(previous_name):
-        return [current]
-    previous = secret(config, previous_name, least_bytes, hint)
-    if previous == current:
-        raise SystemExit(f"{previous_name} is {name} itself: set the other secret of a rotation, or none.")
-    return [current, previous]
-
-
-def is_guessable(text):
-    """Whether a patient guesser would come to it: repetitions, sequences, rows of keys, the words of examples."""
-    # Here, since its lists of words are large, and most processes have no secret to judge.
-    from zxcvbn import zxcvbn
-
-    letters = re.sub("[^a-z]", "", text.lower())
-    is_example = letters != "" and re.fullmatch(EXAMPLE_WORDS, letters) is not None
-    return is_example or zxcvbn(text[:MOST_CHARACTERS_JUDGED])["guesses"] < LEAST_GUESSES
-
-
-def integer(config, name, lowest, highest):
+def checked(schema, config, needs=(), unfit=None):
+    """The values that the schema loads from the configuration. Raises SystemExit with all that is wrong."""
+    missing = _missing(schema, config, needs)
     try:
-        value = int(str(config.get(name)))
-    except ValueError:
-        value = None
-    if value is None or not lowest <= value <= highest:
-        raise SystemExit(f"{name} must be a whole number from {lowest} to {highest}, not {config.get(name)!r}.")
-    return value
+        values, faults = schema.load(config), {}
+    except ValidationError as error:
+        values, faults = error.valid_data, error.normalized_messages()
+    sentences = {**missing, **dict(_sentences(faults))}
+    lines = [f"{name} {rest}" for name, rest in sentences.items()]
+    if unfit and values.get("ENVIRONMENT") == "production":
+        # One sentence for one setting: that it is wrong comes first.
+        reasons = [each for each in unfit(values, os.environ) if each.partition(" ")[0] not in sentences]
+        if reasons:
+            lines += ["ENVIRONMENT is production, but:", *(f"- {each}" for each in reasons)]
+    if lines:
+        raise SystemExit("\n".join(lines))
+    return values
 
 
-def one_of(config, name, *values):
-    """One of the words, the first by default."""
-    value = config.get(name) or values[0]
-    if value not in values:
-        raise SystemExit(f"{name} must be {' or '.join(values)}, not {value!r}.")
-    return value
+def _missing(schema, config, needs):
+    missing = {}
+    for need in needs:
+        name, condition = (need, None) if isinstance(need, str) else need
+        section, _, key = name.partition(".")
+        value = (config.get(section) or {}).get(key) if key else config.get(section)
+        if not value and (condition is None or config.get(condition)):
+            missing[_variable(section, key)] = schema.fields[section].error_messages["required"]
+    return missing
 
 
-def positive(config, name, default):
-    """A positive number, decimals allowed."""
-    text = str(config.get(name) or default)
-    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text) or float(text) == 0:
-        raise SystemExit(f"{name} must be a positive number like 1 or 0.5, not {text!r}.")
-    return float(text)
+def _sentences(faults):
+    for section, messages in faults.items():
+        if isinstance(messages, dict):
+            yield from ((_variable(section, key), found[0]) for key, found in messages.items())
+        else:
+            yield section, messages[0]
 
 
-def listed(config, name):
-    """The parts of a list that is separated by commas."""
-    return [part.strip() for part in str(config.get(name) or "").split(",") if part.strip()]
+def _variable(section, key):
+    """DB_URIS.orders is what ORDERS_DB_URI says."""
+    return f"{key.upper()}_{section.removesuffix('S')}" if key else section
 
 
 def amqp_address(config):
@@ -90,33 +85,14 @@ def amqp_address(config):
 
     AMQP_SSL_CA: the file of the authority's certificate; without one the system's authorities are trusted.
     """
-    uri, ca = required(config, "AMQP_URI", AMQP_URI_HINT), config.get("AMQP_SSL_CA") or None
-    parts = urlsplit(uri)
+    parts = urlsplit(config["AMQP_URI"])
     if parts.scheme != "amqps":
-        if ca:
-            raise SystemExit("AMQP_SSL_CA is set, and AMQP_URI is no amqps:// address: nothing would be encrypted.")
-        return {"hostname": uri}
-    try:
-        ssl.create_default_context(cafile=ca)
-    except OSError as error:
-        raise SystemExit(f"AMQP_SSL_CA must be a file with an authority's certificate: {ca} is not, {error}.") from None
+        return {"hostname": config["AMQP_URI"]}
     return {
-        "hostname": uri,
-        "ssl": {"cert_reqs": ssl.CERT_REQUIRED, "ca_certs": ca, "server_hostname": parts.hostname},
+        "hostname": config["AMQP_URI"],
+        "ssl": {
+            "cert_reqs": ssl.CERT_REQUIRED,
+            "ca_certs": config.get("AMQP_SSL_CA"),
+            "server_hostname": parts.hostname,
+        },
     }
-
-
-class Setting(DependencyProvider):
-    """A whole number of the configuration, injected.
-
-    settle_after_seconds = Setting("SETTLE_AFTER_SECONDS", lowest=0, highest=86400)
-    """
-
-    def __init__(self, name, lowest, highest):
-        self.name, self.lowest, self.highest = name, lowest, highest
-
-    def setup(self):
-        self.value = integer(self.container.config, self.name, self.lowest, self.highest)
-
-    def get_dependency(self, worker_ctx):
-        return self.value

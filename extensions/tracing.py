@@ -87,19 +87,14 @@ class Tracer(SharedExtension):
 
     def setup(self):
         config = self.container.config
-        self._ratio = _ratio(config)
         endpoint = config.get("OTEL_EXPORTER_OTLP_ENDPOINT")
         if endpoint:
-            if not re.fullmatch(r"https?://[^/\s?#]+[^\s?#]*", endpoint):
-                raise SystemExit(
-                    "OTEL_EXPORTER_OTLP_ENDPOINT must be an http or https URL like http://localhost:4318, "
-                    f"not {endpoint!r}."
-                )
+            self._ratio = config["OTEL_TRACES_SAMPLER_ARG"]
             resource = {
                 "service.name": self.container.service_name,
-                "deployment.environment.name": config.get("ENVIRONMENT") or "development",
+                "deployment.environment.name": config["ENVIRONMENT"],
             }
-            self._begin(endpoint.rstrip("/"), resource)
+            self._begin(endpoint, resource)
             self.is_on = True
 
     def _begin(self, endpoint, resource):
@@ -326,13 +321,6 @@ def _operation_of(entrypoint):
     if isinstance(entrypoint, Timer):
         return Operation(f"{entrypoint.container.service_name}.{entrypoint.method_name}")
     return entrypoint.operation() if hasattr(entrypoint, "operation") else None
-
-
-def _ratio(config):
-    text = str(config.get("OTEL_TRACES_SAMPLER_ARG") or "0.1")
-    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text) or float(text) > 1:
-        raise SystemExit(f"OTEL_TRACES_SAMPLER_ARG must be a number from 0 to 1, not {text!r}.")
-    return float(text)
 
 
 class _Rarely(logging.Filter):

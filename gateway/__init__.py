@@ -4,14 +4,13 @@ Emits nothing. Handles `product.changed` (its cache, every socket) and `notifica
 user's sockets), as every other gateway does too.
 """
 
-from nameko.dependency_providers import Config
-
 from contracts.events import NotificationCreated, ProductChanged
 from contracts.production import demo_settings
+from contracts.settings import ShopSettings
 from extensions.events import broadcast_handler
 from extensions.metrics import Metrics
-from extensions.production import Production
 from extensions.rpc import ClusterClient
+from extensions.settings import Settings
 from extensions.telemetry import LogContext
 from extensions.tracing import Tracing
 from gateway.app import create_app
@@ -26,8 +25,7 @@ from gateway.server import wsgi_server
 class Gateway:
     name = "gateway"
 
-    production = Production(demo_settings)
-    config = Config()
+    config = Settings(ShopSettings, demo_settings, needs=["JWT_SECRET"])
     log_context = LogContext()
     tracing = Tracing()
     metrics = Metrics()

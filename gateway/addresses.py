@@ -2,24 +2,15 @@
 
 from ipaddress import ip_address, ip_network
 
-from extensions.settings import listed
-
 # A household or a server has at least so much of IPv6 to itself.
 IPV6_PREFIX_BITS = 64
 
 
 class ClientAddresses:
-    """config: TRUSTED_PROXIES, addresses and networks, separated by commas. Raises SystemExit for a bad one."""
+    """trusted: the networks of our proxies."""
 
-    def __init__(self, config):
-        self.trusted = []
-        for entry in listed(config, "TRUSTED_PROXIES"):
-            try:
-                self.trusted.append(ip_network(entry))
-            except ValueError as error:
-                raise SystemExit(
-                    f"TRUSTED_PROXIES must be addresses or networks like 10.0.0.0/8, separated by commas: {error}."
-                ) from None
+    def __init__(self, trusted):
+        self.trusted = trusted
 
     def of(self, environ):
         """The nearest address, counted from us, that is no trusted proxy's."""

@@ -25,7 +25,7 @@ CALL_SECONDS = 5.0
 def create_app(config, cluster, tokens, cache, live, limits, page):
     """A Flask app.
 
-    config: FRONTEND_URL and ALLOWED_ORIGINS. cluster: calls to the services, with `within`.
+    config: FRONTEND_URL, ALLOWED_ORIGINS and GOOGLE_CLIENT_ID. cluster: calls to the services, with `within`.
     tokens, cache, live, limits, page: what stays for all requests, of gateway/auth.py, cache.py, live.py,
     limits.py and routes/docs.py.
     Raises RuntimeError when a view has no access decorator.
@@ -39,8 +39,8 @@ def create_app(config, cluster, tokens, cache, live, limits, page):
         # Of a chunked body Werkzeug reads so much and is silent about the rest: the one byte more tells.
         MAX_CONTENT_LENGTH=MAX_BODY_BYTES + 1,
         SOCK_SERVER_OPTIONS=SOCKET_OPTIONS,
-        FRONTEND_URL=(config.get("FRONTEND_URL") or "").rstrip("/"),
-        GOOGLE_CLIENT_ID=config.get("GOOGLE_CLIENT_ID"),
+        FRONTEND_URL=config["FRONTEND_URL"],
+        GOOGLE_CLIENT_ID=config["GOOGLE_CLIENT_ID"],
     )
     app.url_map.converters["id"] = IdConverter
     # Else it would redirect to whatever Host the client named.

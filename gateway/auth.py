@@ -20,12 +20,10 @@ import jwt
 from nameko.extensions import DependencyProvider
 
 from contracts.schemas import MAX_BIGINT, ROLES
-from extensions.settings import listed, secret_and_previous
 from gateway.errors import AccessDenied, ForeignOrigin, Unauthenticated
 
 ALGORITHM = "HS256"
 CLAIMS = ("exp", "iat", "sub", "email", "role", "jti")
-MIN_SECRET_BYTES = 32
 PUBLIC, USER, OWNER, OWNER_OR_ADMIN, ADMIN = "public", "user", "owner", "owner or admin", "admin"
 # How far the clock of whoever signed may be ahead of ours.
 MAX_SKEW_SECONDS = 30
@@ -54,8 +52,8 @@ class Tokens(DependencyProvider):
     """Reads access tokens that were signed with config's JWT_SECRET, or JWT_SECRET_PREVIOUS."""
 
     def setup(self):
-        hint = "the secret that signs access tokens, 32 bytes or more, the same for users and gateway."
-        self.secrets = secret_and_previous(self.container.config, "JWT_SECRET", MIN_SECRET_BYTES, hint)
+        config = self.container.config
+        self.secrets = [config["JWT_SECRET"], *filter(None, [config["JWT_SECRET_PREVIOUS"]])]
 
     def get_dependency(self, worker_ctx):
         return self
@@ -150,12 +148,10 @@ class Origins:
     """The origins whose pages may use cookies and WebSockets: FRONTEND_URL's and ALLOWED_ORIGINS."""
 
     def __init__(self, config):
-        urls = [*listed(config, "FRONTEND_URL"), *listed(config, "ALLOWED_ORIGINS")]
-        # What is no origin fits none: "" stands for a sandboxed page's "null", too.
-        self.allowed = {_origin(url) for url in urls} - {""}
+        self.allowed = {_origin(url) for url in (config["FRONTEND_URL"], *config["ALLOWED_ORIGINS"])}
 
     def allow(self, origin):
-        """Whether it is one of them."""
+        """Whether it is one of them. What is no origin, as a sandboxed page's "null", is none."""
         return _origin(origin) in self.allowed
 
     def check(self, origin, host):

@@ -29,8 +29,8 @@ def security_headers(config):
 
 
 def is_on_https(config):
-    """Whether browsers reach the shop over https alone. config: FRONTEND_URL, as it was written."""
-    return (config.get("FRONTEND_URL") or "").lower().startswith("https://")
+    """Whether browsers reach the shop over https alone. config: FRONTEND_URL."""
+    return config["FRONTEND_URL"].startswith("https://")
 
 
 class CrossOrigin:

@@ -19,12 +19,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import eventlet
-from limits.errors import ConfigurationError
 from limits.storage import storage_from_string
 from nameko.extensions import DependencyProvider
 from werkzeug import Request
 
-from extensions.settings import positive
 from gateway.addresses import ClientAddresses, neighbourhood
 from gateway.errors import Overloaded, RateLimited, Unauthenticated, refusal
 
@@ -36,7 +34,6 @@ WINDOW_SECONDS = 60
 LIMITS = {DEFAULT: 600, "login": 30, "refresh": 60, "register": 20, "reset": 10}
 # Counted, never refused: behind a proxy that isn't trusted customers would use up the orchestrator's quota.
 PROBES = ("/livez", "/readyz", "/health")
-IN_MEMORY = "memory://"
 STORAGE_SECONDS = 0.25
 STORAGE_PAUSE_SECONDS = 5
 MAX_IN_FLIGHT = 512
@@ -72,10 +69,10 @@ class Limits(DependencyProvider):
 
     def setup(self):
         config = self.container.config
-        scale = positive(config, "RATE_LIMIT_SCALE", default=1)
+        scale = config["RATE_LIMIT_SCALE"]
         self._limits = {name: Limit(name, max(1, round(quota * scale))) for name, quota in LIMITS.items()}
-        self._storage = _storage(config.get("RATE_LIMIT_STORAGE_URI") or IN_MEMORY)
-        self.addresses = ClientAddresses(config)
+        self._storage = _storage(config["RATE_LIMIT_STORAGE_URI"])
+        self.addresses = ClientAddresses(config["TRUSTED_PROXIES"])
         self._failures = (self._storage.base_exceptions, OSError, eventlet.Timeout)
         self._is_away = False
         self._ask_again_at = 0
@@ -116,28 +113,20 @@ class Limits(DependencyProvider):
         return count, min(WINDOW_SECONDS, max(1, math.ceil(resets_at - time.time())))
 
 
-def _storage(uri):
-    try:
-        if uri == IN_MEMORY:
-            return storage_from_string(uri)
-        if uri.startswith(("redis://", "rediss://")):
-            return storage_from_string(uri, **_redis_options())
-    except (ConfigurationError, ValueError, TypeError):
-        pass
-    raise SystemExit("RATE_LIMIT_STORAGE_URI must be an address like redis://:password@localhost:6379/0, or unset.")
-
-
-def _redis_options():
+def _storage(redis_uri):
+    if redis_uri is None:
+        return storage_from_string("memory://")
     # Here, since it imports what there is of OpenTelemetry.
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
-    return {
-        "socket_timeout": STORAGE_SECONDS,
-        "socket_connect_timeout": STORAGE_SECONDS,
+    return storage_from_string(
+        redis_uri,
+        socket_timeout=STORAGE_SECONDS,
+        socket_connect_timeout=STORAGE_SECONDS,
         # More tries would run into the timeout of _count, which may cut a reply in two.
-        "retry": Retry(NoBackoff(), 0),
-    }
+        retry=Retry(NoBackoff(), 0),
+    )
 
 
 def _add(headers, name, item):

@@ -23,7 +23,6 @@ from wsproto.utilities import ProtocolError
 
 from contracts.schemas import MAX_BIGINT
 from extensions.payloads import timestamp
-from extensions.settings import positive
 from extensions.tracing import NO_SPAN, Operation, Tracer
 from gateway.errors import Overloaded, Unauthenticated
 
@@ -69,8 +68,7 @@ class Live(DependencyProvider):
         self._of_address = Counter()
 
     def setup(self):
-        scale = positive(self.container.config, "RATE_LIMIT_SCALE", default=1)
-        self.max_address_sockets = max(1, round(MAX_ADDRESS_SOCKETS * scale))
+        self.max_address_sockets = max(1, round(MAX_ADDRESS_SOCKETS * self.container.config["RATE_LIMIT_SCALE"]))
 
     def get_dependency(self, worker_ctx):
         return self

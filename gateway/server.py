@@ -36,7 +36,6 @@ from eventlet.green import socket
 from nameko.extensions import Entrypoint
 from prometheus_client import Histogram
 
-from extensions.settings import integer, positive
 from extensions.telemetry import bind_log_fields
 from extensions.tracing import NO_SPAN, Operation, Tracer
 from gateway.addresses import ClientAddresses
@@ -86,7 +85,8 @@ class WsgiServer(Entrypoint):
     tracer = Tracer()
 
     def setup(self):
-        port = integer(self.container.config, "GATEWAY_PORT", 0, 65535)
+        config = self.container.config
+        port = config["GATEWAY_PORT"]
         self._listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -100,9 +100,8 @@ class WsgiServer(Entrypoint):
         self._pool = eventlet.GreenPool(MAX_CONNECTIONS)
         self._connections = set()
         self._of_address = Counter()
-        self._addresses = ClientAddresses(self.container.config)
-        scale = positive(self.container.config, "RATE_LIMIT_SCALE", default=1)
-        self._most_of_address = MAX_CONNECTIONS_EACH * max(1, scale)
+        self._addresses = ClientAddresses(config["TRUSTED_PROXIES"])
+        self._most_of_address = MAX_CONNECTIONS_EACH * max(1, config["RATE_LIMIT_SCALE"])
         self._stopping = False
 
     def start(self):

@@ -22,7 +22,8 @@ PROBLEM = {"$ref": "#/components/schemas/ProblemView"}
 
 def document():
     """The OpenAPI document, without a running shop."""
-    app = create_app({}, None, Tokens(), Cache(), Live(), Limits(), Page())
+    config = {"FRONTEND_URL": "http://localhost:8080", "ALLOWED_ORIGINS": [], "GOOGLE_CLIENT_ID": None}
+    app = create_app(config, None, Tokens(), Cache(), Live(), Limits(), Page())
     return json.loads(app.extensions["openapi.json"])
 
 

@@ -19,7 +19,7 @@ the mail and nowhere else.
 
 import logging
 from email.message import EmailMessage
-from email.utils import format_datetime, parseaddr
+from email.utils import format_datetime
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
@@ -40,6 +40,7 @@ from contracts.events import (
 )
 from contracts.production import demo_settings
 from contracts.schemas import NotificationQuery, ReadMark, load, load_id
+from contracts.settings import ShopSettings
 from extensions.database import Database
 from extensions.errors import RpcTimeout, ServiceUnavailable
 from extensions.events import Hints, event_handler
@@ -49,9 +50,8 @@ from extensions.metrics import Metrics
 from extensions.parking import ParkingLot
 from extensions.payloads import from_payload, timestamp, to_payload
 from extensions.polling import Bell, poll
-from extensions.production import Production
 from extensions.rpc import ClusterClient, rpc
-from extensions.settings import required
+from extensions.settings import Settings
 from extensions.telemetry import LogContext, bind_log_fields, log_fields
 from extensions.tracing import Tracing, traceparent
 from services.notifications_models import Answer, Notification
@@ -113,13 +113,7 @@ class Letters(DependencyProvider):
 
     def setup(self):
         config = self.container.config
-        self._shop_url = required(config, "FRONTEND_URL", "where links in mails lead.").rstrip("/")
-        if not self._shop_url.startswith(("http://", "https://")):
-            raise SystemExit(f"FRONTEND_URL must be an http or https URL, not {self._shop_url!r}.")
-        self._sender = required(config, "MAIL_FROM", "the mails' sender, like Forage <shop@forage.example>.")
-        self._domain = parseaddr(self._sender)[1].partition("@")[2]
-        if not self._domain:
-            raise SystemExit(f"MAIL_FROM must be an address, like Forage <shop@forage.example>, not {self._sender!r}.")
+        self._shop_url, self._sender = config["FRONTEND_URL"], config["MAIL_FROM"]
         self._templates = Environment(
             loader=FileSystemLoader(Path(__file__).parent.parent / "templates" / "email"),
             autoescape=select_autoescape(["html"]),
@@ -152,7 +146,7 @@ class Letters(DependencyProvider):
         mail["From"], mail["To"] = self._sender, recipient
         mail["Subject"] = self._render("subject.txt", details).strip()
         mail["Date"] = format_datetime(event.timestamp)
-        mail["Message-ID"] = f"<{event.event_id}@{self._domain}>"
+        mail["Message-ID"] = f"<{event.event_id}@{self._sender.domain}>"
         mail["X-Forage-Event"] = event.name
         mail["Auto-Submitted"] = "auto-generated"
         mail.set_content(self._render("body.txt", details))
@@ -170,7 +164,7 @@ def _folder(event):
 class Notifications:
     name = "notifications"
 
-    production = Production(demo_settings)
+    settings = Settings(ShopSettings, demo_settings, needs=["DB_URIS.notifications"])
     db = Database(answers=Answer)
     cluster = ClusterClient()
     hints = Hints()

@@ -43,14 +43,15 @@ from contracts.schemas import (
     load,
     load_id,
 )
+from contracts.settings import ShopSettings
 from extensions.database import Database
 from extensions.errors import RpcTimeout, ServiceUnavailable
 from extensions.inbox import once
 from extensions.metrics import Metrics
 from extensions.outbox import Outbox
 from extensions.payloads import timestamp
-from extensions.production import Production
 from extensions.rpc import ClusterClient, rpc
+from extensions.settings import Settings
 from extensions.telemetry import LogContext
 from extensions.tracing import Tracing
 from services.orders_models import Answer, Attempt, Order, OutboxEntry
@@ -110,7 +111,7 @@ def event_fields(order):
 class Orders:
     name = "orders"
 
-    production = Production(demo_settings)
+    settings = Settings(ShopSettings, demo_settings, needs=["DB_URIS.orders"])
     db = Database(answers=Answer)
     outbox = Outbox(OutboxEntry, events=[OrderCreated, OrderStatusUpdated, OrderAbandoned])
     cluster = ClusterClient()

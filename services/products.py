@@ -40,6 +40,7 @@ from contracts.schemas import (
     load,
     load_id,
 )
+from contracts.settings import ShopSettings
 from extensions.database import Database
 from extensions.errors import RpcTimeout, ServiceUnavailable
 from extensions.events import Hints, event_handler
@@ -48,9 +49,8 @@ from extensions.inbox import once
 from extensions.metrics import Metrics
 from extensions.parking import ParkingLot
 from extensions.payloads import timestamp
-from extensions.production import Production
 from extensions.rpc import ClusterClient, rpc
-from extensions.settings import Setting
+from extensions.settings import Settings
 from extensions.telemetry import LogContext
 from extensions.tracing import Tracing
 from services.products_models import Answer, InboxEntry, Product, Reservation, ReservationLine, StockMovement
@@ -145,12 +145,11 @@ def product_view(product):
 class Products:
     name = "products"
 
-    production = Production(demo_settings)
+    settings = Settings(ShopSettings, demo_settings, needs=["DB_URIS.products"])
     db = Database(answers=Answer)
     cluster = ClusterClient()
     hints = Hints(interval_seconds=HINT_SECONDS)
     parking = ParkingLot()
-    settle_after_seconds = Setting("SETTLE_AFTER_SECONDS", lowest=0, highest=86400)
     log_context = LogContext()
     tracing = Tracing()
     metrics = Metrics()
@@ -407,7 +406,8 @@ class Products:
 
         Releases on `abandoned` alone; an error or a timeout says nothing, and ends the round.
         """
-        old = Reservation.created_at < func.now() - func.make_interval(0, 0, 0, 0, 0, 0, self.settle_after_seconds)
+        patience_seconds = self.settings["SETTLE_AFTER_SECONDS"]
+        old = Reservation.created_at < func.now() - func.make_interval(0, 0, 0, 0, 0, 0, patience_seconds)
         with self.db.transaction() as session:
             unsettled = session.scalars(
                 select(Reservation.id).where(Reservation.state == "open", old).limit(SETTLE_BATCH)

@@ -54,6 +54,7 @@ from contracts.schemas import (
     load_id,
     normal_password,
 )
+from contracts.settings import ShopSettings
 from extensions.database import Database
 from extensions.inbox import once
 from extensions.metrics import Metrics
@@ -62,9 +63,8 @@ from extensions.outbox import Outbox
 from extensions.passwords import Passwords
 from extensions.payloads import timestamp
 from extensions.polling import Bell, poll
-from extensions.production import Production
 from extensions.rpc import rpc
-from extensions.settings import secret_and_previous
+from extensions.settings import Settings
 from extensions.telemetry import LogContext
 from extensions.tracing import Tracing
 from services.users_models import (
@@ -120,8 +120,8 @@ class Tokens(DependencyProvider):
     """Signs access tokens (HS256, 15 minutes) and derives refresh tokens."""
 
     def setup(self):
-        hint = "the secret that signs access tokens, 32 bytes or more, the same for users and gateway."
-        self._secrets = secret_and_previous(self.container.config, "JWT_SECRET", 32, hint)
+        config = self.container.config
+        self._secrets = [config["JWT_SECRET"], *filter(None, [config["JWT_SECRET_PREVIOUS"]])]
 
     def get_dependency(self, worker_ctx):
         return self
@@ -151,7 +151,9 @@ class Tokens(DependencyProvider):
 class Users:
     name = "users"
 
-    production = Production(demo_settings)
+    settings = Settings(
+        ShopSettings, demo_settings, needs=["DB_URIS.users", "JWT_SECRET", ("GOOGLE_CLIENT_SECRET", "GOOGLE_CLIENT_ID")]
+    )
     db = Database(answers=Answer)
     outbox = Outbox(OutboxEntry, events=[UserRegistered, UserVerificationRequested, UserPasswordResetRequested])
     bell = Bell()

@@ -14,6 +14,8 @@ import yaml
 from nameko.cli.main import setup_yaml_parser
 
 from contracts.production import demo_settings
+from contracts.settings import ShopSettings
+from extensions.settings import checked
 from gateway.routes import docs
 from scripts.settings import DEFAULT_PORTS, NO_EVENTLET_WARNING, ROOT, SERVICES
 from scripts.sign_in_provider import PEOPLE
@@ -153,7 +155,7 @@ def test_what_the_page_says_for_customers_is_fit_for_production(prepared, ours, 
 
     assert config["ENVIRONMENT"] == "production"
     assert str(config["SMTP_PORT"]) == "25"
-    assert list(demo_settings(config, given)) == []
+    assert list(demo_settings(checked(ShopSettings(), config), given)) == []
 
 
 def filled_in(value, variables):

@@ -219,12 +219,3 @@ def test_after_commit_calls_in_order_and_once(db_of):
         session.execute(select(1))
 
     assert (before, called) == ([], [1, 2])
-
-
-def test_a_service_without_a_database_says_so_and_does_not_start(container_factory, config):
-    for uri in (None, "", "postgresql://localhost/bakery", "sqlite://"):
-        container = container_factory(Bakery, {**config, "DB_URIS": {"bakery": uri}})
-        engine = next(extension for extension in container.subextensions if isinstance(extension, kit.Engine))
-
-        with pytest.raises(SystemExit, match="DB_URIS names no database for bakery: set BAKERY_DB_URI"):
-            engine.setup()

@@ -19,7 +19,7 @@ class Office:
 @pytest.fixture
 def mailer_of(container_factory, config):
     def mailer_of(port):
-        container = container_factory(Office, {**config, "SMTP_PORT": str(port)})
+        container = container_factory(Office, {**config, "SMTP_PORT": port})
         [mailer] = container.dependencies
         mailer.setup()
         return mailer

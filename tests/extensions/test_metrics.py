@@ -168,21 +168,13 @@ def test_a_taken_port_ends_the_process_with_a_sentence(watched, run_service):
         metrics = Metrics()
 
     with pytest.raises(SystemExit, match=f"127.0.0.1, port {port} .*METRICS_PORT"):
-        run_service(Rival, METRICS_PORT=str(port))
+        run_service(Rival, METRICS_PORT=port)
 
 
-@pytest.mark.parametrize(
-    ("settings", "sentence"),
-    [
-        ({"METRICS_PORT": "many"}, "METRICS_PORT must be a whole number"),
-        ({"METRICS_HOST": ""}, "METRICS_HOST is not set"),
-        ({"METRICS_HOST": "203.0.113.1"}, "can't be served on 203.0.113.1"),
-        ({"METRICS_HOST": "no.such.host.invalid"}, "can't be served on no.such.host.invalid"),
-    ],
-)
-def test_a_bad_address_ends_the_process_with_a_sentence(run_service, settings, sentence):
-    with pytest.raises(SystemExit, match=sentence):
-        run_service(Bakery, **settings)
+@pytest.mark.parametrize("host", ["203.0.113.1", "no.such.host.invalid"])
+def test_a_foreign_address_ends_the_process_with_a_sentence(run_service, host):
+    with pytest.raises(SystemExit, match=f"can't be served on {host}"):
+        run_service(Bakery, METRICS_HOST=host)
 
 
 def test_calls_are_counted_by_method_and_outcome_at_both_ends(watched, bakery, cluster):

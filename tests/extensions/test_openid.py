@@ -596,36 +596,8 @@ def test_with_a_client_id_it_is_configured(new_client):
     assert new_client().is_configured
 
 
-def test_a_client_id_needs_its_secret(new_client):
-    with pytest.raises(SystemExit, match="GOOGLE_CLIENT_SECRET is not set"):
-        new_client(GOOGLE_CLIENT_SECRET="")
-
-
-@pytest.mark.parametrize("name", ["OIDC_ISSUER", "GOOGLE_REDIRECT_URI"])
-@pytest.mark.parametrize(
-    "value",
-    ["accounts.google.com", "ftp://example.org", "https://", "https://[", "https://a:x", "https://a b", "https://a/#b"],
-)
-def test_an_address_that_is_none_ends_the_process(new_client, name, value):
-    with pytest.raises(SystemExit, match=f"{name} must be an address"):
-        new_client(**{name: value})
-
-
-def test_an_issuer_must_be_set(new_client):
-    with pytest.raises(SystemExit, match="OIDC_ISSUER must be an address"):
-        new_client(OIDC_ISSUER=None)
-
-
-def test_an_issuer_without_tls_ends_the_process(new_client, monkeypatch):
-    monkeypatch.delenv("OAUTHLIB_INSECURE_TRANSPORT")
-
-    with pytest.raises(SystemExit, match="OIDC_ISSUER must begin with https://"):
-        new_client()
-
-
-@pytest.mark.parametrize("frontend", ["https://shop.example", "https://shop.example/"])
-def test_the_provider_sends_people_back_to_the_frontend(new_client, frontend):
-    client = new_client(GOOGLE_REDIRECT_URI="", FRONTEND_URL=frontend)
+def test_the_provider_sends_people_back_to_the_frontend(new_client):
+    client = new_client(GOOGLE_REDIRECT_URI=None, FRONTEND_URL="https://shop.example")
 
     query = query_of(client.begin().url)
 

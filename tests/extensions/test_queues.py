@@ -1,6 +1,5 @@
 """Quorum queues: what no handler ever answers for is parked by the broker, and nothing is lost on any way."""
 
-import pytest
 from eventlet.event import Event
 from nameko.standalone.rpc import ClusterRpcProxy
 from nameko.testing.services import entrypoint_hook
@@ -133,9 +132,3 @@ def test_events_outlive_the_broker_wherever_they_are(run_service, tables, own_br
 
         wait_for(lambda: {*seen[3:]} == {"delayed", "held", "new"}, seconds=30)
     assert [provider.list(9)["total"] for provider in shop.dependencies if isinstance(provider, ParkingLot)] == [1]
-
-
-@pytest.mark.parametrize("queue_type", ["Quorum", "stream"])
-def test_another_type_is_refused_with_a_sentence(queue_type):
-    with pytest.raises(SystemExit, match=f"EVENT_QUEUE_TYPE must be classic or quorum, not '{queue_type}'"):
-        queues.parking_queue("shop", {"EVENT_QUEUE_TYPE": queue_type})

@@ -172,7 +172,7 @@ def test_a_trace_that_its_caller_does_not_keep_makes_no_spans_and_is_passed_on(s
 
 
 def test_of_a_ratio_of_none_nothing_is_kept(services, collector, broker):
-    call = services(Bakery, **{**collector.settings, "OTEL_TRACES_SAMPLER_ARG": "0"})
+    call = services(Bakery, **{**collector.settings, "OTEL_TRACES_SAMPLER_ARG": 0.0})
 
     call("bakery.bake", "Torte")
 
@@ -235,7 +235,7 @@ def test_what_stops_sends_its_last_spans(services, collector, monkeypatch):
 def test_spans_are_dropped_rather_than_piled_up(services, monkeypatch):
     monkeypatch.setattr(kit, "FLUSH_SECONDS", 0.1)
     [bakery] = services(
-        Bakery, OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{free_port()}", OTEL_TRACES_SAMPLER_ARG="1"
+        Bakery, OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{free_port()}", OTEL_TRACES_SAMPLER_ARG=1.0
     ).containers
     tracer = bakery.shared_extensions[Tracer]
 
@@ -291,21 +291,6 @@ print([name for name in sys.modules if name.startswith("opentelemetry")])
     )
 
     assert answer.stdout == "[]\n", answer.stderr
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "sentence"),
-    [
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318", "must be an http or https URL like http://localhost:4318"),
-        ("OTEL_TRACES_SAMPLER_ARG", "1.5", "must be a number from 0 to 1, not '1.5'."),
-        ("OTEL_TRACES_SAMPLER_ARG", "all", "must be a number from 0 to 1, not 'all'."),
-    ],
-)
-def test_a_bad_setting_is_a_sentence(container_factory, config, name, value, sentence):
-    container = container_factory(Kitchen, {**config, name: value})
-
-    with pytest.raises(SystemExit, match=f"{name} {sentence}"):
-        container.shared_extensions[Tracer].setup()
 
 
 def test_a_greenlet_begins_in_no_trace_unless_it_is_given_one(services, collector):

@@ -182,7 +182,7 @@ def new_token(shop):
 def tokens():
     """Reads tokens signed with a secret of their own."""
     tokens = Tokens()
-    tokens.container = SimpleNamespace(config={"JWT_SECRET": secrets.token_hex()})
+    tokens.container = SimpleNamespace(config={"JWT_SECRET": secrets.token_hex(), "JWT_SECRET_PREVIOUS": None})
     tokens.setup()
     return tokens
 

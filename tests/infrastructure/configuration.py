@@ -1,18 +1,19 @@
-"""What config.yaml would say, for tests."""
+"""What config.yaml would say, for tests: loaded, for the extensions of a service without `Settings`."""
 
 import secrets
 
 
 def configuration(broker, database_uris, smtp, **settings):
     return {
+        "ENVIRONMENT": "development",
         "AMQP_URI": broker.uri,
         "rpc_exchange": "nameko-rpc",
         "max_workers": 10,
         "DB_URIS": database_uris,
         "JWT_SECRET": secrets.token_hex(32),
-        "BCRYPT_ROUNDS": "4",
+        "BCRYPT_ROUNDS": 4,
         # Tests ask more than people do.
-        "RATE_LIMIT_SCALE": "1000",
+        "RATE_LIMIT_SCALE": 1000,
         "FRONTEND_URL": "http://localhost:8080",
         "ALLOWED_ORIGINS": "",
         "GOOGLE_CLIENT_ID": "",
@@ -20,11 +21,12 @@ def configuration(broker, database_uris, smtp, **settings):
         "OIDC_ISSUER": "https://accounts.google.com",
         "GOOGLE_REDIRECT_URI": "",
         "SMTP_HOST": smtp.host,
-        "SMTP_PORT": str(smtp.port),
+        "SMTP_PORT": smtp.port,
         "MAIL_FROM": "Forage <shop@forage.example>",
         "METRICS_HOST": "127.0.0.1",
-        "METRICS_PORT": "0",
-        "SETTLE_AFTER_SECONDS": "600",
+        "METRICS_PORT": 0,
+        "SETTLE_AFTER_SECONDS": 600,
         "OTEL_EXPORTER_OTLP_ENDPOINT": "",
+        "OTEL_TRACES_SAMPLER_ARG": 0.1,
         **settings,
     }

@@ -38,6 +38,6 @@ class Processes:
 
 def environment_of(config):
     """The environment in which config.yaml has the values of `config`."""
-    plain = {name: str(value) for name, value in config.items() if isinstance(value, (str, int))}
+    plain = {name: str(value) for name, value in config.items() if isinstance(value, (str, int, float))}
     databases = {f"{service.upper()}_DB_URI": config["DB_URIS"][service] for service in SERVICES}
     return {**os.environ, **plain, **databases}

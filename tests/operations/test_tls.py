@@ -8,9 +8,10 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 
+from contracts.settings import ShopSettings
 from extensions.broker import connect
 from extensions.errors import DatabaseUnavailable
-from extensions.settings import amqp_address
+from extensions.settings import amqp_address, checked
 from scripts.run import given_broker_answers
 from scripts.settings import ROOT, free_port
 from services.orders import Orders
@@ -87,6 +88,10 @@ def broker_over_tls(brokers, broker, amqps_port, authority):
     return settings
 
 
+def address(settings):
+    return amqp_address(checked(ShopSettings(), settings))
+
+
 def test_the_shop_works_over_tls(config, broker, database, databases_with_tls, broker_over_tls, authority):
     uris = {name: database_over_tls(database(name), authority) for name in ("orders", "products")}
     nameko_words = {"AMQP_SSL": {"ca_certs": str(authority.certificate), "server_hostname": NAME}}
@@ -130,12 +135,12 @@ def assert_shell_works(config):
 def test_without_a_file_the_brokers_authority_is_one_of_the_systems(broker_over_tls, authority, monkeypatch):
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.certificate))
 
-    connect(amqp_address(broker_over_tls(ca=None))).close()
+    connect(address(broker_over_tls(ca=None))).close()
 
 
 def test_make_run_asks_the_broker_that_it_is_given_as_the_processes_do(broker_over_tls, stranger):
-    assert given_broker_answers(broker_over_tls())
-    assert not given_broker_answers(broker_over_tls(ca=stranger.certificate))
+    assert given_broker_answers(checked(ShopSettings(), broker_over_tls()))
+    assert not given_broker_answers(checked(ShopSettings(), broker_over_tls(ca=stranger.certificate)))
 
 
 def seed(config):
@@ -165,7 +170,7 @@ def test_a_broker_that_can_not_prove_who_it_is_is_refused(broker_over_tls, stran
         who = {"ca": stranger.certificate}
 
     with pytest.raises(OSError, match=reason):
-        connect(amqp_address(broker_over_tls(**who)))
+        connect(address(broker_over_tls(**who)))
 
 
 @pytest.mark.parametrize(
@@ -187,18 +192,12 @@ def test_a_database_that_can_not_prove_who_it_is_is_refused(
     assert reason in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("uri", "ca", "sentence"),
-    [
-        ("amqp://localhost", "ca.crt", "AMQP_SSL_CA is set, and AMQP_URI is no amqps:// address"),
-        (
-            "amqps://localhost",
-            "/nowhere",
-            "AMQP_SSL_CA must be a file with an authority's certificate: /nowhere is not",
-        ),
-        ("amqps://localhost", str(ROOT / "README.md"), "AMQP_SSL_CA must be a file with an authority's certificate"),
-    ],
-)
-def test_a_setting_that_protects_nothing_is_a_sentence(uri, ca, sentence):
-    with pytest.raises(SystemExit, match=sentence):
-        amqp_address({"AMQP_URI": uri, "AMQP_SSL_CA": ca})
+@pytest.mark.parametrize("ca", ["/nowhere", str(ROOT / "README.md")])
+def test_a_file_that_is_no_authoritys_is_a_sentence(ca):
+    with pytest.raises(SystemExit, match="AMQP_SSL_CA must be a file with an authority's certificate"):
+        address({"AMQP_URI": "amqps://localhost", "AMQP_SSL_CA": ca})
+
+
+def test_an_authority_without_tls_is_a_sentence(authority):
+    with pytest.raises(SystemExit, match=r"^AMQP_SSL_CA is set, and AMQP_URI is no amqps:// address"):
+        address({"AMQP_URI": "amqp://localhost", "AMQP_SSL_CA": str(authority.certificate)})

@@ -1,0 +1,306 @@
+"""What a setting may look like: marshmallow fields that take what an environment variable holds.
+
+`form` completes the sentence "NAME must …" and says all there is to know: no fault quotes the value, which may be a
+secret, or have been meant for another setting.
+"""
+
+import re
+import ssl
+from collections.abc import Mapping
+from email.errors import MessageError
+from email.headerregistry import Address
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
+
+from marshmallow import ValidationError, fields
+
+from contracts.schemas import CONTROLS, EMAIL, Data
+
+# 80 bits. 16 random bytes in hex are never judged below 10^28.
+LEAST_GUESSES = 10**24
+MOST_CHARACTERS_JUDGED = 72
+EXAMPLE_WORDS = (
+    "(a|access|an|app|at|bit|bits|byte|bytes|change|default|dev|development|do|example|for|forage|here|in|insecure|is|it|"
+    "jwt|key|least|local|long|me|more|my|not|now|of|only|or|password|placeholder|please|production|random|replace|secret|"
+    "set|shop|signing|some|string|super|test|testing|than|the|this|to|token|tokens|use|value|very|with|you|your)*"
+)
+
+# RFC 3986, but for what clients take as it is: in a user or a password only a delimiter must be percent-encoded.
+_USER_CHARACTER = r"(?:[!-~](?<![%/?#@:\[\]])|%[0-9A-Fa-f]{2})"
+_USER = rf"(?:{_USER_CHARACTER}*(?::(?:{_USER_CHARACTER}|:)*)?@)"
+# As far as it can be told from the rest; _is_address judges it.
+_ADDRESS = r"[^\s/?#@,]+"
+# An @ in it is most often the end of a password that has one of /?#.
+_PATH = r"(?:[!-~](?<![%?#@])|%[0-9A-Fa-f]{2})*"
+_QUERY = r"(?:\?(?:[!-~](?<![%#@])|%[0-9A-Fa-f]{2})*)?"
+ENCODED = "percent-encode what is special in user and password: / is %2F, @ is %40, # is %23, ? is %3F, % is %25"
+
+
+class Setting(fields.Field[Any]):
+    """One line of text, or what config.yaml itself has."""
+
+    form = "be one line of text."
+
+    def __init__(self, default: Any = None, *, required: bool = False) -> None:
+        """default: for what is not set, or empty."""
+        if required:
+            super().__init__(required=True)
+        else:
+            super().__init__(load_default=default)
+        self.error_messages["required"] = f"is not set: it must {self.form}"
+
+    def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> Any:
+        text = str(value)
+        if re.search(f"[{CONTROLS}\ud800-\udfff]", text):
+            raise self.fault()
+        return self.parse(text)
+
+    def parse(self, text: str) -> Any:
+        return text
+
+    def fault(self) -> ValidationError:
+        return ValidationError(f"must {self.form}")
+
+
+class Number(Setting):
+    def __init__(self, lowest: float, highest: float, default: float, *, whole: bool = True) -> None:
+        self.lowest, self.highest = lowest, highest
+        self.pattern = "[0-9]{1,9}" if whole else r"[0-9]{1,9}(\.[0-9]{1,9})?"
+        self.number: type[int] | type[float] = int if whole else float
+        self.form = f"be a {'whole ' if whole else ''}number from {lowest} to {highest}."
+        super().__init__(default)
+
+    def parse(self, text: str) -> float:
+        if not re.fullmatch(self.pattern, text) or not self.lowest <= self.number(text) <= self.highest:
+            raise self.fault()
+        return self.number(text)
+
+
+class Section(Setting):
+    form = "be a section, like {name: value}."
+
+    def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> dict[str, Any]:
+        if not isinstance(value, Mapping):
+            raise self.fault()
+        return dict(value)
+
+
+def Port(default: int, lowest: int = 1) -> Number:
+    """lowest: 0 where a free port will do."""
+    return Number(lowest, 65535, default)
+
+
+class Choice(Setting):
+    """One of some words, the first by default."""
+
+    def __init__(self, *words: str) -> None:
+        self.words = words
+        self.form = f"be {' or '.join(words)}."
+        super().__init__(words[0])
+
+    def parse(self, text: str) -> str:
+        if text not in self.words:
+            raise self.fault()
+        return text
+
+
+class Secret(Setting):
+    """32 bytes or more that no patient guesser comes to: of any characters, and never with a default."""
+
+    form = "be 32 bytes or more that are hard to guess, for example of `openssl rand -hex 32`."
+
+    def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> str:
+        if len(str(value).encode(errors="replace")) < 32 or _is_guessable(str(value)):
+            raise self.fault()
+        return str(value)
+
+
+def _is_guessable(text: str) -> bool:
+    """Whether it is repetitions, sequences, rows of keys, the words of examples, or nothing that can be encoded."""
+    # Here, since its lists of words are large, and most processes have no secret to judge.
+    from zxcvbn import zxcvbn
+
+    letters = re.sub("[^a-z]", "", text.lower())
+    is_example = letters != "" and re.fullmatch(EXAMPLE_WORDS, letters) is not None
+    is_text = re.search("[\ud800-\udfff]", text) is None
+    return is_example or not is_text or zxcvbn(text[:MOST_CHARACTERS_JUDGED])["guesses"] < LEAST_GUESSES
+
+
+class Host(Setting):
+    form = "be a host's name or address, like mail.example.org or 127.0.0.1, without a port."
+
+    def parse(self, text: str) -> str:
+        if not re.fullmatch("[A-Za-z0-9._-]+", text):
+            try:
+                ip_address(text)
+            except ValueError:
+                raise self.fault() from None
+        return text
+
+
+class Networks(Setting):
+    """Separated by commas. A list of ip_network."""
+
+    form = "be addresses and networks like 10.0.0.0/8 (nothing but zeros after its prefix), separated by commas."
+
+    def __init__(self) -> None:
+        super().__init__(())
+
+    def parse(self, text: str) -> list[IPv4Network | IPv6Network]:
+        try:
+            return [ip_network(entry) for entry in _listed(text)]
+        except ValueError:
+            raise self.fault() from None
+
+
+class Certificate(Setting):
+    """The file of an authority's certificate. Only its path is kept: it is read for every connection."""
+
+    form = "be a file with an authority's certificate that can be read."
+
+    def parse(self, text: str) -> str:
+        try:
+            ssl.create_default_context(cafile=text)
+        except OSError:
+            raise self.fault() from None
+        return text
+
+
+class Url(Setting):
+    """base: paths are appended to it, so that it ends without a slash."""
+
+    form = "be an http or https URL like https://shop.example.org, in ASCII, without a user, a query or a fragment."
+
+    def __init__(self, default: str | None = None, *, base: bool = False) -> None:
+        self.base = base
+        super().__init__(default)
+
+    def parse(self, text: str) -> str:
+        found = re.fullmatch(f"(?i:https?)://({_ADDRESS})(?:/{_PATH})?", text)
+        if not found or not _is_address(found[1]):
+            raise self.fault()
+        if not self.base:
+            return text
+        parts = urlsplit(text)
+        return urlunsplit(parts._replace(netloc=parts.netloc.lower(), path=parts.path.rstrip("/")))
+
+
+class Origins(Setting):
+    """Separated by commas. A list of URLs."""
+
+    form = "be addresses like https://office.example.org, without a user or a path, separated by commas."
+
+    def __init__(self) -> None:
+        super().__init__(())
+
+    def parse(self, text: str) -> list[str]:
+        found = [re.fullmatch(f"(https?://({_ADDRESS}))/?", entry) for entry in _listed(text.lower())]
+        if not all(each and _is_address(each[2]) for each in found):
+            raise self.fault()
+        return [each[1] for each in found if each]
+
+
+class MailAddress(Setting):
+    """One address that can be sent from without SMTPUTF8, with or without a name: an email.headerregistry.Address."""
+
+    form = (
+        "be one address in ASCII, like Forage <shop@forage.example> or shop@forage.example; "
+        'a name with one of ,;:@()[]<>\\" in it stands in "quotes".'
+    )
+    pattern = rf'(?:(?:"((?:[^"\\]|\\["\\])*)"|([^,;:@()\[\]<>\\"]*)) *<(?P<named>{EMAIL})>|(?P<bare>{EMAIL}))'
+
+    def __init__(self, default: str) -> None:
+        super().__init__(self.parse(default))
+
+    def parse(self, text: str) -> Address:
+        if re.search(r"@[^@>\s]*[^\x00-\x7f@>\s][^@>\s]*>?\s*$", text):
+            raise ValidationError("must have its domain in punycode, like shop@xn--bcher-kva.example.")
+        found = re.fullmatch(self.pattern, text.strip())
+        if not found:
+            raise self.fault()
+        quoted, plain = found[1], found[2]
+        name = re.sub(r"\\(.)", r"\1", quoted) if quoted is not None else (plain or "").strip()
+        try:
+            return Address(name, addr_spec=found["named"] or found["bare"])
+        except (ValueError, MessageError):
+            raise self.fault() from None
+
+
+class AmqpUri(Setting):
+    form = f"be the broker's address, like amqp://user:password@localhost:5672// ({ENCODED})."
+
+    def parse(self, text: str) -> str:
+        found = re.fullmatch(f"(?i:amqps?|pyamqp)://{_USER}?({_ADDRESS})(?:/{_PATH})?", text)
+        if not found or not _is_address(found[1]):
+            raise self.fault()
+        return text
+
+
+class RedisUri(Setting):
+    form = f"be the address of a Redis, like redis://:password@localhost:6379/0 ({ENCODED})."
+
+    def parse(self, text: str) -> str:
+        found = re.fullmatch(f"rediss?://{_USER}?({_ADDRESS})(?:/[0-9]{{0,9}})?{_QUERY}", text)
+        if not found or not _is_address(found[1]):
+            raise self.fault()
+        # Here, since few processes need it. Only the library knows which options a connection takes.
+        from redis import ConnectionPool
+
+        try:
+            ConnectionPool.from_url(text).make_connection()
+        except (ValueError, TypeError):
+            raise self.fault() from None
+        return text
+
+
+class DatabaseUris(Setting):
+    """{service: URI}, of those that are set. A URI has one host or several, as SQLAlchemy and libpq write them."""
+
+    form = f"be like postgresql+psycopg2://user:password@localhost:5432/orders_db ({ENCODED})."
+    pattern = rf"postgresql\+psycopg2://{_USER}?(?P<hosts>(?:{_ADDRESS},)*{_ADDRESS})?/(?!/)(?P<name>{_PATH})(?P<query>{_QUERY})"
+
+    def __init__(self) -> None:
+        super().__init__(dict)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> dict[str, str]:
+        if not isinstance(value, Mapping):
+            raise self.fault()
+        uris = {service: str(uri) for service, uri in value.items() if uri}
+        wrong = {service: [f"must {self.form}"] for service, uri in uris.items() if not self.is_good(uri)}
+        if wrong:
+            raise ValidationError(wrong)
+        return uris
+
+    def is_good(self, uri: str) -> bool:
+        found = re.fullmatch(self.pattern, uri)
+        if not found or not found["name"]:
+            return False
+        # Here, since few processes need it. Only libpq knows which options a connection takes.
+        from psycopg2 import ProgrammingError
+        from psycopg2.extensions import make_dsn
+
+        options = parse_qsl(found["query"][1:], keep_blank_values=True)
+        try:
+            make_dsn(**{name: "1" for name, _ in options})
+        except (ProgrammingError, TypeError):
+            return False
+        hosts = _listed(",".join([found["hosts"] or "", *(value for name, value in options if name == "host")]))
+        # One that begins with a slash is a folder with a Unix socket.
+        return hosts != [] and all(host.startswith("/") or _is_address(host) for host in hosts)
+
+
+def _is_address(text: str) -> bool:
+    """Whether it is a host's name or address, and a port that there is, if any."""
+    found = re.fullmatch(r"(?:[A-Za-z0-9._-]+|\[(?P<ipv6>[0-9A-Fa-f:.]+)\])(?::(?P<port>[0-9]{1,5}))?", text)
+    if not found:
+        return False
+    try:
+        ip_address(found["ipv6"] or "::")
+    except ValueError:
+        return False
+    return 1 <= int(found["port"] or 1) <= 65535
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]

@@ -1,0 +1,93 @@
+"""Every setting of config.yaml, with its form and its default. Each process checks all of them when it starts."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from marshmallow import INCLUDE, Schema, ValidationError, pre_load, validates_schema
+
+from contracts.setting_types import (
+    AmqpUri,
+    Certificate,
+    Choice,
+    DatabaseUris,
+    Host,
+    MailAddress,
+    Networks,
+    Number,
+    Origins,
+    Port,
+    RedisUri,
+    Secret,
+    Section,
+    Setting,
+    Url,
+)
+
+
+class ShopSettings(Schema):
+    """Loads what Nameko makes of config.yaml. What is not set, or empty, has the default."""
+
+    class Meta:
+        # Nameko has settings of its own.
+        unknown = INCLUDE
+
+    ENVIRONMENT = Choice("development", "production")
+
+    AMQP_URI = AmqpUri(required=True)
+    AMQP_SSL_CA = Certificate()
+    AMQP_SSL = Section()
+    EVENT_QUEUE_TYPE = Choice("classic", "quorum")
+    rpc_exchange = Setting("nameko-rpc")
+    max_workers = Number(1, 1000, 10)
+
+    DB_URIS = DatabaseUris()
+
+    JWT_SECRET = Secret()
+    JWT_SECRET_PREVIOUS = Secret()
+    BCRYPT_ROUNDS = Number(4, 16, 12)
+
+    GATEWAY_PORT = Port(3000, lowest=0)
+    FRONTEND_URL = Url("http://localhost:8080", base=True)
+    ALLOWED_ORIGINS = Origins()
+    TRUSTED_PROXIES = Networks()
+    RATE_LIMIT_STORAGE_URI = RedisUri()
+    RATE_LIMIT_SCALE = Number(0.001, 1_000_000, 1.0, whole=False)
+
+    GOOGLE_CLIENT_ID = Setting()
+    GOOGLE_CLIENT_SECRET = Setting()
+    OIDC_ISSUER = Url("https://accounts.google.com")
+    GOOGLE_REDIRECT_URI = Url()
+
+    SMTP_HOST = Host("localhost")
+    SMTP_PORT = Port(1025)
+    MAIL_FROM = MailAddress("Forage <shop@forage.example>")
+
+    METRICS_HOST = Host("127.0.0.1")
+    METRICS_PORT = Port(0, lowest=0)
+
+    SETTLE_AFTER_SECONDS = Number(0, 86400, 600)
+
+    OTEL_EXPORTER_OTLP_ENDPOINT = Url(base=True)
+    OTEL_TRACES_SAMPLER_ARG = Number(0, 1, 0.1, whole=False)
+
+    # Nameko sets logging up before any code of ours runs: extensions.telemetry.formatter checks what is in it.
+    LOGGING = Section(dict)
+
+    @pre_load
+    def pass_over_empty(self, config: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:
+        return {name: value for name, value in config.items() if value not in ("", None)}
+
+    @validates_schema(skip_on_field_errors=False)
+    def check_together(self, values: dict[str, Any], **kwargs: Any) -> None:
+        faults = {}
+        if values.get("AMQP_SSL_CA") and not values.get("AMQP_URI", "amqps:").lower().startswith("amqps:"):
+            faults["AMQP_SSL_CA"] = ["is set, and AMQP_URI is no amqps:// address: nothing would be encrypted."]
+        if values.get("JWT_SECRET_PREVIOUS") and values["JWT_SECRET_PREVIOUS"] == values.get("JWT_SECRET"):
+            faults["JWT_SECRET_PREVIOUS"] = ["is JWT_SECRET itself: set the other secret of a rotation, or none."]
+        # What oauthlib itself goes by.
+        may_be_http = os.environ.get("OAUTHLIB_INSECURE_TRANSPORT") or not values.get("GOOGLE_CLIENT_ID")
+        if not may_be_http and not values.get("OIDC_ISSUER", "https:").lower().startswith("https:"):
+            faults["OIDC_ISSUER"] = ["must begin with https://."]
+        if faults:
+            raise ValidationError(faults)

@@ -15,11 +15,12 @@ from amqp.exceptions import NotFound, PreconditionFailed
 from kombu import Queue
 
 from contracts import events
+from contracts.settings import ShopSettings
 from extensions.broker import CONNECTION_ERRORS, PERSISTENT, connect
 from extensions.events import PAUSES_SECONDS
 from extensions.parking import parked_headers
 from extensions.queues import delay_queue, handler_queue, own_headers, parking_queue
-from extensions.settings import amqp_address
+from extensions.settings import amqp_address, checked
 from scripts.settings import SERVICES
 
 
@@ -78,7 +79,9 @@ class Broker:
             self.channel.basic_ack(message.delivery_tag)
 
 
-def main(config):
+def main(environment):
+    needed = ShopSettings(only=["AMQP_URI", "AMQP_SSL_CA", "EVENT_QUEUE_TYPE", "rpc_exchange"])
+    config = checked(needed, environment)
     kept = [each for each in vars(events).values() if isinstance(each, type) and getattr(each, "subscribers", ())]
     parking = [parking_queue(service, config) for service in events.SUBSCRIBERS]
     handlers = [handler_queue(each, *subscriber, config) for each in kept for subscriber in each.subscribers]

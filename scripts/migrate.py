@@ -5,6 +5,7 @@ the release before it.
 """
 
 import os
+import warnings
 
 from alembic.config import Config
 from alembic.config import main as alembic
@@ -13,14 +14,23 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
-from scripts.settings import SERVICES
+# extensions.settings brings it; it is no news to whoever migrates. See docs/decisions/nameko-and-eventlet.md.
+warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")
+
+from contracts.settings import ShopSettings  # noqa: E402
+from extensions.settings import checked  # noqa: E402
+from scripts.settings import SERVICES  # noqa: E402
 
 
-def newer_revision(service):
+def database_uris(*services):
+    """{service: URI}, of the environment's NAME_DB_URI. Raises SystemExit with all that are missing or wrong."""
+    uris = {service: os.environ.get(f"{service.upper()}_DB_URI") for service in services}
+    needs = [f"DB_URIS.{service}" for service in services]
+    return checked(ShopSettings(only=["DB_URIS"]), {"DB_URIS": uris}, needs)["DB_URIS"]
+
+
+def newer_revision(service, uri):
     """The database's, if it comes after all of this release's: they are numbered. Else None."""
-    uri = os.environ.get(f"{service.upper()}_DB_URI")
-    if not uri:
-        return None  # Alembic's environment says what to set.
     head = ScriptDirectory.from_config(Config("alembic.ini", ini_section=service)).get_current_head()
     with create_engine(uri, poolclass=NullPool).connect() as connection:
         revision = MigrationContext.configure(connection).get_current_revision()
@@ -28,8 +38,8 @@ def newer_revision(service):
 
 
 if __name__ == "__main__":
-    for service in SERVICES:
-        if revision := newer_revision(service):
+    for service, uri in database_uris(*SERVICES).items():
+        if revision := newer_revision(service, uri):
             print(f"{service}: left at revision {revision}, which a newer release has made", flush=True)
         else:
             alembic(["-n", service, "upgrade", "head"])

@@ -19,7 +19,7 @@ from scripts.mail_catcher import MailCatcher
 from scripts.postgres import Postgres
 from scripts.programs import require_programs
 from scripts.rabbitmq import RabbitMQ, answers_amqp
-from scripts.settings import MANAGEMENT, ROOT, SERVICES, CannotStart, Settings
+from scripts.settings import DATABASE_URIS, MANAGEMENT, ROOT, SERVICES, CannotStart, Settings
 from scripts.sign_in_provider import SignInProvider
 from scripts.supervisor import Supervisor
 
@@ -34,10 +34,11 @@ def main(arguments):
         settings = Settings()
         with claim(settings.folder):
             end_leftovers(settings.folder)
+            config = checked_settings(settings)
             settings.refuse_taken_ports(with_services=mode != "infrastructure")
             require_programs(settings)
             npm.install(npm.DOCS, "the page of /docs")
-            if not settings.own_broker and not given_broker_answers(settings.given):
+            if not settings.own_broker and not given_broker_answers(config):
                 raise CannotStart("AMQP_URI is set, but no broker answers there: start it, or unset AMQP_URI.")
             try:
                 asyncio.run(run_until_told_to_stop(settings, mode))
@@ -47,8 +48,19 @@ def main(arguments):
         sys.exit(f"forage: {reason}")
 
 
-def given_broker_answers(config):
+def checked_settings(settings):
+    """What the processes will load from what is given. Ends with their sentences before anything is started."""
     warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")  # docs/decisions/ says why it is here
+    from contracts.settings import ShopSettings
+    from extensions.settings import checked
+
+    system = settings.of_running_system()
+    uris = {service: system[name] for service, name in zip(SERVICES, DATABASE_URIS, strict=True)}
+    ours = {**settings.ports, "AMQP_URI": system["AMQP_URI"], "DB_URIS": uris}
+    return checked(ShopSettings(), {**settings.given, **ours})
+
+
+def given_broker_answers(config):
     from extensions.settings import amqp_address
 
     address = amqp_address(config)

@@ -26,7 +26,8 @@ from nameko.exceptions import RpcTimeout, UnknownService  # noqa: E402
 from nameko.standalone.rpc import ClusterRpcProxy  # noqa: E402
 
 from contracts.errors import Taken  # noqa: E402
-from extensions.settings import amqp_address  # noqa: E402
+from contracts.settings import ShopSettings  # noqa: E402
+from extensions.settings import amqp_address, checked  # noqa: E402
 
 CATALOGUE = Path(__file__).with_name("catalogue.yaml")
 ACCOUNTS = {"admin@forage.example": "admin", "ada@forage.example": "ada", "bo@forage.example": "bo.forage"}
@@ -40,7 +41,7 @@ def main():
 
     logging.getLogger("amqp").setLevel(logging.ERROR)  # it warns of a late ack as it closes
     setup_yaml_parser()
-    config = yaml.safe_load((ROOT / "config.yaml").read_text())
+    config = checked(ShopSettings(), yaml.safe_load((ROOT / "config.yaml").read_text()))
     try:
         broker = {"AMQP_URI": config["AMQP_URI"], "AMQP_SSL": amqp_address(config).get("ssl")}
         with ClusterRpcProxy(broker, timeout=10) as shop:

@@ -1,0 +1,72 @@
+"""With a wrong address of the broker nothing starts, and the password is not on the terminal."""
+
+import subprocess
+import sys
+
+import pytest
+
+from scripts.settings import ROOT
+
+NAMEKO = [ROOT / ".venv/bin/nameko", "run", "--config", "config.yaml"]
+COMMANDS = {
+    "gateway": [*NAMEKO, "gateway"],
+    "users": [*NAMEKO, "services.users"],
+    "orders": [*NAMEKO, "services.orders"],
+    "notifications": [*NAMEKO, "services.notifications"],
+    "change_queues": [sys.executable, "-m", "scripts.change_queues"],
+    "seed": [sys.executable, "scripts/seed.py"],
+    "make run": [sys.executable, "-m", "scripts.run"],
+}
+WRONG = ["amqp://shop:qx/zw@broker", "amqp://shop:qx#zw@broker", "http://shop:qxzw@broker", "shop:qxzw@broker:5672"]
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """{command: what it said and its exit code}, all of them started at the same time, each with a wrong AMQP_URI."""
+    processes = {
+        name: subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={
+                "AMQP_URI": WRONG[number % len(WRONG)],
+                "LOCAL_DIR": str(tmp_path_factory.mktemp("local")),
+                "PATH": "/usr/bin:/bin",
+                "PYTHONWARNINGS": "ignore",
+            },
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for number, (name, command) in enumerate(COMMANDS.items())
+    }
+    yield {name: (process.communicate(timeout=60)[0], process.returncode) for name, process in processes.items()}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_wrong_address_of_the_broker_ends_everything_with_one_sentence_without_the_password(ended, name):
+    said, code = ended[name]
+
+    assert code == 1
+    [sentence] = [line for line in said.splitlines() if line.startswith("AMQP_URI")]
+    assert "percent-encode" in sentence
+    assert "Traceback" not in said
+    assert not [part for part in ("qx", "zw", "shop:") if part in said]
+
+
+def test_a_wrong_address_of_a_database_ends_a_migration_with_one_sentence_without_the_password():
+    uris = {
+        f"{name}_DB_URI": f"postgresql+psycopg2://u:p@127.0.0.1:1/{name}" for name in ("USERS", "PRODUCTS", "ORDERS")
+    }
+
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.migrate"],
+        cwd=ROOT,
+        env={**uris, "NOTIFICATIONS_DB_URI": "postgresql+psycopg2://shop:qx/zw@db/notifications_db"},
+        text=True,
+        capture_output=True,
+    )
+
+    [sentence] = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert sentence.startswith("NOTIFICATIONS_DB_URI must be like postgresql+psycopg2://user:password@localhost")
+    assert not [part for part in ("qx", "zw", "shop:") if part in done.stdout + done.stderr]

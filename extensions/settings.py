@@ -11,6 +11,7 @@ extensions take its values as they are.
 
 import os
 import ssl
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from marshmallow import ValidationError
@@ -61,8 +62,10 @@ def _missing(schema, config, needs):
     for need in needs:
         name, condition = (need, None) if isinstance(need, str) else need
         section, _, key = name.partition(".")
-        value = (config.get(section) or {}).get(key) if key else config.get(section)
-        if not value and (condition is None or config.get(condition)):
+        holder, last = (config.get(section) or {}, key) if key else (config, section)
+        # What is no section has a fault of its own.
+        is_missing = isinstance(holder, Mapping) and not holder.get(last)
+        if is_missing and (condition is None or config.get(condition)):
             missing[_variable(section, key)] = schema.fields[section].error_messages["required"]
     return missing
 

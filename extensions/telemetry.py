@@ -57,12 +57,12 @@ def formatter(kind, level):
     level: only checked, since `logging` itself would answer an unknown one with a traceback.
     """
     if level not in logging.getLevelNamesMapping():
-        raise SystemExit(f"LOG_LEVEL must be DEBUG, INFO, WARNING, ERROR or CRITICAL, not {level!r}.")
+        raise SystemExit("LOG_LEVEL must be DEBUG, INFO, WARNING, ERROR or CRITICAL.")
     if kind == "json":
         return _JsonFormatter()
     if kind == "text":
         return _TextFormatter()
-    raise SystemExit(f"LOG_FORMAT must be json or text, not {kind!r}.")
+    raise SystemExit("LOG_FORMAT must be json or text.")
 
 
 class _JsonFormatter(logging.Formatter):

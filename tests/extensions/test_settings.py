@@ -18,7 +18,7 @@ class BakerySettings(Schema):
     ENVIRONMENT = fields.String()
     OVENS = fields.Integer(load_default=1, validate=validate.Range(1, 10, error="must be a number from 1 to 10."))
     FLOUR = fields.String(error_messages={"required": "is not set: it must be a kind of flour."})
-    MILLS = fields.Dict(error_messages={"required": "is not set: it must be a mill."})
+    MILLS = fields.Dict(error_messages={"required": "is not set: it must be a mill.", "invalid": "must be a section."})
 
     def load(self, data, **kwargs):
         if data.get("MILLS") == {"rye": "broken"}:
@@ -62,6 +62,10 @@ def test_all_that_is_wrong_is_said_at_once():
         "RYE_MILL is not set: it must be a mill.",
         "OVENS must be a number from 1 to 10.",
     ]
+
+
+def test_what_is_no_section_is_a_sentence_too():
+    assert refusal({"MILLS": "wind", "FLOUR": "rye"}, ["MILLS.rye"]) == ["MILLS must be a section."]
 
 
 def test_a_fault_within_a_section_names_the_variable():

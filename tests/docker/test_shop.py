@@ -5,9 +5,9 @@ import time
 
 import pytest
 import requests
-from websocket import create_connection
 
 from scripts.settings import SERVICES
+from tests.infrastructure.feed import Feed
 from tests.infrastructure.waiting import wait_for
 
 from .conftest import PROCESSES
@@ -28,23 +28,21 @@ def placed(answer):
 
 
 def test_an_order_through_nginx_is_pushed_and_mailed(project, ada):
-    socket = create_connection(f"{project.storefront.replace('http', 'ws')}/ws/notifications", timeout=20)
-    socket.recv()
-    socket.send(json.dumps({"type": "authenticate", "token": ada.token}))
-    assert json.loads(socket.recv())["type"] == "authenticated"
-    socket.send(json.dumps({"type": "watch", "product_ids": []}))
+    feed = Feed(f"{project.storefront.replace('http', 'ws')}/ws/notifications")
+    feed.say(type="authenticate", token=ada.token)
+    feed.hear_until("authenticated")
 
     order = placed(project.order(ada, quantity=2))
 
-    pushed = json.loads(socket.recv())
-    socket.close()
+    pushed = feed.hear()
+    feed.close()
     assert (pushed["type"], pushed["data"]["order_id"]) == ("notification", order["id"])
 
     def is_mailed():
         mails = requests.get(f"{project.mail}/api/email", timeout=10).json()
         return any(f"{order['id']}" in mail["subject"] for mail in mails)
 
-    wait_for(is_mailed, seconds=30)
+    wait_for(is_mailed)
 
 
 def test_nginx_gives_out_the_storefront_and_the_gateways_page(project):
@@ -63,7 +61,7 @@ def test_a_killed_service_comes_back(project, ada):
     kill = ("--entrypoint=sh", "forage:local", "-c", f"kill -9 {before.pid}")
     project.docker("run", "--rm", "--pid=host", "--user=0", *kill)
 
-    wait_for(lambda: project.latest("orders").restarts == before.restarts + 1, seconds=30)
+    wait_for(lambda: project.latest("orders").restarts == before.restarts + 1)
     wait_for(project.is_healthy, seconds=60)
     placed(project.order(ada))
     assert project.latest("orders").id == before.id

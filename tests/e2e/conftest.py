@@ -1,4 +1,3 @@
-import json
 import os
 import signal
 import subprocess
@@ -9,14 +8,14 @@ from itertools import count
 import psutil
 import pytest
 import requests
-import websocket
 
 from scripts.leftovers import environment_of
 from scripts.settings import DATABASE_URIS, DEFAULT_PORTS, ROOT, read_env_file
+from tests.infrastructure.feed import Feed
 from tests.infrastructure.waiting import wait_for
 
 SECONDS_TO_COME_UP = 150  # with the mail catcher to be installed first
-SECONDS_TO_END = 15
+SECONDS_TO_END = 30
 SOMEBODY_ELSES = {
     "AMQP_URI",
     "SMTP_HOST",
@@ -137,12 +136,11 @@ class Person:
         return self.request("POST", "/orders", json={"items": items}, headers=headers)
 
     def listen(self):
-        """A WebSocket that has been told who this is."""
-        socket = websocket.create_connection(self.shop.websocket, timeout=15)
-        assert next_message(socket, "connected")
-        socket.send(json.dumps({"type": "authenticate", "token": self.token}))
-        assert next_message(socket, "authenticated")
-        return closing(socket)
+        """A Feed that has been told who this is."""
+        feed = Feed(self.shop.websocket)
+        feed.say(type="authenticate", token=self.token)
+        feed.hear_until("authenticated")
+        return closing(feed)
 
     def mails(self, event):
         """The mails that were caught for this person and this event."""
@@ -151,14 +149,6 @@ class Person:
             for mail in requests.get(self.shop.mails, timeout=10).json()
             if mail["to"][0]["address"] == self.email and mail["headers"]["x-forage-event"] == event
         ]
-
-
-def next_message(socket, kind):
-    """The next message of this kind; others, such as changes of the catalogue, are passed over."""
-    while True:
-        message = json.loads(socket.recv())
-        if message["type"] == kind:
-            return message
 
 
 @pytest.fixture

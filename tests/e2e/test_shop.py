@@ -11,17 +11,15 @@ import requests
 from scripts.settings import DEFAULT_PORTS, ROOT
 from tests.infrastructure.waiting import wait_for
 
-from .conftest import next_message
-
 
 def is_healthy(shop):
     return requests.get(f"{shop.gateway}/health", timeout=10).json()["status"] == "healthy"
 
 
 def test_an_order_brings_a_mail_and_a_push(customer, product):
-    with customer.listen() as socket:
+    with customer.listen() as feed:
         answer = customer.order(product, quantity=2)
-        push = next_message(socket, "notification")["data"]
+        push = feed.hear_until("notification")["data"]
 
     assert answer.status_code == 201, answer.text
     order = answer.json()
@@ -37,9 +35,9 @@ def test_a_confirmed_order_brings_another_mail_and_push(customer, admin, product
     order = customer.order(product).json()
     wait_for(lambda: customer.mails("order.created"))
 
-    with customer.listen() as socket:
+    with customer.listen() as feed:
         answer = admin.request("PATCH", f"/orders/{order['id']}/status", json={"status": "confirmed"})
-        push = next_message(socket, "notification")["data"]
+        push = feed.hear_until("notification")["data"]
 
     assert answer.status_code == 200, answer.text
     assert answer.json()["status"] == "confirmed"

@@ -1,6 +1,5 @@
 """One whole shop for the session's gateway tests: every service and the gateway, in this process."""
 
-import json
 import secrets
 import time
 from itertools import count
@@ -10,7 +9,6 @@ from uuid import uuid4
 import jwt
 import pytest
 import requests
-import websocket
 from nameko.runners import ServiceRunner
 
 from gateway import Gateway
@@ -21,6 +19,7 @@ from services.orders import Orders
 from services.products import Products
 from services.users import Users
 from tests.infrastructure.configuration import configuration
+from tests.infrastructure.feed import Feed
 from tests.infrastructure.waiting import wait_for
 from tests.shop import Shop
 
@@ -187,59 +186,34 @@ def tokens():
     return tokens
 
 
-class Feed:
-    """A WebSocket that speaks JSON."""
+@pytest.fixture
+def new_feed(shop):
+    """`new_feed(header=[…])` is a Feed. After the test the shop has forgotten it: others count its sockets."""
+    live, feeds = provider(shop.gateway, "live"), []
+    before = set(live._clients)
 
-    def __init__(self, url, **options):
-        self.socket = websocket.create_connection(url, timeout=10, **options)
+    def new_feed(**options):
+        feeds.append(Feed(shop.ws_url, **options))
+        return feeds[-1]
 
-    def say(self, **message):
-        self.socket.send(json.dumps(message))
-
-    def hear(self, seconds=10):
-        self.socket.settimeout(seconds)
-        return json.loads(self.socket.recv())
-
-    def hear_until(self, kind, seconds=10):
-        """The next message of that type; what comes before is passed over."""
-        deadline = time.monotonic() + seconds
-        while True:
-            message = self.hear(max(0.01, deadline - time.monotonic()))
-            if message["type"] == kind:
-                return message
-
-    def watch(self, *products):
-        """Returns when it holds."""
-        self.say(type="watch", product_ids=[product["id"] for product in products])
-        self.say(type="ping")
-        self.hear_until("pong")
-
-    def hears_nothing_more(self):
-        """Whether nothing but the answer to this ping comes."""
-        self.say(type="ping")
-        return self.hear() == {"type": "pong"}
-
-    def close(self):
-        self.socket.close()
+    yield new_feed
+    for feed in feeds:
+        feed.close()
+    wait_for(lambda: not live._clients - before)
 
 
 @pytest.fixture
-def open_feed(shop):
+def open_feed(new_feed):
     """`open_feed(token)` is a Feed that has been greeted, and has been told who it is."""
-    feeds = []
 
     def open_feed(token=None, **options):
-        header = [f"Authorization: Bearer {token}"] if token else []
-        feed = Feed(shop.ws_url, header=header, **options)
-        feeds.append(feed)
+        feed = new_feed(header=[f"Authorization: Bearer {token}"] if token else [], **options)
         assert feed.hear()["type"] == "connected"
         if token:
             assert feed.hear()["type"] == "authenticated"
         return feed
 
-    yield open_feed
-    for feed in feeds:
-        feed.close()
+    return open_feed
 
 
 # Answers of every part that gives some, to one who has no token.

@@ -12,10 +12,11 @@ from gateway import limits as limits_module
 from gateway.limits import BIG_BODY_BYTES
 from gateway.server import WsgiServer
 from scripts.settings import free_port
+from tests.infrastructure.feed import Feed
 from tests.infrastructure.servers import Server
 from tests.infrastructure.waiting import wait_for
 
-from .conftest import Client, Feed, every_answer, problem, provider
+from .conftest import Client, every_answer, problem, provider
 
 WRONG = {"email": "nobody@forage.example", "password": "wrong password"}
 

@@ -12,13 +12,14 @@ import jwt
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from websocket import ABNF, WebSocketException
+from websocket import WebSocketException
 
 from contracts.events import NotificationCreated
 from gateway.live import MAX_MESSAGE_BYTES, MAX_WATCHED
+from tests.infrastructure.feed import Feed
 from tests.infrastructure.waiting import wait_for
 
-from .conftest import Feed, provider
+from .conftest import provider
 
 TEXT, BINARY, CLOSE, PING, PONG, MORE = 0x1, 0x2, 0x8, 0x9, 0xA, 0x0
 PROTOCOL_ERROR, NO_UTF8, TOO_BIG = 1002, 1007, 1009
@@ -158,21 +159,8 @@ class Stranger(Feed):
         self.socket.sock.sendall(data)
 
     def hear_types(self, count):
-        """The types of so many messages. News of products may come at any time."""
-        types = []
-        while len(types) < count:
-            kind = self.hear()["type"]
-            if kind != "product":
-                types.append(kind)
-        return types
-
-    def closing_code(self):
-        """The code that the server closes with; what comes before is passed over."""
-        self.socket.settimeout(10)
-        while True:
-            opcode, data = self.socket.recv_data(control_frame=True)
-            if opcode == ABNF.OPCODE_CLOSE:
-                return int.from_bytes(data[:2], "big")
+        """The types of so many messages."""
+        return [self.hear()["type"] for _ in range(count)]
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +192,7 @@ def met(shop, live):
         yield stranger
         with suppress(OSError, WebSocketException):
             stranger.socket.sock.close()
-        wait_for(lambda: live._clients == before)
+        wait_for(lambda: not live._clients - before)
 
     return met
 

@@ -9,17 +9,15 @@ from contextlib import suppress
 import eventlet
 import pytest
 import requests
-import websocket
 from eventlet import wsgi
 from eventlet.event import Event
 
 from extensions.rpc import rpc
 from gateway import Gateway
 from gateway import server as server_module
+from tests.infrastructure.feed import Feed
 from tests.infrastructure.servers import SECONDS_TO_END
 from tests.infrastructure.waiting import wait_for
-
-from .conftest import Feed
 
 
 @pytest.fixture
@@ -288,8 +286,7 @@ def test_a_stop_finishes_what_runs_and_ends_the_rest(config, run_service, caplog
     stopping.wait()
 
     assert running.wait().json() == []
-    opcode, data = feed.socket.recv_data()
-    assert (opcode, int.from_bytes(data[:2], "big")) == (websocket.ABNF.OPCODE_CLOSE, 1001)
+    assert feed.closing_code() == 1001
     with pytest.raises(requests.ConnectionError):
         requests.get(f"{url}/livez")
     assert not [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")]

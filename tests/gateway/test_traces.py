@@ -7,9 +7,10 @@ import requests
 
 from extensions.tracing import Operation
 from gateway.live import MAX_QUEUED, PUSH
+from tests.infrastructure.feed import Feed
 from tests.infrastructure.waiting import wait_for
 
-from .conftest import Feed, provider
+from .conftest import provider
 from .test_server import server_of
 
 # It says that it is kept, and whoever decides by the id keeps this one first.

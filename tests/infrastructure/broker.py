@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from itertools import count
 from urllib.parse import quote
 
+from amqp.exceptions import NotFound
 from kombu import Connection, Queue
 
 from scripts.settings import MANAGEMENT
@@ -36,7 +37,7 @@ class Brokers:
             data=None if body is None else json.dumps(body).encode(),
             headers={"Authorization": f"Basic {credentials}", "Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             text = answer.read()
         return json.loads(text) if text else None
 
@@ -79,16 +80,21 @@ class Broker:
         return name in self.queues()
 
     def depth(self, name):
-        """How many messages are ready in the queue."""
-        return self._look(name).message_count
+        """How many messages are ready in the queue. Raises AssertionError, for which `wait_for` waits, without one."""
+        with self._queue_there(name) as channel:
+            return channel.queue_declare(name, passive=True).message_count
 
     def consumers(self, name):
         """How many consume from the queue; 0 when there is none of that name."""
-        return self._look(name).consumer_count if self.queue_exists(name) else 0
+        with self.channel() as channel:
+            try:
+                return channel.queue_declare(name, passive=True).consumer_count
+            except NotFound:
+                return 0
 
     def peek(self, name, most=100):
-        """The messages that are ready, as kombu's, left where they are."""
-        with self.channel() as channel:
+        """The messages that are ready, as kombu's, left where they are. Raises AssertionError without a queue."""
+        with self._queue_there(name) as channel:
             queue = Queue(name, channel=channel, no_declare=True)
             messages = []
             while len(messages) < most and (message := queue.get(no_ack=False)):
@@ -107,9 +113,13 @@ class Broker:
         for name in self.connections():
             self._brokers.request("DELETE", f"connections/{quote(name, safe='')}")
 
-    def _look(self, name):
+    @contextmanager
+    def _queue_there(self, name):
         with self.channel() as channel:
-            return channel.queue_declare(name, passive=True)
+            try:
+                yield channel
+            except NotFound as error:
+                raise AssertionError(f"There is no queue {name}.") from error
 
     def _ask(self, path):
         return self._brokers.request("GET", path)

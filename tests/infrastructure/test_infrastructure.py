@@ -62,6 +62,13 @@ def test_a_message_can_be_looked_at_without_being_taken(broker):
     assert wait_for(lambda: broker.depth("baskets") == 2)
 
 
+def test_a_queue_that_is_not_there_yet_can_be_waited_for(broker):
+    for look in (broker.depth, broker.peek):
+        with pytest.raises(AssertionError, match="There is no queue baskets"):
+            look("baskets")
+    assert broker.consumers("baskets") == 0
+
+
 @pytest.mark.parametrize("round", (1, 2))
 def test_each_test_has_a_broker_and_a_database_of_its_own(round, broker, database):
     assert broker.queues() == []

@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+import socket
 import tempfile
 from pathlib import Path
 
@@ -182,6 +183,14 @@ class MadeOnDemand(dict):
 def config(broker, database, smtp):
     """What config.yaml would say, with a broker, databases and an SMTP server of this test's own."""
     return configuration(broker, MadeOnDemand(database), smtp, GATEWAY_PORT=str(free_port()))
+
+
+@pytest.fixture
+def closed_port():
+    """A port that refuses connections: it is taken, so that no server gets it, and nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
 
 
 @pytest.fixture

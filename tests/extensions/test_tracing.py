@@ -16,7 +16,7 @@ from extensions.outbox import Outbox
 from extensions.rpc import ClusterClient, rpc
 from extensions.telemetry import LogContext, formatter
 from extensions.tracing import MAX_QUEUED, Operation, Tracer, Tracing, traceparent
-from scripts.settings import ROOT, free_port
+from scripts.settings import ROOT
 from tests.extensions.bakery import Cake, CakeBaked, InboxEntry, OutboxEntry
 from tests.extensions.test_rpc import TooFewEggs
 from tests.infrastructure.waiting import wait_for
@@ -232,10 +232,10 @@ def test_what_stops_sends_its_last_spans(services, collector, monkeypatch):
     assert collector.find("bakery/bake")
 
 
-def test_spans_are_dropped_rather_than_piled_up(services, monkeypatch):
+def test_spans_are_dropped_rather_than_piled_up(services, closed_port, monkeypatch):
     monkeypatch.setattr(kit, "FLUSH_SECONDS", 0.1)
     [bakery] = services(
-        Bakery, OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{free_port()}", OTEL_TRACES_SAMPLER_ARG=1.0
+        Bakery, OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{closed_port}", OTEL_TRACES_SAMPLER_ARG=1.0
     ).containers
     tracer = bakery.shared_extensions[Tracer]
 

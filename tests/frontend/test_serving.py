@@ -18,7 +18,7 @@ from requests.adapters import HTTPAdapter
 
 from gateway.headers import CONTENT_SECURITY_POLICY, security_headers
 from gateway.routes import docs
-from scripts.settings import free_port
+from tests.infrastructure.feed import Feed
 from tests.infrastructure.waiting import wait_for
 
 from .conftest import PAGE, SCRIPT, node
@@ -264,11 +264,11 @@ def test_foreign_pages_are_refused_and_our_own_are_not(site):
 def test_a_web_socket_reaches_the_gateway(site, account):
     login = requests.post(f"{site.url}/api/users/login", json=account, timeout=10).json()
 
-    with closing(websocket.create_connection(site.ws_url, timeout=10, origin=site.url)) as connection:
-        headers = connection.getheaders()
-        greeting = json.loads(connection.recv())
-        connection.send(json.dumps({"type": "authenticate", "token": login["access_token"]}))
-        authenticated = json.loads(connection.recv())
+    with closing(Feed(site.ws_url, origin=site.url)) as feed:
+        headers = feed.socket.getheaders()
+        greeting = feed.hear()
+        feed.say(type="authenticate", token=login["access_token"])
+        authenticated = feed.hear()
 
     assert greeting["type"] == "connected"
     assert authenticated["type"] == "authenticated"
@@ -356,8 +356,8 @@ def test_a_chunked_body_reaches_the_gateway(site, account):
     assert answer.status_code == 200, answer.text
 
 
-def test_without_a_gateway_the_pages_are_there_and_the_api_says_so(serve):
-    with serve(free_port()) as site:
+def test_without_a_gateway_the_pages_are_there_and_the_api_says_so(serve, closed_port):
+    with serve(closed_port) as site:
         answer = get(site, "/api/products")
         with pytest.raises(websocket.WebSocketBadStatusException) as refusal:
             websocket.create_connection(site.ws_url, timeout=10)
@@ -499,8 +499,8 @@ def test_clients_that_leave_take_nothing_with_them(site, begun):
 
 
 @pytest.mark.parametrize("begun", [b"", b"GET / HTTP/1.1\r\nHos"])
-def test_it_ends_at_once_though_a_browser_keeps_a_connection_for_later(serve, begun):
-    with serve(free_port()) as site:
+def test_it_ends_at_once_though_a_browser_keeps_a_connection_for_later(serve, closed_port, begun):
+    with serve(closed_port) as site:
         with socket.create_connection(("127.0.0.1", site.port), timeout=10) as connection:
             connection.sendall(begun)
             assert still_answers(site)
@@ -540,8 +540,8 @@ def test_it_ends_when_what_was_asked_has_been_answered(serve):
 
 
 def test_it_ends_at_once_though_web_sockets_are_open(serve, shop):
-    with serve(shop.port) as site, closing(websocket.create_connection(site.ws_url, timeout=10)) as connection:
-        assert json.loads(connection.recv())["type"] == "connected"
+    with serve(shop.port) as site, closing(Feed(site.ws_url)) as feed:
+        assert feed.hear()["type"] == "connected"
         browser = requests.Session()
         assert browser.get(site.url, timeout=10).ok
 
@@ -549,4 +549,4 @@ def test_it_ends_at_once_though_web_sockets_are_open(serve, shop):
 
         assert site.server.process.wait(3) == 0
         with pytest.raises((websocket.WebSocketConnectionClosedException, ConnectionError)):
-            connection.recv()
+            feed.hear()

@@ -210,8 +210,8 @@ def test_a_redis_that_hangs_is_not_asked_by_every_request(run_gateway, redis, ca
     redis.send(signal.SIGCONT)
 
 
-def test_a_redis_that_is_away_does_not_hinder_the_start(run_gateway):
-    url = run_gateway(RATE_LIMIT_STORAGE_URI=f"redis://127.0.0.1:{free_port()}/0").url
+def test_a_redis_that_is_away_does_not_hinder_the_start(run_gateway, closed_port):
+    url = run_gateway(RATE_LIMIT_STORAGE_URI=f"redis://127.0.0.1:{closed_port}/0").url
 
     assert requests.get(f"{url}/auth/providers").status_code == 200
 

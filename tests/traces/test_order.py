@@ -9,19 +9,18 @@ from uuid import uuid4
 import jwt
 import pytest
 import requests
-import websocket
 
 from extensions import tracing
-from scripts.settings import free_port
 from services.notifications import Notifications
 from services.orders import Orders
 from services.products import Products
+from tests.factories import a_customer
+from tests.infrastructure.feed import Feed
 from tests.infrastructure.waiting import wait_for
 from tests.shop import Shop
 
 EMAIL = "ada@forage.example"
 PRODUCT = {"name": "Morel", "price": "9.50", "sku": "MOREL-1", "stock_quantity": 9}
-AWAY = f"http://127.0.0.1:{free_port()}"
 
 
 @pytest.fixture
@@ -42,8 +41,8 @@ def shop(processes, config, broker, smtp):
             "services.products", "services.orders", "services.notifications", "gateway", **environment
         )
         shop.url = f"http://127.0.0.1:{config['GATEWAY_PORT']}"
-        wait_for(lambda: "listening on port" in shop.process.output(), seconds=30)
-        wait_for(lambda: parts_up(shop) == {"products", "orders", "notifications"}, seconds=30)
+        wait_for(lambda: "listening on port" in shop.process.output())
+        wait_for(lambda: parts_up(shop) == {"products", "orders", "notifications"})
         shop.product = shop.rpc.products.create_product(**PRODUCT)["id"]
         return shop
 
@@ -57,11 +56,8 @@ def parts_up(shop):
 
 
 def listen(shop, customer):
-    feed = websocket.create_connection(
-        f"{shop.url.replace('http', 'ws')}/ws/notifications", header=customer, timeout=15
-    )
-    while json.loads(feed.recv())["type"] != "authenticated":
-        pass
+    feed = Feed(f"{shop.url.replace('http', 'ws')}/ws/notifications", header=customer)
+    feed.hear_until("authenticated")
     return closing(feed)
 
 
@@ -144,25 +140,34 @@ def test_an_order_is_one_trace_from_the_request_to_its_mail_and_its_push(shop, c
     exported = b"".join(collector.bodies)
     for personal in (EMAIL, customer["Authorization"].removeprefix("Bearer "), "Morel"):
         assert personal.encode() not in exported
-    lines = [json.loads(line) for line in shop.process.output().splitlines() if line.startswith("{")]
-    sent = next(line for line in lines if line["message"].endswith("was sent"))
-    answered = next(line for line in lines if line["message"] == "POST /orders 201")
+    sent, answered = (wait_for(lambda end=end: line_of(shop, end)) for end in ("was sent", "POST /orders 201"))
     assert {sent["trace_id"], answered["trace_id"]} == {root.trace_id}
     assert {sent["request_id"], answered["request_id"]} == {answer.headers["X-Request-ID"]}
 
 
-def test_a_shop_whose_collector_is_away_loses_no_order_and_says_so_once(own_shop, smtp, caplog, monkeypatch):
+def line_of(shop, end):
+    """The line of the shop's log whose message ends so; None as long as there is none."""
+    # The last one may be half written.
+    whole = [line for line in shop.process.output().splitlines() if line.startswith("{") and line.endswith("}")]
+    return next((line for line in map(json.loads, whole) if line["message"].endswith(end)), None)
+
+
+def test_a_shop_whose_collector_is_away_loses_no_order_and_says_so_once(
+    own_shop, smtp, closed_port, caplog, monkeypatch
+):
     # Whatever an earlier test had to say within this minute.
     monkeypatch.setattr(tracing._rarely, "_next_at", 0.0)
     for service in (Products, Orders, Notifications):
-        own_shop.run(service, OTEL_EXPORTER_OTLP_ENDPOINT=AWAY, OTEL_TRACES_SAMPLER_ARG="1")
-    product = own_shop.rpc.products.create_product(**PRODUCT)["id"]
+        own_shop.run(
+            service, OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{closed_port}", OTEL_TRACES_SAMPLER_ARG="1"
+        )
+    product, customer = own_shop.rpc.products.create_product(**PRODUCT)["id"], a_customer()
 
     for _ in range(3):
         items = [{"product_id": product, "quantity": 1}]
-        own_shop.rpc.orders.create_order(user_id=1, user_email=EMAIL, items=items)
+        own_shop.rpc.orders.create_order(**customer, items=items)
 
-    wait_for(lambda: len(smtp.messages(to=EMAIL)) == 3)
+    wait_for(lambda: len(smtp.messages(to=customer["user_email"])) == 3)
     began_at = time.monotonic()
     own_shop.stop()
     assert time.monotonic() - began_at < 10

@@ -33,11 +33,14 @@ class Smtp:
         if not self.server.process or self.server.process.poll() is not None:
             self.start()
 
-    def messages(self, to=None):
-        """The mails that came, oldest first, as `email.message.EmailMessage`."""
+    def messages(self, to):
+        """The mails that came for an address, oldest first, as `email.message.EmailMessage`.
+
+        Choose an address of the test's own: mails of shops that tests share may still come.
+        """
         paths = sorted(self.folder.glob("*.eml"))
         mails = [email.message_from_bytes(path.read_bytes(), policy=email.policy.default) for path in paths]
-        return [mail for mail in mails if to is None or to in mail["X-RcptTo"].split(", ")]
+        return [mail for mail in mails if to in mail["X-RcptTo"].split(", ")]
 
     def reject(self, recipient="*", answer="550 No such user"):
         """`answer` to every RCPT for this recipient, or for all; 4xx: try again later, 5xx: never."""

@@ -1,4 +1,5 @@
 import time
+from datetime import UTC, datetime, timedelta
 
 
 def wait_for(condition, seconds=10, pause_seconds=0.05):
@@ -18,3 +19,9 @@ def wait_for(condition, seconds=10, pause_seconds=0.05):
         if time.monotonic() > deadline:
             raise AssertionError(f"Waited {seconds} s in vain: {reason}")
         time.sleep(pause_seconds)
+
+
+def wait_for_a_day_with_time_left():
+    """For a test that speaks of today. In a day's last half minute, UTC, it returns when the next one has begun."""
+    day = (datetime.now(UTC) + timedelta(seconds=30)).date()
+    wait_for(lambda: datetime.now(UTC).date() == day, seconds=40)

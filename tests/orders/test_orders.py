@@ -16,7 +16,7 @@ from contracts.events import OrderCreated, OrderStatusUpdated
 from extensions.payloads import from_payload
 from services.orders import Orders
 from tests.factories import a_customer, a_line, a_product, place_order
-from tests.infrastructure.waiting import wait_for
+from tests.infrastructure.waiting import wait_for, wait_for_a_day_with_time_left
 from tests.shop import refusal_of
 
 
@@ -431,6 +431,7 @@ def insert_order(shop, status, total_amount, created_at):
 
 def test_orders_are_summed_up_by_days_of_utc(own_shop):
     own_shop.run(Orders)
+    wait_for_a_day_with_time_left()
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     tomorrow, yesterday = today + timedelta(days=1), today - timedelta(days=1)
     for status, total_amount, created_at in (

@@ -232,7 +232,7 @@ def collector():
 @pytest.fixture
 def rpc(config):
     """`rpc.orders.create_order(…)`, as in `nameko shell`."""
-    with ClusterRpcProxy({"AMQP_URI": config["AMQP_URI"]}, timeout=10) as cluster:
+    with ClusterRpcProxy({"AMQP_URI": config["AMQP_URI"]}, timeout=30) as cluster:
         yield cluster
 
 

@@ -27,7 +27,7 @@ class Shop:
         self.config, self.broker = config, broker
         self._containers = []
         of_nameko = {name: config.get(name) for name in ("AMQP_URI", "AMQP_SSL")}
-        self._client = ClusterRpcProxy(of_nameko, timeout=20)
+        self._client = ClusterRpcProxy(of_nameko, timeout=30)
         self.rpc = self._client.start()
 
     def run(self, service_class, **settings):
@@ -49,7 +49,7 @@ class Shop:
     @contextmanager
     def client(self, **context):
         """An `rpc` of its own, whose calls carry this context: `deadline`, for example."""
-        with ClusterRpcProxy({"AMQP_URI": self.config["AMQP_URI"]}, context_data=context, timeout=20) as rpc:
+        with ClusterRpcProxy({"AMQP_URI": self.config["AMQP_URI"]}, context_data=context, timeout=30) as rpc:
             yield rpc
 
     def publish(self, event):

@@ -75,7 +75,7 @@ export const test = base.extend<Fixtures>({
         const mails: Mail[] = await (await fetch(process.env.SHOP_MAILS!)).json()
         found = mails.find((mail) => subject.test(mail.subject) && mail.to.some((to) => to.address === address))
         expect(found, `a mail to ${address} like ${subject}`).toBeDefined()
-      }).toPass({ timeout: 20_000 })
+      }).toPass({ timeout: 60_000 })
       return found!
     })
   },

@@ -33,7 +33,7 @@ def test_a_service_waits_for_its_tables_and_then_works(processes, config, rpc, s
         connection.cursor().execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
     port = free_port()
     processes.start(f"services.{service}", METRICS_PORT=str(port))
-    wait_for(lambda: is_ready(port), seconds=30)
+    wait_for(lambda: is_ready(port))
 
     subprocess.run(
         [ROOT / ".venv" / "bin" / "alembic", "-n", service, "upgrade", "head"],

@@ -35,7 +35,7 @@ def test_the_first_order_by_curl(shop):
 
     assert '"status":"pending"' in printed
     # The README's last command may come before the event; its reader would type it again, too.
-    assert "order_confirmation" in wait_for(lambda: _last_with_content(commands), seconds=15)
+    assert "order_confirmation" in wait_for(lambda: _last_with_content(commands))
 
 
 def _last_with_content(commands):

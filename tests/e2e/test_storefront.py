@@ -56,8 +56,8 @@ def test_its_server_is_back_when_it_was_killed(shop):
 
     victim.kill()
 
-    wait_for(lambda: "frontend was killed by signal 9; starting it again" in shop.output(), seconds=5)
-    wait_for(lambda: is_up(f"{shop.storefront}/api/livez"), seconds=10)
+    wait_for(lambda: "frontend was killed by signal 9; starting it again" in shop.output())
+    wait_for(lambda: is_up(f"{shop.storefront}/api/livez"))
 
 
 def test_with_hot_reload_the_sources_are_served_and_the_gateway_answers(local_folder):

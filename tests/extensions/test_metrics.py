@@ -147,7 +147,7 @@ def test_while_the_broker_is_awaited_at_the_start_it_lives_already(processes, br
 
     server = processes.start("services.users", AMQP_URI=away.uri)
 
-    port = wait_for(lambda: port_in(server.output()), seconds=30)
+    port = wait_for(lambda: port_in(server.output()))
     assert requests.get(f"http://127.0.0.1:{port}/livez", timeout=10).status_code == 200
     assert requests.get(f"http://127.0.0.1:{port}/readyz", timeout=10).status_code == 503
 

@@ -130,5 +130,5 @@ def test_events_outlive_the_broker_wherever_they_are(run_service, tables, own_br
         own_broker.start()
         own_broker.wait_until_ready()
 
-        wait_for(lambda: {*seen[3:]} == {"delayed", "held", "new"}, seconds=30)
+        wait_for(lambda: {*seen[3:]} == {"delayed", "held", "new"})
     assert [provider.list(9)["total"] for provider in shop.dependencies if isinstance(provider, ParkingLot)] == [1]

@@ -13,7 +13,7 @@ from scripts.settings import ROOT
 from .waiting import wait_for
 
 SECONDS_TO_COME_UP = 60
-SECONDS_TO_END = 10
+SECONDS_TO_END = 30
 # Should the tests be killed, the kernel ends their servers.
 ENDING_WITH_US = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
 

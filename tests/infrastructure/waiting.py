@@ -2,7 +2,7 @@ import time
 from datetime import UTC, datetime, timedelta
 
 
-def wait_for(condition, seconds=10, pause_seconds=0.05):
+def wait_for(condition, seconds=30, pause_seconds=0.05):
     """Returns the first true value of `condition()`. Raises AssertionError when there is none in time.
 
     A condition that raises AssertionError is not met yet; its message is told at the deadline.

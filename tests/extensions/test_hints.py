@@ -106,6 +106,7 @@ def test_a_savepoint_is_no_commit(run_service, rpc, heard):
 def test_of_many_hints_in_an_interval_the_first_and_the_last_go_out(run_service, cluster, heard):
     run_service(bakery_of(0.5))
     cluster.bakery.warm(2, 0)
+    began = time.monotonic()
 
     threads = [eventlet.spawn(cluster.bakery.warm, 1, degrees) for degrees in range(20)]
     for thread in threads:
@@ -114,7 +115,7 @@ def test_of_many_hints_in_an_interval_the_first_and_the_last_go_out(run_service,
 
     wait_for(lambda: heard()[-1:] == [(1, 999)])
     assert (2, 0) in heard()
-    assert len(heard()) <= 4
+    assert len(heard()) <= 2 + (time.monotonic() - began) / 0.5
 
 
 def test_of_the_hints_that_wait_the_one_of_the_highest_rank_goes_out(run_service, cluster, heard):
@@ -125,18 +126,6 @@ def test_of_the_hints_that_wait_the_one_of_the_highest_rank_goes_out(run_service
     cluster.bakery.warm(1, 100, rank=1)
 
     wait_for(lambda: heard() == [(1, 0), (1, 200)])
-
-
-def test_hints_of_one_key_keep_their_interval(run_service, cluster, broker, heard):
-    run_service(bakery_of(0.25))
-    began = time.monotonic()
-
-    for degrees in range(60):
-        cluster.bakery.warm(1, degrees)
-        eventlet.sleep(0.01)
-
-    wait_for(lambda: heard()[-1:] == [(1, 59)])
-    assert len(heard()) <= (time.monotonic() - began) / 0.25 + 1
 
 
 def test_the_last_hint_goes_out_before_the_service_stops(run_service, rpc, heard):

@@ -100,7 +100,7 @@ def test_a_disabled_account_and_nobody_are_sent_nothing(shop, account, heard):
         shop.rpc.users.request_password_reset(email=email)
 
     wait_for(lambda: shop.sql("users", "SELECT count(*) FROM mail_requests WHERE answered_at IS NULL") == [(0,)])
-    assert shop.sql("users", "SELECT count(*) FROM outbox") == [(0,)]
+    wait_for(lambda: shop.sql("users", "SELECT count(*) FROM outbox") == [(0,)])
     assert len(heard(account["id"])) == 0
 
 

@@ -136,7 +136,7 @@ def test_while_the_secret_is_rotated_nobody_is_logged_out_and_tabs_get_the_same_
 def test_a_tab_that_comes_seconds_later_goes_on_with_the_newest_token(shop, account):
     first = log_in(shop, account)["refresh_token"]
     newest = refresh(shop, refresh(shop, first))
-    let_pass(shop, account, 9)
+    let_pass(shop, account, 5)
 
     assert refresh(shop, first) == newest
 

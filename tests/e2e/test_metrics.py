@@ -60,16 +60,19 @@ class Prometheus:
     def _is_ready(self):
         try:
             return requests.get(f"{self.url}/-/ready", timeout=5).ok
-        except requests.ConnectionError:
+        except requests.RequestException:
             return False
 
 
 @pytest.fixture
 def metrics_addresses(shop):
     """Of each process, as its log tells it."""
-    ports = dict(re.findall(r"^(\w+) +\| .*serving metrics on port (\d+)", shop.output(), re.MULTILINE))
-    assert ports.keys() == PROCESSES
-    return [f"127.0.0.1:{port}" for port in ports.values()]
+
+    def ports():
+        found = dict(re.findall(r"^(\w+) +\| .*serving metrics on port (\d+)", shop.output(), re.MULTILINE))
+        return found if found.keys() == PROCESSES else None
+
+    return [f"127.0.0.1:{port}" for port in wait_for(ports).values()]
 
 
 @pytest.fixture
@@ -99,7 +102,7 @@ def test_prometheus_sees_an_order_on_its_way_and_no_reason_for_an_alert(promethe
         wait_for(lambda: customer.mails("order.created"))
         for query, more in counted.items():
             wait_for(lambda query=query, more=more: (prometheus.value(query) or 0) >= before[query] + more)
-        assert prometheus.value('forage_websockets{state="authenticated"}') == 1
+        wait_for(lambda: prometheus.value('forage_websockets{state="authenticated"}') == 1)
 
     wait_for(lambda: prometheus.value('forage_outbox_messages{service="orders"}') == 0)
     assert prometheus.value("forage_stock_mismatches") == 0

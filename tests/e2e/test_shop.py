@@ -53,10 +53,10 @@ def test_a_killed_service_is_back_within_5_seconds(service, shop, customer, prod
     victim.kill()
 
     wait_for(lambda: shop.process_of(f"services.{service}") not in (None, victim), seconds=5)
-    assert f"{service} was killed by signal 9; starting it again" in shop.output()
-    wait_for(lambda: is_healthy(shop), seconds=15)
-    assert customer.order(product).status_code == 201
-    wait_for(lambda: customer.mails("order.created"), seconds=15)
+    wait_for(lambda: f"{service} was killed by signal 9; starting it again" in shop.output())
+    # A gateway shares its answer on health for a moment.
+    wait_for(lambda: is_healthy(shop) and customer.order(product).status_code == 201)
+    wait_for(lambda: customer.mails("order.created"))
 
 
 def test_another_terminal_joins_with_the_env_file(shop):

@@ -9,7 +9,7 @@ from tests.infrastructure.waiting import wait_for
 def is_up(url):
     try:
         return requests.get(url, timeout=5).ok
-    except requests.ConnectionError:
+    except requests.RequestException:
         return False
 
 

@@ -145,7 +145,7 @@ def test_a_broker_that_hangs_while_queues_are_declared_is_given_up(run_service, 
     monkeypatch.setattr(kit, "SETUP_SECONDS", 0.5)
     proxy.hold_at(CHANNEL_OPEN)
     starting = eventlet.spawn(run_service, service, AMQP_URI=proxy.uri)
-    wait_for(lambda: proxy.accepted == 2)
+    wait_for(lambda: proxy.accepted >= 2)
 
     proxy.release()
 
@@ -192,7 +192,7 @@ def test_a_broker_that_is_silent_for_two_heartbeats_is_given_up(run_service, bro
 
     proxy.hold()
 
-    wait_for(lambda: proxy.accepted == 2)
+    wait_for(lambda: proxy.accepted >= 2)
     proxy.release()
     broker.publish(b"after", queue="orders")
     wait_for(lambda: bodies == [b"after"])

@@ -349,20 +349,20 @@ def test_while_the_broker_is_away_calls_fail_at_once_and_afterwards_work_again(r
 
 
 def test_calls_under_way_fail_at_once_with_the_connection(run_service, cluster_of, proxy):
-    leave = Event()
+    begun, leave = [], Event()
 
     class Bakery:
         name = "bakery"
 
         @rpc
         def bake(self):
+            begun.append(1)
             leave.wait()
 
     run_service(Bakery)
     cluster = cluster_of(Shop, AMQP_URI=proxy.uri)
     calls = [eventlet.spawn(outcome, cluster.bakery.bake) for _ in range(5)]
-    wait_for(lambda: len(pending(cluster)) == 5)
-    eventlet.sleep(0.3)
+    wait_for(lambda: len(begun) == 5)
 
     proxy.cut()
 

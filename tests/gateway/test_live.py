@@ -294,7 +294,8 @@ def test_a_slow_reader_is_dropped_and_nobody_waits_for_it(open_feed, live, monke
     quick = open_feed()
     event = ProductChanged(id=2**62, price=1, stock_quantity=1, is_active=True, revision=1)
 
-    with eventlet.Timeout(60, AssertionError("the slow reader is waited for")):
+    # Later it would be dropped as one that answers no ping.
+    with eventlet.Timeout(live_module.PING_SECONDS, AssertionError("the slow reader is waited for")):
         while slow in live._clients:
             live.push_product(event)
             assert quick.hear_until("product")

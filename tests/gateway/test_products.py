@@ -2,6 +2,7 @@ from uuid import uuid4
 
 import pytest
 
+from gateway.cache import TTL_SECONDS
 from tests.infrastructure.waiting import wait_for
 
 from .conftest import Client, problem
@@ -330,7 +331,7 @@ def test_a_change_made_elsewhere_reaches_the_cache_by_its_event(shop, anonymous,
 
     shop.rpc.products.set_stock(product_id=product["id"], stock_quantity=3)
 
-    wait_for(lambda: anonymous.get(path).json()["stock_quantity"] == 3, seconds=2)
+    wait_for(lambda: anonymous.get(path).json()["stock_quantity"] == 3, seconds=TTL_SECONDS - 1)
 
 
 def test_cached_reads_answer_without_the_service(shop, anonymous, new_product):

@@ -24,11 +24,10 @@ from tests.infrastructure.waiting import wait_for
 def speak(shop):
     """`speak(b"…")` sends the bytes on a connection of its own and returns all that comes until it is closed."""
 
-    def speak(*parts, pause_seconds=0):
+    def speak(*parts):
         with socket.create_connection(("127.0.0.1", shop.port), timeout=10) as connection:
             for part in parts:
                 connection.sendall(part)
-                time.sleep(pause_seconds)
             received = b""
             try:
                 while data := connection.recv(65536):
@@ -193,23 +192,20 @@ def test_a_body_that_is_cut_off_is_refused(shop):
 
 def test_the_head_of_a_request_has_to_come_in_time(speak, monkeypatch):
     monkeypatch.setattr(server_module, "HEAD_SECONDS", 0.5)
-    started_at = time.monotonic()
 
     assert speak(b"GET /livez HTTP/1.1\r\n") == b""
     assert speak(b"GET") == b""
 
-    assert time.monotonic() - started_at < 3
 
-
-def test_drops_of_a_head_do_not_lengthen_its_time(speak, monkeypatch):
+def test_drops_of_a_head_do_not_lengthen_its_time(shop, monkeypatch):
     monkeypatch.setattr(server_module, "HEAD_SECONDS", 0.5)
-    started_at = time.monotonic()
-    drops = (b"X-%d: y\r\n" % number for number in range(1000))
+    with socket.create_connection(("127.0.0.1", shop.port), timeout=10) as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\n")
 
-    with pytest.raises(OSError):
-        speak(b"GET /livez HTTP/1.1\r\n", *drops, pause_seconds=0.05)
-
-    assert time.monotonic() - started_at < 5
+        with pytest.raises(OSError):
+            for number in range(100):
+                connection.sendall(b"X-%d: y\r\n" % number)
+                time.sleep(0.05)
 
 
 def test_a_body_has_to_come_in_time(speak, monkeypatch):
@@ -299,11 +295,10 @@ def test_a_stop_does_not_wait_for_ever_and_what_it_cuts_off_has_failed(config, r
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.sendall(LOGIN + b"Content-Length: 100\r\n\r\n{")
         wait_for(lambda: [state for _, _, state in server_of(gateway)._connections] == [wsgi.STATE_REQUEST])
-        started_at = time.monotonic()
 
-        gateway.stop()
+        with eventlet.Timeout(server_module.BODY_SECONDS / 2, AssertionError("the stop waits for the body")):
+            gateway.stop()
 
-        assert time.monotonic() - started_at < 3
         wait_for(lambda: "POST /users/login 500" in caplog.messages)
 
 
@@ -324,7 +319,7 @@ def test_a_second_signal_does_not_keep_a_stop_from_ending(config, processes):
 
 
 def accepts(address):
-    with suppress(ConnectionRefusedError), socket.create_connection(address):
+    with suppress(ConnectionError), socket.create_connection(address):
         return True
 
 

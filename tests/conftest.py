@@ -6,6 +6,7 @@ import socket
 import tempfile
 from pathlib import Path
 
+import hypothesis
 import pytest
 from nameko.standalone.rpc import ClusterRpcProxy
 from psycogreen.eventlet import patch_psycopg
@@ -24,6 +25,11 @@ from tests.infrastructure.smtp import Smtp
 from tests.shop import Shop
 
 patch_psycopg()
+# How long an example takes is a matter of the machine.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 
 def pytest_configure():

@@ -64,7 +64,7 @@ def an_order(*lines):
 
 
 @every_schema
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=JSON)
 @example(data=[])
 @example(data="text")
@@ -78,7 +78,7 @@ def test_any_json_is_taken_or_refused_in_sentences(schema, data):
 
 
 @every_schema
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_any_value_in_a_known_field_is_taken_or_refused_in_sentences(schema, data):
     fields = {name: data.draw(JSON, label=name) for name in schema.fields}

@@ -372,7 +372,7 @@ def test_bytes_that_come_one_by_one_are_held_back_too(monkeypatch):
         assert time.monotonic() - started_at >= 50 / live_module.FRAMES_PER_SECOND
 
 
-@settings(deadline=None, derandomize=True, database=None)
+@settings(derandomize=True, database=None)
 @given(
     sizes=st.lists(st.sampled_from([0, 1, 125, 126, 127, 2**16 - 1, 2**16, 2**16 + 1])),
     cuts=st.lists(st.integers(0, 2**16)),

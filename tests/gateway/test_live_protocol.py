@@ -25,7 +25,7 @@ TEXT, BINARY, CLOSE, PING, PONG, MORE = 0x1, 0x2, 0x8, 0x9, 0xA, 0x0
 PROTOCOL_ERROR, NO_UTF8, TOO_BIG = 1002, 1007, 1009
 MASK = b"\x0f\xf0\x55\xaa"
 numbers = count(1)
-garbage = settings(max_examples=100, deadline=None, derandomize=True, database=None)
+garbage = settings(max_examples=100, derandomize=True, database=None)
 
 
 def frame(opcode, payload=b"", *, is_last=True, reserved_bits=0, is_masked=True, length=None):

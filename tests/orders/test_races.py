@@ -108,9 +108,8 @@ HISTORY = st.lists(st.lists(STEP, min_size=1, max_size=8), min_size=1, max_size=
 # Not shrunk: a race seldom shows twice.
 @settings(
     max_examples=12,
-    deadline=None,
     phases=(Phase.generate,),
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(history=HISTORY)
 def test_whatever_happens_what_was_sold_and_what_is_left_add_up(shop, history):

@@ -384,9 +384,8 @@ def test_an_abandonment_does_not_touch_a_committed_reservation(shop, products):
 
 @settings(
     max_examples=12,
-    deadline=None,
     phases=(Phase.generate,),
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(data=st.data())
 def test_whatever_the_order_of_events_the_stock_is_out_once_or_back_once(shop, products, data):

@@ -9,3 +9,9 @@ from tests.shop import running_shop
 def shop(brokers, databases, smtp_server):
     with running_shop(brokers, databases, smtp_server, Orders, Products) as shop:
         yield shop
+
+
+@pytest.fixture
+def busy_machine(monkeypatch):
+    """Dozens of calls at once may take it longer than the five seconds that each has."""
+    monkeypatch.setattr("extensions.rpc.CALL_SECONDS", 60)

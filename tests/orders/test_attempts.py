@@ -111,6 +111,7 @@ def test_two_keys_make_two_orders(shop, product, customer):
     assert orders_of(shop, customer) == 4
 
 
+@pytest.mark.usefixtures("busy_machine")
 def test_a_key_sent_twenty_times_at_once_makes_one_order(shop, product, customer):
     calls = [start_placing(shop.rpc, customer, a_line(product, 2)) for _ in range(20)]
 

@@ -1,5 +1,6 @@
 """Many at once: what may not happen whatever the order of things."""
 
+import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -9,6 +10,8 @@ from services.products import Products
 from tests.factories import a_customer, a_line, a_product, place_order
 from tests.infrastructure.waiting import wait_for
 from tests.shop import refusal_of
+
+pytestmark = pytest.mark.usefixtures("busy_machine")
 
 
 def stock(shop, product):

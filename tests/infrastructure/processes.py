@@ -22,9 +22,8 @@ class Processes:
         It returns at once; wait for what the process is to do, for example for its queue's consumer.
         """
         command = [str(ROOT / ".venv" / "bin" / "nameko"), "run", "--config", "config.yaml", *modules]
-        server = Server(
-            f"{modules[0]}-{next(self._numbers)}", self.folder, command, {**environment_of(self.config), **environment}
-        )
+        environment = environment_of(self.config) | {name: str(value) for name, value in environment.items()}
+        server = Server(f"{modules[0]}-{next(self._numbers)}", self.folder, command, environment)
         self._started.append(server)
         return server.start()
 

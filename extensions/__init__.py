@@ -9,6 +9,7 @@ outbox      events that leave exactly when their transaction has committed
 inbox       what was handled already: events and calls
 parking     the messages that no handler could take
 database    transactions that know their deadline
+postgres    whose fault an error of PostgreSQL's is; addresses with several hosts
 polling     methods that work off a table
 mailer      SMTP, with answers sorted by what they mean
 openid      sign-in with an OpenID Connect provider

@@ -29,7 +29,7 @@ class RpcTimeout(Exception):
 
 @deserialize_to_instance
 class ServiceUnavailable(Exception):
-    """No replica of the service listens, or its broker or database is out of reach."""
+    """No replica of the service listens, its broker is out of reach, or its database gave up a statement."""
 
     outcome = "unavailable"
 
@@ -45,4 +45,4 @@ class NotReplayable(Exception):
 
 @deserialize_to_instance
 class DatabaseUnavailable(ServiceUnavailable):
-    """The service's database is away or overloaded. A commit under way may have happened."""
+    """The service's database is out of reach, read-only or overloaded. A commit under way may have happened."""

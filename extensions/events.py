@@ -58,7 +58,7 @@ UNAVAILABLE_PAUSE_SECONDS = 1
 HANDLED_EVENTS = Histogram(
     "forage_event_handler_duration_seconds",
     "Attempts to handle an event, from its receipt. outcome: handled, retried (it comes again after a pause), parked, "
-    "postponed (the database is away), failed (a hint, which is gone).",
+    "postponed (the database is unavailable), failed (a hint, which is gone).",
     ["service", "event", "handler", "outcome"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
@@ -212,6 +212,9 @@ class EventHandler(Entrypoint):
     def _delay(self, message, error):
         attempt = self._attempts(message) + 1
         reason = f"{type(error).__name__}: {error}"
+        if error.__cause__ is not None:
+            # PostgreSQL's further lines quote the statement.
+            reason += f", from {type(error.__cause__).__name__}: {error.__cause__}".partition("\n")[0]
         if attempt > len(self.pauses_seconds):
             self._park(message, f"failed {attempt} times, at last with {reason}")
             return

@@ -6,7 +6,7 @@
 
 /metrics    what prometheus_client has counted in this process; each metric stands beside the code that counts it
 /livez      200: the event loop turns
-/readyz     200 while the service's consumers are connected and its database answers, else 503 with what is amiss
+/readyz     200 while the service's consumers are connected and its database takes writes, else 503 with what is amiss
 
 Settings: METRICS_HOST, and METRICS_PORT, where 0 takes a free port, which is logged.
 """
@@ -23,8 +23,8 @@ from nameko.extensions import DependencyProvider
 from prometheus_client import CONTENT_TYPE_LATEST, Gauge, Histogram, disable_created_metrics, generate_latest
 
 from extensions.consumers import Consumers
-from extensions.database import Engine
-from extensions.errors import DatabaseUnavailable
+from extensions.database import Engine, ReadOnly
+from extensions.errors import ServiceUnavailable
 from extensions.gauges import Inquiries
 
 logger = logging.getLogger(__name__)
@@ -157,8 +157,8 @@ class Metrics(DependencyProvider):
         parts = self.container.shared_extensions
         if Consumers in parts and not parts[Consumers].connected:
             yield "The broker is not connected."
-        if Engine in parts and not _answers(parts[Engine]):
-            yield "The database does not answer."
+        if Engine in parts:
+            yield from _amiss_with_database(parts[Engine])
 
     def _watch_loop(self):
         _spare_what_stays()
@@ -180,12 +180,13 @@ def _spare_what_stays():
         gc.freeze()
 
 
-def _answers(engine):
-    answers = False
+def _amiss_with_database(engine):
     try:
         with eventlet.Timeout(READY_SECONDS, False):
             engine.check()
-            answers = True
-    except DatabaseUnavailable:
-        pass
-    return answers
+            return
+    except ServiceUnavailable as error:
+        if isinstance(error.__cause__, ReadOnly):
+            yield "The database is read-only."
+            return
+    yield "The database does not answer."

@@ -36,7 +36,7 @@ from sqlalchemy.orm import Mapped, aliased, declared_attr, mapped_column
 
 from extensions.broker import BrokerUnavailable, ConfirmingPublisher, NotConfirmed, Unroutable, encode
 from extensions.database import Engine, after_commit
-from extensions.errors import DatabaseUnavailable
+from extensions.errors import ServiceUnavailable
 from extensions.events import operation_on
 from extensions.gauges import Inquiries
 from extensions.payloads import to_payload
@@ -158,7 +158,7 @@ class Outbox(DependencyProvider):
                     self._publish(session, rows)
                 session.commit()
                 return bool(rows)
-        except (BrokerUnavailable, DatabaseUnavailable) as error:
+        except (BrokerUnavailable, ServiceUnavailable) as error:
             logger.warning("the outbox waits: %r", error)
             return False
 

@@ -8,6 +8,7 @@ import pytest
 from eventlet.event import Event
 from kombu import Exchange
 from nameko.standalone.events import event_dispatcher
+from sqlalchemy import text
 
 from extensions import events as kit
 from extensions.database import Database
@@ -298,6 +299,30 @@ def test_an_event_that_comes_while_the_database_is_away_is_handled_when_it_is_ba
 
     wait_for(lambda: cakes.all(Cake.name) == ["first", "second"])
     assert not parked(broker)
+
+
+def test_a_statement_that_the_database_gives_up_is_an_attempt(run_service, broker, send, tables):
+    class Shop:
+        name = "shop"
+
+        db = Database()
+
+        @event_handler(CakeBaked, pauses_seconds=())
+        def display(self, event):
+            with self.db.transaction() as session:
+                session.execute(text("SET LOCAL lock_timeout = '50ms'"))
+                session.add(Cake(name=event.cake))
+
+    cakes = tables("shop")
+    run_service(Shop)
+    with cakes.engine.connect().execution_options(isolation_level="READ COMMITTED") as other, other.begin():
+        other.execute(text("LOCK TABLE cakes"))
+
+        send(CakeBaked(cake="Torte"))
+
+        [message] = wait_for(lambda: parked(broker))
+    reason = message.headers["x-parked-reason"]
+    assert reason.endswith("from LockNotAvailable: canceling statement due to lock timeout")
 
 
 def test_an_event_kept_for_the_database_goes_back_when_the_service_stops(run_service, broker, send):

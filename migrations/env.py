@@ -9,11 +9,13 @@ from alembic import context
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
+from extensions.postgres import WRITABLE_HOST, database_url
 from scripts.migrate import database_uris
 
 service = context.config.config_ini_section
+url = database_url(database_uris(service)[service])
 
-with create_engine(database_uris(service)[service], poolclass=NullPool).connect() as connection:
+with create_engine(url, poolclass=NullPool, connect_args=WRITABLE_HOST).connect() as connection:
     context.configure(
         connection=connection,
         target_metadata=importlib.import_module(f"services.{service}").Base.metadata,

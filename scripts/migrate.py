@@ -18,6 +18,7 @@ from sqlalchemy.pool import NullPool
 warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")
 
 from contracts.settings import ShopSettings  # noqa: E402
+from extensions.postgres import WRITABLE_HOST, database_url  # noqa: E402
 from extensions.settings import checked  # noqa: E402
 from scripts.settings import SERVICES  # noqa: E402
 
@@ -32,7 +33,7 @@ def database_uris(*services):
 def newer_revision(service, uri):
     """The database's, if it comes after all of this release's: they are numbered. Else None."""
     head = ScriptDirectory.from_config(Config("alembic.ini", ini_section=service)).get_current_head()
-    with create_engine(uri, poolclass=NullPool).connect() as connection:
+    with create_engine(database_url(uri), poolclass=NullPool, connect_args=WRITABLE_HOST).connect() as connection:
         revision = MigrationContext.configure(connection).get_current_revision()
     return revision if revision and revision.isdigit() and int(revision) > int(head) else None
 

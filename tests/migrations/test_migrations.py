@@ -128,10 +128,13 @@ def test_the_index_of_pending_mails_is_made_anew_beside_who_sends_one(migrate, d
 
 @pytest.fixture
 def migrate_all(database):
-    """What a release runs before it starts."""
+    """What a release runs before it starts. Of each database's two hosts the first is gone."""
 
     def migrate_all():
-        uris = {f"{service.upper()}_DB_URI": database(service) for service in SERVICES}
+        uris = {
+            f"{service.upper()}_DB_URI": database(service).replace("@127.0.0.1:", "@127.0.0.1:1,127.0.0.1:")
+            for service in SERVICES
+        }
         return subprocess.run(
             [sys.executable, "-m", "scripts.migrate"],
             cwd=ROOT,

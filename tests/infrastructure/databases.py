@@ -11,9 +11,9 @@ from scripts.settings import ROOT, SERVICES
 
 class Databases:
     def __init__(self, server):
-        self.postgres = server.postgres
+        self.server = server
         self.settings = server.settings
-        self.postgres.make_databases()
+        server.postgres.make_databases()
         self._migrated = False
         self._numbers = count(1)
 
@@ -22,9 +22,9 @@ class Databases:
         name = f"test_{next(self._numbers)}_{service}"
         if service in SERVICES:
             self._migrate_once()
-            self._execute(f'CREATE DATABASE "{name}" TEMPLATE {service}_db OWNER {service}')
+            self.server.execute(f'CREATE DATABASE "{name}" TEMPLATE {service}_db OWNER {service}')
             return self.settings.database_uri(service, name)
-        self._execute(f'CREATE DATABASE "{name}"')
+        self.server.execute(f'CREATE DATABASE "{name}"')
         return self.settings.database_uri("postgres", name)
 
     def new_empty(self, service, statements):
@@ -35,12 +35,12 @@ class Databases:
         self._migrate_once()
         name = f"test_{next(self._numbers)}_{service}_restored"
         for statement in statements.split(";")[:-1]:
-            self._execute(re.sub(r"\borders\b", service, re.sub(r"\borders_db\b", name, statement)))
+            self.server.execute(re.sub(r"\borders\b", service, re.sub(r"\borders_db\b", name, statement)))
         return self.settings.database_uri(service, name)
 
     def drop(self, uri):
         name = uri.rpartition("/")[2]
-        self._execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        self.server.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
     def _migrate_once(self):
         """All services' at once: most of it is Python coming up."""
@@ -58,11 +58,3 @@ class Databases:
         )
         assert done.returncode == 0, done.stdout + done.stderr
         self._migrated = True
-
-    def _execute(self, statement):
-        connection = self.postgres.connect()
-        try:
-            connection.autocommit = True
-            connection.cursor().execute(statement)
-        finally:
-            connection.close()

@@ -4,8 +4,9 @@ import os
 import shutil
 import signal
 import subprocess
+from contextlib import closing
 
-from scripts.postgres import Postgres
+from scripts.postgres import SUPERUSER, Postgres
 from scripts.programs import find_rabbitmq
 from scripts.rabbitmq import RabbitMQ, answers_amqp
 from scripts.settings import ROOT
@@ -93,6 +94,34 @@ class PostgresServer(Server):
 
     def stop(self, signal_number=signal.SIGINT):
         return super().stop(signal_number)
+
+    def copy(self, settings, is_standby=False):
+        """Another server with all that this one has, passwords too; a standby follows it from now on."""
+        shutil.copytree(self.settings.folder / "secrets", settings.folder / "secrets")
+        copy = Postgres(settings)
+        copy.folder.mkdir(parents=True, exist_ok=True)
+        if copy.account:
+            shutil.chown(copy.folder, copy.account)
+        source = f"host=127.0.0.1 port={self.settings.ports['POSTGRES_PORT']} user={SUPERUSER}"
+        subprocess.run(
+            [
+                copy.programs / "pg_basebackup",
+                *("--pgdata", copy.folder / "data", "--dbname", source, "--checkpoint=fast", "--no-sync"),
+                *(["--write-recovery-conf"] if is_standby else []),
+            ],
+            user=copy.account,
+            cwd="/",
+            env={"PGPASSWORD": settings.secret(f"postgres-{SUPERUSER}")},
+            check=True,
+        )
+        return PostgresServer(settings)
+
+    def execute(self, statement):
+        """The rows that the statement gives, as the superuser and in no transaction."""
+        with closing(self.postgres.connect()) as connection, connection.cursor() as cursor:
+            connection.autocommit = True
+            cursor.execute(statement)
+            return cursor.fetchall() if cursor.description else []
 
 
 class RabbitMQServer(Server):

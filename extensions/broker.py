@@ -7,6 +7,9 @@ Nameko's own publisher builds a connection object for each message, and py-amqp'
 positional: the late ack of a message that timed out is taken for the next one's. Here a reader
 greenlet matches each ack to its message by delivery tag, so that any number of greenlets publish
 at once, each waits for its own confirm, and a late one finds nobody.
+
+A refusal or a return is an answer about one message and costs the others nothing. Only a confirm that
+doesn't come in time, or a write that was interrupted, ends the connection.
 """
 
 import json
@@ -18,7 +21,7 @@ from uuid import uuid4
 import eventlet
 from amqp import spec
 from amqp.basic_message import Message
-from amqp.exceptions import AMQPError
+from amqp.exceptions import AMQPError, ChannelError
 from eventlet.event import Event
 from eventlet.semaphore import Semaphore
 from kombu import Connection
@@ -33,6 +36,8 @@ CONNECT_TIMEOUT_SECONDS = 2
 SETUP_SECONDS = 5
 RETRY_SECONDS = 0.5
 CONNECTION_ERRORS = (OSError, AMQPError)
+# AMQP's classes `exchange` and `queue`.
+DECLARING_METHODS = (40, 50)
 
 TRANSIENT, PERSISTENT = 1, 2
 
@@ -42,7 +47,11 @@ class BrokerUnavailable(Exception):
 
 
 class NotConfirmed(BrokerUnavailable):
-    """The broker refused the message or said nothing in time."""
+    """The broker said nothing about the message in time."""
+
+
+class Refused(BrokerUnavailable):
+    """The broker does not take this message, as a queue is full, for example. It may take others."""
 
 
 class Unroutable(Exception):
@@ -73,6 +82,21 @@ def drain(connection, idle_seconds):
         connection.next_tick = time.monotonic() + 1
 
 
+def declare(channel, entity):
+    """Declare and bind a kombu exchange or queue; return None, or the sentence with which the broker refuses.
+
+    channel: one for declarations alone: the broker closes it when it refuses, and py-amqp opens it again.
+    """
+    try:
+        entity(channel).declare()
+    except ChannelError as refusal:
+        # Another channel of the connection may have failed while this one waited for its answer.
+        if refusal.method_sig is None or refusal.method_sig[0] not in DECLARING_METHODS:
+            raise
+        return refusal.reply_text
+    return None
+
+
 def encode(payload):
     # Escaped, since a string may hold half of a surrogate pair, which UTF-8 can't.
     return json.dumps(payload, separators=(",", ":")).encode()
@@ -87,6 +111,7 @@ class ConfirmingPublisher:
     """Not a Nameko extension.
 
     address: of extensions.settings.amqp_address. declare: kombu exchanges and queues to declare on every connect.
+    One that the broker refuses is logged, and hinders nothing else.
     """
 
     def __init__(self, address, declare=()):
@@ -101,7 +126,7 @@ class ConfirmingPublisher:
         """Send one message, see `send`, and return once the broker has it.
 
         timeout_seconds: for the confirm; a connection that has to be made first has its own limits.
-        Raises Unroutable (mandatory alone), NotConfirmed, BrokerUnavailable.
+        Raises Unroutable (mandatory alone), Refused, NotConfirmed, BrokerUnavailable.
         """
         self.wait(self.send(body, **message), timeout_seconds)
 
@@ -127,13 +152,20 @@ class ConfirmingPublisher:
             with eventlet.Timeout(timeout_seconds, NotConfirmed("no confirm in time")):
                 confirm.event.wait()
         except NotConfirmed as error:
-            # A broker that doesn't confirm may be half dead: the next message gets a new connection.
+            # A broker that is silent may be half dead: the next message gets a new connection.
             confirm.link.close(error)
             raise
         finally:
             confirm.link.pending.pop(confirm.tag, None)
         if confirm.returned:
             raise Unroutable
+
+    def refused(self):
+        """{name: the broker's sentence} of what it refused to declare on the connection, which is made if need be.
+
+        Raises BrokerUnavailable.
+        """
+        return self._connected().refused
 
     def reconnect(self):
         """Give the next message a new connection, and with it all that is to be declared."""
@@ -164,18 +196,23 @@ class ConfirmingPublisher:
 class _Link:
     """One connection and the confirms that are pending on it. Once closed it is never used again."""
 
-    def __init__(self, address, declare):
+    def __init__(self, address, entities):
         self.pending = {}
+        self.refused = {}
         self.closed = self._blocked = False
         self._tag = 0
         self._sending = Semaphore()
         self._connection = connect(address, on_blocked=self._on_blocked, on_unblocked=self._on_unblocked)
         try:
             with no_answer_within(SETUP_SECONDS):
+                declaring = self._connection.channel()
+                for entity in entities:
+                    if refusal := declare(declaring, entity):
+                        logger.error("%s could not be declared: %s", entity.name, refusal)
+                        self.refused[entity.name] = refusal
+                declaring.close()
                 self._channel = self._connection.channel()
                 self._channel.confirm_select()
-                for entity in declare:
-                    entity(self._channel).declare()
         except BaseException:
             # The caller's deadline among them.
             self._connection.collect()
@@ -192,7 +229,8 @@ class _Link:
             if self._blocked:
                 raise BrokerUnavailable("the broker is blocked")
             self._tag += 1
-            confirm = self.pending[self._tag] = _Confirm(self, self._tag, message.properties["message_id"])
+            identity = exchange, routing_key, message.properties["message_id"]
+            confirm = self.pending[self._tag] = _Confirm(self, self._tag, identity)
             try:
                 # Not basic_publish: it reads from the socket, which is the reader's alone.
                 self._channel.send_method(
@@ -241,12 +279,14 @@ class _Link:
 
     def _on_nack(self, tag, multiple):
         for confirm in self._settled(tag, multiple):
-            confirm.fail(NotConfirmed("the broker refused the message"))
+            confirm.fail(Refused("the broker refused the message"))
 
     def _on_return(self, exception, exchange, routing_key, message):
         """Mark a message that no queue took; its ack follows."""
+        # It bears no delivery tag. One message may be on its way to several queues.
+        identity = exchange, routing_key, message.properties["message_id"]
         for confirm in self.pending.values():
-            if confirm.message_id == message.properties["message_id"]:
+            if confirm.identity == identity:
                 confirm.returned = True
 
     def _on_blocked(self, reason):
@@ -260,8 +300,8 @@ class _Link:
 class _Confirm:
     """Of one message; `event` fires when the broker has answered for it."""
 
-    def __init__(self, link, tag, message_id):
-        self.link, self.tag, self.message_id = link, tag, message_id
+    def __init__(self, link, tag, identity):
+        self.link, self.tag, self.identity = link, tag, identity
         self.event = Event()
         self.returned = False
 
@@ -277,7 +317,7 @@ class Publisher(SharedExtension):
 
     def setup(self):
         self.core = ConfirmingPublisher(amqp_address(self.container.config), self._declare)
-        self.publish, self.reconnect = self.core.publish, self.core.reconnect
+        self.publish = self.core.publish
 
     def declare(self, *entities):
         """Have exchanges and queues declared on every connect; to be called in an extension's `setup`."""

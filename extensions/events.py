@@ -18,7 +18,8 @@ Guaranteed: a message is acknowledged once the handler has returned, or once the
 its copy in a delay queue or the parking queue, and never sooner. Not guaranteed: that a handler sees
 an event once (use extensions.inbox), or in order (put a sequence into the event).
 
-Queues and exchanges are named as Nameko's, so its own publishers and handlers fit.
+Queues and exchanges are named as Nameko's, so its own publishers and handlers fit. An event reaches the handlers that
+its class names as subscribers by the outbox of its source, and other handlers by its exchange.
 """
 
 import functools
@@ -141,7 +142,6 @@ class EventHandler(Entrypoint):
         config = self.container.config
         self._parking = parking_queue(self.container.service_name, config)
         self.declare = [*(delay_queue(pause, config) for pause in self.pauses_seconds), self._parking]
-        self.publisher.declare(*self.declare)
         self.consumers.register(self)
         self.depths.watch(self.queue().name, QUEUE_MESSAGES, self.queue().name)
         self.depths.watch(self._parking.name, PARKED_MESSAGES)
@@ -155,8 +155,8 @@ class EventHandler(Entrypoint):
         return handler_queue(self.event_class, self.container.service_name, self.method_name, self.container.config)
 
     def operation(self):
-        queue = self.queue()
-        return operation_on(queue.exchange.name, queue.routing_key, "process", "consumer", queue.name)
+        exchange = get_event_exchange(self.event_class.source, self.container.config)
+        return operation_on(exchange.name, self.event_class.name, "process", "consumer", self.queue().name)
 
     def disconnected(self):
         pass
@@ -252,9 +252,8 @@ class EventHandler(Entrypoint):
                 )
             except (BrokerUnavailable, Unroutable) as error:
                 logger.warning("a message could not be moved to %s, it stays: %r", routing_key, error)
-                if isinstance(error, Unroutable):
-                    # Somebody has deleted the queue: the next connection declares it again.
-                    self.publisher.reconnect()
+                # An operator may have deleted the queue, or its exchange.
+                self.consumers.declare_again()
                 if not self._stopped_within(UNAVAILABLE_PAUSE_SECONDS) and self.consumers.holds(message):
                     continue
             else:

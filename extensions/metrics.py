@@ -6,7 +6,7 @@
 
 /metrics    what prometheus_client has counted in this process; each metric stands beside the code that counts it
 /livez      200: the event loop turns
-/readyz     200 while the service's consumers are connected and its database takes writes, else 503 with what is amiss
+/readyz     200 while the service's queues are consumed and its database takes writes, else 503 with what is amiss
 
 Settings: METRICS_HOST, and METRICS_PORT, where 0 takes a free port, which is logged.
 """
@@ -156,7 +156,10 @@ class Metrics(DependencyProvider):
         """Sentences that say why the service can't do its work at the moment."""
         parts = self.container.shared_extensions
         if Consumers in parts and not parts[Consumers].connected:
-            yield "The broker is not connected."
+            refused = parts[Consumers].refused
+            yield from (f"The broker refuses {name}: {refusal}" for name, refusal in refused.items())
+            if not refused:
+                yield "The broker is not connected, or a queue is not consumed."
         if Engine in parts:
             yield from _amiss_with_database(parts[Engine])
 

@@ -356,6 +356,9 @@ class ClusterClient(DependencyProvider):
                 return reply.wait()
         except (Unroutable, BrokerUnavailable) as error:
             logger.warning("%s.%s could not be called: %r", service, method, error)
+            if isinstance(error, Unroutable):
+                # Nobody listens. Or the exchange was deleted, and our own queues have lost their bindings, too.
+                self.listener.consumers.declare_again()
             raise ServiceUnavailable(service) from error
         finally:
             self.listener.forget(correlation_id)

@@ -27,6 +27,10 @@ class Proxy:
         if self._may_speak.ready():
             self._may_speak = Event()
 
+    @property
+    def holds(self):
+        return not self._may_speak.ready()
+
     def hold_at(self, words):
         """Hold as soon as a client has said this, and before the server hears of it."""
         self._hold_at = words

@@ -5,7 +5,7 @@ import pytest
 from kombu import Connection, Exchange, Queue
 
 from extensions import broker as kit
-from extensions.broker import BrokerUnavailable, ConfirmingPublisher, NotConfirmed, Unroutable
+from extensions.broker import BrokerUnavailable, ConfirmingPublisher, NotConfirmed, Refused, Unroutable
 from tests.infrastructure.waiting import wait_for
 
 CAKES = Queue("cakes", durable=True)
@@ -107,13 +107,27 @@ def test_without_a_confirm_the_next_message_gets_a_new_connection(publisher_of, 
     assert proxy.accepted == 2
 
 
-def test_a_refused_message_is_not_confirmed(publisher_of, broker):
+def test_a_refused_message_costs_the_others_nothing(publisher_of, proxy, broker):
     full = Queue("full", queue_arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
-    publisher = publisher_of(broker.uri, [full])
+    publisher = publisher_of(proxy.uri, [CAKES, full])
     publish(publisher, queue="full")
+    queues = ["cakes", "full", "nowhere"] * 50
 
-    with pytest.raises(NotConfirmed):
-        publish(publisher, queue="full")
+    outcomes = at_once(*(lambda queue=queue: publish(publisher, queue=queue) for queue in queues))
+
+    assert outcomes == [None, Refused, Unroutable] * 50
+    assert (broker.depth("cakes"), proxy.accepted) == (50, 1)
+
+
+def test_of_one_message_to_two_queues_the_broker_returns_the_one_that_nobody_took(publisher_of, broker):
+    publisher = publisher_of(broker.uri)
+
+    outcomes = at_once(
+        lambda: publish(publisher, message_id="m-1"),
+        lambda: publish(publisher, message_id="m-1", queue="nowhere"),
+    )
+
+    assert outcomes == [None, Unroutable]
 
 
 def test_who_waits_for_a_confirm_hears_of_a_lost_connection(publisher_of, proxy):
@@ -172,15 +186,15 @@ def test_a_deadline_amid_the_connect_leaves_no_connection(publisher_of, proxy):
     assert kept  # and with it the frames that hold the connection
 
 
-def test_a_refused_declaration_leaves_no_connection(publisher_of, proxy, broker):
+def test_a_refused_declaration_hinders_no_message(publisher_of, broker):
     broker.declare("cakes", durable=False)
-    publisher = publisher_of(proxy.uri)
+    publisher = publisher_of(broker.uri, [CAKES, Queue("pies")])
 
-    with pytest.raises(BrokerUnavailable, match="inequivalent arg 'durable'") as kept:
-        publish(publisher)
+    publish(publisher, queue="pies")
 
-    wait_for(lambda: not proxy.open)
-    assert kept
+    assert broker.depth("pies") == 1
+    [(name, refusal)] = publisher.refused().items()
+    assert (name, "inequivalent arg 'durable'" in refusal) == ("cakes", True)
 
 
 def test_a_deadline_amid_a_frame_ends_the_connection(publisher_of, proxy, broker):

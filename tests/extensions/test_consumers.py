@@ -10,7 +10,7 @@ from nameko.extensions import Entrypoint
 from nameko.timer import timer
 
 from extensions import consumers as kit
-from extensions.consumers import Consumers, QueueConflict
+from extensions.consumers import Consumers
 from extensions.events import broadcast_handler, event_handler
 from extensions.polling import poll
 from extensions.rpc import rpc
@@ -198,21 +198,63 @@ def test_a_broker_that_is_silent_for_two_heartbeats_is_given_up(run_service, bro
     wait_for(lambda: bodies == [b"after"])
 
 
-def test_a_queue_with_other_arguments_ends_the_service_with_a_word(run_service, broker, collect, deaths, caplog):
+def test_a_refused_queue_hinders_no_other_and_is_consumed_when_it_is_granted(
+    run_service, broker, cluster, monkeypatch, caplog
+):
+    monkeypatch.setattr(kit, "DECLARE_SECONDS", 0.2)
+    bodies = []
+
+    class Bakery:
+        name = "bakery"
+
+        @raw_handler
+        def take(self, message):
+            bodies.append(message.body)
+            self.consumers.ack(message)
+
+        @rpc
+        def bake(self, cake):
+            return cake
+
     broker.declare("orders", durable=False)
+    container = run_service(Bakery)
+    consumers = container.shared_extensions[Consumers]
+    answer, was_connected = cluster.bakery.bake("Torte"), consumers.connected
 
-    with over_within(10):
-        container = run_service(collect[0])
+    with broker.channel() as channel:
+        channel.queue_delete("orders")
 
-    wait_for(lambda: deaths(container))
-    with pytest.raises(QueueConflict, match="inequivalent arg 'durable'"):
-        container.wait()
+    wait_for(lambda: consumers.connected)
+    assert (answer, was_connected) == ("Torte", False)
+    # Not with each round.
+    assert caplog.text.count("inequivalent arg 'durable' for queue 'orders'") == 1
     assert "delete it, or keep its arguments" in caplog.text
+    broker.publish(b"granted", queue="orders")
+    wait_for(lambda: bodies == [b"granted"])
 
 
-def test_a_queue_that_is_deleted_is_declared_and_consumed_again(run_service, broker, collect):
-    service, bodies = collect
-    run_service(service)
+def test_a_deleted_queue_is_consumed_again_at_once_and_costs_the_others_nothing(run_service, broker, proxy):
+    held, bodies = [], []
+
+    class OtherHandler(RawHandler):
+        def queue(self):
+            return Queue("returns", durable=True)
+
+    class Bakery:
+        name = "bakery"
+
+        @raw_handler
+        def take(self, message):
+            bodies.append(message.body)
+            self.consumers.ack(message)
+
+        @OtherHandler.decorator
+        def hold(self, message):
+            held.append(message)
+
+    container = run_service(Bakery, AMQP_URI=proxy.uri)
+    broker.publish(b"held", queue="returns")
+    wait_for(lambda: held)
 
     with broker.channel() as channel:
         channel.queue_delete("orders")
@@ -220,6 +262,31 @@ def test_a_queue_that_is_deleted_is_declared_and_consumed_again(run_service, bro
     wait_for(lambda: broker.consumers("orders"))
     broker.publish(b"again", queue="orders")
     wait_for(lambda: bodies == [b"again"])
+    container.shared_extensions[Consumers].ack(held[0])
+    wait_for(lambda: container.shared_extensions[Consumers].connected)
+    assert (len(held), proxy.accepted) == (1, 1)
+
+
+def test_an_acknowledgement_to_a_deleted_queue_does_no_harm(run_service, broker, proxy):
+    came, may_go_on = [], Event()
+
+    def take(entrypoint, message):
+        came.append(message.body)
+        may_go_on.wait()
+        entrypoint.consumers.ack(message)
+
+    run_service(service_of(take), AMQP_URI=proxy.uri)
+    broker.publish(b"one", queue="orders")
+    wait_for(lambda: came)
+    with broker.channel() as channel:
+        channel.queue_delete("orders")
+    wait_for(lambda: broker.consumers("orders"))
+
+    may_go_on.send()
+
+    broker.publish(b"two", queue="orders")
+    wait_for(lambda: came == [b"one", b"two"])
+    assert proxy.accepted == 1
 
 
 def test_what_a_stopped_service_holds_goes_back(run_service, broker):
@@ -253,6 +320,30 @@ def test_an_acknowledgement_of_a_lost_connection_is_passed_over(run_service, bro
 
     broker.publish(b"two", queue="orders")
     wait_for(lambda: [message.body for message in came] == [b"one", b"one", b"two"])
+
+
+def test_a_queue_is_not_declared_once_its_last_consumer_has_gone(run_service, broker, proxy, monkeypatch):
+    """The service is stopped between its exchange's declaration and the queue's."""
+    monkeypatch.setattr(kit, "DECLARE_SECONDS", 0.1)
+
+    class Greeter:
+        name = "greeter"
+
+        @rpc
+        def greet(self):
+            pass
+
+    container = run_service(Greeter, AMQP_URI=proxy.uri)
+    proxy.hold_at(b"nameko-rpc")
+    wait_for(lambda: proxy.holds)
+
+    stopping = eventlet.spawn(container.stop)
+    for _ in range(10):
+        eventlet.sleep(0)
+    proxy.release()
+    stopping.wait()
+
+    assert not broker.queue_exists("rpc-greeter")
 
 
 def test_many_entrypoints_of_one_queue_stop_together(run_service, broker):

@@ -24,11 +24,12 @@ SOON = (1, 1)
 
 @pytest.fixture
 def send(broker):
-    """`send(event)`, or with a `body` of its own, to whoever has a queue."""
+    """`send(event)`, or with a `body` of its own, to the shop, as the outbox does; else to an exchange."""
 
-    def send(event=None, body=None, **properties):
+    def send(event=None, body=None, exchange=None, **properties):
         body = to_payload(event) if body is None else body
-        broker.publish(body, exchange="bakery.events", routing_key="cake.baked", **properties)
+        address = {"exchange": exchange, "routing_key": "cake.baked"} if exchange else {"queue": QUEUE}
+        broker.publish(body, **address, **properties)
 
     return send
 
@@ -64,8 +65,17 @@ def test_an_event_is_handled_and_gone(run_service, broker, send):
 
 
 def test_an_event_of_namekos_own_dispatcher_is_handled(run_service, config):
+    """By a handler that the event's class doesn't name."""
     handled = []
-    run_service(shop_of(lambda shop, event: handled.append(event)))
+
+    class Museum:
+        name = "museum"
+
+        @event_handler(CakeBaked)
+        def keep(self, event):
+            handled.append(event)
+
+    run_service(Museum)
     event = CakeBaked(cake="Torte")
 
     event_dispatcher({"AMQP_URI": config["AMQP_URI"]})("bakery", "cake.baked", to_payload(event))
@@ -389,7 +399,8 @@ def test_an_event_that_cannot_be_moved_stays_and_is_moved_later(
     assert not deaths(container)
 
 
-def test_a_deleted_delay_queue_is_declared_again(run_service, broker, send, monkeypatch):
+@pytest.mark.parametrize("deleted", ["queue", "exchange"])
+def test_what_was_deleted_of_a_delay_queue_is_declared_again(run_service, broker, send, monkeypatch, deleted):
     monkeypatch.setattr(kit, "UNAVAILABLE_PAUSE_SECONDS", 0.1)
 
     def display(shop, event):
@@ -399,11 +410,14 @@ def test_a_deleted_delay_queue_is_declared_again(run_service, broker, send, monk
     send(CakeBaked(cake="first"))
     wait_for(lambda: broker.depth("delay.60s") == 1)
     with broker.channel() as channel:
-        channel.queue_delete("delay.60s")
+        delete = channel.queue_delete if deleted == "queue" else channel.exchange_delete
+        delete("delay.60s")
 
     send(CakeBaked(cake="second"))
 
-    wait_for(lambda: broker.queue_exists("delay.60s") and broker.depth("delay.60s") == 1)
+    left = 0 if deleted == "queue" else 1
+    wait_for(lambda: broker.queue_exists("delay.60s") and broker.depth("delay.60s") == left + 1)
+    wait_for(lambda: broker.depth(QUEUE) == 0)
 
 
 def test_a_container_can_be_stopped_while_an_event_cannot_be_moved(run_service, send, proxy):
@@ -450,7 +464,7 @@ def test_every_replica_hears_a_broadcast(run_service, send):
     run_service(Radio)
     run_service(Radio)
 
-    send(CakeBaked(cake="Torte"))
+    send(CakeBaked(cake="Torte"), exchange="bakery.events")
 
     wait_for(lambda: heard == ["Torte", "Torte"])
 
@@ -469,9 +483,9 @@ def test_a_broadcast_that_fails_or_cannot_be_read_is_dropped(run_service, broker
 
     container = run_service(Radio)
 
-    send(body=b"not JSON")
-    send(CakeBaked(cake="burnt"))
-    send(CakeBaked(cake="sound"))
+    send(body=b"not JSON", exchange="bakery.events")
+    send(CakeBaked(cake="burnt"), exchange="bakery.events")
+    send(CakeBaked(cake="sound"), exchange="bakery.events")
 
     wait_for(lambda: heard == ["burnt", "sound"])
     assert not deaths(container)

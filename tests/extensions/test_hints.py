@@ -8,8 +8,8 @@ from kombu import Exchange
 from sqlalchemy import text
 
 from extensions.database import Database
-from extensions.events import Hints
-from extensions.rpc import rpc
+from extensions.events import Hints, broadcast_handler
+from extensions.rpc import ClusterClient, rpc
 from tests.extensions.bakery import OvenWarmed
 from tests.infrastructure.waiting import wait_for
 
@@ -73,6 +73,59 @@ def test_a_hint_goes_out_after_the_commit(run_service, rpc, broker, heard):
     [message] = broker.peek("listener")
     assert message.properties["delivery_mode"] == 1
     assert message.headers["nameko.request_id"]
+
+
+def test_hints_go_on_after_their_exchange_was_deleted(run_service, rpc, broker, monkeypatch):
+    monkeypatch.setattr("extensions.consumers.DECLARE_SECONDS", 0.2)
+    heard = []
+
+    class Baker:
+        name = "baker"
+
+        @broadcast_handler(OvenWarmed)
+        def look(self, event):
+            heard.append(event.degrees)
+
+    run_service(bakery_of(0))
+    run_service(Baker)
+    rpc.bakery.warm(1, 180)
+    wait_for(lambda: heard == [180])
+
+    with broker.channel() as channel:
+        channel.exchange_delete("bakery.events")
+
+    wait_for(lambda: broker.bindings("bakery.events"))
+    # The first may be lost with the exchange.
+    wait_for(lambda: rpc.bakery.warm(1, 200) or heard[1:])
+
+
+def test_a_listener_whose_queue_is_full_costs_no_call(run_service, cluster, broker, heard):
+    class Bakery(bakery_of(0)):
+        cluster = ClusterClient()
+
+        @rpc
+        def warm_and_look(self, oven):
+            self.warm(oven, 180)
+            return self.cluster.kitchen.look(oven)
+
+    class Kitchen:
+        name = "kitchen"
+
+        @rpc
+        def look(self, oven):
+            return oven
+
+    run_service(Bakery)
+    run_service(Kitchen)
+    cluster.bakery.warm(0, 180)
+    wait_for(lambda: heard() == [(0, 180)])
+    with broker.full("listener"):
+        threads = [eventlet.spawn(cluster.bakery.warm_and_look, oven) for oven in range(1, 101)]
+
+        answers = [thread.wait() for thread in threads]
+
+    assert answers == list(range(1, 101))
+    assert heard() == [(0, 180)]
 
 
 def test_none_goes_out_after_a_rollback(run_service, rpc, heard):

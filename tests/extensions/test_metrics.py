@@ -96,13 +96,28 @@ def test_there_is_nothing_else(watched):
     assert requests.head(f"http://127.0.0.1:{bakery.port}/livez").text == ""
 
 
+def test_a_service_is_not_ready_while_a_queue_is_refused(watched, broker, monkeypatch):
+    monkeypatch.setattr("extensions.consumers.DECLARE_SECONDS", 0.2)
+    broker.declare("rpc-bakery", durable=True)
+
+    bakery = watched(Bakery)
+
+    wait_for(lambda: bakery.get("/readyz").status_code == 503)
+    assert bakery.get("/readyz").text.startswith(
+        "The broker refuses rpc-bakery: PRECONDITION_FAILED - inequivalent arg"
+    )
+    with broker.channel() as channel:
+        channel.queue_delete("rpc-bakery")
+    wait_for(lambda: bakery.get("/readyz").status_code == 200)
+
+
 def test_without_the_broker_it_lives_but_is_not_ready_until_that_is_back(watched, proxy):
     bakery = watched(Bakery, AMQP_URI=proxy.uri)
 
     proxy.go_away()
 
     wait_for(lambda: bakery.get("/readyz").status_code == 503)
-    assert bakery.get("/readyz").text == "The broker is not connected.\n"
+    assert bakery.get("/readyz").text == "The broker is not connected, or a queue is not consumed.\n"
     assert bakery.get("/livez").status_code == 200
 
     proxy.come_back()
@@ -227,7 +242,7 @@ def press(watched, monkeypatch):
         metrics = Metrics()
 
         @event_handler(CakeBaked)
-        def report(self, event):
+        def praise(self, event):
             pass
 
         @event_handler(CakeBaked, pauses_seconds=(1,))
@@ -243,10 +258,10 @@ def test_events_are_counted_by_handler_and_outcome(press, broker):
     broker.publish(to_payload(event), exchange="bakery.events", routing_key="cake.baked")
 
     attempts = "forage_event_handler_duration_seconds_count"
-    wait_for(lambda: press.count(attempts, event="cake.baked", handler="report", outcome="handled") == 1)
+    wait_for(lambda: press.count(attempts, event="cake.baked", handler="praise", outcome="handled") == 1)
     wait_for(lambda: press.count(attempts, event="cake.baked", handler="criticize", outcome="retried") == 1)
     wait_for(lambda: press.count(attempts, event="cake.baked", handler="criticize", outcome="parked") == 1)
-    assert 90 <= press.count("forage_event_lag_seconds_sum", event="cake.baked", handler="report") < 120
+    assert 90 <= press.count("forage_event_lag_seconds_sum", event="cake.baked", handler="praise") < 120
     assert press.count("forage_event_lag_seconds_count", handler="criticize") == 0
 
 
@@ -254,7 +269,7 @@ def test_messages_that_wait_or_are_parked_are_told(press, broker):
     broker.publish(b"no event", exchange="bakery.events", routing_key="cake.baked")
 
     wait_for(lambda: press.value("forage_parked_messages") == 2)
-    assert press.value("forage_queue_messages", queue="evt-bakery-cake.baked--press.report") == 0
+    assert press.value("forage_queue_messages", queue="evt-bakery-cake.baked--press.praise") == 0
     assert press.value("forage_inquiry_success", inquiry="queues") == 1
 
 

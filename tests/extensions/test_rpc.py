@@ -1,7 +1,7 @@
 """extensions.rpc: a call ends by its deadline with an answer or the reason for none, and no call ends the service."""
 
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import eventlet
 import pytest
@@ -346,6 +346,24 @@ def test_while_the_broker_is_away_calls_fail_at_once_and_afterwards_work_again(r
     assert away == [ServiceUnavailable] * 20
     proxy.come_back()
     wait_for(lambda: outcome(cluster.bakery.bake, "Torte") == {"cake": "Torte", "ovens": 1})
+
+
+@pytest.mark.parametrize("deleted", ["exchange", "queue"])
+def test_calls_work_again_after_what_they_pass_was_deleted(run_service, cluster, broker, monkeypatch, deleted):
+    monkeypatch.setattr("extensions.consumers.DECLARE_SECONDS", 0.5)
+    run_service(Bakery)
+    with broker.channel() as channel:
+        if deleted == "exchange":
+            channel.exchange_delete("nameko-rpc")
+        else:
+            channel.queue_delete("rpc-bakery")
+
+    def answer():
+        with suppress(RpcTimeout, ServiceUnavailable):
+            return cluster.within(1).bakery.bake("Torte")
+
+    wait_for(answer)
+    assert [cluster.bakery.bake("Torte")["cake"] for _ in range(10)] == ["Torte"] * 10
 
 
 def test_calls_under_way_fail_at_once_with_the_connection(run_service, cluster_of, proxy):

@@ -1,6 +1,7 @@
 """A virtual host of the broker, and a look at what is in it."""
 
 import json
+import re
 import urllib.request
 from base64 import b64encode
 from contextlib import contextmanager
@@ -112,6 +113,22 @@ class Broker:
         """What a broker's restart looks like to its clients."""
         for name in self.connections():
             self._brokers.request("DELETE", f"connections/{quote(name, safe='')}")
+
+    @contextmanager
+    def full(self, name):
+        """In the block the queue takes no message beyond those that are in it, and at least one."""
+        policy = f"policies/{self.vhost}/full"
+        definition = {"max-length": max(1, self.depth(name)), "overflow": "reject-publish"}
+        pattern = f"^{re.escape(name)}$"
+        self._brokers.request("PUT", policy, {"pattern": pattern, "definition": definition, "apply-to": "queues"})
+        try:
+            yield
+        finally:
+            self._brokers.request("DELETE", policy)
+
+    def bindings(self, exchange):
+        """The names of the queues that are bound to the exchange."""
+        return [binding["destination"] for binding in self._ask(f"exchanges/{self.vhost}/{exchange}/bindings/source")]
 
     @contextmanager
     def _queue_there(self, name):

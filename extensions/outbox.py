@@ -13,35 +13,41 @@
                 …
                 self.outbox.add(session, OrderPlaced(order_id=order.id, …), key=order.id)
 
-The relay publishes the rows, one replica of a service at a time, and deletes each once the broker has
-confirmed it. It dies or loses the broker at any point: the row is still there and goes out again, so
-a subscriber may see an event twice (extensions.inbox), but never not at all. Before it publishes on a
-new connection it declares the queues of all subscribers that the event classes name.
+The relay publishes the rows, one replica of a service at a time. An event goes to the queue of each subscriber
+that its class names, by itself, and once to the exchange, for queues of services that we don't know. Its row is
+deleted once all subscribers' queues have confirmed it. The relay dies or loses the broker at any point: the row
+is still there and goes out again, so a subscriber may see an event twice (extensions.inbox), but never not at
+all. On a new connection, and when an event was returned, the relay declares the queues of all subscribers.
 
-Events with the same key leave in the order of their rows; one that must wait holds back only those.
+Events with the same key leave in the order of their rows; one that must wait holds back only those. A queue that
+is full, deleted or refused holds back its own events and no other subscriber's copy of them.
 """
 
 import logging
 import time
+from collections import defaultdict
+from contextlib import suppress
 from datetime import datetime
+from itertools import chain
+from typing import Any
 from uuid import UUID
 
 import eventlet
 from nameko.extensions import DependencyProvider
 from nameko.standalone.events import get_event_exchange
 from prometheus_client import Counter, Gauge
-from sqlalchemy import BigInteger, DateTime, Identity, Index, Text, and_, delete, func, select, text, update
+from sqlalchemy import BigInteger, DateTime, Identity, Index, Text, delete, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, aliased, declared_attr, mapped_column
 
-from extensions.broker import BrokerUnavailable, ConfirmingPublisher, NotConfirmed, Unroutable, encode
+from extensions.broker import BrokerUnavailable, ConfirmingPublisher, Refused, Unroutable, encode
 from extensions.database import Engine, after_commit
 from extensions.errors import ServiceUnavailable
 from extensions.events import operation_on
 from extensions.gauges import Inquiries
 from extensions.payloads import to_payload
 from extensions.polling import Loop
-from extensions.queues import handler_queue
+from extensions.queues import Unbinding, handler_queue
 from extensions.rpc import HEADER_PREFIX
 from extensions.settings import amqp_address
 from extensions.tracing import HEADER, Tracer, traceparent
@@ -54,12 +60,21 @@ IDLE_SECONDS = 1
 OTHER_REPLICA_SECONDS = 0.05
 LONGEST_WAIT_SECONDS = 30
 STOP_SECONDS = 3
+# Between two connections that are made to declare queues again.
+DECLARE_PAUSE_SECONDS = 1
+# In the place of a queue's name.
+EXCHANGE = ""
+REMEMBERED_ROWS = 10_000
+# The release before publishes to the exchange alone, and binds the subscribers' queues to it. Its relay may run beside
+# this one, in an upgrade or after a rollback: with one queue unbound, it would lose that subscriber's events. So the
+# bindings stay as they are in this release, see docs/decisions/a-copy-for-each-subscriber.md. The next says True.
+TAKE_BINDINGS_AWAY = False
 
 WAITING = Gauge("forage_outbox_messages", "Events that wait in the outbox.", ["service"])
 OLDEST_AGE = Gauge("forage_outbox_oldest_age_seconds", "How long the oldest event waits in the outbox.", ["service"])
 PUBLISHED = Counter(
     "forage_outbox_published_total",
-    "Events that the broker was given. outcome: confirmed, refused (nobody took it; it stays and goes out again).",
+    "Events that the broker was given. outcome: confirmed, refused (a queue did not take it; it goes there again).",
     ["service", "event", "outcome"],
 )
 
@@ -82,6 +97,17 @@ class OutboxMixin:
     def __table_args__(cls):
         return (Index("ix_outbox_key_id", "key", "id"),)
 
+    @classmethod
+    def of(cls: Any, event, key=None, **origin):
+        """A row for the event. origin: request_id, traceparent."""
+        return cls(
+            event_id=event.event_id,
+            event_name=event.name,
+            key=str(event.event_id if key is None else key),
+            payload=to_payload(event),
+            **origin,
+        )
+
 
 class Outbox(DependencyProvider):
     """model: the service's OutboxMixin model. events: every event class that the service adds."""
@@ -95,15 +121,26 @@ class Outbox(DependencyProvider):
 
     def setup(self):
         config, service = self.container.config, self.container.service_name
-        queues = [
-            handler_queue(event_class, subscriber, method, config)
-            for event_class in self.events
-            for subscriber, method in event_class.subscribers
-        ]
         self._exchange = get_event_exchange(service, config)
-        self._mandatory = {event_class.name for event_class in self.events if event_class.subscribers}
-        self._publisher = ConfirmingPublisher(amqp_address(config), [self._exchange, *queues])
-        self._due = _due(self.model)
+        queues = {
+            event_class.name: [
+                handler_queue(event_class, subscriber, method, config) for subscriber, method in event_class.subscribers
+            ]
+            for event_class in self.events
+        }
+        self._queue_names = {event: [queue.name for queue in subscribed] for event, subscribed in queues.items()}
+        entities = [self._exchange, *chain(*queues.values())]
+        if TAKE_BINDINGS_AWAY:
+            entities += [
+                Unbinding(name, exchange=self._exchange, routing_key=event)
+                for event, names in self._queue_names.items()
+                for name in names
+            ]
+        self._publisher = ConfirmingPublisher(amqp_address(config), entities)
+        self._connected_at = 0.0
+        # By rows that could not be deleted yet: the queues that have the event, EXCHANGE among them.
+        self._taken = {}
+        self._due = _due(self.model, list(self._queue_names))
         self._relay = Loop(self._relay_round, IDLE_SECONDS)
         self.inquiries.add("outbox", self._waiting)
 
@@ -126,16 +163,7 @@ class Outbox(DependencyProvider):
         if type(event) not in self.events:
             raise TypeError(f"{type(event).__name__} is not among the outbox's events")
         with self.tracer.span(operation_on(self._exchange.name, event.name, "create", "producer")):
-            session.add(
-                self.model(
-                    event_id=event.event_id,
-                    event_name=event.name,
-                    key=str(event.event_id if key is None else key),
-                    payload=to_payload(event),
-                    request_id=request_id,
-                    traceparent=traceparent(),
-                )
-            )
+            session.add(self.model.of(event, key, request_id=request_id, traceparent=traceparent()))
         after_commit(session, self._relay.ring)
 
     def _waiting(self):
@@ -163,47 +191,102 @@ class Outbox(DependencyProvider):
             return False
 
     def _publish(self, session, rows):
-        """Send all, then wait for the confirms; delete what the broker has, put off what it refused."""
-        confirms = [(row, time.time_ns(), self._send(row)) for row in rows]
-        deadline = time.monotonic() + CONFIRM_SECONDS
-        confirmed, refused, failure = [], False, None
-        for row, sent_at, confirm in confirms:
-            try:
-                operation = operation_on(self._exchange.name, row.event_name, "send", "producer")
-                with self.tracer.span(operation, row.traceparent, sent_at):
-                    self._publisher.wait(confirm, max(0.01, deadline - time.monotonic()))
-            except (Unroutable, NotConfirmed) as error:
-                logger.error("%s %s was not taken by the broker: %r", row.event_name, row.event_id, error)
-                self._put_off(session, row)
-                refused = True
-                PUBLISHED.labels(self.container.service_name, row.event_name, "refused").inc()
-            except BrokerUnavailable as error:
-                failure = error
+        """Give the broker all rows; delete those that every queue has, put off those that one does not take."""
+        failure = None
+        try:
+            if self._send(rows) and time.monotonic() - self._connected_at >= DECLARE_PAUSE_SECONDS:
+                # A queue was deleted. A new connection declares it, and the events go to it again.
+                self._publisher.reconnect()
+                self._connected_at = time.monotonic()
+                self._send(rows)
+        except BrokerUnavailable as error:
+            failure = error
+        done, waiting_keys = [], set()
+        for row in rows:
+            if row.key in waiting_keys:
+                continue
+            if self._lacking(row):
+                waiting_keys.add(row.key)
+                if failure is None:
+                    self._put_off(session, row)
             else:
-                confirmed.append(row.id)
+                done.append(row.id)
+                self._taken.pop(row.id, None)
                 PUBLISHED.labels(self.container.service_name, row.event_name, "confirmed").inc()
-        if confirmed:
-            session.execute(delete(self.model).where(self.model.id.in_(confirmed)))
-        if refused:
-            # Somebody may have deleted a queue: the next connection declares them again.
-            self._publisher.reconnect()
+        # What is forgotten goes to all queues again, and so does what another replica takes over.
+        for row_id in list(self._taken)[:-REMEMBERED_ROWS]:
+            del self._taken[row_id]
+        if done:
+            session.execute(delete(self.model).where(self.model.id.in_(done)))
         if failure is not None:
             session.commit()
             raise failure
 
-    def _send(self, row):
+    def _lacking(self, row):
+        """The queues that don't have the event yet, EXCHANGE among them."""
+        taken = self._taken.get(row.id, ())
+        return [queue for queue in (*self._queue_names[row.event_name], EXCHANGE) if queue not in taken]
+
+    def _send(self, rows):
+        """Send each row to the queues that lack it, and note those that take it.
+
+        Returns whether a queue is missing, or is not what it must be. Raises BrokerUnavailable when the connection is
+        lost.
+        """
+        refused, sent = self._publisher.refused(), []
+        for row in rows:
+            sent_at, body = time.time_ns(), encode(row.payload)
+            queues = [queue for queue in self._lacking(row) if queue not in refused]
+            sent.append((row, sent_at, [(queue, self._send_to(queue, row, body)) for queue in queues]))
+        is_missing = any(queue in refused for row in rows for queue in self._queue_names[row.event_name])
+        failure, deadline = None, time.monotonic() + CONFIRM_SECONDS
+        for row, sent_at, copies in sent:
+            errors: list[Exception] = []
+            operation = operation_on(self._exchange.name, row.event_name, "send", "producer")
+            # The first error is raised for the span, which shows it.
+            with suppress(Unroutable, BrokerUnavailable), self.tracer.span(operation, row.traceparent, sent_at):
+                for queue, confirm in copies:
+                    try:
+                        self._publisher.wait(confirm, max(0.01, deadline - time.monotonic()))
+                    except (Unroutable, Refused) as error:
+                        target = queue or self._exchange.name
+                        logger.error("%s %s was not taken by %s: %r", row.event_name, row.event_id, target, error)
+                        errors.append(error)
+                        is_missing = is_missing or isinstance(error, Unroutable)
+                        if queue == EXCHANGE:
+                            # Nothing is owed to queues that we don't know.
+                            self._taken.setdefault(row.id, set()).add(queue)
+                    except BrokerUnavailable as error:
+                        errors.append(error)
+                        failure = error
+                    else:
+                        self._taken.setdefault(row.id, set()).add(queue)
+                if errors:
+                    raise errors[0]
+        # A queue that lacks a row gets those behind it of the same key again, after it.
+        lacking_by_key: dict[str, set[str]] = defaultdict(set)
+        for row in rows:
+            self._taken.get(row.id, set()).difference_update(lacking_by_key[row.key])
+            lacking_by_key[row.key].update(self._lacking(row))
+        if failure is not None:
+            raise failure
+        return is_missing
+
+    def _send_to(self, queue, row, body):
         headers = {HEADER_PREFIX + "request_id": row.request_id, HEADER: row.traceparent}
+        to_exchange = queue == EXCHANGE
         return self._publisher.send(
-            encode(row.payload),
-            exchange=self._exchange.name,
-            routing_key=row.event_name,
-            mandatory=row.event_name in self._mandatory,
+            body,
+            exchange=self._exchange.name if to_exchange else "",
+            routing_key=row.event_name if to_exchange else queue,
+            mandatory=not to_exchange,
             persistent=True,
             message_id=str(row.event_id),
             headers={name: value for name, value in headers.items() if value is not None},
         )
 
     def _put_off(self, session, row):
+        PUBLISHED.labels(self.container.service_name, row.event_name, "refused").inc()
         wait_seconds = min(2**row.attempts, LONGEST_WAIT_SECONDS)
         session.execute(
             update(self.model)
@@ -212,11 +295,16 @@ class Outbox(DependencyProvider):
         )
 
 
-def _due(model):
-    """The oldest row of each key, so that what waits holds back its own key alone."""
+def _due(model, event_names):
+    """The oldest rows, without those behind one of their key that must wait.
+
+    Events of other names are another release's: they are left to its relay, which knows their subscribers.
+    """
     older = aliased(model)
-    has_older = select(older.id).where(and_(older.key == model.key, older.id < model.id)).exists()
-    return select(model).where(~has_older, model.not_before <= func.now()).order_by(model.id).limit(ROUND_ROWS)
+    must_wait = or_(older.not_before > func.now(), older.event_name.not_in(event_names))
+    waits_behind = select(older.id).where(older.key == model.key, older.id < model.id, must_wait).exists()
+    due = select(model).where(model.event_name.in_(event_names), model.not_before <= func.now(), ~waits_behind)
+    return due.order_by(model.id).limit(ROUND_ROWS)
 
 
 class _BoundOutbox:

@@ -23,12 +23,18 @@ SAFE_DEAD_LETTERING = {"x-dead-letter-strategy": "at-least-once", "x-overflow": 
 
 
 def handler_queue(event_class, service, method, config):
-    """The queue of one handler."""
+    """The queue of one handler.
+
+    The relay sends to the queues of the event's subscribers itself (extensions.outbox). Another handler's is bound
+    to the exchange, and gets what is published there.
+    """
+    is_subscriber = (service, method) in event_class.subscribers
+    binding = {} if is_subscriber else {"exchange": get_event_exchange(event_class.source, config)}
     return _queue(
         f"evt-{event_class.source}-{event_class.name}--{service}.{method}",
         config,
-        exchange=get_event_exchange(event_class.source, config),
         routing_key=event_class.name,
+        **binding,
         quorum_arguments={
             "x-delivery-limit": DELIVERY_LIMIT,
             "x-dead-letter-exchange": "",
@@ -36,6 +42,13 @@ def handler_queue(event_class, service, method, config):
             **SAFE_DEAD_LETTERING,
         },
     )
+
+
+class Unbinding(Queue):
+    """Declared like a queue, it takes that queue's binding away."""
+
+    def declare(self, nowait=False, channel=None):
+        self.unbind_from(self.exchange, self.routing_key, nowait=nowait, channel=channel)
 
 
 def delay_queue(pause_seconds, config):

@@ -14,6 +14,7 @@ from nameko.standalone.rpc import ClusterRpcProxy
 from nameko.testing.services import entrypoint_hook
 
 from extensions.payloads import to_payload
+from extensions.queues import handler_queue
 from tests.infrastructure.configuration import configuration
 from tests.infrastructure.waiting import wait_for
 
@@ -53,8 +54,11 @@ class Shop:
             yield rpc
 
     def publish(self, event):
-        """As the relay of the event's source does."""
-        self.broker.publish(to_payload(event), exchange=f"{event.source}.events", routing_key=event.name)
+        """To its subscribers, as the relay of the event's source does; a hint to whoever listens."""
+        for subscriber in event.subscribers:
+            self.broker.publish(to_payload(event), queue=handler_queue(event, *subscriber, self.config).name)
+        if not event.subscribers:
+            self.broker.publish(to_payload(event), exchange=f"{event.source}.events", routing_key=event.name)
 
     @contextmanager
     def listener(self, *event_classes):

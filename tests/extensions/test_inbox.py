@@ -183,7 +183,7 @@ def test_an_event_delivered_many_times_to_two_replicas_has_one_effect(tables, ru
     event = CakeBaked(cake="Torte")
 
     for _ in range(12):
-        broker.publish(to_payload(event), exchange="bakery.events", routing_key="cake.baked")
+        broker.publish(to_payload(event), queue="evt-bakery-cake.baked--shop.display")
 
     wait_for(lambda: broker.depth("evt-bakery-cake.baked--shop.display") == 0)
     wait_for(lambda: shop.all(Cake.name) == ["Torte"])
@@ -213,7 +213,7 @@ def test_an_event_whose_handling_rolls_back_is_not_taken(tables, run_service, br
     shop = tables("shop")
     run_service(Shop)
 
-    broker.publish(to_payload(CakeBaked(cake="Torte")), exchange="bakery.events", routing_key="cake.baked")
+    broker.publish(to_payload(CakeBaked(cake="Torte")), queue="evt-bakery-cake.baked--shop.display")
 
     wait_for(lambda: shop.all(Cake.name) == ["Torte"])
     assert len(tries) == 3

@@ -11,6 +11,7 @@ from extensions import outbox as kit
 from extensions.database import Database
 from extensions.events import event_handler
 from extensions.outbox import Outbox
+from extensions.payloads import to_payload
 from extensions.rpc import rpc
 from tests.extensions.bakery import Cake, CakeBaked, CakeEaten, InboxEntry, OutboxEntry
 from tests.infrastructure.waiting import wait_for
@@ -168,50 +169,167 @@ def test_an_event_that_must_wait_holds_back_its_own_keys_alone(run_service, bake
     wait_for(lambda: cakes(broker) == ["other", "waits", "behind it"])
 
 
-def test_an_event_whose_queue_was_deleted_waits_for_it_and_holds_up_no_other(run_service, bakery, broker, rpc):
-    """With both queues gone the broker returns it; the next connection declares them."""
-    container = run_service(Bakery)
+@pytest.mark.parametrize("deleted", [(SHOP,), (SHOP, PRESS)], ids=["one", "all"])
+def test_an_event_whose_queue_was_deleted_goes_to_a_new_one(run_service, bakery, broker, rpc, deleted):
+    run_service(Bakery)
     rpc.bakery.bake("first", oven=1)
     wait_for(lambda: broker.queue_exists(SHOP) and cakes(broker) == ["first"])
+    wait_for(lambda: not bakery.all(OutboxEntry.id))
+    with broker.channel() as channel:
+        for queue in deleted:
+            channel.queue_delete(queue)
+
+    rpc.bakery.bake("second", "third", oven=1)
+
+    wait_for(lambda: broker.queue_exists(SHOP) and cakes(broker) == ["second", "third"])
+    wait_for(lambda: not bakery.all(OutboxEntry.id))
+    assert cakes(broker, PRESS) == ["second", "third"] if PRESS in deleted else ["first", "second", "third"]
+
+
+def test_events_go_on_after_their_exchange_was_deleted(run_service, bakery, broker, rpc):
+    run_service(Bakery)
+    rpc.bakery.bake("first")
+    wait_for(lambda: not bakery.all(OutboxEntry.id))
+    with broker.channel() as channel:
+        channel.exchange_delete("bakery.events")
+
+    rpc.bakery.bake("second")
+
+    wait_for(lambda: not bakery.all(OutboxEntry.id))
+    assert {*cakes(broker)} == {*cakes(broker, PRESS)} == {"first", "second"}
+
+
+def test_a_full_queue_holds_back_its_own_events_alone(run_service, bakery, broker, proxy, rpc, monkeypatch):
+    monkeypatch.setattr(kit, "LONGEST_WAIT_SECONDS", 1)
+    run_service(Bakery, AMQP_URI=proxy.uri)
+    rpc.bakery.bake("first")
+    wait_for(lambda: not bakery.all(OutboxEntry.id))
+    connections = proxy.accepted
+    with broker.full(SHOP):
+        rpc.bakery.bake("second", "third", oven=2)
+        rpc.bakery.bake("fourth", oven=4)
+        # The first of each key is tried several times while it is full.
+        wait_for(lambda: sorted(bakery.all(OutboxEntry.attempts))[:2] >= [0, 3])
+        reached = cakes(broker, PRESS)
+
+    wait_for(lambda: not bakery.all(OutboxEntry.id))
+
+    assert reached == ["first", "second", "third", "fourth"]
+    assert [cake for cake in cakes(broker) if cake != "fourth"] == ["first", "second", "third"]
+    assert proxy.accepted == connections
+
+
+def test_a_queue_with_other_arguments_gets_nothing_and_holds_up_no_other(run_service, bakery, broker, rpc, caplog):
+    broker.declare(SHOP, durable=False)
+    run_service(Bakery)
+
+    rpc.bakery.bake("Torte")
+
+    wait_for(lambda: broker.queue_exists(PRESS) and cakes(broker, PRESS) == ["Torte"])
+    wait_for(lambda: bakery.all(OutboxEntry.attempts) == [1])
+    assert broker.depth(SHOP) == 0
+    assert f"inequivalent arg 'durable' for queue '{SHOP}'" in caplog.text
     with broker.channel() as channel:
         channel.queue_delete(SHOP)
-        channel.queue_delete(PRESS)
-
-    rpc.bakery.bake("second", oven=1)
-
-    wait_for(lambda: broker.queue_exists(SHOP) and cakes(broker) == cakes(broker, PRESS) == ["second"])
-    assert container.started
+    wait_for(lambda: broker.queue_exists(SHOP) and cakes(broker) == ["Torte"])
 
 
-def test_a_returned_event_does_not_double_those_beside_it(run_service, bakery, broker, cluster, monkeypatch):
-    """A class that no queue takes, amid others of the same round."""
+def test_a_service_that_we_do_not_know_gets_each_event_once_by_the_exchange(run_service, bakery, broker, rpc):
+    exchange = get_event_exchange("bakery", {})
+    broker.declare("museum", exchange=exchange, routing_key="cake.baked", durable=True)
+    run_service(Bakery)
 
-    class Lost(CakeBaked):
-        name = "cake.lost"
-        subscribers = (("nobody", "listens"),)
+    rpc.bakery.bake("Torte")
 
-    class Careless(Bakery):
-        outbox = Outbox(OutboxEntry, events=[CakeBaked, Lost])
+    wait_for(lambda: not bakery.all(OutboxEntry.id))
+    assert [cakes(broker, queue) for queue in ("museum", SHOP, PRESS)] == [["Torte"]] * 3
+    assert broker.bindings("bakery.events") == ["museum"]
 
-        @rpc
-        def bake_two(self):
-            with self.db.transaction() as session:
-                self.outbox.add(session, Lost(cake="lost"))
-                for number in range(100):
-                    self.outbox.add(session, CakeBaked(cake=f"{number} " + "x" * 50_000))
 
-    container = run_service(Careless)
-    cluster.bakery.bake("first")
-    wait_for(lambda: broker.queue_exists("evt-bakery-cake.lost--nobody.listens"))
-    monkeypatch.setattr(relay_of(container)._publisher, "declare", relay_of(container)._publisher.declare[:3])
-    with broker.channel() as channel:
-        channel.queue_delete("evt-bakery-cake.lost--nobody.listens")
+def test_a_full_queue_that_we_do_not_know_holds_up_nothing(run_service, bakery, broker, rpc):
+    exchange = get_event_exchange("bakery", {})
+    broker.declare("museum", exchange=exchange, routing_key="cake.baked", durable=True, max_length=1)
+    run_service(Bakery)
+    rpc.bakery.bake("first")
+    wait_for(lambda: not bakery.all(OutboxEntry.id))
 
-    cluster.bakery.bake_two()
+    with broker.full("museum"):
+        rpc.bakery.bake("second")
 
-    wait_for(lambda: bakery.all(func.count(OutboxEntry.id)) == [1])
-    wait_for(lambda: bakery.all(OutboxEntry.attempts) == [2])
-    assert broker.depth(SHOP) == 101
+        wait_for(lambda: not bakery.all(OutboxEntry.id))
+    assert cakes(broker) == cakes(broker, PRESS) == ["first", "second"]
+
+
+def test_an_event_of_another_release_is_left_to_it(run_service, bakery, broker, rpc):
+    """Its relay knows the subscribers. What comes behind it waits, too."""
+
+    class Later(Bakery):
+        outbox = Outbox(OutboxEntry, events=[CakeBaked, CakeEaten])
+
+    add_by_hand(bakery, CakeBaked(cake="known"), CakeBaked(cake="unknown"), CakeBaked(cake="behind it"), key=1)
+    bakery.execute(text("UPDATE outbox SET event_name = 'cake.eaten' WHERE payload->>'cake' = 'unknown'"))
+    run_service(Bakery)
+    rpc.bakery.bake("other", oven=2)
+    wait_for(lambda: broker.queue_exists(SHOP) and cakes(broker) == ["known", "other"])
+    waiting = bakery.all(func.count(OutboxEntry.id))
+
+    run_service(Later)
+
+    wait_for(lambda: cakes(broker) == ["known", "other", "behind it"])
+    wait_for(lambda: not bakery.all(OutboxEntry.id))
+    assert waiting == [2]
+
+
+# Beside the release before, which binds the subscribers' queues, and publishes to the exchange alone
+
+
+@pytest.fixture
+def bound(broker):
+    """What a relay of the release before has made."""
+    exchange = get_event_exchange("bakery", {})
+    for queue in (SHOP, PRESS):
+        broker.declare(queue, exchange=exchange, routing_key="cake.baked", durable=True)
+
+
+def test_the_release_before_reaches_the_handlers_of_this_one(
+    run_service, bakery, tables, broker, rpc, bound, monkeypatch
+):
+    monkeypatch.setattr("extensions.consumers.DECLARE_SECONDS", 0.1)
+    shop = tables("shop")
+    run_service(Bakery)
+    run_service(Shop)
+    rpc.bakery.bake("new")
+    wait_for(lambda: shop.all(Cake.name) == ["new"])
+
+    old = CakeBaked(cake="old")
+    broker.publish(to_payload(old), exchange="bakery.events", routing_key="cake.baked", mandatory=True)
+
+    wait_for(lambda: shop.all(Cake.name) == ["new", "old"])
+    assert {*broker.bindings("bakery.events")} == {SHOP, PRESS}
+
+
+def test_a_queue_that_is_still_bound_gets_an_event_twice_and_the_inbox_drops_one(
+    run_service, bakery, tables, broker, rpc, bound
+):
+    run_service(Bakery)
+
+    rpc.bakery.bake("Torte")
+
+    wait_for(lambda: cakes(broker) == cakes(broker, PRESS) == ["Torte", "Torte"])
+    shop = tables("shop")
+    run_service(Shop)
+    wait_for(lambda: broker.depth(SHOP) == 0)
+    wait_for(lambda: shop.all(Cake.name) == ["Torte"])
+
+
+def test_the_next_release_takes_the_bindings_away(run_service, bakery, broker, rpc, bound, monkeypatch):
+    monkeypatch.setattr(kit, "TAKE_BINDINGS_AWAY", True)
+    run_service(Bakery)
+
+    rpc.bakery.bake("Torte")
+
+    wait_for(lambda: cakes(broker) == cakes(broker, PRESS) == ["Torte"])
+    assert broker.bindings("bakery.events") == []
 
 
 def test_two_relays_never_publish_at_the_same_time(run_service, bakery, broker, cluster, monkeypatch):

@@ -68,8 +68,7 @@ def park(broker, run_service, shop):
             event = CakeBaked(cake=cake)
             broker.publish(
                 to_payload(event),
-                exchange="bakery.events",
-                routing_key="cake.baked",
+                queue="evt-bakery-cake.baked--shop.display",
                 message_id=str(event.event_id),
                 headers={"nameko.request_id": "r-1"},
             )

@@ -489,7 +489,7 @@ def test_a_reservation_whose_order_is_still_being_placed_stays(shop, products):
 
 
 def test_a_message_that_can_not_be_read_is_parked_and_can_be_discarded(shop, products):
-    shop.broker.publish("not JSON", exchange="orders.events", routing_key="order.abandoned")
+    shop.broker.publish("not JSON", queue="evt-orders-order.abandoned--products.release_abandoned_stock")
 
     [message] = wait_for(lambda: products.list_parked()["messages"])
 

@@ -238,7 +238,8 @@ class Notifications:
                 request_id=log_fields().get("request_id"),
                 traceparent=traceparent(),
             )
-            .on_conflict_do_nothing(index_elements=["event_id"])
+            # Nor a step of an order to which a release before this one gave another event_id.
+            .on_conflict_do_nothing()
             .returning(Notification)
         )
 

@@ -31,7 +31,7 @@ from contracts.errors import (
     RequestInFlight,
     ReservationReleased,
 )
-from contracts.events import OrderAbandoned, OrderCreated, OrderLine, OrderStatusUpdated
+from contracts.events import OrderAbandoned, OrderCreated, OrderLine, OrderStatusUpdated, event_id_of
 from contracts.production import demo_settings
 from contracts.schemas import (
     ORDER_STATUSES,
@@ -54,11 +54,13 @@ from extensions.rpc import ClusterClient, rpc
 from extensions.settings import Settings
 from extensions.telemetry import LogContext
 from extensions.tracing import Tracing
-from services.orders_models import Answer, Attempt, Order, OutboxEntry
+from services.orders_models import Answer, Attempt, Order, OutboxEntry, StatusStep
 from services.orders_models import Base as Base  # for migrations/env.py
 
 LEASE_SECONDS = 10
 ABANDONED_ATTEMPT_DAYS = 30
+# As many are read at once when events are made again.
+EVENTS_ORDERS = 100
 
 
 def order_view(order):
@@ -93,19 +95,40 @@ def first_view(order):
     return {**view, "status": "pending", "updated_at": view["created_at"], "history": view["history"][:1]}
 
 
-def event_fields(order):
-    """What order.created and order.status.updated share."""
+def event_of(order, sequence):
+    """The event of an order's step, the same each time it is made."""
+    step = order.history[sequence - 1]
     names = ("product_id", "product_name", "product_price", "quantity", "subtotal")
-    return {
+    fields = {
+        "event_id": event_id_of("order", order.reservation_id, sequence),
+        "timestamp": step.at,
         "order_id": order.id,
-        "sequence": len(order.history),
+        "sequence": sequence,
         "user_id": order.user_id,
         "user_email": order.user_email,
-        "status": order.status,
+        "status": step.status,
         "items": tuple(OrderLine(**{name: getattr(item, name) for name in names}) for item in order.items),
         "total_amount": order.total_amount,
         "reservation_id": order.reservation_id,
     }
+    if sequence == 1:
+        return OrderCreated(**fields)
+    old_status = order.history[sequence - 2].status
+    return OrderStatusUpdated(**fields, old_status=old_status, new_status=step.status)
+
+
+def events_since(session, since):
+    """(event, key) of each step that an order took since then, for `scripts.resend`.
+
+    Without order.abandoned: products asks about its reservations itself.
+    """
+    order_ids = sorted(session.scalars(select(StatusStep.order_id).where(StatusStep.at >= since).distinct()))
+    for first in range(0, len(order_ids), EVENTS_ORDERS):
+        chunk = order_ids[first : first + EVENTS_ORDERS]
+        for order in session.scalars(_with_details().where(Order.id.in_(chunk)).order_by(Order.id)):
+            for sequence, step in enumerate(order.history, 1):
+                if step.at >= since:
+                    yield event_of(order, sequence), order.id
 
 
 class Orders:
@@ -214,7 +237,7 @@ class Orders:
                 order = Order.placed(attempt, user_email, lines)
                 session.add(order)
                 session.flush()
-                self.outbox.add(session, OrderCreated(**event_fields(order)), key=order.id)
+                self.outbox.add(session, event_of(order, 1), key=order.id)
                 return order_view(order)
             if attempt.state == "abandoned":
                 raise ProductsTimeout
@@ -341,11 +364,9 @@ class Orders:
         order = self._find(session, order_id, user_id, lock=True)
         if user_id is not None and status != "cancelled":
             raise NotAllowed
-        old_status = order.status
         order.move_to(status, by="admin" if user_id is None else "customer")
         session.flush()
-        event = OrderStatusUpdated(**event_fields(order), old_status=old_status, new_status=status)
-        self.outbox.add(session, event, key=order.id)
+        self.outbox.add(session, event_of(order, len(order.history)), key=order.id)
         return order_view(order)
 
     @rpc

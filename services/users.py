@@ -37,7 +37,7 @@ from contracts.errors import (
     Taken,
     UserNotFound,
 )
-from contracts.events import UserPasswordResetRequested, UserRegistered, UserVerificationRequested
+from contracts.events import UserPasswordResetRequested, UserRegistered, UserVerificationRequested, event_id_of
 from contracts.production import demo_settings
 from contracts.schemas import (
     AddressVerification,
@@ -90,6 +90,37 @@ from services.users_models import Base as Base
 
 ACCESS_TOKEN_SECONDS = 15 * 60
 MAIL_EVENTS = {RESET: UserPasswordResetRequested, VERIFICATION: UserVerificationRequested}
+
+
+def registered(user):
+    """The account's first event, the same each time it is made."""
+    created_at = timestamp(user.created_at)
+    event_id = event_id_of(UserRegistered.name, user.id, created_at)
+    return UserRegistered(event_id=event_id, timestamp=user.created_at, user_id=user.id, email=user.email)
+
+
+def mail_requested(request, user):
+    """The event of an answered request for a mail, the same each time it is made."""
+    event_class, answered_at = MAIL_EVENTS[request.purpose], timestamp(request.answered_at)
+    event_id = event_id_of(event_class.name, request.id, answered_at)
+    return event_class(event_id=event_id, timestamp=request.answered_at, user_id=user.id, email=user.email)
+
+
+def events_since(session, since):
+    """(event, key) of each account that was made since then, and of each mail that one has asked for.
+
+    For `scripts.resend`. Requests for mails are kept for MAIL_REQUEST_LIFE.
+    """
+    for user in session.scalars(select(User).where(User.created_at >= since).order_by(User.id)).yield_per(100):
+        yield registered(user), None
+    requests = (
+        select(MailRequest, User)
+        .join(User, User.email == MailRequest.email)
+        .where(MailRequest.answered_at >= since, User.created_at <= MailRequest.answered_at, User.is_active)
+        .order_by(MailRequest.id)
+    )
+    for request, user in session.execute(requests).yield_per(100):
+        yield mail_requested(request, user), None
 
 
 def user_view(user):
@@ -182,7 +213,7 @@ class Users:
         user = User(**values)
         session.add(user)
         _flush(session)
-        self.outbox.add(session, UserRegistered(user_id=user.id, email=user.email))
+        self.outbox.add(session, registered(user))
         return user_view(user)
 
     @rpc
@@ -341,9 +372,9 @@ class Users:
                 session.delete(request)
                 return True
             user = session.scalar(select(User).where(User.email == request.email, User.is_active))
+            request.answered_at = session.scalar(select(func.now()))
             if user is not None:
-                self.outbox.add(session, MAIL_EVENTS[request.purpose](user_id=user.id, email=user.email))
-            request.answered_at = func.now()
+                self.outbox.add(session, mail_requested(request, user))
             return True
 
     @rpc
@@ -506,7 +537,7 @@ class Users:
             if not user.is_active:
                 raise AccountDisabled
             if is_new:
-                self.outbox.add(session, UserRegistered(user_id=user.id, email=user.email))
+                self.outbox.add(session, registered(user))
             refresh_token = UserSession.open(session, user, answer)
         return self._grant(user, refresh_token)
 

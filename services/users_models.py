@@ -46,6 +46,8 @@ ACCOUNT_FAILURES, ADDRESS_FAILURES = 6, 100
 LONGEST_WAIT_SECONDS = 60
 # Between two mails of one kind to one address, however many ask.
 MAIL_PAUSE = timedelta(minutes=1)
+# As long as scripts.resend can make the event of a request again.
+MAIL_REQUEST_LIFE = timedelta(days=1)
 
 
 class Base(DeclarativeBase):
@@ -408,5 +410,5 @@ def forget_old(session):
     for model in (UserSession, RefreshToken, MailedToken, SignIn):
         session.execute(delete(model).where(model.expires_at < func.now()))
     session.execute(delete(LoginFailure).where(LoginFailure.failed_at < func.now() - FAILURE_WINDOW))
-    session.execute(delete(MailRequest).where(MailRequest.answered_at < func.now() - MAIL_PAUSE))
+    session.execute(delete(MailRequest).where(MailRequest.answered_at < func.now() - MAIL_REQUEST_LIFE))
     Answer.forget_old(session)

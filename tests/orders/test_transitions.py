@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from contracts.errors import IllegalTransition, InvalidInput
 from contracts.schemas import ORDER_STATUSES
-from services.orders import Attempt, Order, event_fields
+from services.orders import Attempt, Order, event_of
 
 LEGAL = {
     ("pending", "confirmed"),
@@ -87,4 +87,4 @@ def test_whatever_is_tried_the_history_is_a_legal_path_and_the_sequence_its_leng
     path = [step.status for step in order.history]
     assert path[0] == "pending" and path[-1] == order.status
     assert set(pairwise(path)) <= LEGAL
-    assert event_fields(order)["sequence"] == len(path)
+    assert event_of(order, len(path)).status == order.status

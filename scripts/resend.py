@@ -1,0 +1,64 @@
+"""Sends the events of a time once more, made again from the tables: after queues were deleted with what lay in them.
+
+    python -m scripts.resend --since 2026-11-30T10:00Z
+    python -m scripts.resend --since 2026-11-30T10:00Z --service orders
+
+They go into the outbox, and leave when their service runs. Each has the id that it had, so a handler that has seen it
+passes over it: a run that was broken off can be repeated, and `--since` may lie well before the loss.
+"""
+
+import argparse
+import importlib
+import sys
+from datetime import datetime
+
+from sqlalchemy import create_engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from extensions.postgres import WRITABLE_HOST, database_url
+from scripts.migrate import database_uris
+
+SERVICES = ("orders", "users")
+BATCH = 200
+
+
+def a_time(text):
+    try:
+        since = datetime.fromisoformat(text)
+    except ValueError:
+        since = None
+    if since is None or since.tzinfo is None:
+        raise argparse.ArgumentTypeError(f"a time with its zone, like 2026-11-30T10:00Z, not {text!r}")
+    return since
+
+
+def resend(service, uri, since):
+    """Put the service's events since then into its outbox; return how many they are."""
+    module = importlib.import_module(f"services.{service}")
+    number = 0
+    with Session(create_engine(database_url(uri), connect_args=WRITABLE_HOST), expire_on_commit=False) as session:
+        for event, key in module.events_since(session, since):
+            session.add(module.OutboxEntry.of(event, key))
+            number += 1
+            if number % BATCH == 0:
+                session.commit()
+        session.commit()
+    return number
+
+
+def main(arguments):
+    parser = argparse.ArgumentParser(prog="python -m scripts.resend", description=__doc__.partition("\n")[0])
+    parser.add_argument("--since", required=True, type=a_time, help="a time with its zone")
+    parser.add_argument("--service", choices=SERVICES, help="whose events; without it those of all")
+    wanted = parser.parse_args(arguments)
+    for service, uri in database_uris(*([wanted.service] if wanted.service else SERVICES)).items():
+        try:
+            number = resend(service, uri, wanted.since)
+        except DBAPIError as error:
+            sys.exit(f"{service}: not finished. Mend this, and run it again. {error.orig}")
+        print(f"{service}: {number} events are in the outbox", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

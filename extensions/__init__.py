@@ -3,6 +3,7 @@
 broker      a kept connection that publishes with confirms
 consumers   the consuming connection of a service
 rpc         the entrypoint and the client, with deadlines
+deadlines   the time that a call has left, without any wall clock
 events      durable handlers with retry and parking; broadcast handlers; hints
 queues      what events lie in, classic or quorum
 outbox      events that leave exactly when their transaction has committed

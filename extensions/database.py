@@ -370,4 +370,4 @@ class Transactions:
             raise RpcTimeout(self._service)
 
     def _seconds_left(self):
-        return self._deadline - time.time()
+        return self._deadline - time.monotonic()

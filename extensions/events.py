@@ -93,8 +93,7 @@ def event_context(event, message):
     """The worker's context data for an event, log fields included."""
     event_id = str(event.event_id)
     context = {"request_id": event_id, **context_from_headers(message), "event_id": event_id}
-    # Nameko's dispatcher hands on those of the call it was used in; an event is no part of that call.
-    context.pop("deadline", None)
+    # Nameko's dispatcher hands on that of the call it was used in; an event is no part of that call.
     context.pop("call_id", None)
     return context
 

@@ -8,10 +8,11 @@
         def greet(self, name):
             return self.cluster.translator.translate(text=f"Hello {name}")
 
-A call has one absolute deadline, which travels in a header: it covers connecting, publishing, the
-confirm and the reply, nested calls inherit it less a margin, a worker doesn't start past it and a
-transaction (extensions.database) doesn't commit past it. A service without a listening replica is
-refused by the broker at once, since its queue goes with its last consumer.
+A call has one deadline: it covers connecting, publishing, the confirm and the reply, nested calls
+inherit it less a margin, a worker doesn't start past it and a transaction (extensions.database)
+doesn't commit past it. What travels is the time left (extensions.deadlines): no wall clock takes
+part. A service without a listening replica is refused by the broker at once, since its queue goes
+with its last consumer.
 
 Not guaranteed: that a call which timed out was not carried out, or that a call is carried out only
 once. A replica that dies between commit and acknowledgement gets its call again: writing methods
@@ -46,6 +47,7 @@ from prometheus_client import Histogram
 
 from extensions.broker import BrokerUnavailable, Publisher, Unroutable, encode
 from extensions.consumers import Consumers
+from extensions.deadlines import CLOCK_SKEW, FIELDS, SenderClocks, time_fields
 from extensions.errors import RpcTimeout, ServiceUnavailable, outcome_of
 from extensions.gauges import QUEUE_MESSAGES, QueueDepths
 from extensions.tracing import Operation, Tracer, context_of, trace_headers
@@ -92,6 +94,9 @@ def context_from_headers(message):
         context.pop("call_id_stack", None)
     if not isinstance(context.get("request_id"), str):
         context.pop("request_id", None)
+    # The receiver of a call makes a deadline of its own of these.
+    for field in FIELDS:
+        context.pop(field, None)
     return {**context, **context_of(message)}
 
 
@@ -105,11 +110,13 @@ class RpcConsumer(SharedExtension):
 
     def __init__(self):
         self._methods = {}
+        self._clocks = SenderClocks()
 
     def setup(self):
         self._exchange = get_rpc_exchange(self.container.config)
         self.publisher.declare(self._exchange)
         self.consumers.register(self)
+        CLOCK_SKEW.labels(self.container.service_name).set_function(self._clocks.skew)
         self.depths.watch(self.queue().name, QUEUE_MESSAGES, self.queue().name)
 
     @property
@@ -148,15 +155,17 @@ class RpcConsumer(SharedExtension):
         context = context_from_headers(message)
         context["call_id"] = message.properties.get("correlation_id") or uuid4().hex
         context.setdefault("request_id", context["call_id"])
-        deadline = context.get("deadline")
-        if deadline is not None and not isinstance(deadline, (int, float)):
-            refusal = MalformedRequest("The deadline is not a number of seconds since 1970.")
-            self._answer(message, entrypoint.method_name, started_at, error=refusal)
+        headers = message.headers or {}
+        try:
+            deadline = self._clocks.deadline({field: headers.get(HEADER_PREFIX + field) for field in FIELDS})
+        except MalformedRequest as error:
+            self._answer(message, entrypoint.method_name, started_at, error=error)
             return
-        if deadline is not None and time.time() >= deadline:
+        if deadline is not None and time.monotonic() >= deadline:
             logger.warning("dropped a call of %s past its deadline", message.delivery_info["routing_key"])
             self._answer(message, entrypoint.method_name, started_at, error=RpcTimeout(self.container.service_name))
             return
+        context["deadline"] = deadline
 
         def finish(worker_ctx, result, exc_info):
             answer = {"result": result} if exc_info is None else {"error": exc_info[1]}
@@ -325,23 +334,24 @@ class ClusterClient(DependencyProvider):
         inherited = worker_ctx.data.get("deadline")
         return Cluster(
             self,
-            deadline=inherited - NESTED_MARGIN_SECONDS if inherited else None,
+            deadline=None if inherited is None else inherited - NESTED_MARGIN_SECONDS,
             request_id=worker_ctx.data.get("request_id") or worker_ctx.call_id,
             call_id_stack=worker_ctx.call_id_stack,
         )
 
-    def call(self, service, method, args, kwargs, context):
+    def call(self, service, method, args, kwargs, context, deadline):
         with self.tracer.span(_operation(service, method, "client")):
-            return self._call(service, method, args, kwargs, context)
+            return self._call(service, method, args, kwargs, context, deadline)
 
-    def _call(self, service, method, args, kwargs, context):
-        remaining = context["deadline"] - time.time()
+    def _call(self, service, method, args, kwargs, context, deadline):
+        remaining = deadline - time.monotonic()
         if remaining <= 0:
             raise RpcTimeout(service)
         correlation_id = uuid4().hex
         try:
             with eventlet.Timeout(remaining, RpcTimeout(service)):
                 reply = self.listener.expect(correlation_id)
+                fields = {**context, **time_fields(deadline)}
                 self.publisher.publish(
                     encode({"args": args, "kwargs": kwargs}),
                     exchange=self._exchange.name,
@@ -350,7 +360,7 @@ class ClusterClient(DependencyProvider):
                     reply_to=self.listener.routing_key,
                     correlation_id=correlation_id,
                     expiration=str(max(1, int(remaining * 1000))),
-                    headers={**{HEADER_PREFIX + key: value for key, value in context.items()}, **trace_headers()},
+                    headers={**{HEADER_PREFIX + key: value for key, value in fields.items()}, **trace_headers()},
                     timeout_seconds=min(CONFIRM_SECONDS, remaining),
                 )
                 return reply.wait()
@@ -373,10 +383,11 @@ class Cluster:
         self._context = {"request_id": request_id, "call_id_stack": list(call_id_stack)}
 
     def within(self, seconds, request_id=None):
-        """The same cluster, all calls to be over in `seconds` from now, nested ones included."""
+        """The same cluster, all calls to be over in `seconds` from now, if not earlier; nested ones included."""
+        latest = time.monotonic() + seconds
         return Cluster(
             self._client,
-            time.time() + seconds,
+            latest if self._deadline is None else min(self._deadline, latest),
             request_id or self._context["request_id"],
             self._context["call_id_stack"],
         )
@@ -385,11 +396,11 @@ class Cluster:
         return _Service(self, service)
 
     def _call(self, service, method, args, kwargs):
-        latest = time.time() + CALL_SECONDS
+        latest = time.monotonic() + CALL_SECONDS
         deadline = latest if self._deadline is None else min(self._deadline, latest)
         started_at, outcome = time.perf_counter(), "ok"
         try:
-            return self._client.call(service, method, args, kwargs, {**self._context, "deadline": deadline})
+            return self._client.call(service, method, args, kwargs, self._context, deadline)
         except BaseException as error:
             outcome = outcome_of(error)
             raise

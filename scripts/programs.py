@@ -26,6 +26,7 @@ PACKAGES = {
     "Redis": "redis-server",
     "nginx": "nginx",
     "Prometheus": "prometheus",
+    "libfaketime": "faketime",
     "Chromium": "chromium",  # with a font, which its fontconfig depends on
 }
 UNITS = {
@@ -50,6 +51,11 @@ def find_rabbitmq():
 def find_nginx():
     # Debian has it where only root looks.
     return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+
+
+def find_faketime():
+    """The folder of the library that gives a process a wall clock of its own."""
+    return newest(("/usr/lib/*/faketime",), "libfaketime.so.1")
 
 
 def newest(patterns, program):
@@ -83,6 +89,8 @@ def missing_programs(settings):
         missing.append("nginx")
     if settings.for_tests and not (shutil.which("prometheus") and shutil.which("promtool")):
         missing.append("Prometheus")
+    if settings.for_tests and not find_faketime():
+        missing.append("libfaketime")
     if settings.for_tests and not shutil.which("chromium"):
         missing.append("Chromium")
     return missing

@@ -49,7 +49,7 @@ class Shop:
 
     @contextmanager
     def client(self, **context):
-        """An `rpc` of its own, whose calls carry this context: `deadline`, for example."""
+        """An `rpc` of its own, whose calls carry this context: `time_left`, for example."""
         with ClusterRpcProxy({"AMQP_URI": self.config["AMQP_URI"]}, context_data=context, timeout=30) as rpc:
             yield rpc
 

@@ -105,8 +105,12 @@ class Calls:
         properties.setdefault("reply_to", "answers")
         self.broker.publish(body, exchange="nameko-rpc", routing_key=method, **properties)
 
-    def answers(self):
-        return [message.payload for message in self.broker.peek("answers")]
+    def answers(self, correlation_id=None):
+        """All, or those to one call."""
+        messages = self.broker.peek("answers")
+        if correlation_id is not None:
+            messages = [message for message in messages if message.properties.get("correlation_id") == correlation_id]
+        return [message.payload for message in messages]
 
 
 @pytest.fixture

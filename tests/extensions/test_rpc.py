@@ -2,6 +2,7 @@
 
 import time
 from contextlib import contextmanager, suppress
+from uuid import uuid4
 
 import eventlet
 import pytest
@@ -14,9 +15,12 @@ from nameko.exceptions import (
     deserialize_to_instance,
 )
 
+from extensions import deadlines
 from extensions.database import Database
+from extensions.metrics import Metrics
 from extensions.rpc import ClusterClient, RpcTimeout, ServiceUnavailable, rpc
 from tests.extensions.bakery import Cake, Context
+from tests.infrastructure.metrics import Watched
 from tests.infrastructure.waiting import wait_for
 
 
@@ -164,21 +168,23 @@ def test_replicas_share_the_calls(run_service, cluster):
 def test_a_deadline_travels_and_a_nested_call_inherits_it_less_half_a_second(run_service, cluster):
     run_service(Bakery)
     run_service(Shop)
-    earliest = time.time() + 3
+    called_at = time.monotonic()
 
     answer = cluster.within(3).shop.order()
 
-    assert earliest <= answer["own"] <= time.time() + 3
-    assert answer["nested"]["deadline"] == pytest.approx(answer["own"] - 0.5, abs=0.001)
+    seconds = time.monotonic() - called_at
+    assert called_at + 3 <= answer["own"] <= called_at + 3 + seconds
+    # What was on its way, each time, may count as not having waited.
+    assert answer["own"] - 0.5 <= answer["nested"]["deadline"] <= answer["own"] - 0.5 + seconds
 
 
 def test_a_call_without_a_deadline_gets_one_of_five_seconds(run_service, cluster):
     run_service(Bakery)
-    earliest = time.time() + 5
+    earliest = time.monotonic() + 5
 
     answer = cluster.bakery.tell_context()
 
-    assert earliest <= answer["deadline"] <= time.time() + 5
+    assert earliest <= answer["deadline"] <= time.monotonic() + 5
 
 
 def test_no_deadline_is_further_away_than_five_seconds(run_service, cluster):
@@ -186,7 +192,25 @@ def test_no_deadline_is_further_away_than_five_seconds(run_service, cluster):
 
     answer = cluster.within(60).bakery.tell_context()
 
-    assert answer["deadline"] <= time.time() + 5
+    assert answer["deadline"] <= time.monotonic() + 5
+
+
+def test_a_call_has_no_more_time_than_the_call_that_it_is_made_in(run_service, cluster):
+    class Hurried:
+        name = "hurried"
+
+        cluster = ClusterClient()
+
+        @rpc
+        def order(self):
+            return self.cluster.within(60).bakery.tell_context()["deadline"]
+
+    run_service(Bakery)
+    run_service(Hurried)
+
+    answer = cluster.within(3).hurried.order()
+
+    assert answer <= time.monotonic() + 2.5
 
 
 def test_a_call_past_its_deadline_is_not_sent(run_service, cluster):
@@ -208,11 +232,93 @@ def test_a_worker_does_not_start_past_the_deadline(run_service, calls):
 
     run_service(Bakery)
 
-    calls.send("bakery.bake", headers={"nameko.deadline": time.time() - 1})
+    calls.send("bakery.bake", headers={"nameko.time_left": 0})
 
     [answer] = wait_for(calls.answers)
     assert answer["error"]["exc_path"] == "extensions.errors.RpcTimeout"
     assert not baked
+
+
+class Sender:
+    """A process whose monotonic clock began at another time than ours. It says by itself when it sent its calls."""
+
+    def __init__(self, calls, clock=1_000_000, name="a process"):
+        self.calls, self.clock, self.name = calls, clock, name
+
+    def send(self, cake, seconds_ago=0.0, time_left=5, **headers):
+        """Returns what the call was answered: a cake or the name of an error."""
+        sent_at = self.clock + time.monotonic() - seconds_ago
+        headers = {"time_left": time_left, "sender": self.name, "sent_at": sent_at, **headers}
+        headers = {f"nameko.{name}": value for name, value in headers.items()}
+        correlation_id = uuid4().hex
+        self.calls.send("bakery.bake", cake, headers=headers, correlation_id=correlation_id)
+        [answer] = wait_for(lambda: self.calls.answers(correlation_id))
+        return answer["result"]["cake"] if answer["error"] is None else answer["error"]["exc_type"]
+
+
+def test_the_time_that_a_call_waited_is_known_by_the_calls_before_it(run_service, calls):
+    run_service(Bakery)
+    sender, other = Sender(calls), Sender(calls, clock=0, name="another process")
+
+    answers = [
+        # The first of a process counts as not having waited.
+        sender.send("late", seconds_ago=60),
+        # No more can be said of it than that it waited no longer.
+        sender.send("less late", seconds_ago=30),
+        sender.send("punctual"),
+        sender.send("in time", seconds_ago=3),
+        sender.send("too late", seconds_ago=7),
+        other.send("of another clock", seconds_ago=7),
+    ]
+
+    assert answers == ["late", "less late", "punctual", "in time", "RpcTimeout", "of another clock"]
+
+
+def test_what_was_known_of_a_clock_is_forgotten_after_a_minute(run_service, calls, monkeypatch):
+    """Else the drift of two clocks, or a machine that was suspended, would pass for time that calls waited."""
+    run_service(Bakery)
+    sender = Sender(calls)
+    sender.send("punctual")
+    assert sender.send("too late", seconds_ago=7) == "RpcTimeout"
+
+    monkeypatch.setattr(deadlines, "WINDOW_SECONDS", 1)
+
+    wait_for(lambda: sender.send("after a minute", seconds_ago=7) == "after a minute")
+
+
+def test_of_very_many_processes_those_heard_from_longest_ago_are_forgotten(run_service, calls, monkeypatch):
+    monkeypatch.setattr(deadlines, "MAX_SENDERS", 2)
+    run_service(Bakery)
+    senders = [Sender(calls, name=f"process {number}") for number in range(3)]
+
+    for sender in senders:
+        sender.send("punctual")
+
+    answers = [sender.send("late", seconds_ago=7) for sender in (senders[2], senders[0])]
+    assert answers == ["RpcTimeout", "late"]
+
+
+def test_a_deadline_of_the_release_before_is_passed_over(bakery, calls):
+    """It is a wall time: where clocks differ it refuses calls that have time."""
+    calls.send("bakery.tell_context", headers={"nameko.deadline": time.time() - 3600})
+
+    [answer] = wait_for(calls.answers)
+    assert answer["result"]["deadline"] is None
+
+
+def test_how_far_wall_clocks_are_apart_is_a_metric(run_service, calls):
+    class Measured(Bakery):
+        metrics = Metrics()
+
+    watched = Watched(run_service(Measured))
+    sender = Sender(calls)
+    sender.send("first", wall_time=time.time())
+
+    sender.send("ahead", wall_time=time.time() + 30)
+
+    assert watched.value("forage_clock_skew_seconds") == pytest.approx(-30, abs=2)
+    Sender(calls, name="another").send("behind by less", wall_time=time.time() - 10)
+    assert watched.value("forage_clock_skew_seconds") == pytest.approx(-30, abs=2)
 
 
 def test_a_call_that_waits_past_its_deadline_is_never_carried_out(run_service, cluster, broker):
@@ -455,12 +561,21 @@ def test_wrong_arguments_are_answered(bakery, calls, kwargs):
     assert answer["error"]["exc_type"] == IncorrectSignature.__name__
 
 
-@pytest.mark.parametrize("deadline", ["soon", [], {}, None], ids=str)
-def test_an_odd_deadline_is_answered(bakery, calls, deadline):
-    calls.send("bakery.bake", "Torte", headers={"nameko.deadline": deadline})
+@pytest.mark.parametrize("field", ["time_left", "sent_at", "wall_time"])
+def test_times_that_can_not_be_are_refused(bakery, calls, field):
+    sender = Sender(calls)
 
-    [answer] = wait_for(calls.answers)
-    assert deadline is None or answer["error"]["exc_type"] == MalformedRequest.__name__
+    for value in ("soon", [], {}, True, -1, 1e300, 10**17, b"\xff"):
+        assert sender.send("Torte", **{field: value}) == MalformedRequest.__name__, value
+
+
+def test_times_that_do_not_go_together_are_refused(bakery, calls):
+    for fields in ({"sent_at": None}, {"sender": 7}, {"sender": "p" * 65}):
+        assert Sender(calls).send("Torte", **fields) == MalformedRequest.__name__, fields
+
+
+def test_a_call_without_a_time_left_has_no_deadline(bakery, calls):
+    assert Sender(calls).send("Torte", time_left=None, seconds_ago=60) == "Torte"
 
 
 @pytest.mark.parametrize("stack", [7, "bakery", [1, None], None], ids=str)

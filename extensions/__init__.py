@@ -12,6 +12,7 @@ parking     the messages that no handler could take
 database    transactions that know their deadline
 postgres    whose fault an error of PostgreSQL's is; addresses with several hosts
 polling     methods that work off a table
+timers      methods that run every so often
 mailer      SMTP, with answers sorted by what they mean
 openid      sign-in with an OpenID Connect provider
 production  what a process must not start with in production

@@ -24,7 +24,6 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from nameko.extensions import DependencyProvider
-from nameko.timer import timer
 from prometheus_client import Gauge
 from sqlalchemy import func, literal, select, union_all
 from sqlalchemy.dialects.postgresql import insert
@@ -53,6 +52,7 @@ from extensions.polling import Bell, poll
 from extensions.rpc import ClusterClient, rpc
 from extensions.settings import Settings
 from extensions.telemetry import LogContext, bind_log_fields, log_fields
+from extensions.timers import timer
 from extensions.tracing import Tracing, traceparent
 from services.notifications_models import Answer, Notification
 from services.notifications_models import Base as Base  # for migrations/env.py

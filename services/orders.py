@@ -17,7 +17,6 @@ from datetime import timedelta
 from decimal import Decimal
 from uuid import uuid4
 
-from nameko.timer import timer
 from sqlalchemy import Date, cast, delete, extract, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import selectinload
@@ -53,6 +52,7 @@ from extensions.payloads import timestamp
 from extensions.rpc import ClusterClient, rpc
 from extensions.settings import Settings
 from extensions.telemetry import LogContext
+from extensions.timers import timer
 from extensions.tracing import Tracing
 from services.orders_models import Answer, Attempt, Order, OutboxEntry, StatusStep
 from services.orders_models import Base as Base  # for migrations/env.py

@@ -10,7 +10,6 @@ Handles:  order.created, order.status.updated, order.abandoned
 
 import logging
 
-from nameko.timer import timer
 from prometheus_client import Gauge
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import IntegrityError
@@ -52,6 +51,7 @@ from extensions.payloads import timestamp
 from extensions.rpc import ClusterClient, rpc
 from extensions.settings import Settings
 from extensions.telemetry import LogContext
+from extensions.timers import timer
 from extensions.tracing import Tracing
 from services.products_models import Answer, InboxEntry, Product, Reservation, ReservationLine, StockMovement
 from services.products_models import Base as Base  # for migrations/env.py

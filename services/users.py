@@ -18,7 +18,6 @@ from contextlib import contextmanager
 
 import jwt
 from nameko.extensions import DependencyProvider
-from nameko.timer import timer
 from sqlalchemy import delete, func, or_, select
 from sqlalchemy.exc import IntegrityError
 
@@ -66,6 +65,7 @@ from extensions.polling import Bell, poll
 from extensions.rpc import rpc
 from extensions.settings import Settings
 from extensions.telemetry import LogContext
+from extensions.timers import timer
 from extensions.tracing import Tracing
 from services.users_models import (
     MAILED_TOKEN_LIFE,

@@ -321,6 +321,19 @@ def Offset() -> fields.Integer:
     return fields.Integer(load_default=0, validate=validate.Range(0, MAX_BIGINT))
 
 
+class ParkedQuery(Schema):
+    limit = Limit(2000, default=50)
+    offset = Offset()
+
+
+class ParkedSelection(Schema):
+    """queue: where messages came from; reason: a part of theirs; null is any. left: of the answer before."""
+
+    queue = fields.String(load_default=None, allow_none=True, validate=validate.Length(1, 255))
+    reason = fields.String(load_default=None, allow_none=True, validate=validate.Length(1, 500))
+    left = fields.Integer(load_default=None, allow_none=True, strict=True, validate=validate.Range(0, MAX_BIGINT))
+
+
 class UserQuery(Schema):
     """q: a part of the address or of the name."""
 

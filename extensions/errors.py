@@ -44,5 +44,25 @@ class NotReplayable(Exception):
 
 
 @deserialize_to_instance
+class TooManyParked(Exception):
+    """The parked message may be there, but not among the oldest, and no others can be looked at."""
+
+    def __init__(self, looked_at, total):
+        super().__init__(looked_at, total)
+        self.looked_at, self.total = int(looked_at), int(total)
+
+
+@deserialize_to_instance
+class ParkingLotBusy(Exception):
+    """Others look into the service's parking queue, one after the other. They are done within seconds."""
+
+    outcome = "unavailable"
+
+    def __init__(self, service):
+        super().__init__(service)
+        self.service = service
+
+
+@deserialize_to_instance
 class DatabaseUnavailable(ServiceUnavailable):
     """The service's database is out of reach, read-only or overloaded. A commit under way may have happened."""

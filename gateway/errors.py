@@ -17,7 +17,7 @@ from werkzeug.routing import WebsocketMismatch
 from wsproto.utilities import RemoteProtocolError
 
 from contracts import errors as shop
-from extensions.errors import NotReplayable, RpcTimeout, ServiceUnavailable
+from extensions.errors import NotReplayable, ParkingLotBusy, RpcTimeout, ServiceUnavailable, TooManyParked
 
 logger = logging.getLogger(__name__)
 
@@ -128,6 +128,13 @@ PROBLEMS = {
     NotReplayable: Problem(
         409, "not-replayable", "There is no queue to give this message back to: it can only be discarded."
     ),
+    TooManyParked: Problem(
+        409,
+        "too-many-parked",
+        "Of {total} messages the oldest {looked_at} can be reached, and this is not among them: "
+        "replay or discard those first, or all.",
+    ),
+    ParkingLotBusy: Problem(503, "parking-lot-busy", "Others are at the parked messages just now: try again.", 1),
     ServiceUnavailable: Problem(503, "service-unavailable", "A service is down.", 2),
     RpcTimeout: Problem(504, "timeout", "A service did not answer in time. What was asked of it may have happened.", 2),
     NotReady: Problem(503, "not-ready", "No service answers.", 2),
@@ -151,7 +158,7 @@ PROBLEMS = {
 }
 
 # Classes whose fields are meant for the client.
-SPEAKING = (shop.ShopError, ServiceUnavailable, RpcTimeout, RateLimited)
+SPEAKING = (shop.ShopError, ServiceUnavailable, RpcTimeout, TooManyParked, RateLimited)
 
 
 def problem_of(error_class):

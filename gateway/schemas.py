@@ -86,7 +86,7 @@ class UserQuery(Query, contracts.UserQuery):
 
 
 class ParkedQuery(Schema):
-    """No further: each page takes all that is newer from the services."""
+    """No further: each page takes all that is newer from the services, which list the oldest 1,000 alone."""
 
     limit = contracts.Limit(100, default=20)
     offset = fields.Integer(load_default=0, validate=validate.Range(0, 1000))
@@ -285,13 +285,21 @@ class ParkedMessageView(View):
 
 
 class ParkedPageView(View):
-    """total: of the services that answered. away: those that didn't."""
+    """total: of the services that answered, listed or not. away: those that didn't."""
 
     messages = fields.List(fields.Nested(ParkedMessageView))
     total = fields.Integer()
     limit = fields.Integer()
     offset = fields.Integer()
     away = fields.List(fields.String(validate=validate.OneOf(SUBSCRIBERS)))
+
+
+class ParkedProgressView(View):
+    """done: replayed or discarded by this call. kept: looked at, and still parked. left: still to be looked at."""
+
+    done = fields.Integer()
+    kept = fields.Integer()
+    left = fields.Integer()
 
 
 class GatewayHealthView(View):

@@ -2,7 +2,8 @@
 
 Owns:     notifications_db
 RPC:      list_notifications, get_notification, mark_read, retry_notification, summarize_mails,
-          list_parked, count_parked, replay_parked, discard_parked, health
+          list_parked, count_parked, replay_parked, discard_parked, replay_all_parked, discard_all_parked,
+          health
 Emits:    notification.created (a hint)
 Handles:  order.created, order.status.updated,
           user.registered, user.verification_requested, user.password_reset_requested
@@ -38,7 +39,7 @@ from contracts.events import (
     UserVerificationRequested,
 )
 from contracts.production import demo_settings
-from contracts.schemas import NotificationQuery, ReadMark, load, load_id
+from contracts.schemas import NotificationQuery, ParkedQuery, ParkedSelection, ReadMark, load, load_id
 from contracts.settings import ShopSettings
 from extensions.database import Database
 from extensions.errors import RpcTimeout, ServiceUnavailable
@@ -404,9 +405,12 @@ class Notifications:
         return notification
 
     @rpc
-    def list_parked(self, limit=50):
-        """{messages: [{message_id, queue, reason, attempts, parked_at, body}], total}, newest first."""
-        return self.parking.list(limit)
+    def list_parked(self, limit=50, offset=0):
+        """{messages: [{message_id, queue, reason, attempts, parked_at, body}], total}, newest first.
+
+        Of more than 1,000 the oldest 1,000 are listed. Raises ParkingLotBusy, as all below.
+        """
+        return self.parking.list(**load(ParkedQuery(), {"limit": limit, "offset": offset}))
 
     @rpc
     def count_parked(self):
@@ -414,15 +418,28 @@ class Notifications:
 
     @rpc
     def replay_parked(self, message_id):
-        """Hand the message to its handler once more. Raises ParkedMessageNotFound, NotReplayable."""
+        """Hand the message to its handler once more. Raises ParkedMessageNotFound, NotReplayable, TooManyParked."""
         if not self.parking.replay(message_id):
             raise ParkedMessageNotFound(message_id)
 
     @rpc
     def discard_parked(self, message_id):
-        """Drop the message for good. Raises ParkedMessageNotFound."""
+        """Drop the message for good. Raises ParkedMessageNotFound, TooManyParked."""
         if not self.parking.discard(message_id):
             raise ParkedMessageNotFound(message_id)
+
+    @rpc
+    def replay_all_parked(self, queue=None, reason=None, left=None):
+        """Hand up to 500 messages to their handlers once more, of this queue, with this in their reason.
+
+        Returns {done, kept, left}: call again with its `left` until that is 0.
+        """
+        return self.parking.replay_all(**load(ParkedSelection(), {"queue": queue, "reason": reason, "left": left}))
+
+    @rpc
+    def discard_all_parked(self, queue=None, reason=None, left=None):
+        """Drop up to 500 messages for good; as replay_all_parked."""
+        return self.parking.discard_all(**load(ParkedSelection(), {"queue": queue, "reason": reason, "left": left}))
 
     @rpc
     def health(self):

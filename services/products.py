@@ -3,7 +3,8 @@
 Owns:     products_db
 RPC:      list_products, list_categories, get_product, create_product, replace_product, update_product,
           set_stock, delete_product, summarize_stock, check_stock, reserve_stock, release_stock,
-          list_parked, count_parked, replay_parked, discard_parked, health
+          list_parked, count_parked, replay_parked, discard_parked, replay_all_parked, discard_all_parked,
+          health
 Emits:    product.changed (a hint)
 Handles:  order.created, order.status.updated, order.abandoned
 """
@@ -28,6 +29,8 @@ from contracts.events import OrderAbandoned, OrderCreated, OrderStatusUpdated, P
 from contracts.production import demo_settings
 from contracts.schemas import (
     MAX_INT,
+    ParkedQuery,
+    ParkedSelection,
     ProductChanges,
     ProductQuery,
     ProductReplacement,
@@ -427,9 +430,12 @@ class Products:
     # Operation
 
     @rpc
-    def list_parked(self, limit=50):
-        """{messages: [{message_id, queue, reason, attempts, parked_at, body}], total}, newest first."""
-        return self.parking.list(limit)
+    def list_parked(self, limit=50, offset=0):
+        """{messages: [{message_id, queue, reason, attempts, parked_at, body}], total}, newest first.
+
+        Of more than 1,000 the oldest 1,000 are listed. Raises ParkingLotBusy, as all below.
+        """
+        return self.parking.list(**load(ParkedQuery(), {"limit": limit, "offset": offset}))
 
     @rpc
     def count_parked(self):
@@ -437,15 +443,28 @@ class Products:
 
     @rpc
     def replay_parked(self, message_id):
-        """Hand the message to its handler once more. Raises ParkedMessageNotFound, NotReplayable."""
+        """Hand the message to its handler once more. Raises ParkedMessageNotFound, NotReplayable, TooManyParked."""
         if not self.parking.replay(message_id):
             raise ParkedMessageNotFound(message_id)
 
     @rpc
     def discard_parked(self, message_id):
-        """Drop the message for good. Raises ParkedMessageNotFound."""
+        """Drop the message for good. Raises ParkedMessageNotFound, TooManyParked."""
         if not self.parking.discard(message_id):
             raise ParkedMessageNotFound(message_id)
+
+    @rpc
+    def replay_all_parked(self, queue=None, reason=None, left=None):
+        """Hand up to 500 messages to their handlers once more, of this queue, with this in their reason.
+
+        Returns {done, kept, left}: call again with its `left` until that is 0.
+        """
+        return self.parking.replay_all(**load(ParkedSelection(), {"queue": queue, "reason": reason, "left": left}))
+
+    @rpc
+    def discard_all_parked(self, queue=None, reason=None, left=None):
+        """Drop up to 500 messages for good; as replay_all_parked."""
+        return self.parking.discard_all(**load(ParkedSelection(), {"queue": queue, "reason": reason, "left": left}))
 
     @rpc
     def health(self):

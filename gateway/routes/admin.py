@@ -7,12 +7,12 @@ from werkzeug.exceptions import NotFound
 
 from contracts.errors import ParkedMessageNotFound
 from contracts.events import SUBSCRIBERS
-from contracts.schemas import SummaryQuery
+from contracts.schemas import ParkedSelection, SummaryQuery
 from extensions.broker import BrokerUnavailable
-from extensions.errors import NotReplayable, RpcTimeout, ServiceUnavailable
+from extensions.errors import NotReplayable, ParkingLotBusy, RpcTimeout, ServiceUnavailable, TooManyParked
 from gateway.api import Blueprint
 from gateway.auth import admin
-from gateway.schemas import ParkedPageView, ParkedQuery, SummaryView
+from gateway.schemas import ParkedPageView, ParkedProgressView, ParkedQuery, SummaryView
 
 blp = Blueprint("admin", __name__, description="The back office")
 
@@ -57,8 +57,12 @@ def summarize(query):
 @admin
 @blp.arguments(ParkedQuery, location="query")
 @blp.response(200, ParkedPageView)
+@blp.problems(ParkingLotBusy)
 def list_parked(query):
-    """Messages that no handler could take, newest first, of all services but those that are `away`."""
+    """Messages that no handler could take, newest first, of all services but those that are `away`.
+
+    Of more than 1,000 of a service the oldest 1,000 are listed; `total` counts all.
+    """
     end = query["offset"] + query["limit"]
     answers = _ask_all(*(partial(getattr(g.shop, service).list_parked, limit=end) for service in SUBSCRIBERS))
     answered = {service: answer for service, answer in zip(SUBSCRIBERS, answers, strict=True) if answer is not None}
@@ -79,7 +83,7 @@ def list_parked(query):
 @blp.route("/admin/parked/<service>/<message_id>/replay", methods=["POST"], parameters=[SERVICE, MESSAGE_ID])
 @admin
 @blp.response(204)
-@blp.problems(NotFound, ParkedMessageNotFound, NotReplayable)
+@blp.problems(NotFound, ParkedMessageNotFound, NotReplayable, TooManyParked, ParkingLotBusy)
 def replay_parked(service, message_id):
     """Hand the message to its handler once more. If that fails, it's parked again, under another id."""
     _subscriber(service).replay_parked(message_id=message_id)
@@ -88,10 +92,33 @@ def replay_parked(service, message_id):
 @blp.route("/admin/parked/<service>/<message_id>", methods=["DELETE"], parameters=[SERVICE, MESSAGE_ID])
 @admin
 @blp.response(204)
-@blp.problems(NotFound, ParkedMessageNotFound)
+@blp.problems(NotFound, ParkedMessageNotFound, TooManyParked, ParkingLotBusy)
 def discard_parked(service, message_id):
     """Drop the message for good."""
     _subscriber(service).discard_parked(message_id=message_id)
+
+
+@blp.route("/admin/parked/<service>/replay", methods=["POST"], parameters=[SERVICE])
+@admin
+@blp.arguments(ParkedSelection)
+@blp.response(200, ParkedProgressView)
+@blp.problems(NotFound, ParkingLotBusy)
+def replay_all_parked(selection, service):
+    """Hand up to 500 messages to their handlers once more, the oldest first.
+
+    Send the answer's `left` with the next call, until it is 0: what fails again meanwhile is not replayed twice.
+    """
+    return _subscriber(service).replay_all_parked(**selection)
+
+
+@blp.route("/admin/parked/<service>/discard", methods=["POST"], parameters=[SERVICE])
+@admin
+@blp.arguments(ParkedSelection)
+@blp.response(200, ParkedProgressView)
+@blp.problems(NotFound, ParkingLotBusy)
+def discard_all_parked(selection, service):
+    """Drop up to 500 messages for good, the oldest first; go on as with `replay`."""
+    return _subscriber(service).discard_all_parked(**selection)
 
 
 def _subscriber(service):
@@ -103,12 +130,12 @@ def _subscriber(service):
 def _ask_all(*calls):
     """The answers to calls made at once, None for that of a service that is away.
 
-    Raises ServiceUnavailable when it is the broker that is.
+    Raises ServiceUnavailable when it is the broker that is, and ParkingLotBusy.
     """
     asked = [eventlet.spawn(copy_context().run, _ask, call) for call in calls]
     answers = [greenlet.wait() for greenlet in asked]
     for answer in answers:
-        if isinstance(answer, ServiceUnavailable):
+        if isinstance(answer, (ServiceUnavailable, ParkingLotBusy)):
             raise answer
     return answers
 
@@ -116,5 +143,7 @@ def _ask_all(*calls):
 def _ask(call):
     try:
         return call()
+    except ParkingLotBusy as error:
+        return error
     except (ServiceUnavailable, RpcTimeout) as error:
         return error if isinstance(error.__cause__, BrokerUnavailable) else None

@@ -1,12 +1,16 @@
 """extensions.parking: what could not be handled is listed, replayed once, or discarded."""
 
+from types import SimpleNamespace
+
 import eventlet
 import pytest
 from amqp.exceptions import ResourceLocked
+from amqp.method_framing import frame_writer
 from eventlet.event import Event
 from kombu import Queue
 
-from extensions.errors import NotReplayable, ServiceUnavailable
+from extensions import parking
+from extensions.errors import NotReplayable, ParkingLotBusy, ServiceUnavailable, TooManyParked
 from extensions.events import event_handler
 from extensions.parking import ParkingLot
 from extensions.payloads import to_payload
@@ -31,8 +35,8 @@ class Shop:
         self.displayed.append(event.cake)
 
     @rpc
-    def list(self, limit=50):
-        return self.parking.list(limit)
+    def list(self, limit=50, offset=0):
+        return self.parking.list(limit, offset)
 
     @rpc
     def count(self):
@@ -45,6 +49,48 @@ class Shop:
     @rpc
     def discard(self, message_id):
         return self.parking.discard(message_id)
+
+    @rpc
+    def replay_all(self, **selection):
+        return self.parking.replay_all(**selection)
+
+    @rpc
+    def discard_all(self, **selection):
+        return self.parking.discard_all(**selection)
+
+
+def refusal_of(call, *args):
+    try:
+        call(*args)
+    except Exception as error:
+        return type(error)
+
+
+def send_copies(broker, number, headers, body=b"{}"):
+    """Park the same message very often: its frames are written as they are, without an id."""
+    frames = []
+    with broker.channel() as channel:
+        connection = channel.connection
+        writer = connection._frame_writer
+        connection._frame_writer = frame_writer(
+            connection, SimpleNamespace(write=lambda frame: frames.append(bytes(frame)))
+        )
+        channel.basic_publish(channel.prepare_message(body, headers=headers), exchange="", routing_key="parked.shop")
+        connection._frame_writer = writer
+        for _ in range(0, number, 500):
+            connection.transport.write(b"".join(frames) * min(500, number))
+
+
+def work_off(call, **selection):
+    """The answers until none is left."""
+    answers = [call(**selection)]
+    while answers[-1]["left"]:
+        answers.append(call(**selection, left=answers[-1]["left"]))
+    return answers
+
+
+def sums(answers):
+    return [sum(answer[name] for answer in answers) for name in ("done", "kept")]
 
 
 @pytest.fixture
@@ -206,7 +252,8 @@ def test_who_asks_while_another_reads_waits_for_the_messages(park, cluster, brok
     declare, refused = Queue.declare, []
 
     def read():
-        with lot._messages():
+        with lot._turn() as turn:
+            assert len([*turn.oldest(9)]) == 1
             reading.send()
             leave.wait()
 
@@ -266,17 +313,135 @@ def test_a_message_that_came_from_no_queue_can_not_be_replayed_and_stays(run_ser
     assert cluster.shop.count() == 1
 
 
-def test_what_can_not_be_replayed_is_given_back_before_the_next_one_asks(run_service, broker, monkeypatch):
-    container = run_service(Shop)
-    [lot] = [provider for provider in container.dependencies if isinstance(provider, ParkingLot)]
+def test_what_can_not_be_replayed_is_given_back_before_the_next_one_asks(run_service, cluster, broker):
+    run_service(Shop)
+    wait_for(lambda: broker.queue_exists("parked.shop"))
     broker.publish(b"x", queue="parked.shop", message_id="foreign")
-    given_back = []
-    monkeypatch.setattr(lot, "_give_back", lambda channel, number: given_back.append(number))
 
-    with pytest.raises(NotReplayable):
-        lot.replay("foreign")
+    replays = [eventlet.spawn(refusal_of, cluster.shop.replay, "foreign") for _ in range(4)]
 
-    assert given_back == [1]
+    assert [replay.wait() for replay in replays] == [NotReplayable] * 4
+
+
+ODD = ["yesterday", 10**17, -1, 1.5, True, None, [], {"a": 1}, b"\xff", "x" * 100_000, "ä" * 200]
+
+
+@pytest.mark.parametrize("name", ["x-parked-at", "x-parked-from", "x-parked-reason", "x-parked-attempts"])
+def test_a_forged_header_is_none_and_the_rest_of_the_list_is_there(park, cluster, broker, name):
+    park("Torte")
+    sound = {"x-parked-at": 7, "x-parked-from": QUEUE, "x-parked-reason": "no plate", "x-parked-attempts": 3}
+    for value in ODD:
+        broker.publish(b"x", queue="parked.shop", headers={**sound, name: value})
+
+    parked = cluster.shop.list()
+
+    field = {"x-parked-at": "parked_at", "x-parked-from": "queue"}.get(name, name.removeprefix("x-parked-"))
+    assert parked["total"] == len(parked["messages"]) == 1 + len(ODD)
+    given = [message[field] for message in parked["messages"] if message["body"] == "x"]
+    texts = {"x-parked-from": {"yesterday"}, "x-parked-reason": {"yesterday", "x" * 500, "ä" * 200}}.get(name, set())
+    assert set(given) == {None} | texts
+    # Neither one from a queue that can't be nor one whose queue is gone harms those beside it.
+    assert cluster.shop.replay_all(reason="no plate")["left"] == 0
+
+
+# Many
+
+
+def test_of_very_many_the_oldest_are_listed_and_can_be_replayed_and_discarded(park, cluster, shop, broker):
+    container = park("first", "second")
+    assert container
+    [first, second] = [message["message_id"] for message in reversed(cluster.shop.list()["messages"])]
+    headers = {"x-parked-from": QUEUE, "x-parked-reason": "not JSON", "x-parked-at": 2_000_000_000}
+    send_copies(broker, 40_000, headers)
+    broker.publish(b"last", queue="parked.shop", message_id="last", headers=headers)
+    wait_for(lambda: broker.depth("parked.shop") == 40_003, seconds=30)
+    shop.broken = False
+
+    lists = [eventlet.spawn(cluster.shop.list) for _ in range(3)]
+    counts = [eventlet.spawn(cluster.shop.count) for _ in range(3)]
+
+    assert [(page.wait()["total"], len(page.wait()["messages"])) for page in lists] == [(40_003, 50)] * 3
+    assert [count.wait() for count in counts] == [40_003] * 3
+    assert [message["message_id"] for message in cluster.shop.list(2, 998)["messages"]] == [second, first]
+    assert cluster.shop.replay(first)
+    wait_for(lambda: shop.displayed == ["first"])
+    assert cluster.shop.discard(second)
+    with pytest.raises(TooManyParked) as refusal:
+        cluster.shop.discard("last")
+    assert (refusal.value.looked_at, refusal.value.total) == (1000, 40_001)
+    assert cluster.shop.discard_all(reason="not JSON") == {"done": 500, "kept": 0, "left": 39_501}
+
+
+@pytest.mark.parametrize("queue_type", ["classic", "quorum"])
+def test_all_of_a_reason_are_discarded_however_deep_they_lie(run_service, cluster, broker, monkeypatch, queue_type):
+    monkeypatch.setattr(parking, "BATCH_MESSAGES", 40)
+    run_service(Shop, EVENT_QUEUE_TYPE=queue_type)
+    wait_for(lambda: broker.queue_exists("parked.shop"))
+    for number, reason in ((100, "no plate"), (30, "not JSON: line 1"), (5, "no plate")):
+        send_copies(broker, number, {"x-parked-from": QUEUE, "x-parked-reason": reason})
+    wait_for(lambda: broker.depth("parked.shop") == 135)
+
+    answers = work_off(cluster.shop.discard_all, reason="not JSON")
+
+    assert (sums(answers), len(answers)) == ([30, 105], 4)
+    assert {message["reason"] for message in cluster.shop.list(limit=1000)["messages"]} == {"no plate"}
+    assert sums(work_off(cluster.shop.discard_all, queue="other")) == [0, 105]
+    assert sums(work_off(cluster.shop.discard_all, queue=QUEUE)) == [105, 0]
+    assert cluster.shop.count() == 0
+
+
+def test_all_are_replayed_and_what_fails_again_is_replayed_but_once(park, cluster, broker, monkeypatch):
+    monkeypatch.setattr(parking, "BATCH_MESSAGES", 3)
+    park(*"abcdefgh")
+
+    answers = work_off(cluster.shop.replay_all)
+
+    assert sums(answers) == [8, 0]
+    wait_for(lambda: broker.depth("parked.shop") == 8 and broker.depth(QUEUE) == 0)
+
+
+def test_what_can_not_be_replayed_stands_in_no_other_s_way(park, cluster, shop, broker, monkeypatch):
+    monkeypatch.setattr(parking, "BATCH_MESSAGES", 3)
+    park("Torte")
+    for _ in range(7):
+        broker.publish(b"x", queue="parked.shop", headers={"x-parked-from": "gone"})
+    send_copies(broker, 1, {"x-parked-from": QUEUE}, body=broker.peek("parked.shop")[0].body.encode())
+    wait_for(lambda: broker.depth("parked.shop") == 9)
+    shop.broken = False
+
+    answers = work_off(cluster.shop.replay_all)
+
+    assert sums(answers) == [2, 7]
+    wait_for(lambda: shop.displayed == ["Torte", "Torte"])
+    assert cluster.shop.list()["total"] == 7
+
+
+def test_large_messages_are_looked_at_a_few_at_a_time(run_service, cluster, broker, monkeypatch):
+    monkeypatch.setattr(parking, "WINDOW_BYTES", 200_000)
+    monkeypatch.setattr(parking, "CHUNK_MESSAGES", 2)
+    run_service(Shop)
+    wait_for(lambda: broker.queue_exists("parked.shop"))
+    send_copies(broker, 10, {}, body=b"x" * 100_000)
+    wait_for(lambda: broker.depth("parked.shop") == 10)
+
+    parked = cluster.shop.list()
+
+    assert (len(parked["messages"]), parked["total"]) == (2, 10)
+    wait_for(lambda: broker.depth("parked.shop") == 10)
+
+
+def test_who_waits_for_others_in_vain_is_told_so(park, cluster, monkeypatch):
+    monkeypatch.setattr(parking, "TURN_SECONDS", 0.3)
+    container = park("Torte")
+    [lot] = [provider for provider in container.dependencies if isinstance(provider, ParkingLot)]
+    refusals = []
+
+    with lot._turn():
+        refusals += [refusal_of(call) for call in (cluster.shop.list, cluster.shop.replay_all)]
+        counted = cluster.shop.count()
+
+    assert refusals == [ParkingLotBusy] * 2
+    assert counted == 1
 
 
 @pytest.mark.parametrize("deaths", ["gone", 7, ["gone"], [{}], [{"queue": "q", "reason": 7, "time": "noon"}]])

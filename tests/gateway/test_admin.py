@@ -5,6 +5,7 @@ from datetime import date, timedelta
 import pytest
 from eventlet.event import Event
 
+from extensions import parking
 from extensions.payloads import to_payload
 from extensions.rpc import rpc
 from gateway import Gateway
@@ -287,9 +288,68 @@ def test_a_message_that_came_from_no_queue_can_only_be_discarded(office, parked,
     assert office.delete("/admin/parked/products/foreign").status_code == 204
 
 
+def test_all_messages_with_a_reason_are_discarded_and_all_others_replayed(office, parked, broker, smtp):
+    parked(products="no JSON", notifications="no JSON")
+    event = order_created()
+    headers = {"x-parked-from": QUEUES["notifications"], "x-parked-reason": "SMTP was slow"}
+    broker.publish(to_payload(event), queue="parked.notifications", headers=headers)
+    wait_for(lambda: office.get("/admin/parked").json()["total"] == 3)
+    path = "/admin/parked/notifications"
+
+    answers = [
+        office.post(f"{path}/discard", {"queue": QUEUES["products"]}),
+        office.post(f"{path}/discard", {"queue": QUEUES["notifications"], "reason": "JSON"}),
+        office.post(f"{path}/replay", {}),
+        office.post(f"{path}/replay", {"left": 0}),
+    ]
+
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert [answer.json() for answer in answers] == [
+        {"done": 0, "kept": 2, "left": 0},
+        {"done": 1, "kept": 1, "left": 0},
+        {"done": 1, "kept": 0, "left": 0},
+        {"done": 0, "kept": 0, "left": 0},
+    ]
+    assert wait_for(lambda: smtp.messages(to=event.user_email))
+    [left] = office.get("/admin/parked").json()["messages"]
+    assert left["service"] == "products"
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [{"left": -1}, {"left": "all"}, {"queue": ""}, {"queue": 7}, {"reason": "x" * 501}, {"services": "products"}],
+    ids=str,
+)
+def test_a_selection_that_makes_no_sense_is_refused(admin, selection):
+    for action in ("replay", "discard"):
+        answer = admin.post(f"/admin/parked/products/{action}", selection)
+        assert answer.status_code == 422
+        assert list(answer.json()["errors"]) == list(selection)
+
+
+def test_a_service_whose_parked_messages_others_look_at_is_not_said_to_be_away(office, run_service, monkeypatch):
+    monkeypatch.setattr(parking, "TURN_SECONDS", 0.3)
+    run_service(Notifications)
+    products = run_service(Products)
+    [lot] = [provider for provider in products.dependencies if isinstance(provider, parking.ParkingLot)]
+    wait_for(lambda: office.get("/admin/parked").json()["away"] == [])
+
+    with lot._turn():
+        answer = office.get("/admin/parked")
+
+    assert (answer.status_code, problem(answer)["type"]) == (503, "parking-lot-busy")
+    assert answer.headers["Retry-After"] == "1"
+
+
 @pytest.mark.parametrize("service", ["orders", "users", "mushrooms", "__class__", "within"])
 def test_who_parks_nothing_has_no_parked_messages(admin, service):
-    for answer in (admin.delete(f"/admin/parked/{service}/1"), admin.post(f"/admin/parked/{service}/1/replay")):
+    path = f"/admin/parked/{service}"
+    for answer in (
+        admin.delete(f"{path}/1"),
+        admin.post(f"{path}/1/replay"),
+        admin.post(f"{path}/replay", {}),
+        admin.post(f"{path}/discard", {}),
+    ):
         assert answer.status_code == 404
         assert problem(answer)["type"] == "not-found"
 

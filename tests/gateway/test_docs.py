@@ -42,6 +42,8 @@ OPERATIONS = {
     "GET /admin/parked",
     "POST /admin/parked/{service}/{message_id}/replay",
     "DELETE /admin/parked/{service}/{message_id}",
+    "POST /admin/parked/{service}/replay",
+    "POST /admin/parked/{service}/discard",
     "GET /health",
     "GET /livez",
     "GET /readyz",

@@ -6,7 +6,15 @@ import pytest
 from flask import Flask
 
 from contracts import errors
-from extensions.errors import DatabaseUnavailable, NotReplayable, RpcTimeout, ServiceUnavailable, outcome_of
+from extensions.errors import (
+    DatabaseUnavailable,
+    NotReplayable,
+    ParkingLotBusy,
+    RpcTimeout,
+    ServiceUnavailable,
+    TooManyParked,
+    outcome_of,
+)
 from gateway.errors import PROBLEMS, answer, problem_of
 
 EXAMPLES = [
@@ -41,6 +49,8 @@ EXAMPLES = [
     (errors.ProductsUnavailable(), 503, "service-unavailable"),
     (errors.ProductsTimeout(), 504, "timeout"),
     (NotReplayable(), 409, "not-replayable"),
+    (TooManyParked(1000, 40_000), 409, "too-many-parked"),
+    (ParkingLotBusy("products"), 503, "parking-lot-busy"),
     (ServiceUnavailable("orders"), 503, "service-unavailable"),
     (DatabaseUnavailable("orders"), 503, "service-unavailable"),
     (RpcTimeout("orders"), 504, "timeout"),

@@ -19,7 +19,7 @@ from contextlib import suppress
 from uuid import uuid4
 
 import eventlet
-from amqp import spec
+from amqp import method_framing, spec
 from amqp.basic_message import Message
 from amqp.exceptions import AMQPError, ChannelError
 from eventlet.event import Event
@@ -56,6 +56,24 @@ class Refused(BrokerUnavailable):
 
 class Unroutable(Exception):
     """No queue took the message."""
+
+
+class ReadMessage(Message):
+    """A message that came. When its properties can't be decoded it has none.
+
+    They may be anything: a text that isn't UTF-8, a time in the year 3 billion. py-amqp's own class raises in the
+    connection's reader, which would meet the message again and again.
+    """
+
+    def _load_properties(self, class_id, buf, offset):
+        try:
+            super()._load_properties(class_id, buf, offset)
+        except Exception as error:
+            logger.warning("the properties of a message can't be read: %r", error)
+            self.properties = {}
+
+
+method_framing.Message = ReadMessage
 
 
 def connect(address, **transport_options):

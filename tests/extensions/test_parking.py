@@ -1,5 +1,7 @@
 """extensions.parking: what could not be handled is listed, replayed once, or discarded."""
 
+import struct
+from datetime import datetime
 from types import SimpleNamespace
 
 import eventlet
@@ -342,6 +344,24 @@ def test_a_forged_header_is_none_and_the_rest_of_the_list_is_there(park, cluster
     assert set(given) == {None} | texts
     # Neither one from a queue that can't be nor one whose queue is gone harms those beside it.
     assert cluster.shop.replay_all(reason="no plate")["left"] == 0
+
+
+def test_headers_that_can_not_be_decoded_break_no_list(park, cluster, broker):
+    park("Torte")
+    with broker.channel() as channel:
+        for properties, headers in (({"message_id": b"\xff"}, {}), ({}, {"x-parked-at": datetime(9999, 1, 1)})):
+            message = channel.prepare_message(b"x", properties=properties, headers=headers)
+            # No year that Python knows.
+            serialized = message._serialize_properties().replace(struct.pack(">q", 253370764800), b"\x7f" + b"\xff" * 7)
+            message._serialize_properties = lambda serialized=serialized: serialized
+            channel.basic_publish(message, exchange="", routing_key="parked.shop")
+    wait_for(lambda: broker.depth("parked.shop") == 3)
+
+    parked = cluster.shop.list()
+
+    assert [message["body"] for message in parked["messages"] if message["parked_at"] is None] == ["x", "x"]
+    assert cluster.shop.discard(parked["messages"][1]["message_id"])
+    assert sums(work_off(cluster.shop.discard_all)) == [2, 0]
 
 
 # Many

@@ -1754,7 +1754,9 @@ export interface paths {
         };
         /**
          * Messages that no handler could take, newest first, of all services but those that are `away`.
-         * @description Access: admin.
+         * @description Of more than 1,000 of a service the oldest 1,000 are listed; `total` counts all.
+         *
+         *     Access: admin.
          */
         get: {
             parameters: {
@@ -1895,6 +1897,120 @@ export interface paths {
                 };
             };
         };
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/admin/parked/{service}/replay": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                service: "products" | "notifications";
+            };
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Hand up to 500 messages to their handlers once more, the oldest first.
+         * @description Send the answer's `left` with the next call, until it is 0: what fails again meanwhile is not replayed twice.
+         *
+         *     Access: admin.
+         */
+        post: {
+            parameters: {
+                query?: never;
+                header?: never;
+                path: {
+                    service: "products" | "notifications";
+                };
+                cookie?: never;
+            };
+            requestBody: {
+                content: {
+                    "application/json": components["schemas"]["ParkedSelection"];
+                };
+            };
+            responses: {
+                /** @description OK */
+                200: {
+                    headers: {
+                        [name: string]: unknown;
+                    };
+                    content: {
+                        "application/json": components["schemas"]["ParkedProgressView"];
+                    };
+                };
+                /** @description a refusal */
+                default: {
+                    headers: {
+                        [name: string]: unknown;
+                    };
+                    content: {
+                        "application/problem+json": components["schemas"]["ProblemView"];
+                    };
+                };
+            };
+        };
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/admin/parked/{service}/discard": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                service: "products" | "notifications";
+            };
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Drop up to 500 messages for good, the oldest first; go on as with `replay`.
+         * @description Access: admin.
+         */
+        post: {
+            parameters: {
+                query?: never;
+                header?: never;
+                path: {
+                    service: "products" | "notifications";
+                };
+                cookie?: never;
+            };
+            requestBody: {
+                content: {
+                    "application/json": components["schemas"]["ParkedSelection"];
+                };
+            };
+            responses: {
+                /** @description OK */
+                200: {
+                    headers: {
+                        [name: string]: unknown;
+                    };
+                    content: {
+                        "application/json": components["schemas"]["ParkedProgressView"];
+                    };
+                };
+                /** @description a refusal */
+                default: {
+                    headers: {
+                        [name: string]: unknown;
+                    };
+                    content: {
+                        "application/problem+json": components["schemas"]["ProblemView"];
+                    };
+                };
+            };
+        };
+        delete?: never;
         options?: never;
         head?: never;
         patch?: never;
@@ -2505,6 +2621,19 @@ export interface components {
             limit: number;
             offset: number;
             away: ("products" | "notifications")[];
+        };
+        ParkedSelection: {
+            /** @default null */
+            queue: string | null;
+            /** @default null */
+            reason: string | null;
+            /** @default null */
+            left: number | null;
+        };
+        ParkedProgressView: {
+            done: number;
+            kept: number;
+            left: number;
         };
         GatewayHealthView: {
             /** @enum {string} */

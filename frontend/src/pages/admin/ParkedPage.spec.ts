@@ -25,13 +25,15 @@ const message = (id: string, fields: Partial<ParkedMessage> = {}): ParkedMessage
 let messages: ParkedMessage[]
 let away: string[]
 let requests: Request[]
+let total: number | undefined
 let act: () => Response
 beforeEach(() => {
   messages = [message('a'), message('b', { service: 'products' })]
   away = []
+  total = undefined
   act = () => new Response(null, { status: 204 })
   requests = stubNetwork((request, path) => {
-    if (request.method === 'GET') return answer({ messages, total: messages.length, limit: 20, offset: 0, away })
+    if (request.method === 'GET') return answer({ messages, total: total ?? messages.length, limit: 20, offset: 0, away })
     messages = messages.filter(({ id }) => !path.split('/').includes(id))
     return act()
   })
@@ -108,4 +110,62 @@ test('the list is read anew by itself', async () => {
   await vi.advanceTimersByTimeAsync(15_000)
 
   expect(await screen.findByText('reason c')).toBeVisible()
+})
+
+const progress = (done: number, kept: number, left: number) => answer({ done, kept, left })
+const bodies = () => Promise.all(requests.filter(({ method }) => method === 'POST').map((request) => request.clone().json()))
+
+async function settleAll(button: string, title: string) {
+  await userEvent.click(await screen.findByRole('button', { name: button }))
+  await userEvent.click(within(await screen.findByRole('dialog', { name: title })).getByRole('button', { name: button }))
+}
+
+test('all are replayed, some hundred at a time, service by service', async () => {
+  const answers = [progress(500, 0, 250), progress(249, 1, 0), progress(3, 0, 0)]
+  act = () => answers.shift()!
+  await renderInApp(ParkedPage)
+
+  await settleAll('Replay all', 'Replay all of these messages?')
+
+  expect(await screen.findByText('752 were replayed. 1 stays parked.')).toBeVisible()
+  expect(actions()).toEqual([
+    'POST /api/admin/parked/products/replay',
+    'POST /api/admin/parked/products/replay',
+    'POST /api/admin/parked/notifications/replay',
+  ])
+  expect((await bodies()).map(({ left }) => left)).toEqual([null, 250, null])
+})
+
+test('those of one queue with a reason are discarded, of its service alone', async () => {
+  act = () => progress(1, 1, 0)
+  await renderInApp(ParkedPage)
+  const queue = 'evt-orders-order.created--notifications.notify_customer'
+  messages = [message('a')]
+
+  await userEvent.selectOptions(await screen.findByLabelText('Queue'), queue)
+  await userEvent.type(screen.getByLabelText(/Reason contains/), 'no plate')
+  await settleAll('Discard all', 'Discard all of these messages?')
+
+  expect(await screen.findByText('1 was discarded. 1 stays parked.')).toBeVisible()
+  expect(actions()).toHaveLength(1)
+  expect(await bodies()).toEqual([{ queue, reason: 'no plate', left: null }])
+})
+
+test('a service that refuses is told of, and the other is asked', async () => {
+  const answers = [refusal('service-unavailable', 503), progress(2, 0, 0)]
+  act = () => answers.shift()!
+  await renderInApp(ParkedPage)
+
+  await settleAll('Replay all', 'Replay all of these messages?')
+
+  expect(await screen.findByText('2 were replayed.')).toBeVisible()
+  expect(screen.getByRole('alert')).toBeVisible()
+})
+
+test('of very many it is said that not all are listed', async () => {
+  total = 40_000
+
+  await renderInApp(ParkedPage)
+
+  expect(await screen.findByText('40,000 messages are parked. Of each service the oldest 1,000 are listed.')).toBeVisible()
 })

@@ -25,7 +25,15 @@ from kombu import Queue
 from nameko.extensions import DependencyProvider
 from prometheus_client import Gauge
 
-from extensions.broker import CONNECTION_ERRORS, BrokerUnavailable, Publisher, Unroutable, connect, no_answer_within
+from extensions.broker import (
+    CONNECTION_ERRORS,
+    BrokerUnavailable,
+    Publisher,
+    Refused,
+    Unroutable,
+    connect,
+    no_answer_within,
+)
 from extensions.errors import NotReplayable, ParkingLotBusy, ServiceUnavailable, TooManyParked
 from extensions.payloads import timestamp
 from extensions.queues import own_headers, parking_queue
@@ -184,7 +192,7 @@ class ParkingLot(DependencyProvider):
         confirms = [(message, send(message)) for message in messages]
         taken = []
         for message, confirm in confirms:
-            with suppress(Unroutable):
+            with suppress(Unroutable, Refused):
                 self.publisher.core.wait(confirm, ANSWER_SECONDS)
                 taken.append(message)
         return taken

@@ -50,6 +50,7 @@ ANSWER_SECONDS = 25
 # A call waits for the database until so long after its deadline: then its caller has gone.
 OVERDUE_SECONDS = 1
 # Beside the workers: the outbox relay, and one that gauges and /readyz take by turns when all workers hold theirs.
+# Members of a crew (extensions.polling) take theirs for single statements.
 EXTRA_CONNECTIONS = 2
 CONNECTION_SETTINGS = {
     # A lock or a statement that takes longer is refused; the caller's deadline has passed by then. A statement whose

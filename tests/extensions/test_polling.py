@@ -6,7 +6,7 @@ from eventlet.event import Event
 from sqlalchemy import select
 
 from extensions.database import Database
-from extensions.polling import Bell, Loop, poll
+from extensions.polling import Bell, Interrupted, Loop, crew, poll
 from extensions.rpc import rpc
 from tests.infrastructure.waiting import wait_for
 
@@ -219,3 +219,83 @@ def test_a_killed_service_ends_its_polls(run_service):
         container.kill()
 
     assert not container._managed_threads
+
+
+class Office:
+    """A crew of up to 4; each member's round waits for `done`."""
+
+    name = "office"
+
+    begun, done, interrupted = [], Event(), []
+
+    @crew(interval_seconds=NEVER, most=4)
+    def call(self, member):
+        found = True
+        while member.goes_on(found):
+            self.begun.append(member)
+            try:
+                with member.interruptible():
+                    member.slow()
+                    self.done.wait()
+            except Interrupted:
+                self.interrupted.append(member)
+            found = False
+
+    @rpc
+    def greet(self):
+        return "Hello"
+
+
+@pytest.fixture
+def office():
+    class Fresh(Office):
+        begun, done, interrupted = [], Event(), []
+
+    return Fresh
+
+
+def test_a_crew_grows_to_its_most_while_all_are_slow_and_takes_no_worker(run_service, office, rpc):
+    run_service(office, max_workers=1)
+
+    wait_for(lambda: len(office.begun) == 4)
+
+    assert rpc.office.greet() == "Hello"
+    assert len(set(office.begun)) == 4
+
+
+def test_a_crew_with_nothing_to_do_shrinks_to_one(run_service, office):
+    container = run_service(office)
+    wait_for(lambda: len(office.begun) == 4)
+
+    office.done.send()
+
+    [entrypoint] = [each for each in container.entrypoints if each.method_name == "call"]
+    wait_for(lambda: entrypoint.size == 1)
+
+
+def test_a_stopping_service_interrupts_its_crew(run_service, office):
+    container = run_service(office)
+    wait_for(lambda: len(office.begun) == 4)
+
+    with eventlet.Timeout(5, AssertionError("the stop hangs")):
+        container.stop()
+
+    assert len(office.interrupted) == 4
+
+
+def test_an_exception_does_not_end_a_crew(run_service, deaths):
+    begun = []
+
+    class Hasty:
+        name = "hasty"
+
+        @crew(interval_seconds=0.05, most=1)
+        def call(self, member):
+            begun.append(member)
+            if len(begun) == 1:
+                raise KeyError("a bug")
+
+    container = run_service(Hasty)
+
+    wait_for(lambda: len(begun) == 2)
+    assert not deaths(container)

@@ -19,6 +19,7 @@ from tests.infrastructure.configuration import configuration
 from tests.infrastructure.databases import Databases
 from tests.infrastructure.leaks import Leaks
 from tests.infrastructure.processes import Processes
+from tests.infrastructure.scripted_smtp import ScriptedSmtp
 from tests.infrastructure.servers import PostgresServer, RabbitMQServer
 from tests.infrastructure.sign_in_provider import SignInProvider
 from tests.infrastructure.smtp import Smtp
@@ -117,6 +118,14 @@ def smtp(smtp_server):
     """An SMTP server without mails: `messages(to=…)`, `reject(recipient, "450 Later")`, `stop()`, `start()`."""
     smtp_server.reset()
     return smtp_server
+
+
+@pytest.fixture
+def scripted_smtp():
+    """An SMTP server of this test's own that answers, waits and hangs up at each step as it is told."""
+    smtp = ScriptedSmtp()
+    yield smtp
+    smtp.stop()
 
 
 @pytest.fixture(scope="session")

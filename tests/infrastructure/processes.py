@@ -1,7 +1,9 @@
 """Real `nameko run` processes, to be killed and counted."""
 
+import json
 import os
 import signal
+import sys
 from itertools import count
 
 from scripts.settings import ROOT, SERVICES
@@ -16,12 +18,16 @@ class Processes:
         self._started = []
         self._numbers = count(1)
 
-    def start(self, *modules, **environment):
+    def start(self, *modules, constants=None, **environment):
         """One more `nameko run` of `services.orders` or whatever modules; keywords go to its environment.
 
+        constants: {module: {name: value}}, to be changed in the process, as in patched_nameko.py.
         It returns at once; wait for what the process is to do, for example for its queue's consumer.
         """
-        command = [str(ROOT / ".venv" / "bin" / "nameko"), "run", "--config", "config.yaml", *modules]
+        nameko = [str(ROOT / ".venv" / "bin" / "nameko")]
+        if constants is not None:
+            nameko = [sys.executable, "-m", "tests.infrastructure.patched_nameko", json.dumps(constants)]
+        command = [*nameko, "run", "--config", "config.yaml", *modules]
         environment = environment_of(self.config) | {name: str(value) for name, value in environment.items()}
         server = Server(f"{modules[0]}-{next(self._numbers)}", self.folder, command, environment)
         self._started.append(server)

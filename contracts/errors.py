@@ -197,7 +197,7 @@ class KeyReused(Conflict):
 
 
 class NotFailed(Conflict):
-    """Only a failed notification can be tried again."""
+    """Only a notification that has failed or is uncertain can be tried again."""
 
     def __init__(self, notification_id: int | str, status: str) -> None:
         super().__init__(notification_id, status)

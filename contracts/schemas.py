@@ -25,7 +25,7 @@ MAX_QUANTITY = 10_000
 MAX_LINES = 100
 ROLES = ("customer", "admin")
 ORDER_STATUSES = ("pending", "confirmed", "shipped", "delivered", "cancelled")
-NOTIFICATION_STATUSES = ("pending", "sent", "failed")
+NOTIFICATION_STATUSES = ("pending", "sent", "failed", "uncertain")
 PRODUCT_SORT_KEYS = tuple(sign + key for key in ("price", "name", "created_at") for sign in ("", "-"))
 
 # Also in the HTTP API's document, so without what ECMAScript's regular expressions lack.

@@ -107,7 +107,11 @@ PROBLEMS = {
     ),
     shop.PriceChanged: Problem(409, "price-changed", "Product {product_id} costs {current} now, no longer {given}."),
     shop.IllegalTransition: Problem(409, "illegal-transition", "What is {old_status} can't become {new_status}."),
-    shop.NotFailed: Problem(409, "not-failed", "Only a failed notification can be tried again; this one is {status}."),
+    shop.NotFailed: Problem(
+        409,
+        "not-failed",
+        "Only a notification that has failed or is uncertain can be tried again; this one is {status}.",
+    ),
     shop.MailNotNeeded: Problem(
         409, "mail-not-needed", "This mail is not needed any more: the account is gone, disabled or verified already."
     ),

@@ -255,6 +255,7 @@ class StockSummaryView(View):
 class MailSummaryView(View):
     failed = fields.Integer()
     pending = fields.Integer()
+    uncertain = fields.Integer()
 
 
 ParkedCountView = View.from_dict(

@@ -9,9 +9,8 @@ Handles:  order.created, order.status.updated,
           user.registered, user.verification_requested, user.password_reset_requested
 Calls:    users.create_mailed_token
 
-A handler only stores. `deliver_next` sends from the table and holds its row through the send. The one
-window for a double mail lies between the SMTP server's acceptance and our commit: whatever interrupts
-it, the mail goes out again. Its Message-ID is fixed, so that mail programs may show it once.
+A handler only stores. `send_order_mails` and `send_account_mails` send from the table, as
+services/notifications_mail.py says, which also names the one way in which a mail can come twice.
 
 Account mails are those to an address's owner about the account itself. Their links open it, so they are
 for the inbox alone: no push, no customer's list. The token is asked of users for each try, and lives in
@@ -29,7 +28,7 @@ from prometheus_client import Gauge
 from sqlalchemy import func, literal, select, union_all
 from sqlalchemy.dialects.postgresql import insert
 
-from contracts.errors import MailNotNeeded, NotFailed, NotificationNotFound, ParkedMessageNotFound
+from contracts.errors import MailNotNeeded, NotificationNotFound, ParkedMessageNotFound
 from contracts.events import (
     NotificationCreated,
     OrderCreated,
@@ -45,25 +44,25 @@ from extensions.database import Database
 from extensions.errors import RpcTimeout, ServiceUnavailable
 from extensions.events import Hints, event_handler
 from extensions.gauges import QueryGauge
-from extensions.mailer import Mailer, MailPostponed, MailRefused, MailServerAway
+from extensions.mailer import MOST_CONNECTIONS, Mailer
 from extensions.metrics import Metrics
 from extensions.parking import ParkingLot
 from extensions.payloads import from_payload, timestamp, to_payload
-from extensions.polling import Bell, poll
+from extensions.polling import Bell, crew, wait_until
 from extensions.rpc import ClusterClient, rpc
 from extensions.settings import Settings
-from extensions.telemetry import LogContext, bind_log_fields, log_fields
+from extensions.telemetry import LogContext, log_fields
 from extensions.timers import timer
 from extensions.tracing import Tracing, traceparent
+from services.notifications_mail import Sender, UsersUnreachable
 from services.notifications_models import Answer, Notification
 from services.notifications_models import Base as Base  # for migrations/env.py
 
 logger = logging.getLogger(__name__)
 
-SEND_SECONDS = 5
-# Both together are less than a caller of the retry waits.
-RETRY_SEND_SECONDS = 3
 TOKEN_SECONDS = 1.5
+# Less than a caller waits.
+RETRY_SECONDS = 3
 
 EVENT_TYPES = {
     OrderCreated: "order_confirmation",
@@ -76,19 +75,18 @@ EVENT_CLASSES = {event_class.name: event_class for event_class in EVENT_TYPES}
 # Where the links of account mails lead. Their event types are also the purposes of their tokens.
 TOKEN_PAGES = {"email_verification": "verify-email", "password_reset": "reset-password"}
 
-MAILS = Gauge("forage_mails", "Mails that were not sent. status: pending, failed.", ["service", "status"])
+MAILS = Gauge("forage_mails", "Mails that were not sent. status: pending, failed, uncertain.", ["service", "status"])
 COUNT_MAILS = union_all(
     # Each by its own partial index.
-    *(select(literal(status), func.count()).where(Notification.status == status) for status in ("pending", "failed"))
+    *(
+        select(literal(status), func.count()).where(Notification.status == status)
+        for status in ("pending", "failed", "uncertain")
+    )
 )
 OLDEST_PENDING = Gauge("forage_mails_oldest_pending_age_seconds", "How long the oldest mail is pending.", ["service"])
 AGE_OF_OLDEST_PENDING = select(
     func.coalesce(func.extract("epoch", func.now() - func.min(Notification.created_at)), 0)
 ).where(Notification.status == "pending")
-
-
-class UsersAway(Exception):
-    """No token for the mail's link at the moment: says nothing about this mail."""
 
 
 def notification_view(notification):
@@ -244,107 +242,68 @@ class Notifications:
             .returning(Notification)
         )
 
-    @poll(interval_seconds=1)
-    def deliver_next(self):
-        """Send the next mail that is due. True while there may be more to send."""
-        return self._deliver(Notification.due())
+    @crew(interval_seconds=1, most=MOST_CONNECTIONS)
+    def send_order_mails(self, member):
+        self._send(member, Notification.due_order_mails())
 
-    @poll(interval_seconds=1)
-    def deliver_next_of_an_order(self):
-        """The same, but never held up by account mails, which may have to wait for users."""
-        return self._deliver(Notification.due().where(Notification.order_id.is_not(None)))
+    @crew(interval_seconds=1, most=MOST_CONNECTIONS)
+    def send_account_mails(self, member):
+        """By others than those of orders, which never wait for users."""
+        self._send(member, Notification.due_account_mails())
 
-    def _deliver(self, due):
-        with self.db.transaction() as session:
-            notification = session.scalar(due.limit(1).with_for_update(skip_locked=True))
-            if notification is None:
-                return False
-            with (
-                self.tracing.continued(notification.traceparent),
-                bind_log_fields(request_id=notification.request_id, event_id=notification.event_id),
-            ):
-                # Others will hardly fare better at a server that is away.
-                return self._send(session, notification, SEND_SECONDS)
+    def _send(self, member, due):
+        with self.mailer.connection() as connection:
+            Sender(self.db, self.mailer, connection, self.tracing, member, due, self._make_mail).send_all()
 
-    def _send(self, session, notification, timeout_seconds):
-        """Try to send and note what came of it; the row is locked by the caller, and deleted if nobody needs the mail.
-
-        False if the mail server is away, or users.
-        """
-        try:
-            self._hand_over(notification, timeout_seconds)
-        except MailNotNeeded:
-            logger.info("notification %d is not needed any more", notification.id)
-            session.delete(notification)
-        except (MailServerAway, UsersAway) as error:
-            logger.warning("notification %d waits: %s", notification.id, error)
-            notification.unanswered(str(error), now=session.scalar(select(func.now())))
-            return False
-        except MailPostponed as error:
-            logger.warning("notification %d was postponed: %s", notification.id, error)
-            notification.postponed(str(error))
-        except MailRefused as error:
-            logger.error("notification %d was refused: %s", notification.id, error)
-            notification.refused(str(error))
-        except Exception as error:
-            # The mail itself is broken. It must not hold up the others: it waits as failed for a retry.
-            logger.exception("notification %d is no mail that can be sent", notification.id)
-            notification.refused(f"The mail could not be made: {error}")
-        else:
-            logger.info("notification %d was sent", notification.id)
-            notification.accepted()
-        return True
-
-    def _hand_over(self, notification, timeout_seconds):
-        """Make the mail and give it to the mail server. Raises UsersAway, MailNotNeeded and what `send` raises."""
+    def _make_mail(self, notification):
+        """(EmailMessage, its token or None). Raises UsersUnreachable, MailNotNeeded."""
         event = from_payload(EVENT_CLASSES[notification.event_name], notification.payload)
         if notification.order_id is not None:
-            self.mailer.send(self.letters.order_mail(event, notification.recipient_email), timeout_seconds)
-            return
+            return self.letters.order_mail(event, notification.recipient_email), None
         created = self._create_token(event)
         mail = self.letters.account_mail(
             event, notification.recipient_email, token=created["token"], expires_in=created["expires_in"]
         )
-        try:
-            self.mailer.send(mail, timeout_seconds)
-        except (MailServerAway, MailPostponed, MailRefused) as error:
-            # A server may quote the link of a mail that it refuses, for operators to read.
-            raise type(error)(str(error).replace(created["token"], "…")) from None
+        return mail, created["token"]
 
     def _create_token(self, event):
-        """{"token", "expires_in"} of users. Raises MailNotNeeded, UsersAway."""
+        """{"token", "expires_in"} of users. Raises MailNotNeeded, UsersUnreachable."""
         try:
             return self.cluster.within(TOKEN_SECONDS, log_fields().get("request_id")).users.create_mailed_token(
                 user_id=event.user_id, email=event.email, purpose=EVENT_TYPES[type(event)]
             )
         except (ServiceUnavailable, RpcTimeout) as error:
-            raise UsersAway("users, which makes the link's token, does not answer") from error
+            raise UsersUnreachable("users, which makes the link's token, does not answer") from error
 
     @rpc
     def retry_notification(self, notification_id, user_id=None):
-        """Try a failed mail once more, now, and return the notification after that: sent, or failed again.
+        """Try a failed or uncertain mail once more, now, and return the notification after that: sent, or failed again.
 
+        It is still pending when that takes more than RETRY_SECONDS.
         user_id: whose it must be, None for anybody's. Raises NotificationNotFound, NotFailed, and MailNotNeeded for
         an account mail that has nothing to say any more: the notification is then gone.
         """
-        # What the mail server took must be noted, deadline or not.
-        with self.db.transaction(past_deadline=True) as session:
-            answer = Answer.once(session, self.db.call_id, lambda: self._retry(session, notification_id, user_id))
-        if answer is None:
+        with self.db.transaction() as session:
+            retried = Answer.once(session, self.db.call_id, lambda: self._retry(session, notification_id, user_id))
+        of_retry = select(Notification).where(Notification.id == retried["id"])
+
+        def is_tried():
+            with self.db.transaction() as session:
+                return session.scalar(of_retry.where(Notification.by_hand)) is None
+
+        wait_until(is_tried, RETRY_SECONDS)
+        with self.db.transaction() as session:
+            notification = session.scalar(of_retry)
+        if notification is None:
             raise MailNotNeeded
-        return answer
+        return notification_view(notification)
 
     def _retry(self, session, notification_id, user_id):
+        """Have it sent next. {id}, which is all that a repeat of the call has to know."""
         notification = self._find(session, notification_id, user_id, lock=True)
-        if notification.status != "failed":
-            raise NotFailed(notification.id, notification.status)
-        with bind_log_fields(event_id=notification.event_id):
-            self._send(session, notification, RETRY_SEND_SECONDS)
-        if notification in session.deleted:
-            return None
-        if notification.status != "sent":
-            notification.status = "failed"
-        return notification_view(notification)
+        notification.try_by_hand()
+        self.bell.ring_after_commit(session)
+        return {"id": notification.id}
 
     @rpc
     def list_notifications(self, user_id=None, **query):
@@ -374,7 +333,7 @@ class Notifications:
 
     @rpc
     def summarize_mails(self):
-        """{failed, pending}: how many of each there are."""
+        """{failed, pending, uncertain}: how many of each there are."""
         with self.db.transaction() as session:
             return dict(session.execute(COUNT_MAILS).all())
 

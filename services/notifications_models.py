@@ -11,8 +11,10 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    Interval,
     Text,
     UniqueConstraint,
+    false,
     func,
     or_,
     select,
@@ -21,12 +23,21 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, mapped_column
 
+from contracts.errors import NotFailed
 from extensions.inbox import AnswerMixin
 
-LONGEST_AWAY_PAUSE_SECONDS = 30
+LONGEST_UNREACHABLE_PAUSE_SECONDS = 30
+POSTPONED_PAUSES_SECONDS = (60, 3600)
+# After each time that a mail became uncertain; one more time, and it has failed.
+UNCERTAIN_PAUSES = (timedelta(minutes=15), timedelta(hours=1))
 GIVE_UP_AFTER = timedelta(hours=24)
-MAX_ATTEMPTS = 5
-FIRST_POSTPONED_PAUSE_SECONDS = 30
+
+
+# Not while the server may have it: what becomes of it then is decided first.
+IS_DUE_ORDER_MAIL = text("status IN ('pending', 'uncertain') AND dot_at IS NULL AND order_id IS NOT NULL")
+IS_DUE_ACCOUNT_MAIL = text("status IN ('pending', 'uncertain') AND dot_at IS NULL AND order_id IS NULL")
+# Held by no claim, and not with the server.
+FREE = {"leased_until": None, "dot_at": None}
 
 
 class Base(DeclarativeBase):
@@ -38,12 +49,19 @@ class Answer(AnswerMixin, Base):
 
 
 class Notification(Base):
-    """pending → sent or failed; failed → sent by a retry. One that is not needed any more is deleted.
+    """pending → sent, failed or uncertain; uncertain → sent or failed; failed or uncertain → pending by a retry.
+
+    One that is not needed any more is deleted. uncertain: the mail server may have it, and its answer never came.
 
     event_id is the inbox: an event is stored once. sequence: its place among its order's mails.
     order_id and sequence are null for account mails, whose link carries a token: nothing here does.
     request_id, traceparent: of the request that the event came of, for what is logged and traced of the mail.
-    attempts: answers of the mail server about this mail. tries: all tries, also those nobody answered.
+    attempts: answers of the mail server about this mail. tries: all tries, also those without an answer.
+    waited: from its storing to its first try. by_hand: somebody asked for the try that comes next or is under way.
+    lease: the claim that held it last. leased_until: it holds it still, until then. While it does, next_try_at is no
+    sooner: so the release before, which looks at that alone, leaves the mail alone, too.
+    dot_at: since then the mail server may have it; null again once it has answered.
+    doubts: how many times the mail became uncertain.
     """
 
     __tablename__ = "notifications"
@@ -67,58 +85,94 @@ class Notification(Base):
     next_try_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     read_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    waited: Mapped[timedelta] = mapped_column(Interval, server_default=text("'0'"))
+    by_hand: Mapped[bool] = mapped_column(server_default=false())
+    lease: Mapped[UUID | None]
+    leased_until: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    dot_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    doubts: Mapped[int] = mapped_column(Integer, server_default="0")
 
     __table_args__ = (
-        CheckConstraint("status IN ('pending', 'sent', 'failed')", name="ck_notifications_status"),
+        CheckConstraint("status IN ('pending', 'sent', 'failed', 'uncertain')", name="ck_notifications_status"),
         UniqueConstraint("order_id", "sequence", name="uq_notifications_order_id_sequence"),
         Index("ix_notifications_user_id_id", "user_id", "id"),
-        # By id, the order in which they are sent: with a backlog, the next one is the first of the index.
+        # What is counted, each by its own.
         Index("ix_notifications_pending", "id", postgresql_where=text("status = 'pending'")),
         Index("ix_notifications_failed", "id", postgresql_where=text("status = 'failed'")),
+        Index("ix_notifications_uncertain", "id", postgresql_where=text("status = 'uncertain'")),
+        # What is due, in the order in which it is sent: with a backlog, the next one is the first of the index, and
+        # what has to wait is not looked at.
+        Index("ix_notifications_due_order_mails", "next_try_at", postgresql_where=IS_DUE_ORDER_MAIL),
+        Index("ix_notifications_due_account_mails", "next_try_at", postgresql_where=IS_DUE_ACCOUNT_MAIL),
+        Index("ix_notifications_dot", "leased_until", postgresql_where=text("dot_at IS NOT NULL")),
     )
 
-    def accepted(self):
-        self.status, self.error_message = "sent", None
-        self.attempts += 1
-        self.tries += 1
+    def try_by_hand(self):
+        """Have it sent next. Raises NotFailed unless it has failed or is uncertain, and is not being tried already."""
+        is_held = self.leased_until is not None
+        if self.status not in ("failed", "uncertain") or is_held:
+            raise NotFailed(self.id, "pending" if is_held else self.status)
+        self.status, self.by_hand, self.lease, self.doubts = "pending", True, None, 0
+        self.next_try_at = self.created_at
+
+    # What may come of a try, as the columns that change.
+
+    def sent(self):
+        return self._tried(attempts=self.attempts + 1, status="sent", error_message=None, lease=None)
 
     def refused(self, reason):
-        self.status, self.error_message = "failed", reason
-        self.attempts += 1
-        self.tries += 1
+        return self._tried(attempts=self.attempts + 1, status="failed", error_message=reason)
 
-    def postponed(self, reason):
-        """The server may take this mail later: wait longer each time, and give up with the last attempt."""
-        self.error_message = reason
-        self.attempts += 1
-        self.tries += 1
-        if self.attempts >= MAX_ATTEMPTS:
-            self.status = "failed"
-        self._wait(FIRST_POSTPONED_PAUSE_SECONDS * 4 ** (self.attempts - 1))
+    def postponed(self, reason, age):
+        """The server may take this mail later: wait longer each time. age: since it was stored."""
+        shortest, longest = POSTPONED_PAUSES_SECONDS
+        pause = timedelta(seconds=min(shortest * 2 ** min(self.attempts, 10), longest))
+        return self._tried(attempts=self.attempts + 1, error_message=reason) | self._again(pause, age)
 
-    def unanswered(self, reason, now):
-        """Nobody spoke about this mail: that is no attempt, but a day of it is enough."""
-        self.error_message = reason
-        self.tries += 1
-        if now - self.created_at > GIVE_UP_AFTER:
-            self.status = "failed"
-        self._wait(min(2**self.tries, LONGEST_AWAY_PAUSE_SECONDS))
+    def unanswered(self, reason, age):
+        """The server said nothing about this mail: that is no attempt, but a day of it is enough."""
+        pause = timedelta(seconds=min(2 ** min(self.tries + 1, 10), LONGEST_UNREACHABLE_PAUSE_SECONDS))
+        return self._tried(error_message=reason) | self._again(pause, age)
 
-    def _wait(self, seconds):
-        self.next_try_at = func.now() + timedelta(seconds=seconds)
+    def in_doubt(self, reason):
+        """The server may have it: a try soon would be a double mail, were that so."""
+        changes = self._tried(doubts=self.doubts + 1, error_message=reason)
+        if self.doubts >= len(UNCERTAIN_PAUSES):
+            return changes | {"status": "failed"}
+        return changes | {"status": "uncertain", "next_try_at": func.now() + UNCERTAIN_PAUSES[self.doubts]}
+
+    def _tried(self, **changes):
+        waited = func.now() - Notification.created_at if self.tries == 0 else Notification.waited
+        return FREE | {"tries": self.tries + 1, "waited": waited, "by_hand": False} | changes
+
+    def _again(self, pause, age):
+        # One that had to wait for its turn has its day from its first try on.
+        if self.by_hand or (self.tries > 0 and age > GIVE_UP_AFTER + self.waited):
+            return {"status": "failed"}
+        return {"next_try_at": func.now() + pause}
 
     @classmethod
     @cache
-    def due(cls):
-        """Those to send now, oldest first: of each order the next in sequence alone, every account mail.
+    def due_order_mails(cls):
+        """Those to send now, the longest due first: of each order the next in sequence alone.
 
         After a day a mail goes without the one before it, which was parked or never came.
         """
         other = aliased(cls)
-        of_same_order = select(other.id).where(other.order_id == cls.order_id)
-        earlier_one_waits = of_same_order.where(other.sequence < cls.sequence, other.status == "pending").exists()
-        one_before_came = of_same_order.where(other.sequence == cls.sequence - 1).exists()
+        # By a look at the order's own mails for each: in the place of EXISTS, PostgreSQL may hash the whole table.
+        of_same_order = select(other.id).where(other.order_id == cls.order_id).limit(1)
+        waiting_one = of_same_order.where(other.sequence < cls.sequence, other.status == "pending").scalar_subquery()
+        one_before = of_same_order.where(other.sequence == cls.sequence - 1).scalar_subquery()
         overdue = cls.created_at < func.now() - GIVE_UP_AFTER
-        in_turn = or_(cls.sequence.is_(None), cls.sequence == 1, one_before_came, overdue)
-        due = select(cls).where(cls.status == "pending", cls.next_try_at <= func.now(), ~earlier_one_waits, in_turn)
-        return due.order_by(cls.id)
+        in_turn = or_(cls.sequence == 1, one_before.is_not(None), overdue)
+        return cls._due(IS_DUE_ORDER_MAIL).where(waiting_one.is_(None), in_turn)
+
+    @classmethod
+    @cache
+    def due_account_mails(cls):
+        """Those to send now, the longest due first."""
+        return cls._due(IS_DUE_ACCOUNT_MAIL)
+
+    @classmethod
+    def _due(cls, condition):
+        return select(cls.id).where(condition, cls.next_try_at <= func.now()).order_by(cls.next_try_at)

@@ -48,7 +48,7 @@ def mark_read(mark, notification_id):
 @blp.response(200, NotificationView)
 @blp.problems(NotificationNotFound, NotFailed, MailNotNeeded)
 def retry_notification(notification_id):
-    """Send a failed notification again."""
+    """Send a failed or uncertain notification again; after 3 s the answer has it as `pending` still."""
     return g.shop.notifications.retry_notification(notification_id=notification_id, user_id=g.caller.own)
 
 

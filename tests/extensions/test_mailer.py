@@ -1,12 +1,12 @@
-"""extensions.mailer: what the server's answers mean, and that a mail it has taken counts as taken."""
+"""extensions.mailer: what the server's answers mean for a mail, and for the connection."""
 
 from email.message import EmailMessage
 
-import eventlet
 import pytest
 
 from extensions import mailer as kit
-from extensions.mailer import Mailer, MailPostponed, MailRefused, MailServerAway
+from extensions.mailer import Mailer, MailPostponed, MailRefused, MailServerUnreachable, MailUncertain
+from tests.infrastructure.scripted_smtp import HANG_UP, Hold
 from tests.infrastructure.waiting import wait_for
 
 
@@ -18,8 +18,8 @@ class Office:
 
 @pytest.fixture
 def mailer_of(container_factory, config):
-    def mailer_of(port):
-        container = container_factory(Office, {**config, "SMTP_PORT": port})
+    def mailer_of(server, **settings):
+        container = container_factory(Office, {**config, "SMTP_PORT": server.port, **settings})
         [mailer] = container.dependencies
         mailer.setup()
         return mailer
@@ -28,136 +28,197 @@ def mailer_of(container_factory, config):
 
 
 @pytest.fixture
-def mailer(mailer_of, smtp):
-    return mailer_of(smtp.port)
+def connection(mailer_of, scripted_smtp):
+    with mailer_of(scripted_smtp).connection() as connection:
+        yield connection
 
 
-def mail_to(recipient="ada@forage.example"):
+def mail_to(recipient="ada@forage.example", text="It is done."):
     mail = EmailMessage()
     mail["From"], mail["To"], mail["Subject"] = "bakery@forage.example", recipient, "Käse 🍄"
-    mail.set_content("It is done.")
+    mail.set_content(text)
     return mail
 
 
-def test_a_mail_arrives(mailer, smtp):
-    mailer.send(mail_to(), timeout_seconds=5)
+def send(connection, mail):
+    connection.begin(mail)
+    connection.finish()
+
+
+def test_a_mail_arrives_as_it_was(mailer_of, smtp):
+    with mailer_of(smtp).connection() as connection:
+        send(connection, mail_to(text=".\n..\n.hidden\nKäse\n"))
 
     [mail] = smtp.messages(to="ada@forage.example")
     assert mail["Subject"] == "Käse 🍄"
+    assert mail.get_content() == ".\n..\n.hidden\nKäse\n"
 
 
-@pytest.mark.parametrize(
-    ("answer", "meaning"),
-    [
-        ("450 Mailbox busy", MailPostponed),
-        ("451 Later", MailPostponed),
-        ("550 No such user", MailRefused),
-        ("553 No such name", MailRefused),
-        ("421 On the way out", MailServerAway),
-    ],
-)
-def test_an_answer_about_the_recipient_is_sorted_by_its_code(mailer, smtp, answer, meaning):
-    smtp.reject("ada@forage.example", answer)
+def test_a_mail_without_its_end_is_none(mailer_of, smtp):
+    with mailer_of(smtp).connection() as connection:
+        connection.begin(mail_to())
 
-    with pytest.raises(meaning, match=answer):
-        mailer.send(mail_to(), timeout_seconds=5)
+    with mailer_of(smtp).connection() as connection:
+        send(connection, mail_to("bo@forage.example"))
 
     assert smtp.messages(to="ada@forage.example") == []
-
-
-def test_a_server_that_is_away_says_nothing_about_the_mail(mailer, smtp):
-    smtp.stop()
-
-    with pytest.raises(MailServerAway):
-        mailer.send(mail_to(), timeout_seconds=5)
-
-
-def test_a_server_that_hangs_is_away(mailer_of, smtp_proxy):
-    smtp_proxy.hold()
-
-    with pytest.raises(MailServerAway, match="no answer within"):
-        mailer_of(smtp_proxy.port).send(mail_to(), timeout_seconds=0.3)
-
-    wait_for(lambda: not smtp_proxy.open)
-
-
-@pytest.fixture
-def server_of():
-    """`server_of({"DATA": "354 Go on", …})` answers each command so, others with 250; the port."""
-    servers = []
-
-    def server_of(answers):
-        listener = eventlet.listen(("127.0.0.1", 0))
-
-        def talk(connection):
-            lines = connection.makefile("rwb", 0)
-            lines.write(answers.get("", "220 Hello").encode() + b"\r\n")
-            in_data = False
-            for line in lines:
-                if in_data and line != b".\r\n":
-                    continue
-                word = "." if in_data else line.split()[0].decode().upper()
-                in_data = word == "DATA" and answers.get("DATA", "354").startswith("354")
-                answer = answers.get(word, "354 Go on" if word == "DATA" else "250 OK")
-                if answer is None:
-                    return connection.close()
-                lines.write(answer.encode() + b"\r\n")
-
-        def serve():
-            while True:
-                eventlet.spawn(talk, listener.accept()[0])
-
-        servers.append((eventlet.spawn(serve), listener))
-        return listener.getsockname()[1]
-
-    yield server_of
-    for serving, listener in servers:
-        serving.kill()
-        listener.close()
+    assert len(smtp.messages(to="bo@forage.example")) == 1
 
 
 @pytest.mark.parametrize(
-    ("answers", "meaning"),
+    ("step", "answer", "meaning"),
     [
-        ({"": "554 No service"}, MailServerAway),
-        ({"": "421 Too busy"}, MailServerAway),
-        ({"": None}, MailServerAway),
-        ({"MAIL": "451 Local error"}, MailServerAway),
-        ({"MAIL": "550 Sender refused"}, MailServerAway),
-        ({"RCPT": None}, MailServerAway),
-        ({"DATA": "451 Later"}, MailPostponed),
-        ({".": "452 No room"}, MailPostponed),
-        ({".": "554 Spam"}, MailRefused),
-        ({".": "421 On the way out"}, MailServerAway),
-        ({".": None}, MailServerAway),
+        ("greeting", "554 No service", MailServerUnreachable),
+        ("greeting", "421 Too busy", MailServerUnreachable),
+        ("greeting", HANG_UP, MailServerUnreachable),
+        ("EHLO", HANG_UP, MailServerUnreachable),
+        ("EHLO", "421 Too busy", MailServerUnreachable),
+        ("MAIL", "421 Too busy", MailServerUnreachable),
+        ("MAIL", "451 Local error", MailPostponed),
+        ("MAIL", "550 Sender refused", MailRefused),
+        ("MAIL", HANG_UP, MailPostponed),
+        ("RCPT", "450 Mailbox busy", MailPostponed),
+        ("RCPT", "550 No such user", MailRefused),
+        ("RCPT", "421 On the way out", MailPostponed),
+        ("RCPT", HANG_UP, MailPostponed),
+        ("DATA", "451 Later", MailPostponed),
+        ("DATA", "250 What?", MailPostponed),
+        ("DATA", "What?", MailPostponed),
+        ("DATA", HANG_UP, MailPostponed),
+        (".", "452 No room", MailPostponed),
+        (".", "421 On the way out", MailPostponed),
+        (".", "554 Spam", MailRefused),
+        (".", HANG_UP, MailUncertain),
+        (".", "What?", MailUncertain),
+        (".", "354 Go on", MailUncertain),
     ],
     ids=str,
 )
-def test_each_answer_has_its_meaning(mailer_of, server_of, answers, meaning):
-    if answers.get("", "") is None:
-        answers = {"": "", "EHLO": None, "HELO": None}
+def test_each_answer_has_its_meaning_and_the_next_mail_goes(connection, scripted_smtp, step, answer, meaning):
+    scripted_smtp.on(step, answer)
+    if step == "EHLO":
+        scripted_smtp.on("HELO", answer)
 
-    with pytest.raises(meaning):
-        mailer_of(server_of(answers)).send(mail_to(), timeout_seconds=2)
+    with pytest.raises(meaning) as refusal:
+        send(connection, mail_to())
 
-
-@pytest.mark.parametrize("goodbye", ["421 No time", "250 What?", None], ids=str)
-def test_a_mail_that_was_taken_is_sent_whatever_comes_of_the_goodbye(mailer_of, server_of, goodbye):
-    mailer_of(server_of({"QUIT": goodbye})).send(mail_to(), timeout_seconds=2)
-
-
-def test_a_mail_that_was_taken_is_sent_also_when_the_goodbye_hangs(mailer_of, smtp, smtp_proxy, monkeypatch):
-    monkeypatch.setattr(kit, "QUIT_SECONDS", 0.2)
-    smtp_proxy.hold_at(b"quit")
-
-    mailer_of(smtp_proxy.port).send(mail_to(), timeout_seconds=2)
-
-    assert len(smtp.messages(to="ada@forage.example")) == 1
-    wait_for(lambda: not smtp_proxy.open)
+    if answer is not HANG_UP and answer != "What?":
+        assert answer in str(refusal.value) or step == "EHLO"
+    send(connection, mail_to("bo@forage.example"))
+    assert [mail["To"] for mail in scripted_smtp.accepted] == ["bo@forage.example"]
 
 
-def test_a_mail_that_smtp_cannot_carry_is_refused(mailer_of, server_of, mailer):
-    old_server = server_of({"EHLO": "502 What?"})
+@pytest.mark.parametrize(
+    ("step", "meaning"),
+    [
+        ("greeting", MailServerUnreachable),
+        ("EHLO", MailServerUnreachable),
+        ("MAIL", MailPostponed),
+        ("RCPT", MailPostponed),
+        ("DATA", MailPostponed),
+        (".", MailUncertain),
+    ],
+)
+def test_no_answer_has_its_meaning_too(connection, scripted_smtp, monkeypatch, step, meaning):
+    monkeypatch.setattr(kit, "COMMAND_SECONDS", 0.2)
+    monkeypatch.setattr(kit, "END_SECONDS", 0.2)
+    scripted_smtp.on(step, Hold())
 
+    with pytest.raises(meaning, match=r"no answer within 0\.2 s"):
+        send(connection, mail_to())
+
+    send(connection, mail_to("bo@forage.example"))
+
+
+def test_the_patience_is_that_of_the_standard():
+    assert (kit.COMMAND_SECONDS, kit.END_SECONDS) == (5 * 60, 10 * 60)
+
+
+def test_a_server_that_is_down_says_nothing_about_the_mail(mailer_of, scripted_smtp):
+    scripted_smtp.stop()
+
+    with pytest.raises(MailServerUnreachable), mailer_of(scripted_smtp).connection() as connection:
+        send(connection, mail_to())
+
+
+def test_the_connection_is_kept_for_the_next_mail(connection, scripted_smtp):
+    for _ in range(3):
+        send(connection, mail_to())
+
+    assert scripted_smtp.said == [["EHLO", *["MAIL", "RCPT", "DATA", "."] * 3]]
+
+
+@pytest.mark.parametrize("step", ["RCPT", "DATA", "."])
+def test_after_a_refusal_the_connection_is_reset(connection, scripted_smtp, step):
+    scripted_smtp.on(step, "550 No")
     with pytest.raises(MailRefused):
-        mailer_of(old_server).send(mail_to("ädä@forage.example"), timeout_seconds=2)
+        send(connection, mail_to())
+
+    send(connection, mail_to())
+
+    [said] = scripted_smtp.said
+    assert said[-5:] == ["RSET", "MAIL", "RCPT", "DATA", "."]
+
+
+@pytest.mark.parametrize("answer", ["421 Bye", "500 What?", HANG_UP], ids=str)
+def test_when_the_reset_fails_the_next_mail_goes_on_a_new_connection(connection, scripted_smtp, answer):
+    scripted_smtp.on("RCPT", "550 No")
+    scripted_smtp.on("RSET", answer)
+    with pytest.raises(MailRefused):
+        send(connection, mail_to())
+
+    send(connection, mail_to())
+
+    assert len(scripted_smtp.said) == 2
+    assert len(scripted_smtp.accepted) == 1
+
+
+@pytest.mark.parametrize("answer", ["421 Enough", HANG_UP], ids=str)
+def test_a_kept_connection_that_the_server_ends_is_made_again_at_once(connection, scripted_smtp, answer):
+    send(connection, mail_to())
+    scripted_smtp.on("MAIL", answer)
+
+    send(connection, mail_to())
+
+    assert len(scripted_smtp.said) == 2
+    assert len(scripted_smtp.accepted) == 2
+
+
+def test_it_is_made_again_once(connection, scripted_smtp):
+    send(connection, mail_to())
+    scripted_smtp.always("MAIL", "421 Enough")
+
+    with pytest.raises(MailServerUnreachable, match="421 Enough"):
+        send(connection, mail_to())
+
+    assert len(scripted_smtp.said) == 2
+
+
+def test_a_connection_with_nothing_to_do_is_closed(connection, scripted_smtp, monkeypatch):
+    send(connection, mail_to())
+    connection.rest()
+    assert scripted_smtp.open == 1
+    monkeypatch.setattr(kit, "IDLE_SECONDS", 0)
+
+    connection.rest()
+
+    wait_for(lambda: scripted_smtp.open == 0)
+    assert scripted_smtp.said[0][-1] == "QUIT"
+
+
+@pytest.mark.parametrize("goodbye", ["421 No time", "250 What?", HANG_UP, Hold()], ids=str)
+def test_a_mail_that_was_taken_is_sent_whatever_comes_of_the_goodbye(mailer_of, scripted_smtp, monkeypatch, goodbye):
+    monkeypatch.setattr(kit, "QUIT_SECONDS", 0.2)
+    scripted_smtp.on("QUIT", goodbye)
+
+    with mailer_of(scripted_smtp).connection() as connection:
+        send(connection, mail_to())
+
+    assert len(scripted_smtp.accepted) == 1
+
+
+def test_a_mail_that_smtp_cannot_carry_is_refused(connection, scripted_smtp):
+    scripted_smtp.always("EHLO", "502 What?")
+
+    with pytest.raises(MailRefused, match="SMTPUTF8"):
+        send(connection, mail_to("ädä@forage.example"))

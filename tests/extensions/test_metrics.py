@@ -14,7 +14,7 @@ from extensions import gauges
 from extensions.database import Database
 from extensions.events import event_handler
 from extensions.gauges import QueryGauge
-from extensions.mailer import Mailer, MailRefused, MailServerAway
+from extensions.mailer import Mailer, MailRefused, MailServerUnreachable
 from extensions.metrics import Metrics
 from extensions.outbox import Outbox
 from extensions.payloads import to_payload
@@ -406,13 +406,18 @@ def test_mails_are_counted_by_what_the_server_said(watched, smtp):
     mail["From"], mail["To"] = "bakery@forage.example", "ada@forage.example"
     mailer = server.dependency("mailer")
 
-    mailer.send(mail, timeout_seconds=5)
+    def send():
+        with mailer.connection() as connection, mailer.measured():
+            connection.begin(mail)
+            connection.finish()
+
+    send()
     smtp.reject("ada@forage.example", "550 No such user")
     with pytest.raises(MailRefused):
-        mailer.send(mail, timeout_seconds=5)
+        send()
     smtp.stop()
-    with pytest.raises(MailServerAway):
-        mailer.send(mail, timeout_seconds=5)
+    with pytest.raises(MailServerUnreachable):
+        send()
 
     for outcome in ("sent", "refused", "away"):
         assert server.count("forage_mail_duration_seconds_count", outcome=outcome) == 1

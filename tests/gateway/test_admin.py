@@ -116,7 +116,7 @@ def test_what_a_service_has_that_is_away_is_null_and_the_rest_stands(office, run
     )
 
     assert sections["stock"] is None
-    assert sections["mails"] == {"failed": 0, "pending": 0}
+    assert sections["mails"] == {"failed": 0, "pending": 0, "uncertain": 0}
     assert sections["parked"] == {"products": None, "notifications": 0}
 
 

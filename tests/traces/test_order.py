@@ -95,6 +95,10 @@ gateway: server POST /orders
                 gateway: producer WebSocket push
               notifications: client INSERT notifications
               notifications: client SMTP send
+                notifications: internal transaction
+                  notifications: client UPDATE notifications
+              notifications: internal transaction
+                notifications: client UPDATE notifications
               notifications: producer send notifications.events:notification.created
           orders: producer send orders.events:order.created
           products: consumer process orders.events:order.created

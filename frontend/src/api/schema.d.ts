@@ -1507,7 +1507,7 @@ export interface paths {
             parameters: {
                 query?: {
                     recipient?: string;
-                    status?: "pending" | "sent" | "failed";
+                    status?: "pending" | "sent" | "failed" | "uncertain";
                     order_id?: number;
                     unread?: boolean;
                     after_id?: number;
@@ -1651,7 +1651,7 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Send a failed notification again.
+         * Send a failed or uncertain notification again; after 3 s the answer has it as `pending` still.
          * @description Access: owner or admin.
          */
         post: {
@@ -2544,7 +2544,7 @@ export interface components {
             order_id: number | null;
             user_id: number;
             /** @enum {string} */
-            status: "pending" | "sent" | "failed";
+            status: "pending" | "sent" | "failed" | "uncertain";
             error_message: string | null;
             attempts: number;
             /** Format: date-time */
@@ -2591,6 +2591,7 @@ export interface components {
         MailSummaryView: {
             failed: number;
             pending: number;
+            uncertain: number;
         };
         ParkedCountView: {
             products: number | null;

@@ -1,0 +1,373 @@
+"""Mails are neither lost nor doubled, whatever dies, hangs or answers strangely, and at whatever step.
+
+The mail server is one that stops at each step. Leases and pauses are shortened: their constants are changed in the
+process that is tested.
+"""
+
+import signal
+from collections import Counter
+
+import pytest
+
+from contracts.errors import NotFailed
+from services import notifications, notifications_mail
+from services.notifications import Notifications
+from tests.extensions.proxy import UriProxy
+from tests.factories import order_created
+from tests.infrastructure.scripted_smtp import HANG_UP, Hold
+from tests.infrastructure.waiting import wait_for
+
+QUICK = {"LEASE_SECONDS": 2, "RENEW_SECONDS": 0.3, "SLOW_SECONDS": 0.2}
+MINUTES = 60
+QUEUE = "evt-orders-order.created--notifications.confirm_order"
+
+
+@pytest.fixture
+def run_notifications(own_shop, scripted_smtp, monkeypatch):
+    """A replica in this process, whose mails go to `scripted_smtp`."""
+    for name, value in QUICK.items():
+        monkeypatch.setattr(notifications_mail, name, value)
+
+    def run(**settings):
+        return own_shop.run(Notifications, SMTP_PORT=str(scripted_smtp.port), **settings)
+
+    return run
+
+
+@pytest.fixture
+def start_notifications(own_shop, processes, scripted_smtp):
+    """A `nameko run`, whose mails go to `scripted_smtp`."""
+
+    def start():
+        constants = {"services.notifications_mail": QUICK}
+        process = processes.start("services.notifications", constants=constants, SMTP_PORT=str(scripted_smtp.port))
+        wait_for(lambda: own_shop.broker.consumers(QUEUE), seconds=30)
+        return process
+
+    return start
+
+
+def published(shop, *events):
+    for event in events:
+        shop.publish(event)
+    return events[0] if len(events) == 1 else events
+
+
+def row(shop, event):
+    names = ("id", "status", "attempts", "tries", "error_message", "leased_until", "dot_at")
+    rows = shop.sql(
+        "notifications", f"SELECT {', '.join(names)} FROM notifications WHERE event_id = %s", event.event_id
+    )
+    return dict(zip(names, rows[0], strict=True)) if rows else {}
+
+
+def wait_until(shop, event, seconds=30, **fields):
+    wait_for(lambda: fields.items() <= row(shop, event).items(), seconds)
+    return row(shop, event)
+
+
+def pause_seconds(shop, event):
+    pause = "SELECT extract(epoch FROM next_try_at - now()) FROM notifications WHERE event_id = %s"
+    return shop.sql("notifications", pause, event.event_id)[0][0]
+
+
+def try_again_now(shop, event):
+    shop.sql("notifications", "UPDATE notifications SET next_try_at = now() WHERE event_id = %s", event.event_id)
+
+
+def postponed(shop, smtp, *events):
+    """Publish them, and have them wait for their second try."""
+    for event in events:
+        smtp.on("RCPT", "450 Later", to=event.user_email)
+    published(shop, *events)
+    for event in events:
+        wait_until(shop, event, attempts=1)
+
+
+def due_at_once(shop):
+    """All that wait, so that one claim has them."""
+    shop.sql("notifications", "UPDATE notifications SET next_try_at = created_at WHERE status = 'pending'")
+
+
+def times(smtp, event):
+    """How many times the server got the whole mail."""
+    return Counter(mail["To"] for mail in smtp.ended)[event.user_email]
+
+
+# The server
+
+
+def test_a_server_that_answers_long_after_the_dot_gets_the_mail_once(own_shop, run_notifications, scripted_smtp):
+    run_notifications(), run_notifications()
+    event = order_created()
+    scripted_smtp.always(".", hold := Hold(), to=event.user_email)
+    published(own_shop, event)
+    wait_for(lambda: hold.reached)
+
+    # More than the lease, which is renewed.
+    wait_for(lambda: own_shop.sql("notifications", "SELECT 1 FROM notifications WHERE dot_at < now() - interval '4 s'"))
+    assert row(own_shop, event)["status"] == "pending"
+    # What the release before would send.
+    due = "SELECT 1 FROM notifications WHERE status = 'pending' AND next_try_at <= now()"
+    assert own_shop.sql("notifications", due) == []
+    hold.release()
+
+    wait_until(own_shop, event, status="sent", attempts=1, dot_at=None, leased_until=None)
+    assert times(scripted_smtp, event) == 1
+
+
+def test_a_server_that_greets_late_gets_the_mail(own_shop, run_notifications, scripted_smtp):
+    run_notifications()
+    scripted_smtp.always("greeting", hold := Hold())
+    event = published(own_shop, order_created())
+    wait_for(lambda: hold.reached)
+    renewed = "SELECT 1 FROM notifications WHERE leased_until > created_at + interval '4 s'"
+    wait_for(lambda: own_shop.sql("notifications", renewed))
+
+    hold.release()
+
+    wait_until(own_shop, event, status="sent", attempts=1, tries=1)
+    assert times(scripted_smtp, event) == 1
+
+
+@pytest.mark.parametrize(
+    ("step", "answer"),
+    [("RCPT", HANG_UP), ("DATA", "421 On the way out"), (".", "421 On the way out"), (".", HANG_UP)],
+    ids=str,
+)
+def test_a_server_that_breaks_off_one_mail_gets_the_others(own_shop, run_notifications, scripted_smtp, step, answer):
+    broken, *others = (order_created() for _ in range(4))
+    scripted_smtp.on(step, answer, to=broken.user_email)
+    run_notifications()
+
+    published(own_shop, broken, *others)
+
+    for event in others:
+        wait_until(own_shop, event, status="sent", attempts=1)
+
+    if (step, answer) == (".", HANG_UP):
+        wait_until(own_shop, broken, status="uncertain", attempts=0)
+        assert 14 * MINUTES < pause_seconds(own_shop, broken) <= 15 * MINUTES
+    else:
+        wait_until(own_shop, broken, status="pending", attempts=1)
+        assert 50 < pause_seconds(own_shop, broken) <= 60
+    try_again_now(own_shop, broken)
+    wait_until(own_shop, broken, status="sent", error_message=None)
+    assert [mail["To"] for mail in scripted_smtp.accepted].count(broken.user_email) == 1
+
+
+@pytest.mark.parametrize("step", ["greeting", "MAIL"])
+def test_421_before_any_mail_of_a_connection_is_no_attempt(own_shop, run_notifications, scripted_smtp, step):
+    scripted_smtp.on(step, "421 Too busy")
+    run_notifications()
+
+    event = published(own_shop, order_created())
+
+    waiting = wait_until(own_shop, event, tries=1)
+    assert (waiting["status"], waiting["attempts"]) == ("pending", 0)
+    assert "421 Too busy" in waiting["error_message"]
+    assert pause_seconds(own_shop, event) <= 30
+    try_again_now(own_shop, event)
+    wait_until(own_shop, event, status="sent", attempts=1)
+
+
+def test_a_kept_connection_that_the_server_closes_costs_no_try(own_shop, run_notifications, scripted_smtp):
+    run_notifications()
+    wait_until(own_shop, published(own_shop, order_created()), status="sent")
+    scripted_smtp.hang_up()
+
+    event = published(own_shop, order_created())
+
+    wait_until(own_shop, event, status="sent", tries=1, attempts=1)
+    assert len(scripted_smtp.said) == 2
+
+
+def test_slow_mails_hold_up_no_others_until_twenty_are(own_shop, run_notifications, scripted_smtp):
+    slow, fast = [order_created() for _ in range(20)], [order_created() for _ in range(5)]
+    holds = [Hold() for _ in slow]
+    for event, hold in zip(slow, holds, strict=True):
+        scripted_smtp.always(".", hold, to=event.user_email)
+    run_notifications()
+    published(own_shop, *slow)
+    wait_for(lambda: all(hold.reached for hold in holds), seconds=20)
+    published(own_shop, *fast)
+    assert scripted_smtp.open == 20
+
+    holds[7].release()
+
+    for event in (slow[7], *fast):
+        wait_until(own_shop, event, status="sent")
+    assert [row(own_shop, event)["status"] for event in slow].count("pending") == 19
+    for hold in holds:
+        hold.release()
+    for event in slow:
+        wait_until(own_shop, event, status="sent", attempts=1)
+    assert max(Counter(mail["To"] for mail in scripted_smtp.ended).values()) == 1
+
+
+def test_what_is_claimed_with_a_slow_mail_is_sent_by_others(own_shop, run_notifications, scripted_smtp):
+    slow, *others = events = [order_created() for _ in range(6)]
+    scripted_smtp.always("DATA", hold := Hold(), to=slow.user_email)
+    run_notifications()
+    postponed(own_shop, scripted_smtp, *events)
+
+    due_at_once(own_shop)
+
+    for event in others:
+        wait_until(own_shop, event, status="sent", tries=2)
+    assert row(own_shop, slow)["status"] == "pending"
+    hold.release()
+    wait_until(own_shop, slow, status="sent", tries=2)
+
+
+def test_an_uncertain_mail_holds_up_no_later_one_and_fails_after_two_more_tries(
+    own_shop, run_notifications, scripted_smtp
+):
+    created = order_created()
+    scripted_smtp.always(".", HANG_UP, to=created.user_email)
+    run_notifications()
+
+    published(own_shop, created)
+
+    for minutes in (15, 60):
+        wait_until(own_shop, created, status="uncertain", dot_at=None)
+        assert (minutes - 1) * MINUTES < pause_seconds(own_shop, created) <= minutes * MINUTES
+        assert own_shop.rpc.notifications.list_notifications(status="uncertain")["total"] == 1
+        try_again_now(own_shop, created)
+        wait_for(lambda: pause_seconds(own_shop, created) > MINUTES)
+    failed = wait_until(own_shop, created, status="failed", attempts=0, tries=3)
+    assert "may have it" in failed["error_message"]
+    assert times(scripted_smtp, created) == 3
+
+
+# A retry by hand
+
+
+def test_a_retry_that_takes_long_is_pending_and_a_second_one_meanwhile_is_refused(
+    own_shop, run_notifications, scripted_smtp, monkeypatch
+):
+    monkeypatch.setattr(notifications, "RETRY_SECONDS", 0.5)
+    event = order_created()
+    scripted_smtp.on("RCPT", "550 No such user", to=event.user_email)
+    scripted_smtp.on("DATA", hold := Hold(), to=event.user_email)
+    run_notifications()
+    published(own_shop, event)
+    retry = {"notification_id": wait_until(own_shop, event, status="failed")["id"]}
+
+    answer = own_shop.rpc.notifications.retry_notification(**retry)
+
+    assert (answer["status"], answer["attempts"]) == ("pending", 1)
+    with pytest.raises(NotFailed) as refusal:
+        own_shop.rpc.notifications.retry_notification(**retry)
+    assert refusal.value.status == "pending"
+    hold.release()
+    wait_until(own_shop, event, status="sent", attempts=2)
+    assert times(scripted_smtp, event) == 1
+
+
+def test_an_uncertain_mail_can_be_sent_again_by_hand(own_shop, run_notifications, scripted_smtp):
+    event = order_created()
+    scripted_smtp.on(".", HANG_UP, to=event.user_email)
+    run_notifications()
+    published(own_shop, event)
+    notification_id = wait_until(own_shop, event, status="uncertain")["id"]
+
+    answer = own_shop.rpc.notifications.retry_notification(notification_id=notification_id)
+
+    assert (answer["status"], answer["error_message"]) == ("sent", None)
+    assert times(scripted_smtp, event) == 2
+
+
+# The sender
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
+def test_a_sender_that_is_gone_at_each_step_loses_no_mail_and_doubles_none(
+    own_shop, start_notifications, run_notifications, scripted_smtp, end
+):
+    names = ("greeting", "EHLO", "MAIL", "RCPT", "DATA", "before the dot", "dot", "noted")
+    events = {name: order_created() for name in names}
+    holds = {name: Hold() for name in names}
+    for step in ("greeting", "EHLO", "MAIL"):
+        scripted_smtp.on(step, holds[step])
+    scripted_smtp.on("RCPT", holds["RCPT"], to=events["RCPT"].user_email)
+    scripted_smtp.on("DATA", holds["DATA"], to=events["DATA"].user_email)
+    scripted_smtp.on("DATA", holds["before the dot"], to=events["before the dot"].user_email)
+    scripted_smtp.on(".", holds["dot"], to=events["dot"].user_email)
+    process = start_notifications()
+    for name in names:
+        published(own_shop, events[name])
+        # One after the other, as a connection's first steps are nobody's.
+        wait_for(lambda name=name: name == "noted" or holds[name].reached)
+    wait_until(own_shop, events["noted"], status="sent")
+    locked = f"SELECT FROM notifications WHERE event_id = '{events['before the dot'].event_id}' FOR UPDATE"
+    with own_shop.transaction("notifications", locked):
+        holds["before the dot"].release()
+        own_shop.wait_until_locked("notifications")
+
+        process.send(end)
+
+    run_notifications()
+    # A frozen one holds the lock of what it is about to note.
+    lost = names[:5] if end == signal.SIGSTOP else names[:6]
+    for name in lost:
+        wait_until(own_shop, events[name], status="sent", attempts=1)
+    wait_until(own_shop, events["dot"], status="uncertain", attempts=0)
+    assert 14 * MINUTES < pause_seconds(own_shop, events["dot"]) <= 15 * MINUTES
+    if end == signal.SIGSTOP:
+        process.send(signal.SIGCONT)
+        for hold in holds.values():
+            hold.release()
+        for name in names:
+            wait_until(own_shop, events[name], status="sent", attempts=1)
+        wait_for(lambda: "another sender's" in process.output())
+    assert [times(scripted_smtp, events[name]) for name in names] == [1] * len(names)
+
+
+def test_a_sender_that_is_asked_to_stop_gives_back_what_it_has_not_sent(own_shop, start_notifications, scripted_smtp):
+    before, ended, *others = (order_created() for _ in range(6))
+    scripted_smtp.on("DATA", Hold(), to=before.user_email)
+    scripted_smtp.on(".", hold := Hold(), to=ended.user_email)
+    process = start_notifications()
+    postponed(own_shop, scripted_smtp, before, *others, ended)
+    due_at_once(own_shop)
+    wait_for(lambda: hold.reached)
+
+    process.send(signal.SIGTERM)
+
+    wait_for(lambda: own_shop.broker.consumers(QUEUE) == 0)
+    hold.release()
+    assert process.stop() == 0
+    wait_until(own_shop, ended, status="sent")
+    for event in (before, *others):
+        assert row(own_shop, event)["leased_until"] is None
+        assert row(own_shop, event)["status"] == "sent" or pause_seconds(own_shop, event) <= 0
+    assert times(scripted_smtp, before) == 0
+
+
+# The database
+
+
+def test_a_database_that_is_gone_at_each_step_loses_no_mail_and_doubles_none(
+    own_shop, run_notifications, scripted_smtp
+):
+    proxy = UriProxy(own_shop.config["DB_URIS"]["notifications"])
+    before, ended, later = order_created(), order_created(), order_created()
+    scripted_smtp.on("DATA", hold_before := Hold(), to=before.user_email)
+    scripted_smtp.on(".", hold_ended := Hold(), to=ended.user_email)
+    run_notifications(DB_URIS={"notifications": proxy.uri})
+    published(own_shop, before, ended)
+    wait_for(lambda: hold_before.reached and hold_ended.reached)
+
+    proxy.go_away()
+    own_shop.publish(later)
+    hold_before.release()
+    hold_ended.release()
+    wait_for(lambda: len(scripted_smtp.accepted) == 1)
+    assert row(own_shop, ended)["status"] == "pending"
+    proxy.come_back()
+
+    for event in (before, ended, later):
+        wait_until(own_shop, event, status="sent", attempts=1)
+        assert times(scripted_smtp, event) == 1
+    proxy.go_away()

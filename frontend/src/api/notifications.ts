@@ -1,9 +1,9 @@
-import { api, take } from './client'
+import { api, take, type Notification } from './client'
 
 export type NotificationQuery = {
   all?: boolean
   unread?: boolean
-  status?: 'pending' | 'sent' | 'failed'
+  status?: Notification['status']
   recipient?: string
   order_id?: number
   after_id?: number
@@ -19,3 +19,6 @@ export const markRead = (id: number, read: boolean) =>
 
 export const retryNotification = (id: number) =>
   take(api.POST('/notifications/retry/{notification_id}', { params: { path: { notification_id: id } } }))
+
+/** Whether one may ask for it to be sent again. */
+export const isRetriable = ({ status }: Notification) => status === 'failed' || status === 'uncertain'

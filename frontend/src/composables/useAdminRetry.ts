@@ -8,7 +8,7 @@ import { useProblem } from './useProblem'
 export type Failure = { notification: Notification; reason: string }
 
 /**
- * Sends failed mails again, one after the other. A refusal of one is noted, and the next is tried; when the shop
+ * Sends failed or uncertain mails again, one after the other. A refusal of one is noted, and the next is tried; when the shop
  * itself doesn't answer, or `stop` is called, the rest is left alone.
  */
 export function useAdminRetry() {
@@ -16,18 +16,20 @@ export function useAdminRetry() {
   const { sentence } = useProblem()
   const todo = ref<Notification[]>([])
   const tried = ref(0)
+  const waiting = ref(0)
   const failures = ref<Failure[]>([])
   const current = ref<number | null>(null)
   const interruption = ref<unknown>(null)
   let goesOn = false
 
   const isRunning = computed(() => current.value !== null)
-  const sent = computed(() => tried.value - failures.value.length)
+  const sent = computed(() => tried.value - waiting.value - failures.value.length)
 
   async function retry(notifications: Notification[]) {
     if (isRunning.value || !notifications.length) return
     todo.value = notifications
     tried.value = 0
+    waiting.value = 0
     failures.value = []
     interruption.value = null
     goesOn = true
@@ -43,7 +45,8 @@ export function useAdminRetry() {
   async function retryOne(notification: Notification) {
     try {
       const { status, error_message } = await retryNotification(notification.id)
-      if (status !== 'sent') failures.value.push({ notification, reason: error_message ?? '' })
+      if (status === 'pending') waiting.value++
+      else if (status !== 'sent') failures.value.push({ notification, reason: error_message ?? '' })
     } catch (problem) {
       if (problem instanceof Problem && problem.passes) {
         interruption.value = problem
@@ -63,5 +66,5 @@ export function useAdminRetry() {
   }
   onScopeDispose(stop)
 
-  return { retry, stop, forget, todo, tried, sent, failures, current, isRunning, interruption }
+  return { retry, stop, forget, todo, tried, sent, waiting, failures, current, isRunning, interruption }
 }

@@ -120,6 +120,15 @@ test('a mail that could not be sent says why, and is sent again', async () => {
   expect(changes().map(({ url }) => new URL(url).pathname)).toEqual(['/api/notifications/retry/1'])
 })
 
+test('a mail that may have been sent says so, and can be sent again', async () => {
+  stored = [notification({ subject: 'Shipped', status: 'uncertain' })]
+  await open()
+  const row = await item('Shipped')
+
+  expect(row.getByText('The mail about this may have been sent, or not.')).toBeVisible()
+  expect(row.getByRole('button', { name: 'Send it again' })).toBeVisible()
+})
+
 test('a try that is refused is said, and the list read anew', async () => {
   stored = [notification({ subject: 'Shipped', status: 'failed' })]
   const { pinia } = await open()

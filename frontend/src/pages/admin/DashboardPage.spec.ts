@@ -20,7 +20,7 @@ const summary: Summary = {
     ],
   },
   stock: { low_stock_threshold: 5, low: 1, products: [product({ id: 9, stock_quantity: 2 })] },
-  mails: { failed: 3, pending: 1 },
+  mails: { failed: 3, pending: 1, uncertain: 0 },
   parked: { products: 2, notifications: 1 },
 }
 
@@ -29,6 +29,12 @@ async function show(changes: Partial<Summary> = {}) {
   await renderInApp(DashboardPage, { at: '/admin' })
   await screen.findByText('Orders today')
 }
+
+test('uncertain mails are told beside the failed ones', async () => {
+  await show({ mails: { failed: 3, pending: 1, uncertain: 2 } })
+
+  expect(screen.getByRole('link', { name: 'Failed mails 3 1 on their way, 2 uncertain' })).toBeVisible()
+})
 
 test('the day is told in numbers that lead on', async () => {
   await show()

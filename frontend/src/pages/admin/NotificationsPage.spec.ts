@@ -113,6 +113,26 @@ test('they go one after the other, and each that fails again is told with its re
   expect(mostAtOnce).toBe(1)
 })
 
+test('one that takes longer is told of as neither sent nor failed', async () => {
+  retried = (id) => answer(mail(id, { status: id === 3 ? 'pending' : 'sent' }))
+  await renderInApp(NotificationsPage, { at: '/admin/notifications' })
+
+  await userEvent.click(await screen.findByRole('button', { name: 'Retry all 3 failed on this page' }))
+
+  expect(await (await report()).findByText('2 were sent. 1 is still being sent.')).toBeVisible()
+})
+
+test('an uncertain one can be sent again, but not with all that failed', async () => {
+  mails = [mail(3), mail(2, { status: 'uncertain' })]
+  await renderInApp(NotificationsPage, { at: '/admin/notifications?status=all' })
+  expect(await screen.findByRole('button', { name: 'Retry the failed one on this page' })).toBeVisible()
+
+  await userEvent.click(screen.getByRole('button', { name: 'Retry: Mail 2, to someone2@forage.example' }))
+
+  expect(await (await report()).findByText('1 was sent.')).toBeVisible()
+  expect(retries()).toEqual([2])
+})
+
 test('when the service is away, the rest is left alone', async () => {
   retried = (id) => (id === 3 ? answer(mail(3, { status: 'sent' })) : refusal('service-unavailable', 503))
   await renderInApp(NotificationsPage, { at: '/admin/notifications' })

@@ -23,7 +23,7 @@ def demo_settings(values: Mapping[str, Any], environment: Mapping[str, str]) -> 
     values: of ShopSettings, without those that have a fault. environment: the process's.
     """
     frontend = urlsplit(values.get("FRONTEND_URL", ""))
-    if frontend.scheme != "https" or _is_local(frontend.hostname):
+    if frontend.scheme != "https" or is_local(frontend.hostname):
         yield "FRONTEND_URL must be the shop's own https address, not one of this machine."
     if not all(origin.startswith("https://") for origin in values.get("ALLOWED_ORIGINS", ())):
         yield "ALLOWED_ORIGINS must be https addresses."
@@ -31,7 +31,7 @@ def demo_settings(values: Mapping[str, Any], environment: Mapping[str, str]) -> 
         if _is_open(uri):
             yield f"{name} must have a user and a password that is not obvious."
     mail_server = values.get("SMTP_HOST", "").lower()
-    if _is_local(mail_server) or mail_server == MAIL_CATCHER:
+    if is_local(mail_server) or mail_server == MAIL_CATCHER:
         yield "SMTP_HOST must be a mail server."
     if "MAIL_FROM" in values and values["MAIL_FROM"].domain.lower().endswith("forage.example"):
         yield "MAIL_FROM must be an address of the shop's own, not one of forage.example."
@@ -67,5 +67,5 @@ def _is_open(uri: str) -> bool:
     return password in ("", unquote(user), *OBVIOUS_PASSWORDS) or len(set(password)) < 4
 
 
-def _is_local(host: str | None) -> bool:
+def is_local(host: str | None) -> bool:
     return not host or host == "localhost" or host.endswith(".localhost") or host.startswith("127.") or host == "::1"

@@ -127,6 +127,15 @@ def _is_guessable(text: str) -> bool:
     return is_example or not is_text or zxcvbn(text[:MOST_CHARACTERS_JUDGED])["guesses"] < LEAST_GUESSES
 
 
+class AsciiText(Setting):
+    form = "be one line of ASCII."
+
+    def parse(self, text: str) -> str:
+        if not text.isascii():
+            raise self.fault()
+        return text
+
+
 class Host(Setting):
     form = "be a host's name or address, like mail.example.org or 127.0.0.1, without a port."
 

@@ -12,14 +12,16 @@ MailPostponed           the server may take it later
 MailRefused             it never will
 MailUncertain           it may have it
 
-Settings: SMTP_HOST, SMTP_PORT.
+Settings: SMTP_HOST, SMTP_PORT, SMTP_TLS, SMTP_CA, SMTP_USER, SMTP_PASSWORD.
 """
 
 import logging
 import re
 import smtplib
 import socket
+import ssl
 import time
+from base64 import b64encode
 from contextlib import contextmanager, suppress
 from email.errors import MessageError
 from email.utils import parseaddr
@@ -90,7 +92,9 @@ class Mailer(DependencyProvider):
 
     def setup(self):
         config = self.container.config
-        self.host, self.port = config["SMTP_HOST"], config["SMTP_PORT"]
+        self.host, self.port, self.tls = config["SMTP_HOST"], config["SMTP_PORT"], config["SMTP_TLS"]
+        self.ca = config.get("SMTP_CA")
+        self.login = (config["SMTP_USER"], config["SMTP_PASSWORD"]) if config.get("SMTP_USER") else None
         self.places = Semaphore(MOST_CONNECTIONS)
         self._sending = Operation("SMTP send", "client", {"server.address": self.host, "server.port": self.port})
 
@@ -223,8 +227,11 @@ class MailConnection:
         except (smtplib.SMTPException, NoAnswer, OSError, ValueError) as error:
             reason: object = error
             if isinstance(error, smtplib.SMTPResponseException):
-                reason = f"it said {error.smtp_code} {_readable(error.smtp_error)}"
-            raise MailServerUnreachable(f"the mail server {self._address} is unreachable: {reason}") from error
+                reason = f"it said {error.smtp_code} {self._without_password(_readable(error.smtp_error))}"
+            if isinstance(error, smtplib.SMTPAuthenticationError):
+                reason = f"it refuses SMTP_USER with SMTP_PASSWORD, {reason}"
+            # Not `from` it, which may quote the password.
+            raise MailServerUnreachable(f"the mail server {self._address} is unreachable: {reason}") from None
         finally:
             if self._smtp is None:
                 self._mailer.places.release()
@@ -234,16 +241,39 @@ class MailConnection:
         mailer, smtp = self._mailer, cast(Any, None)
         try:
             with _no_answer_within(COMMAND_SECONDS):
-                smtp = smtplib.SMTP(mailer.host, mailer.port)
+                if mailer.tls == "implicit":
+                    smtp = smtplib.SMTP_SSL(mailer.host, mailer.port, context=self._verifying())
+                else:
+                    smtp = smtplib.SMTP(mailer.host, mailer.port)
             # Else the mail's end, a packet of its own, would wait for the acknowledgement of what was before it.
             smtp.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with _no_answer_within(COMMAND_SECONDS):
                 smtp.ehlo_or_helo_if_needed()
+            if mailer.tls == "starttls":
+                with _no_answer_within(COMMAND_SECONDS):
+                    smtp.starttls(context=self._verifying())
+                with _no_answer_within(COMMAND_SECONDS):
+                    smtp.ehlo_or_helo_if_needed()
+            if mailer.login is not None:
+                with _no_answer_within(COMMAND_SECONDS):
+                    smtp.login(*mailer.login)
         except BaseException:
             if smtp is not None:
                 smtp.close()
             raise
         return smtp
+
+    def _verifying(self):
+        """A context that verifies certificate and host name; made for each connection, as authorities change."""
+        return ssl.create_default_context(cafile=self._mailer.ca)
+
+    def _without_password(self, answer):
+        """A server may quote what it was told."""
+        if self._mailer.login is not None:
+            user, password = self._mailer.login
+            for words in (f"\0{user}\0{password}", password):
+                answer = answer.replace(b64encode(words.encode()).decode(), "…").replace(words, "…")
+        return answer
 
     def _reset(self):
         self._needs_reset = False

@@ -163,7 +163,7 @@ def _folder(event):
 class Notifications:
     name = "notifications"
 
-    settings = Settings(ShopSettings, demo_settings, needs=["DB_URIS.notifications"])
+    settings = Settings(ShopSettings, demo_settings, needs=["DB_URIS.notifications", ("SMTP_PASSWORD", "SMTP_USER")])
     db = Database(answers=Answer)
     cluster = ClusterClient()
     hints = Hints()

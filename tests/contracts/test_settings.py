@@ -10,6 +10,7 @@ from nameko.cli.main import setup_yaml_parser
 from contracts.settings import ShopSettings
 from extensions.settings import checked
 from scripts.settings import ROOT
+from tests.infrastructure.certificates import Authority
 
 AMQP_URI = "amqp://localhost"
 PERCENT = re.compile(r"percent-encode .* / is %2F, @ is %40")
@@ -281,6 +282,9 @@ def test_an_origin_has_no_path():
         ("ENVIRONMENT", "staging"),
         *(("TRUSTED_PROXIES", value) for value in ("proxy.example", "10.0.0.1, 10.0.0.1/8", "*")),
         *(("SMTP_HOST", value) for value in ("mail.example:25", "smtp://mail.example", "a b", "shop:pass@mail")),
+        ("SMTP_TLS", "yes"),
+        ("SMTP_CA", "/no/such/ca.crt"),
+        *(("SMTP_PASSWORD", value) for value in ("pass\nword", "pässword")),
         ("METRICS_HOST", "0.0.0.0:9090"),
         ("AMQP_SSL", "/path/ca.crt"),
         ("MAIL_FROM", "Bücher"),
@@ -358,6 +362,38 @@ def test_the_other_secret_of_a_rotation_is_another():
 
     with pytest.raises(SystemExit, match=r"^JWT_SECRET_PREVIOUS is JWT_SECRET itself: set the other secret"):
         checked(ShopSettings(), {"AMQP_URI": AMQP_URI, "JWT_SECRET": secret, "JWT_SECRET_PREVIOUS": secret})
+
+
+@pytest.mark.parametrize(
+    ("relay", "sentence"),
+    [
+        ({"SMTP_PASSWORD": "secret"}, "SMTP_USER is not set, and SMTP_PASSWORD is: set both, or none for a server"),
+        (
+            {"SMTP_HOST": "mail.example.org", "SMTP_USER": "forage", "SMTP_PASSWORD": "secret"},
+            "SMTP_TLS is none, and SMTP_PASSWORD would cross the network unencrypted",
+        ),
+    ],
+)
+def test_what_does_not_go_together_for_a_relay_is_refused(relay, sentence):
+    with pytest.raises(SystemExit) as refusal:
+        checked(ShopSettings(), {"AMQP_URI": AMQP_URI, **relay})
+
+    assert str(refusal.value).startswith(sentence)
+    assert "secret" not in str(refusal.value)
+
+
+def test_an_authority_without_tls_is_refused(tmp_path):
+    certificate = Authority(tmp_path / "authority").certificate
+
+    with pytest.raises(SystemExit, match=r"^SMTP_CA is set, and SMTP_TLS is none: set that to starttls or implicit"):
+        checked(ShopSettings(), {"AMQP_URI": AMQP_URI, "SMTP_CA": str(certificate)})
+
+
+def test_a_login_may_go_to_this_machine_or_by_tls():
+    login = {"AMQP_URI": AMQP_URI, "SMTP_USER": "forage", "SMTP_PASSWORD": "secret"}
+
+    checked(ShopSettings(), {**login, "SMTP_HOST": "127.0.0.1"})
+    checked(ShopSettings(), {**login, "SMTP_HOST": "mail.example.org", "SMTP_TLS": "starttls"})
 
 
 def test_an_issuer_without_tls_is_refused_where_people_sign_in(monkeypatch):

@@ -34,9 +34,10 @@ FULL = {
         if name != "ENVIRONMENT"
     },
     "secrets": {
-        name: {"name": "optional"} for name in ("GOOGLE_CLIENT_SECRET", "JWT_SECRET_PREVIOUS", "RATE_LIMIT_STORAGE_URI")
+        name: {"name": "optional"}
+        for name in ("GOOGLE_CLIENT_SECRET", "JWT_SECRET_PREVIOUS", "RATE_LIMIT_STORAGE_URI", "SMTP_PASSWORD")
     },
-    "tls": {"broker": {"name": "broker-ca"}, "database": {"name": "database-ca"}},
+    "tls": {"broker": {"name": "broker-ca"}, "database": {"name": "database-ca"}, "mail": {"name": "mail-ca"}},
 }
 every_choice = pytest.mark.parametrize("values_files", chart.VALUES_FILES, ids="+".join)
 
@@ -141,6 +142,7 @@ def test_a_value_that_the_chart_does_not_know_is_refused(values, named):
         ({"settings": {"SMTP_HOST": ""}}, "settings.SMTP_HOST is not set"),
         ({"settings": {"MAIL_FROM": ""}}, "settings.MAIL_FROM is not set"),
         ({"settings": {"GOOGLE_CLIENT_ID": "id"}}, "secrets.GOOGLE_CLIENT_SECRET.name is not set"),
+        ({"settings": {"SMTP_USER": "shop"}}, "secrets.SMTP_PASSWORD.name is not set"),
         ({"secrets": {"ORDERS_DB_URI": {"name": ""}}}, "secrets.ORDERS_DB_URI.name is not set"),
         ({"ingress": {"tlsSecret": ""}}, "ingress.tlsSecret is not set"),
         ({"networkPolicy": {"peers": {"orders-db": []}}}, "networkPolicy.peers.orders-db is empty"),
@@ -344,6 +346,7 @@ def test_no_part_gets_a_secret_that_it_does_not_need(part):
     more = {
         "users": {"JWT_SECRET", "JWT_SECRET_PREVIOUS", "GOOGLE_CLIENT_SECRET"},
         "gateway": {"JWT_SECRET", "JWT_SECRET_PREVIOUS", "RATE_LIMIT_STORAGE_URI"},
+        "notifications": {"SMTP_PASSWORD"},
     }
     assert secrets == ({"AMQP_URI"} | database | more.get(part, set()) if part in OURS else set())
 
@@ -435,7 +438,7 @@ def test_connections_are_checked_against_authorities_that_are_there(part):
             for item in source["secret"]["items"]
         }
         settings = environment(documents, template)
-        named = {value for name, value in settings.items() if name == "AMQP_SSL_CA"}
+        named = {value for name, value in settings.items() if name in ("AMQP_SSL_CA", "SMTP_CA")}
         named |= {re.search("sslrootcert=(.*)", value)[1] for value in settings.values() if "sslrootcert=" in value}
 
         # Those who name their databases' addresses themselves name the file in them.

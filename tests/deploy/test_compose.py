@@ -30,12 +30,13 @@ SECRETS = {
     "JWT_SECRET": {"users", "gateway"},
     "JWT_SECRET_PREVIOUS": {"users", "gateway"},
     "GOOGLE_CLIENT_SECRET": {"users"},
+    "SMTP_PASSWORD": {"notifications"},
     "RATE_LIMIT_STORAGE_URI": {"gateway"},
 }
 # Without one, too, and right when it's empty.
 OPTIONAL = {
     *("ALLOWED_ORIGINS", "TRUSTED_PROXIES", "GOOGLE_CLIENT_ID", "GOOGLE_REDIRECT_URI"),
-    *("AMQP_SSL", "AMQP_SSL_CA"),
+    *("AMQP_SSL", "AMQP_SSL_CA", "SMTP_CA", "SMTP_USER"),
     "OTEL_EXPORTER_OTLP_ENDPOINT",
 }
 # Read by code or by a library, not by config.yaml.
@@ -173,7 +174,9 @@ def test_setup_makes_every_secret_and_only_its_folder_is_closed(prepared, compos
     assert {path.name for path in folder.iterdir()} == used
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o644}
-    assert {path.name for path in folder.iterdir() if not path.read_text().strip()} == {"jwt_secret_previous"}
+    assert {path.name for path in folder.iterdir() if not path.read_text().strip()} == {
+        *("jwt_secret_previous", "smtp_password")
+    }
 
 
 def test_setup_gives_a_server_the_password_that_its_clients_use(prepared):

@@ -22,6 +22,7 @@ def configuration(broker, database_uris, smtp, **settings):
         "GOOGLE_REDIRECT_URI": "",
         "SMTP_HOST": smtp.host,
         "SMTP_PORT": smtp.port,
+        "SMTP_TLS": "none",
         "MAIL_FROM": "Forage <shop@forage.example>",
         "METRICS_HOST": "127.0.0.1",
         "METRICS_PORT": 0,

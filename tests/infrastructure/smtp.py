@@ -15,13 +15,15 @@ from .servers import Server
 class Smtp:
     host = "127.0.0.1"
 
-    def __init__(self, folder):
+    def __init__(self, folder, security=None):
+        """security: what it demands, as in smtp_server.py."""
         self.folder = folder / "mails"
         self.folder.mkdir()
         self.port = free_port()
         program = str(Path(__file__).with_name("smtp_server.py"))
+        command = [sys.executable, program, str(self.port), str(self.folder)]
         self.server = Server(
-            "smtp", folder, [sys.executable, program, str(self.port), str(self.folder)], is_ready=self.is_up
+            "smtp", folder, [*command, json.dumps(security)] if security else command, is_ready=self.is_up
         )
         self.reset()
 

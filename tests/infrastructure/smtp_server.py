@@ -1,4 +1,7 @@
-"""The tests' SMTP server, a process of its own: `python smtp_server.py PORT FOLDER`.
+"""The tests' SMTP server, a process of its own: `python smtp_server.py PORT FOLDER [SECURITY]`.
+
+SECURITY: what it demands, in JSON: {"tls": "starttls" or "implicit", "certificate": file, "key": file, "user": …,
+"password": …}.
 
 Each mail becomes a file of FOLDER. FOLDER/refusals.json says whom to refuse: {recipient or "*": "550 No such user"},
 and, by {"DATA": "554 Spam"}, to quote the links of mails that are refused.
@@ -9,11 +12,12 @@ import email
 import email.policy
 import json
 import re
+import ssl
 import sys
 import time
 from pathlib import Path
 
-from aiosmtpd.smtp import SMTP
+from aiosmtpd.smtp import SMTP, AuthResult
 
 
 class Handler:
@@ -43,11 +47,28 @@ class Handler:
         return "250 OK"
 
 
-async def main(port, folder):
+async def main(port, folder, security):
+    context, options = None, {}
+    if security:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(security["certificate"], security["key"])
+        login = (security["user"].encode(), security["password"].encode())
+
+        def authenticate(server, session, envelope, mechanism, given):
+            # Quotes what it was told, as servers may.
+            said = f"535 5.7.8 Not with {given.password.decode()}"
+            return AuthResult(success=(given.login, given.password) == login, handled=False, message=said)
+
+        options = {"auth_required": True, "authenticator": authenticate, "auth_require_tls": False}
+        if security["tls"] == "starttls":
+            options |= {"tls_context": context, "require_starttls": True, "auth_require_tls": True}
     await asyncio.get_running_loop().create_server(
-        lambda: SMTP(Handler(folder), enable_SMTPUTF8=True, hostname="localhost"), "127.0.0.1", port
+        lambda: SMTP(Handler(folder), enable_SMTPUTF8=True, hostname="localhost", **options),
+        "127.0.0.1",
+        port,
+        ssl=context if security and security["tls"] == "implicit" else None,
     )
     await asyncio.Event().wait()
 
 
-asyncio.run(main(int(sys.argv[1]), Path(sys.argv[2])))
+asyncio.run(main(int(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]) if sys.argv[3:] else None))

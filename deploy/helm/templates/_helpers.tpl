@@ -110,7 +110,7 @@ labels:
 {{- end }}
 {{- end }}
 
-{{/* The authorities behind the certificates that a pod checks: (dict "root" $ "secrets" (list "AMQP_URI")). */}}
+{{/* The authorities behind the certificates that a pod checks: (dict "root" $ "part" "orders" "secrets" (list "AMQP_URI")). */}}
 {{- define "forage.authorities" -}}
 {{- $root := .root }}
 {{- $external := false }}
@@ -125,6 +125,9 @@ labels:
 {{- else if hasSuffix "_DB_URI" . }}
 {{- $external = true }}
 {{- end }}
+{{- end }}
+{{- if and (eq .part "notifications") $root.Values.tls.mail.name }}
+- secret: { name: {{ $root.Values.tls.mail.name }}, items: [{ key: {{ $root.Values.tls.mail.key }}, path: mail.crt }] }
 {{- end }}
 {{- if $external }}
 {{- with $root.Values.tls.database }}

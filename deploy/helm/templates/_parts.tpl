@@ -21,6 +21,7 @@ orders:
 notifications:
   run: services.notifications
   secrets: [AMQP_URI, NOTIFICATIONS_DB_URI]
+  maybe: [SMTP_PASSWORD]
   queues:
     - rpc-notifications
     - evt-orders-order.created--notifications.confirm_order

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Text,
     delete,
     func,
+    or_,
     select,
 )
 from sqlalchemy.dialects.postgresql import insert
@@ -38,7 +39,7 @@ MAX_SESSIONS = 50
 SIGN_IN_LIFE = timedelta(minutes=10)
 VERIFICATION, RESET = "email_verification", "password_reset"
 MAILED_TOKEN_LIFE = {VERIFICATION: timedelta(hours=24), RESET: timedelta(minutes=30)}
-# More than a stranger can have mailed while the first is good, at one a minute.
+# More than a stranger can have mailed while the first of a reset is good.
 MAX_MAILED_TOKENS = 100
 FAILURE_WINDOW = timedelta(minutes=15)
 # From so many failures on a login has to wait: of one account from one address, and of an address in all.
@@ -46,6 +47,8 @@ ACCOUNT_FAILURES, ADDRESS_FAILURES = 6, 100
 LONGEST_WAIT_SECONDS = 60
 # Between two mails of one kind to one address, however many ask.
 MAIL_PAUSE = timedelta(minutes=1)
+# And no more than so many in the life of a reset's link: while others are refused, the last one's is still good.
+MOST_MAILS, MAIL_WINDOW = 3, MAILED_TOKEN_LIFE[RESET]
 # As long as scripts.resend can make the event of a request again.
 MAIL_REQUEST_LIFE = timedelta(days=1)
 
@@ -323,12 +326,13 @@ class MailRequest(Base):
         waiting = select(cls).where(cls.answered_at.is_(None)).order_by(cls.id).limit(1)
         return session.scalar(waiting.with_for_update(skip_locked=True))
 
-    def answered_lately(self, session):
-        """Whether another one of this address was answered within MAIL_PAUSE. Locks the address."""
+    def is_one_too_many(self, session):
+        """Whether others of this address were answered within MAIL_PAUSE, or MOST_MAILS lately. Locks the address."""
         session.execute(select(func.pg_advisory_xact_lock(func.hashtext(f"{self.purpose} {self.email}"))))
         alike = (MailRequest.email == self.email, MailRequest.purpose == self.purpose)
-        lately = select(MailRequest.id).where(*alike, MailRequest.answered_at > func.clock_timestamp() - MAIL_PAUSE)
-        return session.scalar(select(lately.exists()))
+        now = func.clock_timestamp()
+        too_many = or_(func.count() >= MOST_MAILS, func.max(MailRequest.answered_at) > now - MAIL_PAUSE)
+        return session.scalar(select(too_many).where(*alike, MailRequest.answered_at > now - MAIL_WINDOW))
 
 
 class LoginFailure(Base):

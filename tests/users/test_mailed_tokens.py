@@ -81,6 +81,24 @@ def test_who_asks_again_and_again_cannot_keep_the_next_mail_from_going_out(shop,
 
 
 @pytest.mark.parametrize("who", ("known", "unknown", "disabled"))
+def test_an_address_gets_three_mails_of_a_kind_in_half_an_hour(shop, account, heard):
+    unanswered = "SELECT count(*) FROM mail_requests WHERE answered_at IS NULL"
+
+    def ask_every_minute(times):
+        for _ in range(times):
+            shop.rpc.users.request_password_reset(email=account["email"])
+            wait_for(lambda: shop.sql("users", unanswered) == [(0,)])
+            shop.sql("users", "UPDATE mail_requests SET answered_at = answered_at - interval '61 seconds'")
+
+    ask_every_minute(6)
+    wait_for(lambda: shop.sql("users", "SELECT count(*) FROM outbox") == [(0,)])
+    assert len(heard(account["id"])) == 3
+    shop.sql("users", "UPDATE mail_requests SET answered_at = answered_at - interval '25 minutes'")
+    ask_every_minute(1)
+
+    wait_for(lambda: len(heard(account["id"])) == 4)
+
+
 def test_whoever_asks_the_answer_is_made_of_the_same_work(shop, who, account):
     """The account is looked for after the answer: until then a request leaves the same one row."""
     email = "nobody-asks@forage.example" if who == "unknown" else account["email"]

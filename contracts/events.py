@@ -48,7 +48,10 @@ class OrderLine:
 
 @dataclass(frozen=True, kw_only=True)
 class OrderEvent(Event):
-    """sequence: 1 for an order's first event, one more for each that follows."""
+    """sequence: 1 for an order's first event, one more for each that follows.
+
+    email_verified: whether the customer's address was proven, as far as the order knows. Absent in the release before.
+    """
 
     source = "orders"
 
@@ -56,6 +59,7 @@ class OrderEvent(Event):
     sequence: int
     user_id: int
     user_email: str
+    email_verified: bool = False
     status: str
     items: tuple[OrderLine, ...]
     total_amount: Decimal

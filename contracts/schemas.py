@@ -309,6 +309,12 @@ class StatusChange(Schema):
     status = fields.String(required=True, validate=validate.OneOf(ORDER_STATUSES))
 
 
+class OrderStep(StatusChange):
+    """A StatusChange with what the gateway knows of who asks."""
+
+    email_verified = StrictBoolean(load_default=False)
+
+
 class ReadMark(Schema):
     read = StrictBoolean(required=True)
 
@@ -409,4 +415,5 @@ class OrderPlacement(OrderRequest):
 
     user_id = Id(required=True)
     user_email = Email(required=True)
+    email_verified = StrictBoolean(load_default=False)
     idempotency_key = fields.String(required=True, validate=validate.Regexp(r"[\x20-\x7e]{1,255}\Z"))

@@ -31,10 +31,11 @@ MAX_SKEW_SECONDS = 30
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """expires_at: seconds since the epoch."""
+    """email_verified: whether the address was proven when the token was made. expires_at: seconds since the epoch."""
 
     user_id: int
     email: str
+    email_verified: bool
     role: str
     expires_at: float
 
@@ -80,7 +81,8 @@ class Tokens(DependencyProvider):
             raise Unauthenticated("The token is not valid.")
         if issued_at > time.time() + MAX_SKEW_SECONDS:
             raise Unauthenticated("The token does not hold yet.")
-        return Caller(int(sub), email, role, claims["exp"])
+        # The release before makes tokens without this claim.
+        return Caller(int(sub), email, claims.get("email_verified") is True, role, claims["exp"])
 
     def _verified(self, token):
         options = {"require": list(CLAIMS), "verify_iat": False}

@@ -36,8 +36,8 @@ from contracts.schemas import (
     ORDER_STATUSES,
     OrderPlacement,
     OrderQuery,
+    OrderStep,
     ReservationId,
-    StatusChange,
     SummaryQuery,
     load,
     load_id,
@@ -106,6 +106,7 @@ def event_of(order, sequence):
         "sequence": sequence,
         "user_id": order.user_id,
         "user_email": order.user_email,
+        "email_verified": order.email_verified,
         "status": step.status,
         "items": tuple(OrderLine(**{name: getattr(item, name) for name in names}) for item in order.items),
         "total_amount": order.total_amount,
@@ -143,12 +144,13 @@ class Orders:
     metrics = Metrics()
 
     @rpc
-    def create_order(self, user_id, user_email, items, idempotency_key=None):
+    def create_order(self, user_id, user_email, items, idempotency_key=None, email_verified=False):
         """Place an order for every item, or none.
 
         items: [{"product_id": int, "quantity": int, "unit_price"?: "29.99"}]; lines of one product are summed.
         idempotency_key: the user's own, 1–255 characters; a repeat gets the first answer again, once there is
         one. Without it the call's own id serves.
+        email_verified: whether the address is proven: mails about orders to others are few (services.notifications).
         Raises InvalidInput, ProductNotFound, InsufficientStock, PriceChanged, ProductsUnavailable, ProductsTimeout:
         after each of them the key is free again. Raises KeyReused and RequestInFlight: then it is its first call's.
         """
@@ -157,6 +159,7 @@ class Orders:
             {
                 "user_id": user_id,
                 "user_email": user_email,
+                "email_verified": email_verified,
                 "items": items,
                 "idempotency_key": self.db.call_id if idempotency_key is None else idempotency_key,
             },
@@ -167,7 +170,7 @@ class Orders:
             return self._first_answer(attempt.reservation_id)
         try:
             reserved = self._reserve(attempt.reservation_id, lines)
-            return self._place(attempt.reservation_id, placement["user_email"], reserved)
+            return self._place(attempt.reservation_id, placement, reserved)
         except Exception:
             # The answer of a commit may have been lost. The attempt's row tells, once it can be locked.
             if self._abandon(attempt.reservation_id):
@@ -225,7 +228,7 @@ class Orders:
             raise ProductsUnavailable from error
         return answer["lines"]
 
-    def _place(self, reservation_id, user_email, lines):
+    def _place(self, reservation_id, placement, lines):
         """Turn the open attempt into an order, with its event, or return the order of who was quicker.
 
         Raises ProductsTimeout when the attempt was given up meanwhile, its lease being over.
@@ -234,7 +237,7 @@ class Orders:
             attempt = session.get(Attempt, reservation_id, with_for_update=True)
             if attempt.state == "open":
                 attempt.state = "ordered"
-                order = Order.placed(attempt, user_email, lines)
+                order = Order.placed(attempt, placement["user_email"], placement["email_verified"], lines)
                 session.add(order)
                 session.flush()
                 self.outbox.add(session, event_of(order, 1), key=order.id)
@@ -354,16 +357,21 @@ class Orders:
 
     @rpc
     @once
-    def update_status(self, session, order_id, status, user_id=None):
+    def update_status(self, session, order_id, status, user_id=None, email_verified=False):
         """Take an order's next step; a cancel gives its stock back.
 
         user_id: the customer who asks, who may only cancel, and only their own; None for the back office.
+        email_verified: whether the address of who asks is proven. Of the customer the order remembers it, and its
+        events say so from then on. An address that is proven after that counts for new orders alone.
         Raises InvalidInput, OrderNotFound, NotAllowed, IllegalTransition.
         """
-        status = load(StatusChange(), {"status": status})["status"]
+        step = load(OrderStep(), {"status": status, "email_verified": email_verified})
+        status = step["status"]
         order = self._find(session, order_id, user_id, lock=True)
         if user_id is not None and status != "cancelled":
             raise NotAllowed
+        if user_id is not None and step["email_verified"]:
+            order.email_verified = True
         order.move_to(status, by="admin" if user_id is None else "customer")
         session.flush()
         self.outbox.add(session, event_of(order, len(order.history)), key=order.id)

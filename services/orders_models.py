@@ -6,6 +6,7 @@ from uuid import UUID
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     DateTime,
     ForeignKey,
@@ -71,12 +72,15 @@ class Attempt(Base):
 
 
 class Order(Base):
+    """email_verified: whether the customer had proven the address at their last call about this order."""
+
     __tablename__ = "orders"
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     reservation_id: Mapped[UUID] = mapped_column(ForeignKey("attempts.reservation_id"), unique=True)
     user_id: Mapped[int] = mapped_column(BigInteger)
     user_email: Mapped[str] = mapped_column(Text)
+    email_verified: Mapped[bool] = mapped_column(Boolean, server_default="false")
     status: Mapped[str] = mapped_column(Text)
     total_amount: Mapped[Decimal] = mapped_column(Numeric(12, 2))
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
@@ -92,7 +96,7 @@ class Order(Base):
     )
 
     @classmethod
-    def placed(cls, attempt, user_email, lines):
+    def placed(cls, attempt, user_email, email_verified, lines):
         """A new order of reserved lines: {product_id, product_name, product_price, quantity} each.
 
         Raises InvalidInput when the total can't be kept.
@@ -105,6 +109,7 @@ class Order(Base):
             reservation_id=attempt.reservation_id,
             user_id=attempt.user_id,
             user_email=user_email,
+            email_verified=email_verified,
             status="pending",
             total_amount=total_amount,
             items=items,

@@ -162,6 +162,7 @@ class Tokens(DependencyProvider):
         claims = {
             "sub": str(user.id),
             "email": user.email,
+            "email_verified": user.email_verified_at is not None,
             "role": user.role,
             "iat": now,
             "exp": now + ACCESS_TOKEN_SECONDS,
@@ -538,8 +539,8 @@ class Users:
                 raise AccountDisabled
             if is_new:
                 self.outbox.add(session, registered(user))
-            refresh_token = UserSession.open(session, user, answer)
-        return self._grant(user, refresh_token)
+            # Within the transaction: what it wrote, like the proof of the address, is read back from it.
+            return self._grant(user, UserSession.open(session, user, answer))
 
     @rpc
     def health(self):

@@ -5,7 +5,7 @@ import pytest
 from nameko.extensions import ENTRYPOINT_EXTENSIONS_ATTR
 
 from contracts import events
-from contracts.events import Event, NotificationCreated, ProductChanged
+from contracts.events import Event, NotificationCreated, OrderCreated, ProductChanged
 from extensions.events import EventHandler
 from extensions.outbox import Outbox
 from extensions.payloads import from_payload, to_payload
@@ -64,6 +64,13 @@ def test_an_event_class_is_named_as_the_event(event_class):
 @pytest.mark.parametrize("event", [order_created(), order_status_updated(order_created(), "shipped")])
 def test_an_event_crosses_the_wire_unchanged(event):
     assert from_payload(type(event), to_payload(event)) == event
+
+
+def test_an_order_event_of_the_release_before_is_of_an_unproven_address():
+    payload = to_payload(order_created(email_verified=True))
+    del payload["email_verified"]
+
+    assert from_payload(OrderCreated, payload).email_verified is False
 
 
 def test_two_events_never_share_an_id():

@@ -242,6 +242,14 @@ def test_while_the_secret_is_rotated_tokens_of_both_are_good_and_of_no_other(tok
         tokens.read(new_token(secret=previous, exp=int(time.time()) - 1))
 
 
+@pytest.mark.parametrize("claim, counts", ((True, True), (False, False), (None, False), ("true", False), (1, False)))
+def test_a_token_without_the_claim_is_of_an_unproven_address(tokens, new_token, claim, counts):
+    tokens.container.config = {"JWT_SECRET": (secret := secrets.token_hex()), "JWT_SECRET_PREVIOUS": None}
+    tokens.setup()
+
+    assert tokens.read(new_token(secret=secret, email_verified=claim)).email_verified is counts
+
+
 def test_a_view_without_an_access_decorator_keeps_the_app_from_starting():
     app = Flask("shop", static_folder=None)
     app.add_url_rule("/open", "open", public(lambda: ""))

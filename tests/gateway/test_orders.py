@@ -4,7 +4,11 @@ from uuid import uuid4
 import eventlet
 import pytest
 
-from .conftest import problem
+from extensions.rpc import rpc
+from gateway import Gateway
+from tests.infrastructure.waiting import wait_for
+
+from .conftest import Client, problem
 
 
 def cart(*lines):
@@ -278,3 +282,38 @@ def test_a_status_that_there_is_not_is_refused(customer, order, body):
     answer = customer.patch(f"/orders/{order['id']}/status", body)
 
     assert answer.status_code == 422
+
+
+# Whether the address is proven
+
+
+def test_orders_of_the_release_before_is_called_without_what_it_does_not_know(own_shop, new_token):
+    placed = {"id": 7, "items": []}
+
+    class OrdersBefore:
+        name = "orders"
+
+        @rpc
+        def create_order(self, user_id, user_email, items, idempotency_key=None):
+            return placed
+
+        @rpc
+        def update_status(self, order_id, status, user_id=None):
+            return placed
+
+        @rpc
+        def health(self):
+            return {"status": "up"}
+
+    own_shop.run(OrdersBefore)
+    own_shop.run(Gateway)
+    url = f"http://127.0.0.1:{own_shop.config['GATEWAY_PORT']}"
+    customer = Client(url, new_token(secret=own_shop.config["JWT_SECRET"]))
+    wait_for(lambda: customer.get("/health").json()["services"]["orders"]["status"] == "up")
+
+    answers = [
+        customer.post("/orders", {"items": [{"product_id": 1, "quantity": 1}]}),
+        customer.patch("/orders/7/status", {"status": "cancelled"}),
+    ]
+
+    assert [answer.status_code for answer in answers] == [201, 200]

@@ -109,7 +109,10 @@ def test_an_order_out_of_bounds_is_refused_before_anything_is_reserved(shop, pro
     assert stock(shop, product) == 10
 
 
-@pytest.mark.parametrize("changes", ({"user_id": 0}, {"user_id": "7"}, {"user_email": "ada"}, {"idempotency_key": ""}))
+@pytest.mark.parametrize(
+    "changes",
+    ({"user_id": 0}, {"user_id": "7"}, {"user_email": "ada"}, {"idempotency_key": ""}, {"email_verified": "yes"}),
+)
 def test_an_order_without_a_sound_customer_or_key_is_refused(shop, product, changes):
     placement = {**a_customer(), "items": [a_line(product)], **changes}
 
@@ -202,6 +205,24 @@ def test_a_step_and_its_event_are_there_together(shop, product, held_outbox):
     ]
     assert {str(event.reservation_id) for event in events} == {created["reservation_id"]}
     assert [item["product_name"] for item in confirmed["items"]] == ["Morels"]
+
+
+def test_the_events_of_an_order_say_whether_its_customer_has_proven_the_address(shop, product, held_outbox):
+    unproven, proven_since = a_customer(), a_customer()
+    steps = [
+        # By the back office, which has proven addresses of its own.
+        (unproven, False, {"status": "confirmed", "email_verified": True}),
+        (proven_since, False, {"status": "cancelled", "email_verified": True, "user_id": proven_since["user_id"]}),
+        (a_customer(), True, {"status": "confirmed"}),
+    ]
+    said = []
+
+    for customer, email_verified, step in steps:
+        order = shop.rpc.orders.create_order(**customer, email_verified=email_verified, items=[a_line(product)])
+        shop.rpc.orders.update_status(order_id=order["id"], **step)
+        said.append([payload["email_verified"] for _, payload in held_outbox(order)])
+
+    assert said == [[False, False], [False, True], [True, True]]
 
 
 def test_a_refused_order_and_a_refused_step_leave_no_event(shop, product, customer, held_outbox):

@@ -27,6 +27,7 @@ def an_order(*lines, status="pending"):
     order = Order.placed(
         attempt,
         "ada@forage.example",
+        True,
         [{"product_id": number, "product_name": "Morels", **line} for number, line in enumerate(lines, 1)],
     )
     order.status = status

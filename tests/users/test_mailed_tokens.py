@@ -1,5 +1,6 @@
 import hashlib
 
+import jwt
 import pytest
 
 from contracts.errors import InvalidCredentials, InvalidInput, InvalidSession, InvalidToken, MailNotNeeded, UserNotFound
@@ -80,7 +81,6 @@ def test_who_asks_again_and_again_cannot_keep_the_next_mail_from_going_out(shop,
     wait_for(lambda: len(heard(account["id"])) == 2)
 
 
-@pytest.mark.parametrize("who", ("known", "unknown", "disabled"))
 def test_an_address_gets_three_mails_of_a_kind_in_half_an_hour(shop, account, heard):
     unanswered = "SELECT count(*) FROM mail_requests WHERE answered_at IS NULL"
 
@@ -99,6 +99,7 @@ def test_an_address_gets_three_mails_of_a_kind_in_half_an_hour(shop, account, he
     wait_for(lambda: len(heard(account["id"])) == 4)
 
 
+@pytest.mark.parametrize("who", ("known", "unknown", "disabled"))
 def test_whoever_asks_the_answer_is_made_of_the_same_work(shop, who, account):
     """The account is looked for after the answer: until then a request leaves the same one row."""
     email = "nobody-asks@forage.example" if who == "unknown" else account["email"]
@@ -260,6 +261,17 @@ def test_a_mailed_token_proves_the_address_once(shop, account):
     assert is_verified(shop, account)
     with pytest.raises(InvalidToken):
         shop.rpc.users.verify_email(token=token)
+
+
+def test_access_tokens_say_whether_the_address_is_proven_from_the_next_refresh_on(shop, account):
+    first = log_in(shop, account)
+    shop.rpc.users.verify_email(token=new_token(shop, account, VERIFICATION))
+
+    refreshed = shop.rpc.users.refresh(refresh_token=first["refresh_token"])
+
+    answers = (first, refreshed, log_in(shop, account))
+    claims = [jwt.decode(each["access_token"], shop.config["JWT_SECRET"], algorithms=["HS256"]) for each in answers]
+    assert [each["email_verified"] for each in claims] == [False, True, True]
 
 
 def test_who_asks_for_the_mail_ten_times_is_sent_one(shop, account, heard):

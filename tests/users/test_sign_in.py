@@ -56,9 +56,12 @@ def account(client_shop):
     return {**account, **client_shop.rpc.users.register(**account)}
 
 
+def claims_of(shop, answer):
+    return jwt.decode(answer["access_token"], shop.config["JWT_SECRET"], algorithms=["HS256"])
+
+
 def user_of(shop, answer):
-    claims = jwt.decode(answer["access_token"], shop.config["JWT_SECRET"], algorithms=["HS256"])
-    return shop.rpc.users.get_user(user_id=int(claims["sub"]))
+    return shop.rpc.users.get_user(user_id=int(claims_of(shop, answer)["sub"]))
 
 
 def prove_address(shop, account):
@@ -69,6 +72,7 @@ def prove_address(shop, account):
 def test_a_newcomer_gets_an_account_and_a_session(client_shop, sign_in, email):
     answer = sign_in(email=email.upper(), name="Ada Forager")
 
+    assert claims_of(client_shop, answer)["email_verified"] is True
     user = user_of(client_shop, answer)
     assert (user["email"], user["role"], user["is_active"]) == (email, "customer", True)
     assert user["username"].startswith("Ada Forager")
@@ -123,9 +127,10 @@ def test_an_account_of_a_proven_address_is_linked_and_keeps_its_password(client_
 def test_who_registered_an_address_that_is_not_theirs_keeps_no_way_in(client_shop, sign_in, account):
     intruder = log_in(client_shop, account)
 
-    linked = user_of(client_shop, sign_in(email=account["email"]))
+    answer = sign_in(email=account["email"])
 
-    assert linked["id"] == account["id"]
+    assert user_of(client_shop, answer)["id"] == account["id"]
+    assert claims_of(client_shop, answer)["email_verified"] is True
     with pytest.raises(InvalidCredentials):
         log_in(client_shop, account)
     with pytest.raises(InvalidSession):

@@ -114,7 +114,7 @@ def test_a_login_gives_a_token_that_says_who_and_for_how_long(shop):
 
     claims = jwt.decode(answer["access_token"], shop.config["JWT_SECRET"], algorithms=["HS256"])
     assert (claims["sub"], claims["email"], claims["role"]) == (str(user["id"]), account["email"], "customer")
-    assert set(claims) == {"sub", "email", "role", "iat", "exp", "jti"}
+    assert set(claims) == {"sub", "email", "email_verified", "role", "iat", "exp", "jti"}
     assert claims["exp"] - claims["iat"] == answer["expires_in"] == 900
     assert before <= claims["iat"] <= time.time()
     assert answer["token_type"] == "bearer"

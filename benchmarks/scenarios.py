@@ -236,6 +236,7 @@ def _fill_outbox(shop):
         SELECT id, 'order.created', order_id, jsonb_build_object(
             'event_id', id, 'timestamp', to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), 'version', 1,
             'order_id', order_id, 'sequence', 1, 'user_id', 1, 'user_email', 'nobody@forage.example',
+            'email_verified', true,
             'status', 'pending', 'total_amount', '9.90', 'reservation_id', gen_random_uuid(),
             'items', jsonb_build_array(jsonb_build_object('product_id', 1, 'product_name', 'Chanterelle',
                 'product_price', '9.90', 'quantity', 1, 'subtotal', '9.90')))

@@ -182,6 +182,8 @@ class Shop:
         if not self.sql("users", "SELECT id FROM users WHERE email = %s", email):
             account = {"email": email, "username": email.partition("@")[0], "password": PASSWORD}
             self.ask("POST", "/users/register", account)
+            # An address that was never proven would be sent few of its mails.
+            self.sql("users", "UPDATE users SET email_verified_at = now() WHERE email = %s", email)
         return self.log_in(email, PASSWORD)
 
     def admin(self):

@@ -310,7 +310,7 @@ class StatusChange(Schema):
 
 
 class OrderStep(StatusChange):
-    """A StatusChange with what the gateway knows of who asks."""
+    """A StatusChange, and whether the address of its caller is proven."""
 
     email_verified = StrictBoolean(load_default=False)
 

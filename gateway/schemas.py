@@ -205,7 +205,12 @@ class OrderView(View):
 class NotificationView(View):
     id = fields.Integer()
     type = fields.String()
-    event_type = fields.String()
+    event_type = fields.String(
+        metadata={
+            "description": "order_confirmation or order_status_update; for admins also email_verification, "
+            "password_reset and order_summary, the mail that sums up others of its customer."
+        }
+    )
     recipient_email = fields.String(metadata={"format": "email"})
     subject = fields.String()
     message = fields.String()

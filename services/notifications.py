@@ -12,12 +12,17 @@ Calls:    users.create_mailed_token
 A handler only stores. `send_order_mails` and `send_account_mails` send from the table, as
 services/notifications_mail.py says, which also names the one way in which a mail can come twice.
 
+To an address that was never proven at most 6 order mails go in an hour. What comes beyond is stored, pushed and
+listed as ever, but mailed in a summary, an hour after the first that it sums up: one such mail an hour at most.
+
 Account mails are those to an address's owner about the account itself. Their links open it, so they are
 for the inbox alone: no push, no customer's list. The token is asked of users for each try, and lives in
 the mail and nowhere else.
 """
 
 import logging
+from dataclasses import replace
+from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.utils import format_datetime
 from pathlib import Path
@@ -25,7 +30,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from nameko.extensions import DependencyProvider
 from prometheus_client import Gauge
-from sqlalchemy import func, literal, select, union_all
+from sqlalchemy import func, literal, or_, select, union_all
 from sqlalchemy.dialects.postgresql import insert
 
 from contracts.errors import MailNotNeeded, NotificationNotFound, ParkedMessageNotFound
@@ -55,7 +60,14 @@ from extensions.telemetry import LogContext, log_fields
 from extensions.timers import timer
 from extensions.tracing import Tracing, traceparent
 from services.notifications_mail import Sender, UsersUnreachable
-from services.notifications_models import Answer, Notification
+from services.notifications_models import (
+    SUMMARY_NAME,
+    UNPROVEN_WINDOW,
+    Answer,
+    Notification,
+    OrderSummary,
+    lock_address,
+)
 from services.notifications_models import Base as Base  # for migrations/env.py
 
 logger = logging.getLogger(__name__)
@@ -70,6 +82,7 @@ EVENT_TYPES = {
     UserRegistered: "email_verification",
     UserVerificationRequested: "email_verification",
     UserPasswordResetRequested: "password_reset",
+    OrderSummary: "order_summary",
 }
 EVENT_CLASSES = {event_class.name: event_class for event_class in EVENT_TYPES}
 # Where the links of account mails lead. Their event types are also the purposes of their tokens.
@@ -86,14 +99,18 @@ COUNT_MAILS = union_all(
 OLDEST_PENDING = Gauge("forage_mails_oldest_pending_age_seconds", "How long the oldest mail is pending.", ["service"])
 AGE_OF_OLDEST_PENDING = select(
     func.coalesce(func.extract("epoch", func.now() - func.min(Notification.created_at)), 0)
-).where(Notification.status == "pending")
+).where(
+    Notification.status == "pending",
+    # Not a summary whose time is to come.
+    or_(Notification.next_try_at <= func.now(), Notification.tries > 0),
+)
 
 
 def notification_view(notification):
     return {
         "id": notification.id,
         "type": "email",
-        "event_type": EVENT_TYPES[EVENT_CLASSES[notification.event_name]],
+        "event_type": EVENT_TYPES[OrderSummary if notification.is_summary else EVENT_CLASSES[notification.event_name]],
         "recipient_email": notification.recipient_email,
         "subject": notification.subject,
         "message": notification.message,
@@ -132,6 +149,10 @@ class Letters(DependencyProvider):
     def order_mail(self, event, recipient):
         """An EmailMessage with a text and an HTML part."""
         return self._compose(event, recipient, order_url=f"{self._shop_url}/orders/{event.order_id}")
+
+    def summary_mail(self, summary, recipient):
+        """As `order_mail`."""
+        return self._compose(summary, recipient)
 
     def account_mail(self, event, recipient, token, expires_in):
         """As `order_mail`. expires_in: the token's life in seconds."""
@@ -204,6 +225,8 @@ class Notifications:
             )
             if notification is None:
                 return
+            if not event.email_verified:
+                self._limit(session, notification)
             push = NotificationCreated(
                 id=notification.id,
                 user_id=event.user_id,
@@ -214,28 +237,41 @@ class Notifications:
             )
             self.hints.after_commit(session, push)
 
+    def _limit(self, session, notification):
+        """Have an order mail summed up with others when it is one too many for an address that was never proven."""
+        lock_address(session, notification.recipient_email)
+        summary_id = Notification.open_summary(session, notification.recipient_email)
+        if summary_id is None and notification.is_one_too_many(session):
+            summary = OrderSummary(user_id=notification.user_id, user_email=notification.recipient_email)
+            values = {"event_name": SUMMARY_NAME, "next_try_at": func.now() + UNPROVEN_WINDOW}
+            summary_id = self._store(session, summary, notification.recipient_email, **values).id
+        if summary_id is not None:
+            notification.join_summary(summary_id)
+
     def _store_account_mail(self, event):
         with self.db.transaction() as session:
             self._store(session, event, event.email)
 
-    def _store(self, session, event, recipient, order_id=None, sequence=None):
-        """The new notification, None for an event that is stored already."""
+    def _store(self, session, event, recipient, **values):
+        """The new notification, None for an event that is stored already. values: of its other columns."""
         subject, message = self.letters.words(event)
         self.bell.ring_after_commit(session)
         return session.scalar(
             insert(Notification)
             .values(
-                event_id=event.event_id,
-                event_name=event.name,
-                payload=to_payload(event),
-                order_id=order_id,
-                sequence=sequence,
-                user_id=event.user_id,
-                recipient_email=recipient,
-                subject=subject,
-                message=message,
-                request_id=log_fields().get("request_id"),
-                traceparent=traceparent(),
+                {
+                    "event_id": event.event_id,
+                    "event_name": event.name,
+                    "payload": to_payload(event),
+                    "user_id": event.user_id,
+                    # Addresses are compared without case.
+                    "recipient_email": recipient.lower(),
+                    "subject": subject,
+                    "message": message,
+                    "request_id": log_fields().get("request_id"),
+                    "traceparent": traceparent(),
+                    **values,
+                }
             )
             # Nor a step of an order to which a release before this one gave another event_id.
             .on_conflict_do_nothing()
@@ -257,6 +293,8 @@ class Notifications:
 
     def _make_mail(self, notification):
         """(EmailMessage, its token or None). Raises UsersUnreachable, MailNotNeeded."""
+        if notification.is_summary:
+            return self.letters.summary_mail(self._summary(notification), notification.recipient_email), None
         event = from_payload(EVENT_CLASSES[notification.event_name], notification.payload)
         if notification.order_id is not None:
             return self.letters.order_mail(event, notification.recipient_email), None
@@ -265,6 +303,15 @@ class Notifications:
             event, notification.recipient_email, token=created["token"], expires_in=created["expires_in"]
         )
         return mail, created["token"]
+
+    def _summary(self, notification):
+        """What the mail says. Nothing joins the summary any more."""
+        with self.db.transaction() as session:
+            lock_address(session, notification.recipient_email)
+            last, total = notification.orders_summed_up(session)
+        orders = tuple(from_payload(EVENT_CLASSES[each.event_name], each.payload) for each in last)
+        summary = from_payload(OrderSummary, notification.payload)
+        return replace(summary, timestamp=datetime.now(UTC), orders=orders, total=total)
 
     def _create_token(self, event):
         """{"token", "expires_in"} of users. Raises MailNotNeeded, UsersUnreachable."""
@@ -307,7 +354,7 @@ class Notifications:
 
     @rpc
     def list_notifications(self, user_id=None, **query):
-        """{notifications, total}, newest first. user_id: whose, None for everybody's and account mails, too.
+        """{notifications, total}, newest first. user_id: whose, None for everybody's, account mails and summaries too.
 
         query: as contracts.schemas.NotificationQuery. Raises InvalidInput.
         """
@@ -412,7 +459,7 @@ class Notifications:
 
 
 def _seen_by(user_id):
-    """Conditions: None sees all, a customer their own, but no account mails."""
+    """Conditions: None sees all, a customer their own, but no account mails and no summaries of what they see."""
     if user_id is None:
         return []
     return [Notification.user_id == load_id(user_id, "user_id"), Notification.order_id.is_not(None)]

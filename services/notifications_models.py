@@ -1,5 +1,6 @@
 """The tables of notifications, and what a mail may become."""
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
 from uuid import UUID
@@ -24,14 +25,20 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, mapped_column
 
 from contracts.errors import NotFailed
+from contracts.events import Event, OrderEvent, OrderStatusUpdated
 from extensions.inbox import AnswerMixin
 
+# So many order mails, in so long a time, go to an address that was never proven. What comes beyond is summed up
+# in one mail, which goes out so long after the first that it sums up.
+UNPROVEN_MAILS, UNPROVEN_WINDOW = 6, timedelta(hours=1)
+MOST_ORDERS_LISTED = 20
+# With no order_id. A name of its own would make the release before fail to list what it does not know.
+SUMMARY_NAME = OrderStatusUpdated.name
 LONGEST_UNREACHABLE_PAUSE_SECONDS = 30
 POSTPONED_PAUSES_SECONDS = (60, 3600)
 # After each time that a mail became uncertain; one more time, and it has failed.
 UNCERTAIN_PAUSES = (timedelta(minutes=15), timedelta(hours=1))
 GIVE_UP_AFTER = timedelta(hours=24)
-
 
 # Not while the server may have it: what becomes of it then is decided first.
 IS_DUE_ORDER_MAIL = text("status IN ('pending', 'uncertain') AND dot_at IS NULL AND order_id IS NOT NULL")
@@ -48,13 +55,35 @@ class Answer(AnswerMixin, Base):
     pass
 
 
+@dataclass(frozen=True, kw_only=True)
+class OrderSummary(Event):
+    """What one mail says of many order events. It is no event of the broker: notifications makes it for itself.
+
+    orders: the last event of each order, filled in when the mail is sent; the newest of `total` orders.
+    """
+
+    name = "order.summary"
+
+    user_id: int
+    user_email: str
+    orders: tuple[OrderEvent, ...] = ()
+    total: int = 0
+
+
+def lock_address(session, email):
+    """One at a time may count the order mails to this address, or look what a summary for it sums up."""
+    session.execute(select(func.pg_advisory_xact_lock(func.hashtext(f"order mails to {email}"))))
+
+
 class Notification(Base):
     """pending → sent, failed or uncertain; uncertain → sent or failed; failed or uncertain → pending by a retry.
 
     One that is not needed any more is deleted. uncertain: the mail server may have it, and its answer never came.
 
     event_id is the inbox: an event is stored once. sequence: its place among its order's mails.
-    order_id and sequence are null for account mails, whose link carries a token: nothing here does.
+    order_id and sequence are null for account mails, whose link carries a token: nothing here does. They are null
+    for summaries, too, whose event_name is SUMMARY_NAME.
+    summary_id: of the summary that sums it up. It is not mailed by itself then, and counts as sent.
     request_id, traceparent: of the request that the event came of, for what is logged and traced of the mail.
     attempts: answers of the mail server about this mail. tries: all tries, also those without an answer.
     waited: from its storing to its first try. by_hand: somebody asked for the try that comes next or is under way.
@@ -72,6 +101,8 @@ class Notification(Base):
     payload: Mapped[dict] = mapped_column(JSONB)
     order_id: Mapped[int | None] = mapped_column(BigInteger)
     sequence: Mapped[int | None] = mapped_column(Integer)
+    # No foreign key: to check one locks the summary, which its sender may hold.
+    summary_id: Mapped[int | None] = mapped_column(BigInteger)
     user_id: Mapped[int] = mapped_column(BigInteger)
     recipient_email: Mapped[str] = mapped_column(Text)
     subject: Mapped[str] = mapped_column(Text)
@@ -96,6 +127,14 @@ class Notification(Base):
         CheckConstraint("status IN ('pending', 'sent', 'failed', 'uncertain')", name="ck_notifications_status"),
         UniqueConstraint("order_id", "sequence", name="uq_notifications_order_id_sequence"),
         Index("ix_notifications_user_id_id", "user_id", "id"),
+        # Those that were mailed by themselves: few, however many more there were about.
+        Index(
+            "ix_notifications_recipient_email_created_at",
+            "recipient_email",
+            "created_at",
+            postgresql_where=text("summary_id IS NULL"),
+        ),
+        Index("ix_notifications_summary_id", "summary_id", postgresql_where=text("summary_id IS NOT NULL")),
         # What is counted, each by its own.
         Index("ix_notifications_pending", "id", postgresql_where=text("status = 'pending'")),
         Index("ix_notifications_failed", "id", postgresql_where=text("status = 'failed'")),
@@ -150,6 +189,55 @@ class Notification(Base):
         if self.by_hand or (self.tries > 0 and age > GIVE_UP_AFTER + self.waited):
             return {"status": "failed"}
         return {"next_try_at": func.now() + pause}
+
+    @property
+    def is_summary(self):
+        return self.order_id is None and self.event_name == SUMMARY_NAME
+
+    def join_summary(self, summary_id):
+        """Be mailed with others, and not by itself."""
+        self.status, self.error_message, self.summary_id = "sent", f"summed up in {summary_id}", summary_id
+
+    def is_one_too_many(self, session):
+        """Whether the address, which was never proven, has had its share of order mails. The address is locked."""
+        lately = Notification.created_at > func.clock_timestamp() - UNPROVEN_WINDOW
+        others = select(func.count()).where(
+            Notification.recipient_email == self.recipient_email,
+            Notification.order_id.is_not(None),
+            Notification.summary_id.is_(None),
+            Notification.id != self.id,
+            # One that waits since yesterday is still to come.
+            or_(lately, Notification.status == "pending"),
+        )
+        return session.scalar(others) >= UNPROVEN_MAILS
+
+    def orders_summed_up(self, session):
+        """Of a summary: (the last notification of each order, newest orders first, and the number of orders).
+
+        The address is locked. At most MOST_ORDERS_LISTED notifications.
+        """
+        orders = select(Notification.order_id).where(Notification.summary_id == self.id)
+        last = select(Notification).where(Notification.order_id.in_(orders)).distinct(Notification.order_id)
+        last = last.order_by(Notification.order_id.desc(), Notification.sequence.desc()).limit(MOST_ORDERS_LISTED)
+        total = session.scalar(select(func.count()).select_from(orders.distinct().subquery()))
+        return session.scalars(last).all(), total
+
+    @classmethod
+    def open_summary(cls, session, recipient_email):
+        """The id of the address's summary that others can join, None without one. The address is locked.
+
+        Not one that is due: it may be on its way. Its sender locks the address before it looks what has joined.
+        """
+        summary = select(func.max(cls.id)).where(
+            cls.recipient_email == recipient_email,
+            cls.summary_id.is_(None),
+            cls.order_id.is_(None),
+            cls.event_name == SUMMARY_NAME,
+            cls.status == "pending",
+            cls.next_try_at > func.clock_timestamp(),
+            cls.leased_until.is_(None),
+        )
+        return session.scalar(summary)
 
     @classmethod
     @cache

@@ -361,7 +361,7 @@ class Orders:
         """Take an order's next step; a cancel gives its stock back.
 
         user_id: the customer who asks, who may only cancel, and only their own; None for the back office.
-        email_verified: whether the address of who asks is proven. Of the customer the order remembers it, and its
+        email_verified: whether the address of the caller is proven. Of the customer the order remembers it, and its
         events say so from then on. An address that is proven after that counts for new orders alone.
         Raises InvalidInput, OrderNotFound, NotAllowed, IllegalTransition.
         """

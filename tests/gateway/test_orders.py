@@ -2,6 +2,7 @@ from datetime import date, timedelta
 from uuid import uuid4
 
 import eventlet
+import jwt
 import pytest
 
 from extensions.rpc import rpc
@@ -317,3 +318,45 @@ def test_orders_of_the_release_before_is_called_without_what_it_does_not_know(ow
     ]
 
     assert [answer.status_code for answer in answers] == [201, 200]
+
+
+def order_mails(smtp, person):
+    mails = smtp.messages(to=person.user["email"])
+    return [mail for mail in mails if mail["X-Forage-Event"] in ("order.created", "order.status.updated")]
+
+
+def order_and_cancel(person, product, times):
+    for _ in range(times):
+        order = person.post("/orders", cart((product, 1))).json()
+        assert person.patch(f"/orders/{order['id']}/status", {"status": "cancelled"}).status_code == 200
+
+
+def wait_until_told(person, number):
+    """Until so many notifications stand in the list, none of them with a mail that waits."""
+    wait_for(lambda: person.get("/notifications").json()["total"] == number)
+    wait_for(lambda: person.get("/notifications?status=pending").json()["total"] == 0)
+
+
+def test_ordering_and_cancelling_in_a_loop_sends_six_mails_to_an_unproven_address(customer, new_product, smtp):
+    order_and_cancel(customer, new_product(), times=10)
+
+    wait_until_told(customer, 20)
+    assert len(order_mails(smtp, customer)) == 6
+    listed = customer.get("/notifications").json()["notifications"]
+    assert len({row["error_message"] for row in listed}) == 2
+    assert sum(row["error_message"] is not None for row in listed) == 14
+
+
+def test_a_proven_address_gets_a_mail_for_every_step(shop, customer, new_product, smtp, new_token):
+    proven = Client(shop.url, new_token(**claims_of(customer) | {"email_verified": True}), customer.user)
+    ordered_before = customer.post("/orders", cart((new_product(), 1))).json()
+
+    order_and_cancel(proven, new_product(), times=4)
+    proven.patch(f"/orders/{ordered_before['id']}/status", {"status": "cancelled"})
+
+    wait_until_told(proven, 10)
+    assert len(order_mails(smtp, customer)) == 10
+
+
+def claims_of(person):
+    return jwt.decode(person.token, options={"verify_signature": False})

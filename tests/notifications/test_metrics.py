@@ -1,5 +1,5 @@
 from services.notifications import Notifications
-from tests.factories import order_created
+from tests.factories import a_customer, order_created
 from tests.infrastructure.metrics import Watched
 from tests.infrastructure.waiting import wait_for
 
@@ -16,3 +16,15 @@ def test_failed_and_pending_mails_are_told_with_the_oldest_one_s_age(own_shop, s
     wait_for(lambda: watched.value("forage_mails", status="failed") == 1)
     wait_for(lambda: watched.value("forage_mails", status="pending") == 1)
     assert watched.value("forage_mails_oldest_pending_age_seconds") > 0
+
+
+def test_a_summary_is_not_told_as_a_mail_that_waits_before_its_time(own_shop, smtp):
+    watched = Watched(own_shop.run(Notifications))
+    customer = a_customer()
+
+    for _ in range(7):
+        own_shop.publish(order_created(**customer))
+
+    wait_for(lambda: len(smtp.messages(to=customer["user_email"])) == 6)
+    wait_for(lambda: watched.value("forage_mails", status="pending") == 1)
+    wait_for(lambda: watched.value("forage_mails_oldest_pending_age_seconds") == 0)

@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 
 from contracts.events import OrderCreated, OrderLine, OrderStatusUpdated
 from contracts.schemas import ORDER_STATUSES
+from services.notifications_models import OrderSummary
 from tests.factories import user_password_reset_requested, user_registered, user_verification_requested
 
 SHOP_URL = "https://forage.example"
@@ -178,6 +179,48 @@ def test_a_hundred_lines_stay_below_the_size_that_gmail_cuts_off():
     mail = render(created(*["Dried porcini, sliced by hand, from the Black Forest"] * 100))
 
     assert len(mail.html.encode()) < 102_000
+
+
+# Summaries
+
+
+def summary(*orders, total=None):
+    return OrderSummary(
+        user_id=7,
+        user_email="ada+o'hara&<b>@forage.example",
+        orders=orders,
+        total=len(orders) if total is None else total,
+        timestamp=datetime(2026, 11, 22, 11, 4, tzinfo=UTC),
+    )
+
+
+def test_a_summary_tells_how_each_order_stands_in_both_parts():
+    mail = render_folder("order_summary", event=summary(created("Chanterelles"), updated("shipped", "Porcini", "Ceps")))
+
+    for part in (mail.text, mail.page.text):
+        assert "Order 1042: placed" in part and "Order 1042: shipped" in part
+        assert "1 item" in part and "€14.50" in part
+        assert "3 items" in part and "€43.50" in part
+        assert "As of 22 November 2026, 11:04" in part
+        assert "ada+o'hara&<b>@forage.example" in part
+        assert "more order" not in part
+    assert mail.page.links.count(ORDER_URL) == 2
+    assert f"{SHOP_URL}/orders\n" in mail.text and f"{SHOP_URL}/orders" in mail.page.links
+
+
+@pytest.mark.parametrize("total, words", ((2, "And 1 more order."), (18000, "And 17999 more orders.")))
+def test_a_summary_says_how_many_orders_it_leaves_out(total, words):
+    mail = render_folder("order_summary", event=summary(created("Chanterelles"), total=total))
+
+    assert words in mail.text and words in mail.page.text
+
+
+def test_a_summary_loads_nothing_from_elsewhere_and_its_subject_is_one_line():
+    mail = render_folder("order_summary", event=summary(created(*HOSTILE_NAMES)))
+
+    assert not {"img", "link", "script", "iframe", "b"} & set(mail.page.tags)
+    assert "url(" not in mail.html
+    assert mail.subject == " ".join(mail.subject.split())
 
 
 # Account mails

@@ -2536,6 +2536,7 @@ export interface components {
         NotificationView: {
             id: number;
             type: string;
+            /** @description order_confirmation or order_status_update; for admins also email_verification, password_reset and order_summary, the mail that sums up others of its customer. */
             event_type: string;
             /** Format: email */
             recipient_email: string;

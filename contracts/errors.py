@@ -19,6 +19,7 @@
     ├── Conflict
     │   ├── Taken               an address, a name or a SKU is somebody else's
     │   ├── InsufficientStock
+    │   ├── TooManyOpenOrders   with this order the account would have more than it may
     │   ├── PriceChanged
     │   ├── IllegalTransition
     │   ├── StaleVersion
@@ -160,6 +161,26 @@ class InsufficientStock(Conflict):
     def __init__(self, product_id: int | str, requested: int | str, available: int | str) -> None:
         super().__init__(product_id, requested, available)
         self.product_id, self.requested, self.available = int(product_id), int(requested), int(available)
+
+
+class TooManyOpenOrders(Conflict):
+    """With this order the account would have more orders open, or more units in them, than it may.
+
+    An order is open until it is shipped or cancelled. An account may have more once its address is proven.
+    """
+
+    def __init__(
+        self,
+        open_orders: int | str,
+        open_units: int | str,
+        requested_units: int | str,
+        most_orders: int | str,
+        most_units: int | str,
+    ) -> None:
+        super().__init__(open_orders, open_units, requested_units, most_orders, most_units)
+        self.open_orders, self.open_units = int(open_orders), int(open_units)
+        self.requested_units = int(requested_units)
+        self.most_orders, self.most_units = int(most_orders), int(most_units)
 
 
 class PriceChanged(Conflict):

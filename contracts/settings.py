@@ -56,6 +56,11 @@ class ShopSettings(Schema):
     RATE_LIMIT_STORAGE_URI = RedisUri()
     RATE_LIMIT_SCALE = Number(0.001, 1_000_000, 1.0, whole=False)
 
+    MAX_OPEN_ORDERS = Number(1, 1_000_000, 100)
+    MAX_OPEN_UNITS = Number(1, 1_000_000, 1000)
+    MAX_OPEN_ORDERS_UNPROVEN = Number(1, 1_000_000, 20)
+    MAX_OPEN_UNITS_UNPROVEN = Number(1, 1_000_000, 200)
+
     GOOGLE_CLIENT_ID = Setting()
     GOOGLE_CLIENT_SECRET = Setting()
     OIDC_ISSUER = Url("https://accounts.google.com")

@@ -105,6 +105,13 @@ PROBLEMS = {
     shop.InsufficientStock: Problem(
         409, "insufficient-stock", "{requested} of product {product_id} were asked for, {available} are left."
     ),
+    shop.TooManyOpenOrders: Problem(
+        409,
+        "too-many-open-orders",
+        "You have {open_orders} open orders with {open_units} units, and this one has {requested_units}; "
+        "{most_orders} orders with {most_units} units in all are allowed. Wait until some are shipped, or cancel one. "
+        "More are allowed to an account whose address is confirmed.",
+    ),
     shop.PriceChanged: Problem(409, "price-changed", "Product {product_id} costs {current} now, no longer {given}."),
     shop.IllegalTransition: Problem(409, "illegal-transition", "What is {old_status} can't become {new_status}."),
     shop.NotFailed: Problem(

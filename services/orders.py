@@ -17,7 +17,7 @@ from datetime import timedelta
 from decimal import Decimal
 from uuid import uuid4
 
-from sqlalchemy import Date, cast, delete, extract, func, or_, select, text, update
+from sqlalchemy import Date, cast, delete, extract, func, literal, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import selectinload
 
@@ -29,6 +29,7 @@ from contracts.errors import (
     ProductsUnavailable,
     RequestInFlight,
     ReservationReleased,
+    TooManyOpenOrders,
 )
 from contracts.events import OrderAbandoned, OrderCreated, OrderLine, OrderStatusUpdated, event_id_of
 from contracts.production import demo_settings
@@ -54,7 +55,7 @@ from extensions.settings import Settings
 from extensions.telemetry import LogContext
 from extensions.timers import timer
 from extensions.tracing import Tracing
-from services.orders_models import Answer, Attempt, Order, OutboxEntry, StatusStep
+from services.orders_models import Answer, Attempt, Order, OutboxEntry, StatusStep, open_orders
 from services.orders_models import Base as Base  # for migrations/env.py
 
 LEASE_SECONDS = 10
@@ -150,9 +151,11 @@ class Orders:
         items: [{"product_id": int, "quantity": int, "unit_price"?: "29.99"}]; lines of one product are summed.
         idempotency_key: the user's own, 1–255 characters; a repeat gets the first answer again, once there is
         one. Without it the call's own id serves.
-        email_verified: whether the address is proven: mails about orders to others are few (services.notifications).
-        Raises InvalidInput, ProductNotFound, InsufficientStock, PriceChanged, ProductsUnavailable, ProductsTimeout:
-        after each of them the key is free again. Raises KeyReused and RequestInFlight: then it is its first call's.
+        email_verified: whether the address is proven. One that is not gets few mails (services.notifications), and
+        its account may have less open.
+        Raises InvalidInput, TooManyOpenOrders, ProductNotFound, InsufficientStock, PriceChanged, ProductsUnavailable,
+        ProductsTimeout: after each of them the key is free again. Raises KeyReused and RequestInFlight: then it is
+        its first call's.
         """
         placement = load(
             OrderPlacement(),
@@ -165,7 +168,7 @@ class Orders:
             },
         )
         lines = _merged(placement["items"])
-        attempt = self._begin_attempt(placement["user_id"], placement["idempotency_key"], _fingerprint(lines))
+        attempt = self._begin_attempt(placement, lines)
         if attempt.state == "ordered":
             return self._first_answer(attempt.reservation_id)
         try:
@@ -177,23 +180,34 @@ class Orders:
                 raise
             return self._first_answer(attempt.reservation_id)
 
-    def _begin_attempt(self, user_id, key, fingerprint):
+    def _begin_attempt(self, placement, lines):
         """The attempt of this key: a new one, one whose lease has ended, or the ordered one.
 
-        Raises KeyReused for another body, RequestInFlight while another call holds it.
+        Raises KeyReused for another body, RequestInFlight while another call holds it, TooManyOpenOrders for a new one.
         """
+        user_id, key, fingerprint = placement["user_id"], placement["idempotency_key"], _fingerprint(lines)
+        units = sum(line["quantity"] for line in lines)
+        most_orders, most_units = self._most_open(placement["email_verified"])
+        taken = open_orders(user_id)
         lease = func.now() + timedelta(seconds=LEASE_SECONDS)
+        values = {
+            "reservation_id": literal(uuid4()),
+            "user_id": literal(user_id),
+            "key": literal(key),
+            "fingerprint": literal(fingerprint),
+            "units": literal(units),
+            "state": literal("open"),
+            "leased_until": lease,
+        }
+        within_limits = select(*values.values()).where(
+            taken.c.orders < most_orders, taken.c.units + units <= most_units
+        )
         with self.db.transaction() as session:
+            # A user's attempts begin one by one: of many at once each counts those before it.
+            session.execute(select(func.pg_advisory_xact_lock(func.hashtext(f"open orders of {user_id}"))))
             attempt = session.scalar(
                 insert(Attempt)
-                .values(
-                    reservation_id=uuid4(),
-                    user_id=user_id,
-                    key=key,
-                    fingerprint=fingerprint,
-                    state="open",
-                    leased_until=lease,
-                )
+                .from_select(list(values), within_limits)
                 .on_conflict_do_nothing(index_elements=["user_id", "key"], index_where=text("state <> 'abandoned'"))
                 .returning(Attempt)
             )
@@ -205,8 +219,11 @@ class Orders:
                 .with_for_update()
             )
             if attempt is None:
-                # Abandoned between the two statements.
-                raise RequestInFlight(1)
+                orders, open_units = session.execute(select(taken.c.orders, taken.c.units)).one()
+                if orders < most_orders and open_units + units <= most_units:
+                    # The key was free, or the limits were kept, just after the first statement.
+                    raise RequestInFlight(1)
+                raise TooManyOpenOrders(orders, open_units, units, most_orders, most_units)
             if attempt.fingerprint != fingerprint:
                 raise KeyReused
             if attempt.state == "open":
@@ -217,6 +234,13 @@ class Orders:
                     raise RequestInFlight(math.ceil(seconds))
                 attempt.leased_until = lease
             return attempt
+
+    def _most_open(self, email_verified):
+        """[orders, units] that an account may have open."""
+        names = ("MAX_OPEN_ORDERS_UNPROVEN", "MAX_OPEN_UNITS_UNPROVEN")
+        if email_verified:
+            names = ("MAX_OPEN_ORDERS", "MAX_OPEN_UNITS")
+        return [max(1, round(self.settings[name] * self.settings["RATE_LIMIT_SCALE"])) for name in names]
 
     def _reserve(self, reservation_id, lines):
         try:

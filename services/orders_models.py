@@ -16,7 +16,9 @@ from sqlalchemy import (
     Numeric,
     Text,
     func,
+    select,
     text,
+    union_all,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
@@ -32,6 +34,9 @@ NEXT_STATUSES = {
     "delivered": (),
     "cancelled": (),
 }
+
+# Their stock is taken, and can still be given back.
+OPEN_STATUSES = ("pending", "confirmed")
 
 
 class Base(DeclarativeBase):
@@ -50,7 +55,8 @@ class Attempt(Base):
     """open → ordered or abandoned, both final.
 
     Until its lease ends an open attempt belongs to the call that made it, after that to the next one with
-    its key. user_id and key are null for a reservation that was asked about before it was known.
+    its key. user_id, key and units are null for a reservation that was asked about before it was known; units also in
+    attempts of the release before.
     """
 
     __tablename__ = "attempts"
@@ -59,6 +65,7 @@ class Attempt(Base):
     user_id: Mapped[int | None] = mapped_column(BigInteger)
     key: Mapped[str | None] = mapped_column(Text)
     fingerprint: Mapped[str | None] = mapped_column(Text)
+    units: Mapped[int | None] = mapped_column(Integer)
     state: Mapped[str] = mapped_column(Text)
     leased_until: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
@@ -67,6 +74,7 @@ class Attempt(Base):
         CheckConstraint("state IN ('open', 'ordered', 'abandoned')", name="ck_attempts_state"),
         # An abandoned attempt frees its key.
         Index("uq_attempts_user_id_key", "user_id", "key", unique=True, postgresql_where=text("state <> 'abandoned'")),
+        Index("ix_attempts_open", "user_id", postgresql_where=text("state = 'open'")),
         Index("ix_attempts_abandoned", "created_at", postgresql_where=text("state = 'abandoned'")),
     )
 
@@ -91,6 +99,7 @@ class Order(Base):
 
     __table_args__ = (
         Index("ix_orders_user_id_id", "user_id", "id"),
+        Index("ix_orders_open", "user_id", postgresql_where=text("status IN ('pending', 'confirmed')")),
         Index("ix_orders_status_id", "status", "id"),
         Index("ix_orders_created_at", "created_at"),
     )
@@ -161,3 +170,18 @@ class StatusStep(Base):
     status: Mapped[str] = mapped_column(Text)
     by: Mapped[str] = mapped_column(Text)
     at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+
+def open_orders(user_id):
+    """A subquery of one row: how many `orders` of this user are open or being placed, and the `units` in them."""
+    # With the conditions of the indexes, word for word.
+    placed = (
+        select(func.count(Order.id.distinct()).label("orders"), func.sum(OrderItem.quantity).label("units"))
+        .join(OrderItem)
+        .where(Order.user_id == user_id, Order.status.in_(OPEN_STATUSES))
+    )
+    attempted = select(func.count(), func.sum(Attempt.units)).where(Attempt.user_id == user_id, Attempt.state == "open")
+    parts = union_all(placed, attempted).subquery()
+    return select(
+        func.sum(parts.c.orders).label("orders"), func.coalesce(func.sum(parts.c.units), 0).label("units")
+    ).subquery("open_orders")

@@ -15,6 +15,7 @@ from contracts.errors import (
     PriceChanged,
     ProductNotFound,
     RequestInFlight,
+    TooManyOpenOrders,
 )
 from contracts.schemas import OrderRequest, StatusChange
 from gateway.api import Blueprint
@@ -35,7 +36,7 @@ IDEMPOTENCY_KEY = {
 @blp.arguments(OrderRequest)
 @blp.response(201, OrderView, headers=["Location"])
 @blp.takes(IDEMPOTENCY_KEY)
-@blp.problems(ProductNotFound, InsufficientStock, PriceChanged, RequestInFlight, KeyReused)
+@blp.problems(ProductNotFound, InsufficientStock, PriceChanged, TooManyOpenOrders, RequestInFlight, KeyReused)
 def create_order(order):
     """Order: the stock of every line is taken, or nothing is."""
     idempotency_key = _idempotency_key()

@@ -25,6 +25,7 @@ EXAMPLES = {
     errors.Conflict: (),
     errors.Taken: ("sku",),
     errors.InsufficientStock: (7, 3, 2),
+    errors.TooManyOpenOrders: (20, 38, 4, 20, 200),
     errors.PriceChanged: (7, Decimal("14.50"), Decimal("15.00")),
     errors.IllegalTransition: ("shipped", "cancelled"),
     errors.StaleVersion: (3, 4),

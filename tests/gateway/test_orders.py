@@ -285,6 +285,19 @@ def test_a_status_that_there_is_not_is_refused(customer, order, body):
     assert answer.status_code == 422
 
 
+def test_an_order_beyond_what_an_account_may_have_open_is_refused_with_a_sentence(customer):
+    heap = {"items": [{"product_id": number, "quantity": 10_000} for number in range(1, 22)]}
+
+    answer = customer.post("/orders", heap)
+
+    assert answer.status_code == 409
+    details = problem(answer)
+    assert details["type"] == "too-many-open-orders"
+    # Of the tests' own RATE_LIMIT_SCALE.
+    assert (details["most_orders"], details["most_units"]) == (20_000, 200_000)
+    assert "0 open orders with 0 units, and this one has 210000; 20000 orders with 200000 units" in details["detail"]
+
+
 # Whether the address is proven
 
 

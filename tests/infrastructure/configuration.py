@@ -14,6 +14,10 @@ def configuration(broker, database_uris, smtp, **settings):
         "BCRYPT_ROUNDS": 4,
         # Tests ask more than people do.
         "RATE_LIMIT_SCALE": 1000,
+        "MAX_OPEN_ORDERS": 100,
+        "MAX_OPEN_UNITS": 1000,
+        "MAX_OPEN_ORDERS_UNPROVEN": 20,
+        "MAX_OPEN_UNITS_UNPROVEN": 200,
         "FRONTEND_URL": "http://localhost:8080",
         "ALLOWED_ORIGINS": "",
         "GOOGLE_CLIENT_ID": "",

@@ -10,7 +10,7 @@ import { useToasts } from '@/stores/toasts'
 const MOST_TRIES = { inFlight: 15, lost: 3 }
 
 /** With these the shop says that what was sent has made no order. */
-const NOTHING_ORDERED = ['insufficient-stock', 'price-changed', 'product-not-found', 'invalid-input', 'key-reused']
+const NOTHING_ORDERED = ['insufficient-stock', 'price-changed', 'product-not-found', 'too-many-open-orders', 'invalid-input', 'key-reused']
 
 const pause = (seconds: number) => new Promise((resolve) => setTimeout(resolve, 1000 * seconds))
 

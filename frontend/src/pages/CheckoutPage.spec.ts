@@ -171,6 +171,7 @@ test('an order is not sent again for somebody else who has logged in meanwhile',
 
 test.each([
   ['too little stock', refusal('insufficient-stock', 409, { product_id: 1, requested: 2, available: 1 }), KEY],
+  ['too many open orders', refusal('too-many-open-orders', 409), KEY],
   ['a key of another order', refusal('key-reused', 422), expect.not.stringMatching(KEY)],
 ])("%s, heard of after somebody else has logged in, changes the buyer's cart and not theirs", async (_, late, key) => {
   let finish: (response: Response) => void = () => {}
@@ -225,6 +226,17 @@ test('too little stock names the product and what is left, and one press mends t
   expect(useCart(pinia).key).not.toBe(KEY)
   expect(screen.queryByText(/you asked for/)).not.toBeInTheDocument()
   expect(screen.getByRole('heading', { name: 'Checkout' })).toHaveFocus()
+  expect(placeButton()).toBeEnabled()
+})
+
+test('too many open orders are told with the figures, and less can be ordered', async () => {
+  const figures = { open_orders: 20, open_units: 38, requested_units: 2, most_orders: 20, most_units: 1200 }
+  answers = [refusal('too-many-open-orders', 409, figures)]
+  await show()
+
+  await userEvent.click(placeButton())
+
+  expect(await said('You have 20 open orders with 38 items. At most 20 orders with 1,200 items in all may be open')).toBeVisible()
   expect(placeButton()).toBeEnabled()
 })
 

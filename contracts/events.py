@@ -16,6 +16,9 @@ from decimal import Decimal
 from typing import ClassVar
 from uuid import UUID, uuid4, uuid5
 
+# Why an order was cancelled: it was pending for too long.
+NOT_CONFIRMED = "not-confirmed"
+
 # The services that handle kept events: each has a parking queue, and the RPCs to look into it.
 SUBSCRIBERS = ("products", "notifications")
 _EVENT_IDS = UUID("6f2c3c0e-6d0b-4d6c-9f0a-7d1f6b0a2c51")
@@ -74,11 +77,14 @@ class OrderCreated(OrderEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class OrderStatusUpdated(OrderEvent):
+    """reason: why the shop took the step by itself, None for a step that was asked for."""
+
     name = "order.status.updated"
     subscribers = (("products", "return_cancelled_stock"), ("notifications", "tell_status"))
 
     old_status: str
     new_status: str
+    reason: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

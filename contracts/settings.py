@@ -60,6 +60,7 @@ class ShopSettings(Schema):
     MAX_OPEN_UNITS = Number(1, 1_000_000, 1000)
     MAX_OPEN_ORDERS_UNPROVEN = Number(1, 1_000_000, 20)
     MAX_OPEN_UNITS_UNPROVEN = Number(1, 1_000_000, 200)
+    PENDING_ORDER_HOURS = Number(0, 8760, 0)
 
     GOOGLE_CLIENT_ID = Setting()
     GOOGLE_CLIENT_SECRET = Setting()

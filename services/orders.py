@@ -31,7 +31,14 @@ from contracts.errors import (
     ReservationReleased,
     TooManyOpenOrders,
 )
-from contracts.events import OrderAbandoned, OrderCreated, OrderLine, OrderStatusUpdated, event_id_of
+from contracts.events import (
+    NOT_CONFIRMED,
+    OrderAbandoned,
+    OrderCreated,
+    OrderLine,
+    OrderStatusUpdated,
+    event_id_of,
+)
 from contracts.production import demo_settings
 from contracts.schemas import (
     ORDER_STATUSES,
@@ -59,6 +66,7 @@ from services.orders_models import Answer, Attempt, Order, OutboxEntry, StatusSt
 from services.orders_models import Base as Base  # for migrations/env.py
 
 LEASE_SECONDS = 10
+ROUND_ORDERS = 100
 ABANDONED_ATTEMPT_DAYS = 30
 # As many are read at once when events are made again.
 EVENTS_ORDERS = 100
@@ -116,7 +124,9 @@ def event_of(order, sequence):
     if sequence == 1:
         return OrderCreated(**fields)
     old_status = order.history[sequence - 2].status
-    return OrderStatusUpdated(**fields, old_status=old_status, new_status=step.status)
+    # The one step that the shop takes by itself.
+    reason = NOT_CONFIRMED if step.by == "system" else None
+    return OrderStatusUpdated(**fields, old_status=old_status, new_status=step.status, reason=reason)
 
 
 def events_since(session, since):
@@ -396,15 +406,36 @@ class Orders:
             raise NotAllowed
         if user_id is not None and step["email_verified"]:
             order.email_verified = True
-        order.move_to(status, by="admin" if user_id is None else "customer")
+        self._move(session, order, status, by="admin" if user_id is None else "customer")
+        return order_view(order)
+
+    def _move(self, session, order, status, by):
+        order.move_to(status, by)
         session.flush()
         self.outbox.add(session, event_of(order, len(order.history)), key=order.id)
-        return order_view(order)
 
     @rpc
     def health(self):
         self.db.check()
         return {"status": "up"}
+
+    @timer(interval=60)
+    def cancel_unconfirmed_orders(self):
+        """Those that are pending for longer than PENDING_ORDER_HOURS, unless that is 0."""
+        while self.settings["PENDING_ORDER_HOURS"] and self._cancel_some_unconfirmed():
+            pass
+
+    def _cancel_some_unconfirmed(self):
+        """True while there may be more."""
+        since = func.now() - timedelta(hours=self.settings["PENDING_ORDER_HOURS"])
+        unconfirmed = _with_details().where(Order.status == "pending", Order.created_at < since)
+        # PostgreSQL checks the conditions again once it has the lock. What others hold is taken a step, or comes later.
+        unconfirmed = unconfirmed.order_by(Order.id).limit(ROUND_ORDERS).with_for_update(of=Order, skip_locked=True)
+        with self.db.transaction() as session:
+            orders = session.scalars(unconfirmed).all()
+            for order in orders:
+                self._move(session, order, "cancelled", by="system")
+        return len(orders) == ROUND_ORDERS
 
     @timer(interval=3600)
     def forget_answers_and_dead_attempts(self):

@@ -126,7 +126,7 @@ class Order(Base):
         )
 
     def move_to(self, status, by):
-        """Take a legal step; `by` is `customer` or `admin`. Raises IllegalTransition."""
+        """Take a legal step; `by` is `customer`, `admin` or `system`. Raises IllegalTransition."""
         if status not in NEXT_STATUSES[self.status]:
             raise IllegalTransition(self.status, status)
         self.status = status

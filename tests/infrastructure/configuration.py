@@ -18,6 +18,7 @@ def configuration(broker, database_uris, smtp, **settings):
         "MAX_OPEN_UNITS": 1000,
         "MAX_OPEN_ORDERS_UNPROVEN": 20,
         "MAX_OPEN_UNITS_UNPROVEN": 200,
+        "PENDING_ORDER_HOURS": 0,
         "FRONTEND_URL": "http://localhost:8080",
         "ALLOWED_ORIGINS": "",
         "GOOGLE_CLIENT_ID": "",

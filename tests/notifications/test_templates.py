@@ -1,4 +1,4 @@
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from html.parser import HTMLParser
@@ -159,6 +159,14 @@ def test_every_change_of_status_has_words_of_its_own(status):
     assert mail.subject != unknown.subject
     assert "composted" in unknown.text
     assert f"{status.capitalize()} 22 November 2026" in mail.text
+
+
+def test_a_cancel_by_the_shop_itself_says_why():
+    mail = render(replace(updated("cancelled", "Chanterelles"), reason="not-confirmed"))
+
+    for part in (mail.text, mail.page.text):
+        assert "waited too long to be confirmed" in " ".join(part.split())
+        assert "Wasn’t it you?" not in part
 
 
 def test_a_right_to_left_name_does_not_turn_its_neighbours_around():

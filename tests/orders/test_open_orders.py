@@ -1,11 +1,13 @@
-"""How much one account may have open."""
+"""How much one account may have open, and what becomes of orders that are never confirmed."""
 
 import pytest
 
 from contracts.errors import InsufficientStock, KeyReused, TooManyOpenOrders
+from contracts.events import OrderStatusUpdated
 from services.orders import Orders
 from services.products import Products
 from tests.factories import a_customer, a_line, a_product, place_order
+from tests.infrastructure.waiting import wait_for
 from tests.shop import refusal_of, running_shop
 
 
@@ -18,6 +20,7 @@ def shop(brokers, databases, smtp_server):
         "MAX_OPEN_UNITS": "40",
         "MAX_OPEN_ORDERS_UNPROVEN": "5",
         "MAX_OPEN_UNITS_UNPROVEN": "12",
+        "PENDING_ORDER_HOURS": "48",
     }
     with running_shop(brokers, databases, smtp_server, Orders, Products, **limits) as shop:
         shop.run(Orders, **limits)
@@ -144,3 +147,114 @@ def test_the_limits_are_multiplied_like_every_other(own_shop, scale, most):
         place_order(own_shop.rpc, {"product_id": 1, "quantity": 1000})
 
     assert (refusal.value.most_orders, refusal.value.most_units) == most
+
+
+# Orders that are never confirmed
+
+
+@pytest.fixture
+def held_outbox(shop):
+    """The relay stands still, so that its rows can be seen."""
+    with shop.transaction("orders", "SELECT pg_advisory_xact_lock(hashtext('outbox'))"):
+        yield lambda order: shop.sql(
+            "orders", "SELECT event_name, payload FROM outbox WHERE key = %s ORDER BY id", str(order["id"])
+        )
+
+
+def let_pass(shop, hours, *orders):
+    ids = [order["id"] for order in orders]
+    older = "UPDATE orders SET created_at = created_at - make_interval(hours => %s) WHERE id = ANY(%s)"
+    shop.sql("orders", older, hours, ids)
+
+
+def cancel_unconfirmed(shop):
+    shop.fire(shop.containers["orders"], "cancel_unconfirmed_orders")
+
+
+def steps(shop, order):
+    history = shop.rpc.orders.get_order(order_id=order["id"])["history"]
+    return [(step["status"], step["by"]) for step in history]
+
+
+def test_an_order_that_stays_pending_is_cancelled_by_the_shop_itself(shop, product, held_outbox):
+    late, early, confirmed = (place_order(shop.rpc, a_line(product, 2)) for _ in range(3))
+    shop.rpc.orders.update_status(order_id=confirmed["id"], status="confirmed")
+    let_pass(shop, 49, late, confirmed)
+    let_pass(shop, 47, early)
+
+    cancel_unconfirmed(shop)
+
+    assert steps(shop, late) == [("pending", "customer"), ("cancelled", "system")]
+    assert [steps(shop, order)[-1][0] for order in (early, confirmed)] == ["pending", "confirmed"]
+    name, payload = held_outbox(late)[-1]
+    assert (name, payload["sequence"], payload["old_status"]) == (OrderStatusUpdated.name, 2, "pending")
+    assert (payload["new_status"], payload["reason"]) == ("cancelled", "not-confirmed")
+
+
+def test_what_the_shop_cancels_gives_its_stock_back(shop, product):
+    order = place_order(shop.rpc, a_line(product, 2))
+    let_pass(shop, 49, order)
+
+    cancel_unconfirmed(shop)
+
+    wait_for(lambda: stock(shop, product) == 100)
+
+
+def test_orders_that_are_confirmed_meanwhile_stay_confirmed(shop, product):
+    orders = [place_order(shop.rpc, a_line(product)) for _ in range(12)]
+    let_pass(shop, 49, *orders)
+
+    calls = [shop.rpc.orders.update_status.call_async(order_id=order["id"], status="confirmed") for order in orders]
+    cancel_unconfirmed(shop)
+
+    confirmed = [refusal_of(call) is None for call in calls]
+    assert [steps(shop, order)[-1] for order in orders] == [
+        ("confirmed", "admin") if is_confirmed else ("cancelled", "system") for is_confirmed in confirmed
+    ]
+
+
+def test_an_order_that_is_locked_is_passed_over_for_now(shop, product):
+    held, free = (place_order(shop.rpc, a_line(product)) for _ in range(2))
+    let_pass(shop, 49, held, free)
+
+    with shop.transaction("orders", f"SELECT FROM orders WHERE id = {held['id']} FOR UPDATE"):
+        cancel_unconfirmed(shop)
+        assert steps(shop, free)[-1][0] == "cancelled"
+        assert steps(shop, held)[-1][0] == "pending"
+    cancel_unconfirmed(shop)
+
+    assert steps(shop, held)[-1][0] == "cancelled"
+
+
+def test_a_heap_of_old_orders_is_cancelled_round_by_round(shop):
+    customer = a_customer()
+    shop.sql(
+        "orders",
+        """
+        WITH made AS (
+            INSERT INTO attempts (reservation_id, user_id, key, state)
+            SELECT gen_random_uuid(), %s, n, 'ordered' FROM generate_series(1, 110) n RETURNING reservation_id
+        )
+        INSERT INTO orders (reservation_id, user_id, user_email, status, total_amount, created_at)
+        SELECT reservation_id, %s, %s, 'pending', 0, now() - interval '3 days' FROM made
+        """,
+        customer["user_id"],
+        customer["user_id"],
+        customer["user_email"],
+    )
+
+    cancel_unconfirmed(shop)
+
+    assert shop.rpc.orders.list_orders(user_id=customer["user_id"], status="cancelled", limit=1)["total"] == 110
+
+
+def test_without_the_setting_no_order_is_cancelled(own_shop):
+    orders = own_shop.run(Orders)
+    own_shop.run(Products)
+    product = own_shop.rpc.products.create_product(**a_product())
+    order = place_order(own_shop.rpc, a_line(product))
+    let_pass(own_shop, 24 * 365, order)
+
+    own_shop.fire(orders, "cancel_unconfirmed_orders")
+
+    assert steps(own_shop, order) == [("pending", "customer")]

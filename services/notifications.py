@@ -20,7 +20,6 @@ for the inbox alone: no push, no customer's list. The token is asked of users fo
 the mail and nowhere else.
 """
 
-import logging
 from dataclasses import replace
 from datetime import UTC, datetime
 from email.message import EmailMessage
@@ -69,8 +68,6 @@ from services.notifications_models import (
     lock_address,
 )
 from services.notifications_models import Base as Base  # for migrations/env.py
-
-logger = logging.getLogger(__name__)
 
 TOKEN_SECONDS = 1.5
 # Less than a caller waits.

@@ -15,7 +15,7 @@ from gateway.api import MAX_BODY_BYTES, Api, IdConverter, refuse_queries
 from gateway.auth import Origins, admit
 from gateway.cache import CachedReads
 from gateway.headers import CrossOrigin, preflight, security_headers
-from gateway.limits import BIG_BODY_BYTES, MAX_BIG_BODIES, MAX_IN_FLIGHT, LimitedRequests, Places
+from gateway.limits import BoundedBody, LimitedRequests
 from gateway.live import SOCKET_OPTIONS
 from gateway.routes import admin, auth, docs, health, notifications, orders, products, users
 
@@ -50,8 +50,6 @@ def create_app(config, cluster, tokens, cache, live, limits, page):
     app.extensions["tokens"] = tokens
     app.extensions["page"] = page
     app.extensions["rounds"] = health.Rounds()
-    in_flight = app.extensions["in_flight"] = Places(MAX_IN_FLIGHT)
-    big_bodies = app.extensions["big_bodies"] = Places(MAX_BIG_BODIES)
 
     @app.before_request
     def name_route():
@@ -91,9 +89,9 @@ def create_app(config, cluster, tokens, cache, live, limits, page):
         g.places = ExitStack()
         # Nothing else takes a body: the server throws it away.
         if request.method in ("POST", "PUT", "PATCH"):
-            is_chunked = "Transfer-Encoding" in request.headers
-            if is_chunked or (request.content_length or 0) > BIG_BODY_BYTES:
-                g.places.enter_context(big_bodies.take())
+            big_body = limits.big_bodies.take(g.client["client_address"])
+            body = BoundedBody(request.environ["wsgi.input"], lambda: g.places.enter_context(big_body))
+            request.environ["wsgi.input"] = body
             request.get_data()
 
     @app.before_request
@@ -103,7 +101,7 @@ def create_app(config, cluster, tokens, cache, live, limits, page):
         # Only now, as neither the services' time nor one of the places is a slow sender's.
         # Sockets have a limit of their own, and who is busy is well.
         if not request.url_rule.websocket and request.blueprint != health.blp.name:
-            g.places.enter_context(in_flight.take())
+            g.places.enter_context(limits.in_flight.take(g.client["client_address"]))
         g.shop = cluster.within(seconds=CALL_SECONDS, request_id=request.environ.get("request_id"))
         g.cache = cache
 

@@ -1,4 +1,4 @@
-"""How much one may ask: requests in a time, and requests at once.
+"""How much one may ask: requests in a time, requests at once, and large bodies at once.
 
     @blp.route("/users/login", methods=["POST"])
     @limited("login")
@@ -15,6 +15,7 @@ Not guaranteed: that anything is counted while that Redis is away. Requests pass
 import logging
 import math
 import time
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -36,9 +37,11 @@ LIMITS = {DEFAULT: 600, "login": 30, "refresh": 60, "register": 20, "reset": 10}
 PROBES = ("/livez", "/readyz", "/health")
 STORAGE_SECONDS = 0.25
 STORAGE_PAUSE_SECONDS = 5
-MAX_IN_FLIGHT = 512
+# At once: of all clients together, and of one address, which a RATE_LIMIT_SCALE above 1 multiplies.
+MAX_IN_FLIGHT, MAX_IN_FLIGHT_EACH = 512, 64
+# What a body takes of memory without being counted.
 BIG_BODY_BYTES = 16 * 1024
-MAX_BIG_BODIES = 64
+MAX_BIG_BODIES, MAX_BIG_BODIES_EACH = 128, 8
 
 
 def limited(name):
@@ -73,6 +76,9 @@ class Limits(DependencyProvider):
         self._limits = {name: Limit(name, max(1, round(quota * scale))) for name, quota in LIMITS.items()}
         self._storage = _storage(config["RATE_LIMIT_STORAGE_URI"])
         self.addresses = ClientAddresses(config["TRUSTED_PROXIES"])
+        of_one_address = max(1, scale)
+        self.in_flight = ConcurrencyLimit(MAX_IN_FLIGHT, MAX_IN_FLIGHT_EACH * of_one_address)
+        self.big_bodies = ConcurrencyLimit(MAX_BIG_BODIES, MAX_BIG_BODIES_EACH * of_one_address)
         self._failures = (self._storage.base_exceptions, OSError, eventlet.Timeout)
         self._is_away = False
         self._ask_again_at = 0
@@ -164,20 +170,49 @@ class LimitedRequests:
             return None, error.reason
 
 
-class Places:
-    """So many requests may be somewhere at once."""
+class ConcurrencyLimit:
+    """At most `most` requests at once, and at most `most_each` of one address."""
 
-    def __init__(self, most):
-        self.most = most
-        self._taken = 0
+    def __init__(self, most, most_each):
+        self.most, self.most_each = most, most_each
+        self._taken = Counter()
+
+    @property
+    def taken(self):
+        return self._taken.total()
 
     @contextmanager
-    def take(self):
-        """Hold one for the block. Raises Overloaded when there is none."""
-        if self._taken >= self.most:
+    def take(self, address):
+        """Count one request for the block. Raises Overloaded at either limit."""
+        if self.taken >= self.most or self._taken[address] >= self.most_each:
             raise Overloaded
-        self._taken += 1
+        self._taken[address] += 1
         try:
             yield
         finally:
-            self._taken -= 1
+            self._taken[address] -= 1
+            if not self._taken[address]:
+                del self._taken[address]
+
+
+class BoundedBody:
+    """A request body for WSGI. `enter_big` is called once more than BIG_BODY_BYTES are asked for.
+
+    By then so much has arrived: a client that only says that it will send a large body holds nothing.
+    """
+
+    def __init__(self, body, enter_big):
+        self._body = body
+        self._enter_big = enter_big
+        self._left = BIG_BODY_BYTES
+
+    def read(self, size=-1):
+        """As a raw stream's: a part may be shorter than asked for, and only the end is empty."""
+        if self._left is not None:
+            if self._left:
+                part = self._body.read(self._left if size < 0 else min(size, self._left))
+                self._left -= len(part)
+                return part
+            self._enter_big()
+            self._left = None
+        return self._body.read(size)

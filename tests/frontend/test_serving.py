@@ -14,10 +14,10 @@ from itertools import count
 import pytest
 import requests
 import websocket
-from requests.adapters import HTTPAdapter
 
 from gateway.headers import CONTENT_SECURITY_POLICY, security_headers
 from gateway.routes import docs
+from tests.infrastructure.clients import client_at
 from tests.infrastructure.feed import Feed
 from tests.infrastructure.waiting import wait_for
 
@@ -289,18 +289,6 @@ def test_elsewhere_there_is_no_web_socket(site, path):
         websocket.create_connection(f"ws://{site.host}{path}", timeout=10)
 
     assert still_answers(site)
-
-
-def client_at(address):
-    """Requests from one of this machine's own addresses: to the servers, another machine."""
-
-    class From(HTTPAdapter):
-        def init_poolmanager(self, *args, **kwargs):
-            super().init_poolmanager(*args, source_address=(address, 0), **kwargs)
-
-    session = requests.Session()
-    session.mount("http://", From())
-    return session
 
 
 def test_each_client_has_limits_of_its_own_whatever_it_says_it_is(site):

@@ -3,15 +3,17 @@
 import re
 import signal
 import socket
+from contextlib import ExitStack, contextmanager
 
 import pytest
 import requests
 import websocket
 
+from gateway import cache
 from gateway import limits as limits_module
 from gateway.limits import BIG_BODY_BYTES
-from gateway.server import WsgiServer
 from scripts.settings import free_port
+from tests.infrastructure.clients import client_at
 from tests.infrastructure.feed import Feed
 from tests.infrastructure.servers import Server
 from tests.infrastructure.waiting import wait_for
@@ -216,19 +218,14 @@ def test_a_redis_that_is_away_does_not_hinder_the_start(run_gateway, closed_port
     assert requests.get(f"{url}/auth/providers").status_code == 200
 
 
-def places(gateway, name):
-    """Those that the app of a running gateway gives out."""
-    (server,) = (entrypoint for entrypoint in gateway.container.entrypoints if isinstance(entrypoint, WsgiServer))
-    return server._app.extensions[name]
-
-
 def test_more_requests_than_can_be_worked_on_are_refused_but_not_cached_reads(
     run_gateway, customer, new_product, monkeypatch
 ):
+    monkeypatch.setattr(cache, "TTL_SECONDS", 60)
     gateway = run_gateway()
     client, path = Client(gateway.url, customer.token), f"/products/{new_product()['id']}"
     assert client.get(path).status_code == 200
-    monkeypatch.setattr(places(gateway, "in_flight"), "most", 0)
+    monkeypatch.setattr(provider(gateway.container, "limits").in_flight, "most", 0)
 
     refused = client.get("/users/me")
 
@@ -244,7 +241,7 @@ def test_more_requests_than_can_be_worked_on_are_refused_but_not_cached_reads(
 
 def test_a_request_gives_its_place_back_whatever_came_of_it(run_gateway, customer, monkeypatch):
     gateway = run_gateway()
-    monkeypatch.setattr(places(gateway, "in_flight"), "most", 1)
+    monkeypatch.setattr(provider(gateway.container, "limits").in_flight, "most", 1)
     client = Client(gateway.url, customer.token)
 
     statuses = [client.get(path).status_code for path in ("/users/me", "/orders/0", "/users/me?x=1", "/users/me")]
@@ -254,25 +251,78 @@ def test_a_request_gives_its_place_back_whatever_came_of_it(run_gateway, custome
 
 HEAD = b"POST /users/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 BIG = b" " * (BIG_BODY_BYTES + 1)
+FRAMINGS = [b"Content-Length: %d\r\n\r\n" % len(BIG), b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(BIG)]
 
 
-@pytest.mark.parametrize("size", [b"Content-Length: %d" % len(BIG), b"Transfer-Encoding: chunked"])
-def test_only_so_many_big_bodies_are_under_way_at_once(run_gateway, monkeypatch, size):
+def port_of(gateway):
+    return int(gateway.url.rpartition(":")[2])
+
+
+@contextmanager
+def slow_bodies(gateway, count, begun, address="127.0.0.1"):
+    """So many connections that have sent the beginning of a request and then nothing."""
+    with ExitStack() as stack:
+        for _ in range(count):
+            connection = socket.create_connection(("127.0.0.1", port_of(gateway)), source_address=(address, 0))
+            stack.enter_context(connection).sendall(begun)
+        yield
+
+
+def status_from(address, gateway, body):
+    return client_at(address).post(f"{gateway.url}/users/login", data=body, timeout=10).status_code
+
+
+@pytest.mark.parametrize("framing", FRAMINGS)
+def test_a_body_that_does_not_come_holds_up_no_other(run_gateway, framing):
     gateway = run_gateway()
-    client, big_bodies = Client(gateway.url), places(gateway, "big_bodies")
-    monkeypatch.setattr(big_bodies, "most", 1)
-    with socket.create_connection(("127.0.0.1", int(gateway.url.rpartition(":")[2]))) as slow:
-        slow.sendall(HEAD + size + b"\r\n\r\n")
-        wait_for(lambda: big_bodies._taken == 1)
 
-        refused = client.request("POST", "/users/login", data=BIG)
-        in_chunks = client.request("POST", "/users/login", data=iter([b"{}"]))
-        small = client.post("/users/login", {})
-        not_taken = client.request("GET", "/auth/providers", data=BIG)
+    with slow_bodies(gateway, limits_module.MAX_BIG_BODIES + 1, HEAD + framing + b" "):
+        statuses = [status_from("127.0.0.1", gateway, body) for body in (BIG, iter([BIG]))]
 
-    assert (refused.status_code, in_chunks.status_code) == (503, 503)
+    assert statuses == [415, 415]
+
+
+@pytest.mark.parametrize("framing", FRAMINGS)
+def test_large_bodies_under_way_are_counted_for_each_address(run_gateway, monkeypatch, framing):
+    monkeypatch.setattr(limits_module, "MAX_BIG_BODIES_EACH", 2)
+    gateway = run_gateway(RATE_LIMIT_SCALE="1")
+    big_bodies = provider(gateway.container, "limits").big_bodies
+
+    with slow_bodies(gateway, 2, HEAD + framing + BIG[:-1], address="127.0.3.1"):
+        wait_for(lambda: big_bodies.taken == 2)
+        refused = client_at("127.0.3.1").post(f"{gateway.url}/users/login", data=BIG)
+        small = status_from("127.0.3.1", gateway, b"{}")
+        another_address = status_from("127.0.3.2", gateway, BIG)
+
+    assert refused.status_code == 503
     assert problem(refused)["type"] == "overloaded"
-    assert (small.status_code, not_taken.status_code) == (422, 200)
-    # Whoever has gone gives the place back, and whoever was answered.
-    wait_for(lambda: big_bodies._taken == 0)
-    assert [client.request("POST", "/users/login", data=BIG).status_code for _ in range(2)] == [415, 415]
+    assert (small, another_address) == (415, 415)
+    # A client that has left, or was answered, is no longer counted.
+    wait_for(lambda: big_bodies.taken == 0)
+    assert [status_from("127.0.3.1", gateway, BIG) for _ in range(3)] == [415] * 3
+
+
+def test_large_bodies_of_all_addresses_have_a_limit_too(run_gateway, monkeypatch):
+    monkeypatch.setattr(limits_module, "MAX_BIG_BODIES", 1)
+    gateway = run_gateway()
+
+    with slow_bodies(gateway, 1, HEAD + FRAMINGS[0] + BIG[:-1], address="127.0.3.1"):
+        wait_for(lambda: provider(gateway.container, "limits").big_bodies.taken == 1)
+        status = status_from("127.0.3.2", gateway, BIG)
+
+    assert status == 503
+
+
+def test_requests_in_flight_are_counted_for_each_address(run_gateway, customer, monkeypatch):
+    gateway = run_gateway(RATE_LIMIT_SCALE="1")
+    in_flight = provider(gateway.container, "limits").in_flight
+    monkeypatch.setattr(in_flight, "most_each", 1)
+    headers = {"Authorization": f"Bearer {customer.token}"}
+
+    with in_flight.take("127.0.3.1"):
+        statuses = [
+            client_at(address).get(f"{gateway.url}/users/me", headers=headers).status_code
+            for address in ("127.0.3.1", "127.0.3.2")
+        ]
+
+    assert statuses == [503, 200]

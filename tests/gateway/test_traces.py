@@ -57,7 +57,7 @@ def test_of_an_address_that_is_no_route_and_of_an_invented_method_nothing_is_tol
 
 
 def test_an_answer_of_500_or_more_is_an_error(gateway, collector):
-    server_of(gateway.container)._app.extensions["in_flight"].most = 0
+    provider(gateway.container, "limits").in_flight.most = 0
 
     requests.get(f"{gateway.url}/products/1", timeout=10)
 

@@ -573,9 +573,11 @@ def test_in_the_mesh_the_frontend_is_reached_from_where_the_gateway_stands():
         assert gateway == f"{example['namespace']}/{example['name']}"
 
 
-def test_in_the_mesh_the_sidecars_are_trusted_proxies():
+@pytest.mark.parametrize("part", ["gateway", "frontend"])
+def test_in_the_mesh_the_sidecars_are_trusted_proxies(part):
     def trusted(values_files):
-        return of_kind(release(values_files), "ConfigMap")["forage-settings"]["data"]["TRUSTED_PROXIES"]
+        documents = release(values_files)
+        return environment(documents, pods(documents)[f"forage-{part}"])["TRUSTED_PROXIES"]
 
     # From which they hand a request on to their own pod's process.
     assert trusted(ISTIO) == "10.244.0.0/16,127.0.0.6,::6"

@@ -265,10 +265,11 @@ def test_only_those_who_reach_out_are_on_another_network(compose):
     }
 
 
-def test_the_gateway_believes_nginx_and_a_proxy_of_this_machine_before_it(compose):
+def test_gateway_and_nginx_believe_nginx_and_a_proxy_of_this_machine_before_it(compose):
     shop, storefront = (compose["networks"][name]["ipam"]["config"][0]["subnet"] for name in ("shop", "storefront"))
 
-    assert compose["services"]["gateway"]["environment"]["TRUSTED_PROXIES"] == f"{shop},{storefront}"
+    for process in ("gateway", "frontend"):
+        assert compose["services"][process]["environment"]["TRUSTED_PROXIES"] == f"{shop},{storefront}"
 
 
 def test_the_sign_in_provider_knows_the_people_of_make_run(containers):

@@ -68,13 +68,25 @@ def dist(tmp_path_factory):
     return folder
 
 
-def node(folder, dist, environment):
+def node(folder, dist, environment, edits):
     return [shutil.which("node"), str(npm.FRONTEND / "server.js"), str(dist)]
 
 
-def nginx(folder, dist, environment):
-    """As the image fills in its templates."""
-    template = (npm.FRONTEND / "nginx.conf").read_text().replace("/usr/share/nginx/html", str(dist))
+def nginx(folder, dist, environment, edits):
+    """As the image fills in its templates. edits: what else to replace in nginx.conf."""
+    script = '. "$0" && printf %s "$REAL_IP_FROM"'
+    real_ip_from = subprocess.run(
+        ["sh", "-c", script, npm.FRONTEND / "trusted-proxies.envsh"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    environment["REAL_IP_FROM"] = real_ip_from.stdout
+    template = (npm.FRONTEND / "nginx.conf").read_text()
+    for old, new in {**edits, "/usr/share/nginx/html": str(dist)}.items():
+        assert old in template
+        template = template.replace(old, new)
     site = re.sub(r"\$\{([A-Z_]+)\}", lambda name: environment[name[1]], template)
     (folder / "site.conf").write_text(site)
     (folder / "nginx.conf").write_text(NGINX.format(folder=folder))
@@ -86,7 +98,7 @@ def serve(request, dist, tmp_path_factory):
     """`serve(gateway_port)` is a context with one more server: `url`, `ws_url`, `port`, `host`, `server`."""
 
     @contextmanager
-    def serve(gateway_port, **settings):
+    def serve(gateway_port, edits=None, **settings):
         folder = tmp_path_factory.mktemp("server")
         port = free_port()
         environment = {
@@ -101,7 +113,7 @@ def serve(request, dist, tmp_path_factory):
         server = Server(
             request.param.__name__,
             folder,
-            request.param(folder, dist, environment),
+            request.param(folder, dist, environment, edits or {}),
             environment,
             is_ready=lambda: answers(port),
         ).start()

@@ -1,5 +1,6 @@
 """Both servers of the storefront, before a running gateway: the same paths, headers and caching."""
 
+import errno
 import json
 import os
 import re
@@ -8,20 +9,21 @@ import socket
 import struct
 import threading
 import zlib
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from itertools import count
 
 import pytest
 import requests
 import websocket
 
+from gateway import server as server_module
 from gateway.headers import CONTENT_SECURITY_POLICY, security_headers
 from gateway.routes import docs
 from tests.infrastructure.clients import client_at
 from tests.infrastructure.feed import Feed
 from tests.infrastructure.waiting import wait_for
 
-from .conftest import PAGE, SCRIPT, node
+from .conftest import PAGE, SCRIPT, nginx, node
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 SCRIPT_PATH = "/assets/index-C0FFEE.js"
@@ -538,3 +540,90 @@ def test_it_ends_at_once_though_web_sockets_are_open(serve, shop):
         assert site.server.process.wait(3) == 0
         with pytest.raises((websocket.WebSocketConnectionClosedException, ConnectionError)):
             feed.hear()
+
+
+with_nginx = pytest.mark.parametrize("serve", [nginx], ids=["nginx"], indirect=True)
+LOGIN = b"POST /api/users/login HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json\r\n"
+
+
+@with_nginx
+def test_one_address_cannot_take_all_connections(serve, shop):
+    two_each = {"connections_of_address 512": "connections_of_address 2"}
+    with serve(shop.port, edits=two_each) as site, ExitStack() as stack:
+        for _ in range(2):
+            connection = socket.create_connection(("127.0.0.1", site.port), timeout=10, source_address=("127.0.4.1", 0))
+            web_socket = websocket.create_connection(site.ws_url, timeout=10, socket=connection)
+            stack.enter_context(closing(web_socket))
+
+        refused = client_at("127.0.4.1").get(f"{site.url}/api/livez", timeout=10)
+        other = client_at("127.0.4.2").get(f"{site.url}/api/livez", timeout=10)
+
+    assert (refused.status_code, other.status_code) == (503, 200)
+    assert refused.headers["Content-Type"] == "application/problem+json"
+    assert (refused.json()["type"], refused.headers["Retry-After"]) == ("overloaded", "2")
+
+
+@with_nginx
+def test_a_trusted_proxy_names_the_client_that_is_counted_and_no_one_else_does(serve, shop):
+    settings = {
+        "edits": {"connections_of_address 512": "connections_of_address 1"},
+        "TRUSTED_PROXIES": "10.0.0.0/8, 127.0.5.1",
+    }
+    with serve(shop.port, **settings) as site:
+
+        def status(address, named):
+            headers = {"X-Forwarded-For": named}
+            return client_at(address).get(f"{site.url}/api/livez", headers=headers, timeout=10).status_code
+
+        connection = socket.create_connection(("127.0.0.1", site.port), timeout=10, source_address=("127.0.5.1", 0))
+        header = ["X-Forwarded-For: 192.0.2.1"]
+        with closing(websocket.create_connection(site.ws_url, timeout=10, socket=connection, header=header)):
+            statuses = [
+                status("127.0.5.1", "192.0.2.1"),
+                status("127.0.5.1", "192.0.2.2"),
+                status("127.0.5.1", "192.0.2.1, 192.0.2.3"),
+                status("127.0.5.2", "192.0.2.1"),
+            ]
+
+    assert statuses == [503, 200, 200, 200]
+
+
+@with_nginx
+@pytest.mark.parametrize("begun", [b"", b"GET / HTTP/1.1\r\nHos"])
+def test_the_head_of_a_request_has_to_come_in_time(serve, closed_port, begun):
+    with serve(closed_port, edits={"client_header_timeout 15s": "client_header_timeout 1s"}) as site:
+        assert ask(site.port, begun) == b""
+
+
+@with_nginx
+def test_a_body_that_pauses_is_given_up(serve, shop):
+    with serve(shop.port, edits={"client_body_timeout 30s": "client_body_timeout 1s"}) as site:
+        answer = ask(site.port, LOGIN + b"Content-Length: 100\r\n\r\n{")
+
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 408")
+
+
+@with_nginx
+def test_drops_of_a_body_do_not_lengthen_its_time(serve, shop, monkeypatch):
+    monkeypatch.setattr(server_module, "BODY_SECONDS", 1)
+    with serve(shop.port) as site, socket.create_connection(("127.0.0.1", site.port), timeout=10) as connection:
+        connection.sendall(LOGIN + b"Content-Length: 1000\r\n\r\n")
+        connection.settimeout(0.05)
+        answer = b""
+        for _ in range(200):
+            with suppress(TimeoutError):
+                connection.sendall(b" ")
+                answer = connection.recv(65536)
+                break
+
+    assert answer.startswith(b"HTTP/1.1 400")
+
+
+@with_nginx
+def test_an_answer_has_to_be_read_in_time(serve, shop):
+    with serve(shop.port, edits={"send_timeout 30s": "send_timeout 1s"}) as site, socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect(("127.0.0.1", site.port))
+        slow.sendall(b"GET /api/docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 20)
+
+        assert wait_for(lambda: slow.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)) == errno.ECONNRESET

@@ -184,3 +184,9 @@ volumes:
         {{- . | nindent 8 }}
   {{- end }}
 {{- end }}
+
+{{- define "forage.trusted_proxies" -}}
+{{- .Values.settings.TRUSTED_PROXIES -}}
+{{- /* From which a sidecar hands a request on to its own pod. */ -}}
+{{- if .Values.istio.enabled }},127.0.0.6,::6{{ end -}}
+{{- end }}

@@ -39,6 +39,16 @@ class ServiceUnavailable(Exception):
 
 
 @deserialize_to_instance
+class ServiceBusy(ServiceUnavailable):
+    """The service has more of such calls than it can answer in time. Nothing was carried out."""
+
+    def __init__(self, service, retry_after_seconds):
+        super().__init__(service)
+        self.args = service, retry_after_seconds
+        self.retry_after_seconds = int(retry_after_seconds)
+
+
+@deserialize_to_instance
 class NotReplayable(Exception):
     """There is no queue to give the parked message back to: it names none, or one that is gone."""
 

@@ -27,6 +27,7 @@ import json
 import logging
 import time
 from contextlib import suppress
+from typing import Any
 from uuid import uuid4
 
 import eventlet
@@ -48,7 +49,7 @@ from prometheus_client import Histogram
 from extensions.broker import BrokerUnavailable, Publisher, Unroutable, encode
 from extensions.consumers import Consumers
 from extensions.deadlines import CLOCK_SKEW, FIELDS, SenderClocks, time_fields
-from extensions.errors import RpcTimeout, ServiceUnavailable, outcome_of
+from extensions.errors import RpcTimeout, ServiceBusy, ServiceUnavailable, outcome_of
 from extensions.gauges import QUEUE_MESSAGES, QueueDepths
 from extensions.tracing import Operation, Tracer, context_of, trace_headers
 
@@ -121,12 +122,13 @@ class RpcConsumer(SharedExtension):
 
     @property
     def prefetch(self):
-        """The workers that event handlers, polls and timers leave over."""
+        """The workers that event handlers, polls and timers leave over, and the calls that wait without one."""
         taken = sum(
             1 if isinstance(entrypoint, Timer) else getattr(entrypoint, "workers", 0)
             for entrypoint in self.container.entrypoints
         )
-        return max(1, self.container.max_workers - taken)
+        limits = {entrypoint.limit for entrypoint in self._methods.values() if entrypoint.limit is not None}
+        return max(1, self.container.max_workers - taken) + sum(limit.most_waiting for limit in limits)
 
     def queue(self):
         name = self.container.service_name
@@ -166,8 +168,17 @@ class RpcConsumer(SharedExtension):
             self._answer(message, entrypoint.method_name, started_at, error=RpcTimeout(self.container.service_name))
             return
         context["deadline"] = deadline
+        leave = None
+        if entrypoint.limit is not None:
+            try:
+                leave = entrypoint.limit.enter(deadline)
+            except (ServiceBusy, RpcTimeout) as error:
+                self._answer(message, entrypoint.method_name, started_at, error=error)
+                return
 
         def finish(worker_ctx, result, exc_info):
+            if leave is not None:
+                leave()
             answer = {"result": result} if exc_info is None else {"error": exc_info[1]}
             self._answer(message, entrypoint.method_name, started_at, **answer)
             return result, exc_info
@@ -228,7 +239,10 @@ def _answer_of(result, error):
 
 
 class Rpc(Entrypoint):
+    """limit: None, or what a call has to enter before it takes a worker; see extensions.passwords.HashingLimit."""
+
     consumer = RpcConsumer()
+    limit: Any = None
 
     def setup(self):
         # What is meant to cross the wire is an answer, not an accident: it's logged without alarm.

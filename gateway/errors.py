@@ -17,7 +17,7 @@ from werkzeug.routing import WebsocketMismatch
 from wsproto.utilities import RemoteProtocolError
 
 from contracts import errors as shop
-from extensions.errors import NotReplayable, ParkingLotBusy, RpcTimeout, ServiceUnavailable, TooManyParked
+from extensions.errors import NotReplayable, ParkingLotBusy, RpcTimeout, ServiceBusy, ServiceUnavailable, TooManyParked
 
 logger = logging.getLogger(__name__)
 
@@ -148,6 +148,7 @@ PROBLEMS = {
     ParkingLotBusy: Problem(503, "parking-lot-busy", "Others are at the parked messages just now: try again.", 1),
     ServiceUnavailable: Problem(503, "service-unavailable", "A service is down.", 2),
     RpcTimeout: Problem(504, "timeout", "A service did not answer in time. What was asked of it may have happened.", 2),
+    ServiceBusy: Problem(503, "overloaded", "Too many ask for this at once: try again in {retry_after_seconds} s."),
     NotReady: Problem(503, "not-ready", "No service answers.", 2),
     Unauthenticated: Problem(401, "unauthenticated", "A valid access token is needed."),
     AccessDenied: Problem(403, "access-denied", "Your role does not allow this."),

@@ -59,7 +59,7 @@ from extensions.inbox import once
 from extensions.metrics import Metrics
 from extensions.openid import IdentityRefused, OpenIdClient, ProviderAway, ProviderNotConfigured
 from extensions.outbox import Outbox
-from extensions.passwords import Passwords
+from extensions.passwords import Passwords, hashing_rpc
 from extensions.payloads import timestamp
 from extensions.polling import Bell, poll
 from extensions.rpc import rpc
@@ -198,7 +198,7 @@ class Users:
 
     # Accounts
 
-    @rpc
+    @hashing_rpc
     def register(self, email, username, password):
         """Open a customer's account and return it.
 
@@ -295,7 +295,7 @@ class Users:
 
     # Passwords
 
-    @rpc
+    @hashing_rpc
     def change_password(self, user_id, old_password, password, client_address=None):
         """Set a new password; all sessions end.
 
@@ -326,7 +326,7 @@ class Users:
         request = load(PasswordResetRequest(), {"email": email})
         self._request_mail(request["email"], RESET)
 
-    @rpc
+    @hashing_rpc
     def reset_password(self, token, password):
         """Set a new password with a mailed token, which is spent; all sessions end.
 
@@ -407,7 +407,7 @@ class Users:
 
     # Sessions
 
-    @rpc
+    @hashing_rpc
     def login(self, email, password, client_address=None, user_agent=None):
         """Open a session: {access_token, token_type, expires_in (seconds), refresh_token}.
 

@@ -19,6 +19,7 @@ from contracts.errors import (
     UnprovenAddress,
 )
 from contracts.schemas import Credentials
+from extensions.errors import ServiceBusy
 from gateway import cookies
 from gateway.api import JSON, Blueprint
 from gateway.auth import public, with_cookie
@@ -38,7 +39,7 @@ blp = Blueprint("auth", __name__, description="Logging in and out")
 @limited("login")
 @blp.arguments(Credentials)
 @blp.response(200, TokenView, headers=["Set-Cookie"])
-@blp.problems(InvalidCredentials, TooManyFailures)
+@blp.problems(ServiceBusy, InvalidCredentials, TooManyFailures)
 def login(credentials):
     """Get an access token, and the cookie that refreshes it, for an address and a password."""
     return _keep_session(g.shop.users.login(**credentials, **g.client))

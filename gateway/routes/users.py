@@ -10,6 +10,7 @@ from contracts.schemas import (
     UserChanges,
     UserRegistration,
 )
+from extensions.errors import ServiceBusy
 from gateway import cookies
 from gateway.api import Blueprint
 from gateway.auth import admin, owner, public, user, with_cookie
@@ -25,7 +26,7 @@ blp = Blueprint("users", __name__, description="Accounts")
 @limited("register")
 @blp.arguments(UserRegistration)
 @blp.response(201, UserView)
-@blp.problems(Taken)
+@blp.problems(ServiceBusy, Taken)
 def register(registration):
     """Open an account. A mail asks to prove the address."""
     return g.shop.users.register(**registration)
@@ -47,7 +48,7 @@ def request_password_reset(request):
 @limited("reset")
 @blp.arguments(PasswordReset)
 @blp.response(204)
-@blp.problems(InvalidToken)
+@blp.problems(ServiceBusy, InvalidToken)
 def reset_password(reset):
     """Set a new password with the token of the mail's link. All sessions of the account end."""
     g.shop.users.reset_password(**reset)
@@ -90,7 +91,7 @@ def update_profile(profile):
 @limited("login")
 @blp.arguments(PasswordChange)
 @blp.response(204)
-@blp.problems(TooManyFailures, UserNotFound)
+@blp.problems(ServiceBusy, TooManyFailures, UserNotFound)
 def change_password(change):
     """Set a new password. All sessions of the account end, this one among them."""
     g.shop.users.change_password(user_id=g.caller.user_id, **change, client_address=g.client["client_address"])

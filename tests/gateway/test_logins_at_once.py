@@ -1,0 +1,87 @@
+"""Many logins at once: they wait for the processor, and hold up no one else."""
+
+import os
+
+import bcrypt
+import eventlet
+import pytest
+import requests
+from eventlet import patcher
+
+from extensions import passwords
+from extensions.passwords import HashingLimit
+from gateway import Gateway
+from gateway import app as app_module
+from services.users import Users
+from tests.factories import an_account
+from tests.infrastructure.waiting import wait_for
+
+from .conftest import problem
+
+LOGINS = 50
+MOST_TAKEN = min(len(os.sched_getaffinity(0)), 5) + HashingLimit.most_waiting
+
+
+@pytest.fixture
+def crowd(own_shop, monkeypatch):
+    """A shop with many accounts: `url`, `first` and `accounts`."""
+    # However busy this machine is, what is let in gets its answer.
+    monkeypatch.setattr(app_module, "CALL_SECONDS", 60)
+    own_shop.run(Users)
+    own_shop.run(Gateway)
+    own_shop.url = f"http://127.0.0.1:{own_shop.config['GATEWAY_PORT']}"
+    first = an_account()
+    wait_for(lambda: requests.post(f"{own_shop.url}/users/register", json=first, timeout=15).status_code == 201)
+    own_shop.accounts = [{**first, "email": f"{number}.{first['email']}"} for number in range(LOGINS)]
+    for account in own_shop.accounts:
+        copy = "INSERT INTO users (email, username, password_hash) SELECT %s, %s, password_hash FROM users LIMIT 1"
+        own_shop.sql("users", copy, account["email"], account["email"][:50])
+    own_shop.first = first
+    return own_shop
+
+
+def log_in(crowd, account, session=requests):
+    body = {"email": account["email"], "password": account["password"]}
+    return session.post(f"{crowd.url}/users/login", json=body, timeout=60)
+
+
+@pytest.fixture
+def slow_hashes(monkeypatch):
+    """No password is checked before `slow_hashes.set()`."""
+    # Waited for in threads, not in greenlets.
+    may_end, check = patcher.original("threading").Event(), bcrypt.checkpw
+    monkeypatch.setattr(bcrypt, "checkpw", lambda *arguments: may_end.wait() and check(*arguments))
+    yield may_end
+    may_end.set()
+
+
+def test_fifty_logins_at_once_hold_up_no_one_and_each_succeeds_or_is_refused_at_once(crowd, slow_hashes):
+    slow_hashes.set()
+    browser = requests.Session()
+    headers = {"Authorization": f"Bearer {log_in(crowd, crowd.first, browser).json()['access_token']}"}
+    slow_hashes.clear()
+
+    refused, logged_in = [], []
+    logins = [eventlet.spawn(log_in, crowd, account) for account in crowd.accounts]
+    for login in logins:
+        login.link(lambda login: (logged_in if login.wait().status_code == 200 else refused).append(login.wait()))
+    wait_for(lambda: len(refused) >= LOGINS - MOST_TAKEN, seconds=60)
+    me = requests.get(f"{crowd.url}/users/me", headers=headers, timeout=30)
+    refresh = browser.post(f"{crowd.url}/auth/refresh", timeout=30)
+    slow_hashes.set()
+    wait_for(lambda: len(refused) + len(logged_in) == LOGINS, seconds=60)
+
+    assert (me.status_code, refresh.status_code) == (200, 200)
+    assert len(logged_in) == MOST_TAKEN
+    assert {(answer.status_code, problem(answer)["type"]) for answer in refused} == {(503, "overloaded")}
+    assert all(int(answer.headers["Retry-After"]) >= 1 for answer in refused)
+
+
+def test_a_login_that_would_not_be_over_in_time_is_refused_at_once(crowd, monkeypatch):
+    # As if a hash took minutes.
+    monkeypatch.setattr(passwords, "MARGIN", 10**6)
+
+    answer = log_in(crowd, crowd.first)
+
+    assert (answer.status_code, problem(answer)["type"]) == (503, "overloaded")
+    assert int(answer.headers["Retry-After"]) >= 1

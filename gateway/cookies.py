@@ -1,7 +1,13 @@
-"""The two cookies: a session's refresh token, and the state of a sign-in that is under way.
+"""The cookies: a session's refresh token, and the state of each sign-in that was begun.
 
 Scripts can't read them, and they go over https alone where the shop has it.
+
+Each sign-in has a cookie of its own, named after its state, so that tabs don't spoil each other's. A finished one is
+kept as such until it expires: a reload of the provider's answer is then told from a forged one.
 """
+
+import hashlib
+import hmac
 
 from flask import after_this_request, current_app, request
 
@@ -9,30 +15,52 @@ from gateway.headers import is_on_https
 
 REFRESH, SIGN_IN = "forage_refresh", "forage_sign_in"
 # As long as users keeps what they stand for.
-SECONDS = {REFRESH: 30 * 24 * 3600, SIGN_IN: 10 * 60}
-# Strict would keep a sign-in's state from coming back from the provider.
-SAME_SITE = {REFRESH: "Strict", SIGN_IN: "Lax"}
+REFRESH_SECONDS, SIGN_IN_SECONDS = 30 * 24 * 3600, 10 * 60
+# More would not fit into the head of a request with other cookies.
+MAX_SIGN_INS = 10
+BEGUN, FINISHED = "begun", "finished"
 
 
-def read(name):
-    return request.cookies.get(name)
+def read_refresh():
+    return request.cookies.get(REFRESH)
 
 
-def keep(name, value):
+def keep_refresh(token):
     """Set the cookie with the answer, whatever that will be."""
-    _set(name, value, SECONDS[name])
+    _set(REFRESH, token, REFRESH_SECONDS, "Strict")
 
 
-def drop(name):
-    _set(name, "", 0)
+def drop_refresh():
+    _set(REFRESH, "", 0, "Strict")
 
 
-def _set(name, value, seconds):
+def sign_in_stage(state):
+    """How far this browser's sign-in with that state is: BEGUN, FINISHED, or None when it began elsewhere."""
+    stage, _, expected = request.cookies.get(_sign_in_name(state), "").partition(".")
+    return stage if state and hmac.compare_digest(expected.encode(), state.encode()) else None
+
+
+def keep_sign_in(state, stage):
+    others = [name for name in request.cookies if name.startswith(SIGN_IN) and name != _sign_in_name(state)]
+    if len(others) >= MAX_SIGN_INS:
+        for name in others:
+            _set_sign_in(name, "", 0)
+    _set_sign_in(_sign_in_name(state), f"{stage}.{state}", SIGN_IN_SECONDS)
+
+
+def _sign_in_name(state):
+    return f"{SIGN_IN}_{hashlib.sha256(state.encode()).hexdigest()[:16]}"
+
+
+def _set_sign_in(name, value, seconds):
+    # Strict would keep it from coming back from the provider.
+    _set(name, value, seconds, "Lax")
+
+
+def _set(name, value, seconds, same_site):
     secure = is_on_https(current_app.config)
 
     @after_this_request
     def set_cookie(response):
-        response.set_cookie(
-            name, value, max_age=seconds, path="/", secure=secure, httponly=True, samesite=SAME_SITE[name]
-        )
+        response.set_cookie(name, value, max_age=seconds, path="/", secure=secure, httponly=True, samesite=same_site)
         return response

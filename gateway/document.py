@@ -13,7 +13,12 @@ from gateway.cookies import REFRESH, SIGN_IN
 SECURITY_SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
     REFRESH: {"type": "apiKey", "in": "cookie", "name": REFRESH, "description": "a session, from logging in"},
-    SIGN_IN: {"type": "apiKey", "in": "cookie", "name": SIGN_IN, "description": "a sign-in that is under way"},
+    SIGN_IN: {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": SIGN_IN,
+        "description": f"`{SIGN_IN}_` and a part made of the state: each sign-in has a cookie of its own",
+    },
 }
 POLICY = r'"[a-z]+";q=[0-9]+;w=[0-9]+'
 LEFT = r'"[a-z]+";r=[0-9]+;t=[0-9]+'
@@ -46,7 +51,7 @@ HEADERS = {
         "required": True,
         "schema": {"type": "integer", "minimum": 0},
     },
-    "Set-Cookie": {"description": f"`{REFRESH}`, or `{SIGN_IN}`", "schema": {"type": "string"}},
+    "Set-Cookie": {"description": f"`{REFRESH}`, or `{SIGN_IN}_…`", "schema": {"type": "string"}},
 }
 # The server's own refusals, which never get as far as being counted.
 UNCOUNTED = {414: "request-uri-too-long", 431: "request-header-fields-too-large"}

@@ -530,7 +530,7 @@ class Users:
         with self.db.transaction() as session:
             begun = SignIn.take(session, answer["state"])
         if begun is None:
-            raise SignInRefused("This sign-in is finished or took too long: begin anew.")
+            raise SignInRefused("This sign-in is finished or took too long: begin again.")
         with _errors_of_provider():
             identity = self.openid.finish(answer["code"], begun.nonce, begun.code_verifier)
         with self.db.transaction() as session:

@@ -3,8 +3,6 @@
 A browser on its way to or from Google shows what it gets: a refusal leads it to the storefront, which says why.
 """
 
-import hmac
-
 from flask import Response, current_app, g, jsonify, request
 from marshmallow import EXCLUDE
 
@@ -54,7 +52,7 @@ def login(credentials):
 @blp.problems(InvalidSession)
 def refresh():
     """Get a new access token for the cookie, which is replaced. A cookie that was used before ends its session."""
-    refresh_token = cookies.read(cookies.REFRESH)
+    refresh_token = cookies.read_refresh()
     if not refresh_token:
         raise InvalidSession
     return _keep_session(g.shop.users.refresh(refresh_token=refresh_token))
@@ -67,10 +65,10 @@ def refresh():
 @blp.response(204, headers=["Set-Cookie"])
 def logout():
     """End the cookie's session. An access token that is out already holds until it expires, 15 minutes at most."""
-    refresh_token = cookies.read(cookies.REFRESH)
+    refresh_token = cookies.read_refresh()
     if refresh_token:
         g.shop.users.logout(refresh_token=refresh_token)
-    cookies.drop(cookies.REFRESH)
+    cookies.drop_refresh()
 
 
 @blp.route("/auth/providers")
@@ -93,7 +91,7 @@ def google():
     but the general limit of requests.
     """
     sign_in = g.shop.users.google_sign_in_url()
-    cookies.keep(cookies.SIGN_IN, sign_in["state"])
+    cookies.keep_sign_in(sign_in["state"], cookies.BEGUN)
     return _go_to(sign_in["url"])
 
 
@@ -107,16 +105,32 @@ def google():
 def google_callback(query):
     """Come back from Google: on to the storefront, with the access token in the fragment.
 
+    A reload leads there again, with a new token if the browser sends the session's cookie.
     A client that prefers `text/html` is led to the storefront's `/auth/callback#error=<type>` by whatever goes wrong,
     but the general limit of requests.
     """
-    expected = cookies.read(cookies.SIGN_IN) or ""
-    if not expected or not hmac.compare_digest(expected.encode(), query["state"].encode()):
+    code, state = query["code"], query["state"]
+    stage = cookies.sign_in_stage(state)
+    if stage is None:
         raise SignInRefused("This sign-in did not begin in this browser: begin it here.")
-    cookies.drop(cookies.SIGN_IN)
-    if not query["code"]:
-        raise SignInRefused("The provider did not sign you in: begin anew.")
-    tokens = _keep_session(g.shop.users.google_sign_in(code=query["code"], state=query["state"], **g.client))
+    if stage == cookies.FINISHED:
+        return _come_back_again()
+    if not code:
+        raise SignInRefused("The provider did not sign you in: begin again.")
+    tokens = _keep_session(g.shop.users.google_sign_in(code=code, state=state, **g.client))
+    cookies.keep_sign_in(state, cookies.FINISHED)
+    return _come_back(f"token={tokens['access_token']}")
+
+
+def _come_back_again():
+    refresh_token = cookies.read_refresh()
+    if not refresh_token:
+        # A browser keeps this cookie back where another site led to the address. The storefront then finds it.
+        return _come_back()
+    try:
+        tokens = _keep_session(g.shop.users.refresh(refresh_token=refresh_token))
+    except InvalidSession:
+        raise SignInRefused("This sign-in's session has ended: begin again.") from None
     return _come_back(f"token={tokens['access_token']}")
 
 
@@ -129,8 +143,8 @@ def refuse(error):
     return problem
 
 
-def _come_back(fragment):
-    return _go_to(f"{current_app.config['FRONTEND_URL']}/auth/callback#{fragment}")
+def _come_back(fragment=""):
+    return _go_to(f"{current_app.config['FRONTEND_URL']}/auth/callback{fragment and '#'}{fragment}")
 
 
 def _go_to(url):
@@ -140,5 +154,5 @@ def _go_to(url):
 
 def _keep_session(tokens):
     """What the body says of them; the refresh token goes into its cookie."""
-    cookies.keep(cookies.REFRESH, tokens.pop("refresh_token"))
+    cookies.keep_refresh(tokens.pop("refresh_token"))
     return tokens

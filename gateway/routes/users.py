@@ -115,7 +115,7 @@ def request_verification():
 @blp.response(200, SessionView(many=True))
 def list_sessions():
     """Where the caller is logged in, last used first. `current` is the session of the cookie."""
-    return g.shop.users.list_sessions(user_id=g.caller.user_id, refresh_token=cookies.read(cookies.REFRESH))
+    return g.shop.users.list_sessions(user_id=g.caller.user_id, refresh_token=cookies.read_refresh())
 
 
 @blp.route("/users/me/sessions/<id:session_id>", methods=["DELETE"])

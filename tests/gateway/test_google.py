@@ -11,7 +11,6 @@ from tests.factories import an_account
 
 from .conftest import problem
 
-STATE = "forage_sign_in"
 # As Chromium and Firefox send it when somebody follows a link.
 PAGE = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
 
@@ -29,6 +28,16 @@ def browser(shop):
             return self.go("/auth/google").headers["Location"]
 
     return Browser()
+
+
+def state_of(url):
+    return parse_qs(urlsplit(url).query)["state"][0]
+
+
+def email_in(answer):
+    """Of the access token in the fragment."""
+    token = answer.headers["Location"].partition("#token=")[2]
+    return jwt.decode(token, options={"verify_signature": False})["email"]
 
 
 def cookies_set_by(answer):
@@ -77,19 +86,30 @@ def test_the_way_to_the_provider_says_what_openid_connect_wants(browser, sign_in
 def test_the_state_is_in_a_cookie_that_comes_back_from_the_provider(browser):
     answer = browser.go("/auth/google")
 
-    cookie = cookies_set_by(answer)[STATE]
-    assert cookie.value == parse_qs(urlsplit(answer.headers["Location"]).query)["state"][0]
+    [(name, cookie)] = cookies_set_by(answer).items()
+    assert name.startswith("forage_sign_in_")
+    assert cookie.value.endswith(state_of(answer.headers["Location"]))
     assert (cookie["samesite"], cookie["path"], cookie["max-age"]) == ("Lax", "/", "600")
     assert cookie["httponly"]
 
 
-def test_the_state_cookie_is_gone_after_its_use(browser, sign_in_provider):
-    code, state = sign_in_provider.log_in(browser.begin(), email=an_account()["email"])
+def test_sign_ins_in_two_tabs_don_t_spoil_each_other(browser, sign_in_provider):
+    first_url, second_url = browser.begin(), browser.begin()
+    people = [an_account()["email"] for _ in range(2)]
+    answers = [
+        sign_in_provider.log_in(url, email=email) for url, email in zip((first_url, second_url), people, strict=True)
+    ]
 
-    answer = browser.go("/auth/google/callback", code=code, state=state)
+    returns = [browser.go("/auth/google/callback", code=code, state=state) for code, state in answers]
 
-    assert cookies_set_by(answer)[STATE]["max-age"] == "0"
-    assert STATE not in browser.cookies
+    assert [email_in(answer) for answer in returns] == people
+
+
+def test_a_browser_keeps_a_few_sign_ins_at_most(browser):
+    urls = [browser.begin() for _ in range(25)]
+
+    assert len(browser.cookies) <= 11
+    assert browser.go("/auth/google/callback", state=state_of(urls[0])).status_code == 400
 
 
 @pytest.mark.parametrize("tampered", ("", "another state", "é", None))
@@ -114,9 +134,44 @@ def test_a_state_without_its_cookie_is_refused(shop, browser, sign_in_provider):
 
 
 def test_who_declines_at_the_provider_is_told_so(browser):
-    state = parse_qs(urlsplit(browser.begin()).query)["state"][0]
+    state = state_of(browser.begin())
 
     answer = browser.go("/auth/google/callback", error="access_denied", state=state)
+
+    assert answer.status_code == 400
+    assert problem(answer)["type"] == "sign-in-refused"
+
+
+def test_a_reload_leads_where_the_first_answer_did(shop, browser, sign_in_provider):
+    email = an_account()["email"]
+    code, state = sign_in_provider.log_in(browser.begin(), email=email)
+    first = browser.go("/auth/google/callback", code=code, state=state)
+
+    reload = browser.go("/auth/google/callback", accept=PAGE, code=code, state=state)
+
+    assert [email_in(answer) for answer in (first, reload)] == [email, email]
+    assert browser.post(f"{shop.url}/auth/refresh").status_code == 200
+
+
+def test_a_reload_without_the_session_s_cookie_leads_to_the_storefront_without_a_token(browser, sign_in_provider):
+    """As browsers reload what another site led to: the cookie is Strict."""
+    code, state = sign_in_provider.log_in(browser.begin(), email=an_account()["email"])
+    browser.go("/auth/google/callback", code=code, state=state)
+    del browser.cookies["forage_refresh"]
+
+    answer = browser.go("/auth/google/callback", accept=PAGE, code=code, state=state)
+
+    assert (answer.status_code, answer.headers["Location"]) == (302, "http://shop.example:8080/auth/callback")
+
+
+def test_a_reload_after_logging_out_logs_no_one_in(shop, browser, sign_in_provider):
+    code, state = sign_in_provider.log_in(browser.begin(), email=an_account()["email"])
+    browser.go("/auth/google/callback", code=code, state=state)
+    refresh_token = browser.cookies["forage_refresh"]
+    browser.post(f"{shop.url}/auth/logout")
+    browser.cookies["forage_refresh"] = refresh_token
+
+    answer = browser.go("/auth/google/callback", code=code, state=state)
 
     assert answer.status_code == 400
     assert problem(answer)["type"] == "sign-in-refused"
@@ -125,10 +180,8 @@ def test_who_declines_at_the_provider_is_told_so(browser):
 def test_a_code_is_good_once(browser, sign_in_provider):
     code, state = sign_in_provider.log_in(browser.begin(), email=an_account()["email"])
     browser.go("/auth/google/callback", code=code, state=state)
-    browser.begin()
-    fresh_state = browser.cookies[STATE]
+    fresh_state = state_of(browser.begin())
 
-    assert browser.go("/auth/google/callback", code=code, state=state).status_code == 400
     assert browser.go("/auth/google/callback", code=code, state=fresh_state).status_code == 400
 
 
@@ -204,12 +257,11 @@ def assert_led_back(answer, why):
 
 
 def test_a_browser_that_is_refused_is_led_back_to_the_storefront_which_says_why(browser):
-    state = parse_qs(urlsplit(browser.begin()).query)["state"][0]
+    state = state_of(browser.begin())
 
     answer = browser.go("/auth/google/callback", accept=PAGE, error="access_denied", state=state)
 
     assert_led_back(answer, "sign-in-refused")
-    assert STATE not in browser.cookies
 
 
 def test_a_browser_with_an_address_nobody_vouches_for_is_led_back(browser, sign_in_provider):
@@ -238,7 +290,7 @@ def test_a_browser_is_led_back_when_the_provider_is_away_from_the_first(browser,
     answer = browser.go("/auth/google", accept=PAGE)
 
     assert_led_back(answer, "sign-in-provider-away")
-    assert STATE not in browser.cookies
+    assert not browser.cookies
 
 
 @pytest.mark.parametrize("accept", ("*/*", "application/json", "application/json, text/html;q=0.5", ""))

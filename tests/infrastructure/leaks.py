@@ -104,7 +104,7 @@ class Leaks:
             self.note(dict(parse_qsl(parts.query)))
             self.note(dict(parse_qsl(parts.fragment)))
         for cookie in answer.cookies:
-            if cookie.name in SECRET_COOKIES and cookie.value:
+            if cookie.name.startswith(SECRET_COOKIES) and cookie.value:
                 self.add(cookie.value)
 
     def _note_json(self, text):

@@ -256,7 +256,8 @@ export interface paths {
         };
         /**
          * Come back from Google: on to the storefront, with the access token in the fragment.
-         * @description A client that prefers `text/html` is led to the storefront's `/auth/callback#error=<type>` by whatever goes wrong,
+         * @description A reload leads there again, with a new token if the browser sends the session's cookie.
+         *     A client that prefers `text/html` is led to the storefront's `/auth/callback#error=<type>` by whatever goes wrong,
          *     but the general limit of requests.
          *
          *     Access: public.
@@ -2681,7 +2682,7 @@ export interface components {
         Location: string;
         /** @description how many there are in all */
         "X-Total-Count": number;
-        /** @description `forage_refresh`, or `forage_sign_in` */
+        /** @description `forage_refresh`, or `forage_sign_in_…` */
         "Set-Cookie": string;
     };
     pathItems: never;

@@ -8,7 +8,7 @@ those who waited for it, but it is not stored, and whoever asks after the drop d
 
 import re
 import time
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from hashlib import blake2b
 from http import HTTPStatus
 
@@ -25,16 +25,20 @@ OK = f"{HTTPStatus.OK.value} {HTTPStatus.OK.phrase}"
 
 
 class Answer:
-    """A body with its validator, `"<version>-<hash of the body>"`, version 0 for lists, and its route's template."""
+    """A body with its validator, `"<version>-<hash of the body>"`, version 0 for lists, and its route's template.
 
-    def __init__(self, body, version=0, route=None):
+    headers: more of the answer's, by name.
+    """
+
+    def __init__(self, body, version=0, route=None, headers=None):
         self.body = body
         self.route = route
+        self.headers = headers or {}
         self.etag = f'"{version}-{blake2b(body, digest_size=8).hexdigest()}"'
 
     def respond(self, if_none_match):
         """(status line, headers, body): without the body when the client has it."""
-        headers = [("Cache-Control", "no-cache"), ("ETag", self.etag)]
+        headers = [("Cache-Control", "no-cache"), ("ETag", self.etag), *self.headers.items()]
         if if_none_match and matches(if_none_match, self.etag):
             return NOT_MODIFIED, headers, b""
         return OK, [*headers, ("Content-Type", "application/json"), ("Content-Length", str(len(self.body)))], self.body
@@ -45,9 +49,9 @@ def matches(if_none_match, etag):
     return if_none_match.strip() == "*" or etag in re.findall(r'"[\x21\x23-\x7e\x80-\xff]*"', if_none_match)
 
 
-def key_of(path, query_string):
-    """The cache's key of a URL: the same whatever the order of the query's parts."""
-    return path + "?" + "&".join(sorted(filter(None, query_string.split("&")))) if query_string else path
+def key_of(environ):
+    """The cache's key of a request: its path and its query as they were sent, but in one order of the query's parts."""
+    return environ["RAW_PATH_INFO"], *sorted(filter(None, environ.get("QUERY_STRING", "").split("&")))
 
 
 class _Fill:
@@ -60,9 +64,9 @@ class Cache(DependencyProvider):
     """One for the process. product_id None: an answer about many products."""
 
     def __init__(self):
-        self._answers = OrderedDict()  # key: (answer, expires_at), oldest first
+        self._answers = OrderedDict()  # key: (answer, expires_at, product_id), oldest first
+        self._keys = defaultdict(set)  # product_id: the keys of its answers
         self._bytes = 0
-        self._lists = set()
         self._fills = {}
         self._revisions = OrderedDict()
 
@@ -71,7 +75,7 @@ class Cache(DependencyProvider):
 
     def get(self, key):
         """The kept answer, if it still holds."""
-        answer, expires_at = self._answers.get(key, (None, 0))
+        answer, expires_at, _ = self._answers.get(key, (None, 0, None))
         return answer if expires_at > time.monotonic() else None
 
     def fetch(self, key, fill, product_id=None):
@@ -98,11 +102,12 @@ class Cache(DependencyProvider):
 
     def drop(self, product_ids):
         """Forget all that shows one of these products, the fills under way included."""
-        product_ids = set(product_ids)
-        for key in [*(f"{CATALOGUE}/{product_id}" for product_id in product_ids), *self._lists]:
-            self._forget(key)
+        dropped = {None, *product_ids}
+        for product_id in dropped & self._keys.keys():
+            for key in list(self._keys[product_id]):
+                self._forget(key)
         for key, fill in list(self._fills.items()):
-            if fill.product_id is None or fill.product_id in product_ids:
+            if fill.product_id in dropped:
                 del self._fills[key]
 
     def follow(self, product_id, revision):
@@ -118,22 +123,23 @@ class Cache(DependencyProvider):
 
     def _store(self, key, answer, product_id):
         self._forget(key)
-        self._answers[key] = answer, time.monotonic() + TTL_SECONDS
+        self._answers[key] = answer, time.monotonic() + TTL_SECONDS, product_id
+        self._keys[product_id].add(key)
         self._bytes += _size(key, answer)
-        if product_id is None:
-            self._lists.add(key)
         while self._bytes > MAX_BYTES:
             self._forget(next(iter(self._answers)))
 
     def _forget(self, key):
-        answer, _ = self._answers.pop(key, (None, 0))
+        answer, _, product_id = self._answers.pop(key, (None, 0, None))
         if answer is not None:
             self._bytes -= _size(key, answer)
-            self._lists.discard(key)
+            self._keys[product_id].discard(key)
+            if not self._keys[product_id]:
+                del self._keys[product_id]
 
 
 def _size(key, answer):
-    return len(key) + len(answer.body) + 500
+    return sum(map(len, key)) + len(answer.body) + 500
 
 
 class CachedReads:
@@ -144,9 +150,9 @@ class CachedReads:
         self.cache = cache
 
     def __call__(self, environ, start_response):
-        path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
-        if path.startswith(CATALOGUE) and method in ("GET", "HEAD"):
-            answer = self.cache.get(key_of(path, environ.get("QUERY_STRING", "")))
+        method = environ["REQUEST_METHOD"]
+        if environ["RAW_PATH_INFO"].startswith(CATALOGUE) and method in ("GET", "HEAD"):
+            answer = self.cache.get(key_of(environ))
             caller = environ["caller"]
             if answer is not None and not (caller is not None and caller.is_admin):
                 environ["route"] = answer.route

@@ -126,7 +126,7 @@ def _answer(schema, result, version=0):
 def _read(fill, product_id=None, cached=True):
     """The catalogue as the public sees it comes from the cache; admins see what is."""
     if cached and not (g.caller is not None and g.caller.is_admin):
-        answer = g.cache.fetch(key_of(request.path, request.environ.get("QUERY_STRING", "")), fill, product_id)
+        answer = g.cache.fetch(key_of(request.environ), fill, product_id)
     else:
         answer = fill()
     status, headers, body = answer.respond(request.headers.get("If-None-Match"))

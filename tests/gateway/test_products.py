@@ -358,3 +358,23 @@ def test_an_admin_sees_what_is_and_not_what_is_cached(shop, admin, new_product):
 )
 def test_an_id_that_nothing_can_have_is_not_found(anonymous, path):
     assert problem(anonymous.get(path))["status"] == 404
+
+
+@pytest.mark.parametrize("query", ["limit=2", "limit=2&offset=1"])
+def test_a_query_that_is_part_of_the_path_is_not_answered_from_the_cache(anonymous, new_product, query):
+    new_product()
+    assert anonymous.get(f"/products?{query}").status_code == 200
+
+    answer = anonymous.get(f"/products%3F{query}")
+
+    assert (answer.status_code, answer.json()["type"]) == (404, "not-found")
+
+
+def test_a_product_that_is_asked_for_by_another_spelling_is_as_new_as_by_its_own(anonymous, admin, new_product):
+    product = new_product()
+    paths = [f"/products/{product['id']}", "/products/" + "".join(f"%{ord(digit):x}" for digit in str(product["id"]))]
+    assert [anonymous.get(path).json()["price"] for path in paths] == ["29.99", "29.99"]
+
+    admin.patch(paths[0], {"price": "31.00"})
+
+    assert [anonymous.get(path).json()["price"] for path in paths] == ["31.00", "31.00"]

@@ -11,7 +11,7 @@ from datetime import UTC
 from decimal import Decimal
 from typing import Any
 
-from marshmallow import Schema, ValidationError, fields, validate, validates_schema
+from marshmallow import Schema, ValidationError, fields, post_load, validate, validates_schema
 
 from contracts.errors import InvalidInput
 
@@ -23,6 +23,7 @@ MAX_INT = 2**31 - 1
 MAX_MONEY = Decimal("9999999999.99")
 MAX_QUANTITY = 10_000
 MAX_LINES = 100
+MAX_PAGE = 10**12
 ROLES = ("customer", "admin")
 ORDER_STATUSES = ("pending", "confirmed", "shipped", "delivered", "cancelled")
 NOTIFICATION_STATUSES = ("pending", "sent", "failed", "uncertain")
@@ -340,29 +341,51 @@ class ParkedSelection(Schema):
     left = fields.Integer(load_default=None, allow_none=True, strict=True, validate=validate.Range(0, MAX_BIGINT))
 
 
-class UserQuery(Schema):
+class PageQuery(Schema):
+    """Which part of a list: `limit` things from `offset` on, or from the beginning of `page`, which counts from 1.
+
+    Loads to limit and offset. A subclass may go on taking older names of theirs.
+    """
+
+    limit = Limit(100, default=20)
+    offset = Offset()
+    page = fields.Integer(validate=validate.Range(1, MAX_PAGE))
+
+    @validates_schema(pass_original=True)
+    def one_name_for_each(self, data: dict[str, Any], original: Mapping[str, Any], **kwargs: Any) -> None:
+        for names in (("offset", "skip", "page"), ("limit", "page_size")):
+            given = [name for name in names if name in original]
+            if len(given) > 1:
+                raise ValidationError(f"Give either {' or '.join(given)}.", given[-1])
+
+    @post_load
+    def settle(self, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        data["limit"] = data.pop("page_size", data["limit"])
+        data["offset"] = data.pop("skip", data["offset"])
+        if "page" in data:
+            data["offset"] = (data.pop("page") - 1) * data["limit"]
+        return data
+
+
+class UserQuery(PageQuery):
     """q: a part of the address or of the name."""
 
     q = Line(load_default=None, allow_none=True, validate=validate.Length(max=254))
     role = fields.String(load_default=None, allow_none=True, validate=validate.OneOf(ROLES))
-    limit = Limit(100, default=20)
-    offset = Offset()
 
 
-class ProductQuery(Schema):
-    limit = Limit(100, default=20)
-    offset = Offset()
+class ProductQuery(PageQuery):
     category = Line(load_default=None, allow_none=True, validate=validate.Length(max=100))
     name = Line(load_default=None, allow_none=True, validate=validate.Length(max=200))
     is_active = fields.Boolean(load_default=True)
     sort_by = fields.String(load_default="-created_at", validate=validate.OneOf(PRODUCT_SORT_KEYS))
 
 
-class OrderQuery(Schema):
+class OrderQuery(PageQuery):
     """q: a part of the customer's address, or an order's id. created_from is included, created_to is not."""
 
-    skip = Offset()
     limit = Limit(100, default=100)
+    skip = fields.Integer(validate=validate.Range(0, MAX_BIGINT), metadata={"deprecated": True})
     status = fields.String(load_default=None, allow_none=True, validate=validate.OneOf(ORDER_STATUSES))
     q = Line(load_default=None, allow_none=True, validate=validate.Length(max=254))
     created_from = fields.AwareDateTime(load_default=None, allow_none=True, default_timezone=UTC)
@@ -373,7 +396,7 @@ class SummaryQuery(Schema):
     days = fields.Integer(load_default=30, validate=validate.Range(1, 90))
 
 
-class NotificationQuery(Schema):
+class NotificationQuery(PageQuery):
     """after_id: only those with a higher id, oldest first, for a client that catches up."""
 
     recipient = Line(load_default=None, allow_none=True, validate=validate.Length(max=254))
@@ -381,8 +404,7 @@ class NotificationQuery(Schema):
     order_id = fields.Integer(load_default=None, allow_none=True, validate=validate.Range(1, MAX_BIGINT))
     unread = fields.Boolean(load_default=None, allow_none=True)
     after_id = fields.Integer(load_default=None, allow_none=True, validate=validate.Range(0, MAX_BIGINT))
-    page = fields.Integer(load_default=1, validate=validate.Range(1, 10**12))
-    page_size = Limit(100, default=20)
+    page_size = fields.Integer(validate=validate.Range(1, 100), metadata={"deprecated": True})
 
 
 class ReservationLine(Schema):

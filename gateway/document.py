@@ -46,6 +46,11 @@ HEADERS = {
         "schema": {"type": "string", "pattern": '^"[0-9]+-[0-9a-f]+"$'},
     },
     "Location": {"required": True, "schema": {"type": "string"}},
+    "Link": {
+        "description": "the pages `first`, `prev`, `next` and `last`, as far as there are any (RFC 8288)",
+        "required": True,
+        "schema": {"type": "string", "pattern": '^<.+>; rel="first"'},
+    },
     "X-Total-Count": {
         "description": "how many there are in all",
         "required": True,

@@ -152,7 +152,9 @@ PROBLEMS = {
     NotReady: Problem(503, "not-ready", "No service answers.", 2),
     Unauthenticated: Problem(401, "unauthenticated", "A valid access token is needed."),
     AccessDenied: Problem(403, "access-denied", "Your role does not allow this."),
-    ForeignOrigin: Problem(403, "foreign-origin", "This origin is not one of the shop's."),
+    ForeignOrigin: Problem(
+        403, "foreign-origin", "This page's origin is not one of the shop's: ALLOWED_ORIGINS must name it."
+    ),
     MalformedRequest: Problem(400, "malformed-request", "{reason}"),
     RateLimited: Problem(
         429, "rate-limited", "The limit {limit} is {quota} requests a minute: go on in {retry_after_seconds} s."

@@ -13,7 +13,7 @@ HSTS_SECONDS = 365 * 24 * 3600
 
 METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 REQUEST_HEADERS = "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, X-Request-ID"
-EXPOSED_HEADERS = "ETag, Location, X-Total-Count, X-Request-ID, Retry-After, RateLimit, RateLimit-Policy"
+EXPOSED_HEADERS = "ETag, Link, Location, X-Total-Count, X-Request-ID, Retry-After, RateLimit, RateLimit-Policy"
 PREFLIGHT_SECONDS = 600
 
 

@@ -369,7 +369,7 @@ class Notifications:
             conditions.append(Notification.id > query["after_id"])
         order = Notification.id.desc() if query["after_id"] is None else Notification.id
         page = select(Notification).where(*conditions).order_by(order)
-        page = page.limit(query["page_size"]).offset((query["page"] - 1) * query["page_size"])
+        page = page.limit(query["limit"]).offset(query["offset"])
         with self.db.transaction() as session:
             total = session.scalar(select(func.count()).select_from(Notification).where(*conditions))
             notifications = [notification_view(notification) for notification in session.scalars(page)]

@@ -352,7 +352,9 @@ class Orders:
             conditions.append(Order.created_at >= query["created_from"])
         if query["created_to"] is not None:
             conditions.append(Order.created_at < query["created_to"])
-        page = _with_details().where(*conditions).order_by(Order.id.desc()).offset(query["skip"]).limit(query["limit"])
+        page = (
+            _with_details().where(*conditions).order_by(Order.id.desc()).offset(query["offset"]).limit(query["limit"])
+        )
         with self.db.transaction() as session:
             total = session.scalar(select(func.count()).select_from(Order).where(*conditions))
             orders = [order_view(order) for order in session.scalars(page)]

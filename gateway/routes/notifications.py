@@ -2,11 +2,12 @@ from flask import current_app, g, request
 from flask_sock import Sock
 
 from contracts.errors import MailNotNeeded, NotFailed, NotificationNotFound
-from contracts.schemas import ReadMark
+from contracts.schemas import MAX_PAGE, ReadMark
 from gateway.addresses import neighbourhood
 from gateway.api import Blueprint
 from gateway.auth import admin_when, owner, owner_or_admin, public, user
 from gateway.live import WholeSocket
+from gateway.paging import PAGE_HEADERS, page_headers
 from gateway.schemas import NotificationPageView, NotificationQuery, NotificationView
 
 blp = Blueprint("notifications", __name__, description="What the shop told its customers")
@@ -17,11 +18,21 @@ sock = Sock()
 @user
 @admin_when("all", "true")
 @blp.arguments(NotificationQuery, location="query")
-@blp.response(200, NotificationPageView)
+@blp.response(200, NotificationPageView, headers=PAGE_HEADERS)
 def list_notifications(query):
     """The caller's notifications, newest first; with all=true everybody's. after_id: only those with a higher id."""
-    everybody = query.pop("all")
-    return g.shop.notifications.list_notifications(user_id=None if everybody else g.caller.user_id, **query)
+    user_id = None if query.pop("all") else g.caller.user_id
+    page = g.shop.notifications.list_notifications(user_id=user_id, **_in_pages(query))
+    return page, 200, page_headers(query, page["total"])
+
+
+def _in_pages(query):
+    """The query by whole pages where it is one: notifications of the release before knows no `offset`."""
+    number, rest = divmod(query["offset"], query["limit"])
+    if rest or number >= MAX_PAGE:
+        return query
+    others = {name: value for name, value in query.items() if name not in ("limit", "offset")}
+    return {**others, "page": number + 1, "page_size": query["limit"]}
 
 
 @blp.route("/notifications/<id:notification_id>")

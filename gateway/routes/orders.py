@@ -20,6 +20,7 @@ from contracts.errors import (
 from contracts.schemas import OrderRequest, StatusChange
 from gateway.api import Blueprint
 from gateway.auth import admin_when, owner_or_admin, user
+from gateway.paging import PAGE_HEADERS, page_headers
 from gateway.schemas import OrderQuery, OrderView
 
 blp = Blueprint("orders", __name__, description="Orders")
@@ -56,16 +57,18 @@ def create_order(order):
 @user
 @admin_when("all", "true")
 @blp.arguments(OrderQuery, location="query")
-@blp.response(200, OrderView(many=True), headers=["X-Total-Count"])
+@blp.response(200, OrderView(many=True), headers=PAGE_HEADERS)
 def list_orders(query):
     """The caller's orders, newest first; with all=true everybody's.
 
     q: a part of the customer's address, or an order's id. from, to: created at `from` or later and before
     `to`; a bare date counts whole.
     """
-    everybody = query.pop("all")
-    page = g.shop.orders.list_orders(user_id=None if everybody else g.caller.user_id, **query)
-    return page["orders"], 200, {"X-Total-Count": str(page["total"])}
+    user_id = None if query.pop("all") else g.caller.user_id
+    # `skip`, since orders of the release before knows no `offset`.
+    asked = {"skip" if name == "offset" else name: value for name, value in query.items()}
+    page = g.shop.orders.list_orders(user_id=user_id, **asked)
+    return page["orders"], 200, page_headers(query, page["total"])
 
 
 @blp.route("/orders/<id:order_id>")

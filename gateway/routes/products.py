@@ -8,6 +8,7 @@ from gateway.api import Blueprint
 from gateway.auth import admin, admin_when, public
 from gateway.cache import Answer, key_of
 from gateway.errors import MalformedRequest
+from gateway.paging import PAGE_HEADERS, page_headers
 from gateway.schemas import CategoryView, ProductPageView, ProductQuery, ProductView
 
 blp = Blueprint("products", __name__, description="The catalogue")
@@ -27,12 +28,17 @@ IF_NONE_MATCH = {"name": "If-None-Match", "schema": {"type": "string"}}
 @public
 @admin_when("is_active", "false")
 @blp.arguments(ProductQuery, location="query")
-@blp.response(200, ProductPageView, headers=["ETag"])
-@blp.alt_response(304, success=True, headers=["ETag"])
+@blp.response(200, ProductPageView, headers=["ETag", *PAGE_HEADERS])
+@blp.alt_response(304, success=True, headers=["ETag", *PAGE_HEADERS])
 @blp.takes(IF_NONE_MATCH)
 def list_products(query):
     """A page of the catalogue. `name` finds parts of names."""
-    return _read(lambda: _answer(ProductPageView(), g.shop.products.list_products(**query)), cached=query["is_active"])
+
+    def fill():
+        page = g.shop.products.list_products(**query)
+        return _answer(ProductPageView(), page, headers=page_headers(query, page["total"]))
+
+    return _read(fill, cached=query["is_active"])
 
 
 @blp.route("/products/categories")
@@ -119,8 +125,8 @@ def delete_product(product_id):
     return Response(status=204)
 
 
-def _answer(schema, result, version=0):
-    return Answer(json.dumps(schema.dump(result)).encode(), version, request.environ["route"])
+def _answer(schema, result, version=0, headers=None):
+    return Answer(json.dumps(schema.dump(result)).encode(), version, request.environ["route"], headers)
 
 
 def _read(fill, product_id=None, cached=True):

@@ -16,6 +16,7 @@ from gateway.api import Blueprint
 from gateway.auth import admin, owner, public, user, with_cookie
 from gateway.errors import Unauthenticated
 from gateway.limits import limited
+from gateway.paging import PAGE_HEADERS, page_headers
 from gateway.schemas import AcceptedView, SessionView, UserPageView, UserQuery, UserView
 
 blp = Blueprint("users", __name__, description="Accounts")
@@ -131,10 +132,11 @@ def end_session(session_id):
 @blp.route("/users")
 @admin
 @blp.arguments(UserQuery, location="query")
-@blp.response(200, UserPageView)
+@blp.response(200, UserPageView, headers=PAGE_HEADERS)
 def list_users(query):
     """All accounts, by id. q: a part of the address or the name."""
-    return g.shop.users.list_users(**query)
+    page = g.shop.users.list_users(**query)
+    return page, 200, page_headers(query, page["total"])
 
 
 @blp.route("/users/<id:user_id>", methods=["PATCH"])

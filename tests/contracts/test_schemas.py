@@ -337,6 +337,7 @@ def test_a_reservation_id_is_a_uuid(reservation_id):
         (schemas.ProductQuery(), "is_active", ("perhaps", None, [])),
         (schemas.ProductQuery(), "name", ("a" * 201, "a\x00b")),
         (schemas.ProductQuery(), "category", ("a" * 101, "a\x00b")),
+        (schemas.ProductQuery(), "page", (0, 10**12 + 1, None)),
         (schemas.OrderQuery(), "skip", (-1, MAX_BIGINT + 1, None)),
         (schemas.OrderQuery(), "limit", (0, 101, None)),
         (schemas.OrderQuery(), "status", ("composted", "", 1)),
@@ -365,7 +366,7 @@ def test_what_a_query_does_not_say_has_a_default():
         "sort_by": "-created_at",
     }
     assert load(schemas.OrderQuery(), {})["limit"] == 100
-    assert load(schemas.NotificationQuery(), {})["page_size"] == 20
+    assert load(schemas.NotificationQuery(), {})["limit"] == 20
 
 
 def test_a_time_without_its_zone_is_utc():

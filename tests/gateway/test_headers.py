@@ -2,6 +2,7 @@
 
 import re
 import socket
+from uuid import uuid4
 
 import pytest
 import requests
@@ -99,7 +100,7 @@ def test_our_other_origins_may_read_every_answer(anonymous, method, path, header
     assert answer.headers["Access-Control-Allow-Origin"] == origin
     assert answer.headers["Access-Control-Allow-Credentials"] == "true"
     exposed = answer.headers["Access-Control-Expose-Headers"].split(", ")
-    assert {"ETag", "Location", "X-Total-Count", "X-Request-ID", "Retry-After", "RateLimit"} <= set(exposed)
+    assert {"ETag", "Link", "Location", "X-Total-Count", "X-Request-ID", "Retry-After", "RateLimit"} <= set(exposed)
     assert answer.headers["Vary"] == "Origin"
 
 
@@ -166,3 +167,30 @@ def test_a_route_with_a_cookie_refuses_a_foreign_page_before_anything_else(anony
 
     assert answer.status_code == 403
     assert answer.json()["type"] == "foreign-origin"
+    assert "ALLOWED_ORIGINS" in answer.json()["detail"]
+
+
+def test_a_page_of_an_allowed_origin_does_all_that_a_storefront_does(anonymous, admin, new_product, open_feed):
+    product, email = new_product(), f"{uuid4().hex}@forage.example"
+    account = {"email": email, "username": uuid4().hex, "password": PASSWORD}
+    for client in (anonymous, admin):
+        client.session.headers["Origin"] = OTHER
+
+    register = anonymous.post("/users/register", account)
+    login = anonymous.post("/users/login", {"email": email, "password": PASSWORD})
+    anonymous.session.headers["Authorization"] = f"Bearer {login.json()['access_token']}"
+    answers = [
+        register,
+        login,
+        anonymous.get("/users/me"),
+        anonymous.get("/products?page=1&limit=20"),
+        anonymous.get(f"/products/{product['id']}"),
+        order := anonymous.post("/orders", {"items": [{"product_id": product["id"], "quantity": 1}]}),
+        anonymous.get("/orders"),
+        admin.patch(f"/orders/{order.json()['id']}/status", {"status": "confirmed"}),
+    ]
+    open_feed(origin=OTHER)
+
+    del admin.session.headers["Origin"]
+    assert [answer.status_code for answer in answers] == [201, 200, 200, 200, 200, 201, 200, 200]
+    assert {answer.headers["Access-Control-Allow-Origin"] for answer in answers} == {OTHER}

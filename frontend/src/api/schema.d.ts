@@ -798,10 +798,11 @@ export interface paths {
         get: {
             parameters: {
                 query?: {
-                    q?: string;
-                    role?: "customer" | "admin";
                     limit?: number;
                     offset?: number;
+                    page?: number;
+                    q?: string;
+                    role?: "customer" | "admin";
                 };
                 header?: never;
                 path?: never;
@@ -909,6 +910,7 @@ export interface paths {
                 query?: {
                     limit?: number;
                     offset?: number;
+                    page?: number;
                     category?: string;
                     name?: string;
                     is_active?: boolean;
@@ -1304,8 +1306,11 @@ export interface paths {
         get: {
             parameters: {
                 query?: {
-                    skip?: number;
                     limit?: number;
+                    offset?: number;
+                    page?: number;
+                    /** @deprecated */
+                    skip?: number;
                     status?: "pending" | "confirmed" | "shipped" | "delivered" | "cancelled";
                     q?: string;
                     from?: string;
@@ -1507,12 +1512,15 @@ export interface paths {
         get: {
             parameters: {
                 query?: {
+                    limit?: number;
+                    offset?: number;
+                    page?: number;
                     recipient?: string;
                     status?: "pending" | "sent" | "failed" | "uncertain";
                     order_id?: number;
                     unread?: boolean;
                     after_id?: number;
-                    page?: number;
+                    /** @deprecated */
                     page_size?: number;
                     all?: boolean;
                 };
@@ -2680,6 +2688,8 @@ export interface components {
         /** @description `"<version>-<hash>"` */
         ETag: string;
         Location: string;
+        /** @description the pages `first`, `prev`, `next` and `last`, as far as there are any (RFC 8288) */
+        Link: string;
         /** @description how many there are in all */
         "X-Total-Count": number;
         /** @description `forage_refresh`, or `forage_sign_in_…` */

@@ -85,11 +85,18 @@ class UserQuery(Query, contracts.UserQuery):
     pass
 
 
-class ParkedQuery(Schema):
+MAX_PARKED_OFFSET = 1000
+
+
+class ParkedQuery(contracts.PageQuery):
     """No further: each page takes all that is newer from the services, which list the oldest 1,000 alone."""
 
-    limit = contracts.Limit(100, default=20)
-    offset = fields.Integer(load_default=0, validate=validate.Range(0, 1000))
+    offset = fields.Integer(load_default=0, validate=validate.Range(0, MAX_PARKED_OFFSET))
+
+    @validates_schema
+    def is_within_reach(self, data, **kwargs):
+        if (data.get("page", 1) - 1) * data["limit"] > MAX_PARKED_OFFSET:
+            raise ValidationError(f"Must begin with one of the first {MAX_PARKED_OFFSET} messages.", "page")
 
 
 class SignInQuery(Schema):

@@ -12,7 +12,8 @@ from extensions.broker import BrokerUnavailable
 from extensions.errors import NotReplayable, ParkingLotBusy, RpcTimeout, ServiceUnavailable, TooManyParked
 from gateway.api import Blueprint
 from gateway.auth import admin
-from gateway.schemas import ParkedPageView, ParkedProgressView, ParkedQuery, SummaryView
+from gateway.paging import PAGE_HEADERS, page_headers
+from gateway.schemas import MAX_PARKED_OFFSET, ParkedPageView, ParkedProgressView, ParkedQuery, SummaryView
 
 blp = Blueprint("admin", __name__, description="The back office")
 
@@ -56,7 +57,7 @@ def summarize(query):
 @blp.route("/admin/parked")
 @admin
 @blp.arguments(ParkedQuery, location="query")
-@blp.response(200, ParkedPageView)
+@blp.response(200, ParkedPageView, headers=PAGE_HEADERS)
 @blp.problems(ParkingLotBusy)
 def list_parked(query):
     """Messages that no handler could take, newest first, of all services but those that are `away`.
@@ -72,12 +73,15 @@ def list_parked(query):
         for message in answer["messages"]
     ]
     messages.sort(key=lambda message: message["parked_at"] or "", reverse=True)
-    return {
+    total = sum(answer["total"] for answer in answered.values())
+    page = {
         **query,
         "messages": messages[query["offset"] : end],
-        "total": sum(answer["total"] for answer in answered.values()),
+        "total": total,
         "away": [service for service in SUBSCRIBERS if service not in answered],
     }
+    links = page_headers(query, min(total, MAX_PARKED_OFFSET + query["limit"]))
+    return page, 200, {**links, "X-Total-Count": str(total)}
 
 
 @blp.route("/admin/parked/<service>/<message_id>/replay", methods=["POST"], parameters=[SERVICE, MESSAGE_ID])

@@ -214,13 +214,22 @@ def test_the_newest_message_comes_first_and_pages_fit_together(office, parked, b
         broker.publish(str(hour), queue=f"parked.{service}", message_id=f"m-{hour}", headers=headers)
     wait_for(lambda: office.get("/admin/parked").json()["total"] == 4)
 
-    pages = [office.get(f"/admin/parked?limit=3&offset={offset}").json() for offset in (0, 3, 6)]
+    answers = [office.get(f"/admin/parked?limit=3&{place}") for place in ("page=1", "offset=3", "page=3")]
 
+    pages = [answer.json() for answer in answers]
     assert [[message["body"] for message in page["messages"]] for page in pages] == [["4", "3", "2"], ["1"], []]
     assert [page["total"] for page in pages] == [4, 4, 4]
+    assert [answer.headers["X-Total-Count"] for answer in answers] == ["4", "4", "4"]
+    assert [set(answer.links) for answer in answers] == [
+        {"first", "next", "last"},
+        {"first", "prev", "last"},
+        {"first", "prev", "last"},
+    ]
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=101", "offset=-1", "offset=1001"])
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=101", "offset=-1", "offset=1001", "page=0", "page=52", "page=1&offset=0"]
+)
 def test_a_page_out_of_bounds_is_refused(admin, query):
     assert admin.get(f"/admin/parked?{query}").status_code == 422
 

@@ -1772,6 +1772,7 @@ export interface paths {
                 query?: {
                     limit?: number;
                     offset?: number;
+                    page?: number;
                 };
                 header?: never;
                 path?: never;

@@ -144,6 +144,8 @@ class ProductChanged(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class NotificationCreated(Event):
+    """sequence: of the order's event. None is what the release before sends."""
+
     source = "notifications"
     name = "notification.created"
 
@@ -153,3 +155,4 @@ class NotificationCreated(Event):
     subject: str
     message: str
     order_id: int | None
+    sequence: int | None = None

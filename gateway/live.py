@@ -95,6 +95,7 @@ class Live(DependencyProvider):
             "subject": event.subject,
             "message": event.message,
             "order_id": event.order_id,
+            "sequence": event.sequence,
             "timestamp": timestamp(event.timestamp),
         }
         text = _text(type="notification", data=data)

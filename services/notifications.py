@@ -231,6 +231,7 @@ class Notifications:
                 subject=notification.subject,
                 message=notification.message,
                 order_id=event.order_id,
+                sequence=event.sequence,
             )
             self.hints.after_commit(session, push)
 

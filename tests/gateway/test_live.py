@@ -42,8 +42,9 @@ def test_a_user_by_header_hears_of_their_order(customer, open_feed, new_product)
     placed = order(customer, product)
 
     push = feed.hear_until("notification")
-    assert push["data"].keys() == {"id", "event_type", "subject", "message", "order_id", "timestamp"}
+    assert push["data"].keys() == {"id", "event_type", "subject", "message", "order_id", "sequence", "timestamp"}
     assert (push["data"]["event_type"], push["data"]["order_id"]) == ("order_confirmation", placed["id"])
+    assert push["data"]["sequence"] == 1
     assert push["data"]["timestamp"].endswith("Z")
     kept = customer.get(f"/notifications/{push['data']['id']}").json()
     assert (kept["subject"], kept["message"]) == (push["data"]["subject"], push["data"]["message"])

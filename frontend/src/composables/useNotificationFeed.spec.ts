@@ -64,6 +64,22 @@ test('what comes in is toasted with the way to its order', async () => {
   tab.close()
 })
 
+test('an earlier step that is pushed after a later one is not toasted, nor when the tab comes back', async () => {
+  const tab = await openTab()
+  const step = (id: number, sequence: number, order_id = 31) => {
+    stored.push(notification({ id, order_id, subject: `News ${id}` }))
+    tab.socket.tell({ type: 'notification', data: { ...notification({ id, order_id, subject: `News ${id}` }), sequence, timestamp: '' } })
+  }
+
+  step(2, 3)
+  step(1, 2)
+  step(3, 1, 32)
+  await tab.comeBack()
+
+  expect(tab.titles()).toEqual(['News 2', 'News 3'])
+  tab.close()
+})
+
 test('following a toast marks its notification as read', async () => {
   const tab = await openTab()
   push(tab.socket, 1)

@@ -10,7 +10,8 @@ import { keep, recall } from '@/utils/storage'
 import { MAILED_IN, useNotificationTitle } from './useNotificationTitle'
 import { useNotificationActions } from './useNotifications'
 
-type News = Pick<NotificationNews, 'id' | 'event_type' | 'subject' | 'message' | 'order_id'>
+/** The list of what was missed has it in order, without a sequence. */
+type News = Pick<NotificationNews, 'id' | 'event_type' | 'subject' | 'message' | 'order_id'> & { sequence?: number | null }
 
 /** One by one they would be noise. */
 const MOST_TOASTS = 3
@@ -32,6 +33,7 @@ export function useNotificationFeed(userId: number) {
   const { mark } = useNotificationActions()
   const title = useNotificationTitle()
   const KEY = `forage.toasted.${userId}`
+  const sequences = new Map<number, number>()
   let old: number | null = null
   let looking = Promise.resolve()
   let over = false
@@ -58,6 +60,14 @@ export function useNotificationFeed(userId: number) {
   useEventListener(document, 'visibilitychange', () => document.hidden || catchUp())
   if (live.isAuthenticated) catchUp()
   onScopeDispose(() => (over = true))
+
+  /** Of two steps of an order the later one may be pushed first: the earlier one is no news any more. */
+  function isNewest({ order_id, sequence }: News) {
+    if (order_id === null || sequence == null) return true
+    if (sequence < (sequences.get(order_id) ?? 0)) return false
+    sequences.set(order_id, sequence)
+    return true
+  }
 
   function readAnew() {
     for (const name of ['notifications', 'orders', 'order']) void queries.invalidateQueries({ queryKey: [name] })
@@ -98,9 +108,10 @@ export function useNotificationFeed(userId: number) {
       const fresh = news.filter(({ id }) => id > upTo && !ids.includes(id))
       if (!fresh.length || document.hidden || over) return
       keepToasted(more ? more.upTo : upTo, [...ids, ...fresh.map(({ id }) => id)])
-      const count = fresh.length + (more ? more.count : 0)
+      const shown = fresh.filter(isNewest)
+      const count = shown.length + (more ? more.count : 0)
       if (count > MOST_TOASTS) toastSum(count)
-      else fresh.forEach(toast)
+      else shown.forEach(toast)
     })
   }
 

@@ -19,6 +19,8 @@ export type NotificationNews = {
   subject: string
   message: string
   order_id: number | null
+  /** The place of its order's event among the others. */
+  sequence: number | null
   timestamp: string
 }
 

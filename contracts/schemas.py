@@ -84,6 +84,11 @@ class Line(Text):
         return text
 
 
+def fold_address(address: str) -> str:
+    """Lower-cased if it is ASCII. Other letters fold to ASCII ones (U+212A to k): to an address of someone else."""
+    return address.lower() if address.isascii() else address
+
+
 class Email(Line):
     """An address, lower-cased. Its form alone is checked: one @, no white space, a dotted domain."""
 
@@ -93,7 +98,7 @@ class Email(Line):
         super().__init__(validate=validate.Length(max=254), **kwargs)
 
     def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> str:
-        email = super()._deserialize(value, attr, data, **kwargs).lower()
+        email = fold_address(super()._deserialize(value, attr, data, **kwargs))
         if not re.fullmatch(EMAIL, email):
             raise ValidationError("Not a valid email address.")
         return email

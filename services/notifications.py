@@ -42,7 +42,7 @@ from contracts.events import (
     UserVerificationRequested,
 )
 from contracts.production import demo_settings
-from contracts.schemas import NotificationQuery, ParkedQuery, ParkedSelection, ReadMark, load, load_id
+from contracts.schemas import NotificationQuery, ParkedQuery, ParkedSelection, ReadMark, fold_address, load, load_id
 from contracts.settings import ShopSettings
 from extensions.database import Database
 from extensions.errors import RpcTimeout, ServiceUnavailable
@@ -263,7 +263,7 @@ class Notifications:
                     "payload": to_payload(event),
                     "user_id": event.user_id,
                     # Addresses are compared without case.
-                    "recipient_email": recipient.lower(),
+                    "recipient_email": fold_address(recipient),
                     "subject": subject,
                     "message": message,
                     "request_id": log_fields().get("request_id"),
@@ -359,7 +359,7 @@ class Notifications:
         query = load(NotificationQuery(), query)
         conditions = _seen_by(user_id)
         if query["recipient"] is not None:
-            conditions.append(Notification.recipient_email == query["recipient"].lower())
+            conditions.append(Notification.recipient_email == fold_address(query["recipient"]))
         if query["status"] is not None:
             conditions.append(Notification.status == query["status"])
         if query["order_id"] is not None:

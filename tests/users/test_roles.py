@@ -31,6 +31,15 @@ def test_an_unknown_role_is_refused(shop, account, role):
         shop.rpc.users.update_user(user_id=account["id"], role=role)
 
 
+def test_a_letter_that_folds_to_ascii_makes_no_other_account_an_admin(shop):
+    account = an_account()
+    account["email"] = "kelvin-" + account["email"]
+    shop.rpc.users.register(**account)
+
+    with pytest.raises(UserNotFound):
+        shop.rpc.users.set_role(email="\N{KELVIN SIGN}" + account["email"][1:], role="admin")
+
+
 @pytest.mark.parametrize("email", ("nobody@forage.example", "no address", None, 5))
 def test_nobody_gets_no_role(shop, email):
     with pytest.raises(UserNotFound):

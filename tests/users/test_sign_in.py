@@ -113,6 +113,17 @@ def test_a_newcomer_has_a_name_whatever_the_provider_says(client_shop, sign_in, 
 # Whose address it is
 
 
+def test_an_address_with_a_letter_that_folds_to_ascii_opens_no_account_of_the_ascii_address(client_shop, sign_in):
+    account = an_account()
+    account["email"] = "kelvin-" + account["email"]
+    client_shop.rpc.users.register(**account)
+
+    with pytest.raises(UnprovenAddress):
+        sign_in(email="\N{KELVIN SIGN}" + account["email"][1:], subject="not " + account["email"])
+
+    assert log_in(client_shop, account)
+
+
 def test_an_account_of_a_proven_address_is_linked_and_keeps_its_password(client_shop, sign_in, account):
     prove_address(client_shop, account)
     session = log_in(client_shop, account)

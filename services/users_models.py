@@ -25,7 +25,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from contracts.errors import InvalidSession, InvalidToken, Taken, TooManyFailures, UnprovenAddress
-from contracts.schemas import Email, Profile
+from contracts.schemas import Email, NewEmail, Profile
 from extensions.database import after_commit
 from extensions.inbox import AnswerMixin
 from extensions.outbox import OutboxMixin
@@ -110,13 +110,14 @@ class ExternalIdentity(Base):
     def account(cls, session, identity):
         """(user, is_new): the account that the identity opens, locked, whether or not it is disabled.
 
-        identity: of extensions.openid. Raises UnprovenAddress for a newcomer whose address nobody vouches for.
+        identity: of extensions.openid. Raises UnprovenAddress for a newcomer whose address nobody vouches for, or
+        that no mail server takes.
         """
         known = session.get(cls, (identity.issuer, identity.subject))
         if known is not None:
             return session.get(User, known.user_id, with_for_update=True), False
         email = normal_address(identity.email) if identity.email_verified else None
-        if email is None:
+        if email is None or not cls._may_have_account(session, email):
             raise UnprovenAddress
         user, is_new = cls._account_of_address(session, email, _username_for(identity.name, email))
         if user.is_active:
@@ -128,6 +129,15 @@ class ExternalIdentity(Base):
                 user.password_hash, user.email_verified_at = None, func.now()
                 UserSession.end_all(session, user)
         return user, is_new
+
+    @staticmethod
+    def _may_have_account(session, email):
+        """Whether it may be a new account's address, or is one's already."""
+        try:
+            NewEmail().deserialize(email)
+        except ValidationError:
+            return session.scalar(select(User.id).where(User.email == email)) is not None
+        return True
 
     @staticmethod
     def _account_of_address(session, email, username):

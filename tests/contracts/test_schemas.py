@@ -1,7 +1,9 @@
+import json
 from datetime import UTC, datetime
 from decimal import Decimal
 from email.message import EmailMessage
 from email.utils import getaddresses
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -13,6 +15,8 @@ from contracts.errors import InvalidInput
 from contracts.schemas import MAX_BIGINT, MAX_INT, load, load_id
 from tests.factories import a_product, an_account
 
+# For the storefront's tests, too.
+ADDRESSES = json.loads(Path(__file__).with_name("addresses.json").read_text())
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
@@ -115,30 +119,28 @@ def test_a_password_is_taken_as_it_is():
         *NOT_TEXTS,
         *NOT_LINES,
         "",
-        "ada",
-        "@forage.example",
-        "ada@",
-        "ada@localhost",
-        "ada@@forage.example",
-        "a b@forage.example",
-        "ada@forage..example",
-        "ada@-forage.example",
+        *ADDRESSES["refused"],
         "ada@forage.example\nBcc: bo@forage.example",
-        "Ada <ada@forage.example>",
-        "ada@forage.example, bo@forage.example",
-        "ädä@forage.example",
-        "ada@förage.example",
-        "\N{KELVIN SIGN}elvin@forage.example",
         "ada@\N{KELVIN SIGN}elvin.example",
-        "\N{LATIN SMALL LETTER LONG S}am@forage.example",
         "\N{LATIN CAPITAL LETTER I WITH DOT ABOVE}vy@forage.example",
-        "=?utf-8?q?bo?=@forage.example",
-        "a" * 65 + "@forage.example",
         "a@" + "a." * 125 + "example",
     ),
 )
 def test_what_is_no_address_that_can_be_mailed_is_refused(email):
     assert refused_fields(schemas.UserRegistration(), an_account(email=email)) == {"email"}
+
+
+@pytest.mark.parametrize("email", ADDRESSES["taken"])
+def test_an_address_that_can_be_mailed_is_taken(email):
+    assert load(schemas.UserRegistration(), an_account(email=email))["email"] == email.lower()
+
+
+@pytest.mark.parametrize("email", (".a@b.example", "a..b@b.example", "a@b.--", "a@1.2.3.44"))
+def test_an_order_is_taken_of_an_account_that_is_older_than_the_rules_for_addresses(email):
+    placement = {**an_order({}), "user_id": 1, "user_email": email, "idempotency_key": "a"}
+
+    assert load(schemas.OrderPlacement(), placement)["user_email"] == email
+    assert load(schemas.PasswordResetRequest(), {"email": email})["email"] == email
 
 
 def test_an_address_may_have_254_characters():

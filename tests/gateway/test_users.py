@@ -39,6 +39,28 @@ def test_a_taken_address_or_name_is_refused_whatever_its_case(anonymous, account
     assert problem(refusal)["field"] == taken
 
 
+@pytest.mark.parametrize("email", (".{}@b.example", "{}..b@b.example", "{}@b.--", "{}@1.2.3.44"))
+def test_an_address_that_no_mail_server_takes_is_refused_though_an_older_account_goes_on(
+    shop, anonymous, account, new_product, email
+):
+    email = email.format(account["username"])
+    refusal = anonymous.post("/users/register", account | {"email": email})
+    anonymous.post("/users/register", account)
+    shop.sql("users", "UPDATE users SET email = %s WHERE email = %s", email, account["email"])
+
+    login = anonymous.post("/users/login", {"email": email, "password": PASSWORD})
+    order = anonymous.post(
+        "/orders",
+        {"items": [{"product_id": new_product()["id"], "quantity": 1}]},
+        headers={"Authorization": f"Bearer {login.json()['access_token']}"},
+    )
+    reset = anonymous.post("/users/password-reset", {"email": email})
+
+    assert refusal.status_code == 422
+    assert problem(refusal)["errors"]["email"][0].startswith("Not a valid email address.")
+    assert (login.status_code, order.status_code, reset.status_code) == (200, 201, 202)
+
+
 def test_every_cause_of_a_refused_login_looks_the_same(anonymous, account):
     anonymous.post("/users/register", account)
 

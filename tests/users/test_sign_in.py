@@ -113,6 +113,15 @@ def test_a_newcomer_has_a_name_whatever_the_provider_says(client_shop, sign_in, 
 # Whose address it is
 
 
+def test_a_newcomer_with_an_address_that_no_mail_server_takes_gets_no_account(client_shop, sign_in, account):
+    odd = "a.." + account["email"]
+    with pytest.raises(UnprovenAddress):
+        sign_in(email=odd)
+    client_shop.sql("users", "UPDATE users SET email = %s WHERE id = %s", odd, account["id"])
+
+    assert user_of(client_shop, sign_in(email=odd))["id"] == account["id"]
+
+
 def test_an_address_with_a_letter_that_folds_to_ascii_opens_no_account_of_the_ascii_address(client_shop, sign_in):
     account = an_account()
     account["email"] = "kelvin-" + account["email"]

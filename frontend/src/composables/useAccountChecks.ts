@@ -1,4 +1,5 @@
 import { useI18n } from 'vue-i18n'
+import { isMailable } from '@/utils/address'
 
 /** As contracts/schemas.py has them. */
 export const MIN_PASSWORD_LENGTH = 8
@@ -17,6 +18,9 @@ export function useAccountChecks() {
   const email = (value: string) =>
     filled(value.trim()) ?? (/^[^\s@]+@[^\s@]+\.[^\s@]+$/.test(value.trim()) ? undefined : t('account.refused.email'))
 
+  /** Older accounts may have addresses that a new one may not. */
+  const newEmail = (value: string) => email(value) ?? (isMailable(value.trim()) ? undefined : t('account.refused.email'))
+
   function username(value: string) {
     const length = [...value.trim()].length
     return filled(value.trim()) ?? (length < USERNAME_LENGTH[0] || length > USERNAME_LENGTH[1] ? t('account.refused.username') : undefined)
@@ -32,5 +36,5 @@ export function useAccountChecks() {
     return isKnown ? t('account.password.known') : undefined
   }
 
-  return { filled, email, username, newPassword }
+  return { filled, email, newEmail, username, newPassword }
 }

@@ -91,6 +91,7 @@ test('what the shop refuses is said at each field, and the first has the focus',
 
 test.each([
   ['no address', { email: 'ada' }, 'Email', /not a whole email address/],
+  ['an address that no mail server takes', { email: 'a..b@forage.example' }, 'Email', /not a whole email address/],
   ['a short name', { username: 'ad ' }, 'Username', /3 to 50 characters/],
   ['a short password', { password: '1234567' }, 'Password', /at least 8 characters/],
   ['a long password', { password: 'x'.repeat(129) }, 'Password', /at most 128 characters/],

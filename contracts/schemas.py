@@ -9,12 +9,21 @@ import unicodedata
 from collections.abc import Mapping
 from datetime import UTC
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 from email_validator import EmailNotValidError, validate_email
 from marshmallow import Schema, ValidationError, fields, post_load, validate, validates_schema
 
 from contracts.errors import InvalidInput
+from contracts.names import (
+    FORMATS,
+    fault_of,
+    has_stacked_marks,
+    is_visible,
+    normal_sku,
+    normal_text,
+    normal_username,
+)
 
 # What a field is loaded from, as marshmallow passes it on.
 Data = Mapping[str, Any] | None
@@ -25,6 +34,8 @@ MAX_MONEY = Decimal("9999999999.99")
 MAX_QUANTITY = 10_000
 MAX_LINES = 100
 MAX_PAGE = 10**12
+MAX_USERNAME, MAX_SKU = 50, 64
+MAX_PASSWORD = 128
 ROLES = ("customer", "admin")
 ORDER_STATUSES = ("pending", "confirmed", "shipped", "delivered", "cancelled")
 NOTIFICATION_STATUSES = ("pending", "sent", "failed", "uncertain")
@@ -81,13 +92,73 @@ class Line(Text):
     pattern: str | None = None
 
     def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> str:
-        text = super()._deserialize(value, attr, data, **kwargs)
+        text = self._spelled(super()._deserialize(value, attr, data, **kwargs))
         # Not only once it is trimmed: the HTTP API's document can't say that what is blank doesn't count.
         self._validate(text)
         text = text.strip()
         if re.search(f"[{CONTROLS}]", text):
             raise ValidationError("Must be one line, without control characters.")
         return text
+
+    def _spelled(self, text: str) -> str:
+        return text
+
+
+def normalizable(text: str, max_length: int) -> str:
+    """The text, unless it can't have `max_length` characters once it is normalized, or takes long to normalize."""
+    if len(text) > 4 * max_length:
+        raise ValidationError(f"Longer than maximum length {max_length}.")
+    if has_stacked_marks(text):
+        raise ValidationError("Has more than 30 marks on one letter.")
+    return text
+
+
+def check_characters(text: str) -> str:
+    if fault := fault_of(text):
+        raise ValidationError(fault)
+    return text
+
+
+class Name(Line):
+    """A Line that can be seen, normalized by `normal`; its length counts after that."""
+
+    form: Literal["NFC", "NFKC"] = "NFC"
+    normal = staticmethod(normal_text)
+
+    def __init__(self, max_length: int, **kwargs: Any) -> None:
+        super().__init__(validate=validate.Length(1, max_length), **kwargs)
+        self.max_length = max_length
+
+    def _spelled(self, text: str) -> str:
+        return unicodedata.normalize(self.form, normalizable(text, self.max_length))
+
+    def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> str:
+        name = check_characters(self.normal(super()._deserialize(value, attr, data, **kwargs)))
+        if not is_visible(name):
+            raise ValidationError("Must have something to see: a letter, a digit or a symbol.")
+        return name
+
+
+class Username(Name):
+    form = "NFKC"
+    normal = staticmethod(normal_username)
+
+    def __init__(self) -> None:
+        super().__init__(MAX_USERNAME, required=True)
+
+
+class Description(Text):
+    """Lines of text, normalized."""
+
+    pattern = rf"^[^\x00{FORMATS}]*$"
+
+    def __init__(self, max_length: int, **kwargs: Any) -> None:
+        super().__init__(validate=validate.Length(max=max_length), **kwargs)
+        self.max_length = max_length
+
+    def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> str:
+        text = super()._deserialize(value, attr, data, **kwargs)
+        return check_characters(normal_text(normalizable(text, self.max_length)))
 
 
 def fold_address(address: str) -> str:
@@ -133,11 +204,15 @@ def normal_password(password: str) -> str:
     return unicodedata.normalize("NFKC", password)
 
 
-class Password(Text):
+class NewPassword(Text):
     """Any Unicode, normalized."""
 
+    def __init__(self) -> None:
+        super().__init__(required=True, validate=validate.Length(8, MAX_PASSWORD))
+
     def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> str:
-        return normal_password(super()._deserialize(value, attr, data, **kwargs))
+        text = super()._deserialize(value, attr, data, **kwargs)
+        return normal_password(normalizable(text, MAX_PASSWORD))
 
 
 class Money(fields.Field[Decimal]):
@@ -165,14 +240,6 @@ class StrictBoolean(fields.Boolean):
 
 def Id(**kwargs: Any) -> fields.Integer:
     return fields.Integer(strict=True, validate=validate.Range(1, MAX_BIGINT), **kwargs)
-
-
-def Username() -> Line:
-    return Line(required=True, validate=validate.Length(3, 50))
-
-
-def NewPassword() -> Password:
-    return Password(required=True, validate=validate.Length(8, 128))
 
 
 def Secret(**kwargs: Any) -> fields.String:
@@ -256,23 +323,23 @@ class ImageUrl(Line):
         return url
 
 
-class Sku(Line):
-    def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> str:
-        return super()._deserialize(value, attr, data, **kwargs).upper()
+class Sku(Name):
+    form = "NFKC"
+    normal = staticmethod(normal_sku)
 
 
 class ProductFields(Schema):
     """What PUT and PATCH share with POST: everything but the stock."""
 
-    name = Line(required=True, validate=validate.Length(3, 200))
-    description = Text(load_default=None, allow_none=True, validate=validate.Length(max=1000))
+    name = Name(200, required=True)
+    description = Description(10_000, load_default=None, allow_none=True)
     price = Money(
         required=True,
         validate=validate.Range(Decimal("0.01"), error="Must be greater than 0."),
         metadata={"pattern": rf"^(?!0+(\.0+)?$){MONEY}$"},
     )
-    sku = Sku(required=True, validate=validate.Length(3, 50))
-    category = Line(load_default=None, allow_none=True, validate=validate.Length(1, 100))
+    sku = Sku(MAX_SKU, required=True)
+    category = Name(100, load_default=None, allow_none=True)
     image_url = ImageUrl(load_default=None, allow_none=True, validate=validate.Length(1, 500))
 
 

@@ -7,7 +7,8 @@ that contradict each other) is refused all the same: tests/gateway/test_document
 from apispec import BasePlugin
 from marshmallow import fields
 
-from contracts.schemas import CONTROLS, Line
+from contracts.names import FORMATS
+from contracts.schemas import CONTROLS, Line, Name
 from gateway.cookies import REFRESH, SIGN_IN
 
 SECURITY_SCHEMES = {
@@ -99,7 +100,8 @@ class Keywords(BasePlugin):
 def field2own_pattern(self, field, ret, **kwargs):
     pattern = ret.get("pattern") or getattr(field, "pattern", None)
     if pattern is None and isinstance(field, Line):
-        pattern = _line(ret.get("minLength", 0), ret.get("maxLength"))
+        unseen = CONTROLS + (FORMATS if isinstance(field, Name) else "")
+        pattern = _line(ret.get("minLength", 0), ret.get("maxLength"), unseen)
     return {"pattern": pattern} if pattern else {}
 
 
@@ -109,9 +111,9 @@ def field2null_or_view(self, field, ret, **kwargs):
     return {"anyOf": [*views, {"type": "object", "nullable": True, "enum": [None]}]} if views else {}
 
 
-def _line(min_length, max_length):
-    """Trimmed, so many characters, of which none is a control character."""
-    inside, end = f"[^{CONTROLS}]", rf"[^\s{CONTROLS}]"
+def _line(min_length, max_length, unseen):
+    """Trimmed, so many characters, of which none is unseen."""
+    inside, end = f"[^{unseen}]", rf"[^\s{unseen}]"
     most = "" if max_length is None else max_length - 2
     text = f"{end}{inside}{{{max(0, min_length - 2)},{most}}}{end}"
     if min_length < 2:

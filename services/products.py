@@ -26,6 +26,7 @@ from contracts.errors import (
     Taken,
 )
 from contracts.events import OrderAbandoned, OrderCreated, OrderStatusUpdated, ProductChanged
+from contracts.names import normal_text
 from contracts.production import demo_settings
 from contracts.schemas import (
     MAX_INT,
@@ -166,7 +167,7 @@ class Products:
         query = load(ProductQuery(), query)
         matching = select(Product).where(Product.is_active == query["is_active"])
         if query["category"] is not None:
-            matching = matching.where(Product.category == query["category"])
+            matching = matching.where(Product.category == normal_text(query["category"]))
         if query["name"]:
             matching = matching.where(Product.name.icontains(query["name"], autoescape=True))
         key = getattr(Product, query["sort_by"].removeprefix("-"))

@@ -18,8 +18,9 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, validates
 
+from contracts.names import normal_sku
 from extensions.inbox import AnswerMixin, InboxMixin
 
 
@@ -36,7 +37,11 @@ class Answer(AnswerMixin, Base):
 
 
 class Product(Base):
-    """version: one more with each edit. revision: one more with each change, sales included."""
+    """version: one more with each edit. revision: one more with each change, sales included.
+
+    sku_key: what two SKUs are compared by. None, or out of date, where the release before wrote the SKU, and for a SKU
+    that clashed with an older product's when this column was made: see scripts/normalize_names.py.
+    """
 
     __tablename__ = "products"
 
@@ -46,6 +51,7 @@ class Product(Base):
     price: Mapped[Decimal] = mapped_column(Numeric(12, 2))
     stock_quantity: Mapped[int] = mapped_column(BigInteger)
     sku: Mapped[str] = mapped_column(Text, unique=True)
+    sku_key: Mapped[str | None] = mapped_column(Text)
     category: Mapped[str | None] = mapped_column(Text)
     image_url: Mapped[str | None] = mapped_column(Text)
     is_active: Mapped[bool] = mapped_column(Boolean, server_default="true")
@@ -57,7 +63,13 @@ class Product(Base):
     __table_args__ = (
         CheckConstraint("stock_quantity >= 0", name="ck_products_stock_quantity"),
         Index("ix_products_is_active_category", "is_active", "category"),
+        Index("uq_products_sku_key", "sku_key", unique=True),
     )
+
+    @validates("sku")
+    def _keep_key(self, _, sku):
+        self.sku_key = normal_sku(sku)
+        return sku
 
     def edit(self, **changes):
         for name, value in changes.items():

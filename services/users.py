@@ -37,6 +37,7 @@ from contracts.errors import (
     UserNotFound,
 )
 from contracts.events import UserPasswordResetRequested, UserRegistered, UserVerificationRequested, event_id_of
+from contracts.names import normal_username
 from contracts.production import demo_settings
 from contracts.schemas import (
     AddressVerification,
@@ -202,7 +203,7 @@ class Users:
     def register(self, email, username, password):
         """Open a customer's account and return it.
 
-        Raises InvalidInput, or Taken with the field: addresses and names are compared without case.
+        Raises InvalidInput, or Taken with the field: addresses are compared without case, names by what one sees.
         """
         account = load(UserRegistration(), {"email": email, "username": username, "password": password})
         self._refuse_weak(account["password"], account["email"], account["username"])
@@ -232,7 +233,7 @@ class Users:
             conditions.append(
                 or_(
                     User.email.icontains(query["q"], autoescape=True),
-                    User.username.icontains(query["q"], autoescape=True),
+                    User.username.icontains(normal_username(query["q"]), autoescape=True),
                 )
             )
         if query["role"] is not None:
@@ -569,7 +570,7 @@ def _flush(session):
     try:
         session.flush()
     except IntegrityError as error:
-        taken_name = error.orig.diag.constraint_name == "uq_users_username_folded"
+        taken_name = error.orig.diag.constraint_name in ("uq_users_username_folded", "uq_users_username_key")
         raise Taken("username" if taken_name else "email") from error
 
 

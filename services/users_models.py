@@ -22,10 +22,11 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, validates
 
 from contracts.errors import InvalidSession, InvalidToken, Taken, TooManyFailures, UnprovenAddress
-from contracts.schemas import Email, NewEmail, Profile
+from contracts.names import username_key, with_suffix
+from contracts.schemas import MAX_USERNAME, Email, NewEmail, Profile
 from extensions.database import after_commit
 from extensions.inbox import AnswerMixin
 from extensions.outbox import OutboxMixin
@@ -76,6 +77,8 @@ def _owner(**options):
 class User(Base):
     """password_hash: None for who has only ever signed in elsewhere.
 
+    username_key: what two names are compared by. None, or out of date, where the release before wrote the name, and
+    for a name that clashed with an older account's when this column was made: see scripts/normalize_names.py.
     email_verified_at: when the address was proven, by a mailed token or a sign-in provider.
     """
 
@@ -84,6 +87,7 @@ class User(Base):
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     email: Mapped[str] = mapped_column(Text, unique=True)
     username: Mapped[str] = mapped_column(Text)
+    username_key: Mapped[str | None] = mapped_column(Text)
     password_hash: Mapped[str | None] = mapped_column(Text)
     role: Mapped[str] = mapped_column(Text, server_default="customer")
     is_active: Mapped[bool] = mapped_column(Boolean, server_default="true")
@@ -93,7 +97,15 @@ class User(Base):
         DateTime(timezone=True), server_default=func.now(), onupdate=func.now()
     )
 
-    __table_args__ = (Index("uq_users_username_folded", func.lower(username), unique=True),)
+    __table_args__ = (
+        Index("uq_users_username_folded", func.lower(username), unique=True),
+        Index("uq_users_username_key", "username_key", unique=True),
+    )
+
+    @validates("username")
+    def _keep_key(self, _, username):
+        self.username_key = username_key(username)
+        return username
 
 
 class ExternalIdentity(Base):
@@ -142,8 +154,9 @@ class ExternalIdentity(Base):
     @staticmethod
     def _account_of_address(session, email, username):
         """(user, is_new), locked; made if there is none, under that name or, if it is taken, a similar one."""
-        for free_name in (username, f"{username[:41]}-{secrets.token_hex(4)}"):
-            new = insert(User).values(email=email, username=free_name, email_verified_at=func.now())
+        for free_name in (username, with_suffix(username, secrets.token_hex(4), MAX_USERNAME)):
+            name = {"username": free_name, "username_key": username_key(free_name)}
+            new = insert(User).values(email=email, email_verified_at=func.now(), **name)
             is_new = session.execute(new.on_conflict_do_nothing().returning(User.id)).first() is not None
             user = session.scalar(select(User).where(User.email == email).with_for_update())
             if user is not None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from contracts import schemas
 from contracts.errors import InvalidInput
+from contracts.names import normal_sku, username_key
 from contracts.schemas import MAX_BIGINT, MAX_INT, load, load_id
 from tests.factories import a_product, an_account
 
@@ -25,10 +26,19 @@ JSON = st.recursive(
 NOT_INTEGERS = (None, True, "5", "", 1.0, 1.5, float("nan"), float("inf"), [1], {"1": 1})
 NOT_TEXTS = (None, True, 5, 1.5, ["porcini"], {"name": "porcini"}, "a NUL \x00 in it", "half a pair \ud83c")
 NOT_LINES = ("two\nlines", "a tab\there", "a bell\x07", "a C1\x85control", "a\u2028separator")
+# Of format characters, or with nothing to see.
+NOT_NAMES = (
+    *("\u202eright to left\u202c", "admin\u200b", "soft\u00adhyphen", "\ufeffa mark", "\u2066isolated\u2069"),
+    *("\U000e0061 tag", "a\u200d", "\u200cabc", "a \u200d b", "ab\u200d1"),
+    *("\u200d\u200d\u200d", "\u2060", "\u3164\u3164\u3164", "\u2800", "\u0301", "\ufe0f"),
+)
+STACKED = "e" + "\u0301\u0316" * 16
 STRANGE_BUT_LEGAL = (
     "🍄" * 3,
     "فطر الكمأة",
-    "\u202eright to left\u202c",
+    "米酒",
+    "می\u200cخواهم",
+    "👩🏽\u200d🌾 ❤\ufe0f\u200d🔥",
     "O'Hara; DROP TABLE users --",
     "100 % & <b>_</b>",
 )
@@ -162,17 +172,50 @@ def test_a_mail_to_any_address_that_is_taken_goes_to_that_address(address):
     assert getaddresses([str(mail["To"])]) == [("", taken)]
 
 
-@pytest.mark.parametrize("username", (*NOT_TEXTS, *NOT_LINES, "", "ab", "  ab  ", "a" * 51))
-def test_a_name_of_an_account_is_one_line_of_3_to_50_characters(username):
+@pytest.mark.parametrize(
+    "username",
+    (
+        *NOT_TEXTS,
+        *NOT_LINES,
+        *NOT_NAMES,
+        STACKED,
+        "",
+        "  ",
+        "a" * 51,
+        "\N{ARABIC LIGATURE SALLALLAHOU ALAYHE WASALLAM}" * 3,
+    ),
+)
+def test_a_name_of_an_account_is_one_line_of_1_to_50_characters_that_can_be_seen(username):
     assert refused_fields(schemas.UserRegistration(), an_account(username=username)) == {"username"}
 
 
-@pytest.mark.parametrize("username", (*STRANGE_BUT_LEGAL, "abc", "a" * 50))
+@pytest.mark.parametrize("username", (*STRANGE_BUT_LEGAL, "a", "é", "a" * 50))
 def test_a_name_of_an_account_may_be_written_in_any_script(username):
     assert load(schemas.UserRegistration(), an_account(username=username))["username"] == username
 
 
-@pytest.mark.parametrize("password", (*NOT_TEXTS, "", "a" * 7, "a" * 129))
+@pytest.mark.parametrize(
+    "given, name", {" ﬁsh ": "fish", "ＡＤＡ": "ADA", "e\u0301" * 50: "é" * 50, "a\u00a0b": "a b"}.items()
+)
+def test_a_name_of_an_account_is_kept_in_its_compatible_form_and_counted_in_it(given, name):
+    assert load(schemas.UserRegistration(), an_account(username=given))["username"] == name
+
+
+@pytest.mark.parametrize(
+    "names",
+    (
+        ("Ada", "ADA", "ａｄａ", "a\u200dda", "Ada\u3164", "ada\ufe0f"),
+        ("Straße", "STRASSE"),
+        ("ﬁsh", "FISH"),
+        ("\u212bse", "A\u030ase", "åSE"),
+        ("ΣΑΣ", "σας"),
+    ),
+)
+def test_names_that_a_person_takes_for_one_have_one_key(names):
+    assert len({username_key(name) for name in names}) == 1
+
+
+@pytest.mark.parametrize("password", (*NOT_TEXTS, STACKED, "", "a" * 7, "a" * 129, "e\u0301" * 129))
 def test_a_password_has_8_to_128_characters(password):
     assert refused_fields(schemas.UserRegistration(), an_account(password=password)) == {"password"}
 
@@ -188,16 +231,16 @@ def test_a_password_is_counted_in_characters(password):
 @pytest.mark.parametrize(
     "field, values",
     {
-        "name": (*NOT_TEXTS, *NOT_LINES, "", "ab", "a" * 201),
-        "description": (*NOT_TEXTS[1:], "a" * 1001),
+        "name": (*NOT_TEXTS, *NOT_LINES, *NOT_NAMES, STACKED, "", " ", "a" * 201),
+        "description": (*NOT_TEXTS[1:], STACKED, "a" * 10_001, "a bell that \u202esgnir\u202c"),
         "price": (
             *(None, True, 5, 14.5, float("nan"), ["1"]),
             *("", "0", "0.00", "-1", "+1", "1.", ".5", "1.005", "1e3", "1e400", "NaN", "Infinity", "1,50", " 1"),
             *("1_0", "٣", "10000000000.00", "1\n"),
         ),
         "stock_quantity": (*NOT_INTEGERS, -1, MAX_INT + 1),
-        "sku": (*NOT_TEXTS, *NOT_LINES, "", "ab", "a" * 51),
-        "category": (*NOT_TEXTS[1:], *NOT_LINES, "", " ", "a" * 101),
+        "sku": (*NOT_TEXTS, *NOT_LINES, *NOT_NAMES, STACKED, "", " ", "a" * 65, "ß" * 33),
+        "category": (*NOT_TEXTS[1:], *NOT_LINES, *NOT_NAMES, STACKED, "", " ", "a" * 101),
         "image_url": (
             *NOT_TEXTS[1:],
             *("", "http://forage.example/a.jpg", "//evil.example/a.jpg", "/\\evil.example", "\\\\evil.example"),
@@ -213,8 +256,8 @@ def test_a_product_out_of_bounds_is_refused(field, values):
 @pytest.mark.parametrize(
     "field, values",
     {
-        "name": (*STRANGE_BUT_LEGAL, "abc", "a" * 200),
-        "description": (None, "", "two\nlines", "a" * 1000),
+        "name": (*STRANGE_BUT_LEGAL, "TV", "米", "a" * 200),
+        "description": (None, "", "two\nlines", "a" * 10_000, *STRANGE_BUT_LEGAL),
         "stock_quantity": (0, MAX_INT),
         "category": (None, "a", "a" * 100),
         "image_url": (None, "/images/a.jpg", "images/a.jpg?v=1:2", "https://forage.example/a.jpg", "/" + "a" * 499),
@@ -235,8 +278,35 @@ def test_a_price_is_kept_with_two_places(given, price):
     assert str(taken) == price
 
 
-def test_a_sku_is_upper_cased():
-    assert load(schemas.ProductRequest(), a_product(sku=" cep-1 "))["sku"] == "CEP-1"
+@pytest.mark.parametrize(
+    "given, sku",
+    {
+        " cep-1 ": "CEP-1",
+        "a1": "A1",
+        "ｔｖ": "TV",
+        "straße": "STRASSE",
+        "ﬁsh": "FISH",
+        "cre\u0300me": "CR\u00c8ME",
+        "ŉ": "ʼN",
+        "a" * 64: "A" * 64,
+    }.items(),
+)
+def test_a_sku_is_kept_in_one_spelling(given, sku):
+    assert load(schemas.ProductRequest(), a_product(sku=given))["sku"] == sku
+
+
+@pytest.mark.parametrize("field, length", {"name": 200, "category": 100, "description": 10_000}.items())
+def test_a_text_is_composed_and_counted_after_that(field, length):
+    taken = load(schemas.ProductRequest(), a_product(**{field: "e\u0301" * length}))
+
+    assert taken[field] == "é" * length
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6))
+@example("\u0345\u1e9e")
+def test_a_key_is_its_own_key(name):
+    assert username_key(username_key(name)) == username_key(name)
+    assert normal_sku(normal_sku(name)) == normal_sku(name)
 
 
 def test_a_replacement_needs_all_fields_but_the_stock():

@@ -342,5 +342,5 @@ def test_the_image_has_what_operators_run_in_it():
 
     kept = (ROOT / ".dockerignore").read_text().splitlines()
 
-    assert commands == {"migrate", "change_queues", "resend"}
+    assert commands == {"migrate", "change_queues", "normalize_names", "resend"}
     assert {f"!scripts/{command}.py" for command in commands} <= set(kept)

@@ -85,7 +85,7 @@ def test_the_bounds_in_the_document_are_those_that_hold(document):
     product = document["components"]["schemas"]["ProductRequest"]["properties"]
     limit = next(p for p in document["paths"]["/products"]["get"]["parameters"] if p["name"] == "limit")
 
-    assert (product["name"]["minLength"], product["name"]["maxLength"]) == (3, 200)
+    assert (product["name"]["minLength"], product["name"]["maxLength"]) == (1, 200)
     assert product["price"]["type"] == "string"
     assert (limit["schema"]["minimum"], limit["schema"]["maximum"], limit["schema"]["default"]) == (1, 100, 20)
 

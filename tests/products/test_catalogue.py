@@ -1,4 +1,5 @@
 import time
+import unicodedata
 from uuid import uuid4
 
 import pytest
@@ -54,6 +55,17 @@ def test_a_new_products_stock_is_in_the_ledger(shop, products):
     product = products.create_product(**a_product(stock_quantity=7))
 
     assert ledger(shop, product) == [("edit", 7)]
+
+
+def test_a_sku_is_taken_and_a_category_found_in_any_spelling(products, category):
+    product = products.create_product(**a_product(sku=f"CR\u00c8ME-{uuid4()}", category=f"Cr\u00e8me {category}"))
+    decomposed = unicodedata.normalize("NFD", product["sku"])
+
+    with pytest.raises(Taken):
+        products.create_product(**a_product(sku=decomposed))
+    page = products.list_products(category=unicodedata.normalize("NFD", product["category"]))
+
+    assert [found["id"] for found in page["items"]] == [product["id"]]
 
 
 def test_a_sku_is_taken_whatever_its_case(products):

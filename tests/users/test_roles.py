@@ -194,7 +194,7 @@ def test_somebody_elses_name_cannot_be_taken(shop, account):
     assert shop.rpc.users.update_profile(user_id=account["id"], username=account["username"].upper())
 
 
-@pytest.mark.parametrize("username", ("", "ab", "x" * 51, "two\nlines", None, 5))
+@pytest.mark.parametrize("username", ("", "  ", "x" * 51, "two\nlines", None, 5))
 def test_a_name_out_of_bounds_is_refused(shop, account, username):
     with pytest.raises(InvalidInput):
         shop.rpc.users.update_profile(user_id=account["id"], username=username)

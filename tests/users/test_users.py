@@ -57,6 +57,24 @@ def test_an_address_is_taken_whatever_its_case(shop):
     assert refusal.value.field == "email"
 
 
+@pytest.mark.parametrize("spelled", ("\uff21{}", "a\u200d{}", "A{}\u3164", "\u00aa{}"))
+def test_a_name_is_taken_by_one_that_a_person_cannot_tell_from_it(shop, spelled):
+    account, other = an_account(), an_account()
+    shop.rpc.users.register(**account | {"username": f"a{account['username']}"})
+    shop.rpc.users.register(**other)
+    spelled = spelled.format(account["username"])
+
+    for attempt in (
+        shop.rpc.users.register.call_async(**an_account(username=spelled)),
+        shop.rpc.users.update_profile.call_async(
+            user_id=shop.rpc.users.list_users(q=other["email"])["items"][0]["id"], username=spelled
+        ),
+    ):
+        refusal = refusal_of(attempt)
+        assert isinstance(refusal, Taken)
+        assert refusal.field == "username"
+
+
 def test_a_name_is_taken_whatever_its_case(shop):
     shop.rpc.users.register(**an_account(username="Éowyn of Rohan"))
 

@@ -1,13 +1,14 @@
 import { useI18n } from 'vue-i18n'
 import { isMailable } from '@/utils/address'
+import { isName, lengthOf } from '@/utils/names'
 
 /** As contracts/schemas.py has them. */
 export const MIN_PASSWORD_LENGTH = 8
 const MAX_PASSWORD_LENGTH = 128
-const USERNAME_LENGTH = [3, 50] as const
+const MAX_USERNAME_LENGTH = 50
 
-/** As the server counts: what looks the same is the same, and what looks like one character is mostly one. */
-export const passwordLength = (password: string) => [...password.normalize('NFKC')].length
+/** What looks the same is the same. */
+export const passwordLength = (password: string) => lengthOf(password, 'NFKC')
 
 /** What is wrong with a field, in a sentence, as far as that can be told without asking. */
 export function useAccountChecks() {
@@ -22,8 +23,8 @@ export function useAccountChecks() {
   const newEmail = (value: string) => email(value) ?? (isMailable(value.trim()) ? undefined : t('account.refused.email'))
 
   function username(value: string) {
-    const length = [...value.trim()].length
-    return filled(value.trim()) ?? (length < USERNAME_LENGTH[0] || length > USERNAME_LENGTH[1] ? t('account.refused.username') : undefined)
+    const isFine = isName(value.trim()) && lengthOf(value.trim(), 'NFKC') <= MAX_USERNAME_LENGTH
+    return filled(value.trim()) ?? (isFine ? undefined : t('account.refused.username'))
   }
 
   /** known: what everybody knows of the account. */

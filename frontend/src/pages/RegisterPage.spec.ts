@@ -92,7 +92,7 @@ test('what the shop refuses is said at each field, and the first has the focus',
 test.each([
   ['no address', { email: 'ada' }, 'Email', /not a whole email address/],
   ['an address that no mail server takes', { email: 'a..b@forage.example' }, 'Email', /not a whole email address/],
-  ['a short name', { username: 'ad ' }, 'Username', /3 to 50 characters/],
+  ['a name with a character that can not be seen', { username: 'ada\u200b' }, 'Username', /1 to 50 characters that can be seen/],
   ['a short password', { password: '1234567' }, 'Password', /at least 8 characters/],
   ['a long password', { password: 'x'.repeat(129) }, 'Password', /at most 128 characters/],
   ['the address as the password', { password: 'ADA@forage.example' }, 'Password', /Everybody knows this of you/],

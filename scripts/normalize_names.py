@@ -1,0 +1,131 @@
+"""Renames accounts and SKUs that a person can't tell from an older one's: once the release before runs no more.
+
+    python -m scripts.normalize_names            # lists what it would rename
+    python -m scripts.normalize_names --apply
+
+The oldest keeps the name, another one gets its id behind it: `fish-17`. Works on the databases whose USERS_DB_URI and
+PRODUCTS_DB_URI are set, beside running services. It commits in batches: a run that was cut off is finished by the next.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+
+from sqlalchemy import column, create_engine, func, select, table, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.pool import NullPool
+from sqlalchemy.sql.expression import TableClause
+
+from contracts.names import normal_sku, normal_username, username_key, with_suffix
+from contracts.schemas import MAX_SKU, MAX_USERNAME
+
+BATCH = 500
+
+
+@dataclass(frozen=True)
+class Names:
+    """A table's column of names, and beside it one of keys, `<column>_key`. counters: those that an edit raises."""
+
+    table: TableClause
+    column: str
+    normal: Callable[[str], str]
+    key: Callable[[str], str]
+    max_length: int
+    counters: tuple[str, ...] = ()
+
+
+def columns(*names):
+    return [column(name) for name in ("id", "updated_at", *names)]
+
+
+USERS = table("users", *columns("username", "username_key"))
+PRODUCTS = table("products", *columns("sku", "sku_key", "version", "revision"))
+NAMES = (
+    Names(USERS, "username", normal_username, username_key, MAX_USERNAME),
+    Names(PRODUCTS, "sku", normal_sku, normal_sku, MAX_SKU, ("version", "revision")),
+)
+
+
+class Mending:
+    def __init__(self, connection, names):
+        self.connection, self.names = connection, names
+        columns = names.table.c
+        self.id, self.name, self.key = columns.id, columns[names.column], columns[f"{names.column}_key"]
+        self.rows = select(self.id, self.name.label("name"), self.key.label("key"))
+        self.renamed = 0
+
+    def next_batch(self, last):
+        """Mend the next ones by id; return the last id, None at the end."""
+        rows = self.connection.execute(self.rows.where(self.id > last).order_by(self.id).limit(BATCH)).all()
+        for row in rows:
+            if row.key != self.names.key(row.name):
+                self.mend(row.id)
+        return rows[-1].id if rows else None
+
+    def mend(self, row_id):
+        row = self.lock(self.id == row_id)
+        key = row and self.names.key(row.name)
+        if row is None or row.key == key:
+            return
+        holder = self.lock(self.key == key)
+        if holder is not None and self.names.key(holder.name) != key:
+            # The release before gave it another name.
+            self.update(holder.id, {self.key: None})
+            self.update(row.id, {self.key: key})
+            self.mend(holder.id)
+        elif holder is None:
+            self.update(row.id, {self.key: key})
+        elif holder.id < row.id:
+            self.rename(row, holder)
+        else:
+            self.rename(holder, row)
+            self.update(row.id, {self.key: key})
+
+    def lock(self, condition):
+        return self.connection.execute(self.rows.where(condition).with_for_update()).first()
+
+    def rename(self, row, older):
+        columns = self.names.table.c
+        edit = {columns.updated_at: func.now(), **{columns[each]: columns[each] + 1 for each in self.names.counters}}
+        for number in count(1):
+            suffix = row.id if number == 1 else f"{row.id}-{number}"
+            name = with_suffix(self.names.normal(row.name), suffix, self.names.max_length)
+            try:
+                with self.connection.begin_nested():
+                    self.update(row.id, {self.name: name, self.key: self.names.key(name), **edit})
+                break
+            except IntegrityError:
+                continue
+        self.renamed += 1
+        print(f"{self.names.table.name} {row.id}: {row.name!r} becomes {name!r}, as {older.id} has {older.name!r}")
+
+    def update(self, row_id, values):
+        self.connection.execute(update(self.names.table).where(self.id == row_id).values(values))
+
+
+def mend_all(names, uri, apply):
+    with create_engine(uri, poolclass=NullPool).connect() as connection:
+        mending, last = Mending(connection, names), 0
+        while (last := mending.next_batch(last)) is not None:
+            if apply:
+                connection.commit()
+        # Else nothing is committed: what is listed is what would be.
+    print(f"{names.table.name}: {mending.renamed} {'renamed' if apply else 'to rename: run it with --apply'}")
+
+
+def main():
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--apply", action="store_true", help="rename them")
+    apply = options.parse_args().apply
+    chosen = [(names, uri) for names in NAMES if (uri := os.environ.get(f"{names.table.name.upper()}_DB_URI"))]
+    if not chosen:
+        sys.exit("Set USERS_DB_URI, PRODUCTS_DB_URI or both: the databases whose names to look at.")
+    for names, uri in chosen:
+        mend_all(names, uri, apply)
+
+
+if __name__ == "__main__":
+    main()

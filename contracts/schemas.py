@@ -329,16 +329,12 @@ class Sku(Name):
 
 
 class ProductFields(Schema):
-    """What PUT and PATCH share with POST: everything but the stock."""
+    """What PUT and PATCH share with POST: everything but the stock. Without a SKU, PUT leaves the one there is."""
 
     name = Name(200, required=True)
     description = Description(10_000, load_default=None, allow_none=True)
-    price = Money(
-        required=True,
-        validate=validate.Range(Decimal("0.01"), error="Must be greater than 0."),
-        metadata={"pattern": rf"^(?!0+(\.0+)?$){MONEY}$"},
-    )
-    sku = Sku(MAX_SKU, required=True)
+    price = Money(required=True)
+    sku = Sku(MAX_SKU, allow_none=True, metadata={"description": "null: one that is made of the id"})
     category = Name(100, load_default=None, allow_none=True)
     image_url = ImageUrl(load_default=None, allow_none=True, validate=validate.Length(1, 500))
 
@@ -348,6 +344,7 @@ def Stock(**kwargs: Any) -> fields.Integer:
 
 
 class ProductRequest(ProductFields):
+    sku = Sku(MAX_SKU, load_default=None, allow_none=True, metadata={"description": "null: one that is made of the id"})
     stock_quantity = Stock(required=True)
 
 

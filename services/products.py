@@ -199,7 +199,11 @@ class Products:
     @once
     def create_product(self, session, **fields):
         """Fields as in contracts.schemas.ProductRequest. Raises Taken for the SKU, InvalidInput."""
-        product = Product(**load(ProductRequest(), fields))
+        fields = load(ProductRequest(), fields)
+        if fields["sku"] is None:
+            fields["id"] = Product.next_id(session)
+            fields["sku"] = Product.made_sku(session, fields["id"])
+        product = Product(**fields)
         session.add(product)
         self._flush(session)
         session.add(StockMovement(product_id=product.id, delta=product.stock_quantity, reason="edit"))
@@ -209,7 +213,10 @@ class Products:
     @rpc
     @once
     def replace_product(self, session, product_id, version=None, **fields):
-        """All fields; stock_quantity is left when absent. Raises ProductNotFound, StaleVersion, Taken, InvalidInput."""
+        """All fields; stock_quantity and sku are left when absent.
+
+        Raises ProductNotFound, StaleVersion, Taken, InvalidInput.
+        """
         return self._edit(session, product_id, version, load(ProductReplacement(), fields))
 
     @rpc
@@ -255,6 +262,8 @@ class Products:
         delta = changes.get("stock_quantity", product.stock_quantity) - product.stock_quantity
         if delta:
             session.add(StockMovement(product_id=product.id, delta=delta, reason="edit"))
+        if changes.get("sku", product.sku) is None:
+            changes["sku"] = Product.made_sku(session, product.id)
         product.edit(**changes)
         self._flush(session)
         self._hint(session, product)

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from decimal import Decimal
+from itertools import count
 from uuid import UUID
 
 from sqlalchemy import (
@@ -16,6 +17,8 @@ from sqlalchemy import (
     Numeric,
     Text,
     func,
+    or_,
+    select,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, validates
@@ -70,6 +73,23 @@ class Product(Base):
     def _keep_key(self, _, sku):
         self.sku_key = normal_sku(sku)
         return sku
+
+    @staticmethod
+    def next_id(session):
+        return session.scalar(select(func.nextval(func.pg_get_serial_sequence("products", "id"))))
+
+    @classmethod
+    def with_sku(cls, sku, but=None):
+        """Those that have this SKU, as far as a normalized one can tell. but: the id of one that doesn't count."""
+        return select(cls).where(or_(cls.sku_key == sku, cls.sku == sku), cls.id.is_distinct_from(but))
+
+    @classmethod
+    def made_sku(cls, session, product_id):
+        """A SKU for a product that was given none."""
+        for number in count(1):
+            sku = f"P-{product_id}" if number == 1 else f"P-{product_id}-{number}"
+            if session.scalar(cls.with_sku(sku, but=product_id)) is None:
+                return sku
 
     def edit(self, **changes):
         for name, value in changes.items():

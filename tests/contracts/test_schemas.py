@@ -235,11 +235,11 @@ def test_a_password_is_counted_in_characters(password):
         "description": (*NOT_TEXTS[1:], STACKED, "a" * 10_001, "a bell that \u202esgnir\u202c"),
         "price": (
             *(None, True, 5, 14.5, float("nan"), ["1"]),
-            *("", "0", "0.00", "-1", "+1", "1.", ".5", "1.005", "1e3", "1e400", "NaN", "Infinity", "1,50", " 1"),
+            *("", "-0", "-1", "+1", "1.", ".5", "1.005", "1e3", "1e400", "NaN", "Infinity", "1,50", " 1"),
             *("1_0", "٣", "10000000000.00", "1\n"),
         ),
         "stock_quantity": (*NOT_INTEGERS, -1, MAX_INT + 1),
-        "sku": (*NOT_TEXTS, *NOT_LINES, *NOT_NAMES, STACKED, "", " ", "a" * 65, "ß" * 33),
+        "sku": (*NOT_TEXTS[1:], *NOT_LINES, *NOT_NAMES, STACKED, "", " ", "a" * 65, "ß" * 33),
         "category": (*NOT_TEXTS[1:], *NOT_LINES, *NOT_NAMES, STACKED, "", " ", "a" * 101),
         "image_url": (
             *NOT_TEXTS[1:],
@@ -269,7 +269,8 @@ def test_a_product_on_the_bounds_is_taken_as_it_is(field, values):
 
 
 @pytest.mark.parametrize(
-    "given, price", {"0.01": "0.01", "5": "5.00", "9.5": "9.50", "9999999999.99": "9999999999.99"}.items()
+    "given, price",
+    {"0": "0.00", "0.00": "0.00", "0.01": "0.01", "5": "5.00", "9.5": "9.50", "9999999999.99": "9999999999.99"}.items(),
 )
 def test_a_price_is_kept_with_two_places(given, price):
     taken = load(schemas.ProductRequest(), a_product(price=given))["price"]
@@ -310,10 +311,11 @@ def test_a_key_is_its_own_key(name):
 
 
 def test_a_replacement_needs_all_fields_but_the_stock():
-    assert refused_fields(schemas.ProductReplacement(), {}) == {"name", "price", "sku"}
+    assert refused_fields(schemas.ProductReplacement(), {}) == {"name", "price"}
     whole = a_product()
     del whole["stock_quantity"]
-    assert "stock_quantity" not in load(schemas.ProductReplacement(), whole)
+    del whole["sku"]
+    assert not {"stock_quantity", "sku"} & load(schemas.ProductReplacement(), whole).keys()
 
 
 def test_changes_have_nothing_that_was_not_given():

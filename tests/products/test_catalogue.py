@@ -79,9 +79,21 @@ def test_a_sku_is_taken_whatever_its_case(products):
 
 def test_a_product_out_of_bounds_is_refused(products):
     with pytest.raises(InvalidInput) as refusal:
-        products.create_product(**a_product(price="0", name="x", colour="yellow"))
+        products.create_product(**a_product(price="-1", name="", colour="yellow"))
 
     assert set(refusal.value.errors) == {"price", "name", "colour"}
+
+
+def test_a_made_sku_gives_way_to_one_that_was_given(shop, products):
+    [(last,)] = shop.sql("products", "SELECT last_value FROM products_id_seq")
+    taken = [f"P-{last + 3}", f"p-{last + 3}-2"]
+    for sku in taken:
+        products.create_product(**a_product(sku=sku))
+
+    product = products.create_product(**a_product(sku=None))
+
+    assert (product["id"], product["sku"]) == (last + 3, f"P-{last + 3}-3")
+    assert products.update_product(product_id=product["id"], sku=None)["sku"] == f"P-{last + 3}-3"
 
 
 @pytest.mark.parametrize("product_id", (999_999, 2**62))

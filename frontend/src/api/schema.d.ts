@@ -2456,7 +2456,11 @@ export interface components {
             description: string | null;
             /** Format: decimal */
             price: string;
-            sku: string;
+            /**
+             * @description null: one that is made of the id
+             * @default null
+             */
+            sku: string | null;
             /** @default null */
             category: string | null;
             /** @default null */
@@ -2469,7 +2473,8 @@ export interface components {
             description: string | null;
             /** Format: decimal */
             price: string;
-            sku: string;
+            /** @description null: one that is made of the id */
+            sku?: string | null;
             /** @default null */
             category: string | null;
             /** @default null */
@@ -2482,7 +2487,8 @@ export interface components {
             description: string | null;
             /** Format: decimal */
             price?: string;
-            sku?: string;
+            /** @description null: one that is made of the id */
+            sku?: string | null;
             /** @default null */
             category: string | null;
             /** @default null */

@@ -1,16 +1,16 @@
 import { computed, reactive, ref, type Ref } from 'vue'
 import { useI18n } from 'vue-i18n'
 import type { Product } from '@/api/client'
+import { isName, isSeen, lengthOf } from '@/utils/names'
 
 /** What an admin edits of a product as one thing; stock and being active are actions of their own. */
 export const FIELDS = ['name', 'sku', 'price', 'category', 'image_url', 'description'] as const
 export type Field = (typeof FIELDS)[number]
 export type Draft = Record<Field, string>
-export type Values = Record<Exclude<Field, 'category' | 'image_url' | 'description'>, string> &
-  Record<'category' | 'image_url' | 'description', string | null>
+type Optional = 'sku' | 'category' | 'image_url' | 'description'
+export type Values = Record<Exclude<Field, Optional>, string> & Record<Optional, string | null>
 
 export const MAX_INT = 2 ** 31 - 1
-const CONTROLS = /[\u0000-\u001f\u007f-\u009f\u2028\u2029]/
 const IMAGE_URL = /^(https:\/\/[^\s/?#\\]+\S*|(?!\/\/)(?![^/?#]*:)[^\s\\]+)$/
 
 /** "12,5" and "12.50" alike: the API's "12.50". Null for what is no price. */
@@ -39,12 +39,12 @@ export function useAdminProduct(base: Ref<Product | undefined>) {
 
   /** As the server would keep it. */
   const values = computed<Values>(() => ({
-    name: draft.name.trim(),
-    sku: draft.sku.trim().toUpperCase(),
+    name: draft.name.trim().normalize(),
+    sku: draft.sku.normalize('NFKC').trim().toUpperCase().normalize('NFKC') || null,
     price: readPrice(draft.price) ?? draft.price,
-    category: draft.category.trim() || null,
+    category: draft.category.trim().normalize() || null,
     image_url: draft.image_url.trim() || null,
-    description: draft.description || null,
+    description: draft.description.normalize() || null,
   }))
   const changes = computed(() => {
     const changed = FIELDS.filter((field) => values.value[field] !== (base.value ? base.value[field] : valuesOfNothing[field]))
@@ -54,21 +54,15 @@ export function useAdminProduct(base: Ref<Product | undefined>) {
 
   const wrong = computed(() => {
     const { name, sku, price, category, image_url, description } = values.value
-    const between = (text: string, least: number, most: number) => {
-      const length = [...text].length
-      if (!length) return t('field.required')
-      if (length < least || length > most) return t('admin.product.between', { least, most })
-      return CONTROLS.test(text) ? t('admin.product.oneLine') : ''
-    }
-    const atMost = (text: string | null, most: number) => ([...(text ?? '')].length > most ? t('admin.product.atMost', { most }) : '')
-    const amount = readPrice(price)
+    const atMost = (text: string | null, most: number) => (lengthOf(text ?? '') > most ? t('admin.product.atMost', { most }) : '')
+    const line = (text: string | null, most: number) => atMost(text, most) || (text && !isName(text) ? t('admin.product.oneLine') : '')
     return Object.entries({
-      name: between(name, 3, 200),
-      sku: between(sku, 3, 50),
-      price: !price ? t('field.required') : amount === null ? t('admin.product.priceForm') : /[1-9]/.test(amount) ? '' : t('admin.product.pricePositive'),
-      category: atMost(category, 100) || (CONTROLS.test(category ?? '') ? t('admin.product.oneLine') : ''),
+      name: name ? line(name, 200) : t('field.required'),
+      sku: line(sku, 64),
+      price: !price ? t('field.required') : readPrice(price) === null ? t('admin.product.priceForm') : '',
+      category: line(category, 100),
       image_url: image_url && !IMAGE_URL.test(image_url) ? t('admin.product.imageForm') : atMost(image_url, 500),
-      description: atMost(description, 1000),
+      description: atMost(description, 10_000) || (isSeen(description ?? '') ? '' : t('admin.product.unseen')),
     }).filter(([, sentence]) => sentence)
   })
   const errors = computed<Record<string, string>>(() => ({
@@ -94,4 +88,4 @@ export function useAdminProduct(base: Ref<Product | undefined>) {
   return { draft, values, changes, isDirty, errors, refused, check, reset, draftOf }
 }
 
-const valuesOfNothing: Values = { name: '', sku: '', price: '', category: null, image_url: null, description: null }
+const valuesOfNothing: Values = { name: '', sku: null, price: '', category: null, image_url: null, description: null }

@@ -57,16 +57,19 @@ const save = () => userEvent.click(screen.getByRole('button', { name: 'Save' }))
 
 test('what is wrong with a field is said beside it, and nothing is sent', async () => {
   await show('/admin/products/new')
-  await write('Name', 'ab')
-  await write('Price in euros', '0')
+  await write('Name', 'ab\u200b')
+  await write('Price in euros', '-1')
+  await write(/^SKU/, 'x'.repeat(65))
+  await write(/^Description/, 'soft\u00adhyphen')
   await write(/^Picture/, 'javascript:alert(1)')
   await write('Stock', '-1')
 
   await userEvent.click(screen.getByRole('button', { name: 'Create product' }))
 
-  expect(screen.getByLabelText('Name')).toHaveAccessibleDescription('It needs 3 to 200 characters.')
-  expect(screen.getByLabelText('Price in euros')).toHaveAccessibleDescription(/It must be more than 0\./)
-  expect(screen.getByLabelText('SKU')).toHaveAccessibleDescription(/This is needed\./)
+  expect(screen.getByLabelText('Name')).toHaveAccessibleDescription('It must be one line of characters that can be seen.')
+  expect(screen.getByLabelText('Price in euros')).toHaveAccessibleDescription(/A price looks like 12\.50\./)
+  expect(screen.getByLabelText(/^SKU/)).toHaveAccessibleDescription(/It may have 64 characters\./)
+  expect(screen.getByLabelText(/^Description/)).toHaveAccessibleDescription(/a character that can't be seen/)
   expect(screen.getByLabelText(/^Picture/)).toHaveAccessibleDescription(/It must begin with https/)
   expect(screen.getByLabelText('Stock')).toHaveAccessibleDescription('Give a whole number, 0 or more.')
   expect(screen.getByLabelText('Name')).toHaveFocus()
@@ -77,7 +80,7 @@ test('a new product is created as it was typed, and its page comes', async () =>
   const { router } = await show('/admin/products/new')
   await write('Name', ' Morels ')
   await write('Price in euros', '9,5')
-  await write('SKU', 'fre-morel')
+  await write(/^SKU/, 'fre-morel')
   await write('Stock', '12')
 
   await userEvent.click(screen.getByRole('button', { name: 'Create product' }))
@@ -85,6 +88,17 @@ test('a new product is created as it was typed, and its page comes', async () =>
   await waitFor(() => expect(router.currentRoute.value.path).toBe('/admin/products/1'))
   const nothing = { category: null, image_url: null, description: null }
   expect(sent.map(({ body }) => body)).toEqual([{ name: 'Morels', price: '9.50', sku: 'FRE-MOREL', stock_quantity: 12, ...nothing }])
+})
+
+test('a gift with a short name and no SKU is created, and the shop makes one', async () => {
+  await show('/admin/products/new')
+  await write('Name', '米酒')
+  await write('Price in euros', '0')
+
+  await userEvent.click(screen.getByRole('button', { name: 'Create product' }))
+
+  await waitFor(() => expect(sent).toHaveLength(1))
+  expect(sent[0]!.body).toMatchObject({ name: '米酒', price: '0.00', sku: null })
 })
 
 test('only what was changed is saved, on top of the version that was read', async () => {
@@ -121,18 +135,18 @@ test('what the server alone finds wrong is said beside the field, in words of ou
 
   await save()
 
-  await waitFor(() => expect(screen.getByLabelText('Name')).toHaveAccessibleDescription('It must be 3 to 200 characters in one line.'))
+  await waitFor(() => expect(screen.getByLabelText('Name')).toHaveAccessibleDescription(/^It must be 1 to 200 characters in one line/))
   expect(screen.getByLabelText('Name')).toHaveValue('Something')
 })
 
 test('a taken SKU stands beside it', async () => {
   refuse = () => refusal('taken', 409, { field: 'sku' })
   await show()
-  await write('SKU', 'OTHER')
+  await write(/^SKU/, 'OTHER')
 
   await save()
 
-  await waitFor(() => expect(screen.getByLabelText('SKU')).toHaveAccessibleDescription(/Another product has this SKU\./))
+  await waitFor(() => expect(screen.getByLabelText(/^SKU/)).toHaveAccessibleDescription(/Another product has this SKU\./))
 })
 
 test('a stale edit shows both versions, and saves what is chosen of each on top of the newer', async () => {

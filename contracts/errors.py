@@ -18,6 +18,7 @@
     │   └── ParkedMessageNotFound
     ├── Conflict
     │   ├── Taken               an address, a name or a SKU is somebody else's
+    │   │   └── SkuTaken
     │   ├── InsufficientStock
     │   ├── TooManyOpenOrders   with this order the account would have more than it may
     │   ├── PriceChanged
@@ -153,6 +154,15 @@ class Taken(Conflict):
     def __init__(self, field: str) -> None:
         super().__init__(field)
         self.field = field
+
+
+class SkuTaken(Taken):
+    """product: the one that has the SKU, perhaps off the shelves: {id, name, is_active}. For admins alone."""
+
+    def __init__(self, product_id: int | str, name: str, is_active: bool | str) -> None:
+        super().__init__("sku")
+        self.args = (product_id, name, is_active)
+        self.product = {"id": int(product_id), "name": name, "is_active": str(is_active) == "True"}
 
 
 class InsufficientStock(Conflict):

@@ -102,6 +102,7 @@ PROBLEMS = {
     shop.ParkedMessageNotFound: Problem(404, "parked-message-not-found", "This message is not parked, or no longer."),
     shop.Conflict: Problem(409, "conflict", "The state of things stands against this."),
     shop.Taken: Problem(409, "taken", "This {field} is taken."),
+    shop.SkuTaken: Problem(409, "taken", "Product {product[id]}, {product[name]}, has this SKU."),
     shop.InsufficientStock: Problem(
         409, "insufficient-stock", "{requested} of product {product_id} were asked for, {available} are left."
     ),

@@ -10,6 +10,7 @@ Handles:  order.created, order.status.updated, order.abandoned
 """
 
 import logging
+from contextlib import contextmanager
 
 from prometheus_client import Gauge
 from sqlalchemy import func, select, text
@@ -22,6 +23,7 @@ from contracts.errors import (
     PriceChanged,
     ProductNotFound,
     ReservationReleased,
+    SkuTaken,
     StaleVersion,
     Taken,
 )
@@ -198,14 +200,14 @@ class Products:
     @rpc
     @once
     def create_product(self, session, **fields):
-        """Fields as in contracts.schemas.ProductRequest. Raises Taken for the SKU, InvalidInput."""
+        """Fields as in contracts.schemas.ProductRequest. Raises SkuTaken, InvalidInput."""
         fields = load(ProductRequest(), fields)
         if fields["sku"] is None:
             fields["id"] = Product.next_id(session)
             fields["sku"] = Product.made_sku(session, fields["id"])
         product = Product(**fields)
-        session.add(product)
-        self._flush(session)
+        with _unique_sku(session, fields["sku"]):
+            session.add(product)
         session.add(StockMovement(product_id=product.id, delta=product.stock_quantity, reason="edit"))
         self._hint(session, product)
         return product_view(product)
@@ -215,7 +217,7 @@ class Products:
     def replace_product(self, session, product_id, version=None, **fields):
         """All fields; stock_quantity and sku are left when absent.
 
-        Raises ProductNotFound, StaleVersion, Taken, InvalidInput.
+        Raises ProductNotFound, StaleVersion, SkuTaken, InvalidInput.
         """
         return self._edit(session, product_id, version, load(ProductReplacement(), fields))
 
@@ -264,16 +266,10 @@ class Products:
             session.add(StockMovement(product_id=product.id, delta=delta, reason="edit"))
         if changes.get("sku", product.sku) is None:
             changes["sku"] = Product.made_sku(session, product.id)
-        product.edit(**changes)
-        self._flush(session)
+        with _unique_sku(session, changes.get("sku"), but=product.id):
+            product.edit(**changes)
         self._hint(session, product)
         return product_view(product)
-
-    def _flush(self, session):
-        try:
-            session.flush()
-        except IntegrityError as error:
-            raise Taken("sku") from error
 
     def _hint(self, session, product):
         """product: anything with the fields of ProductChanged."""
@@ -485,6 +481,17 @@ class Products:
     def forget_answers(self):
         with self.db.transaction() as session:
             Answer.forget_old(session)
+
+
+@contextmanager
+def _unique_sku(session, sku, but=None):
+    """Writes what is changed inside. Raises SkuTaken; Taken when that product has just given the SKU up."""
+    try:
+        with session.begin_nested():
+            yield
+    except IntegrityError as error:
+        holder = session.scalar(Product.with_sku(sku, but=but))
+        raise Taken("sku") if holder is None else SkuTaken(holder.id, holder.name, holder.is_active) from error
 
 
 def _reservation_view(reservation_id, lines):

@@ -2,7 +2,7 @@ import re
 
 from flask import Response, g, json, request
 
-from contracts.errors import InsufficientStock, ProductNotFound, StaleVersion, Taken
+from contracts.errors import InsufficientStock, ProductNotFound, SkuTaken, StaleVersion
 from contracts.schemas import MAX_INT, ProductChanges, ProductReplacement, ProductRequest, StockChange
 from gateway.api import Blueprint
 from gateway.auth import admin, admin_when, public
@@ -72,7 +72,7 @@ def get_product(product_id):
 @admin
 @blp.arguments(ProductRequest)
 @blp.response(201, ProductView, headers=["ETag", "Location"])
-@blp.problems(Taken)
+@blp.problems(SkuTaken)
 def create_product(product):
     """Add a product."""
     created = g.shop.products.create_product(**ProductRequest().dump(product))
@@ -84,7 +84,7 @@ def create_product(product):
 @blp.arguments(ProductReplacement)
 @blp.response(200, ProductView, headers=["ETag"])
 @blp.takes(IF_MATCH)
-@blp.problems(ProductNotFound, Taken, StaleVersion)
+@blp.problems(ProductNotFound, SkuTaken, StaleVersion)
 def replace_product(product, product_id):
     """Replace a product; its stock stays when it isn't given."""
     fields = ProductReplacement().dump(product)
@@ -97,7 +97,7 @@ def replace_product(product, product_id):
 @blp.arguments(ProductChanges(partial=True))
 @blp.response(200, ProductView, headers=["ETag"])
 @blp.takes(IF_MATCH)
-@blp.problems(ProductNotFound, Taken, StaleVersion)
+@blp.problems(ProductNotFound, SkuTaken, StaleVersion)
 def update_product(changes, product_id):
     """Change some fields of a product."""
     fields = ProductChanges().dump(changes)

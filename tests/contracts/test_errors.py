@@ -24,6 +24,7 @@ EXAMPLES = {
     errors.ParkedMessageNotFound: ("c0ffee",),
     errors.Conflict: (),
     errors.Taken: ("sku",),
+    errors.SkuTaken: (7, "Porcini", False),
     errors.InsufficientStock: (7, 3, 2),
     errors.TooManyOpenOrders: (20, 38, 4, 20, 200),
     errors.PriceChanged: (7, Decimal("14.50"), Decimal("15.00")),

@@ -219,6 +219,26 @@ def test_a_gift_is_ordered_for_nothing(admin, customer, new_product):
     assert steps == ["confirmed"]
 
 
+@pytest.mark.parametrize("is_active", (True, False))
+def test_a_taken_sku_names_the_product_that_has_it(admin, new_product, is_active):
+    holder, other = new_product(), new_product()
+    if not is_active:
+        admin.delete(f"/products/{holder['id']}")
+    body = {"name": "Cep", "price": "1.00", "stock_quantity": 1, "sku": holder["sku"]}
+
+    refusals = [
+        admin.post("/products", body),
+        admin.put(f"/products/{other['id']}", body),
+        admin.patch(f"/products/{other['id']}", {"sku": holder["sku"]}),
+    ]
+
+    for refusal in refusals:
+        assert refusal.status_code == 409
+        assert (problem(refusal)["type"], problem(refusal)["field"]) == ("taken", "sku")
+        assert problem(refusal)["product"] == {"id": holder["id"], "name": holder["name"], "is_active": is_active}
+    assert admin.get(f"/products/{other['id']}").json() == other
+
+
 def test_a_taken_sku_is_refused_whatever_its_case(admin, new_product):
     product = new_product()
 

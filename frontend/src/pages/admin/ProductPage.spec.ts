@@ -149,6 +149,18 @@ test('a taken SKU stands beside it', async () => {
   await waitFor(() => expect(screen.getByLabelText(/^SKU/)).toHaveAccessibleDescription(/Another product has this SKU\./))
 })
 
+test('the product that has a taken SKU is named, and a link leads there', async () => {
+  refuse = () => refusal('taken', 409, { field: 'sku', product: { id: 9, name: 'Old morels', is_active: false } })
+  await show()
+  await write(/^SKU/, 'OTHER')
+
+  await save()
+
+  const link = await screen.findByRole('link', { name: 'Open Old morels' })
+  expect(link).toHaveAttribute('href', '/admin/products/9')
+  expect(screen.getByLabelText(/^SKU/)).toHaveAccessibleDescription(/Old morels, which is out of the shop, has this SKU\./)
+})
+
 test('a stale edit shows both versions, and saves what is chosen of each on top of the newer', async () => {
   await show()
   await write('Name', 'My name')

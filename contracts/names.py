@@ -51,6 +51,10 @@ def is_visible(text: str) -> bool:
     return any(_is(character, "LNPS") and character not in BLANKS for character in text)
 
 
+def without_unseen(text: str) -> str:
+    return _UNSEEN.sub("", text)
+
+
 def normal_text(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
@@ -62,7 +66,7 @@ def normal_username(text: str) -> str:
 
 def username_key(text: str) -> str:
     """The same for names that people take for one: without case, nor what can't be seen."""
-    return _settled(lambda each: _UNSEEN.sub("", normal_username(each).casefold()), text)
+    return _settled(lambda each: without_unseen(normal_username(each).casefold()), text)
 
 
 def normal_sku(text: str) -> str:

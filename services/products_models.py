@@ -21,10 +21,15 @@ from sqlalchemy import (
     select,
     text,
 )
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, validates
 
-from contracts.names import normal_sku
+from contracts.names import normal_sku, normal_text
 from extensions.inbox import AnswerMixin, InboxMixin
+from services.products_search import search_columns
+
+# Unicode's own order of letters, of no language in particular.
+NAME_COLLATION = "und-x-icu"
 
 
 class Base(DeclarativeBase):
@@ -44,6 +49,8 @@ class Product(Base):
 
     sku_key: what two SKUs are compared by. None, or out of date, where the release before wrote the SKU, and for a SKU
     that clashed with an older product's when this column was made: see scripts/normalize_names.py.
+    search_version: of which version the columns for searching are; of an older one, or None, where the release before
+    wrote the product.
     """
 
     __tablename__ = "products"
@@ -55,6 +62,9 @@ class Product(Base):
     stock_quantity: Mapped[int] = mapped_column(BigInteger)
     sku: Mapped[str] = mapped_column(Text, unique=True)
     sku_key: Mapped[str | None] = mapped_column(Text)
+    search_text: Mapped[str | None] = mapped_column(Text, deferred=True)
+    search_pieces: Mapped[list[str] | None] = mapped_column(ARRAY(Text), deferred=True)
+    search_version: Mapped[int | None] = mapped_column(Integer)
     category: Mapped[str | None] = mapped_column(Text)
     image_url: Mapped[str | None] = mapped_column(Text)
     is_active: Mapped[bool] = mapped_column(Boolean, server_default="true")
@@ -67,6 +77,10 @@ class Product(Base):
         CheckConstraint("stock_quantity >= 0", name="ck_products_stock_quantity"),
         Index("ix_products_is_active_category", "is_active", "category"),
         Index("uq_products_sku_key", "sku_key", unique=True),
+        # Not collate(): `alembic check` would compare it with the bare column that it reads from the database.
+        Index("ix_products_name", "name", "id", postgresql_ops={"name": f'COLLATE "{NAME_COLLATION}"'}),
+        Index("ix_products_search_pieces", "search_pieces", postgresql_using="gin"),
+        Index("ix_products_unindexed", "id", postgresql_where=text("search_version IS DISTINCT FROM version")),
     )
 
     @validates("sku")
@@ -91,12 +105,44 @@ class Product(Base):
             if session.scalar(cls.with_sku(sku, but=product_id)) is None:
                 return sku
 
+    @classmethod
+    def new(cls, **fields):
+        product = cls(version=1, **fields)
+        product.index()
+        return product
+
     def edit(self, **changes):
+        was_indexed = self.search_version == self.version
         for name, value in changes.items():
             setattr(self, name, value)
         self.version += 1
         self.revision += 1
         self.updated_at = func.now()
+        if was_indexed and not changes.keys() & {"name", "sku", "category", "description"}:
+            self.search_version = self.version
+        else:
+            self.index()
+
+    def index(self):
+        """Have it found by what it says now."""
+        for name, value in search_columns(self.name, self.sku, self.category, self.description).items():
+            setattr(self, name, value)
+        self.search_version = self.version
+
+    @classmethod
+    def unindexed(cls, limit):
+        """Those that the release before wrote, as far as nobody else works on them; locked."""
+        stale = select(cls).where(cls.search_version.is_distinct_from(cls.version)).order_by(cls.id).limit(limit)
+        return stale.with_for_update(skip_locked=True)
+
+    def adopt(self, session):
+        """Fill and normalize what the release before doesn't. A SKU that clashes stays without a key."""
+        self.name = normal_text(self.name)
+        self.category, self.description = (text and normal_text(text) for text in (self.category, self.description))
+        key = normal_sku(self.sku)
+        holder = select(Product.id).where(Product.sku_key == key, Product.id != self.id)
+        self.sku_key = key if session.scalar(holder) is None else None
+        self.index()
 
 
 class StockMovement(Base):

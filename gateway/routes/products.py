@@ -32,7 +32,10 @@ IF_NONE_MATCH = {"name": "If-None-Match", "schema": {"type": "string"}}
 @blp.alt_response(304, success=True, headers=["ETag", *PAGE_HEADERS])
 @blp.takes(IF_NONE_MATCH)
 def list_products(query):
-    """A page of the catalogue. `name` finds parts of names."""
+    """A page of the catalogue.
+
+    `name` finds words, each of them in the name, the SKU, the category or the description, without accents and case.
+    """
 
     def fill():
         page = g.shop.products.list_products(**query)

@@ -1,4 +1,4 @@
-"""SKUs are compared by a key that the service fills; names, categories and descriptions are in NFC.
+"""SKUs are compared, and products found, by columns that the service fills; texts are in NFC.
 
 Of SKUs that clash the oldest product's gets the key; the others stay as they are, without one, until
 scripts/normalize_names.py renames them. So does a SKU that the release before writes meanwhile.
@@ -9,9 +9,11 @@ Revises: 0001
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import IntegrityError
 
 from contracts.names import normal_sku
+from services.products_search import search_columns
 
 revision = "0002"
 down_revision = "0001"
@@ -19,12 +21,19 @@ branch_labels = None
 depends_on = None
 
 BATCH = 500
-NEXT = sa.text("SELECT id, sku FROM products WHERE id > :last ORDER BY id LIMIT :batch")
+NEXT = sa.text("SELECT * FROM products WHERE id > :last ORDER BY id LIMIT :batch")
 FILL = sa.text("""
 UPDATE products p SET sku_key = named.key
 FROM unnest(CAST(:ids AS bigint[]), CAST(:skus AS text[]), CAST(:keys AS text[])) AS named (id, sku, key)
 WHERE p.id = named.id AND p.sku = named.sku AND p.sku_key IS NULL
 AND NOT EXISTS (SELECT FROM products other WHERE other.sku_key = named.key)
+""")
+INDEX = sa.text("""
+UPDATE products p SET search_text = made.words, search_pieces = string_to_array(made.pieces, ' '),
+    search_version = p.version
+FROM unnest(CAST(:ids AS bigint[]), CAST(:versions AS integer[]), CAST(:words AS text[]), CAST(:pieces AS text[]))
+    AS made (id, version, words, pieces)
+WHERE p.id = made.id AND p.version = made.version
 """)
 NORMALIZE = sa.text("""
 UPDATE products SET name = normalize(name), category = normalize(category), description = normalize(description)
@@ -35,12 +44,23 @@ AND (name IS NOT NORMALIZED OR category IS NOT NORMALIZED OR description IS NOT 
 
 def upgrade():
     op.add_column("products", sa.Column("sku_key", sa.Text()), if_not_exists=True)
+    op.add_column("products", sa.Column("search_text", sa.Text()), if_not_exists=True)
+    op.add_column("products", sa.Column("search_pieces", postgresql.ARRAY(sa.Text())), if_not_exists=True)
+    op.add_column("products", sa.Column("search_version", sa.Integer()), if_not_exists=True)
     # Beside running services: no statement holds them up for longer than a batch takes.
     with op.get_context().autocommit_block():
-        # What an attempt that was cut off left.
-        op.drop_index("uq_products_sku_key", "products", postgresql_concurrently=True, if_exists=True)
-        op.create_index("uq_products_sku_key", "products", ["sku_key"], unique=True, postgresql_concurrently=True)
+        make_index("uq_products_sku_key", ["sku_key"], unique=True)
         fill(op.get_bind())
+        make_index("ix_products_name", ["name", "id"], postgresql_ops={"name": 'COLLATE "und-x-icu"'})
+        make_index("ix_products_search_pieces", ["search_pieces"], postgresql_using="gin")
+        stale = sa.text("search_version IS DISTINCT FROM version")
+        make_index("ix_products_unindexed", ["id"], postgresql_where=stale)
+
+
+def make_index(name, columns, **options):
+    # What an attempt that was cut off left.
+    op.drop_index(name, "products", postgresql_concurrently=True, if_exists=True)
+    op.create_index(name, "products", columns, postgresql_concurrently=True, **options)
 
 
 def fill(connection):
@@ -56,9 +76,21 @@ def fill(connection):
             # A process of this release took one of the keys in this moment: now it is seen.
             continue
         connection.execute(NORMALIZE, {"last": last, "end": rows[-1].id})
+        made = [search_columns(row.name, row.sku, row.category, row.description) for row in rows]
+        connection.execute(
+            INDEX,
+            {
+                "ids": [row.id for row in rows],
+                "versions": [row.version for row in rows],
+                "words": [each["search_text"] for each in made],
+                "pieces": [" ".join(each["search_pieces"]) for each in made],
+            },
+        )
         last = rows[-1].id
 
 
 def downgrade():
-    op.drop_index("uq_products_sku_key", "products")
-    op.drop_column("products", "sku_key")
+    for name in ("ix_products_unindexed", "ix_products_search_pieces", "ix_products_name", "uq_products_sku_key"):
+        op.drop_index(name, "products")
+    for name in ("search_version", "search_pieces", "search_text", "sku_key"):
+        op.drop_column("products", name)

@@ -55,12 +55,15 @@ def test_the_catalogue_is_paged_filtered_and_sorted(anonymous, new_product, cate
 
     page = anonymous.get("/products", params={"category": category, "sort_by": "price", "limit": 2, "offset": 1}).json()
     found = anonymous.get("/products", params={"category": category, "name": "LEWI"}).json()
+    described = new_product(name="Morels", description="Crème de la crème", category=category)
+    creamy = anonymous.get("/products", params={"category": category, "name": "creme mor"}).json()
 
     assert page.keys() == {"items", "total", "limit", "offset"}
     assert [product["price"] for product in page["items"]] == ["2.00", "3.00"]
     assert (page["total"], page["limit"], page["offset"]) == (3, 2, 1)
     assert page["items"][0].keys() == FIELDS
     assert [product["name"] for product in found["items"]] == ["Blewit"]
+    assert creamy["items"] == [described]
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,20 @@ def test_the_migration_brings_names_and_categories_into_one_spelling(names):
     assert products.sql("SELECT name, category FROM products") == [("Crème", "Crème")]
 
 
+def test_the_migration_has_all_products_found(names):
+    products = names("products", "0001")
+    products.sql(
+        "INSERT INTO products (name, price, stock_quantity, sku) "
+        "SELECT :name, 1, 1, n::text FROM generate_series(1, 1200) n",
+        name=CREME,
+    )
+
+    products.migrate("upgrade", "head")
+
+    found = "search_pieces @> '{cre,rem,eme}' AND search_text LIKE '%creme%' AND search_version = version"
+    assert products.sql(f"SELECT count(*) FROM products WHERE {found}") == [(1200,)]
+
+
 def test_without_a_database_the_command_says_what_to_set():
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_DB_URI")}
 

@@ -182,6 +182,83 @@ def test_a_name_is_sought_literally_and_without_case(products, category, sought,
     assert page["total"] == len(found)
 
 
+def test_names_are_sorted_as_a_person_reads_them(products, category):
+    for name in ("Zebra", "apple", "Äpfel", "Banana", "apple", "Apfel"):
+        products.create_product(**a_product(name=name, category=category))
+
+    page = products.list_products(category=category, sort_by="name")
+    backwards = products.list_products(category=category, sort_by="-name")
+
+    assert names(page) == ["Apfel", "Äpfel", "apple", "apple", "Banana", "Zebra"]
+    assert [product["id"] for product in backwards["items"]] == [product["id"] for product in page["items"]][::-1]
+    assert page["items"][2]["id"] < page["items"][3]["id"]
+
+
+@pytest.mark.parametrize(
+    "sought",
+    (
+        *("creme", "CRÈME", "cre\u0300me", "brule", "ﬁg", "fig creme", "creme  fig", "vanilla tahiti", "tahit", "cr"),
+        *("米酒", "酒", "台灣米", "сыр", "ёлка", "елка", "smorrebrod", "strasse", "tv", "한국", "Crème\u200b"),
+    ),
+)
+def test_a_product_is_found_by_the_words_of_its_texts_without_accents_and_case(products, category, sought):
+    sku = f"TV-{uuid4()}"
+    found = products.create_product(
+        **a_product(
+            name="Crème brûlée, figs",
+            sku=sku,
+            category=category,
+            description="With vanilla\nfrom Tahiti, 台灣米酒, Сыр и Ёлка, smørrebrød, Straße, 한국어.",
+        )
+    )
+    products.create_product(**a_product(name="Mushroom", sku=str(uuid4()), category=category, description="x"))
+
+    page = products.list_products(category=category, name=sought)
+
+    assert [product["id"] for product in page["items"]] == [found["id"]]
+    assert page["total"] == 1
+    assert products.list_products(name=f"{sku} {category} creme")["total"] == 1
+
+
+@pytest.mark.parametrize("sought", ("creme vanilla", "brulee%", "cr_me", "emerc", "figs\\"))
+def test_a_product_is_not_found_unless_every_word_is_in_it(products, category, sought):
+    products.create_product(**a_product(name="Crème brûlée, figs", category=category))
+
+    assert products.list_products(category=category, name=sought)["items"] == []
+
+
+def test_a_product_is_found_by_what_it_says_since_it_was_edited(products, category):
+    product = products.create_product(**a_product(name="Morels", category=category, description="Old"))
+
+    products.update_product(product_id=product["id"], description="Black truffle")
+    products.set_stock(product_id=product["id"], delta=1)
+
+    assert products.list_products(category=category, name="truffle morels")["total"] == 1
+    assert products.list_products(category=category, name="old")["total"] == 0
+
+
+def test_a_product_is_found_that_the_release_before_writes_beside_this_one(shop, products, category):
+    edited = products.create_product(**a_product(category=category))
+    shop.sql(
+        "products",
+        "UPDATE products SET name = %s, version = version + 1 WHERE id = %s",
+        unicodedata.normalize("NFD", "Crème brûlée"),
+        edited["id"],
+    )
+    shop.sql(
+        "products",
+        "INSERT INTO products (name, price, stock_quantity, sku, category) VALUES ('Crème caramel', 1, 0, %s, %s)",
+        f"a{edited['id']}",
+        category,
+    )
+
+    page = wait_for(lambda: (page := products.list_products(category=category, name="creme"))["total"] == 2 and page)
+
+    assert set(names(page)) == {"Crème brûlée", "Crème caramel"}
+    with pytest.raises(Taken):
+        products.create_product(**a_product(sku=f"A{edited['id']}"))
+
+
 @pytest.mark.parametrize("query", ({"limit": 0}, {"limit": 101}, {"offset": -1}, {"sort_by": "sku"}, {"colour": "red"}))
 def test_a_query_out_of_bounds_is_refused(products, query):
     with pytest.raises(InvalidInput) as refusal:

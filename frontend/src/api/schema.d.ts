@@ -902,8 +902,10 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * A page of the catalogue. `name` finds parts of names.
-         * @description Access: public. is_active=false: admin.
+         * A page of the catalogue.
+         * @description `name` finds words, each of them in the name, the SKU, the category or the description, without accents and case.
+         *
+         *     Access: public. is_active=false: admin.
          */
         get: {
             parameters: {

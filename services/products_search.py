@@ -1,0 +1,47 @@
+"""How products are found: each word of a search somewhere in the text of a product, without accents and case.
+
+Two columns, filled by the service: the text, and the pieces of one to three characters that its words have, which a GIN
+index finds. They are ours and not pg_trgm's, which has none of words under three characters, and in a database with the
+locale C none of letters that are not ASCII.
+"""
+
+import unicodedata
+
+from contracts.names import without_unseen
+
+PIECE = 3
+# Letters with a stroke and the like have no decomposition.
+PLAIN = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "ð": "d", "ħ": "h", "ı": "i", "þ": "th", "æ": "ae", "œ": "oe"})
+
+
+def searchable(text):
+    """The words that a text is found by, a space between any two."""
+    plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
+    # By their class: those of class 0 are vowels in some scripts, and no accents.
+    plain = "".join(character for character in plain if not unicodedata.combining(character))
+    return " ".join(unicodedata.normalize("NFC", without_unseen(plain).translate(PLAIN)).split())
+
+
+def pieces(words):
+    """All that a search for a part of one of the words can look for. words: searchable."""
+    return sorted(
+        {word[at : at + size] for word in words.split() for size in range(1, PIECE + 1) for at in range(len(word))}
+    )
+
+
+def search_columns(*texts):
+    """{search_text, search_pieces} of a product's texts, of which some may be None."""
+    text = searchable("\n".join(filter(None, texts)))
+    return {"search_text": text, "search_pieces": pieces(text)}
+
+
+def conditions(product, search):
+    """What must hold for a product to be found. product: the class that has the columns."""
+    words = searchable(search).split()
+    if words:
+        sizes = [(word, min(PIECE, len(word))) for word in words]
+        wanted = {word[at : at + size] for word, size in sizes for at in range(len(word) - size + 1)}
+        yield product.search_pieces.contains(sorted(wanted))
+    for word in words:
+        if len(word) > PIECE:
+            yield product.search_text.contains(word, autoescape=True)

@@ -9,7 +9,6 @@ PRODUCTS_DB_URI are set, beside running services. It commits in batches: a run t
 
 import argparse
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
@@ -21,6 +20,8 @@ from sqlalchemy.sql.expression import TableClause
 
 from contracts.names import normal_sku, normal_username, username_key, with_suffix
 from contracts.schemas import MAX_SKU, MAX_USERNAME
+from extensions.postgres import WRITABLE_HOST, database_url
+from scripts.migrate import database_uris
 
 BATCH = 500
 
@@ -107,7 +108,8 @@ class Mending:
 
 
 def mend_all(names, uri, apply):
-    with create_engine(uri, poolclass=NullPool).connect() as connection:
+    engine = create_engine(database_url(uri), poolclass=NullPool, connect_args=WRITABLE_HOST)
+    with engine.connect() as connection:
         mending, last = Mending(connection, names), 0
         while (last := mending.next_batch(last)) is not None:
             if apply:
@@ -120,11 +122,13 @@ def main():
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--apply", action="store_true", help="rename them")
     apply = options.parse_args().apply
-    chosen = [(names, uri) for names in NAMES if (uri := os.environ.get(f"{names.table.name.upper()}_DB_URI"))]
-    if not chosen:
-        sys.exit("Set USERS_DB_URI, PRODUCTS_DB_URI or both: the databases whose names to look at.")
-    for names, uri in chosen:
-        mend_all(names, uri, apply)
+    services = [names.table.name for names in NAMES]
+    chosen = [service for service in services if os.environ.get(f"{service.upper()}_DB_URI")]
+    # Without any, it says of both that they are missing.
+    uris = database_uris(*(chosen or services))
+    for names in NAMES:
+        if names.table.name in uris:
+            mend_all(names, uris[names.table.name], apply)
 
 
 if __name__ == "__main__":

@@ -204,4 +204,4 @@ def test_without_a_database_the_command_says_what_to_set():
         [sys.executable, "-m", "scripts.normalize_names"], cwd=ROOT, env=environment, capture_output=True, text=True
     )
 
-    assert (done.returncode, "Set USERS_DB_URI" in done.stderr) == (1, True)
+    assert (done.returncode, "USERS_DB_URI is not set" in done.stderr) == (1, True)

@@ -48,7 +48,9 @@ def has_stacked_marks(text: str) -> bool:
 
 def is_visible(text: str) -> bool:
     """Whether there is anything to see in it."""
-    return any(_is(character, "LNPS") and character not in BLANKS for character in text)
+    # Neither spaces, marks nor controls. What Unicode has not assigned yet, or never will, is shown as a box.
+    seen = ("Cn", "Co")
+    return any((_is(each, "LNPS") or unicodedata.category(each) in seen) and each not in BLANKS for each in text)
 
 
 def without_unseen(text: str) -> str:

@@ -37,6 +37,7 @@ STRANGE_BUT_LEGAL = (
     "🍄" * 3,
     "فطر الكمأة",
     "米酒",
+    "\U0004f639",
     "می\u200cخواهم",
     "👩🏽\u200d🌾 ❤\ufe0f\u200d🔥",
     "O'Hara; DROP TABLE users --",

@@ -1,7 +1,7 @@
 const CONTROLS = /[\u0000-\u001f\u007f-\u009f\u2028\u2029]/
 /** Format characters, but for the joiners between letters or emoji. */
 const UNSEEN = /(?![\u200c\u200d])\p{Cf}|(?<![\p{L}\p{M}\p{S}])[\u200c\u200d]|[\u200c\u200d](?![\p{L}\p{S}])/u
-const VISIBLE = /(?![\u115f\u1160\u2800\u3164\uffa0])[\p{L}\p{N}\p{P}\p{S}]/u
+const VISIBLE = /(?![\u115f\u1160\u2800\u3164\uffa0])[\p{L}\p{N}\p{P}\p{S}\p{Cn}\p{Co}]/u
 
 /** Whether all of it can be seen, as contracts/names.py has it. */
 export const isSeen = (text: string) => !UNSEEN.test(text)

@@ -44,6 +44,13 @@ def boss(new_customer):
     return new_customer("admin")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def the_others_admin_stays_one(shop, admin):
+    """Of all accounts the one that later tests need may have been demoted or disabled."""
+    yield
+    shop.sql("users", "UPDATE users SET role = 'admin', is_active = true WHERE id = %s", admin.user["id"])
+
+
 @pytest.fixture(scope="module")
 def buyer(new_customer):
     return new_customer()

@@ -1,7 +1,7 @@
 """For the journeys: what of a running shop no client can bring about. Its settings are in the environment.
 
 python backstage.py sql orders "UPDATE …"
-python backstage.py event orders order.created "no JSON"
+python backstage.py message evt-orders-order.created--notifications.confirm_order "no JSON"
 """
 
 import os
@@ -18,13 +18,11 @@ def sql(service, statement):
         assert cursor.rowcount == 1, f"{cursor.rowcount} rows"
 
 
-def event(service, name, body):
-    """Publish a body as it is, to whom it may concern."""
+def message(queue, body):
+    """Send a body to a queue as it is, as the relay does it."""
     with Connection(os.environ["AMQP_URI"]) as connection, connection.Producer() as producer:
-        producer.publish(
-            body, exchange=f"{service}.events", routing_key=name, content_type="application/json", delivery_mode=2
-        )
+        producer.publish(body, routing_key=queue, content_type="application/json", delivery_mode=2)
 
 
 if __name__ == "__main__":
-    {"sql": sql, "event": event}[sys.argv[1]](*sys.argv[2:])
+    {"sql": sql, "message": message}[sys.argv[1]](*sys.argv[2:])

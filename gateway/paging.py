@@ -16,7 +16,7 @@ def page_headers(query, total):
     """
     limit, offset = query["limit"], query["offset"]
     start = offset % limit
-    last = start + max(0, (total - 1 - start) // limit) * limit
+    last = start + (total - 1 - start) // limit * limit if total > start else 0
     offsets = {"first": 0, "prev": max(0, min(offset - limit, last)), "next": offset + limit, "last": last}
     if offset == 0:
         del offsets["prev"]

@@ -98,6 +98,17 @@ def test_a_page_beyond_the_end_is_empty_and_leads_back(get_page):
     }
 
 
+def test_an_offset_beyond_the_end_leads_back_to_a_page_with_things(get_page):
+    ids, _, links = get_page(offset=18, limit=10)
+
+    assert ids == []
+    assert {name: position(link) for name, link in links.items()} == {
+        "first": "offset=0",
+        "prev": "offset=0",
+        "last": "offset=0",
+    }
+
+
 def position(link):
     return next(part for part in link.removeprefix("?").split("&") if part.startswith(("page=", "offset=", "skip=")))
 

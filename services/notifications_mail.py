@@ -254,7 +254,8 @@ def _changing(notification, changes, *conditions):
     """The statements that note what came of a try."""
     yield update(Notification).where(*conditions).values(changes)
     is_over = "status" in changes
-    if notification.order_id is not None and (not is_over or notification.tries > 0):
+    is_waited_for = notification.order_id is not None and notification.status == "pending"
+    if is_waited_for and (not is_over or notification.tries > 0):
         # Its order's later mails wait for it: with many of them due, each claim would have to look at all.
         later = Notification.order_id == notification.order_id, Notification.sequence > notification.sequence
         waiting = Notification.status == "pending", Notification.leased_until.is_(None)

@@ -6,6 +6,7 @@ process that is tested.
 
 import signal
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -13,7 +14,7 @@ from contracts.errors import NotFailed
 from services import notifications, notifications_mail
 from services.notifications import Notifications
 from tests.extensions.proxy import UriProxy
-from tests.factories import order_created
+from tests.factories import order_created, order_status_updated
 from tests.infrastructure.scripted_smtp import HANG_UP, Hold
 from tests.infrastructure.waiting import wait_for
 
@@ -224,10 +225,15 @@ def test_an_uncertain_mail_holds_up_no_later_one_and_fails_after_two_more_tries(
     own_shop, run_notifications, scripted_smtp
 ):
     created = order_created()
+    later = replace(order_status_updated(created, "confirmed"), user_email="later@forage.example")
     scripted_smtp.always(".", HANG_UP, to=created.user_email)
+    scripted_smtp.on("RCPT", "450 Later", to=later.user_email)
     run_notifications()
 
     published(own_shop, created)
+    wait_until(own_shop, created, status="uncertain")
+    published(own_shop, later)
+    wait_until(own_shop, later, attempts=1)
 
     for minutes in (15, 60):
         wait_until(own_shop, created, status="uncertain", dot_at=None)
@@ -238,6 +244,9 @@ def test_an_uncertain_mail_holds_up_no_later_one_and_fails_after_two_more_tries(
     failed = wait_until(own_shop, created, status="failed", attempts=0, tries=3)
     assert "may have it" in failed["error_message"]
     assert times(scripted_smtp, created) == 3
+    # The later one goes by its own refusal alone.
+    assert row(own_shop, later)["tries"] == 1
+    assert pause_seconds(own_shop, later) > MINUTES / 2
 
 
 # A retry by hand

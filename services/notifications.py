@@ -21,7 +21,7 @@ the mail and nowhere else.
 """
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 from email.utils import format_datetime
 from pathlib import Path
@@ -29,7 +29,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from nameko.extensions import DependencyProvider
 from prometheus_client import Gauge
-from sqlalchemy import func, literal, or_, select, union_all
+from sqlalchemy import and_, case, func, literal, or_, select, union_all
 from sqlalchemy.dialects.postgresql import insert
 
 from contracts.errors import MailNotNeeded, NotificationNotFound, ParkedMessageNotFound
@@ -94,9 +94,10 @@ COUNT_MAILS = union_all(
     )
 )
 OLDEST_PENDING = Gauge("forage_mails_oldest_pending_age_seconds", "How long the oldest mail is pending.", ["service"])
-AGE_OF_OLDEST_PENDING = select(
-    func.coalesce(func.extract("epoch", func.now() - func.min(Notification.created_at)), 0)
-).where(
+IS_SUMMARY = and_(Notification.order_id.is_(None), Notification.event_name == SUMMARY_NAME)
+# A summary is to go out so long after it was made.
+DUE_SINCE = Notification.created_at + case((IS_SUMMARY, UNPROVEN_WINDOW), else_=timedelta(0))
+AGE_OF_OLDEST_PENDING = select(func.coalesce(func.extract("epoch", func.now() - func.min(DUE_SINCE)), 0)).where(
     Notification.status == "pending",
     # Not a summary whose time is to come.
     or_(Notification.next_try_at <= func.now(), Notification.tries > 0),

@@ -28,3 +28,25 @@ def test_a_summary_is_not_told_as_a_mail_that_waits_before_its_time(own_shop, sm
     wait_for(lambda: len(smtp.messages(to=customer["user_email"])) == 6)
     wait_for(lambda: watched.value("forage_mails", status="pending") == 1)
     wait_for(lambda: watched.value("forage_mails_oldest_pending_age_seconds") == 0)
+
+
+def test_a_summary_that_waits_is_as_old_as_the_time_since_it_was_due(own_shop, smtp):
+    watched = Watched(own_shop.run(Notifications))
+    customer = a_customer()
+    for _ in range(7):
+        own_shop.publish(order_created(**customer))
+    wait_for(lambda: len(smtp.messages(to=customer["user_email"])) == 6)
+    smtp.reject(customer["user_email"], "450 Later")
+
+    wait_for(lambda: own_shop.sql("notifications", "SELECT 1 FROM notifications WHERE order_id IS NULL"))
+
+    own_shop.sql(
+        "notifications",
+        "UPDATE notifications SET created_at = created_at - interval '61 min',"
+        " next_try_at = next_try_at - interval '61 min' WHERE order_id IS NULL",
+    )
+
+    tried = "SELECT 1 FROM notifications WHERE order_id IS NULL AND attempts = 1"
+    wait_for(lambda: own_shop.sql("notifications", tried))
+    age_seconds = wait_for(lambda: watched.value("forage_mails_oldest_pending_age_seconds"))
+    assert 60 <= age_seconds < 600

@@ -214,7 +214,7 @@ class Sender:
             logger.warning("leases of mails end by themselves: %r", error)
 
     def _note(self, *statements):
-        """Once the database takes it: nobody else knows what came of the mail."""
+        """Once the database takes it: only this sender knows what came of the mail."""
         pause_seconds, longest_seconds = NOTE_PAUSES_SECONDS
         while True:
             try:

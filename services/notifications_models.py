@@ -86,7 +86,8 @@ class Notification(Base):
     summary_id: of the summary that sums it up. It is not mailed by itself then, and counts as sent.
     request_id, traceparent: of the request that the event came of, for what is logged and traced of the mail.
     attempts: answers of the mail server about this mail. tries: all tries, also those without an answer.
-    waited: from its storing to its first try. by_hand: somebody asked for the try that comes next or is under way.
+    waited: from its storing to its first try. by_hand: the next try, or the one under way, is a retry that
+    a customer or an admin asked for.
     lease: the claim that held it last. leased_until: it holds it still, until then. While it does, next_try_at is no
     sooner: so the release before, which looks at that alone, leaves the mail alone, too.
     dot_at: since then the mail server may have it; null again once it has answered.

@@ -157,7 +157,7 @@ class Sender:
     def _made(self, notification):
         try:
             return self._make_mail(notification)
-        except (MailNotNeeded, UsersUnreachable, Interrupted):
+        except (MailNotNeeded, UsersUnreachable, Interrupted, ServiceUnavailable):
             raise
         except Exception as error:
             # The mail itself is broken. It must not hold up the others: it waits as failed for a retry.

@@ -129,6 +129,19 @@ def test_what_happens_while_a_summary_waits_is_summed_up_in_it(shop, smtp, custo
     assert status == "sent"
 
 
+def test_a_summary_whose_making_the_database_breaks_off_waits_and_goes_out(shop, smtp, customer):
+    publish(shop, *orders_that_are_cancelled(4, customer))
+    lock = f"SELECT pg_advisory_xact_lock(hashtext('order mails to {customer['user_email']}'))"
+    with shop.transaction("notifications", lock) as cursor:
+        let_pass(shop, customer, minutes=61)
+        shop.wait_until_locked("notifications")
+
+        cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'advisory'")
+
+    wait_for(lambda: summary_mails(smtp, customer))
+    wait_for(lambda: summaries(shop, customer)[0][1] == "sent")
+
+
 def test_mails_that_still_wait_count_however_old_they_are(shop, smtp, customer):
     smtp.stop()
     publish(shop, *orders_that_are_cancelled(3, customer))

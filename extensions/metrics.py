@@ -75,7 +75,8 @@ class Metrics(DependencyProvider):
         self._pages = {"/metrics": self._metrics, "/livez": self._livez, "/readyz": self._readyz}
         INFO.labels(self.container.service_name).set(1)
         WORKERS.labels(self.container.service_name).set(self.container.max_workers)
-        self._busy_workers = BUSY_WORKERS.labels(self.container.service_name)
+        # Not those of a crew (extensions.polling), which are none of them.
+        BUSY_WORKERS.labels(self.container.service_name).set_function(self.container._worker_pool.running)
 
     def start(self):
         self._server = wsgi.Server(
@@ -98,12 +99,6 @@ class Metrics(DependencyProvider):
         self._listener.close()
 
     kill = stop
-
-    def worker_setup(self, worker_ctx):
-        self._busy_workers.inc()
-
-    def worker_teardown(self, worker_ctx):
-        self._busy_workers.dec()
 
     def _accept(self):
         while True:

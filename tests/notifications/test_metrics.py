@@ -18,6 +18,15 @@ def test_failed_and_pending_mails_are_told_with_the_oldest_one_s_age(own_shop, s
     assert watched.value("forage_mails_oldest_pending_age_seconds") > 0
 
 
+def test_senders_of_mails_are_not_told_as_busy_workers(own_shop, smtp):
+    watched = Watched(own_shop.run(Notifications))
+
+    own_shop.publish(event := order_created())
+
+    wait_for(lambda: smtp.messages(to=event.user_email))
+    wait_for(lambda: watched.value("forage_workers_busy") == 0)
+
+
 def test_a_summary_is_not_told_as_a_mail_that_waits_before_its_time(own_shop, smtp):
     watched = Watched(own_shop.run(Notifications))
     customer = a_customer()

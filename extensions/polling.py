@@ -184,12 +184,12 @@ class Crew(Entrypoint):
 
     def grow(self):
         """As many again, once none of the members can be expected soon."""
-        if not self.is_stopping and all(member.is_slow for member in self._members):
+        if not self.is_stopping and not any(member.is_available for member in self._members):
             for _ in range(min(len(self._members), self.most - len(self._members))):
                 self._begin()
 
     def has_others_than(self, member):
-        return any(not other.is_slow for other in self._members if other is not member)
+        return any(other.is_available for other in self._members if other is not member)
 
     @property
     def size(self):
@@ -233,7 +233,7 @@ class Member:
         self._rung = Event()
         self._thread: Any = None
         self._is_interruptible = False
-        self.is_slow = False
+        self.is_available = True
 
     def start(self, run):
         self._thread = self._crew.container.spawn_managed_thread(lambda: run(self), identifier=repr(self._crew))
@@ -243,9 +243,11 @@ class Member:
 
         No more once the service stops, or for one of several that found nothing.
         """
-        self.is_slow = False
+        self.is_available = True
         if not found and not self.is_stopping:
             if self._crew.has_others_than(self):
+                # While its method ends, it is none of the others that the last one may leave the work to.
+                self.is_available = False
                 return False
             self.pause(self._crew.interval_seconds)
         return not self.is_stopping
@@ -261,7 +263,7 @@ class Member:
 
     def slow(self):
         """Others are not to wait for this member's round: more begin, should there be none."""
-        self.is_slow = True
+        self.is_available = False
         self._crew.grow()
 
     @contextmanager

@@ -273,6 +273,36 @@ def test_a_crew_with_nothing_to_do_shrinks_to_one(run_service, office):
     wait_for(lambda: entrypoint.size == 1)
 
 
+def test_the_last_of_a_crew_stays_while_the_others_take_long_to_leave(run_service):
+    rounds, leaving, done, left = [], [], Event(), Event()
+
+    class Slow:
+        name = "slow"
+
+        @crew(interval_seconds=0.01, most=4)
+        def call(self, member):
+            found = True
+            while member.goes_on(found):
+                found = False
+                rounds.append(member)
+                if not done.ready():
+                    member.slow()
+                    done.wait()
+            leaving.append(member)
+            left.wait()
+
+    container = run_service(Slow)
+    wait_for(lambda: len(rounds) == 4)
+
+    done.send()
+    wait_for(lambda: len(rounds) > 20)
+    left.send()
+
+    [entrypoint] = container.entrypoints
+    wait_for(lambda: entrypoint.size == 1)
+    assert len(leaving) == 3
+
+
 def test_a_stopping_service_interrupts_its_crew(run_service, office):
     container = run_service(office)
     wait_for(lambda: len(office.begun) == 4)

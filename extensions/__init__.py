@@ -15,7 +15,8 @@ polling     methods that work off a table
 timers      methods that run every so often
 mailer      SMTP, with answers sorted by what they mean
 openid      sign-in with an OpenID Connect provider
-production  what a process must not start with in production
+passwords   hashes that hold up neither the event loop nor other calls
+settings    what config.yaml says, checked before anything else is set up
 telemetry   logs, a line of JSON each
 metrics     what a process tells about itself: /metrics, /livez and /readyz
 gauges      what the database or the broker is asked for before that

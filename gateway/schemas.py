@@ -99,6 +99,10 @@ class ParkedQuery(contracts.PageQuery):
             raise ValidationError(f"Must begin with one of the first {MAX_PARKED_OFFSET} messages.", "page")
 
 
+class ParkedSelection(contracts.ParkedSelection):
+    service = fields.String(required=True, validate=validate.OneOf(SUBSCRIBERS))
+
+
 class SignInQuery(Schema):
     """Of what a provider adds, and each adds something else, these two count."""
 

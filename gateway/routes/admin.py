@@ -7,13 +7,20 @@ from werkzeug.exceptions import NotFound
 
 from contracts.errors import ParkedMessageNotFound
 from contracts.events import SUBSCRIBERS
-from contracts.schemas import ParkedSelection, SummaryQuery
+from contracts.schemas import SummaryQuery
 from extensions.broker import BrokerUnavailable
 from extensions.errors import NotReplayable, ParkingLotBusy, RpcTimeout, ServiceUnavailable, TooManyParked
 from gateway.api import Blueprint
 from gateway.auth import admin
 from gateway.paging import PAGE_HEADERS, page_headers
-from gateway.schemas import MAX_PARKED_OFFSET, ParkedPageView, ParkedProgressView, ParkedQuery, SummaryView
+from gateway.schemas import (
+    MAX_PARKED_OFFSET,
+    ParkedPageView,
+    ParkedProgressView,
+    ParkedQuery,
+    ParkedSelection,
+    SummaryView,
+)
 
 blp = Blueprint("admin", __name__, description="The back office")
 
@@ -102,27 +109,27 @@ def discard_parked(service, message_id):
     _subscriber(service).discard_parked(message_id=message_id)
 
 
-@blp.route("/admin/parked/<service>/replay", methods=["POST"], parameters=[SERVICE])
+@blp.route("/admin/parked/replay", methods=["POST"])
 @admin
 @blp.arguments(ParkedSelection)
 @blp.response(200, ParkedProgressView)
-@blp.problems(NotFound, ParkingLotBusy)
-def replay_all_parked(selection, service):
-    """Hand up to 500 messages to their handlers once more, the oldest first.
+@blp.problems(ParkingLotBusy)
+def replay_all_parked(selection):
+    """Hand up to 500 messages of a service to their handlers once more, the oldest first.
 
     Send the answer's `left` with the next call, until it is 0: what fails again meanwhile is not replayed twice.
     """
-    return _subscriber(service).replay_all_parked(**selection)
+    return _subscriber(selection.pop("service")).replay_all_parked(**selection)
 
 
-@blp.route("/admin/parked/<service>/discard", methods=["POST"], parameters=[SERVICE])
+@blp.route("/admin/parked/discard", methods=["POST"])
 @admin
 @blp.arguments(ParkedSelection)
 @blp.response(200, ParkedProgressView)
-@blp.problems(NotFound, ParkingLotBusy)
-def discard_all_parked(selection, service):
-    """Drop up to 500 messages for good, the oldest first; go on as with `replay`."""
-    return _subscriber(service).discard_all_parked(**selection)
+@blp.problems(ParkingLotBusy)
+def discard_all_parked(selection):
+    """Drop up to 500 messages of a service for good, the oldest first; go on as with `replay`."""
+    return _subscriber(selection.pop("service")).discard_all_parked(**selection)
 
 
 def _subscriber(service):

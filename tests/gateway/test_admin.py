@@ -303,13 +303,15 @@ def test_all_messages_with_a_reason_are_discarded_and_all_others_replayed(office
     headers = {"x-parked-from": QUEUES["notifications"], "x-parked-reason": "SMTP was slow"}
     broker.publish(to_payload(event), queue="parked.notifications", headers=headers)
     wait_for(lambda: office.get("/admin/parked").json()["total"] == 3)
-    path = "/admin/parked/notifications"
+
+    def settle(action, **selection):
+        return office.post(f"/admin/parked/{action}", {"service": "notifications", **selection})
 
     answers = [
-        office.post(f"{path}/discard", {"queue": QUEUES["products"]}),
-        office.post(f"{path}/discard", {"queue": QUEUES["notifications"], "reason": "JSON"}),
-        office.post(f"{path}/replay", {}),
-        office.post(f"{path}/replay", {"left": 0}),
+        settle("discard", queue=QUEUES["products"]),
+        settle("discard", queue=QUEUES["notifications"], reason="JSON"),
+        settle("replay"),
+        settle("replay", left=0),
     ]
 
     assert [answer.status_code for answer in answers] == [200] * 4
@@ -326,12 +328,15 @@ def test_all_messages_with_a_reason_are_discarded_and_all_others_replayed(office
 
 @pytest.mark.parametrize(
     "selection",
-    [{"left": -1}, {"left": "all"}, {"queue": ""}, {"queue": 7}, {"reason": "x" * 501}, {"services": "products"}],
+    [
+        *({"left": -1}, {"left": "all"}, {"queue": ""}, {"queue": 7}, {"reason": "x" * 501}, {"services": "products"}),
+        *({"service": service} for service in ("orders", "users", "mushrooms", "__class__", "within", None)),
+    ],
     ids=str,
 )
 def test_a_selection_that_makes_no_sense_is_refused(admin, selection):
     for action in ("replay", "discard"):
-        answer = admin.post(f"/admin/parked/products/{action}", selection)
+        answer = admin.post(f"/admin/parked/{action}", {"service": "products", **selection})
         assert answer.status_code == 422
         assert list(answer.json()["errors"]) == list(selection)
 
@@ -356,8 +361,6 @@ def test_who_parks_nothing_has_no_parked_messages(admin, service):
     for answer in (
         admin.delete(f"{path}/1"),
         admin.post(f"{path}/1/replay"),
-        admin.post(f"{path}/replay", {}),
-        admin.post(f"{path}/discard", {}),
     ):
         assert answer.status_code == 404
         assert problem(answer)["type"] == "not-found"

@@ -16,11 +16,8 @@ export const discardParked = ({ service, id }: ParkedMessage) =>
   take(api.DELETE('/admin/parked/{service}/{message_id}', { params: { path: { service, message_id: id } } }))
 export type ParkedAction = 'replay' | 'discard'
 /** Of some hundred messages; `left` of the answer goes with the next call, until it is 0. */
-export const settleAllParked = (
-  action: ParkedAction,
-  service: ParkedMessage['service'],
-  body: { queue: string | null; reason: string | null; left: number | null },
-) => take(api.POST(`/admin/parked/{service}/${action}`, { params: { path: { service } }, body }))
+export const settleAllParked = (action: ParkedAction, body: Schemas['ParkedSelection']) =>
+  take(api.POST(`/admin/parked/${action}`, { body }))
 
 type Answer = { data: Schemas['ProductView']; headers: Headers }
 const withEtag = ({ data, headers }: Answer) => ({ product: data, etag: headers.get('ETag') ?? '' })

@@ -1914,19 +1914,17 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/admin/parked/{service}/replay": {
+    "/admin/parked/replay": {
         parameters: {
             query?: never;
             header?: never;
-            path: {
-                service: "products" | "notifications";
-            };
+            path?: never;
             cookie?: never;
         };
         get?: never;
         put?: never;
         /**
-         * Hand up to 500 messages to their handlers once more, the oldest first.
+         * Hand up to 500 messages of a service to their handlers once more, the oldest first.
          * @description Send the answer's `left` with the next call, until it is 0: what fails again meanwhile is not replayed twice.
          *
          *     Access: admin.
@@ -1935,9 +1933,7 @@ export interface paths {
             parameters: {
                 query?: never;
                 header?: never;
-                path: {
-                    service: "products" | "notifications";
-                };
+                path?: never;
                 cookie?: never;
             };
             requestBody: {
@@ -1972,28 +1968,24 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/admin/parked/{service}/discard": {
+    "/admin/parked/discard": {
         parameters: {
             query?: never;
             header?: never;
-            path: {
-                service: "products" | "notifications";
-            };
+            path?: never;
             cookie?: never;
         };
         get?: never;
         put?: never;
         /**
-         * Drop up to 500 messages for good, the oldest first; go on as with `replay`.
+         * Drop up to 500 messages of a service for good, the oldest first; go on as with `replay`.
          * @description Access: admin.
          */
         post: {
             parameters: {
                 query?: never;
                 header?: never;
-                path: {
-                    service: "products" | "notifications";
-                };
+                path?: never;
                 cookie?: never;
             };
             requestBody: {
@@ -2649,6 +2641,8 @@ export interface components {
             reason: string | null;
             /** @default null */
             left: number | null;
+            /** @enum {string} */
+            service: "products" | "notifications";
         };
         ParkedProgressView: {
             done: number;

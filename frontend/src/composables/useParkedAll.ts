@@ -40,7 +40,7 @@ export function useParkedAll() {
   async function settleOne(what: ParkedAction, service: ParkedMessage['service'], selection: Omit<ParkedSelection, 'services'>) {
     let toGo: number | null = null
     while (goesOn && toGo !== 0) {
-      const answer = await settleAllParked(what, service, { ...selection, left: toGo })
+      const answer = await settleAllParked(what, { ...selection, service, left: toGo })
       done.value += answer.done
       kept.value += answer.kept
       toGo = left.value = answer.left

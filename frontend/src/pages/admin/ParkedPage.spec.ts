@@ -28,7 +28,7 @@ let requests: Request[]
 let total: number | undefined
 let act: () => Response
 beforeEach(() => {
-  messages = [message('a'), message('b', { service: 'products' })]
+  messages = [message('a'), message('b', { service: 'products', queue: 'evt-orders-order.created--products.commit_reservation' })]
   away = []
   total = undefined
   act = () => new Response(null, { status: 204 })
@@ -128,12 +128,12 @@ test('all are replayed, some hundred at a time, service by service', async () =>
   await settleAll('Replay all', 'Replay all of these messages?')
 
   expect(await screen.findByText('752 were replayed. 1 stays parked.')).toBeVisible()
-  expect(actions()).toEqual([
-    'POST /api/admin/parked/products/replay',
-    'POST /api/admin/parked/products/replay',
-    'POST /api/admin/parked/notifications/replay',
+  expect(new Set(actions())).toEqual(new Set(['POST /api/admin/parked/replay']))
+  expect((await bodies()).map(({ service, left }) => [service, left])).toEqual([
+    ['products', null],
+    ['products', 250],
+    ['notifications', null],
   ])
-  expect((await bodies()).map(({ left }) => left)).toEqual([null, 250, null])
 })
 
 test('those of one queue with a reason are discarded, of its service alone', async () => {
@@ -148,7 +148,7 @@ test('those of one queue with a reason are discarded, of its service alone', asy
 
   expect(await screen.findByText('1 was discarded. 1 stays parked.')).toBeVisible()
   expect(actions()).toHaveLength(1)
-  expect(await bodies()).toEqual([{ queue, reason: 'no plate', left: null }])
+  expect(await bodies()).toEqual([{ service: 'notifications', queue, reason: 'no plate', left: null }])
 })
 
 test('a service that refuses is told of, and the other is asked', async () => {

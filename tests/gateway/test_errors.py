@@ -11,6 +11,7 @@ from extensions.errors import (
     NotReplayable,
     ParkingLotBusy,
     RpcTimeout,
+    ServiceBusy,
     ServiceUnavailable,
     TooManyParked,
     outcome_of,
@@ -33,7 +34,9 @@ EXAMPLES = [
     (errors.ParkedMessageNotFound("m"), 404, "parked-message-not-found"),
     (errors.SessionNotFound(3), 404, "session-not-found"),
     (errors.Taken("sku"), 409, "taken"),
+    (errors.SkuTaken(3, "Morel", False), 409, "taken"),
     (errors.InsufficientStock(3, 5, 2), 409, "insufficient-stock"),
+    (errors.TooManyOpenOrders(20, 30, 1, 20, 200), 409, "too-many-open-orders"),
     (errors.PriceChanged(3, Decimal("1.00"), Decimal("1.10")), 409, "price-changed"),
     (errors.IllegalTransition("shipped", "pending"), 409, "illegal-transition"),
     (errors.StaleVersion(1, 2), 412, "stale-version"),
@@ -53,6 +56,7 @@ EXAMPLES = [
     (ParkingLotBusy("products"), 503, "parking-lot-busy"),
     (ServiceUnavailable("orders"), 503, "service-unavailable"),
     (DatabaseUnavailable("orders"), 503, "service-unavailable"),
+    (ServiceBusy("users", 2), 503, "overloaded"),
     (RpcTimeout("orders"), 504, "timeout"),
 ]
 

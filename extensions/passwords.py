@@ -50,14 +50,16 @@ class HashingLimit(SharedExtension):
     def enter(self, deadline):
         """Return once a call may take a worker and hash: a function to be called at its end.
 
-        deadline: the call's, by the monotonic clock, or None. Raises ServiceBusy at once where the call would not be
-        over by then or too many wait, and RpcTimeout where it waited in vain.
+        deadline: the call's, by the monotonic clock, or None. Raises ServiceBusy at once where the call would have to
+        wait and not be over by then, or too many wait, and RpcTimeout where it waited in vain.
         """
         seconds_left = None if deadline is None else deadline - time.monotonic()
-        turns = 1 if self._free.balance > 0 else 2 + self._waiting // self._places
-        expected_seconds = MARGIN * turns * self.hash_seconds
-        if self._waiting >= self.most_waiting or (seconds_left is not None and expected_seconds > seconds_left):
-            raise ServiceBusy(self.container.service_name, max(1, math.ceil(expected_seconds)))
+        # To a free place it goes in any case: a process that was frozen amid a hash has measured a time at which
+        # nobody would hash any more, and nobody measure another.
+        if self._free.balance <= 0:
+            expected_seconds = MARGIN * (2 + self._waiting // self._places) * self.hash_seconds
+            if self._waiting >= self.most_waiting or (seconds_left is not None and expected_seconds > seconds_left):
+                raise ServiceBusy(self.container.service_name, max(1, math.ceil(expected_seconds)))
         self._waiting += 1
         try:
             with eventlet.Timeout(seconds_left, RpcTimeout(self.container.service_name)):

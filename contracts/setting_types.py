@@ -29,6 +29,8 @@ EXAMPLE_WORDS = (
 # RFC 3986, but for what clients take as it is: in a user or a password only a delimiter must be percent-encoded.
 _USER_CHARACTER = r"(?:[!-~](?<![%/?#@:\[\]])|%[0-9A-Fa-f]{2})"
 _USER = rf"(?:{_USER_CHARACTER}*(?::(?:{_USER_CHARACTER}|:)*)?@)"
+# Labels of 63 characters at most: looking up any other raises what is no failed look-up.
+_HOST_NAME = r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?"
 # As far as it can be told from the rest; _is_address judges it.
 _ADDRESS = r"[^\s/?#@,]+"
 # An @ in it is most often the end of a password that has one of /?#.
@@ -140,7 +142,7 @@ class Host(Setting):
     form = "be a host's name or address, like mail.example.org or 127.0.0.1, without a port."
 
     def parse(self, text: str) -> str:
-        if not re.fullmatch("[A-Za-z0-9._-]+", text):
+        if not re.fullmatch(_HOST_NAME, text):
             try:
                 ip_address(text)
             except ValueError:
@@ -301,7 +303,7 @@ class DatabaseUris(Setting):
 
 def _is_address(text: str) -> bool:
     """Whether it is a host's name or address, and a port that there is, if any."""
-    found = re.fullmatch(r"(?:[A-Za-z0-9._-]+|\[(?P<ipv6>[0-9A-Fa-f:.]+)\])(?::(?P<port>[0-9]{1,5}))?", text)
+    found = re.fullmatch(rf"(?:{_HOST_NAME}|\[(?P<ipv6>[0-9A-Fa-f:.]+)\])(?::(?P<port>[0-9]{{1,5}}))?", text)
     if not found:
         return False
     try:

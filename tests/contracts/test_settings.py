@@ -41,6 +41,7 @@ def refusal(name, value):
         "amqp://shop:pa%2Fss%40%23%3F%25@broker_1/%2Fshop",
         "amqp://shop:$^:!*(&=+,;'{}|~`\"<>@[::1]:5672",
         "amqp://:@broker",
+        f"amqp://{'b' * 63}.internal.",
     ],
 )
 def test_an_address_of_a_broker_is_kept_as_it_is(uri):
@@ -80,6 +81,8 @@ def test_an_address_of_a_broker_is_kept_as_it_is(uri):
         "amqp://broker?heartbeat=1",
         "amqp://one;amqp://two",
         "amqp://one,two",
+        "amqp://broker..internal",
+        f"amqp://{'b' * 64}.internal",
     ],
 )
 def test_what_is_no_address_of_a_broker_is_one_sentence_that_says_to_percent_encode(uri):
@@ -129,6 +132,7 @@ def test_a_database_has_one_host_or_several(uri):
         f"{ORDERS}:pass@/orders_db?host=one:port",
         f"{ORDERS}:pass@[::1::2]/orders_db",
         f"{ORDERS}:pass@ﬀ/orders_db",
+        f"{ORDERS}:pass@one,two..internal/orders_db",
         f"{ORDERS}:pass@localhost/orders_db?ssl_mode=require",
     ],
 )
@@ -284,6 +288,7 @@ def test_an_origin_has_no_path():
         ("ENVIRONMENT", "staging"),
         *(("TRUSTED_PROXIES", value) for value in ("proxy.example", "10.0.0.1, 10.0.0.1/8", "*")),
         *(("SMTP_HOST", value) for value in ("mail.example:25", "smtp://mail.example", "a b", "shop:pass@mail")),
+        *(("SMTP_HOST", value) for value in ("mail..internal", "m" * 64)),
         ("SMTP_TLS", "yes"),
         ("SMTP_CA", "/no/such/ca.crt"),
         *(("SMTP_PASSWORD", value) for value in ("pass\nword", "pässword")),

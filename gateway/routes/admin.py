@@ -87,7 +87,8 @@ def list_parked(query):
         "total": total,
         "away": [service for service in SUBSCRIBERS if service not in answered],
     }
-    links = page_headers(query, min(total, MAX_PARKED_OFFSET + query["limit"]))
+    pages_left = (MAX_PARKED_OFFSET - query["offset"]) // query["limit"]
+    links = page_headers(query, min(total, end + pages_left * query["limit"]))
     return page, 200, {**links, "X-Total-Count": str(total)}
 
 

@@ -227,6 +227,20 @@ def test_the_newest_message_comes_first_and_pages_fit_together(office, parked, b
     ]
 
 
+def test_links_lead_to_no_page_that_would_be_refused(office, parked, broker):
+    with broker.channel() as channel:
+        for _ in range(1100):
+            message = channel.prepare_message(b"x", content_encoding="binary")
+            channel.basic_publish(message, exchange="", routing_key="parked.products")
+    wait_for(lambda: office.get("/admin/parked").json()["total"] == 1100)
+
+    answers = [office.get(f"/admin/parked?{query}") for query in ("limit=30&offset=990", "limit=30&page=34", "limit=7")]
+
+    queries = {link["url"] for answer in answers for link in answer.links.values()}
+    assert {office.get(f"/admin/parked{query}").status_code for query in queries} == {200}
+    assert ["next" in answer.links for answer in answers] == [False, False, True]
+
+
 @pytest.mark.parametrize(
     "query", ["limit=0", "limit=101", "offset=-1", "offset=1001", "page=0", "page=52", "page=1&offset=0"]
 )

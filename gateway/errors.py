@@ -111,7 +111,7 @@ PROBLEMS = {
         "too-many-open-orders",
         "You have {open_orders} open orders with {open_units} units, and this one has {requested_units}; "
         "{most_orders} orders with {most_units} units in all are allowed. Wait until some are shipped, or cancel one. "
-        "More are allowed to an account whose address is confirmed.",
+        "An account whose address is not confirmed is allowed fewer.",
     ),
     shop.PriceChanged: Problem(409, "price-changed", "Product {product_id} costs {current} now, no longer {given}."),
     shop.IllegalTransition: Problem(409, "illegal-transition", "What is {old_status} can't become {new_status}."),

@@ -296,6 +296,8 @@ def test_an_order_beyond_what_an_account_may_have_open_is_refused_with_a_sentenc
     # Of the tests' own RATE_LIMIT_SCALE.
     assert (details["most_orders"], details["most_units"]) == (20_000, 200_000)
     assert "0 open orders with 0 units, and this one has 210000; 20000 orders with 200000 units" in details["detail"]
+    # The same is said to those whose address is confirmed.
+    assert details["detail"].endswith("An account whose address is not confirmed is allowed fewer.")
 
 
 # Whether the address is proven

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 
 from nameko.extensions import DependencyProvider
 
+from extensions.errors import ServiceUnavailable
 from extensions.payloads import timestamp
 from extensions.tracing import trace_fields
 
@@ -107,9 +108,19 @@ def _traceback(record):
 
 
 class QuietExpectedErrors(logging.Filter):
-    """For the logger `nameko.containers`: a refusal that is a method's answer is no warning, and has no traceback."""
+    """For the logger `nameko.containers`: what is no bug has no traceback.
+
+    A refusal that is a method's answer is no warning. An outage is one, with its cause, each time that a handler or a
+    timer tries again.
+    """
 
     def filter(self, record):
+        error = record.exc_info[1] if record.exc_info else None
         if str(record.msg).startswith("(expected)"):
             record.levelno, record.levelname, record.exc_info = logging.INFO, "INFO", None
+        elif isinstance(error, ServiceUnavailable):
+            record.levelno, record.levelname, record.exc_info = logging.WARNING, "WARNING", None
+            cause = f": {error.__cause__}" if error.__cause__ else ""
+            # PostgreSQL's further lines quote the statement.
+            record.msg += f" is unavailable{cause}".partition("\n")[0].replace("%", "%%")
         return True

@@ -7,6 +7,7 @@ import sys
 import eventlet
 import pytest
 
+from extensions.errors import DatabaseUnavailable
 from extensions.events import event_handler
 from extensions.payloads import to_payload
 from extensions.rpc import rpc
@@ -186,3 +187,15 @@ def test_an_answer_that_is_a_refusal_is_no_warning():
     assert (refusal.levelname, refusal.exc_info) == ("INFO", None)
     assert accident.levelname == "WARNING"
     assert accident.exc_info
+
+
+def test_an_outage_is_a_warning_of_one_line_with_its_cause():
+    outage = DatabaseUnavailable("orders")
+    outage.__cause__ = OSError("at 100%: read-only\nLINE 1: UPDATE")
+    record = record_of("error handling worker %s: %s", "<commit>", outage, error=outage)
+
+    assert QuietExpectedErrors().filter(record)
+
+    assert record.levelname == "WARNING"
+    assert not record.exc_info
+    assert record.getMessage() == "error handling worker <commit>: orders is unavailable: at 100%: read-only"

@@ -27,7 +27,8 @@ PRODUCT = {"name": "Morel", "price": "9.50", "sku": "MOREL-1", "stock_quantity":
 def customer(config):
     """The headers of a customer's requests."""
     now = int(time.time())
-    claims = {"sub": "1", "email": EMAIL, "role": "customer", "jti": uuid4().hex, "iat": now, "exp": now + 900}
+    claims = {"sub": "1", "email": EMAIL, "email_verified": True, "role": "customer"}
+    claims |= {"jti": uuid4().hex, "iat": now, "exp": now + 900}
     return {"Authorization": f"Bearer {jwt.encode(claims, config['JWT_SECRET'], algorithm='HS256')}"}
 
 
@@ -81,6 +82,7 @@ gateway: server POST /orders
             products: producer send products.events:product.changed
       orders: internal transaction
         orders: client INSERT attempts
+        orders: client SELECT
       orders: internal transaction
         orders: client INSERT order_items
         orders: client INSERT orders

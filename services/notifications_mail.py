@@ -222,6 +222,8 @@ class Sender:
                     for statement in statements:
                         session.execute(statement)
                 return
+            except ServiceUnavailable as error:
+                logger.warning("what came of a mail is noted in %s s: %r", pause_seconds, error)
             except Exception:
                 logger.exception("what came of a mail is noted in %s s", pause_seconds)
             self._member.pause(pause_seconds)

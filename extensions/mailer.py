@@ -95,6 +95,8 @@ class Mailer(DependencyProvider):
         self.host, self.port, self.tls = config["SMTP_HOST"], config["SMTP_PORT"], config["SMTP_TLS"]
         self.ca = config.get("SMTP_CA")
         self.login = (config["SMTP_USER"], config["SMTP_PASSWORD"]) if config.get("SMTP_USER") else None
+        # Looked up once: a name server that is slow would stop the event loop at each connection.
+        self.local_hostname = smtplib.SMTP().local_hostname
         self.places = Semaphore(MOST_CONNECTIONS)
         self._sending = Operation("SMTP send", "client", {"server.address": self.host, "server.port": self.port})
 
@@ -242,9 +244,9 @@ class MailConnection:
         try:
             with _no_answer_within(COMMAND_SECONDS):
                 if mailer.tls == "implicit":
-                    smtp = smtplib.SMTP_SSL(mailer.host, mailer.port, context=self._verifying())
+                    smtp = smtplib.SMTP_SSL(mailer.host, mailer.port, mailer.local_hostname, context=self._verifying())
                 else:
-                    smtp = smtplib.SMTP(mailer.host, mailer.port)
+                    smtp = smtplib.SMTP(mailer.host, mailer.port, mailer.local_hostname)
             # Else the mail's end, a packet of its own, would wait for the acknowledgement of what was before it.
             smtp.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with _no_answer_within(COMMAND_SECONDS):

@@ -102,7 +102,11 @@ class Engine(SharedExtension):
             max_overflow=0,
             pool_timeout=POOL_WAIT_SECONDS,
             hide_parameters=True,
-            connect_args={**CONNECTION_SETTINGS, "application_name": service},
+            connect_args={
+                **CONNECTION_SETTINGS,
+                "application_name": service,
+                "connection_factory": _Connection,
+            },
         )
         self._connections: WeakSet[ConnectionPoolEntry] = WeakSet()
         self._dropped_at = -math.inf
@@ -202,8 +206,15 @@ def _forget_functions(session):
         session.info["after_commit"] = []
 
 
+class _Connection(psycopg2.extensions.connection):
+    """One of a pool of ours, for which the process does not wait without end."""
+
+
 def _wait_for_answer(connection):
-    """psycopg2's wait callback. What it raises makes psycopg2 close the connection."""
+    """psycopg2's wait callback, for all of the process. What it raises makes psycopg2 close the connection."""
+    if not isinstance(connection, _Connection):
+        eventlet_wait_callback(connection)
+        return
     with eventlet.Timeout(ANSWER_SECONDS, psycopg2.OperationalError(f"no answer in {ANSWER_SECONDS} s")):
         eventlet_wait_callback(connection)
 

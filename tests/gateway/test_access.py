@@ -16,7 +16,7 @@ from gateway.auth import Origins, public
 from gateway.errors import ForeignOrigin, Unauthenticated
 from tests.infrastructure.waiting import wait_for
 
-from .conftest import Client, problem
+from .conftest import PASSWORD, Client, problem
 from .documents import operations
 
 # Nothing about these is right but their address.
@@ -211,12 +211,13 @@ def test_a_token_that_carries_its_own_key_is_refused(anonymous, new_token):
 
 def test_a_disabled_user_gets_no_new_token_and_the_old_one_runs_out(shop, admin, new_customer, new_token):
     user = new_customer()
+    login = user.post("/users/login", {"email": user.user["email"], "password": PASSWORD}).json()
     admin.patch(f"/users/{user.user['id']}", {"is_active": False})
 
     # As docs/security.md says: access tokens are checked by their signature alone, for 15 minutes at most.
     assert user.get("/orders").status_code == 200
     assert user.post("/auth/refresh").status_code == 401
-    claims = jwt.decode(user.token, options={"verify_signature": False})
+    claims = jwt.decode(login["access_token"], options={"verify_signature": False})
     assert claims["exp"] - claims["iat"] == 15 * 60
 
 

@@ -217,7 +217,7 @@ class MailAddress(Setting):
 
     form = (
         "be one address in ASCII, like Forage <shop@forage.example> or shop@forage.example; "
-        'a name with one of ,;:@()[]<>\\" in it stands in "quotes".'
+        'put a name that contains one of ,;:@()[]<>\\" in "quotes".'
     )
     pattern = rf'(?:(?:"((?:[^"\\]|\\["\\])*)"|([^,;:@()\[\]<>\\"]*)) *<(?P<named>{EMAIL})>|(?P<bare>{EMAIL}))'
 

@@ -80,7 +80,7 @@ class Consumers(SharedExtension):
         if provider in self._providers:
             self._providers.remove(provider)
         with eventlet.Timeout(STOP_SECONDS, False):
-            # Declared after its last consumer has gone, a queue would take calls that nobody answers.
+            # A queue that is declared after its last consumer has gone would keep calls without an answer.
             with self._declaring:
                 channel, tag = self._channel, self._tags.get(provider)
                 if channel is None or tag not in channel.callbacks:

@@ -27,7 +27,7 @@ MAX_TIME_LEFT_SECONDS = 3600
 MAX_CLOCK_SECONDS = 10**11
 # `deadline`, a wall time, is from the release before this one: the broker's TTL bounds its calls.
 FIELDS = ("time_left", "sent_at", "sender", "wall_time", "deadline")
-# Of this process, whose monotonic clock nobody else has.
+# Names this process: each process has a monotonic clock of its own.
 PROCESS = uuid4().hex
 
 CLOCK_SKEW = Gauge(

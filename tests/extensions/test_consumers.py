@@ -337,9 +337,9 @@ def test_a_queue_is_not_declared_once_its_last_consumer_has_gone(run_service, br
     proxy.hold_at(b"nameko-rpc")
     wait_for(lambda: proxy.holds)
 
+    [consumers] = (extension for extension in container.extensions if isinstance(extension, kit.Consumers))
     stopping = eventlet.spawn(container.stop)
-    for _ in range(10):
-        eventlet.sleep(0)
+    wait_for(lambda: not consumers._providers)
     proxy.release()
     stopping.wait()
 

@@ -171,28 +171,27 @@ class LimitedRequests:
 
 
 class ConcurrencyLimit:
-    """At most `most` requests at once, and at most `most_each` of one address."""
+    """At most `most` requests at once, and at most `most_each` of one address. taken: how many there are now."""
 
     def __init__(self, most, most_each):
         self.most, self.most_each = most, most_each
-        self._taken = Counter()
-
-    @property
-    def taken(self):
-        return self._taken.total()
+        self.taken = 0
+        self._of_address = Counter()
 
     @contextmanager
     def take(self, address):
         """Count one request for the block. Raises Overloaded at either limit."""
-        if self.taken >= self.most or self._taken[address] >= self.most_each:
+        if self.taken >= self.most or self._of_address[address] >= self.most_each:
             raise Overloaded
-        self._taken[address] += 1
+        self.taken += 1
+        self._of_address[address] += 1
         try:
             yield
         finally:
-            self._taken[address] -= 1
-            if not self._taken[address]:
-                del self._taken[address]
+            self.taken -= 1
+            self._of_address[address] -= 1
+            if not self._of_address[address]:
+                del self._of_address[address]
 
 
 class BoundedBody:

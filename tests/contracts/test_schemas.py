@@ -290,6 +290,8 @@ def test_a_price_is_kept_with_two_places(given, price):
         "ﬁsh": "FISH",
         "cre\u0300me": "CR\u00c8ME",
         "ŉ": "ʼN",
+        # Upper-cased it is three characters, of which two compose again.
+        "\u0390": "\u03aa\u0301",
         "a" * 64: "A" * 64,
     }.items(),
 )

@@ -65,6 +65,13 @@ CONNECTION_SETTINGS = {
     # A standby, or a primary that was demoted, is refused.
     "target_session_attrs": "read-write",
 }
+# The answer is whether only reads are taken. On the way a file of some 100 kB is written to the database's own disk,
+# and removed: while that is full, reads succeed.
+READ_AND_WRITE = """
+SET LOCAL work_mem = '64kB';
+SET LOCAL temp_tablespaces = '';
+SELECT current_setting('transaction_read_only') = 'on' FROM generate_series(1, 5000) HAVING count(*) > 0
+"""
 DATABASE = {"db.system.name": "postgresql"}
 TRANSACTION = Operation("transaction", attributes=DATABASE)
 OPERATION = re.compile(r"\b(SELECT|INSERT|UPDATE|DELETE)\b")
@@ -129,7 +136,7 @@ class Engine(SharedExtension):
     def check(self):
         """Raise DatabaseUnavailable unless the database answers and takes writes."""
         with self.session() as session:
-            if session.scalar(text("SHOW transaction_read_only")) == "on":
+            if session.scalar(text(READ_AND_WRITE)):
                 self._drop()
                 raise DatabaseUnavailable(self.container.service_name) from ReadOnly("the database is read-only")
 

@@ -21,6 +21,7 @@ from eventlet import greenio, wsgi
 from eventlet.green import socket
 from nameko.extensions import DependencyProvider
 from prometheus_client import CONTENT_TYPE_LATEST, Gauge, Histogram, disable_created_metrics, generate_latest
+from psycopg2.errors import DiskFull
 
 from extensions.consumers import Consumers
 from extensions.database import Engine, ReadOnly
@@ -186,5 +187,8 @@ def _amiss_with_database(engine):
     except ServiceUnavailable as error:
         if isinstance(error.__cause__, ReadOnly):
             yield "The database is read-only."
+            return
+        if isinstance(error.__cause__, DiskFull):
+            yield "The database's disk is full."
             return
     yield "The database does not answer."

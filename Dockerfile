@@ -12,6 +12,8 @@ WORKDIR /packages
 RUN python -m venv --without-pip /venv
 COPY requirements.txt ./
 RUN pip --python /venv install --no-cache-dir --require-hashes --requirement requirements.txt
+COPY kit kit
+RUN pip --python /venv install --no-cache-dir --no-deps --no-build-isolation ./kit
 
 FROM python:3.13-slim-trixie
 LABEL org.opencontainers.image.title="Forage" \

@@ -64,7 +64,7 @@ client: export PYTHONWARNINGS = ignore:::nameko.extensions
 client: .venv/installed
 	@$(VENV)/python -m scripts.client
 
-.venv/installed: requirements.txt requirements-dev.txt
+.venv/installed: requirements.txt requirements-dev.txt kit/pyproject.toml
 	@$(PYTHON) scripts/make_venv.py
 
 # After a change in requirements*.in. The environment's package index is not written down.

@@ -12,7 +12,7 @@ from benchmarks import scenarios, tracing  # noqa: E402, F401
 from benchmarks.load import Failed  # noqa: E402
 from benchmarks.report import Report  # noqa: E402
 from benchmarks.shop import SCENARIOS, running_shop  # noqa: E402
-from scripts.settings import CannotStart  # noqa: E402
+from nameko_reliable.testing.servers import CannotStart  # noqa: E402
 
 
 def main(names):

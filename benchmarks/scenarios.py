@@ -11,7 +11,7 @@ import psutil
 from benchmarks import load
 from benchmarks.load import Failed, Load, request
 from benchmarks.shop import PASSWORD, scenario, seconds_for
-from tests.infrastructure.waiting import wait_for
+from nameko_reliable.testing.waiting import wait_for
 
 WARM_UP_SECONDS = 1
 MANY = 32

@@ -20,12 +20,13 @@ import psycopg2
 from nameko.standalone.rpc import ClusterRpcProxy
 
 from benchmarks.load import Failed
+from nameko_reliable.testing.servers import PostgresServer, RabbitMQServer, Server
+from nameko_reliable.testing.waiting import wait_for
 from scripts import npm
 from scripts.programs import require_programs
+from scripts.servers import make_databases, postgres_of, rabbitmq_of
 from scripts.settings import DEFAULT_PORTS, ROOT, SERVICES, Settings
-from tests.infrastructure.servers import PostgresServer, RabbitMQServer, Server
 from tests.infrastructure.smtp import Smtp
-from tests.infrastructure.waiting import wait_for
 
 PARTS = (*SERVICES, "gateway")
 # In which all events of a scenario must have been handled.
@@ -83,7 +84,10 @@ class Shop:
         npm.install(npm.DOCS, "the page of /docs")
         self.smtp = Smtp(folder)
         self.settings.ports["SMTP_PORT"] = self.smtp.port
-        self.servers = {"postgres": PostgresServer(self.settings), "rabbitmq": RabbitMQServer(self.settings)}
+        self.servers = {
+            "postgres": PostgresServer(postgres_of(self.settings), folder),
+            "rabbitmq": RabbitMQServer(rabbitmq_of(self.settings), folder),
+        }
         self.replicas = {part: [] for part in PARTS}
         self.port = self.settings.ports["GATEWAY_PORT"]
 
@@ -92,7 +96,7 @@ class Shop:
             server.start()
         for server in self.servers.values():
             server.wait_until_ready()
-        self.servers["postgres"].postgres.make_databases()
+        make_databases(self.servers["postgres"].postgres, self.settings)
         environment = self.settings.environment()
         subprocess.run(
             [sys.executable, "-m", "scripts.migrate"], cwd=ROOT, env=environment, check=True, capture_output=True
@@ -127,9 +131,8 @@ class Shop:
             module = part if part == "gateway" else f"services.{part}"
             for number in range(1, counts.get(part, 1) + 1):
                 command = [*nameko, "run", "--config", "config.yaml", module]
-                server = Server(
-                    f"{part}-{number}", self.folder, command, {**self.settings.environment(), **(environment or {})}
-                )
+                environment_of_one = {**self.settings.environment(), **(environment or {})}
+                server = Server(f"{part}-{number}", self.folder, command, environment_of_one, cwd=ROOT)
                 server.log.unlink(missing_ok=True)
                 self.replicas[part].append(server.start())
         wait_for(self._is_up, seconds=60)

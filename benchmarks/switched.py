@@ -17,7 +17,7 @@ eventlet.monkey_patch()  # as Nameko's command does, which comes too late for wh
 
 from nameko.cli.main import main  # noqa: E402
 
-from extensions.tracing import NO_SPAN, Tracer  # noqa: E402
+from nameko_reliable.telemetry.tracing import NO_SPAN, Tracer  # noqa: E402
 
 TURN_SECONDS = 0.1
 # So many that spans are sent in some of them: a multiple of 4.

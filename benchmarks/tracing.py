@@ -11,8 +11,8 @@ from benchmarks import load
 from benchmarks.load import Failed, request
 from benchmarks.scenarios import CUSTOMERS, MANY, ordering
 from benchmarks.shop import PARTS, scenario
-from tests.infrastructure.collector import Collector
-from tests.infrastructure.waiting import wait_for
+from nameko_reliable.testing.collector import Collector
+from nameko_reliable.testing.waiting import wait_for
 
 RATIOS = ("0", "0.1", "1")
 # For each second that a row of other scenarios takes.

@@ -83,7 +83,7 @@ class ShopSettings(Schema):
     OTEL_EXPORTER_OTLP_ENDPOINT = Url(base=True)
     OTEL_TRACES_SAMPLER_ARG = Number(0, 1, 0.1, whole=False)
 
-    # Nameko sets logging up before any code of ours runs: extensions.telemetry.formatter checks what is in it.
+    # Nameko sets logging up before any code of ours runs; the kit's formatter checks what is in it.
     LOGGING = Section(dict)
 
     @pre_load

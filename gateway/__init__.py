@@ -7,12 +7,6 @@ user's sockets), as every other gateway does too.
 from contracts.events import NotificationCreated, ProductChanged
 from contracts.production import demo_settings
 from contracts.settings import ShopSettings
-from extensions.events import broadcast_handler
-from extensions.metrics import Metrics
-from extensions.rpc import ClusterClient
-from extensions.settings import Settings
-from extensions.telemetry import LogContext
-from extensions.tracing import Tracing
 from gateway.app import create_app
 from gateway.auth import Tokens
 from gateway.cache import Cache
@@ -20,6 +14,12 @@ from gateway.limits import Limits
 from gateway.live import Live
 from gateway.routes.docs import Page
 from gateway.server import wsgi_server
+from nameko_reliable.events import broadcast_handler
+from nameko_reliable.rpc import ClusterClient
+from nameko_reliable.settings import Settings
+from nameko_reliable.telemetry.logs import LogContext
+from nameko_reliable.telemetry.metrics import Metrics
+from nameko_reliable.telemetry.tracing import Tracing
 
 
 class Gateway:

@@ -20,7 +20,6 @@ from werkzeug.routing import BaseConverter
 from contracts import errors as shop
 from contracts.errors import InvalidInput
 from contracts.schemas import MAX_BIGINT, Money
-from extensions.errors import RpcTimeout, ServiceUnavailable
 from gateway.auth import ADMIN, PUBLIC
 from gateway.document import UNCOUNTED, Keywords, describe, headers_of
 from gateway.errors import (
@@ -36,6 +35,7 @@ from gateway.errors import (
     problem_of,
 )
 from gateway.schemas import Moment, ProblemView
+from nameko_reliable.errors import RpcTimeout, ServiceUnavailable
 
 MAX_BODY_BYTES = 1024 * 1024
 # A schema takes some 20 µs for each value, and writes a sentence about each that is wrong.

@@ -17,7 +17,14 @@ from werkzeug.routing import WebsocketMismatch
 from wsproto.utilities import RemoteProtocolError
 
 from contracts import errors as shop
-from extensions.errors import NotReplayable, ParkingLotBusy, RpcTimeout, ServiceBusy, ServiceUnavailable, TooManyParked
+from nameko_reliable.errors import (
+    NotReplayable,
+    ParkingLotBusy,
+    RpcTimeout,
+    ServiceBusy,
+    ServiceUnavailable,
+    TooManyParked,
+)
 
 logger = logging.getLogger(__name__)
 

@@ -22,9 +22,9 @@ from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import ProtocolError
 
 from contracts.schemas import MAX_BIGINT
-from extensions.payloads import timestamp
-from extensions.tracing import NO_SPAN, Operation, Tracer
 from gateway.errors import Overloaded, Unauthenticated
+from nameko_reliable.messages import timestamp
+from nameko_reliable.telemetry.tracing import NO_SPAN, Operation, Tracer
 
 logger = logging.getLogger(__name__)
 

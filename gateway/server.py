@@ -36,9 +36,9 @@ from eventlet.green import socket
 from nameko.extensions import Entrypoint
 from prometheus_client import Histogram
 
-from extensions.telemetry import bind_log_fields
-from extensions.tracing import NO_SPAN, Operation, Tracer
 from gateway.addresses import ClientAddresses
+from nameko_reliable.telemetry.logs import bind_log_fields
+from nameko_reliable.telemetry.tracing import NO_SPAN, Operation, Tracer
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from alembic import context
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
-from extensions.postgres import WRITABLE_HOST, database_url
+from nameko_reliable.postgres import WRITABLE_HOST, database_url
 from scripts.migrate import database_uris
 
 service = context.config.config_ini_section

@@ -16,11 +16,11 @@ from kombu import Queue
 
 from contracts import events
 from contracts.settings import ShopSettings
-from extensions.broker import CONNECTION_ERRORS, PERSISTENT, connect
-from extensions.events import PAUSES_SECONDS
-from extensions.parking import parked_headers
-from extensions.queues import delay_queue, handler_queue, own_headers, parking_queue
-from extensions.settings import amqp_address, checked
+from nameko_reliable.amqp.broker import CONNECTION_ERRORS, PERSISTENT, connect
+from nameko_reliable.amqp.queues import delay_queue, handler_queue, own_headers, parking_queue
+from nameko_reliable.events import PAUSES_SECONDS
+from nameko_reliable.parking import parked_headers
+from nameko_reliable.settings import amqp_address, checked
 from scripts.settings import SERVICES
 
 

@@ -13,8 +13,8 @@ from gateway.cache import Cache
 from gateway.limits import Limits
 from gateway.live import Live
 from gateway.routes.docs import Page
+from nameko_reliable.testing.servers import CannotStart
 from scripts import npm
-from scripts.settings import CannotStart
 
 TYPES = npm.FRONTEND / "src" / "api" / "schema.d.ts"
 PROBLEM = {"$ref": "#/components/schemas/ProblemView"}

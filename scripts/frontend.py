@@ -5,9 +5,9 @@ import shutil
 import subprocess
 import sys
 
+from nameko_reliable.testing.servers import CannotStart
 from scripts import npm
 from scripts.npm import FRONTEND
-from scripts.settings import CannotStart
 
 BUILT_FROM = ".built-from"
 # What no build reads.

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 
 import psutil
 
-from scripts.settings import CannotStart
+from nameko_reliable.testing.servers import CannotStart
 
 SECONDS_TO_END = 5
 

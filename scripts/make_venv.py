@@ -20,12 +20,17 @@ def main():
     print("forage: installing the Python packages into .venv", flush=True)
     if not (VENV / "bin" / "pip").exists():
         make_empty()
-    install = [VENV / "bin" / "pip", "install", "-qq", "--disable-pip-version-check", "--require-hashes"]
-    for lock in LOCKS:
-        install += ["--requirement", ROOT / lock]
-    if subprocess.run(install).returncode:
-        sys.exit("forage: the Python packages could not be installed; the lines above say why.")
+    locks = [word for lock in LOCKS for word in ("--requirement", str(ROOT / lock))]
+    install("--require-hashes", *locks)
+    # What it needs is in the locks; setuptools, which builds it, too.
+    install("--no-deps", "--no-build-isolation", "--editable", str(ROOT / "kit"))
     (VENV / "installed").touch()
+
+
+def install(*arguments):
+    command = [str(VENV / "bin" / "pip"), "install", "-qq", "--disable-pip-version-check"]
+    if subprocess.run(command + list(arguments)).returncode:
+        sys.exit("forage: the Python packages could not be installed; the lines above say why.")
 
 
 def make_empty():

@@ -14,12 +14,12 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
-# extensions.settings brings it; it is no news to whoever migrates. See docs/decisions/nameko-and-eventlet.md.
+# nameko_reliable.settings brings it; it is no news to whoever migrates. See docs/decisions/nameko-and-eventlet.md.
 warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")
 
 from contracts.settings import ShopSettings  # noqa: E402
-from extensions.postgres import WRITABLE_HOST, database_url  # noqa: E402
-from extensions.settings import checked  # noqa: E402
+from nameko_reliable.postgres import WRITABLE_HOST, database_url  # noqa: E402
+from nameko_reliable.settings import checked  # noqa: E402
 from scripts.settings import SERVICES  # noqa: E402
 
 

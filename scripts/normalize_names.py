@@ -20,7 +20,7 @@ from sqlalchemy.sql.expression import TableClause
 
 from contracts.names import normal_sku, normal_username, username_key, with_suffix
 from contracts.schemas import MAX_SKU, MAX_USERNAME
-from extensions.postgres import WRITABLE_HOST, database_url
+from nameko_reliable.postgres import WRITABLE_HOST, database_url
 from scripts.migrate import database_uris
 
 BATCH = 500

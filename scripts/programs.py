@@ -7,19 +7,12 @@ import subprocess
 from contextlib import contextmanager
 from pathlib import Path
 
-from scripts.settings import CannotStart
+from nameko_reliable.testing.servers import CannotStart, find_postgres, find_rabbitmq, newest
 
 # What Vite runs on.
 NODE = "Node 20.19, or 22.12 or later, with npm"
 # What else to do without what is missing.
 OR_DOCKER = ", or `deploy/compose/setup` and `docker compose up` do without: see docs/docker.md."
-POSTGRES_FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql@*/bin")
-# The folders of RabbitMQ's own scripts. Debian's wrapper on the PATH insists on its own user and folders.
-RABBITMQ_FOLDERS = (
-    "/usr/lib/rabbitmq/bin",
-    "/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin",
-    "/opt/homebrew/opt/rabbitmq/sbin",
-)
 PACKAGES = {
     "PostgreSQL": "postgresql",
     "RabbitMQ": "rabbitmq-server",
@@ -38,16 +31,6 @@ UNITS = {
 }
 
 
-def find_postgres():
-    """The folder of PostgreSQL's programs, the newest release first; None without any."""
-    on_path = shutil.which("initdb")
-    return Path(on_path).resolve().parent if on_path else newest(POSTGRES_FOLDERS, "initdb")
-
-
-def find_rabbitmq():
-    return newest(RABBITMQ_FOLDERS, "rabbitmq-server")
-
-
 def find_nginx():
     # Debian has it where only root looks.
     return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
@@ -56,11 +39,6 @@ def find_nginx():
 def find_faketime():
     """The folder of the library that gives a process a wall clock of its own."""
     return newest(("/usr/lib/*/faketime",), "libfaketime.so.1")
-
-
-def newest(patterns, program):
-    folders = [folder for pattern in patterns for folder in Path("/").glob(pattern[1:]) if (folder / program).exists()]
-    return max(folders, key=lambda folder: [int(number) for number in re.findall(r"\d+", str(folder))], default=None)
 
 
 def require_programs(settings):

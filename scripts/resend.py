@@ -16,7 +16,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from extensions.postgres import WRITABLE_HOST, database_url
+from nameko_reliable.postgres import WRITABLE_HOST, database_url
 from scripts.migrate import database_uris
 
 SERVICES = ("orders", "users")

@@ -13,13 +13,13 @@ import time
 import urllib.request
 import warnings
 
+from nameko_reliable.testing.servers import CannotStart, answers_amqp
 from scripts import frontend, npm
 from scripts.leftovers import claim, end_leftovers, end_with_parent
 from scripts.mail_catcher import MailCatcher
-from scripts.postgres import Postgres
 from scripts.programs import require_programs
-from scripts.rabbitmq import RabbitMQ, answers_amqp
-from scripts.settings import DATABASE_URIS, MANAGEMENT, ROOT, SERVICES, CannotStart, Settings
+from scripts.servers import make_databases, postgres_of, rabbitmq_of
+from scripts.settings import DATABASE_URIS, MANAGEMENT, ROOT, SERVICES, Settings
 from scripts.sign_in_provider import SignInProvider
 from scripts.supervisor import Supervisor
 
@@ -52,7 +52,7 @@ def checked_settings(settings):
     """What the processes will load from what is given. Ends with their sentences before anything is started."""
     warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")  # docs/decisions/ says why it is here
     from contracts.settings import ShopSettings
-    from extensions.settings import checked
+    from nameko_reliable.settings import checked
 
     system = settings.of_running_system()
     uris = {service: system[name] for service, name in zip(SERVICES, DATABASE_URIS, strict=True)}
@@ -61,7 +61,7 @@ def checked_settings(settings):
 
 
 def given_broker_answers(config):
-    from extensions.settings import amqp_address
+    from nameko_reliable.settings import amqp_address
 
     address = amqp_address(config)
     return answers_amqp(address["hostname"], address.get("ssl"))
@@ -120,7 +120,7 @@ class Shop:
     async def start_broker(self):
         if not self.settings.own_broker:
             return
-        rabbitmq = RabbitMQ(self.settings)
+        rabbitmq = rabbitmq_of(self.settings)
         rabbitmq.prepare()
         environment = {**self.environment, **rabbitmq.environment()}
         self.supervisor.start_process("epmd", rabbitmq.name_service_command(), environment, infrastructure=True)
@@ -133,7 +133,7 @@ class Shop:
         await succeed(sys.executable, "-m", "scripts.migrate", environment=self.environment)
 
     async def start_postgres(self):
-        postgres = Postgres(self.settings)
+        postgres = postgres_of(self.settings)
         await asyncio.to_thread(postgres.prepare)
         self.supervisor.start_process(
             "postgres",
@@ -145,7 +145,7 @@ class Shop:
             stop_signal=signal.SIGINT,  # at SIGTERM it would wait for its clients to go
         )
         await until(postgres.is_ready, "PostgreSQL to come up")
-        await asyncio.to_thread(postgres.make_databases)
+        await asyncio.to_thread(make_databases, postgres, self.settings)
 
     async def start_mail_catcher(self):
         if not self.settings.own_mail_catcher:

@@ -27,7 +27,7 @@ from nameko.standalone.rpc import ClusterRpcProxy  # noqa: E402
 
 from contracts.errors import Taken  # noqa: E402
 from contracts.settings import ShopSettings  # noqa: E402
-from extensions.settings import amqp_address, checked  # noqa: E402
+from nameko_reliable.settings import amqp_address, checked  # noqa: E402
 
 CATALOGUE = Path(__file__).with_name("catalogue.yaml")
 ACCOUNTS = {"admin@forage.example": "admin", "ada@forage.example": "ada", "bo@forage.example": "bo.forage"}

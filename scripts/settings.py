@@ -1,13 +1,12 @@
 """Where one copy of the shop lives, and on which ports: all from the environment, settled before anything starts."""
 
 import os
-import random
 import re
 import secrets
 import shlex
-import socket
-from contextlib import suppress
 from pathlib import Path
+
+from nameko_reliable.testing.servers import CannotStart, bind, free_port, write_private
 
 ROOT = Path(__file__).resolve().parent.parent
 SERVICES = ("users", "products", "orders", "notifications")
@@ -27,10 +26,6 @@ NO_EVENTLET_WARNING = "ignore:::nameko.cli.commands,ignore:::nameko.containers"
 OWN = "FORAGE_OWN"
 # Only when it is set does the broker have its management page and HTTP API.
 MANAGEMENT = "RABBITMQ_MANAGEMENT_PORT"
-
-
-class CannotStart(Exception):
-    """Carries the one sentence that the person at the terminal needs."""
 
 
 class Settings:
@@ -63,8 +58,6 @@ class Settings:
         self.ports = {name: port_from(self.given.get(name), name) for name in DEFAULT_PORTS}
         if self.given.get(MANAGEMENT):
             self.ports[MANAGEMENT] = port_from(self.given[MANAGEMENT], MANAGEMENT)
-        # Nobody types these two, so any free one will do.
-        self.epmd_port, self.distribution_port = free_port(), free_port()
 
     def refuse_taken_ports(self, with_services=True):
         others = set() if with_services else {"GATEWAY_PORT", "FRONTEND_PORT"}
@@ -170,22 +163,6 @@ def refuse_if_taken(port, name):
         raise CannotStart(f"Port {port} is taken: set {name} to a free one and try again.") from None
 
 
-def free_port():
-    """Below those that the kernel takes for outgoing connections, one of which might have it before we listen."""
-    for port in random.sample(range(15000, 32000), 1000):
-        with suppress(OSError):
-            bind(port)
-            return port
-    raise CannotStart("No free port was found between 15000 and 32000.")
-
-
-def bind(port):
-    with socket.socket() as probe:
-        # As servers do it: a port in TIME_WAIT is free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(("127.0.0.1", port))
-
-
 def read_env_file(path):
     if not path.exists():
         return {}
@@ -196,10 +173,3 @@ def read_env_file(path):
 def quoted(value):
     """For a shell, in single quotes."""
     return "'" + value.replace("'", "'\\''") + "'"
-
-
-def write_private(path, text):
-    """Nobody else may read it, at any moment."""
-    path.unlink(missing_ok=True)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)

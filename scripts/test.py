@@ -15,18 +15,19 @@ import sys
 import tempfile
 from pathlib import Path
 
+from nameko_reliable.testing.servers import CannotStart
 from scripts import npm
 from scripts.programs import require_programs
-from scripts.settings import ROOT, CannotStart, Settings
+from scripts.settings import ROOT, Settings
 
 PROGRAMS = Path(sys.executable).parent
 VITEST = ["npm", "run", "--silent", "test"]
 # The outages come after the journeys, which they depend on.
 JOURNEYS = ["npx", "playwright", "test", "--project=outages"]
 # All other folders are the second process's, which takes about as long as these and Vitest.
-FIRST = ("contracts", "e2e", "extensions", "infrastructure", "orders", "users")
+FIRST = ("kit/tests", "tests/contracts", "tests/e2e", "tests/infrastructure", "tests/orders", "tests/users")
 # `make test-docker`.
-APART = "docker"
+APART = "tests/docker"
 # Not always, as it takes as much CPU again as the tests.
 COVERAGE = "--coverage"
 
@@ -69,15 +70,14 @@ def run_halves(is_measured):
     second = [str(folder) for folder in sorted((ROOT / "tests").iterdir()) if is_second(folder)]
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(command(second, is_measured), cwd=ROOT, stdout=output, stderr=output)
-        first = [f"tests/{name}" for name in FIRST]
-        failed = any([run(first, is_measured), run_in_node(VITEST), process.wait()])
+        failed = any([run(FIRST, is_measured), run_in_node(VITEST), process.wait()])
         output.seek(0)
         print(output.read())
     return failed
 
 
 def is_second(folder):
-    return folder.is_dir() and folder.name not in (*FIRST, APART) and any(folder.glob("test_*.py"))
+    return f"tests/{folder.name}" not in (*FIRST, APART) and any(folder.glob("test_*.py"))
 
 
 def command(paths, is_measured):

@@ -44,20 +44,19 @@ from contracts.events import (
 from contracts.production import demo_settings
 from contracts.schemas import NotificationQuery, ParkedQuery, ParkedSelection, ReadMark, fold_address, load, load_id
 from contracts.settings import ShopSettings
-from extensions.database import Database
-from extensions.errors import RpcTimeout, ServiceUnavailable
-from extensions.events import Hints, event_handler
-from extensions.gauges import QueryGauge
-from extensions.mailer import MOST_CONNECTIONS, Mailer
-from extensions.metrics import Metrics
-from extensions.parking import ParkingLot
-from extensions.payloads import from_payload, timestamp, to_payload
-from extensions.polling import Bell, crew, wait_until
-from extensions.rpc import ClusterClient, rpc
-from extensions.settings import Settings
-from extensions.telemetry import LogContext, log_fields
-from extensions.timers import timer
-from extensions.tracing import Tracing, traceparent
+from nameko_reliable.database import Database
+from nameko_reliable.errors import RpcTimeout, ServiceUnavailable
+from nameko_reliable.events import Hints, event_handler
+from nameko_reliable.messages import from_payload, timestamp, to_payload
+from nameko_reliable.parking import ParkingLot
+from nameko_reliable.polling import Bell, crew, wait_until
+from nameko_reliable.rpc import ClusterClient, rpc
+from nameko_reliable.settings import Settings
+from nameko_reliable.telemetry.gauges import QueryGauge
+from nameko_reliable.telemetry.logs import LogContext, log_fields
+from nameko_reliable.telemetry.metrics import Metrics
+from nameko_reliable.telemetry.tracing import Tracing, traceparent
+from nameko_reliable.timers import timer
 from services.notifications_mail import Sender, UsersUnreachable
 from services.notifications_models import (
     SUMMARY_NAME,
@@ -68,6 +67,7 @@ from services.notifications_models import (
     lock_address,
 )
 from services.notifications_models import Base as Base  # for migrations/env.py
+from services.notifications_smtp import MOST_CONNECTIONS, Mailer
 
 TOKEN_SECONDS = 1.5
 # Less than a caller waits.

@@ -22,11 +22,11 @@ from uuid import uuid4
 from sqlalchemy import delete, func, select, update
 
 from contracts.errors import MailNotNeeded
-from extensions.errors import ServiceUnavailable
-from extensions.mailer import MailPostponed, MailRefused, MailServerUnreachable, MailUncertain
-from extensions.polling import Interrupted, beside
-from extensions.telemetry import bind_log_fields
+from nameko_reliable.errors import ServiceUnavailable
+from nameko_reliable.polling import Interrupted, beside
+from nameko_reliable.telemetry.logs import bind_log_fields
 from services.notifications_models import FREE, UNCERTAIN_PAUSES, Notification
+from services.notifications_smtp import MailPostponed, MailRefused, MailServerUnreachable, MailUncertain
 
 logger = logging.getLogger(__name__)
 

@@ -51,17 +51,17 @@ from contracts.schemas import (
     load_id,
 )
 from contracts.settings import ShopSettings
-from extensions.database import Database
-from extensions.errors import RpcTimeout, ServiceUnavailable
-from extensions.inbox import once
-from extensions.metrics import Metrics
-from extensions.outbox import Outbox
-from extensions.payloads import timestamp
-from extensions.rpc import ClusterClient, rpc
-from extensions.settings import Settings
-from extensions.telemetry import LogContext
-from extensions.timers import timer
-from extensions.tracing import Tracing
+from nameko_reliable.database import Database
+from nameko_reliable.errors import RpcTimeout, ServiceUnavailable
+from nameko_reliable.inbox import once
+from nameko_reliable.messages import timestamp
+from nameko_reliable.outbox import Outbox
+from nameko_reliable.rpc import ClusterClient, rpc
+from nameko_reliable.settings import Settings
+from nameko_reliable.telemetry.logs import LogContext
+from nameko_reliable.telemetry.metrics import Metrics
+from nameko_reliable.telemetry.tracing import Tracing
+from nameko_reliable.timers import timer
 from services.orders_models import Answer, Attempt, Order, OutboxEntry, StatusStep, open_orders
 from services.orders_models import Base as Base  # for migrations/env.py
 

@@ -24,8 +24,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from contracts.errors import IllegalTransition, InvalidInput
 from contracts.schemas import MAX_MONEY
-from extensions.inbox import AnswerMixin
-from extensions.outbox import OutboxMixin
+from nameko_reliable.inbox import AnswerMixin
+from nameko_reliable.outbox import OutboxMixin
 
 NEXT_STATUSES = {
     "pending": ("confirmed", "cancelled"),

@@ -55,19 +55,17 @@ from contracts.schemas import (
     normal_password,
 )
 from contracts.settings import ShopSettings
-from extensions.database import Database
-from extensions.inbox import once
-from extensions.metrics import Metrics
-from extensions.openid import IdentityRefused, OpenIdClient, ProviderAway, ProviderNotConfigured
-from extensions.outbox import Outbox
-from extensions.passwords import Passwords, hashing_rpc
-from extensions.payloads import timestamp
-from extensions.polling import Bell, poll
-from extensions.rpc import rpc
-from extensions.settings import Settings
-from extensions.telemetry import LogContext
-from extensions.timers import timer
-from extensions.tracing import Tracing
+from nameko_reliable.database import Database
+from nameko_reliable.inbox import once
+from nameko_reliable.messages import timestamp
+from nameko_reliable.outbox import Outbox
+from nameko_reliable.polling import Bell, poll
+from nameko_reliable.rpc import rpc
+from nameko_reliable.settings import Settings
+from nameko_reliable.telemetry.logs import LogContext
+from nameko_reliable.telemetry.metrics import Metrics
+from nameko_reliable.telemetry.tracing import Tracing
+from nameko_reliable.timers import timer
 from services.users_models import (
     MAILED_TOKEN_LIFE,
     RESET,
@@ -88,6 +86,8 @@ from services.users_models import (
     tell_security,
 )
 from services.users_models import Base as Base
+from services.users_openid import IdentityRefused, OpenIdClient, ProviderAway, ProviderNotConfigured
+from services.users_passwords import Passwords, hashing_rpc
 
 ACCESS_TOKEN_SECONDS = 15 * 60
 MAIL_EVENTS = {RESET: UserPasswordResetRequested, VERIFICATION: UserVerificationRequested}

@@ -27,9 +27,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, validates
 from contracts.errors import InvalidSession, InvalidToken, Taken, TooManyFailures, UnprovenAddress
 from contracts.names import username_key, with_suffix
 from contracts.schemas import MAX_USERNAME, Email, NewEmail, Profile
-from extensions.database import after_commit
-from extensions.inbox import AnswerMixin
-from extensions.outbox import OutboxMixin
+from nameko_reliable.database import after_commit
+from nameko_reliable.inbox import AnswerMixin
+from nameko_reliable.outbox import OutboxMixin
 
 security = logging.getLogger("security")
 
@@ -122,7 +122,7 @@ class ExternalIdentity(Base):
     def account(cls, session, identity):
         """(user, is_new): the account that the identity opens, locked, whether or not it is disabled.
 
-        identity: of extensions.openid. Raises UnprovenAddress for a newcomer whose address nobody vouches for, or
+        identity: of services.users_openid. Raises UnprovenAddress for a newcomer whose address nobody vouches for, or
         that no mail server takes.
         """
         known = session.get(cls, (identity.issuer, identity.subject))

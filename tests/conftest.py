@@ -1,26 +1,20 @@
 """What every test may ask for. Each server is started when the first test wants it, and ends with the session."""
 
-import shutil
 import signal
-import socket
-import tempfile
-from pathlib import Path
 
 import hypothesis
 import pytest
-from nameko.standalone.rpc import ClusterRpcProxy
 from psycogreen.eventlet import patch_psycopg
 
+from nameko_reliable.testing.servers import free_port
 from scripts.programs import require_programs
-from scripts.settings import Settings, free_port
-from tests.infrastructure.broker import Brokers
-from tests.infrastructure.collector import Collector
+from scripts.servers import postgres_of, rabbitmq_of
+from scripts.settings import Settings
 from tests.infrastructure.configuration import configuration
 from tests.infrastructure.databases import Databases
 from tests.infrastructure.leaks import Leaks
 from tests.infrastructure.processes import Processes
 from tests.infrastructure.scripted_smtp import ScriptedSmtp
-from tests.infrastructure.servers import PostgresServer, RabbitMQServer
 from tests.infrastructure.sign_in_provider import SignInProvider
 from tests.infrastructure.smtp import Smtp
 from tests.shop import Shop
@@ -36,15 +30,6 @@ hypothesis.settings.load_profile("any machine")
 def pytest_configure():
     # Whoever ends the tests with SIGTERM wants their servers gone, too, as with Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-
-
-@pytest.fixture(scope="session")
-def local_folder():
-    """A folder for all data of this session, outside the repository: its servers are other accounts', too."""
-    folder = Path(tempfile.mkdtemp(prefix="forage-test-"))
-    folder.chmod(0o711)
-    yield folder
-    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -80,30 +65,23 @@ def new_settings(local_folder):
 
 
 @pytest.fixture(scope="session")
-def servers(new_settings):
-    """The session's PostgreSQL and RabbitMQ. Both come up at the same time."""
-    settings = new_settings("shared")
-    postgres, rabbitmq = PostgresServer(settings), RabbitMQServer(settings)
-    try:
-        rabbitmq.start()
-        postgres.start()
-        postgres.wait_until_ready()
-        rabbitmq.wait_until_ready()
-        yield postgres, rabbitmq
-    finally:
-        # Nobody needs its data any more, and with the management plugin it takes 6 s to end in order.
-        rabbitmq.kill()
-        postgres.stop()
+def settings(new_settings):
+    return new_settings("shared")
 
 
 @pytest.fixture(scope="session")
-def databases(servers):
-    return Databases(servers[0])
+def postgres(settings):
+    return postgres_of(settings)
 
 
 @pytest.fixture(scope="session")
-def brokers(servers):
-    return Brokers(servers[1])
+def rabbitmq(settings):
+    return rabbitmq_of(settings)
+
+
+@pytest.fixture(scope="session")
+def databases(servers, settings):
+    return Databases(servers[0], settings)
 
 
 @pytest.fixture(scope="session")
@@ -168,14 +146,6 @@ def database(databases):
         databases.drop(uri)
 
 
-@pytest.fixture
-def broker(brokers):
-    """This test's own broker: `uri`, `publish`, `peek`, `depth`, `drop_connections`, …"""
-    broker = brokers.new()
-    yield broker
-    brokers.delete(broker)
-
-
 class MadeOnDemand(dict):
     """A database for each service that is asked for, and none for the others."""
 
@@ -201,26 +171,6 @@ def config(broker, database, smtp):
 
 
 @pytest.fixture
-def closed_port():
-    """A port that refuses connections: it is taken, so that no server gets it, and nobody listens."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield taken.getsockname()[1]
-
-
-@pytest.fixture
-def run_service(config, container_factory):
-    """`run_service(Orders)` starts the class in a Nameko container of this process; keywords go over `config`."""
-
-    def run(service_class, **settings):
-        container = container_factory(service_class, {**config, **settings})
-        container.start()
-        return container
-
-    return run
-
-
-@pytest.fixture
 def own_shop(config, broker):
     """For one test alone, with nothing running yet."""
     shop = Shop(config, broker)
@@ -234,29 +184,3 @@ def processes(config, tmp_path):
     processes = Processes(tmp_path, config)
     yield processes
     processes.stop()
-
-
-@pytest.fixture
-def collector():
-    """An OpenTelemetry collector: a service with `collector.settings` sends its spans there, to `collector.spans`."""
-    collector = Collector()
-    yield collector
-    collector.stop()
-
-
-@pytest.fixture
-def rpc(config):
-    """`rpc.orders.create_order(…)`, as in `nameko shell`."""
-    with ClusterRpcProxy({"AMQP_URI": config["AMQP_URI"]}, timeout=30) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def own_broker(new_settings, tmp_path_factory):
-    """A RabbitMQ node that this test may stop, kill and start again. Takes some seconds."""
-    server = RabbitMQServer(new_settings(tmp_path_factory.mktemp("broker").name))
-    server.start()
-    server.wait_until_ready()
-    yield server
-    # As with the session's.
-    server.kill()

@@ -13,10 +13,10 @@ from nameko.standalone.events import get_event_exchange
 from nameko.standalone.rpc import ClusterRpcProxy
 from nameko.testing.services import entrypoint_hook
 
-from extensions.payloads import to_payload
-from extensions.queues import handler_queue
+from nameko_reliable.amqp.queues import handler_queue
+from nameko_reliable.messages import to_payload
+from nameko_reliable.testing.waiting import wait_for
 from tests.infrastructure.configuration import configuration
-from tests.infrastructure.waiting import wait_for
 
 psycopg2.extras.register_uuid()
 

@@ -8,8 +8,6 @@ from werkzeug.exceptions import NotFound
 from contracts.errors import ParkedMessageNotFound
 from contracts.events import SUBSCRIBERS
 from contracts.schemas import SummaryQuery
-from extensions.broker import BrokerUnavailable
-from extensions.errors import NotReplayable, ParkingLotBusy, RpcTimeout, ServiceUnavailable, TooManyParked
 from gateway.api import Blueprint
 from gateway.auth import admin
 from gateway.paging import PAGE_HEADERS, page_headers
@@ -21,6 +19,8 @@ from gateway.schemas import (
     ParkedSelection,
     SummaryView,
 )
+from nameko_reliable.amqp.broker import BrokerUnavailable
+from nameko_reliable.errors import NotReplayable, ParkingLotBusy, RpcTimeout, ServiceUnavailable, TooManyParked
 
 blp = Blueprint("admin", __name__, description="The back office")
 

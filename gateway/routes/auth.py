@@ -17,13 +17,13 @@ from contracts.errors import (
     UnprovenAddress,
 )
 from contracts.schemas import Credentials
-from extensions.errors import ServiceBusy
 from gateway import cookies
 from gateway.api import JSON, Blueprint
 from gateway.auth import public, with_cookie
 from gateway.errors import PROBLEM_JSON, answer, problem_of
 from gateway.limits import limited
 from gateway.schemas import SignInQuery, TokenView
+from nameko_reliable.errors import ServiceBusy
 
 # Without a preference (no Accept, */*) a client gets the first of the two kinds, a problem.
 HTML, BROWSED = "text/html", ("auth.google", "auth.google_callback")

@@ -5,11 +5,11 @@ from time import monotonic, perf_counter
 import eventlet
 from flask import current_app, g
 
-from extensions.payloads import timestamp
 from gateway.api import Blueprint
 from gateway.auth import public
 from gateway.errors import NotReady
 from gateway.schemas import HealthView, ProbeView
+from nameko_reliable.messages import timestamp
 
 blp = Blueprint("health", __name__, description="How the shop is", asks_services=False)
 

@@ -10,7 +10,6 @@ from contracts.schemas import (
     UserChanges,
     UserRegistration,
 )
-from extensions.errors import ServiceBusy
 from gateway import cookies
 from gateway.api import Blueprint
 from gateway.auth import admin, owner, public, user, with_cookie
@@ -18,6 +17,7 @@ from gateway.errors import Unauthenticated
 from gateway.limits import limited
 from gateway.paging import PAGE_HEADERS, page_headers
 from gateway.schemas import AcceptedView, SessionView, UserPageView, UserQuery, UserView
+from nameko_reliable.errors import ServiceBusy
 
 blp = Blueprint("users", __name__, description="Accounts")
 

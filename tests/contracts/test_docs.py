@@ -4,7 +4,7 @@ import pytest
 
 from scripts.settings import ROOT
 
-FOLDERS = "contracts|extensions|services|gateway|frontend|templates|migrations|scripts|tests|docs"
+FOLDERS = "contracts|kit|services|gateway|frontend|templates|migrations|scripts|tests|docs"
 # docs/extending.md names what its reader is about to write.
 PAGES = [ROOT / "README.md", *(page for page in (ROOT / "docs").rglob("*.md") if page.name != "extending.md")]
 

@@ -6,9 +6,9 @@ from nameko.extensions import ENTRYPOINT_EXTENSIONS_ATTR
 
 from contracts import events
 from contracts.events import Event, NotificationCreated, OrderCreated, ProductChanged
-from extensions.events import EventHandler
-from extensions.outbox import Outbox
-from extensions.payloads import from_payload, to_payload
+from nameko_reliable.events import EventHandler
+from nameko_reliable.messages import from_payload, to_payload
+from nameko_reliable.outbox import Outbox
 from services.notifications import Notifications
 from services.orders import Orders
 from services.products import Products

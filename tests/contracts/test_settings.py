@@ -8,7 +8,7 @@ import yaml
 from nameko.cli.main import setup_yaml_parser
 
 from contracts.settings import ShopSettings
-from extensions.settings import checked
+from nameko_reliable.settings import checked
 from scripts.settings import ROOT
 from tests.infrastructure.certificates import Authority
 

@@ -10,9 +10,9 @@ import yaml
 from contracts import events
 from contracts.production import demo_settings
 from contracts.settings import ShopSettings
-from extensions.events import handler_queue
-from extensions.settings import checked
 from gateway.server import STOP_SECONDS
+from nameko_reliable.events import handler_queue
+from nameko_reliable.settings import checked
 from scripts import chart
 from scripts.settings import ROOT, SERVICES
 

@@ -15,8 +15,8 @@ from nameko.cli.main import setup_yaml_parser
 
 from contracts.production import demo_settings
 from contracts.settings import ShopSettings
-from extensions.settings import checked
 from gateway.routes import docs
+from nameko_reliable.settings import checked
 from scripts.settings import DEFAULT_PORTS, NO_EVENTLET_WARNING, ROOT, SERVICES
 from scripts.sign_in_provider import PEOPLE
 

@@ -104,7 +104,7 @@ def test_what_is_counted_stands_in_the_docs():
     table = page.partition("### What is counted")[2].partition("### One more")[0]
     rows = [line for line in table.splitlines() if line.startswith("| `forage_")]
     told = {re.sub("_(bucket|count|sum)$", "", name) for name in exported() if name.startswith("forage_")}
-    # Those of the tests of extensions, which may have run before.
+    # Those of the kit's tests, which may have run before.
     assert {name for row in rows for name in re.findall("`(forage_[a-z_]+)`", row)} == {
         name for name in told if not name.startswith("forage_test_")
     }

@@ -8,8 +8,9 @@ from urllib.request import urlopen
 import psycopg2
 import pytest
 
-from scripts.settings import ROOT, SERVICES, free_port
-from tests.infrastructure.waiting import wait_for
+from nameko_reliable.testing.servers import free_port
+from nameko_reliable.testing.waiting import wait_for
+from scripts.settings import ROOT, SERVICES
 
 
 def is_ready(port):

@@ -10,9 +10,10 @@ from types import SimpleNamespace
 import pytest
 import requests
 
+from nameko_reliable.testing.servers import free_port
+from nameko_reliable.testing.waiting import wait_for
 from scripts.docker import engine, provide_images
-from scripts.settings import ROOT, SERVICES, free_port
-from tests.infrastructure.waiting import wait_for
+from scripts.settings import ROOT, SERVICES
 
 LOCAL = ROOT / ".local" / "docker"
 PROFILES = ("demo",)

@@ -6,9 +6,9 @@ import time
 import pytest
 import requests
 
+from nameko_reliable.testing.waiting import wait_for
 from scripts.settings import SERVICES
 from tests.infrastructure.feed import Feed
-from tests.infrastructure.waiting import wait_for
 
 from .conftest import PROCESSES
 

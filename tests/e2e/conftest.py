@@ -9,10 +9,10 @@ import psutil
 import pytest
 import requests
 
+from nameko_reliable.testing.waiting import wait_for
 from scripts.leftovers import environment_of
 from scripts.settings import DATABASE_URIS, DEFAULT_PORTS, ROOT, read_env_file
 from tests.infrastructure.feed import Feed
-from tests.infrastructure.waiting import wait_for
 
 SECONDS_TO_COME_UP = 150  # with the mail catcher to be installed first
 SECONDS_TO_END = 30

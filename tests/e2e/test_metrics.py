@@ -6,11 +6,11 @@ import pytest
 import requests
 import yaml
 
-from scripts.settings import ROOT, SERVICES, free_port
+from nameko_reliable.testing.servers import Server, free_port
+from nameko_reliable.testing.waiting import wait_for
+from scripts.settings import ROOT, SERVICES
 from tests.deploy.test_alerts import ALERTS
 from tests.deploy.test_dashboards import expressions
-from tests.infrastructure.servers import Server
-from tests.infrastructure.waiting import wait_for
 
 PROCESSES = {*SERVICES, "gateway"}
 # And where the service is orders, which handles no events.

@@ -3,8 +3,8 @@
 import re
 import subprocess
 
+from nameko_reliable.testing.waiting import wait_for
 from scripts.settings import ROOT
-from tests.infrastructure.waiting import wait_for
 
 README = (ROOT / "README.md").read_text()
 

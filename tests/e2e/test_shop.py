@@ -8,8 +8,8 @@ import psutil
 import pytest
 import requests
 
+from nameko_reliable.testing.waiting import wait_for
 from scripts.settings import DEFAULT_PORTS, ROOT
-from tests.infrastructure.waiting import wait_for
 
 
 def is_healthy(shop):

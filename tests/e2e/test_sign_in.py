@@ -2,8 +2,8 @@
 
 import requests
 
+from nameko_reliable.testing.waiting import wait_for
 from scripts.sign_in_provider import PEOPLE
-from tests.infrastructure.waiting import wait_for
 
 
 def is_up(url):

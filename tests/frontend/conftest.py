@@ -11,12 +11,11 @@ from types import SimpleNamespace
 import pytest
 
 from gateway import Gateway
+from nameko_reliable.testing.servers import Server, free_port
 from scripts import npm
 from scripts.programs import find_nginx
-from scripts.settings import free_port
 from services.products import Products
 from services.users import Users
-from tests.infrastructure.servers import Server
 from tests.shop import running_shop
 
 PAGE = "<!doctype html><title>Forage</title><script src=/assets/index-C0FFEE.js></script>\n" + "<!-- moss -->\n" * 100

@@ -19,9 +19,9 @@ import websocket
 from gateway import server as server_module
 from gateway.headers import CONTENT_SECURITY_POLICY, security_headers
 from gateway.routes import docs
+from nameko_reliable.testing.waiting import wait_for
 from tests.infrastructure.clients import client_at
 from tests.infrastructure.feed import Feed
-from tests.infrastructure.waiting import wait_for
 
 from .conftest import PAGE, SCRIPT, nginx, node
 

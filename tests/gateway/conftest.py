@@ -13,14 +13,14 @@ from nameko.runners import ServiceRunner
 
 from gateway import Gateway
 from gateway.auth import Tokens
-from scripts.settings import free_port
+from nameko_reliable.testing.servers import free_port
+from nameko_reliable.testing.waiting import wait_for
 from services.notifications import Notifications
 from services.orders import Orders
 from services.products import Products
 from services.users import Users
 from tests.infrastructure.configuration import configuration
 from tests.infrastructure.feed import Feed
-from tests.infrastructure.waiting import wait_for
 from tests.shop import Shop
 
 PASSWORD = "boletus edulis"

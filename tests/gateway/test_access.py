@@ -14,7 +14,7 @@ from flask import Flask
 from gateway.app import refuse_open_views
 from gateway.auth import Origins, public
 from gateway.errors import ForeignOrigin, Unauthenticated
-from tests.infrastructure.waiting import wait_for
+from nameko_reliable.testing.waiting import wait_for
 
 from .conftest import PASSWORD, Client, problem
 from .documents import operations

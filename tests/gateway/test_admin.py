@@ -5,17 +5,17 @@ from datetime import date, timedelta
 import pytest
 from eventlet.event import Event
 
-from extensions import parking
-from extensions.payloads import to_payload
-from extensions.rpc import rpc
 from gateway import Gateway
 from gateway.routes import admin as admin_module
+from nameko_reliable import parking
+from nameko_reliable.messages import to_payload
+from nameko_reliable.rpc import rpc
+from nameko_reliable.testing.proxy import UriProxy
+from nameko_reliable.testing.waiting import wait_for
 from services.notifications import Notifications
 from services.orders import Orders
 from services.products import Products
-from tests.extensions.proxy import UriProxy
 from tests.factories import order_created
-from tests.infrastructure.waiting import wait_for
 
 from .conftest import Client, problem
 

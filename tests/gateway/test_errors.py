@@ -6,7 +6,8 @@ import pytest
 from flask import Flask
 
 from contracts import errors
-from extensions.errors import (
+from gateway.errors import PROBLEMS, answer, problem_of
+from nameko_reliable.errors import (
     DatabaseUnavailable,
     NotReplayable,
     ParkingLotBusy,
@@ -16,7 +17,6 @@ from extensions.errors import (
     TooManyParked,
     outcome_of,
 )
-from gateway.errors import PROBLEMS, answer, problem_of
 
 EXAMPLES = [
     (errors.InvalidInput({"email": ["Not a valid email address."]}), 422, "invalid-input"),

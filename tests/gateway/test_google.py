@@ -6,7 +6,7 @@ import jwt
 import pytest
 import requests
 
-from extensions import openid
+from services import users_openid as openid
 from tests.factories import an_account
 
 from .conftest import problem

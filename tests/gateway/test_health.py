@@ -4,11 +4,11 @@ import eventlet
 import pytest
 import requests
 
-from extensions.rpc import rpc
 from gateway import Gateway
 from gateway.routes import health as health_module
+from nameko_reliable.rpc import rpc
+from nameko_reliable.testing.waiting import wait_for
 from services.users import Users
-from tests.infrastructure.waiting import wait_for
 
 from .conftest import problem, provider
 

@@ -5,11 +5,11 @@ import re
 
 import pytest
 
-from extensions.rpc import rpc
-from extensions.telemetry import LogContext, formatter
 from gateway import Gateway
 from gateway.api import MAX_BODY_BYTES
-from tests.infrastructure.waiting import wait_for
+from nameko_reliable.rpc import rpc
+from nameko_reliable.telemetry.logs import LogContext, formatter
+from nameko_reliable.testing.waiting import wait_for
 
 from .conftest import Client, problem
 

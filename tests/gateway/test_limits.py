@@ -12,11 +12,10 @@ import websocket
 from gateway import cache
 from gateway import limits as limits_module
 from gateway.limits import BIG_BODY_BYTES
-from scripts.settings import free_port
+from nameko_reliable.testing.servers import Server, free_port
+from nameko_reliable.testing.waiting import wait_for
 from tests.infrastructure.clients import client_at
 from tests.infrastructure.feed import Feed
-from tests.infrastructure.servers import Server
-from tests.infrastructure.waiting import wait_for
 
 from .conftest import Client, every_answer, problem, provider
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from contracts.events import ProductChanged
 from gateway import live as live_module
 from gateway.live import Frames, WholeSocket
+from nameko_reliable.testing.waiting import wait_for
 from tests.infrastructure.feed import Feed
-from tests.infrastructure.waiting import wait_for
 
 from .conftest import problem, provider
 

@@ -16,8 +16,8 @@ from websocket import WebSocketException
 
 from contracts.events import NotificationCreated
 from gateway.live import MAX_MESSAGE_BYTES, MAX_WATCHED
+from nameko_reliable.testing.waiting import wait_for
 from tests.infrastructure.feed import Feed
-from tests.infrastructure.waiting import wait_for
 
 from .conftest import provider
 

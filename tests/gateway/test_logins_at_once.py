@@ -8,13 +8,13 @@ import pytest
 import requests
 from eventlet import patcher
 
-from extensions import passwords
-from extensions.passwords import HashingLimit
 from gateway import Gateway
 from gateway import app as app_module
+from nameko_reliable.testing.waiting import wait_for
+from services import users_passwords as passwords
 from services.users import Users
+from services.users_passwords import HashingLimit
 from tests.factories import an_account
-from tests.infrastructure.waiting import wait_for
 
 from .conftest import problem
 

@@ -3,8 +3,8 @@
 import pytest
 import requests
 
-from tests.infrastructure.metrics import Watched
-from tests.infrastructure.waiting import wait_for
+from nameko_reliable.testing.metrics import Watched
+from nameko_reliable.testing.waiting import wait_for
 
 COUNT = "forage_http_request_duration_seconds_count"
 

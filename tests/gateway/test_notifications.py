@@ -1,6 +1,6 @@
 import pytest
 
-from tests.infrastructure.waiting import wait_for
+from nameko_reliable.testing.waiting import wait_for
 
 from .conftest import problem
 

@@ -5,9 +5,9 @@ import eventlet
 import jwt
 import pytest
 
-from extensions.rpc import rpc
 from gateway import Gateway
-from tests.infrastructure.waiting import wait_for
+from nameko_reliable.rpc import rpc
+from nameko_reliable.testing.waiting import wait_for
 
 from .conftest import Client, problem
 

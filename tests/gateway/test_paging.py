@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 import requests
 
-from tests.infrastructure.waiting import wait_for
+from nameko_reliable.testing.waiting import wait_for
 
 THINGS = 5
 

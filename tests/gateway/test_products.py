@@ -3,7 +3,7 @@ from uuid import uuid4
 import pytest
 
 from gateway.cache import TTL_SECONDS
-from tests.infrastructure.waiting import wait_for
+from nameko_reliable.testing.waiting import wait_for
 
 from .conftest import Client, problem
 

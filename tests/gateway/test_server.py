@@ -12,12 +12,12 @@ import requests
 from eventlet import wsgi
 from eventlet.event import Event
 
-from extensions.rpc import rpc
 from gateway import Gateway
 from gateway import server as server_module
+from nameko_reliable.rpc import rpc
+from nameko_reliable.testing.servers import SECONDS_TO_END
+from nameko_reliable.testing.waiting import wait_for
 from tests.infrastructure.feed import Feed
-from tests.infrastructure.servers import SECONDS_TO_END
-from tests.infrastructure.waiting import wait_for
 
 
 @pytest.fixture

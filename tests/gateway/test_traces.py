@@ -5,10 +5,10 @@ import socket
 import pytest
 import requests
 
-from extensions.tracing import Operation
 from gateway.live import MAX_QUEUED, PUSH
+from nameko_reliable.telemetry.tracing import Operation
+from nameko_reliable.testing.waiting import wait_for
 from tests.infrastructure.feed import Feed
-from tests.infrastructure.waiting import wait_for
 
 from .conftest import provider
 from .test_server import server_of

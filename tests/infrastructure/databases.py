@@ -6,14 +6,15 @@ import subprocess
 import sys
 from itertools import count
 
+from scripts.servers import make_databases
 from scripts.settings import ROOT, SERVICES
 
 
 class Databases:
-    def __init__(self, server):
+    def __init__(self, server, settings):
         self.server = server
-        self.settings = server.settings
-        server.postgres.make_databases()
+        self.settings = settings
+        make_databases(server.postgres, settings)
         self._migrated = False
         self._numbers = count(1)
 

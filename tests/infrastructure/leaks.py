@@ -12,7 +12,7 @@ import requests
 from nameko.rpc import MethodProxy, RpcReply
 from requests.utils import to_native_string
 
-from extensions.telemetry import formatter
+from nameko_reliable.telemetry.logs import formatter
 from scripts.settings import ROOT
 
 SECRET_FIELDS = {
@@ -27,7 +27,7 @@ LEAST_DIFFERENT_CHARACTERS = 4
 # Hypothesis also sends texts that it finds in our source, some of which are logged there.
 SOURCE = "".join(
     path.read_text()
-    for folder in ("contracts", "extensions", "gateway", "services")
+    for folder in ("contracts", "gateway", "kit/src", "services")
     for path in (ROOT / folder).rglob("*.py")
 )
 JWT = re.compile(r"eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]*")

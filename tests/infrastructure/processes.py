@@ -6,9 +6,8 @@ import signal
 import sys
 from itertools import count
 
+from nameko_reliable.testing.servers import Server
 from scripts.settings import ROOT, SERVICES
-
-from .servers import Server
 
 
 class Processes:
@@ -29,7 +28,7 @@ class Processes:
             nameko = [sys.executable, "-m", "tests.infrastructure.patched_nameko", json.dumps(constants)]
         command = [*nameko, "run", "--config", "config.yaml", *modules]
         environment = environment_of(self.config) | {name: str(value) for name, value in environment.items()}
-        server = Server(f"{modules[0]}-{next(self._numbers)}", self.folder, command, environment)
+        server = Server(f"{modules[0]}-{next(self._numbers)}", self.folder, command, environment, cwd=ROOT)
         self._started.append(server)
         return server.start()
 

@@ -18,9 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from eventlet.event import Event
 from werkzeug import Request, Response
 
-from scripts.settings import free_port
-
-from .servers import Server
+from nameko_reliable.testing.servers import Server, free_port
 
 DISCOVERY = "/.well-known/openid-configuration"
 KEYS = "/jwks"

@@ -7,9 +7,7 @@ import socket
 import sys
 from pathlib import Path
 
-from scripts.settings import free_port
-
-from .servers import Server
+from nameko_reliable.testing.servers import Server, free_port
 
 
 class Smtp:

@@ -7,7 +7,7 @@ import psycopg2
 import pytest
 from nameko.rpc import rpc as nameko_rpc
 
-from tests.infrastructure.waiting import wait_for
+from nameko_reliable.testing.waiting import wait_for
 
 
 def send_mail(smtp, recipient):

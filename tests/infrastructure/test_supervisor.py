@@ -8,8 +8,8 @@ import sys
 import psutil
 import pytest
 
+from nameko_reliable.testing.waiting import wait_for
 from scripts.settings import ROOT
-from tests.infrastructure.waiting import wait_for
 
 PROCESS = ["sleep", "1000"]
 # Its child outlives it and holds its output open, as PostgreSQL's and RabbitMQ's do.

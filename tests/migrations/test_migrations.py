@@ -9,8 +9,8 @@ from alembic.config import main as alembic
 from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.pool import NullPool
 
+from nameko_reliable.testing.waiting import wait_for
 from scripts.settings import ROOT, SERVICES
-from tests.infrastructure.waiting import wait_for
 
 every_service = pytest.mark.parametrize("service", SERVICES)
 

@@ -1,7 +1,7 @@
 import pytest
 
 from contracts.events import NotificationCreated
-from extensions.events import broadcast_handler
+from nameko_reliable.events import broadcast_handler
 from services.notifications import Notifications
 from tests.shop import running_shop
 

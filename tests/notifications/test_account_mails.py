@@ -5,6 +5,7 @@ import pytest
 from nameko.standalone.events import get_event_exchange
 
 from contracts.errors import InvalidToken, MailNotNeeded, NotificationNotFound
+from nameko_reliable.testing.waiting import wait_for
 from services.notifications import Notifications
 from services.users import Users
 from tests.factories import (
@@ -14,7 +15,6 @@ from tests.factories import (
     user_registered,
     user_verification_requested,
 )
-from tests.infrastructure.waiting import wait_for
 from tests.shop import refusal_of, running_shop
 
 

@@ -11,12 +11,12 @@ from dataclasses import replace
 import pytest
 
 from contracts.errors import NotFailed
+from nameko_reliable.testing.proxy import UriProxy
+from nameko_reliable.testing.waiting import wait_for
 from services import notifications, notifications_mail
 from services.notifications import Notifications
-from tests.extensions.proxy import UriProxy
 from tests.factories import order_created, order_status_updated
 from tests.infrastructure.scripted_smtp import HANG_UP, Hold
-from tests.infrastructure.waiting import wait_for
 
 QUICK = {"LEASE_SECONDS": 2, "RENEW_SECONDS": 0.3, "SLOW_SECONDS": 0.2}
 MINUTES = 60

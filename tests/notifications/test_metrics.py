@@ -1,7 +1,7 @@
+from nameko_reliable.testing.metrics import Watched
+from nameko_reliable.testing.waiting import wait_for
 from services.notifications import Notifications
 from tests.factories import a_customer, order_created
-from tests.infrastructure.metrics import Watched
-from tests.infrastructure.waiting import wait_for
 
 
 def test_failed_and_pending_mails_are_told_with_the_oldest_one_s_age(own_shop, smtp):

@@ -4,10 +4,10 @@ from uuid import uuid4
 import pytest
 
 from contracts.errors import InvalidInput, NotFailed, NotificationNotFound
-from extensions.telemetry import formatter
+from nameko_reliable.telemetry.logs import formatter
+from nameko_reliable.testing.waiting import wait_for
 from services.notifications import Notifications
 from tests.factories import a_customer, order_created, order_status_updated
-from tests.infrastructure.waiting import wait_for
 from tests.shop import refusal_of
 
 

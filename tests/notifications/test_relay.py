@@ -4,11 +4,11 @@ import secrets
 
 import pytest
 
+from nameko_reliable.testing.waiting import wait_for
 from services.notifications import Notifications
 from tests.factories import order_created
 from tests.infrastructure.certificates import Authority
 from tests.infrastructure.smtp import Smtp
-from tests.infrastructure.waiting import wait_for
 
 PASSWORD = secrets.token_hex(16)
 

@@ -2,9 +2,9 @@
 
 import pytest
 
+from nameko_reliable.testing.waiting import wait_for
 from services.notifications import Notifications
 from tests.factories import a_customer, order_created, order_status_updated
-from tests.infrastructure.waiting import wait_for
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ import psycopg2
 import pytest
 
 from contracts.errors import OrderNotFound
-from scripts.programs import find_postgres
+from nameko_reliable.testing.servers import find_postgres
+from nameko_reliable.testing.waiting import wait_for
 from scripts.settings import ROOT, SERVICES
 from services.orders import Orders
 from services.products import Products
 from tests.factories import a_line, a_product, place_order
-from tests.infrastructure.waiting import wait_for
 from tests.shop import Shop
 
 DOCUMENT = (ROOT / "docs" / "operations.md").read_text().partition("\n## Back up\n")[2]

@@ -9,13 +9,13 @@ import pytest
 import requests
 
 from contracts.events import OrderAbandoned
-from extensions.errors import DatabaseUnavailable
 from gateway import Gateway
-from scripts.settings import free_port
+from nameko_reliable.errors import DatabaseUnavailable
+from nameko_reliable.testing.metrics import Watched
+from nameko_reliable.testing.servers import free_port
+from nameko_reliable.testing.waiting import wait_for
 from services.products import Products
 from tests.factories import a_line, a_product
-from tests.infrastructure.metrics import Watched
-from tests.infrastructure.waiting import wait_for
 
 AS_ROOT = [] if os.geteuid() == 0 else ["sudo", "-n"]
 

@@ -7,14 +7,14 @@ import requests
 from sqlalchemy.engine import make_url
 
 from contracts.events import OrderAbandoned
-from extensions.errors import DatabaseUnavailable
 from gateway import Gateway
-from scripts.settings import free_port
+from nameko_reliable.errors import DatabaseUnavailable
+from nameko_reliable.testing.metrics import Watched
+from nameko_reliable.testing.proxy import UriProxy
+from nameko_reliable.testing.servers import free_port
+from nameko_reliable.testing.waiting import wait_for
 from services.products import Products
-from tests.extensions.proxy import UriProxy
 from tests.factories import a_line, a_product
-from tests.infrastructure.metrics import Watched
-from tests.infrastructure.waiting import wait_for
 
 
 @pytest.fixture
@@ -27,10 +27,10 @@ def primary(servers, database):
 
 
 @pytest.fixture
-def standby(servers, database, new_settings):
+def standby(servers, database, local_folder):
     """A server that follows the session's, with its database of products."""
     database("products")
-    standby = servers[0].copy(new_settings(f"standby-{uuid4().hex}"), is_standby=True)
+    standby = servers[0].copy(local_folder / f"standby-{uuid4().hex}", is_standby=True)
     standby.start()
     standby.wait_until_ready()
     yield standby
@@ -68,7 +68,7 @@ def test_the_shop_leaves_a_primary_that_ends_for_the_standby_once_that_is_promot
     own_shop, database, servers, primary, standby, end
 ):
     url = make_url(database("products"))
-    hosts = f"127.0.0.1:{primary.port},127.0.0.1:{standby.settings.ports['POSTGRES_PORT']}"
+    hosts = f"127.0.0.1:{primary.port},127.0.0.1:{standby.postgres.port}"
     uri = f"postgresql+psycopg2://{url.username}:{url.password}@{hosts}/{url.database}"
     products = Watched(own_shop.run(Products, DB_URIS={"products": uri}))
     port = free_port()

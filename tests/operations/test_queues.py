@@ -6,11 +6,11 @@ import pytest
 from amqp.exceptions import PreconditionFailed
 
 from contracts.events import OrderCreated
-from extensions.events import PAUSES_SECONDS
-from extensions.queues import delay_queue, handler_queue, parking_queue
+from nameko_reliable.amqp.queues import delay_queue, handler_queue, parking_queue
+from nameko_reliable.events import PAUSES_SECONDS
+from nameko_reliable.testing.waiting import wait_for
 from scripts.change_queues import Broker
 from scripts.change_queues import main as change_queues
-from tests.infrastructure.waiting import wait_for
 
 HANDLER = "evt-orders-order.created--notifications.confirm_order"
 PARKED = "parked.notifications"

@@ -5,14 +5,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from contracts.events import OrderCreated, OrderStatusUpdated, UserPasswordResetRequested, UserRegistered
-from extensions.queues import handler_queue
+from nameko_reliable.amqp.queues import handler_queue
+from nameko_reliable.testing.waiting import wait_for
 from scripts.resend import main as resend
 from services.notifications import Notifications
 from services.orders import Orders
 from services.products import Products
 from services.users import Users
 from tests.factories import a_line, a_product, an_account, place_order
-from tests.infrastructure.waiting import wait_for
 
 
 @pytest.fixture

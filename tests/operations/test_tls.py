@@ -9,17 +9,18 @@ from urllib.parse import quote, urlsplit
 import pytest
 
 from contracts.settings import ShopSettings
-from extensions.broker import connect
-from extensions.errors import DatabaseUnavailable
-from extensions.settings import amqp_address, checked
+from nameko_reliable.amqp.broker import connect
+from nameko_reliable.errors import DatabaseUnavailable
+from nameko_reliable.settings import amqp_address, checked
+from nameko_reliable.testing.servers import free_port
+from nameko_reliable.testing.waiting import wait_for
 from scripts.run import given_broker_answers
-from scripts.settings import ROOT, free_port
+from scripts.settings import ROOT
 from services.orders import Orders
 from services.products import Products
 from tests.factories import a_line, a_product, place_order
 from tests.infrastructure.certificates import Authority
 from tests.infrastructure.processes import environment_of
-from tests.infrastructure.waiting import wait_for
 from tests.shop import Shop
 
 NAME = "localhost"
@@ -81,7 +82,7 @@ def broker_over_tls(brokers, broker, amqps_port, authority):
     """`broker_over_tls()` are the settings; a `host` or an authority's file in another's place may be given."""
 
     def settings(host=NAME, ca=authority.certificate):
-        password = brokers.settings.secret("rabbitmq")
+        password = brokers.rabbitmq.password
         uri = f"amqps://forage:{password}@{host}:{amqps_port}/{broker.vhost}"
         return {"AMQP_URI": uri, "AMQP_SSL_CA": str(ca or "")}
 

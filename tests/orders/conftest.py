@@ -14,4 +14,4 @@ def shop(brokers, databases, smtp_server):
 @pytest.fixture
 def busy_machine(monkeypatch):
     """Dozens of calls at once may take it longer than the five seconds that each has."""
-    monkeypatch.setattr("extensions.rpc.CALL_SECONDS", 60)
+    monkeypatch.setattr("nameko_reliable.rpc.CALL_SECONDS", 60)

@@ -13,11 +13,11 @@ from contracts.errors import (
     ProductsUnavailable,
     RequestInFlight,
 )
-from extensions.errors import RpcTimeout
+from nameko_reliable.errors import RpcTimeout
+from nameko_reliable.testing.waiting import wait_for
 from services.orders import Orders
 from services.products import Products
 from tests.factories import a_customer, a_line, a_product, place_order
-from tests.infrastructure.waiting import wait_for
 from tests.shop import refusal_of
 
 

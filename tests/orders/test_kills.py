@@ -4,10 +4,10 @@ import psutil
 import pytest
 
 from contracts.errors import RequestInFlight
+from nameko_reliable.testing.waiting import wait_for
 from services.notifications import Notifications
 from services.products import Products
 from tests.factories import a_customer, a_line, a_product, place_order
-from tests.infrastructure.waiting import wait_for
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ import pytest
 
 from contracts.errors import InsufficientStock, KeyReused, TooManyOpenOrders
 from contracts.events import OrderStatusUpdated
+from nameko_reliable.testing.waiting import wait_for
 from services.orders import Orders
 from services.products import Products
 from tests.factories import a_customer, a_line, a_product, place_order
-from tests.infrastructure.waiting import wait_for
 from tests.shop import refusal_of, running_shop
 
 

@@ -13,10 +13,11 @@ from contracts.errors import (
     ProductNotFound,
 )
 from contracts.events import OrderCreated, OrderStatusUpdated
-from extensions.payloads import from_payload
+from nameko_reliable.messages import from_payload
+from nameko_reliable.testing.waiting import wait_for
 from services.orders import Orders
 from tests.factories import a_customer, a_line, a_product, place_order
-from tests.infrastructure.waiting import wait_for, wait_for_a_day_with_time_left
+from tests.infrastructure.days import wait_for_a_day_with_time_left
 from tests.shop import refusal_of
 
 

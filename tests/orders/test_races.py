@@ -5,10 +5,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from contracts.errors import IllegalTransition, InsufficientStock, PriceChanged
+from nameko_reliable.testing.waiting import wait_for
 from services.orders import Orders
 from services.products import Products
 from tests.factories import a_customer, a_line, a_product, place_order
-from tests.infrastructure.waiting import wait_for
 from tests.shop import refusal_of
 
 pytestmark = pytest.mark.usefixtures("busy_machine")

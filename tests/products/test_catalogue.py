@@ -7,10 +7,10 @@ import pytest
 from contracts.errors import InsufficientStock, InvalidInput, ProductNotFound, StaleVersion, Taken
 from contracts.events import ProductChanged
 from contracts.schemas import MAX_INT
-from extensions.events import broadcast_handler
+from nameko_reliable.events import broadcast_handler
+from nameko_reliable.testing.waiting import wait_for
 from services.products import Products
 from tests.factories import a_line, a_product
-from tests.infrastructure.waiting import wait_for
 from tests.shop import refusal_of
 
 

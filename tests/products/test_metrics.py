@@ -1,7 +1,7 @@
+from nameko_reliable.testing.metrics import Watched
+from nameko_reliable.testing.waiting import wait_for
 from services.products import Products
 from tests.factories import a_product
-from tests.infrastructure.metrics import Watched
-from tests.infrastructure.waiting import wait_for
 
 
 def test_a_stock_that_is_not_the_sum_of_its_ledger_is_told(own_shop):

@@ -12,10 +12,10 @@ from contracts.errors import (
     ReservationReleased,
 )
 from contracts.events import OrderAbandoned
+from nameko_reliable.testing.waiting import wait_for
 from services.orders import Orders
 from services.products import Products
 from tests.factories import a_line, a_product, order_created, order_status_updated, place_order
-from tests.infrastructure.waiting import wait_for
 from tests.shop import refusal_of
 
 

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 import time
 from contextlib import closing
 from uuid import uuid4
@@ -10,13 +12,14 @@ import jwt
 import pytest
 import requests
 
-from extensions import tracing
+from nameko_reliable.telemetry import tracing
+from nameko_reliable.testing.waiting import wait_for
+from scripts.settings import ROOT
 from services.notifications import Notifications
 from services.orders import Orders
 from services.products import Products
 from tests.factories import a_customer
 from tests.infrastructure.feed import Feed
-from tests.infrastructure.waiting import wait_for
 from tests.shop import Shop
 
 EMAIL = "ada@forage.example"
@@ -180,3 +183,28 @@ def test_a_shop_whose_collector_is_away_loses_no_order_and_says_so_once(
     said = [record for record in caplog.records if record.name.startswith("opentelemetry")]
     # Spans that end after that are told of, too, and alarm nobody.
     assert len([record for record in said if record.levelno >= logging.WARNING]) == 1
+
+
+def test_without_an_endpoint_nothing_of_opentelemetry_is_imported(config):
+    settings = {**config, "DB_URIS": {"orders": "postgresql+psycopg2://nobody@localhost/orders"}}
+    program = """
+import eventlet; eventlet.monkey_patch()
+import json, sys
+from nameko.containers import ServiceContainer
+import gateway
+from services.orders import Orders
+for service in (Orders, gateway.Gateway):
+    container = ServiceContainer(service, json.loads(sys.argv[1]))
+    container.extensions.all.setup()
+print([name for name in sys.modules if name.startswith("opentelemetry")])
+"""
+
+    answer = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, json.dumps({**settings, "GATEWAY_PORT": "0"})],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert answer.stdout == "[]\n", answer.stderr

@@ -5,8 +5,8 @@ import pytest
 
 from contracts.errors import InvalidCredentials, InvalidInput, InvalidSession, InvalidToken, MailNotNeeded, UserNotFound
 from contracts.events import UserPasswordResetRequested, UserVerificationRequested
+from nameko_reliable.testing.waiting import wait_for
 from tests.factories import an_account
-from tests.infrastructure.waiting import wait_for
 from tests.shop import refusal_of
 
 from .conftest import log_in

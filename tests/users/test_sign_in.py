@@ -1,4 +1,4 @@
-"""Sign-in at a real OpenID Connect provider: whose account it opens. What the tokens must be: tests/extensions."""
+"""Sign-in at a real OpenID Connect provider: whose account it opens. What the tokens must be: test_openid.py."""
 
 import jwt
 import pytest
@@ -14,9 +14,9 @@ from contracts.errors import (
     UnprovenAddress,
 )
 from contracts.events import UserRegistered
+from nameko_reliable.testing.waiting import wait_for
 from services.users import Users
 from tests.factories import an_account
-from tests.infrastructure.waiting import wait_for
 from tests.shop import refusal_of, running_shop
 
 from .conftest import log_in

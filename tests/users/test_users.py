@@ -6,9 +6,9 @@ import pytest
 
 from contracts.errors import InvalidCredentials, InvalidInput, Taken, UserNotFound
 from contracts.events import UserRegistered
+from nameko_reliable.testing.waiting import wait_for
 from services.users import Users
 from tests.factories import an_account
-from tests.infrastructure.waiting import wait_for
 from tests.shop import refusal_of
 
 from .conftest import log_in

@@ -1,0 +1,347 @@
+"""Publishing over one kept connection, with a confirm for each message.
+
+    publisher = ConfirmingPublisher(amqp_address(config), declare=[exchange])
+    publisher.publish(b"{}", exchange="orders.events", routing_key="order.created", timeout_seconds=1)
+
+Nameko's own publisher builds a connection object for each message, and py-amqp's confirms are
+positional: the late ack of a message that timed out is taken for the next one's. Here a reader
+greenlet matches each ack to its message by delivery tag, so that any number of greenlets publish
+at once, each waits for its own confirm, and a late one finds nobody.
+
+A refusal or a return is an answer about one message and costs the others nothing. Only a confirm that
+doesn't come in time, or a write that was interrupted, ends the connection.
+"""
+
+import json
+import logging
+import time
+from contextlib import suppress
+from uuid import uuid4
+
+import eventlet
+from amqp import method_framing, spec
+from amqp.basic_message import Message
+from amqp.exceptions import AMQPError, ChannelError
+from eventlet.event import Event
+from eventlet.semaphore import Semaphore
+from kombu import Connection
+from nameko.extensions import SharedExtension
+
+from nameko_reliable.settings import amqp_address
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS = 10
+CONNECT_TIMEOUT_SECONDS = 2
+SETUP_SECONDS = 5
+RETRY_SECONDS = 0.5
+CONNECTION_ERRORS = (OSError, AMQPError)
+# AMQP's classes `exchange` and `queue`.
+DECLARING_METHODS = (40, 50)
+
+TRANSIENT, PERSISTENT = 1, 2
+
+
+class BrokerUnavailable(Exception):
+    """The broker is down, out of reach or blocked. What was sent may or may not have arrived."""
+
+
+class NotConfirmed(BrokerUnavailable):
+    """The broker said nothing about the message in time."""
+
+
+class Refused(BrokerUnavailable):
+    """The broker does not take this message, as a queue is full, for example. It may take others."""
+
+
+class Unroutable(Exception):
+    """No queue took the message."""
+
+
+class ReadMessage(Message):
+    """A message that came. When its properties can't be decoded it has none.
+
+    They may be anything: a text that isn't UTF-8, a time in the year 3 billion. py-amqp's own class raises in the
+    connection's reader, which would meet the message again and again.
+    """
+
+    def _load_properties(self, class_id, buf, offset):
+        try:
+            super()._load_properties(class_id, buf, offset)
+        except Exception as error:
+            logger.warning("the properties of a message can't be read: %r", error)
+            self.properties = {}
+
+
+method_framing.Message = ReadMessage
+
+
+def connect(address, **transport_options):
+    """Open a connection; raises one of CONNECTION_ERRORS within CONNECT_TIMEOUT_SECONDS a step.
+
+    address: of nameko_reliable.settings.amqp_address.
+    """
+    parameters = Connection(
+        **address,
+        heartbeat=HEARTBEAT_SECONDS,
+        connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        transport_options={"read_timeout": HEARTBEAT_SECONDS, "write_timeout": HEARTBEAT_SECONDS, **transport_options},
+    )
+    with no_answer_within(3 * CONNECT_TIMEOUT_SECONDS):
+        return parameters.transport.establish_connection()
+
+
+def drain(connection, idle_seconds):
+    """Read and dispatch one frame if any comes within `idle_seconds`, and keep the heartbeat."""
+    with suppress(TimeoutError):
+        connection.drain_events(timeout=idle_seconds)
+    if time.monotonic() >= getattr(connection, "next_tick", 0):
+        connection.heartbeat_tick()
+        connection.next_tick = time.monotonic() + 1
+
+
+def declare(channel, entity):
+    """Declare and bind a kombu exchange or queue; return None, or the sentence with which the broker refuses.
+
+    channel: one for declarations alone: the broker closes it when it refuses, and py-amqp opens it again.
+    """
+    try:
+        entity(channel).declare()
+    except ChannelError as refusal:
+        # Another channel of the connection may have failed while this one waited for its answer.
+        if refusal.method_sig is None or refusal.method_sig[0] not in DECLARING_METHODS:
+            raise
+        return refusal.reply_text
+    return None
+
+
+def encode(payload):
+    # Escaped, since a string may hold half of a surrogate pair, which UTF-8 can't.
+    return json.dumps(payload, separators=(",", ":")).encode()
+
+
+def no_answer_within(seconds):
+    """A guard for the steps in which py-amqp itself would wait for a broker that hangs without end."""
+    return eventlet.Timeout(seconds, OSError("no answer from the broker"))
+
+
+class ConfirmingPublisher:
+    """Not a Nameko extension.
+
+    address: of nameko_reliable.settings.amqp_address. declare: kombu exchanges and queues to declare on every connect.
+    One that the broker refuses is logged, and hinders nothing else.
+    """
+
+    def __init__(self, address, declare=()):
+        self.address = address
+        self.declare = declare
+        self._link = None
+        self._connecting = Semaphore()
+        self._closed = False
+        self._failure, self._retry_at = None, 0.0
+
+    def publish(self, body, *, timeout_seconds, **message):
+        """Send one message, see `send`, and return once the broker has it.
+
+        timeout_seconds: for the confirm; a connection that has to be made first has its own limits.
+        Raises Unroutable (mandatory alone), Refused, NotConfirmed, BrokerUnavailable.
+        """
+        self.wait(self.send(body, **message), timeout_seconds)
+
+    def send(self, body, *, exchange, routing_key, mandatory=False, persistent=False, headers=None, **properties):
+        """Send one message and return its pending confirm, for `wait`.
+
+        properties: AMQP's own (`correlation_id`, `expiration` in milliseconds as a string, …).
+        """
+        message = Message(
+            body,
+            content_type="application/json",
+            content_encoding="utf-8",
+            delivery_mode=PERSISTENT if persistent else TRANSIENT,
+            application_headers=headers or {},
+            message_id=properties.pop("message_id", None) or uuid4().hex,
+            **properties,
+        )
+        return self._connected().send(message, exchange, routing_key, mandatory)
+
+    def wait(self, confirm, timeout_seconds):
+        """Wait for the confirm of one sent message; raises as `publish` does."""
+        try:
+            with eventlet.Timeout(timeout_seconds, NotConfirmed("no confirm in time")):
+                confirm.event.wait()
+        except NotConfirmed as error:
+            # A broker that is silent may be half dead: the next message gets a new connection.
+            confirm.link.close(error)
+            raise
+        finally:
+            confirm.link.pending.pop(confirm.tag, None)
+        if confirm.returned:
+            raise Unroutable
+
+    def refused(self):
+        """{name: the broker's sentence} of what it refused to declare on the connection, which is made if need be.
+
+        Raises BrokerUnavailable.
+        """
+        return self._connected().refused
+
+    def reconnect(self):
+        """Give the next message a new connection, and with it all that is to be declared."""
+        if self._link is not None:
+            self._link.close("a new connection is wanted")
+
+    def close(self):
+        """For good."""
+        self._closed = True
+        self.reconnect()
+
+    def _connected(self):
+        with self._connecting:
+            if self._closed:
+                raise BrokerUnavailable("the publisher was closed")
+            if self._link is None or self._link.closed:
+                if time.monotonic() < self._retry_at:
+                    # Whoever queued up behind a slow attempt fails with it, not after one of their own.
+                    raise BrokerUnavailable(self._failure)
+                try:
+                    self._link = _Link(self.address, self.declare)
+                except CONNECTION_ERRORS as error:
+                    self._failure, self._retry_at = str(error), time.monotonic() + RETRY_SECONDS
+                    raise BrokerUnavailable(self._failure) from error
+            return self._link
+
+
+class _Link:
+    """One connection and the confirms that are pending on it. Once closed it is never used again."""
+
+    def __init__(self, address, entities):
+        self.pending = {}
+        self.refused = {}
+        self.closed = self._blocked = False
+        self._tag = 0
+        self._sending = Semaphore()
+        self._connection = connect(address, on_blocked=self._on_blocked, on_unblocked=self._on_unblocked)
+        try:
+            with no_answer_within(SETUP_SECONDS):
+                declaring = self._connection.channel()
+                for entity in entities:
+                    if refusal := declare(declaring, entity):
+                        logger.error("%s could not be declared: %s", entity.name, refusal)
+                        self.refused[entity.name] = refusal
+                declaring.close()
+                self._channel = self._connection.channel()
+                self._channel.confirm_select()
+        except BaseException:
+            # The caller's deadline among them.
+            self._connection.collect()
+            raise
+        self._channel.events["basic_ack"].add(self._on_ack)
+        self._channel.events["basic_nack"].add(self._on_nack)
+        self._channel.events["basic_return"].add(self._on_return)
+        eventlet.spawn(self._read)
+
+    def send(self, message, exchange, routing_key, mandatory):
+        with self._sending:
+            if self.closed:
+                raise BrokerUnavailable("the connection was lost")
+            if self._blocked:
+                raise BrokerUnavailable("the broker is blocked")
+            self._tag += 1
+            identity = exchange, routing_key, message.properties["message_id"]
+            confirm = self.pending[self._tag] = _Confirm(self, self._tag, identity)
+            try:
+                # Not basic_publish: it reads from the socket, which is the reader's alone.
+                self._channel.send_method(
+                    spec.Basic.Publish, "Bssbb", (0, exchange, routing_key, mandatory, False), message
+                )
+            except CONNECTION_ERRORS as error:
+                self.close(error)
+                raise BrokerUnavailable(str(error)) from error
+            except BaseException as error:
+                # Killed or timed out, perhaps amid a frame.
+                self.close(error)
+                raise
+        return confirm
+
+    def close(self, reason):
+        """Fail whoever waits for a confirm; the reader closes the socket."""
+        self.closed = True
+        self._fail_pending(f"no confirm: {reason}")
+
+    def _read(self):
+        try:
+            while not self.closed:
+                drain(self._connection, idle_seconds=1)
+        except Exception as error:
+            # Whatever it is: nobody else reads, so those who wait must hear of it.
+            if not self.closed:
+                logger.warning("lost the publishing connection: %r", error)
+                self.close(error)
+        finally:
+            self._connection.collect()
+
+    def _fail_pending(self, reason):
+        pending, self.pending = self.pending, {}
+        for confirm in pending.values():
+            confirm.fail(BrokerUnavailable(reason))
+
+    def _settled(self, tag, multiple):
+        for settled in [t for t in self.pending if t <= tag] if multiple else [tag]:
+            confirm = self.pending.pop(settled, None)
+            if confirm is not None:
+                yield confirm
+
+    def _on_ack(self, tag, multiple):
+        for confirm in self._settled(tag, multiple):
+            confirm.event.send()
+
+    def _on_nack(self, tag, multiple):
+        for confirm in self._settled(tag, multiple):
+            confirm.fail(Refused("the broker refused the message"))
+
+    def _on_return(self, exception, exchange, routing_key, message):
+        """Mark a message that no queue took; its ack follows."""
+        # It bears no delivery tag. One message may be on its way to several queues.
+        identity = exchange, routing_key, message.properties["message_id"]
+        for confirm in self.pending.values():
+            if confirm.identity == identity:
+                confirm.returned = True
+
+    def _on_blocked(self, reason):
+        self._blocked = True
+        self._fail_pending("the broker is blocked")
+
+    def _on_unblocked(self):
+        self._blocked = False
+
+
+class _Confirm:
+    """Of one message; `event` fires when the broker has answered for it."""
+
+    def __init__(self, link, tag, identity):
+        self.link, self.tag, self.identity = link, tag, identity
+        self.event = Event()
+        self.returned = False
+
+    def fail(self, error):
+        self.event.send_exception(error)
+
+
+class Publisher(SharedExtension):
+    """The publishing connection that all extensions of a service share."""
+
+    def __init__(self):
+        self._declare = []
+
+    def setup(self):
+        self.core = ConfirmingPublisher(amqp_address(self.container.config), self._declare)
+        self.publish = self.core.publish
+
+    def declare(self, *entities):
+        """Have exchanges and queues declared on every connect; to be called in an extension's `setup`."""
+        self._declare.extend(entities)
+
+    def stop(self):
+        self.core.close()
+
+    kill = stop

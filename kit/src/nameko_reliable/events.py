@@ -1,0 +1,412 @@
+"""Events: durable handlers, broadcast handlers, and hints.
+
+An event class is a frozen dataclass with the class attributes `source` (the publishing service),
+`name` and `subscribers` ((service, method), …), and the fields `event_id` (UUID), `timestamp` (aware) and
+`version` (int).
+
+    class Shipping:
+        name = "shipping"
+        db = Database(Base)
+
+        @event_handler(OrderPlaced)
+        def pack(self, event):
+            with self.db.transaction() as session:
+                if InboxEntry.take(session, event.event_id):
+                    session.add(Parcel(order_id=event.order_id))
+
+Guaranteed: a message is acknowledged once the handler has returned, or once the broker has confirmed
+its copy in a delay queue or the parking queue, and never sooner. Not guaranteed: that a handler sees
+an event once (use nameko_reliable.inbox), or in order (put a sequence into the event).
+
+Queues and exchanges are named as Nameko's, so its own publishers and handlers fit. An event reaches the handlers that
+its class names as subscribers by the outbox of its source, and other handlers by its exchange.
+"""
+
+import functools
+import json
+import logging
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import eventlet
+from eventlet.event import Event
+from kombu import Queue
+from nameko.exceptions import ContainerBeingKilled
+from nameko.extensions import DependencyProvider, Entrypoint
+from nameko.standalone.events import get_event_exchange
+from prometheus_client import Histogram
+
+from nameko_reliable.amqp.broker import BrokerUnavailable, Publisher, Unroutable, encode
+from nameko_reliable.amqp.consumers import Consumers
+from nameko_reliable.amqp.queues import delay_queue, handler_queue, own_headers, parking_queue
+from nameko_reliable.database import after_commit
+from nameko_reliable.errors import DatabaseUnavailable
+from nameko_reliable.messages import from_payload, to_payload
+from nameko_reliable.parking import PARKED_MESSAGES
+from nameko_reliable.rpc import HEADER_PREFIX, context_from_headers
+from nameko_reliable.telemetry.gauges import QUEUE_MESSAGES, QueueDepths
+from nameko_reliable.telemetry.tracing import HEADER, Operation, Tracer, trace_headers
+
+logger = logging.getLogger(__name__)
+
+PAUSES_SECONDS = (1, 5, 30, 120, 600)
+ATTEMPT_HEADER = "x-attempt"
+PUBLISH_SECONDS = 5
+UNAVAILABLE_PAUSE_SECONDS = 1
+
+HANDLED_EVENTS = Histogram(
+    "forage_event_handler_duration_seconds",
+    "Attempts to handle an event, from its receipt. outcome: handled, retried (it comes again after a pause), parked, "
+    "postponed (the database is unavailable), failed (a hint, which is gone).",
+    ["service", "event", "handler", "outcome"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+EVENT_LAG = Histogram(
+    "forage_event_lag_seconds",
+    "From the time that an event bears to the end of its handling.",
+    ["service", "event", "handler"],
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200),
+)
+
+
+class Unreadable(Exception):
+    """No attempt could ever handle this message."""
+
+
+def read_event(event_class, message):
+    try:
+        payload = json.loads(message.body)
+    except (ValueError, RecursionError):
+        raise Unreadable("not JSON") from None
+    version = payload.get("version", 1) if isinstance(payload, dict) else 1
+    if version != 1:
+        raise Unreadable(f"unknown version {version!r:.40}")
+    try:
+        return from_payload(event_class, payload)
+    except Exception as error:
+        raise Unreadable(f"wrong shape: {error}") from None
+
+
+def event_context(event, message):
+    """The worker's context data for an event, log fields included."""
+    event_id = str(event.event_id)
+    context = {"request_id": event_id, **context_from_headers(message), "event_id": event_id}
+    # Nameko's dispatcher hands on that of the call it was used in; an event is no part of that call.
+    context.pop("call_id", None)
+    return context
+
+
+def count(handler, outcome, started_at, event=None):
+    """Count one attempt of an event handler. event: None for what could not be read."""
+    labels = handler.container.service_name, handler.event_class.name, handler.method_name
+    HANDLED_EVENTS.labels(*labels, outcome).observe(time.perf_counter() - started_at)
+    if outcome == "handled":
+        EVENT_LAG.labels(*labels).observe(max(0, (datetime.now(UTC) - event.timestamp).total_seconds()))
+
+
+@functools.cache
+def operation_on(exchange, routing_key, name, kind, queue=None):
+    destination = f"{exchange}:{routing_key}"
+    attributes = {
+        "messaging.system": "rabbitmq",
+        "messaging.operation.name": name,
+        "messaging.operation.type": name,
+        "messaging.destination.name": f"{destination}:{queue}" if queue else destination,
+        "messaging.rabbitmq.destination.routing_key": routing_key,
+    }
+    return Operation(f"{name} {destination}", kind, attributes)
+
+
+class EventHandler(Entrypoint):
+    """Handles each event of a class in a durable queue that the service's replicas share.
+
+    workers: how many events a replica handles at once.
+    pauses_seconds: before the second attempt, the third, …; after the last the message is parked.
+    """
+
+    consumers = Consumers()
+    publisher = Publisher()
+    depths = QueueDepths()
+
+    def __init__(self, event_class, workers=1, pauses_seconds=PAUSES_SECONDS, **kwargs):
+        super().__init__(**kwargs)
+        self.event_class = event_class
+        self.workers = self.prefetch = workers
+        self.pauses_seconds = tuple(pauses_seconds)
+        self._stopping = Event()
+
+    def setup(self):
+        config = self.container.config
+        self._parking = parking_queue(self.container.service_name, config)
+        self.declare = [*(delay_queue(pause, config) for pause in self.pauses_seconds), self._parking]
+        self.consumers.register(self)
+        self.depths.watch(self.queue().name, QUEUE_MESSAGES, self.queue().name)
+        self.depths.watch(self._parking.name, PARKED_MESSAGES)
+
+    def stop(self):
+        if not self._stopping.ready():
+            self._stopping.send()
+        self.consumers.unregister(self)
+
+    def queue(self):
+        return handler_queue(self.event_class, self.container.service_name, self.method_name, self.container.config)
+
+    def operation(self):
+        exchange = get_event_exchange(self.event_class.source, self.container.config)
+        return operation_on(exchange.name, self.event_class.name, "process", "consumer", self.queue().name)
+
+    def disconnected(self):
+        pass
+
+    def handle(self, message):
+        started_at = time.perf_counter()
+        try:
+            event = read_event(self.event_class, message)
+        except Unreadable as error:
+            count(self, "parked", started_at)
+            self._park(message, str(error))
+        else:
+            self._attempt(message, event)
+
+    def _attempt(self, message, event):
+        started_at = time.perf_counter()
+
+        def settle(worker_ctx, result, exc_info):
+            count(self, self._outcome(message, exc_info), started_at, event)
+            return self._settle(message, event, result, exc_info)
+
+        with suppress(ContainerBeingKilled):  # Not acknowledged, it goes back with the connection.
+            self.container.spawn_worker(
+                self,
+                (event,),
+                {},
+                context_data=event_context(event, message),
+                handle_result=settle,
+            )
+
+    def _outcome(self, message, exc_info):
+        if exc_info is None:
+            return "handled"
+        if isinstance(exc_info[1], DatabaseUnavailable):
+            return "postponed"
+        return "retried" if self._attempts(message) < len(self.pauses_seconds) else "parked"
+
+    def _settle(self, message, event, result, exc_info):
+        if exc_info is None:
+            self.consumers.ack(message)
+        elif isinstance(exc_info[1], DatabaseUnavailable):
+            # No fault of the message. It is kept, and with it the queue's prefetch, so that
+            # consumption pauses until the database is back.
+            self.container.spawn_managed_thread(lambda: self._attempt_again(message, event))
+        else:
+            self._delay(message, exc_info[1])
+        return result, exc_info
+
+    def _attempt_again(self, message, event):
+        if not self._stopped_within(UNAVAILABLE_PAUSE_SECONDS) and self.consumers.holds(message):
+            self._attempt(message, event)
+
+    def _delay(self, message, error):
+        attempt = self._attempts(message) + 1
+        reason = f"{type(error).__name__}: {error}"
+        if error.__cause__ is not None:
+            # PostgreSQL's further lines quote the statement.
+            reason += f", from {type(error.__cause__).__name__}: {error.__cause__}".partition("\n")[0]
+        if attempt > len(self.pauses_seconds):
+            self._park(message, f"failed {attempt} times, at last with {reason}")
+            return
+        pause = self.pauses_seconds[attempt - 1]
+        logger.warning("attempt %d failed, the next in %d s", attempt, pause)
+        delay = delay_queue(pause, self.container.config)
+        headers = {**own_headers(message), ATTEMPT_HEADER: attempt}
+        self._move(message, delay.exchange.name, self.queue().name, headers, message.properties.get("message_id"))
+
+    def _park(self, message, reason):
+        logger.error("parked a message of %s: %s", self.queue().name, reason)
+        headers = {
+            **own_headers(message),
+            "x-parked-from": self.queue().name,
+            "x-parked-reason": reason[:500],
+            "x-parked-at": int(time.time()),
+            "x-parked-attempts": self._attempts(message) + 1,
+        }
+        headers.pop(ATTEMPT_HEADER, None)
+        self._move(message, "", self._parking.name, headers, uuid4().hex)
+
+    def _move(self, message, exchange, routing_key, headers, message_id):
+        """Acknowledge a message once its copy is confirmed elsewhere; until then keep it."""
+        while True:
+            try:
+                self.publisher.publish(
+                    message.body,
+                    exchange=exchange,
+                    routing_key=routing_key,
+                    headers=headers,
+                    message_id=message_id,
+                    mandatory=True,
+                    persistent=True,
+                    timeout_seconds=PUBLISH_SECONDS,
+                )
+            except (BrokerUnavailable, Unroutable) as error:
+                logger.warning("a message could not be moved to %s, it stays: %r", routing_key, error)
+                # An operator may have deleted the queue, or its exchange.
+                self.consumers.declare_again()
+                if not self._stopped_within(UNAVAILABLE_PAUSE_SECONDS) and self.consumers.holds(message):
+                    continue
+            else:
+                self.consumers.ack(message)
+            return
+
+    def _stopped_within(self, seconds):
+        with eventlet.Timeout(seconds, False):
+            self._stopping.wait()
+        return self._stopping.ready()
+
+    @staticmethod
+    def _attempts(message):
+        attempts = (message.headers or {}).get(ATTEMPT_HEADER, 0)
+        return max(0, attempts) if isinstance(attempts, int) else 0
+
+
+event_handler = EventHandler.decorator
+
+
+class BroadcastHandler(Entrypoint):
+    """Hands each event to every replica that listens at that moment. Transient: nothing is kept."""
+
+    consumers = Consumers()
+    declare = ()
+    prefetch = 1
+    workers = 1
+
+    def __init__(self, event_class, **kwargs):
+        super().__init__(**kwargs)
+        self.event_class = event_class
+
+    def setup(self):
+        self.consumers.register(self)
+
+    def stop(self):
+        self.consumers.unregister(self)
+
+    def queue(self):
+        return Queue(
+            f"evt-{self.event_class.source}-{self.event_class.name}--"
+            f"{self.container.service_name}.{self.method_name}-{uuid4().hex}",
+            exchange=get_event_exchange(self.event_class.source, self.container.config),
+            routing_key=self.event_class.name,
+            durable=False,
+            exclusive=True,
+            auto_delete=True,
+        )
+
+    def operation(self):
+        queue = self.queue()
+        return operation_on(queue.exchange.name, queue.routing_key, "process", "consumer")
+
+    def disconnected(self):
+        pass
+
+    def handle(self, message):
+        started_at = time.perf_counter()
+        try:
+            event = read_event(self.event_class, message)
+        except Unreadable as error:
+            logger.warning("dropped a hint of %s: %s", self.event_class.name, error)
+            count(self, "failed", started_at)
+            self.consumers.ack(message)
+            return
+
+        def acknowledge(worker_ctx, result, exc_info):
+            count(self, "handled" if exc_info is None else "failed", started_at, event)
+            self.consumers.ack(message)
+            return result, exc_info
+
+        with suppress(ContainerBeingKilled):  # A hint: nothing is owed.
+            self.container.spawn_worker(
+                self, (event,), {}, context_data=event_context(event, message), handle_result=acknowledge
+            )
+
+
+broadcast_handler = BroadcastHandler.decorator
+
+
+class Hints(DependencyProvider):
+    """Sends transient events: to whoever listens, at most one for each key in an interval.
+
+        hints = Hints(interval_seconds=0.25)
+        …
+        self.hints.after_commit(session, ProductChanged(…), key=product.id)
+
+    Within an interval the last event of a key wins, and it always goes out. A hint that the broker
+    doesn't take is logged and gone, as with the process: whoever listens must come right without.
+    The events' source is the service itself.
+    """
+
+    publisher = Publisher()
+    tracer = Tracer()
+
+    def __init__(self, interval_seconds=0):
+        self.interval_seconds = interval_seconds
+        self._waiting = {}
+
+    def setup(self):
+        self._exchange = get_event_exchange(self.container.service_name, self.container.config)
+        self.publisher.declare(self._exchange)
+
+    def stop(self):
+        with eventlet.Timeout(2 * self.interval_seconds + 1, False):
+            while self._waiting:
+                eventlet.sleep(0.05)
+
+    def get_dependency(self, worker_ctx):
+        return _BoundHints(self, worker_ctx.data.get("request_id"))
+
+    def send(self, hint, key, rank):
+        """hint: the arguments of a publish."""
+        if key not in self._waiting:
+            self._waiting[key] = None
+            self.container.spawn_managed_thread(lambda: self._send_and_hold(hint, key))
+        elif self._waiting[key] is None or rank >= self._waiting[key][0]:
+            self._waiting[key] = rank, hint
+
+    def _send_and_hold(self, hint, key):
+        """Send, then each interval what came meanwhile, until nothing did."""
+        self._publish(hint)
+        eventlet.sleep(self.interval_seconds)
+        while self._waiting[key] is not None:
+            (_, hint), self._waiting[key] = self._waiting[key], None
+            self._publish(hint)
+            eventlet.sleep(self.interval_seconds)
+        del self._waiting[key]
+
+    def _publish(self, hint):
+        operation = operation_on(self._exchange.name, hint["routing_key"], "send", "producer")
+        try:
+            with self.tracer.span(operation, parent=hint["headers"].get(HEADER)):
+                self.publisher.publish(**hint, exchange=self._exchange.name, timeout_seconds=PUBLISH_SECONDS)
+        except BrokerUnavailable as error:
+            logger.warning("a hint of %s was lost: %s", hint["routing_key"], error)
+
+
+class _BoundHints:
+    def __init__(self, hints, request_id):
+        self._hints, self._request_id = hints, request_id
+
+    def after_commit(self, session, event, key=None, rank=0):
+        """Send the event once the session's transaction has committed; not at all if it doesn't.
+
+        rank: of two events of a key that wait, the higher one is the last: two transactions may get to know
+        of their commits in another order than they committed in.
+        """
+        request_id = {HEADER_PREFIX + "request_id": self._request_id} if self._request_id else {}
+        hint = {
+            # Here, where a payload that is no JSON fails the transaction that it belongs to.
+            "body": encode(to_payload(event)),
+            "routing_key": event.name,
+            "headers": {**request_id, **trace_headers()},
+        }
+        key = (event.name, event.event_id if key is None else key)
+        after_commit(session, lambda: self._hints.send(hint, key, rank))

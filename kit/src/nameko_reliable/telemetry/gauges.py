@@ -1,0 +1,171 @@
+"""Gauges whose values have to be asked for, when they are looked at: of the database, of the broker.
+
+    OLDEST_CAKE = Gauge("forage_oldest_cake_age_seconds", "…", ["service"])
+
+    class Bakery:
+        metrics = Metrics()
+        oldest_cake = QueryGauge(OLDEST_CAKE, text("SELECT …"))
+
+Every replica tells what stands in the database that all of them share: take the maximum, not the sum.
+While the answer fails to come its gauge has no value, and `forage_inquiry_success` is 0.
+"""
+
+import logging
+import time
+
+import eventlet
+from amqp.exceptions import NotFound
+from nameko.extensions import DependencyProvider, SharedExtension
+from prometheus_client import Gauge
+
+from nameko_reliable.amqp.broker import CONNECTION_ERRORS, BrokerUnavailable, connect, no_answer_within
+from nameko_reliable.database import Engine
+from nameko_reliable.errors import ServiceUnavailable
+from nameko_reliable.settings import amqp_address
+
+logger = logging.getLogger(__name__)
+
+ANSWER_SECONDS = 1.5
+# Longer, so that who looks is told at once what gave no answer.
+LOOK_SECONDS = 2
+# For what takes longer, and is asked less often.
+SLOW_ANSWER_SECONDS = 25
+# Each time on a new connection: those that are kept have a reader of their own.
+DEPTHS_INTERVAL_SECONDS = 30
+
+INQUIRY_SUCCESS = Gauge(
+    "forage_inquiry_success",
+    "1 if the database or the broker answered when it was last asked for a gauge, else 0.",
+    ["service", "inquiry"],
+)
+
+
+QUEUE_MESSAGES = Gauge(
+    "forage_queue_messages",
+    "Messages that wait in a queue of the service, without those being handled.",
+    ["service", "queue"],
+)
+
+
+class Inquiries(SharedExtension):
+    """What has to be asked before the service's metrics are told."""
+
+    def __init__(self):
+        self._inquiries = []
+
+    def add(self, name, ask, every_seconds=0):
+        """To be called in an extension's `setup`.
+
+        ask: returns {(gauge, *labels but the service): value}. every_seconds: 0 for each time that somebody looks.
+        """
+        self._inquiries.append(_Inquiry(self.container, name, ask, every_seconds))
+
+    def refresh(self):
+        """Ask all that is due, at once. What needs longer than LOOK_SECONDS is there when somebody looks again."""
+        threads = [inquiry.begin() for inquiry in self._inquiries if inquiry.is_due()]
+        with eventlet.Timeout(LOOK_SECONDS, False):
+            for thread in threads:
+                thread.wait()
+
+
+class _Inquiry:
+    def __init__(self, container, name, ask, every_seconds):
+        self._container, self._name, self._ask, self._every_seconds = container, name, ask, every_seconds
+        self._seconds = SLOW_ANSWER_SECONDS if every_seconds else ANSWER_SECONDS
+        self._due_at = 0
+        self._thread = None
+        self._shown = set()
+
+    def is_due(self):
+        return self._thread is not None or time.monotonic() >= self._due_at
+
+    def begin(self):
+        """The greenlet that asks; who looks meanwhile gets the same one."""
+        if self._thread is None:
+            self._thread = self._container.spawn_managed_thread(self._run, identifier=self._name)
+        return self._thread
+
+    def _run(self):
+        success = 0
+        try:
+            # As it is no Exception, SQLAlchemy throws the connection away that it interrupts.
+            with eventlet.Timeout(self._seconds):
+                values = self._ask()
+            self._show(values)
+            success = 1
+        except (Exception, eventlet.Timeout) as error:
+            # Whatever it is, the other metrics are told all the same.
+            self._show({})
+            is_outage = isinstance(error, (ServiceUnavailable, BrokerUnavailable, eventlet.Timeout))
+            logger.warning("%s could not be asked for: %r", self._name, error, exc_info=not is_outage)
+        finally:
+            self._thread, self._due_at = None, time.monotonic() + self._every_seconds
+        INQUIRY_SUCCESS.labels(self._container.service_name, self._name).set(success)
+
+    def _show(self, values):
+        for gauge, *labels in self._shown - values.keys():
+            gauge.remove(self._container.service_name, *labels)
+        self._shown &= values.keys()
+        for (gauge, *labels), value in values.items():
+            # What is no number raises before there is a series for it.
+            number = float(value)
+            gauge.labels(self._container.service_name, *labels).set(number)
+            self._shown.add((gauge, *labels))
+
+
+class QueryGauge(DependencyProvider):
+    """A gauge by a query of the service's own database.
+
+    gauge: of prometheus_client, its first label `service`. statement: SQLAlchemy's; its rows are the other labels,
+    then the value. every_seconds: for a query that takes long; each replica asks.
+    """
+
+    inquiries = Inquiries()
+    engine = Engine()
+
+    def __init__(self, gauge, statement, every_seconds=0):
+        self.gauge, self.statement, self.every_seconds = gauge, statement, every_seconds
+
+    def setup(self):
+        self.inquiries.add(self.gauge.describe()[0].name, self._ask, self.every_seconds)
+
+    def _ask(self):
+        with self.engine.session() as session:
+            return {(self.gauge, *labels): value for *labels, value in session.execute(self.statement)}
+
+
+class QueueDepths(SharedExtension):
+    """How many messages wait in the queues of the service."""
+
+    inquiries = Inquiries()
+
+    def __init__(self):
+        self._watched = {}
+
+    def setup(self):
+        self._address = amqp_address(self.container.config)
+        self.inquiries.add("queues", self._ask, DEPTHS_INTERVAL_SECONDS)
+
+    def watch(self, queue_name, gauge, *labels):
+        """To be called in an extension's `setup`. labels: all but the service."""
+        self._watched[queue_name] = gauge, *labels
+
+    def _ask(self):
+        connection = None
+        try:
+            connection = connect(self._address)
+            with no_answer_within(ANSWER_SECONDS):
+                depths = {}
+                for queue_name, key in self._watched.items():
+                    try:
+                        with connection.channel() as channel:
+                            depths[key] = channel.queue_declare(queue_name, passive=True).message_count
+                    except NotFound:
+                        pass  # It comes with its first consumer, and an automatically deleted one goes with its last.
+                connection.close()
+                return depths
+        except CONNECTION_ERRORS as error:
+            raise BrokerUnavailable(str(error)) from error
+        finally:
+            if connection is not None:
+                connection.collect()

@@ -1,0 +1,126 @@
+"""Logs: one line of JSON an entry on standard output, or plain text for people.
+
+A line has `time`, `level`, `service`, `logger` and `message`, and within a worker `request_id`,
+`method` and, in handlers, `event_id`. A service gets them with `log_context = LogContext()`; others
+use `with bind_log_fields(request_id=…)`. What is passed as `extra={"fields": {…}}` is added.
+Within a trace (nameko_reliable.telemetry.tracing) there is its `trace_id`, and `span_id` if it is kept.
+"""
+
+import json
+import logging
+import re
+import traceback
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+
+from nameko.extensions import DependencyProvider
+
+from nameko_reliable.errors import ServiceUnavailable
+from nameko_reliable.messages import timestamp
+from nameko_reliable.telemetry.tracing import trace_fields
+
+# A greenlet starts with an empty context, so these are the fields of one worker or request.
+_fields: ContextVar[dict] = ContextVar("log_fields", default={})  # noqa: B039 - never mutated
+_process = {"service": None}
+
+log_fields = _fields.get
+
+
+class LogContext(DependencyProvider):
+    def bind(self, container, attr_name):
+        # Before any setup, so that the first line has it, too.
+        _process["service"] = container.service_name
+        return super().bind(container, attr_name)
+
+    def worker_setup(self, worker_ctx):
+        fields = {
+            "service": worker_ctx.service_name,
+            "method": worker_ctx.entrypoint.method_name,
+            "request_id": worker_ctx.data.get("request_id"),
+            "event_id": worker_ctx.data.get("event_id"),
+        }
+        _fields.set({name: value for name, value in fields.items() if value is not None})
+
+
+@contextmanager
+def bind_log_fields(**fields):
+    token = _fields.set({**_fields.get(), **fields})
+    try:
+        yield
+    finally:
+        _fields.reset(token)
+
+
+def formatter(kind, level):
+    """A logging formatter, "json" or "text", for the LOGGING section of a Nameko configuration.
+
+    level: only checked, since `logging` itself would answer an unknown one with a traceback.
+    """
+    if level not in logging.getLevelNamesMapping():
+        raise SystemExit("LOG_LEVEL must be DEBUG, INFO, WARNING, ERROR or CRITICAL.")
+    if kind == "json":
+        return _JsonFormatter()
+    if kind == "text":
+        return _TextFormatter()
+    raise SystemExit("LOG_FORMAT must be json or text.")
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record):
+        return _printable(json.dumps({**_entry(record), **_traceback(record)}, ensure_ascii=False, default=str))
+
+
+class _TextFormatter(logging.Formatter):
+    def format(self, record):
+        entry = {**_entry(record), **_traceback(record)}
+        time, level, message = entry.pop("time")[11:23], entry.pop("level"), entry.pop("message")
+        trace = entry.pop("traceback", None)
+        entry.pop("service"), entry.pop("logger")
+        fields = " ".join(f"{name}={value}" for name, value in entry.items())
+        line = f"{time} {level:7} {message}" + (f"  ({fields})" if fields else "") + (f"\n{trace}" if trace else "")
+        # A client's control characters must not reach a terminal.
+        return re.sub("[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", _printable(line))
+
+
+def _entry(record):
+    return {
+        "time": timestamp(datetime.fromtimestamp(record.created, UTC)),
+        "level": record.levelname,
+        "service": _process["service"],
+        "logger": record.name,
+        "message": record.getMessage(),
+        **_fields.get(),
+        **trace_fields(),
+        **getattr(record, "fields", {}),
+    }
+
+
+def _printable(text):
+    """Half a surrogate pair, which a client may send, can't be written as UTF-8; escaped it is JSON still."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _traceback(record):
+    if not record.exc_info:
+        return {}
+    return {"traceback": "".join(traceback.format_exception(*record.exc_info)).rstrip()}
+
+
+class QuietExpectedErrors(logging.Filter):
+    """For the logger `nameko.containers`: what is no bug has no traceback.
+
+    A refusal that is a method's answer is no warning. An outage is one, with its cause, each time that a handler or a
+    timer tries again.
+    """
+
+    def filter(self, record):
+        error = record.exc_info[1] if record.exc_info else None
+        if str(record.msg).startswith("(expected)"):
+            record.levelno, record.levelname, record.exc_info = logging.INFO, "INFO", None
+        elif isinstance(error, ServiceUnavailable):
+            record.levelno, record.levelname, record.exc_info = logging.WARNING, "WARNING", None
+            cause = f": {error.__cause__}" if error.__cause__ else ""
+            # PostgreSQL's further lines quote the statement.
+            record.msg += f" is unavailable{cause}".partition("\n")[0].replace("%", "%%")
+        return True

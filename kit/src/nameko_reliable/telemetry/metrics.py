@@ -1,0 +1,194 @@
+"""What a process tells about itself, on a port that is not the public's.
+
+    class Orders:
+        name = "orders"
+        metrics = Metrics()
+
+/metrics    what prometheus_client has counted in this process; each metric stands beside the code that counts it
+/livez      200: the event loop turns
+/readyz     200 while the service's queues are consumed and its database takes writes, else 503 with what is amiss
+
+Settings: METRICS_HOST, and METRICS_PORT, where 0 takes a free port, which is logged.
+"""
+
+import gc
+import logging
+import time
+from http import HTTPStatus
+
+import eventlet
+from eventlet import greenio, wsgi
+from eventlet.green import socket
+from nameko.extensions import DependencyProvider
+from prometheus_client import CONTENT_TYPE_LATEST, Gauge, Histogram, disable_created_metrics, generate_latest
+from psycopg2.errors import DiskFull
+
+from nameko_reliable.amqp.consumers import Consumers
+from nameko_reliable.database import Engine, ReadOnly
+from nameko_reliable.errors import ServiceUnavailable
+from nameko_reliable.telemetry.gauges import Inquiries
+
+logger = logging.getLogger(__name__)
+
+READY_SECONDS = 2
+REQUEST_SECONDS = 5
+MAX_REQUESTS = 16
+BACKLOG = 64
+LAG_INTERVAL_SECONDS = 0.25
+
+INFO = Gauge("forage_service_info", "1 for each service of the process: whose process_* metrics are.", ["service"])
+LOOP_LAG = Histogram(
+    "forage_event_loop_lag_seconds",
+    "How much later than it should a greenlet woke up, every quarter of a second.",
+    ["service"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
+)
+WORKERS = Gauge("forage_workers", "How many workers the service may have at once.", ["service"])
+BUSY_WORKERS = Gauge("forage_workers_busy", "How many workers are at work.", ["service"])
+
+# The time a series began is of no use where rates are asked for, and one more series of each.
+disable_created_metrics()
+# Its lines of start and end say nothing that ours don't.
+_server_logger = logging.getLogger(f"{__name__}.server")
+_server_logger.setLevel(logging.WARNING)
+
+
+class Metrics(DependencyProvider):
+    """One for each process: a second one would ask for the same port."""
+
+    inquiries = Inquiries()
+
+    def setup(self):
+        config = self.container.config
+        host, port = config["METRICS_HOST"], config["METRICS_PORT"]
+        self._listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            self._listener.bind((host, port))
+            self._listener.listen(BACKLOG)
+        except OSError as error:
+            raise SystemExit(
+                f"Metrics can't be served on {host}, port {port} ({error.strerror}): "
+                "set METRICS_HOST and METRICS_PORT to a free one, or the port to 0."
+            ) from None
+        self.port = self._listener.getsockname()[1]
+        self._threads = []
+        self._pages = {"/metrics": self._metrics, "/livez": self._livez, "/readyz": self._readyz}
+        INFO.labels(self.container.service_name).set(1)
+        WORKERS.labels(self.container.service_name).set(self.container.max_workers)
+        # Not those of a crew (nameko_reliable.polling), which are none of them.
+        BUSY_WORKERS.labels(self.container.service_name).set_function(self.container._worker_pool.running)
+
+    def start(self):
+        self._server = wsgi.Server(
+            self._listener,
+            self._listener.getsockname(),
+            self._answer,
+            log=_server_logger,
+            keepalive=False,
+            socket_timeout=REQUEST_SECONDS,
+            log_output=False,
+            debug=False,
+        )
+        self._pool = eventlet.GreenPool(MAX_REQUESTS)
+        self._threads = [self.container.spawn_managed_thread(run) for run in (self._accept, self._watch_loop)]
+        logger.info("serving metrics on port %d", self.port)
+
+    def stop(self):
+        for thread in self._threads:
+            thread.kill()
+        self._listener.close()
+
+    kill = stop
+
+    def _accept(self):
+        while True:
+            try:
+                client, address = self._listener.accept()
+            except OSError as error:
+                # No file descriptor left, or the client left before its turn.
+                logger.warning("a connection was not accepted: %s", error)
+                eventlet.sleep(0.1)
+            else:
+                client.settimeout(REQUEST_SECONDS)
+                self._pool.spawn_n(self._serve, client, address)
+
+    def _serve(self, client, address):
+        try:
+            with eventlet.Timeout(2 * REQUEST_SECONDS, False):
+                self._server.process_request([address, client, wsgi.STATE_IDLE])
+        except OSError as error:
+            logger.debug("connection lost: %s", error)
+        except Exception:
+            logger.exception("a connection failed")
+        finally:
+            greenio.shutdown_safe(client)
+            client.close()
+
+    def _answer(self, environ, start_response):
+        page = self._pages.get(environ["PATH_INFO"])
+        if page is None or environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            status, kind, body = HTTPStatus.NOT_FOUND, "text/plain", b"There are /metrics, /livez and /readyz.\n"
+        else:
+            status, kind, body = page()
+        headers = [("Content-Type", kind), ("Content-Length", str(len(body))), ("Cache-Control", "no-store")]
+        start_response(f"{status.value} {status.phrase}", headers)
+        return [b"" if environ["REQUEST_METHOD"] == "HEAD" else body]
+
+    def _metrics(self):
+        self.inquiries.refresh()
+        return HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest()
+
+    def _livez(self):
+        return HTTPStatus.OK, "text/plain", b"alive\n"
+
+    def _readyz(self):
+        amiss = list(self._amiss())
+        if amiss:
+            return HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", "".join(f"{each}\n" for each in amiss).encode()
+        return HTTPStatus.OK, "text/plain", b"ready\n"
+
+    def _amiss(self):
+        """Sentences that say why the service can't do its work at the moment."""
+        parts = self.container.shared_extensions
+        if Consumers in parts and not parts[Consumers].connected:
+            refused = parts[Consumers].refused
+            yield from (f"The broker refuses {name}: {refusal}" for name, refusal in refused.items())
+            if not refused:
+                yield "The broker is not connected, or a queue is not consumed."
+        if Engine in parts:
+            yield from _amiss_with_database(parts[Engine])
+
+    def _watch_loop(self):
+        _spare_what_stays()
+        lag = LOOP_LAG.labels(self.container.service_name)
+        while True:
+            due_at = time.monotonic() + LAG_INTERVAL_SECONDS
+            eventlet.sleep(LAG_INTERVAL_SECONDS)
+            lag.observe(max(0, time.monotonic() - due_at))
+
+
+def _spare_what_stays():
+    """Have the garbage collector leave alone what is there when the process begins to work: modules, above all.
+
+    To walk through that stops the loop for 80 ms, in a gateway at work once a second.
+    """
+    # Once in a process: what becomes garbage in a cycle later is never freed.
+    if not gc.get_freeze_count():
+        gc.collect()
+        gc.freeze()
+
+
+def _amiss_with_database(engine):
+    try:
+        with eventlet.Timeout(READY_SECONDS, False):
+            engine.check()
+            return
+    except ServiceUnavailable as error:
+        if isinstance(error.__cause__, ReadOnly):
+            yield "The database is read-only."
+            return
+        if isinstance(error.__cause__, DiskFull):
+            yield "The database's disk is full."
+            return
+    yield "The database does not answer."

@@ -1,0 +1,124 @@
+"""pytest fixtures, with `-p nameko_reliable.testing.plugin`: servers for the session, a broker for each test.
+
+They want a fixture `config` of yours: the configuration of a service under test, with `broker.uri` as its AMQP_URI.
+"""
+
+import secrets
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+
+import pytest
+from nameko.standalone.rpc import ClusterRpcProxy
+
+from nameko_reliable.testing.brokers import Brokers
+from nameko_reliable.testing.collector import Collector
+from nameko_reliable.testing.proxy import UriProxy
+from nameko_reliable.testing.servers import Postgres, PostgresServer, RabbitMQ, RabbitMQServer, free_port
+
+
+@pytest.fixture(scope="session")
+def local_folder():
+    """A folder for all data of this session. Its servers are other accounts', too."""
+    folder = Path(tempfile.mkdtemp(prefix="nameko-reliable-"))
+    folder.chmod(0o711)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def postgres(local_folder):
+    """How this session's PostgreSQL is run."""
+    return Postgres(local_folder / "postgres", free_port(), secrets.token_hex(16), is_throwaway=True)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(local_folder):
+    """How this session's RabbitMQ is run."""
+    return RabbitMQ(local_folder / "rabbitmq", free_port(), secrets.token_hex(16), management_port=free_port())
+
+
+@pytest.fixture(scope="session")
+def servers(local_folder, postgres, rabbitmq):
+    """The session's PostgreSQL and RabbitMQ, as a pair. Both come up at the same time."""
+    database, broker = PostgresServer(postgres, local_folder), RabbitMQServer(rabbitmq, local_folder)
+    try:
+        broker.start()
+        database.start()
+        database.wait_until_ready()
+        broker.wait_until_ready()
+        yield database, broker
+    finally:
+        # Nobody needs its data any more, and with the management plugin it takes 6 s to end in order.
+        broker.kill()
+        database.stop()
+
+
+@pytest.fixture(scope="session")
+def brokers(servers):
+    return Brokers(servers[1].rabbitmq)
+
+
+@pytest.fixture
+def broker(brokers):
+    """This test's own broker: `uri`, `publish`, `peek`, `depth`, `drop_connections`, …"""
+    broker = brokers.new()
+    yield broker
+    brokers.delete(broker)
+
+
+@pytest.fixture
+def own_broker(tmp_path):
+    """A RabbitMQ node that this test may stop, kill and start again. Takes some seconds."""
+    rabbitmq = RabbitMQ(tmp_path / "rabbitmq", free_port(), secrets.token_hex(16), management_port=free_port())
+    server = RabbitMQServer(rabbitmq, tmp_path)
+    server.start()
+    server.wait_until_ready()
+    yield server
+    # As with the session's.
+    server.kill()
+
+
+@pytest.fixture
+def proxy(broker):
+    """The test's broker at an address that can hang, break and be away."""
+    proxy = UriProxy(broker.uri)
+    yield proxy
+    proxy.release()
+    proxy.go_away()
+
+
+@pytest.fixture
+def closed_port():
+    """A port that refuses connections: it is taken, so that no server gets it, and nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+@pytest.fixture
+def collector():
+    """An OpenTelemetry collector: a service with `collector.settings` sends its spans there, to `collector.spans`."""
+    collector = Collector()
+    yield collector
+    collector.stop()
+
+
+@pytest.fixture
+def run_service(config, container_factory):
+    """`run_service(Bakery)` starts the class in a Nameko container of this process; keywords go over `config`."""
+
+    def run(service_class, **settings):
+        container = container_factory(service_class, {**config, **settings})
+        container.start()
+        return container
+
+    return run
+
+
+@pytest.fixture
+def rpc(config):
+    """`rpc.bakery.bake(…)`, as in `nameko shell`."""
+    with ClusterRpcProxy({"AMQP_URI": config["AMQP_URI"]}, timeout=30) as cluster:
+        yield cluster

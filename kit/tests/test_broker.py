@@ -1,0 +1,282 @@
+"""nameko_reliable.amqp.broker: each message gets its own confirm, and no trouble outlives its cause."""
+
+import eventlet
+import pytest
+from kombu import Connection, Exchange, Queue
+
+from nameko_reliable.amqp import broker as kit
+from nameko_reliable.amqp.broker import BrokerUnavailable, ConfirmingPublisher, NotConfirmed, Refused, Unroutable
+from nameko_reliable.testing.waiting import wait_for
+
+CAKES = Queue("cakes", durable=True)
+CHANNEL_OPEN = b"\x00\x14\x00\x0a"
+PUBLISH = b"\x00\x3c\x00\x28"
+
+
+@pytest.fixture
+def publisher_of():
+    made = []
+
+    def publisher_of(uri, declare=(CAKES,)):
+        made.append(ConfirmingPublisher({"hostname": uri}, declare))
+        return made[-1]
+
+    yield publisher_of
+    for publisher in made:
+        publisher.close()
+
+
+def publish(publisher, body=b"{}", queue="cakes", timeout_seconds=5, **options):
+    options = {"mandatory": True, **options}
+    publisher.publish(body, exchange="", routing_key=queue, timeout_seconds=timeout_seconds, **options)
+
+
+def outcome(function, *args, **kwargs):
+    try:
+        function(*args, **kwargs)
+    except Exception as error:
+        return type(error)
+
+
+def at_once(*functions):
+    return [thread.wait() for thread in [eventlet.spawn(outcome, function) for function in functions]]
+
+
+def test_a_published_message_is_in_the_broker(publisher_of, broker):
+    publisher = publisher_of(broker.uri)
+
+    publish(publisher, b'{"cake": 1}', persistent=True, headers={"oven": 2}, correlation_id="c", expiration="60000")
+
+    [message] = broker.peek("cakes")
+    assert message.payload == {"cake": 1}
+    assert message.headers == {"oven": 2}
+    assert message.properties["delivery_mode"] == 2
+    assert message.properties["correlation_id"] == "c"
+    assert message.properties["expiration"] == "60000"
+
+
+def test_half_a_surrogate_pair_can_be_encoded():
+    assert kit.encode({"name": "\ud800"}) == b'{"name":"\\ud800"}'
+
+
+def test_a_message_that_no_queue_takes_is_unroutable(publisher_of, broker):
+    publisher = publisher_of(broker.uri)
+
+    with pytest.raises(Unroutable):
+        publish(publisher, queue="nowhere")
+
+    publish(publisher)
+    assert broker.depth("cakes") == 1
+
+
+def test_messages_published_at_once_share_a_connection_and_none_a_confirm(publisher_of, proxy):
+    publisher = publisher_of(proxy.uri)
+    queues = ["cakes", "nowhere"] * 100
+
+    outcomes = at_once(*(lambda queue=queue: publish(publisher, queue=queue) for queue in queues))
+
+    assert outcomes == [None, Unroutable] * 100
+    assert proxy.accepted == 1
+
+
+def test_a_late_confirm_is_not_taken_for_another_messages(publisher_of, proxy):
+    publisher = publisher_of(proxy.uri)
+    publish(publisher)
+    proxy.hold()
+    with eventlet.Timeout(0.2, False):
+        publish(publisher)
+    other = eventlet.spawn(outcome, publish, publisher, queue="nowhere")
+    wait_for(lambda: publisher._link.pending)
+
+    proxy.release()
+
+    assert other.wait() is Unroutable
+    assert proxy.accepted == 1
+
+
+def test_without_a_confirm_the_next_message_gets_a_new_connection(publisher_of, proxy):
+    publisher = publisher_of(proxy.uri)
+    publish(publisher)
+    proxy.hold()
+
+    with pytest.raises(NotConfirmed):
+        publish(publisher, timeout_seconds=0.2)
+
+    proxy.release()
+    publish(publisher)
+    assert proxy.accepted == 2
+
+
+def test_a_refused_message_costs_the_others_nothing(publisher_of, proxy, broker):
+    full = Queue("full", queue_arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
+    publisher = publisher_of(proxy.uri, [CAKES, full])
+    publish(publisher, queue="full")
+    queues = ["cakes", "full", "nowhere"] * 50
+
+    outcomes = at_once(*(lambda queue=queue: publish(publisher, queue=queue) for queue in queues))
+
+    assert outcomes == [None, Refused, Unroutable] * 50
+    assert (broker.depth("cakes"), proxy.accepted) == (50, 1)
+
+
+def test_of_one_message_to_two_queues_the_broker_returns_the_one_that_nobody_took(publisher_of, broker):
+    publisher = publisher_of(broker.uri)
+
+    outcomes = at_once(
+        lambda: publish(publisher, message_id="m-1"),
+        lambda: publish(publisher, message_id="m-1", queue="nowhere"),
+    )
+
+    assert outcomes == [None, Unroutable]
+
+
+def test_who_waits_for_a_confirm_hears_of_a_lost_connection(publisher_of, proxy):
+    publisher = publisher_of(proxy.uri)
+    publish(publisher)
+    proxy.hold()
+    waiting = [eventlet.spawn(outcome, publish, publisher, timeout_seconds=60) for _ in range(10)]
+    wait_for(lambda: len(publisher._link.pending) == 10)
+
+    proxy.cut()
+
+    assert [thread.wait() for thread in waiting] == [BrokerUnavailable] * 10
+
+
+def test_while_the_broker_is_away_each_message_fails_and_afterwards_each_goes(publisher_of, proxy, broker):
+    publisher = publisher_of(proxy.uri)
+    publish(publisher)
+    proxy.go_away()
+
+    outcomes = at_once(*[lambda: publish(publisher)] * 50)
+
+    assert outcomes == [BrokerUnavailable] * 50
+    proxy.come_back()
+    wait_for(lambda: outcome(publish, publisher) is None)
+
+
+def test_a_slow_connect_is_tried_once_for_all_who_wait(publisher_of, proxy):
+    publisher = publisher_of(proxy.uri)
+    proxy.hold()
+
+    outcomes = at_once(*[lambda: publish(publisher)] * 20)
+
+    assert outcomes == [BrokerUnavailable] * 20
+    assert proxy.accepted == 1
+
+
+def test_a_broker_that_hangs_after_the_handshake_is_given_up(publisher_of, proxy, monkeypatch):
+    monkeypatch.setattr(kit, "SETUP_SECONDS", 0.3)
+    publisher = publisher_of(proxy.uri)
+    proxy.hold_at(CHANNEL_OPEN)
+
+    with pytest.raises(BrokerUnavailable):
+        publish(publisher)
+
+    wait_for(lambda: not proxy.open)
+
+
+def test_a_deadline_amid_the_connect_leaves_no_connection(publisher_of, proxy):
+    publisher = publisher_of(proxy.uri)
+    proxy.hold_at(CHANNEL_OPEN)
+
+    with pytest.raises(KeyError) as kept, eventlet.Timeout(0.3, KeyError("the caller's")):
+        publish(publisher)
+
+    wait_for(lambda: not proxy.open)
+    assert kept  # and with it the frames that hold the connection
+
+
+def test_a_refused_declaration_hinders_no_message(publisher_of, broker):
+    broker.declare("cakes", durable=False)
+    publisher = publisher_of(broker.uri, [CAKES, Queue("pies")])
+
+    publish(publisher, queue="pies")
+
+    assert broker.depth("pies") == 1
+    [(name, refusal)] = publisher.refused().items()
+    assert (name, "inequivalent arg 'durable'" in refusal) == ("cakes", True)
+
+
+def test_a_deadline_amid_a_frame_ends_the_connection(publisher_of, proxy, broker):
+    publisher = publisher_of(proxy.uri)
+    publish(publisher)
+    proxy.stop_reading()
+
+    with pytest.raises(KeyError), eventlet.Timeout(0.5, KeyError("the caller's")):
+        for _ in range(100):
+            publisher.send(b"x" * 10_000_000, exchange="", routing_key="cakes")
+
+    proxy.release()
+    publish(publisher)
+    assert proxy.accepted == 2
+
+
+def test_a_missing_exchange_fails_its_message_and_no_later_one(publisher_of, broker):
+    publisher = publisher_of(broker.uri)
+
+    with pytest.raises(BrokerUnavailable):
+        publisher.publish(b"{}", exchange="nowhere", routing_key="", timeout_seconds=5)
+
+    publish(publisher)
+
+
+def test_a_new_connection_declares_again(publisher_of, broker):
+    publisher = publisher_of(broker.uri, [Queue("cakes", exchange=Exchange("bakery", type="topic"), routing_key="#")])
+    publish(publisher)
+    with broker.channel() as channel:
+        channel.queue_delete("cakes")
+
+    publisher.reconnect()
+
+    publisher.publish(b"{}", exchange="bakery", routing_key="any", mandatory=True, timeout_seconds=5)
+
+
+def test_a_closed_publisher_connects_no_more(publisher_of, proxy):
+    publisher = publisher_of(proxy.uri)
+    publish(publisher)
+
+    publisher.close()
+
+    with pytest.raises(BrokerUnavailable):
+        publish(publisher)
+    wait_for(lambda: not proxy.open)
+
+
+@pytest.fixture
+def watermark(servers):
+    """`watermark("0.5")`, of the machine's memory: above it the broker blocks whoever publishes."""
+
+    def watermark(share):
+        servers[1].control("set_vm_memory_high_watermark", share)
+
+    yield watermark
+    watermark("0.9")
+
+
+def test_a_blocked_broker_is_unavailable_until_it_is_not(publisher_of, broker, watermark):
+    publisher = publisher_of(broker.uri)
+    publish(publisher)
+    watermark("0.0000001")
+
+    outcomes = at_once(*[lambda: publish(publisher, timeout_seconds=60)] * 5)
+
+    assert outcomes == [BrokerUnavailable] * 5
+    watermark("0.9")
+    wait_for(lambda: outcome(publish, publisher) is None)
+
+
+def test_confirmed_messages_outlive_the_broker_and_the_publisher_finds_it_again(publisher_of, own_broker):
+    publisher = publisher_of(own_broker.rabbitmq.uri())
+    publish(publisher, persistent=True)
+    # The message is on the disk; that the queue exists, the broker writes down a little later.
+    own_broker.control("eval", "mnesia:sync_log().")
+    own_broker.kill()
+    down = outcome(publish, publisher)
+
+    own_broker.start()
+    own_broker.wait_until_ready()
+
+    assert down is BrokerUnavailable
+    wait_for(lambda: outcome(publish, publisher) is None)
+    with Connection(own_broker.rabbitmq.uri()) as connection, connection.channel() as channel:
+        assert CAKES(channel).queue_declare(passive=True).message_count == 2

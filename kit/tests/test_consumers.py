@@ -1,0 +1,440 @@
+"""nameko_reliable.amqp.consumers: nothing but `stop` ends consuming, and `stop` ends it within seconds."""
+
+from contextlib import contextmanager
+
+import eventlet
+import pytest
+from eventlet.event import Event
+from kombu import Queue
+from nameko.extensions import Entrypoint
+from nameko.timer import timer
+
+from bakery import CakeBaked, CakeEaten, OvenWarmed
+from nameko_reliable.amqp import consumers as kit
+from nameko_reliable.amqp.consumers import Consumers
+from nameko_reliable.events import broadcast_handler, event_handler
+from nameko_reliable.polling import poll
+from nameko_reliable.rpc import rpc
+from nameko_reliable.testing.waiting import wait_for
+
+CHANNEL_OPEN = b"\x00\x14\x00\x0a"
+
+
+class RawHandler(Entrypoint):
+    """Hands each message to the method as it is, in the greenlet that `Consumers` made for it."""
+
+    consumers = Consumers()
+    declare = ()
+
+    def __init__(self, prefetch=1, **kwargs):
+        super().__init__(**kwargs)
+        self.prefetch = prefetch
+
+    def setup(self):
+        self.consumers.register(self)
+
+    def stop(self):
+        self.consumers.unregister(self)
+
+    def queue(self):
+        return Queue("orders", durable=True)
+
+    def disconnected(self):
+        pass
+
+    def handle(self, message):
+        getattr(self.container.service_cls, self.method_name)(self, message)
+
+
+raw_handler = RawHandler.decorator
+
+
+def service_of(handler, prefetch=1):
+    class Bakery:
+        name = "bakery"
+
+        @raw_handler(prefetch=prefetch)
+        def take(self, message):
+            handler(self, message)
+
+    return Bakery
+
+
+@pytest.fixture
+def collect():
+    """A service that acknowledges what comes, and the bodies that came."""
+    bodies = []
+
+    def take(entrypoint, message):
+        bodies.append(message.body)
+        entrypoint.consumers.ack(message)
+
+    return service_of(take), bodies
+
+
+@contextmanager
+def over_within(seconds):
+    with eventlet.Timeout(seconds, AssertionError(f"not over within {seconds} s")):
+        yield
+
+
+def test_a_message_is_given_as_bytes_and_gone_once_it_is_acknowledged(run_service, broker, collect):
+    service, bodies = collect
+    run_service(service)
+
+    broker.publish("Käse", queue="orders", content_encoding="utf-8")
+
+    wait_for(lambda: bodies == ["Käse".encode()])
+    wait_for(lambda: broker.depth("orders") == 0)
+
+
+def test_consuming_goes_on_after_a_lost_connection(run_service, broker, proxy, collect):
+    service, bodies = collect
+    run_service(service, AMQP_URI=proxy.uri)
+
+    proxy.cut()
+
+    broker.publish(b"after", queue="orders")
+    wait_for(lambda: bodies == [b"after"])
+
+
+def test_a_service_that_starts_before_the_broker_waits_for_it(run_service, broker, proxy, collect, caplog):
+    service, bodies = collect
+    proxy.go_away()
+    starting = eventlet.spawn(run_service, service, AMQP_URI=proxy.uri)
+    wait_for(lambda: "no connection to the broker" in caplog.text)
+
+    proxy.come_back()
+
+    starting.wait()
+    broker.publish(b"early", queue="orders")
+    wait_for(lambda: bodies == [b"early"])
+
+
+def test_a_service_that_waits_for_the_broker_can_be_stopped(config, container_factory, proxy, collect, caplog):
+    container = container_factory(collect[0], {**config, "AMQP_URI": proxy.uri})
+    proxy.go_away()
+    starting = eventlet.spawn(container.start)
+    wait_for(lambda: "no connection to the broker" in caplog.text)
+
+    with over_within(5):
+        container.stop()
+
+    with over_within(1):
+        starting.wait()
+
+
+def test_a_service_whose_broker_is_away_can_be_stopped(run_service, proxy, collect):
+    container = run_service(collect[0], AMQP_URI=proxy.uri)
+    proxy.go_away()
+
+    with over_within(5):
+        container.stop()
+
+
+def test_a_service_whose_broker_hangs_can_be_stopped(run_service, proxy, collect):
+    container = run_service(collect[0], AMQP_URI=proxy.uri)
+    proxy.hold()
+
+    with over_within(8):
+        container.stop()
+
+
+def test_a_broker_that_hangs_while_queues_are_declared_is_given_up(run_service, broker, proxy, collect, monkeypatch):
+    service, bodies = collect
+    monkeypatch.setattr(kit, "SETUP_SECONDS", 0.5)
+    proxy.hold_at(CHANNEL_OPEN)
+    starting = eventlet.spawn(run_service, service, AMQP_URI=proxy.uri)
+    wait_for(lambda: proxy.accepted >= 2)
+
+    proxy.release()
+
+    starting.wait()
+    broker.publish(b"late", queue="orders")
+    wait_for(lambda: bodies == [b"late"])
+
+
+def test_a_message_whose_taking_fails_comes_again(run_service, broker, deaths):
+    came = []
+
+    def take(entrypoint, message):
+        came.append(message.body)
+        if len(came) == 1:
+            raise KeyError("a bug")
+        entrypoint.consumers.ack(message)
+
+    container = run_service(service_of(take))
+
+    broker.publish(b"one", queue="orders")
+    broker.publish(b"two", queue="orders")
+
+    wait_for(lambda: sorted(came) == [b"one", b"one", b"two"])
+    wait_for(lambda: broker.depth("orders") == 0)
+    assert not deaths(container)
+
+
+def test_a_channel_that_the_broker_closes_is_opened_again(run_service, broker, collect, deaths):
+    """As it does where a message was held for half an hour: 406, the code of a queue's wrong arguments."""
+    service, bodies = collect
+    container = run_service(service)
+    [entrypoint] = container.entrypoints
+
+    entrypoint.consumers._channel.basic_ack(999)
+
+    wait_for(lambda: broker.publish(b"x", queue="orders") or bodies)
+    assert not deaths(container)
+
+
+def test_a_broker_that_is_silent_for_two_heartbeats_is_given_up(run_service, broker, proxy, collect, monkeypatch):
+    service, bodies = collect
+    monkeypatch.setattr("nameko_reliable.amqp.broker.HEARTBEAT_SECONDS", 1)
+    run_service(service, AMQP_URI=proxy.uri)
+
+    proxy.hold()
+
+    wait_for(lambda: proxy.accepted >= 2)
+    proxy.release()
+    broker.publish(b"after", queue="orders")
+    wait_for(lambda: bodies == [b"after"])
+
+
+def test_a_refused_queue_hinders_no_other_and_is_consumed_when_it_is_granted(
+    run_service, broker, cluster, monkeypatch, caplog
+):
+    monkeypatch.setattr(kit, "DECLARE_SECONDS", 0.2)
+    bodies = []
+
+    class Bakery:
+        name = "bakery"
+
+        @raw_handler
+        def take(self, message):
+            bodies.append(message.body)
+            self.consumers.ack(message)
+
+        @rpc
+        def bake(self, cake):
+            return cake
+
+    broker.declare("orders", durable=False)
+    container = run_service(Bakery)
+    consumers = container.shared_extensions[Consumers]
+    answer, was_connected = cluster.bakery.bake("Torte"), consumers.connected
+
+    with broker.channel() as channel:
+        channel.queue_delete("orders")
+
+    wait_for(lambda: consumers.connected)
+    assert (answer, was_connected) == ("Torte", False)
+    # Not with each round.
+    assert caplog.text.count("inequivalent arg 'durable' for queue 'orders'") == 1
+    assert "delete it, or keep its arguments" in caplog.text
+    broker.publish(b"granted", queue="orders")
+    wait_for(lambda: bodies == [b"granted"])
+
+
+def test_a_deleted_queue_is_consumed_again_at_once_and_costs_the_others_nothing(run_service, broker, proxy):
+    held, bodies = [], []
+
+    class OtherHandler(RawHandler):
+        def queue(self):
+            return Queue("returns", durable=True)
+
+    class Bakery:
+        name = "bakery"
+
+        @raw_handler
+        def take(self, message):
+            bodies.append(message.body)
+            self.consumers.ack(message)
+
+        @OtherHandler.decorator
+        def hold(self, message):
+            held.append(message)
+
+    container = run_service(Bakery, AMQP_URI=proxy.uri)
+    broker.publish(b"held", queue="returns")
+    wait_for(lambda: held)
+
+    with broker.channel() as channel:
+        channel.queue_delete("orders")
+
+    wait_for(lambda: broker.consumers("orders"))
+    broker.publish(b"again", queue="orders")
+    wait_for(lambda: bodies == [b"again"])
+    container.shared_extensions[Consumers].ack(held[0])
+    wait_for(lambda: container.shared_extensions[Consumers].connected)
+    assert (len(held), proxy.accepted) == (1, 1)
+
+
+def test_an_acknowledgement_to_a_deleted_queue_does_no_harm(run_service, broker, proxy):
+    came, may_go_on = [], Event()
+
+    def take(entrypoint, message):
+        came.append(message.body)
+        may_go_on.wait()
+        entrypoint.consumers.ack(message)
+
+    run_service(service_of(take), AMQP_URI=proxy.uri)
+    broker.publish(b"one", queue="orders")
+    wait_for(lambda: came)
+    with broker.channel() as channel:
+        channel.queue_delete("orders")
+    wait_for(lambda: broker.consumers("orders"))
+
+    may_go_on.send()
+
+    broker.publish(b"two", queue="orders")
+    wait_for(lambda: came == [b"one", b"two"])
+    assert proxy.accepted == 1
+
+
+def test_what_a_stopped_service_holds_goes_back(run_service, broker):
+    held = []
+    container = run_service(service_of(lambda entrypoint, message: held.append(message), prefetch=2))
+    for body in (b"one", b"two", b"three"):
+        broker.publish(body, queue="orders")
+    wait_for(lambda: len(held) == 2)
+
+    container.stop()
+
+    assert [message.body for message in broker.peek("orders")] == ["one", "two", "three"]
+
+
+def test_an_acknowledgement_of_a_lost_connection_is_passed_over(run_service, broker, proxy):
+    came, may_go_on = [], Event()
+
+    def take(entrypoint, message):
+        came.append(message)
+        if len(came) == 1:
+            may_go_on.wait()
+        entrypoint.consumers.ack(message)
+
+    run_service(service_of(take), AMQP_URI=proxy.uri)
+    broker.publish(b"one", queue="orders")
+    wait_for(lambda: came)
+    proxy.cut()
+    wait_for(lambda: len(came) == 2)
+
+    may_go_on.send()
+
+    broker.publish(b"two", queue="orders")
+    wait_for(lambda: [message.body for message in came] == [b"one", b"one", b"two"])
+
+
+def test_a_queue_is_not_declared_once_its_last_consumer_has_gone(run_service, broker, proxy, monkeypatch):
+    """The service is stopped between its exchange's declaration and the queue's."""
+    monkeypatch.setattr(kit, "DECLARE_SECONDS", 0.1)
+
+    class Greeter:
+        name = "greeter"
+
+        @rpc
+        def greet(self):
+            pass
+
+    container = run_service(Greeter, AMQP_URI=proxy.uri)
+    proxy.hold_at(b"nameko-rpc")
+    wait_for(lambda: proxy.holds)
+
+    [consumers] = (extension for extension in container.extensions if isinstance(extension, kit.Consumers))
+    stopping = eventlet.spawn(container.stop)
+    wait_for(lambda: not consumers._providers)
+    proxy.release()
+    stopping.wait()
+
+    assert not broker.queue_exists("rpc-greeter")
+
+
+def test_many_entrypoints_of_one_queue_stop_together(run_service, broker):
+    class Greeter:
+        name = "greeter"
+
+        @rpc
+        def one(self):
+            pass
+
+        @rpc
+        def two(self):
+            pass
+
+        @rpc
+        def three(self):
+            pass
+
+    container = run_service(Greeter)
+    assert broker.consumers("rpc-greeter") == 1
+
+    with over_within(5):
+        container.stop()
+
+    assert not broker.queue_exists("rpc-greeter")
+
+
+def test_all_queues_together_hold_no_more_than_the_workers(run_service, broker):
+    class Bakery:
+        name = "bakery"
+
+        @rpc
+        def bake(self):
+            pass
+
+        @event_handler(CakeBaked, workers=2)
+        def display(self, event):
+            pass
+
+        @event_handler(CakeEaten)
+        def mourn(self, event):
+            pass
+
+        @broadcast_handler(OvenWarmed)
+        def warm(self, event):
+            pass
+
+        @poll(interval_seconds=60, workers=2)
+        def clean(self):
+            pass
+
+        @timer(interval=60)
+        def rest(self):
+            pass
+
+    run_service(Bakery, max_workers=10)
+
+    polls_and_timers = 3
+    queues = {"rpc-bakery": 3, "evt-bakery-cake.baked": 2, "evt-bakery-cake.eaten": 1, "evt-bakery-oven.warmed": 1}
+    assert sum(queues.values()) + polls_and_timers == 10
+    wait_for(lambda: prefetch_counts(broker) == queues)
+
+
+def prefetch_counts(broker):
+    consumers = broker._ask(f"consumers/{broker.vhost}")
+    return {consumer["queue"]["name"].partition("--")[0]: consumer["prefetch_count"] for consumer in consumers}
+
+
+def test_a_message_that_py_amqp_cannot_read_does_not_end_the_service(run_service, broker, deaths, caplog):
+    bodies = []
+
+    def take(entrypoint, message):
+        bodies.append(message.body)
+        entrypoint.consumers.ack(message)
+
+    container = run_service(service_of(take, prefetch=10))
+
+    publish_with_raw_correlation_id(broker, "orders", b"\xff" * 20)
+
+    wait_for(lambda: "UnicodeDecodeError" in caplog.text)
+    broker.publish(b"readable", queue="orders")
+    assert not deaths(container)
+
+
+def publish_with_raw_correlation_id(broker, queue, correlation_id):
+    """A property that isn't UTF-8, which py-amqp itself wouldn't write."""
+    placeholder = "-" * len(correlation_id)
+    with broker.channel() as channel:
+        transport = channel.connection.transport
+        send = transport._write
+        transport._write = lambda data: send(bytes(data).replace(placeholder.encode(), correlation_id))
+        message = channel.prepare_message(b"{}", properties={"correlation_id": placeholder})
+        channel.confirm_select()
+        channel.basic_publish_confirm(message, exchange="", routing_key=queue)

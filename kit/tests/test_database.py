@@ -1,0 +1,425 @@
+"""nameko_reliable.database: what is committed and when, and what a database that is away looks like."""
+
+import eventlet
+import pytest
+from eventlet.event import Event
+from eventlet.green import socket
+from sqlalchemy import select, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import IntegrityError, InternalError, OperationalError, ProgrammingError
+
+from bakery import Cake
+from nameko_reliable import database as kit
+from nameko_reliable.database import Database, after_commit
+from nameko_reliable.errors import DatabaseUnavailable, RpcTimeout, ServiceUnavailable
+from nameko_reliable.rpc import rpc
+from nameko_reliable.testing.waiting import wait_for
+
+
+class Bakery:
+    name = "bakery"
+
+    db = Database()
+
+    @rpc
+    def look(self):
+        self.db.check()
+
+    @rpc
+    def bake(self, name):
+        add_cake(self.db, name)
+
+    @rpc
+    def greet(self):
+        return "Hello"
+
+
+@pytest.fixture
+def db_of(run_service):
+    """`db_of(uri)`: what a worker of the bakery has as its `db`."""
+
+    class Worker:
+        service_name = "bakery"
+        data = {}
+
+    def db_of(uri=None, **settings):
+        container = run_service(Bakery, **({"DB_URIS": {"bakery": uri}} if uri else {}), **settings)
+        [provider] = container.dependencies
+        return provider.get_dependency(Worker)
+
+    return db_of
+
+
+def add_cake(db, name="Torte"):
+    with db.transaction() as session:
+        session.add(Cake(name=name))
+
+
+def outcome(function, *args):
+    try:
+        function(*args)
+    except Exception as error:
+        return type(error)
+
+
+def test_a_transaction_commits_at_its_end(db_of, tables):
+    cakes = tables("bakery")
+    db = db_of()
+
+    add_cake(db)
+
+    assert cakes.all(Cake.name) == ["Torte"]
+
+
+def test_a_transaction_that_an_exception_leaves_is_rolled_back(db_of, tables):
+    cakes = tables("bakery")
+    db = db_of()
+
+    with pytest.raises(KeyError), db.transaction() as session:
+        session.add(Cake(name="Torte"))
+        session.flush()
+        raise KeyError
+
+    assert cakes.all(Cake.name) == []
+
+
+def test_an_error_of_ours_is_no_outage(db_of, tables):
+    tables("bakery")
+    db = db_of()
+
+    with pytest.raises(IntegrityError), db.transaction() as session:
+        session.add(Cake(name=None))
+    with pytest.raises(ProgrammingError), db.transaction() as session:
+        session.execute(text("SELECT nonsense"))
+
+
+def test_a_slow_statement_holds_up_nobody_else(db_of):
+    db = db_of()
+    done, begun = [], Event()
+
+    def sleep():
+        with db.transaction() as session:
+            session.execute(select(1))
+            # Whoever waits for it goes on when this greenlet gives way: while the statement runs.
+            begun.send()
+            session.execute(text("SELECT pg_sleep(1)"))
+        done.append("slow")
+
+    slow = eventlet.spawn(sleep)
+    begun.wait()
+
+    db.check()
+    done.append("quick")
+
+    slow.wait()
+    assert done == ["quick", "slow"]
+
+
+def test_a_database_that_is_away_is_unavailable_and_then_it_is_not(db_of, database_proxy):
+    proxy = database_proxy("bakery")
+    db = db_of(proxy.uri)
+    db.check()
+    proxy.go_away()
+
+    away = [outcome(db.check) for _ in range(5)]
+
+    assert away == [DatabaseUnavailable] * 5
+    proxy.come_back()
+    db.check()
+
+
+def test_a_database_that_hangs_on_connect_is_unavailable(db_of, database_proxy, monkeypatch):
+    monkeypatch.setattr(kit, "CONNECT_SECONDS", 0.3)
+    proxy = database_proxy("bakery")
+    db = db_of(proxy.uri)
+    proxy.hold()
+
+    with eventlet.Timeout(5, AssertionError("the connect hangs")):
+        assert outcome(db.check) is DatabaseUnavailable
+
+
+def raise_sqlstate(db, code):
+    with db.transaction() as session:
+        session.execute(text(f"DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{code}'; END $$"))
+
+
+def test_an_error_is_the_databases_or_the_statements_or_ours_by_its_sqlstate(db_of):
+    db = db_of()
+    expected = {
+        **dict.fromkeys(["08006", "08P01", "25006", "53100", "53300", "57P01", "57P03", "58030"], DatabaseUnavailable),
+        **dict.fromkeys(["40001", "40P01", "53200", "53400", "55P03", "57014"], ServiceUnavailable),
+        **{"23502": IntegrityError, "42P01": ProgrammingError, "54001": OperationalError, "XX000": InternalError},
+    }
+
+    outcomes = {code: outcome(raise_sqlstate, db, code) for code in expected}
+
+    assert outcomes == expected
+    db.check()
+
+
+@pytest.fixture
+def sessions(tables):
+    """`sessions()`: the process ids of the bakery's connections, as PostgreSQL has them."""
+    bakery = tables("bakery")
+    own = text("SELECT pid FROM pg_stat_activity WHERE application_name = 'bakery' AND datname = current_database()")
+
+    def sessions():
+        with bakery.engine.connect() as connection:
+            return set(connection.scalars(own))
+
+    return sessions
+
+
+def test_an_outage_closes_all_of_the_pool_and_what_is_in_use_once_it_comes_back(db_of, sessions):
+    db = db_of()
+    meet = Event()
+
+    def meet_the_others():
+        with db.transaction() as session:
+            session.execute(select(1))
+            meet.wait()
+
+    others = [eventlet.spawn(meet_the_others) for _ in range(3)]
+    wait_for(lambda: len(sessions()) == 3)
+    meet.send()
+    [other.wait() for other in others]
+
+    with db.transaction() as session:
+        in_use = {session.scalar(text("SELECT pg_backend_pid()"))}
+        assert outcome(raise_sqlstate, db, "53100") is DatabaseUnavailable
+        wait_for(lambda: sessions() == in_use)
+        assert session.scalar(select(1)) == 1
+
+    wait_for(lambda: sessions() == set())
+    db.check()
+
+
+def test_a_database_that_falls_silent_amid_a_statement_is_given_up(db_of, database_proxy, monkeypatch):
+    monkeypatch.setattr(kit, "ANSWER_SECONDS", 0.3)
+    proxy = database_proxy("bakery")
+    db = db_of(proxy.uri)
+
+    # No Exception, which the hanging transaction would turn into an outage.
+    with eventlet.Timeout(5):
+        with pytest.raises(DatabaseUnavailable), db.transaction() as session:
+            session.execute(select(1))
+            proxy.hold()
+            session.execute(select(2))
+
+    proxy.release()
+    db.check()
+
+
+@pytest.mark.parametrize("method", ["look", "bake"])
+def test_a_call_waits_no_longer_than_it_may_take_for_a_database_that_hangs(
+    run_service, tables, cluster, database_proxy, monkeypatch, method
+):
+    monkeypatch.setattr(kit, "OVERDUE_SECONDS", 0.2)
+    tables("bakery")
+    proxy = database_proxy("bakery")
+    run_service(Bakery, DB_URIS={"bakery": proxy.uri}, max_workers=1)
+    cluster.bakery.look()
+    proxy.hold()
+
+    with pytest.raises(RpcTimeout):
+        getattr(cluster.within(seconds=0.3).bakery, method)(*["Torte"] * (method == "bake"))
+
+    assert cluster.bakery.greet() == "Hello"
+
+
+def test_a_host_that_vanishes_is_noticed_while_nothing_is_sent_to_it(db_of):
+    db = db_of()
+
+    with db.transaction() as session:
+        descriptor = session.connection().connection.dbapi_connection.fileno()
+        with socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM) as connection:
+            keeps_alive = connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            options = [socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT]
+            idle, interval, count = (connection.getsockopt(socket.IPPROTO_TCP, option) for option in options)
+
+    assert keeps_alive
+    assert idle + interval * count < 10
+
+
+@pytest.fixture
+def silent_host():
+    """`silent_host(address, port)` takes connections and says nothing; its list `accepted` grows by each."""
+    listeners = []
+
+    def silent_host(address="127.0.0.1", port=0):
+        listener = eventlet.listen((address, port))
+        listener.accepted = []
+        listeners.append(listener)
+
+        def accept():
+            while True:
+                listener.accepted.append(listener.accept())
+
+        listener.accepting = eventlet.spawn(accept)
+        return listener
+
+    yield silent_host
+    for listener in listeners:
+        listener.accepting.kill()
+        listener.close()
+
+
+@pytest.mark.parametrize(
+    "several_hosts",
+    [
+        "{account}@127.0.0.1:{silent},127.0.0.1:{good}/{name}",
+        "{account}@/{name}?host=127.0.0.1:{silent}&host=127.0.0.1:{good}",
+    ],
+    ids=["as libpq has them", "as SQLAlchemy has them"],
+)
+def test_a_host_that_says_nothing_is_passed_over_and_asked_no_more(
+    db_of, database, silent_host, monkeypatch, several_hosts
+):
+    monkeypatch.setattr(kit, "ADDRESS_SECONDS", 0.5)
+    good, silent = make_url(database("bakery")), silent_host()
+    account = f"postgresql+psycopg2://{good.username}:{good.password}"
+    port = silent.getsockname()[1]
+    db = db_of(several_hosts.format(account=account, silent=port, good=good.port, name=good.database))
+
+    db.check()
+    assert outcome(raise_sqlstate, db, "57P01") is DatabaseUnavailable
+    db.check()
+
+    assert len(silent.accepted) == 1
+
+
+def test_each_address_of_a_name_is_tried(db_of, database, silent_host, monkeypatch):
+    good = make_url(database("bakery"))
+    silent = silent_host("127.0.0.2", good.port)
+    look_up = socket.getaddrinfo
+
+    def two_addresses(host, *args, **kwargs):
+        addresses = ["127.0.0.2", "127.0.0.1"] if host == "db.example" else [host]
+        return [found for address in addresses for found in look_up(address, *args, **kwargs)]
+
+    monkeypatch.setattr(kit.socket, "getaddrinfo", two_addresses)
+    db = db_of(good.set(host="db.example").render_as_string(hide_password=False))
+
+    db.check()
+
+    assert len(silent.accepted) == 1
+
+
+def test_a_host_name_that_cannot_be_looked_up_is_an_outage_that_says_so(db_of, database, caplog):
+    db = db_of(make_url(database("bakery")).set(host="nowhere.invalid").render_as_string(hide_password=False))
+
+    assert outcome(db.check) is DatabaseUnavailable
+
+    assert "nowhere.invalid could not be looked up" in caplog.text
+
+
+def test_while_one_tries_a_database_that_hangs_others_are_refused_at_once(db_of, silent_host, monkeypatch):
+    silent = silent_host()
+    db = db_of(f"postgresql+psycopg2://postgres@127.0.0.1:{silent.getsockname()[1]}/bakery")
+    monkeypatch.setattr(kit, "CONNECT_SECONDS", 0.3)
+    assert outcome(db.check) is DatabaseUnavailable
+    monkeypatch.setattr(kit, "CONNECT_SECONDS", 60)
+    trying = eventlet.spawn(outcome, db.check)
+    wait_for(lambda: len(silent.accepted) == 2)
+
+    refused = [outcome(db.check) for _ in range(3)]
+
+    assert refused == [DatabaseUnavailable] * 3
+    assert len(silent.accepted) == 2
+    trying.kill()
+
+
+def test_a_connection_lost_amid_a_transaction_is_an_outage_and_commits_nothing(db_of, tables, database_proxy):
+    cakes = tables("bakery")
+    proxy = database_proxy("bakery")
+    db = db_of(proxy.uri)
+
+    with pytest.raises(DatabaseUnavailable), db.transaction() as session:
+        session.add(Cake(name="Torte"))
+        session.flush()
+        proxy.cut()
+
+    assert cakes.all(Cake.name) == []
+    db.check()
+
+
+def test_more_transactions_than_connections_wait_and_then_give_up(db_of, monkeypatch):
+    monkeypatch.setattr(kit, "POOL_WAIT_SECONDS", 0.3)
+    db = db_of(max_workers=1)
+    holding, leave = [], Event()
+
+    def hold():
+        with db.transaction() as session:
+            holding.append(session.scalar(select(1)))
+            leave.wait()
+
+    threads = [eventlet.spawn(outcome, hold) for _ in range(3)]
+    wait_for(lambda: len(holding) == 3)
+
+    assert outcome(db.check) is DatabaseUnavailable
+
+    leave.send()
+    assert [thread.wait() for thread in threads] == [None] * 3
+    db.check()
+
+
+def test_a_lock_that_another_holds_too_long_is_no_outage(db_of, tables, monkeypatch, caplog):
+    cakes = tables("bakery")
+    monkeypatch.setitem(kit.CONNECTION_SETTINGS, "options", "-c lock_timeout=200ms")
+    db = db_of()
+
+    with cakes.engine.connect().execution_options(isolation_level="READ COMMITTED") as other, other.begin():
+        other.execute(text("LOCK TABLE cakes"))
+
+        assert outcome(add_cake, db) is ServiceUnavailable
+
+    assert "canceling statement due to lock timeout" in caplog.text
+    assert "Torte" not in caplog.text
+
+
+def test_a_worker_that_is_killed_gives_its_connection_back(db_of):
+    db = db_of(max_workers=1)
+
+    def sleep(begun):
+        with db.transaction() as session:
+            session.execute(select(1))
+            begun.send()
+            session.execute(text("SELECT pg_sleep(60)"))
+
+    for _ in range(5):
+        begun = Event()
+        thread = eventlet.spawn(sleep, begun)
+        begun.wait()
+        thread.kill()
+
+    db.check()
+
+
+def test_a_stopped_service_leaves_no_connection(run_service, tables, cluster):
+    others = text("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'bakery'")
+    bakery = tables("bakery")
+    container = run_service(Bakery)
+    cluster.bakery.look()
+
+    container.stop()
+
+    def count():
+        with bakery.engine.connect() as connection:
+            return connection.scalar(others)
+
+    wait_for(lambda: count() == 0)
+
+
+def test_after_commit_calls_in_order_and_once(db_of):
+    db = db_of()
+    called = []
+
+    with db.transaction() as session:
+        after_commit(session, lambda: called.append(1))
+        after_commit(session, lambda: called.append(2))
+        session.execute(select(1))
+        before = list(called)
+        session.commit()
+        session.execute(select(1))
+
+    assert (before, called) == ([], [1, 2])

@@ -1,0 +1,223 @@
+"""nameko_reliable.events.Hints: transient, at most one for each key in an interval, and the last one always."""
+
+import time
+
+import eventlet
+import pytest
+from kombu import Exchange
+from sqlalchemy import text
+
+from bakery import OvenWarmed
+from nameko_reliable.database import Database
+from nameko_reliable.events import Hints, broadcast_handler
+from nameko_reliable.rpc import ClusterClient, rpc
+from nameko_reliable.testing.waiting import wait_for
+
+
+@pytest.fixture
+def heard(broker):
+    """What a listener of its own has got so far: [(oven, degrees), …]"""
+    exchange = Exchange("bakery.events", type="topic", durable=True)
+    broker.declare("listener", exchange=exchange, routing_key="oven.warmed", durable=True)
+
+    def heard():
+        return [(message.payload["oven"], message.payload["degrees"]) for message in broker.peek("listener")]
+
+    return heard
+
+
+def bakery_of(interval_seconds):
+    class Bakery:
+        name = "bakery"
+
+        db = Database()
+        hints = Hints(interval_seconds=interval_seconds)
+
+        @rpc
+        def warm(self, oven, degrees, rank=0, fail=False):
+            with self.db.transaction() as session:
+                self.hints.after_commit(session, OvenWarmed(oven=oven, degrees=degrees), key=oven, rank=rank)
+                if fail:
+                    raise ZeroDivisionError
+
+        @rpc
+        def warm_after_a_rollback(self):
+            with self.db.transaction() as session:
+                self.hints.after_commit(session, OvenWarmed(oven=1, degrees=1))
+                session.execute(text("SELECT 1"))
+                session.rollback()
+                self.hints.after_commit(session, OvenWarmed(oven=1, degrees=2))
+
+        @rpc
+        def warm_before_a_savepoint(self):
+            with self.db.transaction() as session:
+                self.hints.after_commit(session, OvenWarmed(oven=1, degrees=1))
+                with session.begin_nested():
+                    pass
+                raise ZeroDivisionError
+
+        @rpc
+        def warm_to(self, degrees):
+            with self.db.transaction() as session:
+                self.hints.after_commit(session, OvenWarmed(oven=1, degrees={degrees}))
+
+    return Bakery
+
+
+def test_a_hint_goes_out_after_the_commit(run_service, rpc, broker, heard):
+    run_service(bakery_of(0))
+
+    rpc.bakery.warm(1, 180)
+
+    wait_for(lambda: heard() == [(1, 180)])
+    [message] = broker.peek("listener")
+    assert message.properties["delivery_mode"] == 1
+    assert message.headers["nameko.request_id"]
+
+
+def test_hints_go_on_after_their_exchange_was_deleted(run_service, rpc, broker, monkeypatch):
+    monkeypatch.setattr("nameko_reliable.amqp.consumers.DECLARE_SECONDS", 0.2)
+    heard = []
+
+    class Baker:
+        name = "baker"
+
+        @broadcast_handler(OvenWarmed)
+        def look(self, event):
+            heard.append(event.degrees)
+
+    run_service(bakery_of(0))
+    run_service(Baker)
+    rpc.bakery.warm(1, 180)
+    wait_for(lambda: heard == [180])
+
+    with broker.channel() as channel:
+        channel.exchange_delete("bakery.events")
+
+    wait_for(lambda: broker.bindings("bakery.events"))
+    # The first may be lost with the exchange.
+    wait_for(lambda: rpc.bakery.warm(1, 200) or heard[1:])
+
+
+def test_a_listener_whose_queue_is_full_costs_no_call(run_service, cluster, broker, heard):
+    class Bakery(bakery_of(0)):
+        cluster = ClusterClient()
+
+        @rpc
+        def warm_and_look(self, oven):
+            self.warm(oven, 180)
+            return self.cluster.kitchen.look(oven)
+
+    class Kitchen:
+        name = "kitchen"
+
+        @rpc
+        def look(self, oven):
+            return oven
+
+    run_service(Bakery)
+    run_service(Kitchen)
+    cluster.bakery.warm(0, 180)
+    wait_for(lambda: heard() == [(0, 180)])
+    with broker.full("listener"):
+        threads = [eventlet.spawn(cluster.bakery.warm_and_look, oven) for oven in range(1, 101)]
+
+        answers = [thread.wait() for thread in threads]
+
+    assert answers == list(range(1, 101))
+    assert heard() == [(0, 180)]
+
+
+def test_none_goes_out_after_a_rollback(run_service, rpc, heard):
+    run_service(bakery_of(0))
+
+    with pytest.raises(Exception, match="ZeroDivisionError"):
+        rpc.bakery.warm(1, 180, fail=True)
+
+    rpc.bakery.warm(1, 200)
+    wait_for(lambda: heard() == [(1, 200)])
+
+
+def test_a_rollback_within_drops_what_came_before_it(run_service, rpc, heard):
+    run_service(bakery_of(0))
+
+    rpc.bakery.warm_after_a_rollback()
+
+    wait_for(lambda: heard() == [(1, 2)])
+
+
+def test_a_savepoint_is_no_commit(run_service, rpc, heard):
+    run_service(bakery_of(0))
+
+    with pytest.raises(Exception, match="ZeroDivisionError"):
+        rpc.bakery.warm_before_a_savepoint()
+
+    rpc.bakery.warm(1, 200)
+    wait_for(lambda: heard() == [(1, 200)])
+
+
+def test_of_many_hints_in_an_interval_the_first_and_the_last_go_out(run_service, cluster, heard):
+    run_service(bakery_of(0.5))
+    cluster.bakery.warm(2, 0)
+    began = time.monotonic()
+
+    threads = [eventlet.spawn(cluster.bakery.warm, 1, degrees) for degrees in range(20)]
+    for thread in threads:
+        thread.wait()
+    cluster.bakery.warm(1, 999)
+
+    wait_for(lambda: heard()[-1:] == [(1, 999)])
+    assert (2, 0) in heard()
+    assert len(heard()) <= 2 + (time.monotonic() - began) / 0.5
+
+
+def test_of_the_hints_that_wait_the_one_of_the_highest_rank_goes_out(run_service, cluster, heard):
+    run_service(bakery_of(2))
+    cluster.bakery.warm(1, 0)
+
+    cluster.bakery.warm(1, 200, rank=2)
+    cluster.bakery.warm(1, 100, rank=1)
+
+    wait_for(lambda: heard() == [(1, 0), (1, 200)])
+
+
+def test_the_last_hint_goes_out_before_the_service_stops(run_service, rpc, heard):
+    container = run_service(bakery_of(0.5))
+    rpc.bakery.warm(1, 180)
+    rpc.bakery.warm(1, 200)
+
+    container.stop()
+
+    assert heard() == [(1, 180), (1, 200)]
+
+
+def test_nothing_is_kept_of_a_key_that_is_quiet(run_service, rpc):
+    container = run_service(bakery_of(0.1))
+    [hints] = [provider for provider in container.dependencies if isinstance(provider, Hints)]
+
+    for oven in range(10):
+        rpc.bakery.warm(oven, 180)
+
+    wait_for(lambda: not hints._waiting)
+
+
+def test_a_hint_that_is_no_json_fails_its_transaction_and_not_the_service(run_service, rpc, heard, deaths):
+    container = run_service(bakery_of(0))
+
+    with pytest.raises(Exception, match="TypeError"):
+        rpc.bakery.warm_to(180)
+
+    assert not deaths(container)
+
+
+def test_a_hint_that_the_broker_does_not_take_is_lost(run_service, cluster, proxy, heard, deaths, caplog):
+    container = run_service(bakery_of(0), AMQP_URI=proxy.uri)
+    cluster.bakery.warm(1, 1)
+    wait_for(lambda: heard() == [(1, 1)])
+    [hints] = [provider for provider in container.dependencies if isinstance(provider, Hints)]
+    proxy.go_away()
+
+    hints.send({"body": b"{}", "routing_key": "oven.warmed", "headers": {}}, key=1, rank=0)
+
+    wait_for(lambda: "a hint of oven.warmed was lost" in caplog.text)
+    assert not deaths(container)

@@ -1,0 +1,219 @@
+"""nameko_reliable.inbox: of two deliveries one has an effect, and both get the same answer."""
+
+import eventlet
+import pytest
+from eventlet.event import Event
+from sqlalchemy import func, text
+
+from bakery import Answer, Cake, CakeBaked, InboxEntry
+from nameko_reliable.database import Database
+from nameko_reliable.errors import DatabaseUnavailable
+from nameko_reliable.events import event_handler
+from nameko_reliable.inbox import once
+from nameko_reliable.messages import to_payload
+from nameko_reliable.rpc import rpc
+from nameko_reliable.testing.waiting import wait_for
+
+
+class Bakery:
+    name = "bakery"
+
+    db = Database(answers=Answer)
+    failures = 0
+
+    @rpc
+    @once
+    def bake(self, session, cake, pause_seconds=0):
+        made = Cake(name=cake)
+        session.add(made)
+        session.flush()
+        eventlet.sleep(pause_seconds)
+        if type(self).failures:
+            type(self).failures -= 1
+            raise ZeroDivisionError
+        return {"id": made.id, "cake": cake, "layers": [1.5, None]}
+
+    @rpc
+    @once
+    def bake_silently(self, session, cake):
+        session.add(Cake(name=cake))
+
+
+@pytest.fixture
+def bakery(tables, run_service):
+    class Fresh(Bakery):
+        failures = 0
+
+    cakes = tables("bakery")
+    run_service(Fresh)
+    run_service(Fresh)
+    cakes.service = Fresh
+    return cakes
+
+
+def test_a_call_is_carried_out_and_answered(bakery, cluster):
+    answer = cluster.bakery.bake("Torte")
+
+    assert answer == {"id": 1, "cake": "Torte", "layers": [1.5, None]}
+    assert bakery.all(Cake.name) == ["Torte"]
+
+
+def test_two_calls_are_two(bakery, cluster):
+    answers = [cluster.bakery.bake("Torte") for _ in range(2)]
+
+    assert [answer["id"] for answer in answers] == [1, 2]
+
+
+def test_a_call_delivered_again_has_one_effect_and_the_first_answer(bakery, calls):
+    calls.send("bakery.bake", "Torte", correlation_id="c-1")
+    wait_for(lambda: len(calls.answers()) == 1)
+
+    calls.send("bakery.bake", "Torte", correlation_id="c-1")
+
+    first, second = wait_for(lambda: calls.answers() if len(calls.answers()) == 2 else None)
+    assert first == second
+    assert first["result"]["cake"] == "Torte"
+    assert bakery.all(Cake.name) == ["Torte"]
+
+
+def test_a_call_whose_replica_dies_before_it_could_answer_gets_the_first_answer(tables, run_service, proxy, calls):
+    entered, leave = Event(), Event()
+
+    class Slow(Bakery):
+        @rpc
+        @once
+        def bake_slowly(self, session, cake):
+            if not entered.ready():
+                entered.send()
+                leave.wait()
+            session.add(Cake(name=cake))
+            return cake
+
+    cakes = tables("bakery")
+    run_service(Slow, AMQP_URI=proxy.uri)
+    calls.send("bakery.bake_slowly", "Torte", correlation_id="c-1")
+    entered.wait()
+    run_service(Slow)
+    proxy.cut_at(b"answers")
+
+    leave.send()
+
+    [answer] = wait_for(calls.answers)
+    assert answer == {"result": "Torte", "error": None}
+    assert cakes.all(Cake.name) == ["Torte"]
+
+
+def test_a_call_delivered_many_times_at_once_has_one_effect_and_one_answer(bakery, calls):
+    sending = [
+        eventlet.spawn(calls.send, "bakery.bake", "Torte", correlation_id="c-1", kwargs={"pause_seconds": 0.3})
+        for _ in range(6)
+    ]
+    for thread in sending:
+        thread.wait()
+
+    answers = wait_for(lambda: calls.answers() if len(calls.answers()) == 6 else None)
+    assert all(answer == answers[0] for answer in answers)
+    assert answers[0]["error"] is None
+    assert bakery.all(Cake.name) == ["Torte"]
+
+
+def test_an_answer_of_nothing_is_kept_too(bakery, calls):
+    for _ in range(2):
+        calls.send("bakery.bake_silently", "Torte", correlation_id="c-1")
+
+    answers = wait_for(lambda: calls.answers() if len(calls.answers()) == 2 else None)
+    assert answers == [{"result": None, "error": None}] * 2
+    assert bakery.all(Cake.name) == ["Torte"]
+
+
+def test_a_call_that_failed_may_succeed_when_it_is_delivered_again(bakery, calls):
+    bakery.service.failures = 1
+    calls.send("bakery.bake", "Torte", correlation_id="c-1")
+    wait_for(lambda: len(calls.answers()) == 1)
+
+    calls.send("bakery.bake", "Torte", correlation_id="c-1")
+
+    failed, succeeded = wait_for(lambda: calls.answers() if len(calls.answers()) == 2 else None)
+    assert failed["error"]["exc_type"] == "ZeroDivisionError"
+    assert succeeded["result"]["cake"] == "Torte"
+    assert bakery.all(Cake.name) == ["Torte"]
+
+
+def test_the_session_is_no_argument_of_the_call(bakery, cluster):
+    with pytest.raises(Exception, match="missing a required argument: 'cake'"):
+        cluster.bakery.bake()
+    with pytest.raises(Exception, match="unexpected keyword argument 'session'"):
+        cluster.bakery.bake("Torte", session=1)
+
+
+def test_old_answers_are_forgotten_and_young_ones_are_not(tables, run_service, cluster):
+    class Forgetful(Bakery):
+        @rpc
+        def forget(self):
+            with self.db.transaction() as session:
+                Answer.forget_old(session)
+
+    bakery = tables("bakery")
+    run_service(Forgetful)
+    cluster.bakery.bake("old")
+    bakery.execute(text("UPDATE answers SET answered_at = now() - interval '25 hours'"))
+    cluster.bakery.bake("young")
+
+    cluster.bakery.forget()
+
+    assert [answer["cake"] for answer in bakery.all(Answer.answer)] == ["young"]
+
+
+def test_an_event_delivered_many_times_to_two_replicas_has_one_effect(tables, run_service, broker):
+    class Shop:
+        name = "shop"
+
+        db = Database()
+
+        @event_handler(CakeBaked, workers=3)
+        def display(self, event):
+            with self.db.transaction() as session:
+                if InboxEntry.take(session, event.event_id):
+                    session.add(Cake(name=event.cake))
+                    eventlet.sleep(0.1)
+
+    shop = tables("shop")
+    run_service(Shop)
+    run_service(Shop)
+    event = CakeBaked(cake="Torte")
+
+    for _ in range(12):
+        broker.publish(to_payload(event), queue="evt-bakery-cake.baked--shop.display")
+
+    wait_for(lambda: broker.depth("evt-bakery-cake.baked--shop.display") == 0)
+    wait_for(lambda: shop.all(Cake.name) == ["Torte"])
+    assert shop.all(func.count(InboxEntry.event_id)) == [1]
+
+
+def test_an_event_whose_handling_rolls_back_is_not_taken(tables, run_service, broker):
+    tries = []
+
+    class Shop:
+        name = "shop"
+
+        db = Database()
+
+        @event_handler(CakeBaked, pauses_seconds=(1,))
+        def display(self, event):
+            with self.db.transaction() as session:
+                assert InboxEntry.take(session, event.event_id)
+                session.add(Cake(name=event.cake))
+                session.flush()
+                tries.append(event)
+                if len(tries) == 1:
+                    raise DatabaseUnavailable("shop")
+                if len(tries) == 2:
+                    raise ZeroDivisionError
+
+    shop = tables("shop")
+    run_service(Shop)
+
+    broker.publish(to_payload(CakeBaked(cake="Torte")), queue="evt-bakery-cake.baked--shop.display")
+
+    wait_for(lambda: shop.all(Cake.name) == ["Torte"])
+    assert len(tries) == 3

@@ -1,0 +1,488 @@
+"""nameko_reliable.outbox: an event leaves if and only if its transaction has committed, and in its key's order."""
+
+import eventlet
+import pytest
+from eventlet.event import Event
+from nameko.standalone.events import get_event_exchange
+from sqlalchemy import func, select, text
+from sqlalchemy.orm import Session
+
+from bakery import Cake, CakeBaked, CakeEaten, InboxEntry, OutboxEntry
+from nameko_reliable import outbox as kit
+from nameko_reliable.database import Database
+from nameko_reliable.events import event_handler
+from nameko_reliable.messages import to_payload
+from nameko_reliable.outbox import Outbox
+from nameko_reliable.rpc import rpc
+from nameko_reliable.testing.waiting import wait_for
+
+SHOP, PRESS = "evt-bakery-cake.baked--shop.display", "evt-bakery-cake.baked--press.report"
+
+
+class Bakery:
+    name = "bakery"
+
+    db = Database()
+    outbox = Outbox(OutboxEntry, events=[CakeBaked])
+
+    @rpc
+    def bake(self, *cakes, oven=None, fail=False):
+        with self.db.transaction() as session:
+            for cake in cakes:
+                session.add(Cake(name=cake))
+                self.outbox.add(session, CakeBaked(cake=cake), key=oven)
+            if fail:
+                session.flush()
+                raise ZeroDivisionError
+
+    @rpc
+    def eat(self, cake):
+        with self.db.transaction() as session:
+            session.add(Cake(name=cake))
+            self.outbox.add(session, CakeEaten(cake=cake))
+
+
+class Shop:
+    name = "shop"
+
+    db = Database()
+
+    @event_handler(CakeBaked)
+    def display(self, event):
+        with self.db.transaction() as session:
+            if InboxEntry.take(session, event.event_id):
+                session.add(Cake(name=event.cake))
+
+
+@pytest.fixture
+def bakery(tables):
+    """The bakery's database."""
+    return tables("bakery")
+
+
+def cakes(broker, queue=SHOP, most=1000):
+    return [message.payload["cake"] for message in broker.peek(queue, most)]
+
+
+def relay_of(container):
+    [outbox] = [provider for provider in container.dependencies if isinstance(provider, Outbox)]
+    return outbox
+
+
+def add_by_hand(bakery, *events, key):
+    with Session(bakery.engine) as session:
+        outbox = Outbox(OutboxEntry, events=[CakeBaked])
+        outbox._relay, outbox._exchange = kit.Loop(None, 1), get_event_exchange("bakery", {})
+        for event in events:
+            outbox.add(session, event, key, "r-1")
+            session.flush()
+        session.commit()
+
+
+def test_an_event_waits_in_the_queues_of_subscribers_that_never_ran(run_service, bakery, broker, cluster):
+    run_service(Bakery)
+
+    cluster.within(5, request_id="r-1").bakery.bake("Torte")
+
+    wait_for(lambda: broker.queue_exists(PRESS) and cakes(broker) == cakes(broker, PRESS) == ["Torte"])
+    [message] = broker.peek(SHOP)
+    assert message.properties["delivery_mode"] == 2
+    assert message.properties["message_id"] == message.payload["event_id"]
+    assert message.headers == {"nameko.request_id": "r-1"}
+    wait_for(lambda: not bakery.all(OutboxEntry.id))
+
+
+def test_a_subscriber_that_comes_later_gets_what_waits(run_service, bakery, tables, broker, cluster):
+    run_service(Bakery)
+    cluster.bakery.bake("Torte")
+    wait_for(lambda: broker.queue_exists(SHOP) and broker.depth(SHOP))
+    shop = tables("shop")
+
+    run_service(Shop)
+
+    wait_for(lambda: shop.all(Cake.name) == ["Torte"])
+
+
+def test_a_transaction_that_rolls_back_sends_nothing(run_service, bakery, broker, rpc):
+    run_service(Bakery)
+
+    with pytest.raises(Exception, match="ZeroDivisionError"):
+        rpc.bakery.bake("burnt", fail=True)
+
+    rpc.bakery.bake("sound")
+    wait_for(lambda: broker.queue_exists(SHOP) and cakes(broker) == ["sound"])
+    assert bakery.all(Cake.name) == ["sound"]
+
+
+def test_an_event_goes_out_at_once_after_its_commit(run_service, bakery, broker, rpc, monkeypatch):
+    monkeypatch.setattr(kit, "IDLE_SECONDS", 600)
+    run_service(Bakery)
+    rpc.bakery.bake("first")
+    wait_for(lambda: broker.queue_exists(SHOP) and cakes(broker) == ["first"])
+
+    rpc.bakery.bake("second")
+
+    wait_for(lambda: cakes(broker) == ["first", "second"])
+
+
+def test_an_event_that_another_process_left_behind_goes_out(run_service, bakery, broker):
+    add_by_hand(bakery, CakeBaked(cake="left behind"), key=1)
+
+    run_service(Bakery)
+
+    wait_for(lambda: broker.queue_exists(SHOP) and cakes(broker) == ["left behind"])
+
+
+def test_an_event_that_is_not_among_the_outboxs_is_refused(run_service, bakery, rpc):
+    run_service(Bakery)
+
+    with pytest.raises(Exception, match="CakeEaten is not among the outbox's events"):
+        rpc.bakery.eat("Torte")
+
+    assert bakery.all(Cake.name) == []
+
+
+def test_the_events_of_a_key_leave_in_their_order(run_service, bakery, broker, cluster):
+    run_service(Bakery)
+
+    threads = [
+        eventlet.spawn(cluster.bakery.bake, *(f"{oven}-{number}" for number in range(10)), oven=oven)
+        for oven in range(10)
+    ]
+    for thread in threads:
+        thread.wait()
+
+    wait_for(lambda: broker.queue_exists(SHOP) and broker.depth(SHOP) == 100)
+    for oven in range(10):
+        assert [cake for cake in cakes(broker) if cake.startswith(f"{oven}-")] == [f"{oven}-{n}" for n in range(10)]
+
+
+def test_an_event_that_must_wait_holds_back_its_own_keys_alone(run_service, bakery, broker, rpc):
+    add_by_hand(bakery, CakeBaked(cake="waits"), CakeBaked(cake="behind it"), key=1)
+    bakery.execute(text("UPDATE outbox SET not_before = now() + interval '1 hour' WHERE id = 1"))
+    run_service(Bakery)
+
+    rpc.bakery.bake("other", oven=2)
+
+    wait_for(lambda: broker.queue_exists(SHOP) and cakes(broker) == ["other"])
+    bakery.execute(text("UPDATE outbox SET not_before = now()"))
+    wait_for(lambda: cakes(broker) == ["other", "waits", "behind it"])
+
+
+@pytest.mark.parametrize("deleted", [(SHOP,), (SHOP, PRESS)], ids=["one", "all"])
+def test_an_event_whose_queue_was_deleted_goes_to_a_new_one(run_service, bakery, broker, rpc, deleted):
+    run_service(Bakery)
+    rpc.bakery.bake("first", oven=1)
+    wait_for(lambda: broker.queue_exists(SHOP) and cakes(broker) == ["first"])
+    wait_for(lambda: not bakery.all(OutboxEntry.id))
+    with broker.channel() as channel:
+        for queue in deleted:
+            channel.queue_delete(queue)
+
+    rpc.bakery.bake("second", "third", oven=1)
+
+    wait_for(lambda: broker.queue_exists(SHOP) and cakes(broker) == ["second", "third"])
+    wait_for(lambda: not bakery.all(OutboxEntry.id))
+    assert cakes(broker, PRESS) == ["second", "third"] if PRESS in deleted else ["first", "second", "third"]
+
+
+def test_events_go_on_after_their_exchange_was_deleted(run_service, bakery, broker, rpc):
+    run_service(Bakery)
+    rpc.bakery.bake("first")
+    wait_for(lambda: not bakery.all(OutboxEntry.id))
+    with broker.channel() as channel:
+        channel.exchange_delete("bakery.events")
+
+    rpc.bakery.bake("second")
+
+    wait_for(lambda: not bakery.all(OutboxEntry.id))
+    assert {*cakes(broker)} == {*cakes(broker, PRESS)} == {"first", "second"}
+
+
+def test_a_full_queue_holds_back_its_own_events_alone(run_service, bakery, broker, proxy, rpc, monkeypatch):
+    monkeypatch.setattr(kit, "LONGEST_WAIT_SECONDS", 1)
+    run_service(Bakery, AMQP_URI=proxy.uri)
+    rpc.bakery.bake("first")
+    wait_for(lambda: not bakery.all(OutboxEntry.id))
+    connections = proxy.accepted
+    with broker.full(SHOP):
+        rpc.bakery.bake("second", "third", oven=2)
+        rpc.bakery.bake("fourth", oven=4)
+        # The first of each key is tried several times while it is full.
+        wait_for(lambda: sorted(bakery.all(OutboxEntry.attempts))[:2] >= [0, 3])
+        reached = cakes(broker, PRESS)
+
+    wait_for(lambda: not bakery.all(OutboxEntry.id))
+
+    assert reached == ["first", "second", "third", "fourth"]
+    assert [cake for cake in cakes(broker) if cake != "fourth"] == ["first", "second", "third"]
+    assert proxy.accepted == connections
+
+
+def test_a_queue_with_other_arguments_gets_nothing_and_holds_up_no_other(run_service, bakery, broker, rpc, caplog):
+    broker.declare(SHOP, durable=False)
+    run_service(Bakery)
+
+    rpc.bakery.bake("Torte")
+
+    wait_for(lambda: broker.queue_exists(PRESS) and cakes(broker, PRESS) == ["Torte"])
+    wait_for(lambda: bakery.all(OutboxEntry.attempts) == [1])
+    assert broker.depth(SHOP) == 0
+    assert f"inequivalent arg 'durable' for queue '{SHOP}'" in caplog.text
+    with broker.channel() as channel:
+        channel.queue_delete(SHOP)
+    wait_for(lambda: broker.queue_exists(SHOP) and cakes(broker) == ["Torte"])
+
+
+def test_a_service_that_we_do_not_know_gets_each_event_once_by_the_exchange(run_service, bakery, broker, rpc):
+    exchange = get_event_exchange("bakery", {})
+    broker.declare("museum", exchange=exchange, routing_key="cake.baked", durable=True)
+    run_service(Bakery)
+
+    rpc.bakery.bake("Torte")
+
+    wait_for(lambda: not bakery.all(OutboxEntry.id))
+    assert [cakes(broker, queue) for queue in ("museum", SHOP, PRESS)] == [["Torte"]] * 3
+    assert broker.bindings("bakery.events") == ["museum"]
+
+
+def test_a_full_queue_that_we_do_not_know_holds_up_nothing(run_service, bakery, broker, rpc):
+    exchange = get_event_exchange("bakery", {})
+    broker.declare("museum", exchange=exchange, routing_key="cake.baked", durable=True, max_length=1)
+    run_service(Bakery)
+    rpc.bakery.bake("first")
+    wait_for(lambda: not bakery.all(OutboxEntry.id))
+
+    with broker.full("museum"):
+        rpc.bakery.bake("second")
+
+        wait_for(lambda: not bakery.all(OutboxEntry.id))
+    assert cakes(broker) == cakes(broker, PRESS) == ["first", "second"]
+
+
+def test_an_event_of_another_release_is_left_to_it(run_service, bakery, broker, rpc):
+    """Its relay knows the subscribers. What comes behind it waits, too."""
+
+    class Later(Bakery):
+        outbox = Outbox(OutboxEntry, events=[CakeBaked, CakeEaten])
+
+    add_by_hand(bakery, CakeBaked(cake="known"), CakeBaked(cake="unknown"), CakeBaked(cake="behind it"), key=1)
+    bakery.execute(text("UPDATE outbox SET event_name = 'cake.eaten' WHERE payload->>'cake' = 'unknown'"))
+    run_service(Bakery)
+    rpc.bakery.bake("other", oven=2)
+    wait_for(lambda: broker.queue_exists(SHOP) and cakes(broker) == ["known", "other"])
+    waiting = bakery.all(func.count(OutboxEntry.id))
+
+    run_service(Later)
+
+    wait_for(lambda: cakes(broker) == ["known", "other", "behind it"])
+    wait_for(lambda: not bakery.all(OutboxEntry.id))
+    assert waiting == [2]
+
+
+# Beside the release before, which binds the subscribers' queues, and publishes to the exchange alone
+
+
+@pytest.fixture
+def bound(broker):
+    """What a relay of the release before has made."""
+    exchange = get_event_exchange("bakery", {})
+    for queue in (SHOP, PRESS):
+        broker.declare(queue, exchange=exchange, routing_key="cake.baked", durable=True)
+
+
+def test_the_release_before_reaches_the_handlers_of_this_one(
+    run_service, bakery, tables, broker, rpc, bound, monkeypatch
+):
+    monkeypatch.setattr("nameko_reliable.amqp.consumers.DECLARE_SECONDS", 0.1)
+    shop = tables("shop")
+    run_service(Bakery)
+    run_service(Shop)
+    rpc.bakery.bake("new")
+    wait_for(lambda: shop.all(Cake.name) == ["new"])
+
+    old = CakeBaked(cake="old")
+    broker.publish(to_payload(old), exchange="bakery.events", routing_key="cake.baked", mandatory=True)
+
+    wait_for(lambda: shop.all(Cake.name) == ["new", "old"])
+    assert {*broker.bindings("bakery.events")} == {SHOP, PRESS}
+
+
+def test_a_queue_that_is_still_bound_gets_an_event_twice_and_the_inbox_drops_one(
+    run_service, bakery, tables, broker, rpc, bound
+):
+    run_service(Bakery)
+
+    rpc.bakery.bake("Torte")
+
+    wait_for(lambda: cakes(broker) == cakes(broker, PRESS) == ["Torte", "Torte"])
+    shop = tables("shop")
+    run_service(Shop)
+    wait_for(lambda: broker.depth(SHOP) == 0)
+    wait_for(lambda: shop.all(Cake.name) == ["Torte"])
+
+
+def test_the_next_release_takes_the_bindings_away(run_service, bakery, broker, rpc, bound, monkeypatch):
+    monkeypatch.setattr(kit, "TAKE_BINDINGS_AWAY", True)
+    run_service(Bakery)
+
+    rpc.bakery.bake("Torte")
+
+    wait_for(lambda: cakes(broker) == cakes(broker, PRESS) == ["Torte"])
+    assert broker.bindings("bakery.events") == []
+
+
+def test_two_relays_never_publish_at_the_same_time(run_service, bakery, broker, cluster, monkeypatch):
+    at_work = []
+    publish = Outbox._publish
+
+    def watched(self, session, rows):
+        at_work.append(self)
+        most.append(len(at_work))
+        eventlet.sleep(0.02)
+        publish(self, session, rows)
+        at_work.remove(self)
+
+    most = []
+    monkeypatch.setattr(Outbox, "_publish", watched)
+    run_service(Bakery)
+    run_service(Bakery)
+
+    for number in range(60):
+        cluster.bakery.bake(str(number))
+
+    wait_for(lambda: broker.queue_exists(SHOP) and broker.depth(SHOP) >= 60)
+    assert cakes(broker) == [str(number) for number in range(60)]
+    assert max(most) == 1
+
+
+def test_more_events_than_a_round_holds_all_leave(run_service, bakery, broker, rpc, monkeypatch):
+    monkeypatch.setattr(kit, "ROUND_ROWS", 7)
+    monkeypatch.setattr(kit, "IDLE_SECONDS", 600)
+    run_service(Bakery)
+
+    rpc.bakery.bake(*(str(number) for number in range(100)))
+
+    wait_for(lambda: broker.queue_exists(SHOP) and broker.depth(SHOP) == 100)
+
+
+def test_the_relay_survives_the_loss_of_its_connection(run_service, bakery, broker, proxy, cluster):
+    run_service(Bakery)
+    run_service(Bakery, AMQP_URI=proxy.uri)
+    for number in range(30):
+        if number % 10 == 5:
+            proxy.cut()
+        cluster.bakery.bake(str(number))
+
+    wait_for(lambda: {*cakes(broker)} == {str(number) for number in range(30)})
+
+    wait_for(lambda: not bakery.all(OutboxEntry.id))
+
+
+def test_events_committed_while_the_broker_is_away_leave_when_it_is_back(run_service, bakery, broker, proxy, caplog):
+    class Baker(Bakery):
+        """Bakes without a call."""
+
+    container = run_service(Baker, AMQP_URI=proxy.uri)
+    proxy.go_away()
+    add_by_hand(bakery, CakeBaked(cake="first"), CakeBaked(cake="second"), key=1)
+    relay_of(container)._relay.ring()
+    wait_for(lambda: "the outbox waits" in caplog.text)
+    kept = bakery.all(func.count(OutboxEntry.id))
+
+    proxy.come_back()
+
+    wait_for(lambda: broker.queue_exists(SHOP) and cakes(broker) == ["first", "second"])
+    assert kept == [2]
+
+
+def test_a_relay_killed_between_publish_and_delete_sends_again_and_the_inbox_drops_it(
+    run_service, bakery, tables, broker, rpc, monkeypatch
+):
+    published, shop = Event(), tables("shop")
+    wait = kit.ConfirmingPublisher.wait
+
+    def wait_for_ever(self, confirm, timeout_seconds):
+        wait(self, confirm, timeout_seconds)
+        published.send()
+        eventlet.sleep(600)
+
+    first = run_service(Bakery)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            relay_of(first)._publisher, "wait", lambda *args: wait_for_ever(relay_of(first)._publisher, *args)
+        )
+        rpc.bakery.bake("Torte")
+        published.wait()
+        first.kill()
+    assert cakes(broker) == ["Torte"]
+    assert bakery.all(func.count(OutboxEntry.id)) == [1]
+
+    run_service(Bakery)
+
+    wait_for(lambda: cakes(broker) == ["Torte", "Torte"])
+    wait_for(lambda: not bakery.all(OutboxEntry.id))
+    run_service(Shop)
+    wait_for(lambda: broker.depth(SHOP) == 0)
+    wait_for(lambda: shop.all(Cake.name) == ["Torte"])
+    assert shop.all(func.count(InboxEntry.event_id)) == [1]
+
+
+def test_a_relay_whose_round_fails_goes_on(run_service, bakery, broker, rpc, monkeypatch):
+    failures = []
+    publish = Outbox._publish
+
+    def fail_once(self, session, rows):
+        if not failures:
+            failures.append(1)
+            raise KeyError("a bug")
+        publish(self, session, rows)
+
+    monkeypatch.setattr(Outbox, "_publish", fail_once)
+    run_service(Bakery)
+
+    rpc.bakery.bake("Torte")
+
+    wait_for(lambda: broker.queue_exists(SHOP) and cakes(broker) == ["Torte"])
+    assert failures
+
+
+def test_the_relay_comes_right_after_the_loss_of_its_database(run_service, bakery, broker, cluster):
+    run_service(Bakery)
+    cluster.bakery.bake("first")
+    wait_for(lambda: broker.queue_exists(SHOP) and cakes(broker) == ["first"])
+    # Cut off before it notes that, it would rightly publish it again.
+    wait_for(lambda: bakery.all(func.count(OutboxEntry.id)) == [0])
+    bakery.execute(
+        select(func.pg_terminate_backend(text("pid")).label("gone"))
+        .select_from(text("pg_stat_activity"))
+        .where(text("datname = current_database() AND pid <> pg_backend_pid()"))
+    )
+
+    add_by_hand(bakery, CakeBaked(cake="second"), key=1)
+
+    wait_for(lambda: cakes(broker) == ["first", "second"])
+
+
+RELAY_LOCKS = text(
+    "count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database "
+    "WHERE locktype = 'advisory' AND datname = current_database()"
+)
+
+
+def test_a_service_whose_relay_hangs_on_the_broker_can_be_stopped(run_service, bakery, cluster, proxy, monkeypatch):
+    monkeypatch.setattr(kit, "CONFIRM_SECONDS", 60)
+    container = run_service(Bakery, AMQP_URI=proxy.uri)
+    cluster.bakery.bake("first")
+    wait_for(lambda: not bakery.all(OutboxEntry.id))
+    proxy.hold()
+    add_by_hand(bakery, CakeBaked(cake="second"), key=1)
+    relay_of(container)._relay.ring()
+    # Each round holds a lock as long as it takes, and this one hangs with it.
+    wait_for(lambda: bakery.all(RELAY_LOCKS) == [1])
+
+    with eventlet.Timeout(10, AssertionError("the stop hangs")):
+        container.stop()
+
+    wait_for(lambda: not proxy.open)
+    assert bakery.all(func.count(OutboxEntry.id)) == [1]

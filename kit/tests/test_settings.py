@@ -1,0 +1,129 @@
+"""nameko_reliable.settings: all bad settings end the process together, each with a sentence that says what to do."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from marshmallow import INCLUDE, Schema, ValidationError, fields, validate
+
+from nameko_reliable.rpc import rpc
+from nameko_reliable.settings import Settings, checked
+
+NAMEKO = Path(sys.executable).with_name("nameko")
+
+
+class BakerySettings(Schema):
+    class Meta:
+        unknown = INCLUDE
+
+    ENVIRONMENT = fields.String()
+    OVENS = fields.Integer(load_default=1, validate=validate.Range(1, 10, error="must be a number from 1 to 10."))
+    FLOUR = fields.String(error_messages={"required": "is not set: it must be a kind of flour."})
+    MILLS = fields.Dict(error_messages={"required": "is not set: it must be a mill.", "invalid": "must be a section."})
+
+    def load(self, data, **kwargs):
+        if data.get("MILLS") == {"rye": "broken"}:
+            raise ValidationError({"MILLS": {"rye": ["must turn."]}})
+        return super().load(data, **kwargs)
+
+
+def unfit(values, environment):
+    """What a bakery must not open with."""
+    if values.get("OVENS", 1) < 2:
+        yield "OVENS must be two."
+    if "MICE" in environment:
+        yield "MICE must not be set."
+
+
+class Bakery:
+    name = "bakery"
+
+    settings = Settings(BakerySettings, unfit, needs=["FLOUR", "MILLS.rye"])
+
+    @rpc
+    def count(self):
+        return self.settings["OVENS"]
+
+
+def refusal(config, *args):
+    with pytest.raises(SystemExit) as ended:
+        checked(BakerySettings(), config, *args)
+    return str(ended.value).splitlines()
+
+
+def test_settings_are_injected_as_they_were_loaded(run_service, cluster):
+    run_service(Bakery, OVENS="3", FLOUR="rye", MILLS={"rye": "wind"})
+
+    assert cluster.bakery.count() == 3
+
+
+def test_all_that_is_wrong_is_said_at_once():
+    assert refusal({"OVENS": "11"}, ["FLOUR", "MILLS.rye"]) == [
+        "FLOUR is not set: it must be a kind of flour.",
+        "RYE_MILL is not set: it must be a mill.",
+        "OVENS must be a number from 1 to 10.",
+    ]
+
+
+def test_what_is_no_section_is_a_sentence_too():
+    assert refusal({"MILLS": "wind", "FLOUR": "rye"}, ["MILLS.rye"]) == ["MILLS must be a section."]
+
+
+def test_a_fault_within_a_section_names_the_variable():
+    assert refusal({"MILLS": {"rye": "broken"}}) == ["RYE_MILL must turn."]
+
+
+@pytest.mark.parametrize("config", [{}, {"FLOUR": "rye", "MILLS": {"rye": "wind"}}, {"MILLS": None}])
+def test_the_first_of_a_pair_is_needed_once_the_second_is_set(config):
+    pair = [("FLOUR", "OVENS")]
+
+    checked(BakerySettings(), {**config, "MILLS": {}}, pair)
+
+    assert refusal({"OVENS": "3", "FLOUR": ""}, pair) == ["FLOUR is not set: it must be a kind of flour."]
+
+
+def test_in_production_all_that_stands_against_it_is_said_too(monkeypatch):
+    monkeypatch.setenv("MICE", "3")
+
+    assert refusal({"ENVIRONMENT": "production"}, ["FLOUR"], unfit) == [
+        "FLOUR is not set: it must be a kind of flour.",
+        "ENVIRONMENT is production, but:",
+        "- OVENS must be two.",
+        "- MICE must not be set.",
+    ]
+
+
+def test_in_production_a_setting_has_one_sentence_at_most():
+    assert refusal({"ENVIRONMENT": "production", "OVENS": "0"}, [], unfit) == ["OVENS must be a number from 1 to 10."]
+
+
+def test_what_is_fit_for_production_is_taken():
+    assert checked(BakerySettings(), {"ENVIRONMENT": "production", "OVENS": "2"}, [], unfit)["OVENS"] == 2
+
+
+def test_elsewhere_anything_is_fine(monkeypatch):
+    monkeypatch.setenv("MICE", "3")
+
+    assert checked(BakerySettings(), {"ENVIRONMENT": "development"}, [], unfit)["OVENS"] == 1
+
+
+def test_a_service_with_bad_settings_ends_with_the_sentences_alone(tmp_path):
+    (tmp_path / "config.yaml").write_text(json.dumps({"AMQP_URI": "amqp://localhost:1//", "OVENS": "11"}))
+
+    ended = subprocess.run(
+        [NAMEKO, "run", "--config", tmp_path / "config.yaml", "test_settings"],
+        cwd=Path(__file__).parent,
+        env={"PATH": "/usr/bin:/bin", "PYTHONWARNINGS": "ignore"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines() == [
+        "FLOUR is not set: it must be a kind of flour.",
+        "RYE_MILL is not set: it must be a mill.",
+        "OVENS must be a number from 1 to 10.",
+    ]

@@ -1,0 +1,38 @@
+"""The private PostgreSQL and RabbitMQ of one copy of the shop: a database and a role for each service.
+
+A service's role opens that service's database alone.
+"""
+
+from contextlib import closing
+
+from nameko_reliable.testing.servers import SUPERUSER, Postgres, RabbitMQ
+from scripts.settings import MANAGEMENT, SERVICES
+
+
+def postgres_of(settings):
+    password = settings.secret(f"postgres-{SUPERUSER}")
+    return Postgres(settings.folder / "postgres", settings.ports["POSTGRES_PORT"], password, settings.for_tests)
+
+
+def rabbitmq_of(settings):
+    return RabbitMQ(
+        settings.folder / "rabbitmq",
+        settings.ports["RABBITMQ_PORT"],
+        settings.secret("rabbitmq"),
+        user="forage",
+        management_port=settings.ports.get(MANAGEMENT),
+    )
+
+
+def make_databases(postgres, settings):
+    """Those that are missing."""
+    with closing(postgres.connect()) as connection, connection.cursor() as cursor:
+        connection.autocommit = True
+        cursor.execute("SELECT datname FROM pg_database")
+        existing = {name for (name,) in cursor.fetchall()}
+        for service in SERVICES:
+            if f"{service}_db" not in existing:
+                cursor.execute(f"DROP ROLE IF EXISTS {service}")
+                cursor.execute(f"CREATE ROLE {service} LOGIN PASSWORD %s", [settings.secret(f"postgres-{service}")])
+                cursor.execute(f"CREATE DATABASE {service}_db OWNER {service}")
+                cursor.execute(f"REVOKE CONNECT ON DATABASE {service}_db FROM PUBLIC")

@@ -1,0 +1,346 @@
+"""Mail over SMTP, with the server's answers sorted by what they mean for a queue of mails.
+
+    with self.mailer.connection() as connection:
+        for mail in mails:
+            with self.mailer.measured():
+                connection.begin(mail)
+                # From here on the server may take it: what must be known before that is written down here.
+                connection.finish()
+
+MailServerUnreachable   says nothing about the mail, and others would fare no better
+MailPostponed           the server may take it later
+MailRefused             it never will
+MailUncertain           it may have it
+
+Settings: SMTP_HOST, SMTP_PORT, SMTP_TLS, SMTP_CA, SMTP_USER, SMTP_PASSWORD.
+"""
+
+import logging
+import re
+import smtplib
+import socket
+import ssl
+import time
+from base64 import b64encode
+from contextlib import contextmanager, suppress
+from email.errors import MessageError
+from email.utils import parseaddr
+from typing import Any, cast
+
+import eventlet
+from eventlet.semaphore import Semaphore
+from nameko.extensions import DependencyProvider
+from prometheus_client import Histogram
+
+from nameko_reliable.telemetry.tracing import Operation, Tracer
+
+logger = logging.getLogger(__name__)
+
+# RFC 5321, 4.5.3.2.
+COMMAND_SECONDS = 300
+END_SECONDS = 600
+QUIT_SECONDS = 1
+# A connection that had nothing to send for so long is closed.
+IDLE_SECONDS = 10
+# Of a process, at the same time.
+MOST_CONNECTIONS = 20
+END = b".\r\n"
+
+MAILS = Histogram(
+    "forage_mail_duration_seconds",
+    "Tries to send a mail. outcome: sent, postponed (4xx for this mail), refused (5xx), uncertain (it may be sent), "
+    "away (says nothing about it), error (given up before its end).",
+    ["service", "outcome"],
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 600),
+)
+
+
+class MailServerUnreachable(Exception):
+    """The server can't be reached or takes no mail at all at the moment: says nothing about this mail."""
+
+
+class MailPostponed(Exception):
+    """The server says 4xx to this mail, or breaks off before its end: it may take it later."""
+
+
+class MailRefused(Exception):
+    """The server says 5xx to this mail: it never will."""
+
+
+class MailUncertain(Exception):
+    """The server was given the whole mail, and no answer came: it may have it."""
+
+
+OUTCOMES = {
+    MailServerUnreachable: "away",
+    MailPostponed: "postponed",
+    MailRefused: "refused",
+    MailUncertain: "uncertain",
+}
+
+
+class ConnectionLost(Exception):
+    pass
+
+
+class NoAnswer(Exception):
+    """Not an OSError, which smtplib would take for a connection that has ended."""
+
+
+class Mailer(DependencyProvider):
+    tracer = Tracer()
+
+    def setup(self):
+        config = self.container.config
+        self.host, self.port, self.tls = config["SMTP_HOST"], config["SMTP_PORT"], config["SMTP_TLS"]
+        self.ca = config.get("SMTP_CA")
+        self.login = (config["SMTP_USER"], config["SMTP_PASSWORD"]) if config.get("SMTP_USER") else None
+        # Looked up once: a name server that is slow would stop the event loop at each connection.
+        self.local_hostname = smtplib.SMTP().local_hostname
+        self.places = Semaphore(MOST_CONNECTIONS)
+        self._sending = Operation("SMTP send", "client", {"server.address": self.host, "server.port": self.port})
+
+    def get_dependency(self, worker_ctx):
+        return self
+
+    @contextmanager
+    def connection(self):
+        """A MailConnection for the block."""
+        connection = MailConnection(self)
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    @contextmanager
+    def measured(self):
+        """A span and a count for the try to send a mail in the block."""
+        started_at, outcome = time.perf_counter(), "error"
+        try:
+            with self.tracer.span(self._sending):
+                yield
+            outcome = "sent"
+        except tuple(OUTCOMES) as error:
+            outcome = OUTCOMES[type(error)]
+            raise
+        finally:
+            MAILS.labels(self.container.service_name, outcome).observe(time.perf_counter() - started_at)
+
+
+class MailConnection:
+    """A connection to the mail server: made when a mail needs it, and kept for the next one."""
+
+    def __init__(self, mailer):
+        self._mailer = mailer
+        self._smtp: Any = None
+        self._is_amid_mail = self._needs_reset = False
+        self._used_at = 0.0
+
+    def begin(self, mail):
+        """Say all of an email.message.EmailMessage with one recipient but its end, which leaves it to `finish`.
+
+        Raises MailServerUnreachable, MailPostponed or MailRefused, each with a sentence.
+        """
+        try:
+            sender, recipient, content, is_international = _parts(mail)
+            self._begin(sender, recipient, content, is_international)
+        except (ValueError, MessageError) as error:
+            self.close()
+            raise MailRefused(f"the mail can't be put into SMTP: {error}") from error
+
+    def finish(self):
+        """Say the end of the mail that was begun; return once the server has taken it.
+
+        Raises MailPostponed, MailRefused or MailUncertain.
+        """
+        try:
+            self._say(lambda: self._smtp.send(END))
+        except (ConnectionLost, NoAnswer) as error:
+            # The end has not left.
+            raise MailPostponed(f"before the mail's end {error}") from error
+        try:
+            code, text = self._ask(self._smtp.getreply, seconds=END_SECONDS)
+        except (ConnectionLost, NoAnswer) as error:
+            raise MailUncertain(f"the mail server may have it: after the mail's end {error}") from error
+        self._is_amid_mail, self._used_at = False, time.monotonic()
+        if not 200 <= code < 300:
+            if not 400 <= code < 600:
+                self.drop()
+                raise MailUncertain(f"the mail server may have it: it said {code} {text} to the mail's end")
+            self._raise_answer(code, text)
+
+    def rest(self):
+        """Close a connection that has long had nothing to do."""
+        if self._smtp is not None and time.monotonic() - self._used_at > IDLE_SECONDS:
+            self.close()
+
+    def close(self):
+        """In order, unless a mail was begun that is not to be finished."""
+        if self._smtp is not None and not self._is_amid_mail:
+            # Whatever comes of the goodbye, all has been said.
+            with eventlet.Timeout(QUIT_SECONDS, False), suppress(smtplib.SMTPException, OSError):
+                self._smtp.quit()
+        self.drop()
+
+    def drop(self):
+        """At once: a mail that was begun and not finished is none."""
+        if self._smtp is not None:
+            smtp, self._smtp = self._smtp, None
+            self._is_amid_mail = self._needs_reset = False
+            smtp.close()
+            self._mailer.places.release()
+
+    def _begin(self, sender, recipient, content, is_international):
+        if self._needs_reset:
+            self._reset()
+        is_kept = self._smtp is not None
+        if not is_kept:
+            self._open()
+        options = [f"size={len(content)}"] if self._smtp.has_extn("size") else []
+        if is_international:
+            if not self._smtp.has_extn("smtputf8"):
+                raise ValueError("its addresses need SMTPUTF8, which the mail server doesn't know")
+            options += ["SMTPUTF8", "BODY=8BITMIME"]
+        self._is_amid_mail = True
+        try:
+            try:
+                code, text = self._ask(self._smtp.mail, sender, options)
+            except ConnectionLost:
+                if not is_kept:
+                    raise
+                # The server closed it since the last mail, which says nothing about this one.
+                return self._begin(sender, recipient, content, is_international)
+            if code == 421:
+                self.drop()
+                if is_kept:
+                    return self._begin(sender, recipient, content, is_international)
+                raise MailServerUnreachable(f"the mail server {self._address} takes no mail: it said {code} {text}")
+            self._expect(range(200, 300), code, text)
+            self._expect(range(200, 300), *self._ask(self._smtp.rcpt, recipient))
+            self._expect([354], *self._ask(self._smtp.docmd, "data"))
+            self._say(lambda: self._smtp.send(content))
+        except (ConnectionLost, NoAnswer) as error:
+            raise MailPostponed(f"before the mail's end {error}") from error
+
+    def _open(self):
+        self._mailer.places.acquire()
+        try:
+            self._smtp = self._greeted()
+        except (smtplib.SMTPException, NoAnswer, OSError, ValueError) as error:
+            reason: object = error
+            if isinstance(error, smtplib.SMTPResponseException):
+                reason = f"it said {error.smtp_code} {self._without_password(_readable(error.smtp_error))}"
+            if isinstance(error, smtplib.SMTPAuthenticationError):
+                reason = f"it refuses SMTP_USER with SMTP_PASSWORD, {reason}"
+            # Not `from` it, which may quote the password.
+            raise MailServerUnreachable(f"the mail server {self._address} is unreachable: {reason}") from None
+        finally:
+            if self._smtp is None:
+                self._mailer.places.release()
+
+    def _greeted(self):
+        """An smtplib.SMTP that a mail may follow."""
+        mailer, smtp = self._mailer, cast(Any, None)
+        try:
+            with _no_answer_within(COMMAND_SECONDS):
+                if mailer.tls == "implicit":
+                    smtp = smtplib.SMTP_SSL(mailer.host, mailer.port, mailer.local_hostname, context=self._verifying())
+                else:
+                    smtp = smtplib.SMTP(mailer.host, mailer.port, mailer.local_hostname)
+            # Else the mail's end, a packet of its own, would wait for the acknowledgement of what was before it.
+            smtp.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with _no_answer_within(COMMAND_SECONDS):
+                smtp.ehlo_or_helo_if_needed()
+            if mailer.tls == "starttls":
+                with _no_answer_within(COMMAND_SECONDS):
+                    smtp.starttls(context=self._verifying())
+                with _no_answer_within(COMMAND_SECONDS):
+                    smtp.ehlo_or_helo_if_needed()
+            if mailer.login is not None:
+                with _no_answer_within(COMMAND_SECONDS):
+                    smtp.login(*mailer.login)
+        except BaseException:
+            if smtp is not None:
+                smtp.close()
+            raise
+        return smtp
+
+    def _verifying(self):
+        """A context that verifies certificate and host name; made for each connection, as authorities change."""
+        return ssl.create_default_context(cafile=self._mailer.ca)
+
+    def _without_password(self, answer):
+        """A server may quote what it was told."""
+        if self._mailer.login is not None:
+            user, password = self._mailer.login
+            for words in (f"\0{user}\0{password}", password):
+                answer = answer.replace(b64encode(words.encode()).decode(), "…").replace(words, "…")
+        return answer
+
+    def _reset(self):
+        self._needs_reset = False
+        with suppress(ConnectionLost, NoAnswer):
+            code, _ = self._ask(self._smtp.rset)
+            if code != 250:
+                self.drop()
+
+    def _ask(self, say, *arguments, seconds=None):
+        """(code, text) of the answer."""
+        code, text = self._say(say, *arguments, seconds=seconds)
+        if code == -1:
+            self.drop()
+            raise ConnectionLost("came what is no answer of a mail server")
+        return code, _readable(text)
+
+    def _say(self, say, *arguments, seconds=None):
+        """What `say` returns. Raises ConnectionLost or NoAnswer, and has dropped the connection then."""
+        try:
+            with _no_answer_within(seconds or COMMAND_SECONDS):
+                return say(*arguments)
+        except NoAnswer:
+            self.drop()
+            raise
+        except (smtplib.SMTPException, OSError) as error:
+            self.drop()
+            raise ConnectionLost(f"the connection to the mail server was lost: {error}") from error
+
+    def _expect(self, codes, code, text):
+        if code not in codes:
+            self._raise_answer(code, text)
+
+    def _raise_answer(self, code, text):
+        if 400 <= code < 600 and code != 421:
+            self._is_amid_mail, self._needs_reset = False, True
+        else:
+            # 421 is a server on its way out, whatever it was asked.
+            self.drop()
+        kind = MailRefused if 500 <= code < 600 else MailPostponed
+        raise kind(f"the mail server said {code} {text}")
+
+    @property
+    def _address(self):
+        return f"{self._mailer.host}:{self._mailer.port}"
+
+
+def _parts(mail):
+    """(sender, recipient, content, whether they need SMTPUTF8): as smtplib's send_message has them, for one recipient.
+
+    content: with doubled dots, up to the end of its last line.
+    """
+    sender, recipient = (parseaddr(str(mail[name]))[1] for name in ("From", "To"))
+    is_international = not (sender + recipient).isascii()
+    content = mail.as_bytes(policy=mail.policy.clone(utf8=is_international, linesep="\r\n"))
+    content = re.sub(rb"(?m)^\.", b"..", content)
+    return sender, recipient, content if content.endswith(b"\r\n") else content + b"\r\n", is_international
+
+
+def _readable(answer):
+    """A server's words as a line of text: it may say anything, and a database takes no NUL."""
+    text = answer.decode(errors="replace") if isinstance(answer, bytes) else str(answer or "")
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", text)
+
+
+@contextmanager
+def _no_answer_within(seconds):
+    with eventlet.Timeout(seconds, NoAnswer(f"there was no answer within {seconds} s")):
+        yield

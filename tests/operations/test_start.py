@@ -1,0 +1,36 @@
+"""What a process of the shop says of itself while it starts."""
+
+import json
+
+import requests
+
+from nameko_reliable.testing.proxy import UriProxy
+from nameko_reliable.testing.waiting import wait_for
+
+
+def test_every_line_of_a_process_names_its_service(processes):
+    orders = processes.start("services.orders", LOG_FORMAT="json")
+
+    # Python's own warnings are no log lines.
+    lines = wait_for(lambda: [json.loads(line) for line in orders.output().splitlines() if line.startswith("{")])
+
+    assert {line["service"] for line in lines} == {"orders"}
+    assert "starting services" in lines[0]["message"]
+
+
+def test_while_the_broker_is_awaited_at_the_start_it_lives_already(processes, broker):
+    away = UriProxy(broker.uri)
+    away.go_away()
+
+    server = processes.start("services.users", AMQP_URI=away.uri)
+
+    port = wait_for(lambda: port_in(server.output()))
+    assert requests.get(f"http://127.0.0.1:{port}/livez", timeout=10).status_code == 200
+    assert requests.get(f"http://127.0.0.1:{port}/readyz", timeout=10).status_code == 503
+
+
+def port_in(output):
+    """The port of the line that tells it; None as long as there is none."""
+    _, _, rest = output.partition("serving metrics on port ")
+    digits = rest.partition('"')[0]
+    return int(digits) if digits.isdecimal() else None

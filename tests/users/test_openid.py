@@ -1,0 +1,605 @@
+"""services.users_openid: a person is who the provider says; a forger or a sick provider is not believed."""
+
+import base64
+import gzip
+import hashlib
+import logging
+import time
+from contextlib import suppress
+from urllib.parse import parse_qs, urlsplit
+
+import eventlet
+import pytest
+import requests
+from werkzeug import Response
+
+from nameko_reliable.testing.waiting import wait_for
+from services import users_openid as kit
+from services.users_openid import Identity, IdentityRefused, OpenIdClient, ProviderAway, ProviderNotConfigured
+from tests.infrastructure.sign_in_provider import DISCOVERY, KEYS, TOKEN
+
+HOUR = 3600
+ENDPOINTS = (DISCOVERY, KEYS, TOKEN)
+
+
+class Office:
+    name = "office"
+
+    openid = OpenIdClient()
+
+
+@pytest.fixture
+def new_client(sign_in_provider, container_factory):
+    """`new_client()` is a client of the provider that has not asked it anything yet; keywords change its settings."""
+
+    def new_client(**settings):
+        container = container_factory(Office, {"FRONTEND_URL": "", **sign_in_provider.settings, **settings})
+        [client] = container.dependencies
+        client.setup()
+        return client.get_dependency(None)
+
+    return new_client
+
+
+@pytest.fixture(autouse=True)
+def busy_machine(monkeypatch):
+    """Everything takes its time, and a provider that answers isn't to be away for it."""
+    monkeypatch.setattr(kit, "CONVERSATION_SECONDS", 30)
+
+
+@pytest.fixture
+def client(new_client):
+    return new_client()
+
+
+@pytest.fixture
+def sign_in(client, sign_in_provider):
+    """`sign_in(email=…)` is the identity that comes of it all."""
+
+    def sign_in(**person):
+        authorization = client.begin()
+        code, _ = sign_in_provider.log_in(authorization.url, **person)
+        return client.finish(code, authorization.nonce, authorization.code_verifier)
+
+    return sign_in
+
+
+def query_of(url):
+    return {name: value for name, [value] in parse_qs(urlsplit(url).query).items()}
+
+
+# Signing in
+
+
+def test_a_person_signs_in(sign_in, sign_in_provider):
+    identity = sign_in(subject="8675309", email="ada@forage.example", email_verified=True, name="Ada Forager")
+
+    assert identity == Identity(
+        issuer=sign_in_provider.issuer,
+        subject="8675309",
+        email="ada@forage.example",
+        email_verified=True,
+        name="Ada Forager",
+    )
+
+
+def test_a_browser_is_sent_to_the_provider_with_a_challenge(client, sign_in_provider):
+    authorization = client.begin()
+
+    assert authorization.url.startswith(f"{sign_in_provider.issuer}/oauth2/authorize?")
+    query = query_of(authorization.url)
+    assert query.pop("code_challenge") not in ("", authorization.code_verifier)
+    assert query == {
+        "response_type": "code",
+        "client_id": sign_in_provider.settings["GOOGLE_CLIENT_ID"],
+        "redirect_uri": sign_in_provider.settings["GOOGLE_REDIRECT_URI"],
+        "scope": "openid email profile",
+        "state": authorization.state,
+        "nonce": authorization.nonce,
+        "code_challenge_method": "S256",
+    }
+
+
+def test_the_state_comes_back_with_the_code(client, sign_in_provider):
+    authorization = client.begin()
+
+    code, state = sign_in_provider.log_in(authorization.url)
+
+    assert code
+    assert state == authorization.state
+
+
+def test_the_verifier_that_goes_with_the_code_hashes_to_the_challenge(client, sign_in_provider):
+    authorization = client.begin()
+    code, _ = sign_in_provider.log_in(authorization.url)
+
+    client.finish(code, authorization.nonce, authorization.code_verifier)
+
+    [request] = sign_in_provider.token_requests
+    digest = hashlib.sha256(request["code_verifier"].encode()).digest()
+    challenge = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+    assert challenge == query_of(authorization.url)["code_challenge"]
+    assert request["code"] == code
+    assert request["redirect_uri"] == sign_in_provider.settings["GOOGLE_REDIRECT_URI"]
+
+
+def test_the_client_proves_itself_with_its_secret(sign_in, sign_in_provider):
+    sign_in()
+
+    [request] = sign_in_provider.token_requests
+    # As a form would have it, by RFC 6749, 2.3.1.
+    assert request["username"] == "forage-tests"
+    assert request["password"] == "the%20client%27s%20secret%2F%2B%25"
+    assert "client_secret" not in request
+
+
+def test_no_two_sign_ins_share_a_secret(client):
+    first, second = client.begin(), client.begin()
+
+    assert not {first.state, first.nonce, first.code_verifier} & {second.state, second.nonce, second.code_verifier}
+    assert len({first.state, first.nonce, first.code_verifier}) == 3
+    assert min(map(len, (first.state, first.nonce, first.code_verifier))) >= 43
+
+
+def test_several_people_sign_in_at_the_same_time(sign_in, monkeypatch):
+    monkeypatch.setattr(kit, "MOMENT_SECONDS", 30)
+    emails = [f"forager{number}@forage.example" for number in range(5)]
+
+    identities = list(eventlet.GreenPool().imap(lambda email: sign_in(email=email), emails))
+
+    assert [identity.email for identity in identities] == emails
+
+
+def test_scopes_by_other_names_are_no_matter(sign_in, sign_in_provider):
+    # As Google answers.
+    sign_in_provider.change(TOKEN, scope="openid https://www.googleapis.com/auth/userinfo.email")
+
+    assert sign_in(subject="ada").subject == "ada"
+
+
+def test_a_key_on_an_elliptic_curve_serves_as_well(sign_in, sign_in_provider):
+    sign_in_provider.sign_with_new_key(algorithm="ES256")
+
+    assert sign_in(subject="ada").subject == "ada"
+
+
+@pytest.mark.parametrize(
+    ("claim", "counts"), [(True, True), ("true", True), (False, False), ("false", False), (1, False), (None, False)]
+)
+def test_an_address_is_verified_when_the_provider_says_true(sign_in, claim, counts):
+    identity = sign_in(email="ada@forage.example", email_verified=claim)
+
+    assert identity.email == "ada@forage.example"
+    assert identity.email_verified is counts
+
+
+@pytest.mark.parametrize("claim", [None, 5, "", ["ada@forage.example"], "ada\0@forage.example", "\ud800"], ids=repr)
+def test_an_address_that_is_no_plain_text_is_none(sign_in, sign_in_provider, claim):
+    sign_in_provider.change_claims(email=claim, name=claim)
+
+    identity = sign_in()
+
+    assert (identity.email, identity.email_verified, identity.name) == (None, False, None)
+
+
+# Who is refused
+
+
+def refusal(sign_in, **person):
+    with pytest.raises(IdentityRefused) as refused:
+        sign_in(**person)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("claims", "reason"),
+    [
+        ({"aud": "another-client"}, "InvalidAudienceError"),
+        ({"aud": ["another-client", "a-third"]}, "InvalidAudienceError"),
+        ({"aud": None}, "MissingRequiredClaimError"),
+        ({"aud": ["forage-tests", "another-client"]}, "issued to another client"),
+        ({"aud": ["forage-tests", "another-client"], "azp": "another-client"}, "issued to another client"),
+        ({"azp": "another-client"}, "issued to another client"),
+        ({"iss": "https://accounts.google.com"}, "InvalidIssuerError"),
+        ({"iss": None}, "MissingRequiredClaimError"),
+        ({"nonce": "another-nonce"}, "nonce"),
+        ({"nonce": "ä\ud800"}, "nonce"),
+        ({"nonce": 5}, "nonce"),
+        ({"nonce": None}, "MissingRequiredClaimError"),
+        ({"exp": -HOUR}, "ExpiredSignatureError"),
+        ({"exp": None}, "MissingRequiredClaimError"),
+        ({"iat": +HOUR}, "ImmatureSignatureError"),
+        ({"iat": None}, "MissingRequiredClaimError"),
+        ({"nbf": +HOUR}, "ImmatureSignatureError"),
+        ({"sub": None}, "MissingRequiredClaimError"),
+        ({"sub": ""}, "subject"),
+        ({"sub": "s" * 256}, "subject"),
+        ({"sub": "ada\0"}, "subject"),
+        ({"sub": 5}, "InvalidSubjectError"),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_a_claim_that_does_not_hold_is_refused(sign_in, sign_in_provider, claims, reason):
+    from_now = {name: int(time.time()) + value for name, value in claims.items() if value in (HOUR, -HOUR)}
+    sign_in_provider.change_claims(**claims | from_now)
+
+    assert reason in refusal(sign_in)
+
+
+def test_several_audiences_will_do_when_the_token_was_issued_to_us(sign_in, sign_in_provider):
+    sign_in_provider.change_claims(aud=["forage-tests", "another-client"], azp="forage-tests", sub="s" * 255)
+
+    assert sign_in().subject == "s" * 255
+
+
+def test_another_sign_ins_nonce_is_refused(client, sign_in_provider):
+    mine, anothers = client.begin(), client.begin()
+    code, _ = sign_in_provider.log_in(anothers.url)
+
+    with pytest.raises(IdentityRefused, match="nonce"):
+        client.finish(code, mine.nonce, mine.code_verifier)
+
+
+@pytest.mark.parametrize(
+    ("forge", "reason"),
+    [
+        ("leave_unsigned", "InvalidAlgorithmError"),
+        ("sign_with_the_public_key", "InvalidAlgorithmError"),
+        ("sign_with_another_key", "InvalidSignatureError"),
+    ],
+)
+def test_a_forged_signature_is_refused(sign_in, sign_in_provider, forge, reason):
+    getattr(sign_in_provider, forge)()
+
+    assert reason in refusal(sign_in)
+
+
+def test_a_key_for_another_algorithm_is_none(sign_in, sign_in_provider):
+    sign_in_provider.sign_with_new_key(algorithm="RS384")
+
+    assert "key that the provider doesn't publish" in refusal(sign_in)
+
+
+@pytest.mark.parametrize("token", [None, 5, "", "a.b", "a.b.c", "ä.ö.ü", "\ud800", "e30.e30.e30"], ids=repr)
+def test_what_is_no_token_is_refused(sign_in, sign_in_provider, token):
+    sign_in_provider.change(TOKEN, id_token=token)
+
+    assert "id_token" in refusal(sign_in)
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"access_token": None},
+        {"scope": 5},
+        {"expires_in": "soon"},
+        {"expires_in": float("inf")},
+        {"error": "chanterelle"},
+    ],
+    ids=str,
+)
+def test_a_token_answer_that_makes_no_sense_is_refused(sign_in, sign_in_provider, members):
+    sign_in_provider.change(TOKEN, **members)
+
+    reason = refusal(sign_in)
+    assert "can't be exchanged" in reason
+    assert "chanterelle" not in reason
+
+
+def test_a_code_serves_once(client, sign_in_provider):
+    authorization = client.begin()
+    code, _ = sign_in_provider.log_in(authorization.url)
+    client.finish(code, authorization.nonce, authorization.code_verifier)
+
+    with pytest.raises(IdentityRefused, match="invalid_grant"):
+        client.finish(code, authorization.nonce, authorization.code_verifier)
+
+
+@pytest.mark.parametrize("code", ["", "made-up", "x&grant_type=password", "%zz", "\ud800", "\0", "ä" * 5000])
+def test_a_made_up_code_is_refused(client, code):
+    authorization = client.begin()
+
+    with pytest.raises(IdentityRefused):
+        client.finish(code, authorization.nonce, authorization.code_verifier)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404])
+def test_what_the_token_endpoint_says_in_its_own_words_is_not_repeated(sign_in, sign_in_provider, status):
+    sign_in_provider.answer(TOKEN, Response('{"error": "the code abcdef"}', status))
+
+    assert refusal(sign_in) == f"The provider refused the code ({status})."
+
+
+# The provider's keys
+
+
+def test_the_provider_is_asked_once_for_what_it_publishes(sign_in, sign_in_provider):
+    sign_in()
+    sign_in()
+
+    assert (sign_in_provider.asked.count(DISCOVERY), sign_in_provider.asked.count(KEYS)) == (1, 1)
+
+
+def test_what_is_old_is_asked_for_again(sign_in, sign_in_provider, monkeypatch):
+    sign_in()
+
+    monkeypatch.setattr(kit, "KEPT_SECONDS", 0)
+
+    sign_in()
+    assert sign_in_provider.asked.count(KEYS) > 1
+
+
+def test_a_key_that_came_since_is_asked_for(sign_in, sign_in_provider, monkeypatch):
+    sign_in()
+    monkeypatch.setattr(kit, "LEAST_SECONDS_KEPT", 0)
+
+    sign_in_provider.sign_with_new_key()
+
+    assert sign_in(subject="ada").subject == "ada"
+    assert sign_in_provider.asked.count(KEYS) == 2
+
+
+def test_keys_are_not_asked_for_at_every_unknown_one(sign_in, sign_in_provider):
+    sign_in()
+
+    sign_in_provider.sign_with_new_key()
+
+    assert "key that the provider doesn't publish" in refusal(sign_in)
+    assert sign_in_provider.asked.count(KEYS) == 1
+
+
+def test_a_key_that_is_not_published_is_refused(sign_in, sign_in_provider, monkeypatch):
+    monkeypatch.setattr(kit, "LEAST_SECONDS_KEPT", 0)
+
+    sign_in_provider.sign_with_new_key(published=False)
+
+    assert "key that the provider doesn't publish" in refusal(sign_in)
+
+
+def test_a_token_need_not_name_the_only_key(sign_in, sign_in_provider):
+    sign_in_provider.step_aside()
+
+    assert sign_in(subject="ada").subject == "ada"
+
+
+def test_a_new_only_key_is_asked_for_without_a_name(sign_in, sign_in_provider, monkeypatch):
+    sign_in_provider.step_aside()
+    sign_in()
+    monkeypatch.setattr(kit, "LEAST_SECONDS_KEPT", 0)
+
+    sign_in_provider.sign_with_new_key(named=False, alone=True)
+
+    assert sign_in(subject="ada").subject == "ada"
+
+
+def test_a_token_must_name_its_key_among_several(sign_in, sign_in_provider):
+    sign_in_provider.sign_with_new_key(named=False)
+
+    assert "key that the provider doesn't publish" in refusal(sign_in)
+
+
+# A provider that is away
+
+
+@pytest.fixture
+def ask(client, sign_in_provider):
+    """`ask(path)` holds the conversation that this path is asked for in, all before it having gone well."""
+    authorization = client.begin()
+    code, _ = sign_in_provider.log_in(authorization.url)
+
+    def ask(path, of=client):
+        if path == TOKEN:
+            return of.finish(code, authorization.nonce, authorization.code_verifier)
+        # As if nothing had been read yet.
+        of._published = None
+        return of.begin()
+
+    return ask
+
+
+def answers():
+    bomb = gzip.compress(b" " * 10_000_000)
+    return {
+        "an error": Response("{}", 500),
+        "out of service": Response("{}", 503),
+        "too many requests": Response("{}", 429),
+        "nothing": Response("", 200),
+        "a page": Response("<html>", 200, content_type="text/html"),
+        "a list": Response("[]", 200),
+        "a nest": Response("[" * 100_000, 200),
+        "no text": Response(b"\xff\xfe", 200),
+        "broken compression": Response("{}", 200, {"Content-Encoding": "gzip"}),
+        "a bomb": Response(bomb, 200, {"Content-Encoding": "gzip"}),
+    }
+
+
+@pytest.mark.parametrize("path", ENDPOINTS)
+@pytest.mark.parametrize("kind", answers())
+def test_a_provider_that_answers_what_none_should_is_away(ask, sign_in_provider, path, kind):
+    sign_in_provider.answer(path, answers()[kind])
+
+    with pytest.raises(ProviderAway):
+        ask(path)
+
+
+@pytest.mark.parametrize("path", [DISCOVERY, KEYS])
+def test_a_document_that_comes_with_a_refusal_is_none(ask, sign_in_provider, path):
+    document = requests.get(sign_in_provider.issuer + path, timeout=5).content
+    sign_in_provider.answer(path, Response(document, 403))
+
+    with pytest.raises(ProviderAway, match="403"):
+        ask(path)
+
+
+@pytest.mark.parametrize("path", ENDPOINTS)
+def test_an_answer_is_not_read_beyond_a_bound(ask, sign_in_provider, path):
+    sign_in_provider.answer(path, sign_in_provider.flood)
+
+    with pytest.raises(ProviderAway, match="more than 131072 bytes"):
+        ask(path)
+
+
+@pytest.mark.parametrize("path", ENDPOINTS)
+@pytest.mark.parametrize("status", [301, 302, 307])
+def test_a_redirect_is_not_followed(ask, sign_in_provider, path, status):
+    sign_in_provider.answer(path, Response("{}", status, {"Location": f"{sign_in_provider.issuer}/elsewhere"}))
+
+    with pytest.raises(ProviderAway, match=str(status)):
+        ask(path)
+
+    assert "/elsewhere" not in sign_in_provider.asked
+
+
+def test_a_provider_that_hangs_holds_but_a_few(client, sign_in_provider, monkeypatch):
+    monkeypatch.setattr(kit, "MOMENT_SECONDS", 0.01)
+    sign_in_provider.answer(DISCOVERY, sign_in_provider.hang)
+    first = [eventlet.spawn(client.begin) for _ in range(kit.MAX_CONVERSATIONS)]
+    wait_for(lambda: DISCOVERY in sign_in_provider.asked)
+
+    with pytest.raises(ProviderAway, match="others wait"):
+        client.begin()
+
+    sign_in_provider.reset()
+    for greenlet in first:
+        with suppress(ProviderAway):
+            greenlet.wait()
+    assert client.begin()
+
+
+@pytest.mark.parametrize("path", ENDPOINTS)
+@pytest.mark.parametrize("manner", ["hang", "drip"])
+def test_a_provider_that_keeps_us_waiting_is_away(ask, sign_in_provider, monkeypatch, path, manner):
+    sign_in_provider.answer(path, getattr(sign_in_provider, manner))
+    monkeypatch.setattr(kit, "CONVERSATION_SECONDS", 0.3)
+
+    with pytest.raises(ProviderAway, match=r"within 0.3 s"):
+        ask(path)
+
+
+def test_the_steps_of_a_conversation_share_one_budget(ask, new_client, sign_in_provider, monkeypatch):
+    monkeypatch.setattr(kit, "CONVERSATION_SECONDS", 0.5)
+
+    sign_in_provider.slow_down(0.2)
+
+    with pytest.raises(ProviderAway, match=r"within 0.5 s"):
+        ask(TOKEN, of=new_client())
+
+
+def test_somebody_elses_timeout_is_not_the_providers(ask, sign_in_provider):
+    sign_in_provider.answer(TOKEN, sign_in_provider.hang)
+
+    with pytest.raises(eventlet.Timeout), eventlet.Timeout(0.2):
+        ask(TOKEN)
+
+
+@pytest.mark.parametrize("path", [DISCOVERY, TOKEN])
+def test_a_provider_that_is_down_is_away(ask, sign_in_provider, path):
+    sign_in_provider.stop()
+
+    with pytest.raises(ProviderAway):
+        ask(path)
+
+
+def test_a_provider_that_was_away_comes_back(new_client, sign_in_provider):
+    client = new_client()
+    sign_in_provider.stop()
+    with pytest.raises(ProviderAway):
+        client.begin()
+
+    sign_in_provider.start()
+
+    assert client.begin().url.startswith(sign_in_provider.issuer)
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"issuer": "https://accounts.google.com"},
+        {"issuer": None},
+        {"authorization_endpoint": None},
+        {"token_endpoint": None},
+        {"token_endpoint": 5},
+        {"jwks_uri": None},
+        {"jwks_uri": "nowhere"},
+        {"jwks_uri": "file:///etc/passwd"},
+    ],
+    ids=str,
+)
+def test_a_discovery_document_without_what_is_needed_is_none(ask, sign_in_provider, members):
+    sign_in_provider.change(DISCOVERY, **members)
+
+    with pytest.raises(ProviderAway):
+        ask(DISCOVERY)
+
+
+@pytest.mark.parametrize("keys", [None, [], 5, [5], [{}], [{"kty": "RSA", "n": 5, "e": "AQAB"}]], ids=str)
+def test_keys_that_can_not_be_read_are_none(ask, sign_in_provider, keys):
+    sign_in_provider.change(KEYS, keys=keys)
+
+    with pytest.raises(ProviderAway):
+        ask(KEYS)
+
+
+# Logs
+
+
+def test_no_secret_is_told_whatever_is_logged(new_client, sign_in_provider, caplog, monkeypatch):
+    caplog.set_level(logging.DEBUG)
+    for name in kit.TALKATIVE_LOGGERS:
+        logging.getLogger(name).setLevel(logging.NOTSET)
+    client = new_client()
+    secrets = {sign_in_provider.settings["GOOGLE_CLIENT_SECRET"], client._client_secret}
+
+    def sign_in(prepare):
+        authorization = client.begin()
+        code, _ = sign_in_provider.log_in(authorization.url)
+        secrets.update({code, authorization.nonce, authorization.code_verifier})
+        prepare()
+        try:
+            client.finish(code, authorization.nonce, authorization.code_verifier)
+        except (IdentityRefused, ProviderAway):
+            logging.getLogger("the caller").exception("no sign-in")
+
+    sign_in(lambda: None)
+    sign_in(lambda: sign_in_provider.change_claims(aud="another-client"))
+    sign_in(lambda: sign_in_provider.change(TOKEN, expires_in="soon"))
+    sign_in(lambda: sign_in_provider.answer(TOKEN, sign_in_provider.repeat_the_request))
+    sign_in(sign_in_provider.stop)
+
+    assert caplog.text.count("no sign-in") == 4
+    for answer in sign_in_provider.token_answers:
+        secrets.update({answer["access_token"], answer["id_token"], *answer["id_token"].split(".")})
+    assert not [secret for secret in secrets if secret in caplog.text]
+
+
+def test_a_code_that_can_not_be_sent_is_not_told(client):
+    with pytest.raises(IdentityRefused) as refused:
+        client.finish("chanterelle\ud800", "a nonce", "a verifier")
+
+    assert "chanterelle" not in str(refused.value)
+    assert refused.value.__cause__ is None and refused.value.__suppress_context__
+
+
+# Settings
+
+
+def test_without_a_client_id_nobody_signs_in(new_client):
+    client = new_client(GOOGLE_CLIENT_ID="", GOOGLE_CLIENT_SECRET="", OIDC_ISSUER="")
+
+    assert not client.is_configured
+    with pytest.raises(ProviderNotConfigured):
+        client.begin()
+    with pytest.raises(ProviderNotConfigured):
+        client.finish("a code", "a nonce", "a verifier")
+
+
+def test_with_a_client_id_it_is_configured(new_client):
+    assert new_client().is_configured
+
+
+def test_the_provider_sends_people_back_to_the_frontend(new_client):
+    client = new_client(GOOGLE_REDIRECT_URI=None, FRONTEND_URL="https://shop.example")
+
+    query = query_of(client.begin().url)
+
+    assert query["redirect_uri"] == "https://shop.example/api/auth/google/callback"

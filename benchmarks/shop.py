@@ -24,7 +24,7 @@ from nameko_reliable.testing.servers import PostgresServer, RabbitMQServer, Serv
 from nameko_reliable.testing.waiting import wait_for
 from scripts import npm
 from scripts.programs import require_programs
-from scripts.servers import make_databases, postgres_of, rabbitmq_of
+from scripts.servers import make_databases, passwords_of, postgres_of, rabbitmq_of
 from scripts.settings import DEFAULT_PORTS, ROOT, SERVICES, Settings
 from tests.infrastructure.smtp import Smtp
 
@@ -96,7 +96,7 @@ class Shop:
             server.start()
         for server in self.servers.values():
             server.wait_until_ready()
-        make_databases(self.servers["postgres"].postgres, self.settings)
+        make_databases(self.servers["postgres"].postgres, passwords_of(self.settings))
         environment = self.settings.environment()
         subprocess.run(
             [sys.executable, "-m", "scripts.migrate"], cwd=ROOT, env=environment, check=True, capture_output=True

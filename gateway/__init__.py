@@ -28,7 +28,7 @@ class Gateway:
     config = Settings(ShopSettings, demo_settings, needs=["JWT_SECRET"])
     log_context = LogContext()
     tracing = Tracing()
-    metrics = Metrics()
+    metrics = Metrics(prefix="forage")
     cluster = ClusterClient()
     tokens = Tokens()
     cache = Cache()

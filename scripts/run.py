@@ -18,7 +18,7 @@ from scripts import frontend, npm
 from scripts.leftovers import claim, end_leftovers, end_with_parent
 from scripts.mail_catcher import MailCatcher
 from scripts.programs import require_programs
-from scripts.servers import make_databases, postgres_of, rabbitmq_of
+from scripts.servers import make_databases, passwords_of, postgres_of, rabbitmq_of
 from scripts.settings import DATABASE_URIS, MANAGEMENT, ROOT, SERVICES, Settings
 from scripts.sign_in_provider import SignInProvider
 from scripts.supervisor import Supervisor
@@ -145,7 +145,7 @@ class Shop:
             stop_signal=signal.SIGINT,  # at SIGTERM it would wait for its clients to go
         )
         await until(postgres.is_ready, "PostgreSQL to come up")
-        await asyncio.to_thread(make_databases, postgres, self.settings)
+        await asyncio.to_thread(make_databases, postgres, passwords_of(self.settings))
 
     async def start_mail_catcher(self):
         if not self.settings.own_mail_catcher:

@@ -24,15 +24,20 @@ def rabbitmq_of(settings):
     )
 
 
-def make_databases(postgres, settings):
-    """Those that are missing."""
+def passwords_of(settings):
+    """The roles' passwords, by their services."""
+    return {service: settings.secret(f"postgres-{service}") for service in SERVICES}
+
+
+def make_databases(postgres, passwords):
+    """Those that are missing. passwords: of each service's role."""
     with closing(postgres.connect()) as connection, connection.cursor() as cursor:
         connection.autocommit = True
         cursor.execute("SELECT datname FROM pg_database")
         existing = {name for (name,) in cursor.fetchall()}
-        for service in SERVICES:
+        for service, password in passwords.items():
             if f"{service}_db" not in existing:
                 cursor.execute(f"DROP ROLE IF EXISTS {service}")
-                cursor.execute(f"CREATE ROLE {service} LOGIN PASSWORD %s", [settings.secret(f"postgres-{service}")])
+                cursor.execute(f"CREATE ROLE {service} LOGIN PASSWORD %s", [password])
                 cursor.execute(f"CREATE DATABASE {service}_db OWNER {service}")
                 cursor.execute(f"REVOKE CONNECT ON DATABASE {service}_db FROM PUBLIC")

@@ -192,7 +192,7 @@ class Notifications:
     parking = ParkingLot()
     log_context = LogContext()
     tracing = Tracing()
-    metrics = Metrics()
+    metrics = Metrics(prefix="forage")
     mails = QueryGauge(MAILS, COUNT_MAILS)
     oldest_pending = QueryGauge(OLDEST_PENDING, AGE_OF_OLDEST_PENDING)
 

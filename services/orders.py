@@ -152,7 +152,7 @@ class Orders:
     cluster = ClusterClient()
     log_context = LogContext()
     tracing = Tracing()
-    metrics = Metrics()
+    metrics = Metrics(prefix="forage")
 
     @rpc
     def create_order(self, user_id, user_email, items, idempotency_key=None, email_verified=False):

@@ -174,7 +174,7 @@ class Products:
     parking = ParkingLot()
     log_context = LogContext()
     tracing = Tracing()
-    metrics = Metrics()
+    metrics = Metrics(prefix="forage")
     stock_mismatches = QueryGauge(STOCK_MISMATCHES, COUNT_MISMATCHES, MISMATCHES_INTERVAL_SECONDS)
 
     # The catalogue

@@ -195,7 +195,7 @@ class Users:
     openid = OpenIdClient()
     log_context = LogContext()
     tracing = Tracing()
-    metrics = Metrics()
+    metrics = Metrics(prefix="forage")
 
     # Accounts
 

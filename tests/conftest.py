@@ -7,9 +7,6 @@ import pytest
 from psycogreen.eventlet import patch_psycopg
 
 from nameko_reliable.testing.servers import free_port
-from scripts.programs import require_programs
-from scripts.servers import postgres_of, rabbitmq_of
-from scripts.settings import Settings
 from tests.infrastructure.configuration import configuration
 from tests.infrastructure.databases import Databases
 from tests.infrastructure.leaks import Leaks
@@ -44,44 +41,8 @@ def nothing_secret_is_logged(local_folder, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def new_settings(local_folder):
-    """Makes settings for one more set of servers, on free ports."""
-
-    def new(name):
-        settings = Settings(
-            {
-                "LOCAL_DIR": str(local_folder / name),
-                "POSTGRES_PORT": "0",
-                "RABBITMQ_PORT": "0",
-                "RABBITMQ_MANAGEMENT_PORT": "0",
-                "SMTP_HOST": "127.0.0.1",
-            },
-            for_tests=True,
-        )
-        require_programs(settings)
-        return settings
-
-    return new
-
-
-@pytest.fixture(scope="session")
-def settings(new_settings):
-    return new_settings("shared")
-
-
-@pytest.fixture(scope="session")
-def postgres(settings):
-    return postgres_of(settings)
-
-
-@pytest.fixture(scope="session")
-def rabbitmq(settings):
-    return rabbitmq_of(settings)
-
-
-@pytest.fixture(scope="session")
-def databases(servers, settings):
-    return Databases(servers[0], settings)
+def databases(servers):
+    return Databases(servers[0])
 
 
 @pytest.fixture(scope="session")

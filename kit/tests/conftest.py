@@ -33,7 +33,7 @@ def database(servers):
 
     yield database
     for name in made.values():
-        servers[0].execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+        servers[0].execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
 
 @pytest.fixture

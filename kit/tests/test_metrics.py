@@ -21,9 +21,9 @@ from nameko_reliable.telemetry.metrics import Metrics
 from nameko_reliable.testing.metrics import Watched
 from nameko_reliable.testing.waiting import wait_for
 
-CAKES = Gauge("forage_test_cakes", "Cakes by their name.", ["service", "cake"])
-ODD_CAKES = Gauge("forage_test_odd_cakes", "Cakes, asked for wrongly.", ["service"])
-SLOW_CAKES = Gauge("forage_test_slow_cakes", "Cakes, counted slowly.", ["service"])
+CAKES = Gauge("test_cakes", "Cakes by their name.", ["service", "cake"])
+ODD_CAKES = Gauge("test_odd_cakes", "Cakes, asked for wrongly.", ["service"])
+SLOW_CAKES = Gauge("test_slow_cakes", "Cakes, counted slowly.", ["service"])
 
 
 class Bakery:
@@ -80,7 +80,7 @@ def test_a_process_that_is_well_lives_and_is_ready(watched):
 
     assert bakery.get("/livez").status_code == 200
     assert bakery.get("/readyz").status_code == 200
-    assert bakery.value("forage_service_info") == 1
+    assert bakery.value("nameko_service_info") == 1
     assert "process_resident_memory_bytes" in bakery.get("/metrics").text
 
 
@@ -181,11 +181,11 @@ def test_calls_are_counted_by_method_and_outcome_at_both_ends(watched, bakery, c
         cluster.bakery.weigh()
 
     for end, labels in (("server", {}), ("client", {"service": "caller", "target": "bakery"})):
-        calls = f"forage_rpc_{end}_duration_seconds_count"
+        calls = f"nameko_rpc_{end}_duration_seconds_count"
         assert server.count(calls, method="look", outcome="ok", **labels) == 2
         assert server.count(calls, method="burn", outcome="error", **labels) == 1
         assert server.count(calls, method="weigh", outcome="error", **labels) == 1
-    assert 0 < server.count("forage_rpc_server_duration_seconds_sum", method="look") < 5
+    assert 0 < server.count("nameko_rpc_server_duration_seconds_sum", method="look") < 5
 
 
 def test_a_service_that_is_away_is_counted_by_its_caller(watched, cluster):
@@ -194,7 +194,7 @@ def test_a_service_that_is_away_is_counted_by_its_caller(watched, cluster):
     with pytest.raises(Exception, match="nowhere"):
         cluster.nowhere.look()
 
-    calls = "forage_rpc_client_duration_seconds_count"
+    calls = "nameko_rpc_client_duration_seconds_count"
     assert server.count(calls, service="caller", target="nowhere", outcome="unavailable") == 1
 
 
@@ -205,7 +205,7 @@ def test_names_that_come_from_outside_make_no_labels(watched, bakery, calls):
     calls.send("bakery.look", kwargs={"made_up": 1})
     calls.send("bakery.look", body=b"made up")
 
-    counted = "forage_rpc_server_duration_seconds_count"
+    counted = "nameko_rpc_server_duration_seconds_count"
     wait_for(lambda: server.count(counted, method="unknown", outcome="error") == 3)
     assert "made_up" not in server.get("/metrics").text
 
@@ -236,29 +236,29 @@ def test_events_are_counted_by_handler_and_outcome(press, broker):
 
     broker.publish(to_payload(event), exchange="bakery.events", routing_key="cake.baked")
 
-    attempts = "forage_event_handler_duration_seconds_count"
+    attempts = "nameko_event_handler_duration_seconds_count"
     wait_for(lambda: press.count(attempts, event="cake.baked", handler="praise", outcome="handled") == 1)
     wait_for(lambda: press.count(attempts, event="cake.baked", handler="criticize", outcome="retried") == 1)
     wait_for(lambda: press.count(attempts, event="cake.baked", handler="criticize", outcome="parked") == 1)
-    assert 90 <= press.count("forage_event_lag_seconds_sum", event="cake.baked", handler="praise") < 120
-    assert press.count("forage_event_lag_seconds_count", handler="criticize") == 0
+    assert 90 <= press.count("nameko_event_lag_seconds_sum", event="cake.baked", handler="praise") < 120
+    assert press.count("nameko_event_lag_seconds_count", handler="criticize") == 0
 
 
 def test_messages_that_wait_or_are_parked_are_told(press, broker):
     broker.publish(b"no event", exchange="bakery.events", routing_key="cake.baked")
 
-    wait_for(lambda: press.value("forage_parked_messages") == 2)
-    assert press.value("forage_queue_messages", queue="evt-bakery-cake.baked--press.praise") == 0
-    assert press.value("forage_inquiry_success", inquiry="queues") == 1
+    wait_for(lambda: press.value("nameko_parked_messages") == 2)
+    assert press.value("nameko_queue_messages", queue="evt-bakery-cake.baked--press.praise") == 0
+    assert press.value("nameko_inquiry_success", inquiry="queues") == 1
 
 
 def test_the_outbox_tells_how_many_wait_and_since_when(watched, bakery, cluster):
     server = watched(Bakery)
     cluster.bakery.bake("Torte")
-    wait_for(lambda: server.count("forage_outbox_published_total", event="cake.baked", outcome="confirmed") == 1)
+    wait_for(lambda: server.count("nameko_outbox_published_total", event="cake.baked", outcome="confirmed") == 1)
     # It is counted before its row is gone.
-    wait_for(lambda: server.value("forage_outbox_messages") == 0)
-    assert server.value("forage_outbox_oldest_age_seconds") == 0
+    wait_for(lambda: server.value("nameko_outbox_messages") == 0)
+    assert server.value("nameko_outbox_oldest_age_seconds") == 0
 
     with bakery.engine.begin() as connection:
         for seconds in (90, 10):
@@ -270,18 +270,18 @@ def test_the_outbox_tells_how_many_wait_and_since_when(watched, bakery, cluster)
             }
             connection.execute(OutboxEntry.__table__.insert().values(**waiting, **at))
 
-    assert server.value("forage_outbox_messages") == 2
-    assert 90 <= server.value("forage_outbox_oldest_age_seconds") < 120
+    assert server.value("nameko_outbox_messages") == 2
+    assert 90 <= server.value("nameko_outbox_oldest_age_seconds") < 120
 
 
 def test_a_query_is_told_and_what_is_gone_with_it(watched, bakery, cluster):
     server = watched(Bakery)
     cluster.bakery.bake("Torte")
-    assert server.value("forage_test_cakes", cake="Torte") == 1
+    assert server.value("test_cakes", cake="Torte") == 1
 
     bakery.execute(text("DELETE FROM cakes"))
 
-    assert server.value("forage_test_cakes", cake="Torte") is None
+    assert server.value("test_cakes", cake="Torte") is None
 
 
 @pytest.mark.parametrize("columns", ["NULL", "'Torte', 1"])
@@ -296,9 +296,9 @@ def test_a_query_whose_answer_is_no_value_harms_nothing_else(watched, bakery, co
     bakery.execute(Cake.__table__.insert().values(name="Torte"))
     server = watched(Archive)
 
-    assert server.value("forage_inquiry_success", inquiry="forage_test_odd_cakes") == 0
-    assert server.value("forage_test_odd_cakes") is None
-    assert server.value("forage_test_cakes", cake="Torte") == 1
+    assert server.value("nameko_inquiry_success", inquiry="test_odd_cakes") == 0
+    assert server.value("test_odd_cakes") is None
+    assert server.value("test_cakes", cake="Torte") == 1
 
 
 def test_a_slow_query_is_told_when_it_is_there_and_not_asked_again_soon(watched, bakery, monkeypatch):
@@ -314,30 +314,30 @@ def test_a_slow_query_is_told_when_it_is_there_and_not_asked_again_soon(watched,
     with bakery.engine.connect() as connection:
         connection.execute(text("SELECT pg_advisory_lock(1)"))
         server = watched(Archive)
-        assert server.value("forage_test_slow_cakes") is None
+        assert server.value("test_slow_cakes") is None
         connection.execute(text("SELECT pg_advisory_unlock(1)"))
 
-    wait_for(lambda: server.value("forage_test_slow_cakes") == 0)
+    wait_for(lambda: server.value("test_slow_cakes") == 0)
 
     bakery.execute(Cake.__table__.insert().values(name="Torte"))
-    assert server.value("forage_test_slow_cakes") == 0
+    assert server.value("test_slow_cakes") == 0
 
 
 def test_without_the_database_all_else_is_told_and_that_it_is_away(watched, bakery, database_proxy):
     proxy = database_proxy("bakery")
     server = watched(Bakery, DB_URIS={"bakery": proxy.uri})
-    assert server.value("forage_outbox_messages") == 0
+    assert server.value("nameko_outbox_messages") == 0
 
     proxy.go_away()
 
-    assert server.value("forage_inquiry_success", inquiry="outbox") == 0
-    assert server.value("forage_outbox_messages") is None
-    assert server.value("forage_broker_connected") == 1
+    assert server.value("nameko_inquiry_success", inquiry="outbox") == 0
+    assert server.value("nameko_outbox_messages") is None
+    assert server.value("nameko_broker_connected") == 1
 
     proxy.come_back()
 
-    wait_for(lambda: server.value("forage_outbox_messages") == 0)
-    assert server.value("forage_inquiry_success", inquiry="outbox") == 1
+    wait_for(lambda: server.value("nameko_outbox_messages") == 0)
+    assert server.value("nameko_inquiry_success", inquiry="outbox") == 1
 
 
 def test_a_database_that_hangs_does_not_hold_up_the_scrape(watched, bakery, database_proxy):
@@ -347,27 +347,27 @@ def test_a_database_that_hangs_does_not_hold_up_the_scrape(watched, bakery, data
     proxy.hold()
     answer = server.get("/metrics")
 
-    assert 'forage_inquiry_success{inquiry="outbox",service="bakery"} 0.0' in answer.text
+    assert 'nameko_inquiry_success{inquiry="outbox",service="bakery"} 0.0' in answer.text
     proxy.release()
-    wait_for(lambda: server.value("forage_outbox_messages") == 0)
+    wait_for(lambda: server.value("nameko_outbox_messages") == 0)
 
 
 def test_the_pool_the_workers_and_the_loop_are_told(watched, bakery, cluster):
     server = watched(Bakery)
     cluster.bakery.look()
 
-    assert server.value("forage_db_pool_size") == server.value("forage_workers") + 2
+    assert server.value("nameko_db_pool_size") == server.value("nameko_workers") + 2
     # The relay looks now and then.
-    wait_for(lambda: server.value("forage_db_pool_in_use") == 0)
-    assert server.count("forage_db_pool_wait_seconds_count") >= 1
-    wait_for(lambda: server.value("forage_workers_busy") == 0)
-    wait_for(lambda: server.count("forage_event_loop_lag_seconds_count") > 0)
+    wait_for(lambda: server.value("nameko_db_pool_in_use") == 0)
+    assert server.count("nameko_db_pool_wait_seconds_count") >= 1
+    wait_for(lambda: server.value("nameko_workers_busy") == 0)
+    wait_for(lambda: server.count("nameko_event_loop_lag_seconds_count") > 0)
 
 
 def test_without_the_broker_its_gauge_is_0(watched, proxy):
     server = watched(Bakery, AMQP_URI=proxy.uri)
-    assert server.value("forage_broker_connected") == 1
+    assert server.value("nameko_broker_connected") == 1
 
     proxy.go_away()
 
-    wait_for(lambda: server.value("forage_broker_connected") == 0)
+    wait_for(lambda: server.value("nameko_broker_connected") == 0)

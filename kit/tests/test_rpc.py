@@ -316,9 +316,9 @@ def test_how_far_wall_clocks_are_apart_is_a_metric(run_service, calls):
 
     sender.send("ahead", wall_time=time.time() + 30)
 
-    assert watched.value("forage_clock_skew_seconds") == pytest.approx(-30, abs=2)
+    assert watched.value("nameko_clock_skew_seconds") == pytest.approx(-30, abs=2)
     Sender(calls, name="another").send("behind by less", wall_time=time.time() - 10)
-    assert watched.value("forage_clock_skew_seconds") == pytest.approx(-30, abs=2)
+    assert watched.value("nameko_clock_skew_seconds") == pytest.approx(-30, abs=2)
 
 
 def test_a_call_that_waits_past_its_deadline_is_never_carried_out(run_service, cluster, broker):

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from prometheus_client import REGISTRY
 
+from nameko_reliable.telemetry.registry import KIT
 from scripts.settings import ROOT, SERVICES
 from tests.deploy.test_alerts import ALERTS
 
@@ -45,11 +46,14 @@ def exported():
     for module in (*(f"services.{service}" for service in SERVICES), "gateway"):
         importlib.import_module(module)
     labels_of = {}
-    for collector in REGISTRY._collector_to_names:
+    for collector in (*REGISTRY._collector_to_names, *KIT._collector_to_names):
+        prefix = "forage_" if collector in KIT._collector_to_names else ""
         for family in collector.collect() if hasattr(collector, "collect") else ():
             own = set(getattr(collector, "_labelnames", ()))
             endings = {"counter": ["_total"], "histogram": ["_bucket", "_count", "_sum"]}.get(family.type, [""])
-            labels_of |= {family.name + ending: own | ({"le"} if ending == "_bucket" else set()) for ending in endings}
+            labels_of |= {
+                prefix + family.name + ending: own | ({"le"} if ending == "_bucket" else set()) for ending in endings
+            }
     return labels_of
 
 

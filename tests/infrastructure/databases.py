@@ -2,6 +2,7 @@
 
 import os
 import re
+import secrets
 import subprocess
 import sys
 from itertools import count
@@ -11,10 +12,10 @@ from scripts.settings import ROOT, SERVICES
 
 
 class Databases:
-    def __init__(self, server, settings):
+    def __init__(self, server):
         self.server = server
-        self.settings = settings
-        make_databases(server.postgres, settings)
+        self.passwords = {service: secrets.token_hex(16) for service in SERVICES}
+        make_databases(server.postgres, self.passwords)
         self._migrated = False
         self._numbers = count(1)
 
@@ -24,9 +25,9 @@ class Databases:
         if service in SERVICES:
             self._migrate_once()
             self.server.execute(f'CREATE DATABASE "{name}" TEMPLATE {service}_db OWNER {service}')
-            return self.settings.database_uri(service, name)
+            return self._uri(service, name)
         self.server.execute(f'CREATE DATABASE "{name}"')
-        return self.settings.database_uri("postgres", name)
+        return self.server.postgres.uri(name)
 
     def new_empty(self, service, statements):
         """The URI of a new database of the service's, for a backup to be restored into.
@@ -37,19 +38,20 @@ class Databases:
         name = f"test_{next(self._numbers)}_{service}_restored"
         for statement in statements.split(";")[:-1]:
             self.server.execute(re.sub(r"\borders\b", service, re.sub(r"\borders_db\b", name, statement)))
-        return self.settings.database_uri(service, name)
+        return self._uri(service, name)
 
     def drop(self, uri):
         name = uri.rpartition("/")[2]
         self.server.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
+    def _uri(self, service, name):
+        return self.server.postgres.uri(name, service, self.passwords[service])
+
     def _migrate_once(self):
         """All services' at once: most of it is Python coming up."""
         if self._migrated:
             return
-        uris = {
-            f"{service.upper()}_DB_URI": self.settings.database_uri(service, f"{service}_db") for service in SERVICES
-        }
+        uris = {f"{service.upper()}_DB_URI": self._uri(service, f"{service}_db") for service in SERVICES}
         done = subprocess.run(
             [sys.executable, "-m", "scripts.migrate"],
             cwd=ROOT,

@@ -230,7 +230,7 @@ def test_mails_are_counted_by_what_the_server_said(run_service, smtp):
     class MeasuredOffice:
         name = "office"
 
-        metrics = Metrics()
+        metrics = Metrics(prefix="forage")
         mailer = Mailer()
 
     server = Watched(run_service(MeasuredOffice))

@@ -83,7 +83,7 @@ def broker_over_tls(brokers, broker, amqps_port, authority):
 
     def settings(host=NAME, ca=authority.certificate):
         password = brokers.rabbitmq.password
-        uri = f"amqps://forage:{password}@{host}:{amqps_port}/{broker.vhost}"
+        uri = f"amqps://{brokers.rabbitmq.user}:{password}@{host}:{amqps_port}/{broker.vhost}"
         return {"AMQP_URI": uri, "AMQP_SSL_CA": str(ca or "")}
 
     return settings

@@ -37,6 +37,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from nameko_reliable.errors import DatabaseUnavailable, RpcTimeout, ServiceUnavailable
 from nameko_reliable.postgres import database_url, is_outage, is_statements
+from nameko_reliable.telemetry.registry import KIT
 from nameko_reliable.telemetry.tracing import Operation, Tracer
 
 logger = logging.getLogger(__name__)
@@ -77,13 +78,14 @@ TRANSACTION = Operation("transaction", attributes=DATABASE)
 OPERATION = re.compile(r"\b(SELECT|INSERT|UPDATE|DELETE)\b")
 TARGET = re.compile(r"\b(?:FROM|INTO|UPDATE) (\w+)")
 
-POOL_SIZE = Gauge("forage_db_pool_size", "Connections that the pool may hold.", ["service"])
-POOL_IN_USE = Gauge("forage_db_pool_in_use", "Connections of the pool that somebody uses.", ["service"])
+POOL_SIZE = Gauge("db_pool_size", "Connections that the pool may hold.", ["service"], registry=KIT)
+POOL_IN_USE = Gauge("db_pool_in_use", "Connections of the pool that somebody uses.", ["service"], registry=KIT)
 POOL_WAIT = Histogram(
-    "forage_db_pool_wait_seconds",
+    "db_pool_wait_seconds",
     "How long a transaction waits for its connection, with the time to make a new one.",
     ["service"],
     buckets=(0.0001, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 3),
+    registry=KIT,
 )
 
 

@@ -47,6 +47,7 @@ from nameko_reliable.messages import from_payload, to_payload
 from nameko_reliable.parking import PARKED_MESSAGES
 from nameko_reliable.rpc import HEADER_PREFIX, context_from_headers
 from nameko_reliable.telemetry.gauges import QUEUE_MESSAGES, QueueDepths
+from nameko_reliable.telemetry.registry import KIT
 from nameko_reliable.telemetry.tracing import HEADER, Operation, Tracer, trace_headers
 
 logger = logging.getLogger(__name__)
@@ -57,17 +58,19 @@ PUBLISH_SECONDS = 5
 UNAVAILABLE_PAUSE_SECONDS = 1
 
 HANDLED_EVENTS = Histogram(
-    "forage_event_handler_duration_seconds",
+    "event_handler_duration_seconds",
     "Attempts to handle an event, from its receipt. outcome: handled, retried (it comes again after a pause), parked, "
     "postponed (the database is unavailable), failed (a hint, which is gone).",
     ["service", "event", "handler", "outcome"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+    registry=KIT,
 )
 EVENT_LAG = Histogram(
-    "forage_event_lag_seconds",
+    "event_lag_seconds",
     "From the time that an event bears to the end of its handling.",
     ["service", "event", "handler"],
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200),
+    registry=KIT,
 )
 
 

@@ -50,6 +50,7 @@ from nameko_reliable.polling import Loop
 from nameko_reliable.rpc import HEADER_PREFIX
 from nameko_reliable.settings import amqp_address
 from nameko_reliable.telemetry.gauges import Inquiries
+from nameko_reliable.telemetry.registry import KIT
 from nameko_reliable.telemetry.tracing import HEADER, Tracer, traceparent
 
 logger = logging.getLogger(__name__)
@@ -70,12 +71,15 @@ REMEMBERED_ROWS = 10_000
 # bindings stay as they are in this release, see docs/decisions/a-copy-for-each-subscriber.md. The next says True.
 TAKE_BINDINGS_AWAY = False
 
-WAITING = Gauge("forage_outbox_messages", "Events that wait in the outbox.", ["service"])
-OLDEST_AGE = Gauge("forage_outbox_oldest_age_seconds", "How long the oldest event waits in the outbox.", ["service"])
+WAITING = Gauge("outbox_messages", "Events that wait in the outbox.", ["service"], registry=KIT)
+OLDEST_AGE = Gauge(
+    "outbox_oldest_age_seconds", "How long the oldest event waits in the outbox.", ["service"], registry=KIT
+)
 PUBLISHED = Counter(
-    "forage_outbox_published_total",
+    "outbox_published_total",
     "Events that the broker was given. outcome: confirmed, refused (a queue did not take it; it goes there again).",
     ["service", "event", "outcome"],
+    registry=KIT,
 )
 
 

@@ -38,6 +38,7 @@ from nameko_reliable.amqp.queues import own_headers, parking_queue
 from nameko_reliable.errors import NotReplayable, ParkingLotBusy, ServiceUnavailable, TooManyParked
 from nameko_reliable.messages import timestamp
 from nameko_reliable.settings import amqp_address
+from nameko_reliable.telemetry.registry import KIT
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,9 @@ END_OF_TIME = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 STATE_HEADER = re.compile("x-parked-|x-attempt$")
 BROKERS_REASONS = {"delivery_limit": "came back unanswered too often: its handlers died, or lost the broker"}
 
-PARKED_MESSAGES = Gauge("forage_parked_messages", "Messages that no handler of the service could take.", ["service"])
+PARKED_MESSAGES = Gauge(
+    "parked_messages", "Messages that no handler of the service could take.", ["service"], registry=KIT
+)
 
 
 class ParkingLot(DependencyProvider):

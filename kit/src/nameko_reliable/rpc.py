@@ -51,6 +51,7 @@ from nameko_reliable.amqp.consumers import Consumers
 from nameko_reliable.amqp.deadlines import CLOCK_SKEW, FIELDS, SenderClocks, time_fields
 from nameko_reliable.errors import RpcTimeout, ServiceBusy, ServiceUnavailable, outcome_of
 from nameko_reliable.telemetry.gauges import QUEUE_MESSAGES, QueueDepths
+from nameko_reliable.telemetry.registry import KIT
 from nameko_reliable.telemetry.tracing import Operation, Tracer, context_of, trace_headers
 
 __all__ = ["ClusterClient", "RpcTimeout", "ServiceUnavailable", "rpc"]
@@ -65,17 +66,19 @@ HEADER_PREFIX = "nameko."
 
 CALL_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 HANDLED_CALLS = Histogram(
-    "forage_rpc_server_duration_seconds",
+    "rpc_server_duration_seconds",
     "Calls from their receipt to their answer. outcome: ok, refused (an answer of the method's own), error, timeout, "
     "unavailable; method: `unknown` for what fits none.",
     ["service", "method", "outcome"],
     buckets=CALL_BUCKETS,
+    registry=KIT,
 )
 MADE_CALLS = Histogram(
-    "forage_rpc_client_duration_seconds",
+    "rpc_client_duration_seconds",
     "Calls of other services until they are answered or given up; outcomes as the server's.",
     ["service", "target", "method", "outcome"],
     buckets=CALL_BUCKETS,
+    registry=KIT,
 )
 # A name that came from outside must not become a label.
 UNKNOWN_METHOD = "unknown"

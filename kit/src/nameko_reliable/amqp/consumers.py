@@ -23,6 +23,7 @@ from prometheus_client import Gauge
 
 from nameko_reliable.amqp.broker import CONNECTION_ERRORS, SETUP_SECONDS, connect, declare, drain, no_answer_within
 from nameko_reliable.settings import amqp_address
+from nameko_reliable.telemetry.registry import KIT
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,9 @@ ASKED_SECONDS = 1
 STOP_SECONDS = 2
 ADVICE = ": delete it, or keep its arguments; an event's queue has those of EVENT_QUEUE_TYPE"
 
-CONNECTED = Gauge("forage_broker_connected", "1 while all queues of the service are consumed, else 0.", ["service"])
+CONNECTED = Gauge(
+    "broker_connected", "1 while all queues of the service are consumed, else 0.", ["service"], registry=KIT
+)
 
 
 class Consumers(SharedExtension):

@@ -19,6 +19,8 @@ from uuid import uuid4
 from nameko.exceptions import MalformedRequest
 from prometheus_client import Gauge
 
+from nameko_reliable.telemetry.registry import KIT
+
 WINDOW_SECONDS = 60
 SKEW_SECONDS = 300
 # Those heard from longest ago are forgotten first.
@@ -31,9 +33,10 @@ FIELDS = ("time_left", "sent_at", "sender", "wall_time", "deadline")
 PROCESS = uuid4().hex
 
 CLOCK_SKEW = Gauge(
-    "forage_clock_skew_seconds",
+    "clock_skew_seconds",
     "This process's wall clock less that of a process that called it within five minutes: the one that differs most.",
     ["service"],
+    registry=KIT,
 )
 
 

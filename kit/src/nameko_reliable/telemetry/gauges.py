@@ -1,13 +1,14 @@
 """Gauges whose values have to be asked for, when they are looked at: of the database, of the broker.
 
-    OLDEST_CAKE = Gauge("forage_oldest_cake_age_seconds", "…", ["service"])
+    OLDEST_CAKE = Gauge("oldest_cake_age_seconds", "…", ["service"])
 
     class Bakery:
-        metrics = Metrics()
+        name = "bakery"
+        metrics = Metrics(prefix="bakery")
         oldest_cake = QueryGauge(OLDEST_CAKE, text("SELECT …"))
 
 Every replica tells what stands in the database that all of them share: take the maximum, not the sum.
-While the answer fails to come its gauge has no value, and `forage_inquiry_success` is 0.
+While the answer fails to come its gauge has no value, and `inquiry_success` is 0.
 """
 
 import logging
@@ -22,6 +23,7 @@ from nameko_reliable.amqp.broker import CONNECTION_ERRORS, BrokerUnavailable, co
 from nameko_reliable.database import Engine
 from nameko_reliable.errors import ServiceUnavailable
 from nameko_reliable.settings import amqp_address
+from nameko_reliable.telemetry.registry import KIT
 
 logger = logging.getLogger(__name__)
 
@@ -34,16 +36,18 @@ SLOW_ANSWER_SECONDS = 25
 DEPTHS_INTERVAL_SECONDS = 30
 
 INQUIRY_SUCCESS = Gauge(
-    "forage_inquiry_success",
+    "inquiry_success",
     "1 if the database or the broker answered when it was last asked for a gauge, else 0.",
     ["service", "inquiry"],
+    registry=KIT,
 )
 
 
 QUEUE_MESSAGES = Gauge(
-    "forage_queue_messages",
+    "queue_messages",
     "Messages that wait in a queue of the service, without those being handled.",
     ["service", "queue"],
+    registry=KIT,
 )
 
 

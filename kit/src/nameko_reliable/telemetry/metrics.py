@@ -1,10 +1,11 @@
 """What a process tells about itself, on a port that is not the public's.
 
-    class Orders:
-        name = "orders"
-        metrics = Metrics()
+    class Bakery:
+        name = "bakery"
+        metrics = Metrics(prefix="bakery")
 
-/metrics    what prometheus_client has counted in this process; each metric stands beside the code that counts it
+/metrics    what prometheus_client has counted in this process. Each metric stands beside the code that counts it;
+            those of the kit have the prefix before their names.
 /livez      200: the event loop turns
 /readyz     200 while the service's queues are consumed and its database takes writes, else 503 with what is amiss
 
@@ -27,6 +28,7 @@ from nameko_reliable.amqp.consumers import Consumers
 from nameko_reliable.database import Engine, ReadOnly
 from nameko_reliable.errors import ServiceUnavailable
 from nameko_reliable.telemetry.gauges import Inquiries
+from nameko_reliable.telemetry.registry import KIT, Prefixed
 
 logger = logging.getLogger(__name__)
 
@@ -36,15 +38,18 @@ MAX_REQUESTS = 16
 BACKLOG = 64
 LAG_INTERVAL_SECONDS = 0.25
 
-INFO = Gauge("forage_service_info", "1 for each service of the process: whose process_* metrics are.", ["service"])
+INFO = Gauge(
+    "service_info", "1 for each service of the process: whose process_* metrics are.", ["service"], registry=KIT
+)
 LOOP_LAG = Histogram(
-    "forage_event_loop_lag_seconds",
+    "event_loop_lag_seconds",
     "How much later than it should a greenlet woke up, every quarter of a second.",
     ["service"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
+    registry=KIT,
 )
-WORKERS = Gauge("forage_workers", "How many workers the service may have at once.", ["service"])
-BUSY_WORKERS = Gauge("forage_workers_busy", "How many workers are at work.", ["service"])
+WORKERS = Gauge("workers", "How many workers the service may have at once.", ["service"], registry=KIT)
+BUSY_WORKERS = Gauge("workers_busy", "How many workers are at work.", ["service"], registry=KIT)
 
 # The time a series began is of no use where rates are asked for, and one more series of each.
 disable_created_metrics()
@@ -57,6 +62,9 @@ class Metrics(DependencyProvider):
     """One for each process: a second one would ask for the same port."""
 
     inquiries = Inquiries()
+
+    def __init__(self, prefix="nameko"):
+        self.prefix = prefix
 
     def setup(self):
         config = self.container.config
@@ -137,7 +145,8 @@ class Metrics(DependencyProvider):
 
     def _metrics(self):
         self.inquiries.refresh()
-        return HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest()
+        shown = generate_latest(Prefixed(KIT, self.prefix)) + generate_latest()
+        return HTTPStatus.OK, CONTENT_TYPE_LATEST, shown
 
     def _livez(self):
         return HTTPStatus.OK, "text/plain", b"alive\n"

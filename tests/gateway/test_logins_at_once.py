@@ -27,7 +27,7 @@ MOST_TAKEN = PLACES + HashingLimit.most_waiting
 def crowd(own_shop, monkeypatch):
     """A shop with many accounts: `url`, `first` and `accounts`."""
     # However busy this machine is, what is let in gets its answer.
-    monkeypatch.setattr(app_module, "CALL_SECONDS", 60)
+    monkeypatch.setattr(app_module, "CALL_SECONDS", 600)
     own_shop.run(Users)
     own_shop.run(Gateway)
     own_shop.url = f"http://127.0.0.1:{own_shop.config['GATEWAY_PORT']}"

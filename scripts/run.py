@@ -38,8 +38,8 @@ def main(arguments):
             settings.refuse_taken_ports(with_services=mode != "infrastructure")
             require_programs(settings)
             npm.install(npm.DOCS, "the page of /docs")
-            if not settings.own_broker and not given_broker_answers(config):
-                raise CannotStart("AMQP_URI is set, but no broker answers there: start it, or unset AMQP_URI.")
+            if not settings.own_broker:
+                require_given_broker(config)
             try:
                 asyncio.run(run_until_told_to_stop(settings, mode))
             finally:
@@ -60,11 +60,14 @@ def checked_settings(settings):
     return checked(ShopSettings(), {**settings.given, **ours})
 
 
-def given_broker_answers(config):
+def require_given_broker(config):
+    from nameko_reliable.amqp.broker import CONNECTION_ERRORS, connect
     from nameko_reliable.settings import amqp_address
 
-    address = amqp_address(config)
-    return answers_amqp(address["hostname"], address.get("ssl"))
+    try:
+        connect(amqp_address(config)).close()
+    except CONNECTION_ERRORS as error:
+        raise CannotStart(f"AMQP_URI is set, but no broker lets us in there: {error}. Mend or unset it.") from None
 
 
 async def run_until_told_to_stop(settings, mode):

@@ -27,6 +27,7 @@ from nameko.standalone.rpc import ClusterRpcProxy  # noqa: E402
 
 from contracts.errors import Taken  # noqa: E402
 from contracts.settings import ShopSettings  # noqa: E402
+from nameko_reliable.amqp.broker import CONNECTION_ERRORS  # noqa: E402
 from nameko_reliable.settings import amqp_address, checked  # noqa: E402
 
 CATALOGUE = Path(__file__).with_name("catalogue.yaml")
@@ -49,8 +50,8 @@ def main():
             products = add_products(shop.products, yaml.safe_load(CATALOGUE.read_text()))
     except (RpcTimeout, UnknownService) as error:
         sys.exit(f"Nothing answers at the broker, start the services users and products first: {error}")
-    except OSError as error:
-        sys.exit(f"No broker at AMQP_URI: {error}")
+    except CONNECTION_ERRORS as error:
+        sys.exit(f"No broker at AMQP_URI lets us in: {error}")
 
     if accounts or products:
         print(f"Seeded {accounts} accounts and {products} products.")

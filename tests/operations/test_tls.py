@@ -1,6 +1,7 @@
 """Broker and databases over TLS: their certificates and host names are verified, and nothing is said to others."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,9 +13,9 @@ from contracts.settings import ShopSettings
 from nameko_reliable.amqp.broker import connect
 from nameko_reliable.errors import DatabaseUnavailable
 from nameko_reliable.settings import amqp_address, checked
-from nameko_reliable.testing.servers import free_port
+from nameko_reliable.testing.servers import CannotStart, free_port
 from nameko_reliable.testing.waiting import wait_for
-from scripts.run import given_broker_answers
+from scripts.run import require_given_broker
 from scripts.settings import ROOT
 from services.orders import Orders
 from services.products import Products
@@ -140,8 +141,17 @@ def test_without_a_file_the_brokers_authority_is_one_of_the_systems(broker_over_
 
 
 def test_make_run_asks_the_broker_that_it_is_given_as_the_processes_do(broker_over_tls, stranger):
-    assert given_broker_answers(checked(ShopSettings(), broker_over_tls()))
-    assert not given_broker_answers(checked(ShopSettings(), broker_over_tls(ca=stranger.certificate)))
+    require_given_broker(checked(ShopSettings(), broker_over_tls()))
+    with pytest.raises(CannotStart, match="CERTIFICATE_VERIFY_FAILED"):
+        require_given_broker(checked(ShopSettings(), broker_over_tls(ca=stranger.certificate)))
+
+
+def test_make_run_and_the_seed_say_in_a_sentence_that_the_broker_refuses_the_password(broker):
+    config = {"AMQP_URI": broker.uri.replace("@", "x@")}
+
+    with pytest.raises(CannotStart, match="ACCESS_REFUSED"):
+        require_given_broker(checked(ShopSettings(), config))
+    assert re.fullmatch(r"No broker at AMQP_URI lets us in: .*ACCESS_REFUSED.*\n", seed(config))
 
 
 def seed(config):

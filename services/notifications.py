@@ -46,7 +46,8 @@ from contracts.schemas import NotificationQuery, ParkedQuery, ParkedSelection, R
 from contracts.settings import ShopSettings
 from nameko_reliable.database import Database
 from nameko_reliable.errors import RpcTimeout, ServiceUnavailable
-from nameko_reliable.events import Hints, event_handler
+from nameko_reliable.events import event_handler
+from nameko_reliable.hints import Hints
 from nameko_reliable.messages import from_payload, timestamp, to_payload
 from nameko_reliable.parking import ParkingLot
 from nameko_reliable.polling import Bell, crew, wait_until

@@ -26,7 +26,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, mapped_column
 
 from contracts.errors import NotFailed
 from contracts.events import Event, OrderEvent, OrderStatusUpdated
-from nameko_reliable.inbox import AnswerMixin
+from nameko_reliable.tables import AnswerMixin
 
 # So many order mails, in so long a time, go to an address that was never proven. What comes beyond is summed up
 # in one mail, which goes out so long after the first that it sums up.

@@ -24,8 +24,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from contracts.errors import IllegalTransition, InvalidInput
 from contracts.schemas import MAX_MONEY
-from nameko_reliable.inbox import AnswerMixin
-from nameko_reliable.outbox import OutboxMixin
+from nameko_reliable.tables import AnswerMixin, OutboxMixin
 
 NEXT_STATUSES = {
     "pending": ("confirmed", "cancelled"),

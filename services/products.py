@@ -48,7 +48,8 @@ from contracts.schemas import (
 from contracts.settings import ShopSettings
 from nameko_reliable.database import Database
 from nameko_reliable.errors import RpcTimeout, ServiceUnavailable
-from nameko_reliable.events import Hints, event_handler
+from nameko_reliable.events import event_handler
+from nameko_reliable.hints import Hints
 from nameko_reliable.inbox import once
 from nameko_reliable.messages import timestamp
 from nameko_reliable.parking import ParkingLot

@@ -25,7 +25,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, validates
 
 from contracts.names import normal_sku, normal_text
-from nameko_reliable.inbox import AnswerMixin, InboxMixin
+from nameko_reliable.tables import AnswerMixin, InboxMixin
 from services.products_search import search_columns
 
 # Unicode's own order of letters, of no language in particular.

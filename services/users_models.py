@@ -27,9 +27,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, validates
 from contracts.errors import InvalidSession, InvalidToken, Taken, TooManyFailures, UnprovenAddress
 from contracts.names import username_key, with_suffix
 from contracts.schemas import MAX_USERNAME, Email, NewEmail, Profile
-from nameko_reliable.database import after_commit
-from nameko_reliable.inbox import AnswerMixin
-from nameko_reliable.outbox import OutboxMixin
+from nameko_reliable.sessions import after_commit
+from nameko_reliable.tables import AnswerMixin, OutboxMixin
 
 security = logging.getLogger("security")
 

@@ -1,31 +1,22 @@
 """The example's events and tables."""
 
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import ClassVar
-from uuid import UUID, uuid4
+from dataclasses import dataclass
 
 from nameko.extensions import DependencyProvider
 from sqlalchemy import BigInteger, Identity, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from nameko_reliable.inbox import AnswerMixin, InboxMixin
-from nameko_reliable.outbox import OutboxMixin
+from nameko_reliable.messages import Event
+from nameko_reliable.tables import AnswerMixin, InboxMixin, OutboxMixin
 
 
 @dataclass(frozen=True, kw_only=True)
-class Event:
-    source: ClassVar[str] = "bakery"
-    name: ClassVar[str]
-    subscribers: ClassVar[tuple[tuple[str, str], ...]] = ()
-
-    event_id: UUID = field(default_factory=uuid4)
-    timestamp: datetime = field(default_factory=lambda: datetime.now(UTC))
-    version: int = 1
+class BakeryEvent(Event):
+    source = "bakery"
 
 
 @dataclass(frozen=True, kw_only=True)
-class CakeBaked(Event):
+class CakeBaked(BakeryEvent):
     name = "cake.baked"
     subscribers = (("shop", "display"), ("press", "report"))
 
@@ -34,14 +25,14 @@ class CakeBaked(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CakeEaten(Event):
+class CakeEaten(BakeryEvent):
     name = "cake.eaten"
 
     cake: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class OvenWarmed(Event):
+class OvenWarmed(BakeryEvent):
     """A hint."""
 
     name = "oven.warmed"

@@ -10,9 +10,10 @@ from sqlalchemy.exc import IntegrityError, InternalError, OperationalError, Prog
 
 from bakery import Cake
 from nameko_reliable import database as kit
-from nameko_reliable.database import Database, after_commit
+from nameko_reliable.database import Database
 from nameko_reliable.errors import DatabaseUnavailable, RpcTimeout, ServiceUnavailable
 from nameko_reliable.rpc import rpc
+from nameko_reliable.sessions import after_commit
 from nameko_reliable.testing.waiting import wait_for
 
 

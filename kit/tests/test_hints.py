@@ -9,7 +9,8 @@ from sqlalchemy import text
 
 from bakery import OvenWarmed
 from nameko_reliable.database import Database
-from nameko_reliable.events import Hints, broadcast_handler
+from nameko_reliable.events import broadcast_handler
+from nameko_reliable.hints import Hints
 from nameko_reliable.rpc import ClusterClient, rpc
 from nameko_reliable.testing.waiting import wait_for
 

@@ -1,57 +1,11 @@
 """What was handled already: events by their id, calls by theirs.
 
-Both are rows written in the transaction of what they guard, so that the row and the effect are there
-together or not at all; of two deliveries at once, the second waits for the first one's commit.
+Both are rows (nameko_reliable.tables) written in the transaction of what they guard, so that the row and the effect are
+there together or not at all; of two deliveries at once, the second waits for the first one's commit.
 """
 
 import functools
 import inspect
-from datetime import datetime
-from uuid import UUID
-
-from sqlalchemy import DateTime, Text, delete, func, select, text, update
-from sqlalchemy.dialects.postgresql import JSONB, insert
-from sqlalchemy.orm import Mapped, mapped_column
-
-
-class InboxMixin:
-    """Events: `class InboxEntry(InboxMixin, Base)`."""
-
-    __tablename__ = "inbox"
-
-    event_id: Mapped[UUID] = mapped_column(primary_key=True)
-    received_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
-
-    @classmethod
-    def take(cls, session, event_id):
-        """True for the first transaction that takes this event, false ever after."""
-        taken = session.execute(insert(cls).values(event_id=event_id).on_conflict_do_nothing().returning(cls.event_id))
-        return taken.first() is not None
-
-
-class AnswerMixin:
-    """Calls and what they were answered: `class Answer(AnswerMixin, Base)`. See `forget_old`."""
-
-    __tablename__ = "answers"
-
-    call_id: Mapped[str] = mapped_column(Text, primary_key=True)
-    answer: Mapped[dict | None] = mapped_column(JSONB)
-    answered_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
-
-    @classmethod
-    def once(cls, session, call_id, answer):
-        """Return `answer()`, or what the transaction that ran it first for this call returned."""
-        claimed = session.execute(insert(cls).values(call_id=call_id).on_conflict_do_nothing().returning(cls.call_id))
-        if claimed.first() is None:
-            return session.scalar(select(cls.answer).where(cls.call_id == call_id))
-        result = answer()
-        session.execute(update(cls).where(cls.call_id == call_id).values(answer=result))
-        return result
-
-    @classmethod
-    def forget_old(cls, session):
-        """Delete the answers of more than a day ago: a call is delivered again at once or never."""
-        session.execute(delete(cls).where(cls.answered_at < func.now() - text("interval '1 day'")))
 
 
 def once(method):

@@ -14,7 +14,25 @@ import typing
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from functools import cache
-from uuid import UUID
+from typing import ClassVar
+from uuid import UUID, uuid4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Event:
+    """An event class is a frozen dataclass of its own fields below this one.
+
+    source: the service that emits it. subscribers: its durable handlers, as (service, method).
+    """
+
+    source: ClassVar[str]
+    name: ClassVar[str]
+    subscribers: ClassVar[tuple[tuple[str, str], ...]] = ()
+
+    event_id: UUID = dataclasses.field(default_factory=uuid4)
+    timestamp: datetime = dataclasses.field(default_factory=lambda: datetime.now(UTC))
+    # Raised when a field changes its meaning. A handler parks a version that it doesn't know.
+    version: int = 1
 
 
 def to_payload(value):

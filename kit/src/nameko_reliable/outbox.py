@@ -27,27 +27,23 @@ import logging
 import time
 from collections import defaultdict
 from contextlib import suppress
-from datetime import datetime
 from itertools import chain
-from typing import Any
-from uuid import UUID
 
 import eventlet
 from nameko.extensions import DependencyProvider
 from nameko.standalone.events import get_event_exchange
 from prometheus_client import Counter, Gauge
-from sqlalchemy import BigInteger, DateTime, Identity, Index, Text, delete, func, or_, select, text, update
-from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import Mapped, aliased, declared_attr, mapped_column
+from sqlalchemy import delete, func, or_, select, text, update
+from sqlalchemy.orm import aliased
 
 from nameko_reliable.amqp.broker import BrokerUnavailable, ConfirmingPublisher, Refused, Unroutable, encode
 from nameko_reliable.amqp.queues import Unbinding, handler_queue
-from nameko_reliable.database import Engine, after_commit
+from nameko_reliable.database import Engine
 from nameko_reliable.errors import ServiceUnavailable
 from nameko_reliable.events import operation_on
-from nameko_reliable.messages import to_payload
 from nameko_reliable.polling import Loop
 from nameko_reliable.rpc import HEADER_PREFIX
+from nameko_reliable.sessions import after_commit
 from nameko_reliable.settings import amqp_address
 from nameko_reliable.telemetry.gauges import Inquiries
 from nameko_reliable.telemetry.registry import KIT
@@ -81,36 +77,6 @@ PUBLISHED = Counter(
     ["service", "event", "outcome"],
     registry=KIT,
 )
-
-
-class OutboxMixin:
-    __tablename__ = "outbox"
-
-    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
-    event_id: Mapped[UUID]
-    event_name: Mapped[str] = mapped_column(Text)
-    key: Mapped[str] = mapped_column(Text)
-    payload: Mapped[dict] = mapped_column(JSONB)
-    request_id: Mapped[str | None] = mapped_column(Text)
-    traceparent: Mapped[str | None] = mapped_column(Text)
-    attempts: Mapped[int] = mapped_column(server_default="0")
-    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
-    not_before: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
-
-    @declared_attr.directive
-    def __table_args__(cls):
-        return (Index("ix_outbox_key_id", "key", "id"),)
-
-    @classmethod
-    def of(cls: Any, event, key=None, **origin):
-        """A row for the event. origin: request_id, traceparent."""
-        return cls(
-            event_id=event.event_id,
-            event_name=event.name,
-            key=str(event.event_id if key is None else key),
-            payload=to_payload(event),
-            **origin,
-        )
 
 
 class Outbox(DependencyProvider):

@@ -32,7 +32,7 @@ from nameko.containers import WorkerContext
 from nameko.exceptions import ContainerBeingKilled
 from nameko.extensions import DependencyProvider, Entrypoint, SharedExtension
 
-from nameko_reliable.database import after_commit
+from nameko_reliable.sessions import after_commit
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,24 @@
+"""What goes with a session's transaction."""
+
+from sqlalchemy import event
+
+
+def after_commit(session, function):
+    """Call the function once the session's transaction has committed: not if it rolls back, nor for a savepoint."""
+    if "after_commit" not in session.info:
+        session.info["after_commit"] = []
+        event.listen(session, "after_commit", _call_functions)
+        event.listen(session, "after_rollback", _forget_functions)
+    session.info["after_commit"].append(function)
+
+
+def _call_functions(session):
+    if not session.in_nested_transaction():
+        functions, session.info["after_commit"] = session.info["after_commit"], []
+        for function in functions:
+            function()
+
+
+def _forget_functions(session):
+    if not session.in_nested_transaction():
+        session.info["after_commit"] = []

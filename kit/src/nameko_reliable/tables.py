@@ -1,0 +1,91 @@
+"""The tables of the kit, as mixins for a service's own models.
+
+class OutboxEntry(OutboxMixin, Base):
+    pass
+
+class InboxEntry(InboxMixin, Base):
+    pass
+
+class Answer(AnswerMixin, Base):
+    pass
+"""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import BigInteger, DateTime, Identity, Index, Text, delete, func, select, text, update
+from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy.orm import Mapped, declared_attr, mapped_column
+
+from nameko_reliable.messages import to_payload
+
+
+class OutboxMixin:
+    __tablename__ = "outbox"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    event_id: Mapped[UUID]
+    event_name: Mapped[str] = mapped_column(Text)
+    key: Mapped[str] = mapped_column(Text)
+    payload: Mapped[dict] = mapped_column(JSONB)
+    request_id: Mapped[str | None] = mapped_column(Text)
+    traceparent: Mapped[str | None] = mapped_column(Text)
+    attempts: Mapped[int] = mapped_column(server_default="0")
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    not_before: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+    @declared_attr.directive
+    def __table_args__(cls):
+        return (Index("ix_outbox_key_id", "key", "id"),)
+
+    @classmethod
+    def of(cls: Any, event, key=None, **origin):
+        """A row for the event. origin: request_id, traceparent."""
+        return cls(
+            event_id=event.event_id,
+            event_name=event.name,
+            key=str(event.event_id if key is None else key),
+            payload=to_payload(event),
+            **origin,
+        )
+
+
+class InboxMixin:
+    """Events: `class InboxEntry(InboxMixin, Base)`."""
+
+    __tablename__ = "inbox"
+
+    event_id: Mapped[UUID] = mapped_column(primary_key=True)
+    received_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+    @classmethod
+    def take(cls, session, event_id):
+        """True for the first transaction that takes this event, false ever after."""
+        taken = session.execute(insert(cls).values(event_id=event_id).on_conflict_do_nothing().returning(cls.event_id))
+        return taken.first() is not None
+
+
+class AnswerMixin:
+    """Calls and what they were answered: `class Answer(AnswerMixin, Base)`. See `forget_old`."""
+
+    __tablename__ = "answers"
+
+    call_id: Mapped[str] = mapped_column(Text, primary_key=True)
+    answer: Mapped[dict | None] = mapped_column(JSONB)
+    answered_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+    @classmethod
+    def once(cls, session, call_id, answer):
+        """Return `answer()`, or what the transaction that ran it first for this call returned."""
+        claimed = session.execute(insert(cls).values(call_id=call_id).on_conflict_do_nothing().returning(cls.call_id))
+        if claimed.first() is None:
+            return session.scalar(select(cls.answer).where(cls.call_id == call_id))
+        result = answer()
+        session.execute(update(cls).where(cls.call_id == call_id).values(answer=result))
+        return result
+
+    @classmethod
+    def forget_old(cls, session):
+        """Delete the answers of more than a day ago: a call is delivered again at once or never."""
+        session.execute(delete(cls).where(cls.answered_at < func.now() - text("interval '1 day'")))

@@ -20,12 +20,13 @@ import psycopg2
 from nameko.standalone.rpc import ClusterRpcProxy
 
 from benchmarks.load import Failed
+from contracts.types import SERVICES
 from nameko_reliable.testing.servers import PostgresServer, RabbitMQServer, Server
 from nameko_reliable.testing.waiting import wait_for
 from scripts import npm
 from scripts.programs import require_programs
 from scripts.servers import make_databases, passwords_of, postgres_of, rabbitmq_of
-from scripts.settings import DEFAULT_PORTS, ROOT, SERVICES, Settings
+from scripts.settings import DEFAULT_PORTS, ROOT, Settings
 from tests.infrastructure.smtp import Smtp
 
 PARTS = (*SERVICES, "gateway")

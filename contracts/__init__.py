@@ -1,4 +1,20 @@
-"""What the services share: on the wire errors, events and request schemas; and what they don't start with.
+"""What the services put on the wire, a module for each owner: events, errors, requests and answers.
 
-Imports no other package of ours.
+What they share stands in types.py; a service's module imports no other's.
 """
+
+from importlib import import_module
+from typing import Any
+
+
+def every_event() -> list[Any]:
+    """The event classes of all services."""
+    from contracts.types import SERVICES
+
+    modules = [import_module(f"contracts.{service}") for service in SERVICES]
+    return [each for module in modules for each in vars(module).values() if _is_event(each)]
+
+
+def _is_event(thing: Any) -> bool:
+    """Not a class that others are made of: an event has a name."""
+    return hasattr(thing, "subscribers") and hasattr(thing, "name")

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from marshmallow import ValidationError, fields
 
-from contracts.schemas import CONTROLS, EMAIL, Data
+from contracts.types import CONTROLS, EMAIL, Data
 
 # 80 bits. 16 random bytes in hex are never judged below 10^28.
 LEAST_GUESSES = 10**24

@@ -4,8 +4,9 @@ Emits nothing. Handles `product.changed` (its cache, every socket) and `notifica
 user's sockets), as every other gateway does too.
 """
 
-from contracts.events import NotificationCreated, ProductChanged
+from contracts.notifications import NotificationCreated
 from contracts.production import demo_settings
+from contracts.products import ProductChanged
 from contracts.settings import ShopSettings
 from gateway.app import create_app
 from gateway.auth import Tokens

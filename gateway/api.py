@@ -17,9 +17,7 @@ from webargs.flaskparser import FlaskParser
 from werkzeug import exceptions as http
 from werkzeug.routing import BaseConverter
 
-from contracts import errors as shop
-from contracts.errors import InvalidInput
-from contracts.schemas import MAX_BIGINT, Money
+from contracts.types import MAX_BIGINT, InvalidInput, Money
 from gateway.auth import ADMIN, PUBLIC
 from gateway.document import UNCOUNTED, Keywords, describe, headers_of
 from gateway.errors import (
@@ -230,7 +228,7 @@ class Blueprint(flask_smorest.Blueprint):
         if doc_info["with_cookie"]:
             yield ForeignOrigin
         yield MalformedRequest
-        yield shop.InvalidInput
+        yield InvalidInput
         yield RateLimited
         yield Overloaded
         if "requestBody" in doc:

@@ -9,7 +9,7 @@ from flask import Flask, g, request
 from flask.json.provider import DefaultJSONProvider
 from werkzeug.exceptions import NotFound
 
-from contracts.schemas import MAX_BIGINT
+from contracts.types import MAX_BIGINT
 from gateway.addresses import neighbourhood
 from gateway.api import MAX_BODY_BYTES, Api, IdConverter, refuse_queries
 from gateway.auth import Origins, admit

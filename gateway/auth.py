@@ -19,7 +19,8 @@ from urllib.parse import urlsplit
 import jwt
 from nameko.extensions import DependencyProvider
 
-from contracts.schemas import MAX_BIGINT, ROLES
+from contracts.types import MAX_BIGINT
+from contracts.users import ROLES
 from gateway.errors import AccessDenied, ForeignOrigin, Unauthenticated
 
 ALGORITHM = "HS256"

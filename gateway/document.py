@@ -8,7 +8,7 @@ from apispec import BasePlugin
 from marshmallow import fields
 
 from contracts.names import FORMATS
-from contracts.schemas import CONTROLS, Line, Name
+from contracts.types import CONTROLS, Line, Name
 from gateway.cookies import REFRESH, SIGN_IN
 
 SECURITY_SCHEMES = {

@@ -16,7 +16,42 @@ from werkzeug import exceptions as http
 from werkzeug.routing import WebsocketMismatch
 from wsproto.utilities import RemoteProtocolError
 
-from contracts import errors as shop
+from contracts.notifications import NotFailed, NotificationNotFound
+from contracts.orders import (
+    IllegalTransition,
+    KeyReused,
+    OrderNotFound,
+    ProductsTimeout,
+    ProductsUnavailable,
+    RequestInFlight,
+    TooManyOpenOrders,
+)
+from contracts.products import InsufficientStock, PriceChanged, ProductNotFound, SkuTaken, StaleVersion
+from contracts.types import (
+    Conflict,
+    InvalidInput,
+    NotAllowed,
+    NotFound,
+    ParkedMessageNotFound,
+    ShopError,
+    Taken,
+    Unavailable,
+)
+from contracts.users import (
+    AccountDisabled,
+    InvalidCredentials,
+    InvalidSession,
+    InvalidToken,
+    LastAdmin,
+    MailNotNeeded,
+    NotConfigured,
+    SessionNotFound,
+    SignInProviderAway,
+    SignInRefused,
+    TooManyFailures,
+    UnprovenAddress,
+    UserNotFound,
+)
 from nameko_reliable.errors import (
     NotReplayable,
     ParkingLotBusy,
@@ -90,60 +125,60 @@ class Problem:
 
 
 PROBLEMS = {
-    shop.InvalidInput: Problem(422, "invalid-input", "Some values are missing, malformed or out of bounds."),
-    shop.InvalidCredentials: Problem(401, "invalid-credentials", "The address or the password is wrong."),
-    shop.InvalidSession: Problem(401, "invalid-session", "The session is over: log in again."),
-    shop.InvalidToken: Problem(400, "invalid-token", "This link was used already or is too old: ask for a new one."),
-    shop.TooManyFailures: Problem(
+    InvalidInput: Problem(422, "invalid-input", "Some values are missing, malformed or out of bounds."),
+    InvalidCredentials: Problem(401, "invalid-credentials", "The address or the password is wrong."),
+    InvalidSession: Problem(401, "invalid-session", "The session is over: log in again."),
+    InvalidToken: Problem(400, "invalid-token", "This link was used already or is too old: ask for a new one."),
+    TooManyFailures: Problem(
         429, "too-many-failures", "Too many logins have failed: try again in {retry_after_seconds} s."
     ),
-    shop.SignInRefused: Problem(400, "sign-in-refused", "{reason}"),
-    shop.AccountDisabled: Problem(403, "account-disabled", "This account is disabled."),
-    shop.NotAllowed: Problem(403, "not-allowed", "You may not do this."),
-    shop.NotFound: Problem(404, "not-found", "There is no such thing."),
-    shop.UserNotFound: Problem(404, "user-not-found", "There is no such user."),
-    shop.ProductNotFound: Problem(404, "product-not-found", "There is no product {product_id}."),
-    shop.OrderNotFound: Problem(404, "order-not-found", "There is no order {order_id}."),
-    shop.NotificationNotFound: Problem(404, "notification-not-found", "There is no notification {notification_id}."),
-    shop.SessionNotFound: Problem(404, "session-not-found", "There is no session {session_id}."),
-    shop.ParkedMessageNotFound: Problem(404, "parked-message-not-found", "This message is not parked, or no longer."),
-    shop.Conflict: Problem(409, "conflict", "The state of things stands against this."),
-    shop.Taken: Problem(409, "taken", "This {field} is taken."),
-    shop.SkuTaken: Problem(409, "taken", "Product {product[id]}, {product[name]}, has this SKU."),
-    shop.InsufficientStock: Problem(
+    SignInRefused: Problem(400, "sign-in-refused", "{reason}"),
+    AccountDisabled: Problem(403, "account-disabled", "This account is disabled."),
+    NotAllowed: Problem(403, "not-allowed", "You may not do this."),
+    NotFound: Problem(404, "not-found", "There is no such thing."),
+    UserNotFound: Problem(404, "user-not-found", "There is no such user."),
+    ProductNotFound: Problem(404, "product-not-found", "There is no product {product_id}."),
+    OrderNotFound: Problem(404, "order-not-found", "There is no order {order_id}."),
+    NotificationNotFound: Problem(404, "notification-not-found", "There is no notification {notification_id}."),
+    SessionNotFound: Problem(404, "session-not-found", "There is no session {session_id}."),
+    ParkedMessageNotFound: Problem(404, "parked-message-not-found", "This message is not parked, or no longer."),
+    Conflict: Problem(409, "conflict", "The state of things stands against this."),
+    Taken: Problem(409, "taken", "This {field} is taken."),
+    SkuTaken: Problem(409, "taken", "Product {product[id]}, {product[name]}, has this SKU."),
+    InsufficientStock: Problem(
         409, "insufficient-stock", "{requested} of product {product_id} were asked for, {available} are left."
     ),
-    shop.TooManyOpenOrders: Problem(
+    TooManyOpenOrders: Problem(
         409,
         "too-many-open-orders",
         "You have {open_orders} open orders with {open_units} units, and this one has {requested_units}; "
         "{most_orders} orders with {most_units} units in all are allowed. Wait until some are shipped, or cancel one. "
         "An account whose address is not confirmed is allowed fewer.",
     ),
-    shop.PriceChanged: Problem(409, "price-changed", "Product {product_id} costs {current} now, no longer {given}."),
-    shop.IllegalTransition: Problem(409, "illegal-transition", "What is {old_status} can't become {new_status}."),
-    shop.NotFailed: Problem(
+    PriceChanged: Problem(409, "price-changed", "Product {product_id} costs {current} now, no longer {given}."),
+    IllegalTransition: Problem(409, "illegal-transition", "What is {old_status} can't become {new_status}."),
+    NotFailed: Problem(
         409,
         "not-failed",
         "Only a notification that has failed or is uncertain can be tried again; this one is {status}.",
     ),
-    shop.MailNotNeeded: Problem(
+    MailNotNeeded: Problem(
         409, "mail-not-needed", "This mail is not needed any more: the account is gone, disabled or verified already."
     ),
-    shop.RequestInFlight: Problem(
+    RequestInFlight: Problem(
         409, "request-in-flight", "The first request with this Idempotency-Key has not finished yet."
     ),
-    shop.LastAdmin: Problem(409, "last-admin", "This is the last admin: make somebody else one first."),
-    shop.UnprovenAddress: Problem(
+    LastAdmin: Problem(409, "last-admin", "This is the last admin: make somebody else one first."),
+    UnprovenAddress: Problem(
         409, "unproven-address", "The provider does not vouch for your address: register, or log in with the password."
     ),
-    shop.StaleVersion: Problem(412, "stale-version", "If-Match has version {given}, but {current} holds."),
-    shop.KeyReused: Problem(422, "key-reused", "This Idempotency-Key was used with another body."),
-    shop.Unavailable: Problem(503, "service-unavailable", "A service is down; nothing was changed.", 2),
-    shop.ProductsUnavailable: Problem(503, "service-unavailable", "The catalogue is down; nothing was ordered.", 2),
-    shop.ProductsTimeout: Problem(504, "timeout", "The catalogue did not answer in time; nothing was ordered.", 2),
-    shop.NotConfigured: Problem(503, "not-configured", "No sign-in provider is set up here."),
-    shop.SignInProviderAway: Problem(502, "sign-in-provider-away", "The sign-in provider does not answer.", 5),
+    StaleVersion: Problem(412, "stale-version", "If-Match has version {given}, but {current} holds."),
+    KeyReused: Problem(422, "key-reused", "This Idempotency-Key was used with another body."),
+    Unavailable: Problem(503, "service-unavailable", "A service is down; nothing was changed.", 2),
+    ProductsUnavailable: Problem(503, "service-unavailable", "The catalogue is down; nothing was ordered.", 2),
+    ProductsTimeout: Problem(504, "timeout", "The catalogue did not answer in time; nothing was ordered.", 2),
+    NotConfigured: Problem(503, "not-configured", "No sign-in provider is set up here."),
+    SignInProviderAway: Problem(502, "sign-in-provider-away", "The sign-in provider does not answer.", 5),
     NotReplayable: Problem(
         409, "not-replayable", "There is no queue to give this message back to: it can only be discarded."
     ),
@@ -180,7 +215,7 @@ PROBLEMS = {
 }
 
 # Classes whose fields are meant for the client.
-SPEAKING = (shop.ShopError, ServiceUnavailable, RpcTimeout, TooManyParked, RateLimited)
+SPEAKING = (ShopError, ServiceUnavailable, RpcTimeout, TooManyParked, RateLimited)
 
 
 def problem_of(error_class):
@@ -215,7 +250,7 @@ def refusal(error, request):
 def _headers(error, problem):
     if isinstance(error, Unauthenticated) and error.reason:
         yield "WWW-Authenticate", f'Bearer error="invalid_token", error_description="{error.reason}"'
-    elif isinstance(error, (Unauthenticated, shop.InvalidCredentials, shop.InvalidSession)):
+    elif isinstance(error, (Unauthenticated, InvalidCredentials, InvalidSession)):
         yield "WWW-Authenticate", "Bearer"
     if isinstance(error, http.MethodNotAllowed) and error.valid_methods:
         yield "Allow", ", ".join(sorted(error.valid_methods))

@@ -21,7 +21,7 @@ from simple_websocket import ConnectionClosed
 from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import ProtocolError
 
-from contracts.schemas import MAX_BIGINT
+from contracts.types import MAX_BIGINT
 from gateway.errors import Overloaded, Unauthenticated
 from nameko_reliable.messages import timestamp
 from nameko_reliable.telemetry.tracing import NO_SPAN, Operation, Tracer

@@ -10,7 +10,7 @@ PAGE_HEADERS = ["X-Total-Count", "Link"]
 def page_headers(query, total):
     """PAGE_HEADERS, by name, for the list that is asked for.
 
-    query: as contracts.schemas.PageQuery loads it. total: how many things the whole list has.
+    query: as contracts.types.PageQuery loads it. total: how many things the whole list has.
     Links are relative to the address that was asked, which a proxy may know by another path, and speak of pages where
     the client does.
     """

@@ -1,13 +1,15 @@
-"""What the HTTP API takes in its query strings and gives in its bodies. The bodies it takes: contracts/schemas.py."""
+"""What the HTTP API takes in its query strings and gives in its bodies. The bodies it takes: contracts/."""
 
 import re
 from datetime import UTC, date, datetime, time, timedelta
 
 from marshmallow import INCLUDE, Schema, ValidationError, fields, post_load, pre_load, validate, validates_schema
 
-from contracts import schemas as contracts
-from contracts.events import SUBSCRIBERS
-from contracts.schemas import NOTIFICATION_STATUSES, ORDER_STATUSES, ROLES, Money
+from contracts import notifications, orders, products, types, users
+from contracts.notifications import NOTIFICATION_STATUSES
+from contracts.orders import ORDER_STATUSES
+from contracts.types import SUBSCRIBERS, Money
+from contracts.users import ROLES
 
 NULLABLE = {"allow_none": True}
 
@@ -58,11 +60,11 @@ class Query(Schema):
         return {name: None if value == "" else value for name, value in data.items()}
 
 
-class ProductQuery(Query, contracts.ProductQuery):
+class ProductQuery(Query, products.ProductQuery):
     is_active = Flag(load_default=True)
 
 
-class OrderQuery(Query, contracts.OrderQuery):
+class OrderQuery(Query, orders.OrderQuery):
     """from, to: orders created at `from` or later and before `to`; a bare date counts whole."""
 
     all = Flag(load_default=False)
@@ -76,19 +78,19 @@ class OrderQuery(Query, contracts.OrderQuery):
             raise ValidationError({name: ["Only with all=true."] for name, value in given.items() if value})
 
 
-class NotificationQuery(Query, contracts.NotificationQuery):
+class NotificationQuery(Query, notifications.NotificationQuery):
     all = Flag(load_default=False)
     unread = Flag(load_default=None)
 
 
-class UserQuery(Query, contracts.UserQuery):
+class UserQuery(Query, users.UserQuery):
     pass
 
 
 MAX_PARKED_OFFSET = 1000
 
 
-class ParkedQuery(contracts.PageQuery):
+class ParkedQuery(types.PageQuery):
     """No further: each page takes all that is newer from the services, which list the oldest 1,000 alone."""
 
     offset = fields.Integer(load_default=0, validate=validate.Range(0, MAX_PARKED_OFFSET))
@@ -99,7 +101,7 @@ class ParkedQuery(contracts.PageQuery):
             raise ValidationError(f"Must begin with one of the first {MAX_PARKED_OFFSET} messages.", "page")
 
 
-class ParkedSelection(contracts.ParkedSelection):
+class ParkedSelection(types.ParkedSelection):
     service = fields.String(required=True, validate=validate.OneOf(SUBSCRIBERS))
 
 

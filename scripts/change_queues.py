@@ -14,14 +14,14 @@ from amqp.basic_message import Message
 from amqp.exceptions import NotFound, PreconditionFailed
 from kombu import Queue
 
-from contracts import events
+from contracts import every_event
 from contracts.settings import ShopSettings
+from contracts.types import SERVICES, SUBSCRIBERS
 from nameko_reliable.amqp.broker import CONNECTION_ERRORS, PERSISTENT, connect
 from nameko_reliable.amqp.queues import delay_queue, handler_queue, own_headers, parking_queue
 from nameko_reliable.events import PAUSES_SECONDS
 from nameko_reliable.parking import parked_headers
 from nameko_reliable.settings import amqp_address, checked
-from scripts.settings import SERVICES
 
 
 class Broker:
@@ -82,9 +82,8 @@ class Broker:
 def main(environment):
     needed = ShopSettings(only=["AMQP_URI", "AMQP_SSL_CA", "EVENT_QUEUE_TYPE", "rpc_exchange"])
     config = checked(needed, environment)
-    kept = [each for each in vars(events).values() if isinstance(each, type) and getattr(each, "subscribers", ())]
-    parking = [parking_queue(service, config) for service in events.SUBSCRIBERS]
-    handlers = [handler_queue(each, *subscriber, config) for each in kept for subscriber in each.subscribers]
+    parking = [parking_queue(service, config) for service in SUBSCRIBERS]
+    handlers = [handler_queue(each, *subscriber, config) for each in every_event() for subscriber in each.subscribers]
     try:
         broker = Broker(config)
         for name in (*(f"rpc-{service}" for service in SERVICES), *(queue.name for queue in (*parking, *handlers))):

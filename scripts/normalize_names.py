@@ -19,7 +19,8 @@ from sqlalchemy.pool import NullPool
 from sqlalchemy.sql.expression import TableClause
 
 from contracts.names import normal_sku, normal_username, username_key, with_suffix
-from contracts.schemas import MAX_SKU, MAX_USERNAME
+from contracts.products import MAX_SKU
+from contracts.users import MAX_USERNAME
 from nameko_reliable.postgres import WRITABLE_HOST, database_url
 from scripts.migrate import database_uris
 

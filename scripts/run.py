@@ -13,13 +13,14 @@ import time
 import urllib.request
 import warnings
 
+from contracts.types import SERVICES
 from nameko_reliable.testing.servers import CannotStart, answers_amqp
 from scripts import frontend, npm
 from scripts.leftovers import claim, end_leftovers, end_with_parent
 from scripts.mail_catcher import MailCatcher
 from scripts.programs import require_programs
 from scripts.servers import make_databases, passwords_of, postgres_of, rabbitmq_of
-from scripts.settings import DATABASE_URIS, MANAGEMENT, ROOT, SERVICES, Settings
+from scripts.settings import DATABASE_URIS, MANAGEMENT, ROOT, Settings
 from scripts.sign_in_provider import SignInProvider
 from scripts.supervisor import Supervisor
 

@@ -25,8 +25,8 @@ from nameko.cli.main import setup_yaml_parser  # noqa: E402
 from nameko.exceptions import RpcTimeout, UnknownService  # noqa: E402
 from nameko.standalone.rpc import ClusterRpcProxy  # noqa: E402
 
-from contracts.errors import Taken  # noqa: E402
 from contracts.settings import ShopSettings  # noqa: E402
+from contracts.types import Taken  # noqa: E402
 from nameko_reliable.amqp.broker import CONNECTION_ERRORS  # noqa: E402
 from nameko_reliable.settings import amqp_address, checked  # noqa: E402
 

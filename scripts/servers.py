@@ -5,8 +5,9 @@ A service's role opens that service's database alone.
 
 from contextlib import closing
 
+from contracts.types import SERVICES
 from nameko_reliable.testing.servers import SUPERUSER, Postgres, RabbitMQ
-from scripts.settings import MANAGEMENT, SERVICES
+from scripts.settings import MANAGEMENT
 
 
 def postgres_of(settings):

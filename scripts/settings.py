@@ -6,10 +6,10 @@ import secrets
 import shlex
 from pathlib import Path
 
+from contracts.types import SERVICES
 from nameko_reliable.testing.servers import CannotStart, bind, free_port, write_private
 
 ROOT = Path(__file__).resolve().parent.parent
-SERVICES = ("users", "products", "orders", "notifications")
 DATABASE_URIS = tuple(f"{service.upper()}_DB_URI" for service in SERVICES)
 
 DEFAULT_PORTS = {

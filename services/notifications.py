@@ -32,18 +32,12 @@ from prometheus_client import Gauge
 from sqlalchemy import and_, case, func, literal, or_, select, union_all
 from sqlalchemy.dialects.postgresql import insert
 
-from contracts.errors import MailNotNeeded, NotificationNotFound, ParkedMessageNotFound
-from contracts.events import (
-    NotificationCreated,
-    OrderCreated,
-    OrderStatusUpdated,
-    UserPasswordResetRequested,
-    UserRegistered,
-    UserVerificationRequested,
-)
+from contracts.notifications import NotificationCreated, NotificationNotFound, NotificationQuery, ReadMark
+from contracts.orders import OrderCreated, OrderStatusUpdated
 from contracts.production import demo_settings
-from contracts.schemas import NotificationQuery, ParkedQuery, ParkedSelection, ReadMark, fold_address, load, load_id
 from contracts.settings import ShopSettings
+from contracts.types import ParkedMessageNotFound, ParkedQuery, ParkedSelection, fold_address, load, load_id
+from contracts.users import MailNotNeeded, UserPasswordResetRequested, UserRegistered, UserVerificationRequested
 from nameko_reliable.database import Database
 from nameko_reliable.errors import RpcTimeout, ServiceUnavailable
 from nameko_reliable.events import event_handler
@@ -356,7 +350,7 @@ class Notifications:
     def list_notifications(self, user_id=None, **query):
         """{notifications, total}, newest first. user_id: whose, None for everybody's, account mails and summaries too.
 
-        query: as contracts.schemas.NotificationQuery. Raises InvalidInput.
+        query: as contracts.notifications.NotificationQuery. Raises InvalidInput.
         """
         query = load(NotificationQuery(), query)
         conditions = _seen_by(user_id)

@@ -21,7 +21,7 @@ from uuid import uuid4
 
 from sqlalchemy import delete, func, select, update
 
-from contracts.errors import MailNotNeeded
+from contracts.users import MailNotNeeded
 from nameko_reliable.errors import ServiceUnavailable
 from nameko_reliable.polling import Interrupted, beside
 from nameko_reliable.telemetry.logs import bind_log_fields

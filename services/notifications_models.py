@@ -24,8 +24,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, mapped_column
 
-from contracts.errors import NotFailed
-from contracts.events import Event, OrderEvent, OrderStatusUpdated
+from contracts.notifications import NotFailed
+from contracts.orders import OrderEvent, OrderStatusUpdated
+from nameko_reliable.messages import Event
 from nameko_reliable.tables import AnswerMixin
 
 # So many order mails, in so long a time, go to an address that was never proven. What comes beyond is summed up

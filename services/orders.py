@@ -21,36 +21,28 @@ from sqlalchemy import Date, cast, delete, extract, func, literal, or_, select, 
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import selectinload
 
-from contracts.errors import (
-    KeyReused,
-    NotAllowed,
-    OrderNotFound,
-    ProductsTimeout,
-    ProductsUnavailable,
-    RequestInFlight,
-    ReservationReleased,
-    TooManyOpenOrders,
-)
-from contracts.events import (
+from contracts.orders import (
     NOT_CONFIRMED,
+    ORDER_STATUSES,
+    KeyReused,
     OrderAbandoned,
     OrderCreated,
     OrderLine,
-    OrderStatusUpdated,
-    event_id_of,
-)
-from contracts.production import demo_settings
-from contracts.schemas import (
-    ORDER_STATUSES,
+    OrderNotFound,
     OrderPlacement,
     OrderQuery,
+    OrderStatusUpdated,
     OrderStep,
-    ReservationId,
+    ProductsTimeout,
+    ProductsUnavailable,
+    RequestInFlight,
     SummaryQuery,
-    load,
-    load_id,
+    TooManyOpenOrders,
 )
+from contracts.production import demo_settings
+from contracts.products import ReservationId, ReservationReleased
 from contracts.settings import ShopSettings
+from contracts.types import NotAllowed, event_id_of, load, load_id
 from nameko_reliable.database import Database
 from nameko_reliable.errors import RpcTimeout, ServiceUnavailable
 from nameko_reliable.inbox import once
@@ -332,7 +324,7 @@ class Orders:
     def list_orders(self, user_id=None, **query):
         """{orders, total}, newest first. user_id: whose, None for everybody's.
 
-        query: as contracts.schemas.OrderQuery. Raises InvalidInput.
+        query: as contracts.orders.OrderQuery. Raises InvalidInput.
         """
         query = load(OrderQuery(), query)
         conditions = []

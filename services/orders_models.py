@@ -22,8 +22,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from contracts.errors import IllegalTransition, InvalidInput
-from contracts.schemas import MAX_MONEY
+from contracts.orders import IllegalTransition
+from contracts.types import MAX_MONEY, InvalidInput
 from nameko_reliable.tables import AnswerMixin, OutboxMixin
 
 NEXT_STATUSES = {

@@ -16,36 +16,37 @@ from prometheus_client import Gauge
 from sqlalchemy import collate, func, select, text
 from sqlalchemy.exc import IntegrityError
 
-from contracts.errors import (
-    InsufficientStock,
-    InvalidInput,
-    ParkedMessageNotFound,
-    PriceChanged,
-    ProductNotFound,
-    ReservationReleased,
-    SkuTaken,
-    StaleVersion,
-    Taken,
-)
-from contracts.events import OrderAbandoned, OrderCreated, OrderStatusUpdated, ProductChanged
 from contracts.names import normal_text
+from contracts.orders import OrderAbandoned, OrderCreated, OrderStatusUpdated
 from contracts.production import demo_settings
-from contracts.schemas import (
-    MAX_INT,
-    ParkedQuery,
-    ParkedSelection,
+from contracts.products import (
+    InsufficientStock,
+    PriceChanged,
+    ProductChanged,
     ProductChanges,
+    ProductNotFound,
     ProductQuery,
     ProductReplacement,
     ProductRequest,
     ReservationId,
+    ReservationReleased,
     ReservationRequest,
+    SkuTaken,
+    StaleVersion,
     StockChange,
     StockLines,
+)
+from contracts.settings import ShopSettings
+from contracts.types import (
+    MAX_INT,
+    InvalidInput,
+    ParkedMessageNotFound,
+    ParkedQuery,
+    ParkedSelection,
+    Taken,
     load,
     load_id,
 )
-from contracts.settings import ShopSettings
 from nameko_reliable.database import Database
 from nameko_reliable.errors import RpcTimeout, ServiceUnavailable
 from nameko_reliable.events import event_handler
@@ -234,7 +235,7 @@ class Products:
     @rpc
     @once
     def create_product(self, session, **fields):
-        """Fields as in contracts.schemas.ProductRequest. Raises SkuTaken, InvalidInput."""
+        """Fields as in contracts.products.ProductRequest. Raises SkuTaken, InvalidInput."""
         fields = load(ProductRequest(), fields)
         if fields["sku"] is None:
             fields["id"] = Product.next_id(session)

@@ -21,40 +21,36 @@ from nameko.extensions import DependencyProvider
 from sqlalchemy import delete, func, or_, select
 from sqlalchemy.exc import IntegrityError
 
-from contracts.errors import (
-    AccountDisabled,
-    InvalidCredentials,
-    InvalidInput,
-    InvalidSession,
-    LastAdmin,
-    MailNotNeeded,
-    NotAllowed,
-    NotConfigured,
-    SessionNotFound,
-    SignInProviderAway,
-    SignInRefused,
-    Taken,
-    UserNotFound,
-)
-from contracts.events import UserPasswordResetRequested, UserRegistered, UserVerificationRequested, event_id_of
 from contracts.names import normal_username
 from contracts.production import demo_settings
-from contracts.schemas import (
+from contracts.settings import ShopSettings
+from contracts.types import InvalidInput, NotAllowed, Taken, event_id_of, load, load_id
+from contracts.users import (
+    AccountDisabled,
     AddressVerification,
+    InvalidCredentials,
+    InvalidSession,
+    LastAdmin,
     Login,
+    MailNotNeeded,
+    NotConfigured,
     OwnPasswordChange,
     PasswordReset,
     PasswordResetRequest,
     Profile,
+    SessionNotFound,
     SignInAnswer,
+    SignInProviderAway,
+    SignInRefused,
     UserChanges,
+    UserNotFound,
+    UserPasswordResetRequested,
     UserQuery,
+    UserRegistered,
     UserRegistration,
-    load,
-    load_id,
+    UserVerificationRequested,
     normal_password,
 )
-from contracts.settings import ShopSettings
 from nameko_reliable.database import Database
 from nameko_reliable.inbox import once
 from nameko_reliable.messages import timestamp
@@ -226,7 +222,7 @@ class Users:
 
     @rpc
     def list_users(self, **query):
-        """{items, total, limit, offset}, by id. query: as contracts.schemas.UserQuery. Raises InvalidInput."""
+        """{items, total, limit, offset}, by id. query: as contracts.users.UserQuery. Raises InvalidInput."""
         query = load(UserQuery(), query)
         conditions = []
         if query["q"]:

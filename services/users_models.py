@@ -24,9 +24,17 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, validates
 
-from contracts.errors import InvalidSession, InvalidToken, Taken, TooManyFailures, UnprovenAddress
 from contracts.names import username_key, with_suffix
-from contracts.schemas import MAX_USERNAME, Email, NewEmail, Profile
+from contracts.types import Email, Taken
+from contracts.users import (
+    MAX_USERNAME,
+    InvalidSession,
+    InvalidToken,
+    NewEmail,
+    Profile,
+    TooManyFailures,
+    UnprovenAddress,
+)
 from nameko_reliable.sessions import after_commit
 from nameko_reliable.tables import AnswerMixin, OutboxMixin
 
@@ -208,7 +216,7 @@ class UserSession(Base):
     def open(cls, session, user, client):
         """Return the first refresh token of a new one, in the place of the least used if there are too many.
 
-        user: locked. client: as contracts.schemas.Client.
+        user: locked. client: as contracts.users.Client.
         """
         newest = select(cls.id).where(cls.user_id == user.id).order_by(cls.last_used_at.desc()).limit(MAX_SESSIONS - 1)
         session.execute(delete(cls).where(cls.user_id == user.id, cls.id.not_in(newest)))

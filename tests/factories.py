@@ -5,14 +5,8 @@ from decimal import Decimal
 from itertools import count
 from uuid import uuid4
 
-from contracts.events import (
-    OrderCreated,
-    OrderLine,
-    OrderStatusUpdated,
-    UserPasswordResetRequested,
-    UserRegistered,
-    UserVerificationRequested,
-)
+from contracts.orders import OrderCreated, OrderLine, OrderStatusUpdated
+from contracts.users import UserPasswordResetRequested, UserRegistered, UserVerificationRequested
 
 _numbers = count(1)
 

@@ -5,9 +5,8 @@ import eventlet
 from flask import g
 from werkzeug.exceptions import NotFound
 
-from contracts.errors import ParkedMessageNotFound
-from contracts.events import SUBSCRIBERS
-from contracts.schemas import SummaryQuery
+from contracts.orders import SummaryQuery
+from contracts.types import SUBSCRIBERS, ParkedMessageNotFound
 from gateway.api import Blueprint
 from gateway.auth import admin
 from gateway.paging import PAGE_HEADERS, page_headers

@@ -6,8 +6,9 @@ A browser on its way to or from Google shows what it gets: a refusal leads it to
 from flask import Response, current_app, g, jsonify, request
 from marshmallow import EXCLUDE
 
-from contracts.errors import (
+from contracts.users import (
     AccountDisabled,
+    Credentials,
     InvalidCredentials,
     InvalidSession,
     NotConfigured,
@@ -16,7 +17,6 @@ from contracts.errors import (
     TooManyFailures,
     UnprovenAddress,
 )
-from contracts.schemas import Credentials
 from gateway import cookies
 from gateway.api import JSON, Blueprint
 from gateway.auth import public, with_cookie

@@ -5,6 +5,7 @@ from time import monotonic, perf_counter
 import eventlet
 from flask import current_app, g
 
+from contracts.types import SERVICES
 from gateway.api import Blueprint
 from gateway.auth import public
 from gateway.errors import NotReady
@@ -13,7 +14,6 @@ from nameko_reliable.messages import timestamp
 
 blp = Blueprint("health", __name__, description="How the shop is", asks_services=False)
 
-SERVICES = ("users", "products", "orders", "notifications")
 HEALTH_SECONDS = 2
 READY_SECONDS = 1
 SHARED_SECONDS = 0.5

@@ -1,8 +1,9 @@
 from flask import current_app, g, request
 from flask_sock import Sock
 
-from contracts.errors import MailNotNeeded, NotFailed, NotificationNotFound
-from contracts.schemas import MAX_PAGE, ReadMark
+from contracts.notifications import NotFailed, NotificationNotFound, ReadMark
+from contracts.types import MAX_PAGE
+from contracts.users import MailNotNeeded
 from gateway.addresses import neighbourhood
 from gateway.api import Blueprint
 from gateway.auth import admin_when, owner, owner_or_admin, public, user

@@ -5,19 +5,17 @@ from uuid import uuid4
 from flask import g, request
 from nameko.exceptions import IncorrectSignature
 
-from contracts.errors import (
+from contracts.orders import (
     IllegalTransition,
-    InsufficientStock,
-    InvalidInput,
     KeyReused,
-    NotAllowed,
     OrderNotFound,
-    PriceChanged,
-    ProductNotFound,
+    OrderRequest,
     RequestInFlight,
+    StatusChange,
     TooManyOpenOrders,
 )
-from contracts.schemas import OrderRequest, StatusChange
+from contracts.products import InsufficientStock, PriceChanged, ProductNotFound
+from contracts.types import InvalidInput, NotAllowed
 from gateway.api import Blueprint
 from gateway.auth import admin_when, owner_or_admin, user
 from gateway.paging import PAGE_HEADERS, page_headers

@@ -2,8 +2,17 @@ import re
 
 from flask import Response, g, json, request
 
-from contracts.errors import InsufficientStock, ProductNotFound, SkuTaken, StaleVersion
-from contracts.schemas import MAX_INT, ProductChanges, ProductReplacement, ProductRequest, StockChange
+from contracts.products import (
+    InsufficientStock,
+    ProductChanges,
+    ProductNotFound,
+    ProductReplacement,
+    ProductRequest,
+    SkuTaken,
+    StaleVersion,
+    StockChange,
+)
+from contracts.types import MAX_INT
 from gateway.api import Blueprint
 from gateway.auth import admin, admin_when, public
 from gateway.cache import Answer, key_of

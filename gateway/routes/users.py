@@ -1,13 +1,18 @@
 from flask import g
 
-from contracts.errors import InvalidToken, LastAdmin, NotAllowed, SessionNotFound, Taken, TooManyFailures, UserNotFound
-from contracts.schemas import (
+from contracts.types import NotAllowed, Taken
+from contracts.users import (
     AddressVerification,
+    InvalidToken,
+    LastAdmin,
     PasswordChange,
     PasswordReset,
     PasswordResetRequest,
     Profile,
+    SessionNotFound,
+    TooManyFailures,
     UserChanges,
+    UserNotFound,
     UserRegistration,
 )
 from gateway import cookies

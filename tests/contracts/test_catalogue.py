@@ -4,7 +4,8 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from contracts.schemas import ProductRequest, load
+from contracts.products import ProductRequest
+from contracts.types import load
 
 ROOT = Path(__file__).parents[2]
 CATALOGUE = yaml.safe_load((ROOT / "scripts" / "catalogue.yaml").read_text())

@@ -10,10 +10,21 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from contracts import schemas
-from contracts.errors import InvalidInput
 from contracts.names import normal_sku, username_key
-from contracts.schemas import MAX_BIGINT, MAX_INT, load, load_id
+from contracts.notifications import NotificationQuery, ReadMark
+from contracts.orders import OrderPlacement, OrderQuery, OrderRequest, StatusChange
+from contracts.products import (
+    ProductChanges,
+    ProductQuery,
+    ProductReplacement,
+    ProductRequest,
+    ReservationId,
+    ReservationRequest,
+    StockChange,
+    StockLines,
+)
+from contracts.types import MAX_BIGINT, MAX_INT, InvalidInput, load, load_id
+from contracts.users import Credentials, PasswordResetRequest, UserRegistration
 from tests.factories import a_product, an_account
 
 # For the storefront's tests, too.
@@ -45,22 +56,22 @@ STRANGE_BUT_LEGAL = (
 )
 
 EVERY_SCHEMA = [
-    schemas.UserRegistration(),
-    schemas.Credentials(),
-    schemas.ProductRequest(),
-    schemas.ProductReplacement(),
-    schemas.ProductChanges(partial=True),
-    schemas.StockChange(),
-    schemas.OrderRequest(),
-    schemas.OrderPlacement(),
-    schemas.StatusChange(),
-    schemas.ReadMark(),
-    schemas.ProductQuery(),
-    schemas.OrderQuery(),
-    schemas.NotificationQuery(),
-    schemas.StockLines(),
-    schemas.ReservationId(),
-    schemas.ReservationRequest(),
+    UserRegistration(),
+    Credentials(),
+    ProductRequest(),
+    ProductReplacement(),
+    ProductChanges(partial=True),
+    StockChange(),
+    OrderRequest(),
+    OrderPlacement(),
+    StatusChange(),
+    ReadMark(),
+    ProductQuery(),
+    OrderQuery(),
+    NotificationQuery(),
+    StockLines(),
+    ReservationId(),
+    ReservationRequest(),
 ]
 every_schema = pytest.mark.parametrize("schema", EVERY_SCHEMA, ids=lambda schema: type(schema).__name__)
 
@@ -113,13 +124,13 @@ def test_an_unknown_field_is_refused(schema):
 
 
 def test_an_account_is_taken_with_its_address_lower_cased_and_its_name_trimmed():
-    account = load(schemas.UserRegistration(), an_account(email=" Ada@Forage.Example ", username="  Ada  "))
+    account = load(UserRegistration(), an_account(email=" Ada@Forage.Example ", username="  Ada  "))
 
     assert (account["email"], account["username"]) == ("ada@forage.example", "Ada")
 
 
 def test_a_password_is_taken_as_it_is():
-    account = load(schemas.UserRegistration(), an_account(password="  🍄 with spaces  "))
+    account = load(UserRegistration(), an_account(password="  🍄 with spaces  "))
 
     assert account["password"] == "  🍄 with spaces  "
 
@@ -138,34 +149,34 @@ def test_a_password_is_taken_as_it_is():
     ),
 )
 def test_what_is_no_address_that_can_be_mailed_is_refused(email):
-    assert refused_fields(schemas.UserRegistration(), an_account(email=email)) == {"email"}
+    assert refused_fields(UserRegistration(), an_account(email=email)) == {"email"}
 
 
 @pytest.mark.parametrize("email", ADDRESSES["taken"])
 def test_an_address_that_can_be_mailed_is_taken(email):
-    assert load(schemas.UserRegistration(), an_account(email=email))["email"] == email.lower()
+    assert load(UserRegistration(), an_account(email=email))["email"] == email.lower()
 
 
 @pytest.mark.parametrize("email", (".a@b.example", "a..b@b.example", "a@b.--", "a@1.2.3.44"))
 def test_an_order_is_taken_of_an_account_that_is_older_than_the_rules_for_addresses(email):
     placement = {**an_order({}), "user_id": 1, "user_email": email, "idempotency_key": "a"}
 
-    assert load(schemas.OrderPlacement(), placement)["user_email"] == email
-    assert load(schemas.PasswordResetRequest(), {"email": email})["email"] == email
+    assert load(OrderPlacement(), placement)["user_email"] == email
+    assert load(PasswordResetRequest(), {"email": email})["email"] == email
 
 
 def test_an_address_may_have_254_characters():
     email = "a" * 64 + "@" + "b" * 63 + "." + "c" * 63 + "." + "d" * 61
 
     assert len(email) == 254
-    assert load(schemas.UserRegistration(), an_account(email=email))["email"] == email
-    assert refused_fields(schemas.UserRegistration(), an_account(email=email + "d")) == {"email"}
+    assert load(UserRegistration(), an_account(email=email))["email"] == email
+    assert refused_fields(UserRegistration(), an_account(email=email + "d")) == {"email"}
 
 
 @given(st.from_regex(r"[a-z0-9.!#$%&'*+/=?^_`{|}~-]{1,20}@[a-z0-9][a-z0-9-]{0,8}\.[a-z]{2,5}", fullmatch=True))
 def test_a_mail_to_any_address_that_is_taken_goes_to_that_address(address):
     try:
-        taken = load(schemas.UserRegistration(), an_account(email=address))["email"]
+        taken = load(UserRegistration(), an_account(email=address))["email"]
     except InvalidInput:
         return
     mail = EmailMessage()
@@ -187,19 +198,19 @@ def test_a_mail_to_any_address_that_is_taken_goes_to_that_address(address):
     ),
 )
 def test_a_name_of_an_account_is_one_line_of_1_to_50_characters_that_can_be_seen(username):
-    assert refused_fields(schemas.UserRegistration(), an_account(username=username)) == {"username"}
+    assert refused_fields(UserRegistration(), an_account(username=username)) == {"username"}
 
 
 @pytest.mark.parametrize("username", (*STRANGE_BUT_LEGAL, "a", "é", "a" * 50))
 def test_a_name_of_an_account_may_be_written_in_any_script(username):
-    assert load(schemas.UserRegistration(), an_account(username=username))["username"] == username
+    assert load(UserRegistration(), an_account(username=username))["username"] == username
 
 
 @pytest.mark.parametrize(
     "given, name", {" ﬁsh ": "fish", "ＡＤＡ": "ADA", "e\u0301" * 50: "é" * 50, "a\u00a0b": "a b"}.items()
 )
 def test_a_name_of_an_account_is_kept_in_its_compatible_form_and_counted_in_it(given, name):
-    assert load(schemas.UserRegistration(), an_account(username=given))["username"] == name
+    assert load(UserRegistration(), an_account(username=given))["username"] == name
 
 
 @pytest.mark.parametrize(
@@ -218,12 +229,12 @@ def test_names_that_a_person_takes_for_one_have_one_key(names):
 
 @pytest.mark.parametrize("password", (*NOT_TEXTS, STACKED, "", "a" * 7, "a" * 129, "e\u0301" * 129))
 def test_a_password_has_8_to_128_characters(password):
-    assert refused_fields(schemas.UserRegistration(), an_account(password=password)) == {"password"}
+    assert refused_fields(UserRegistration(), an_account(password=password)) == {"password"}
 
 
 @pytest.mark.parametrize("password", ("a" * 8, "a" * 128, "🍄" * 128))
 def test_a_password_is_counted_in_characters(password):
-    assert load(schemas.UserRegistration(), an_account(password=password))["password"] == password
+    assert load(UserRegistration(), an_account(password=password))["password"] == password
 
 
 # Products
@@ -251,7 +262,7 @@ def test_a_password_is_counted_in_characters(password):
 )
 def test_a_product_out_of_bounds_is_refused(field, values):
     for value in values:
-        assert refused_fields(schemas.ProductRequest(), a_product(**{field: value})) == {field}, repr(value)
+        assert refused_fields(ProductRequest(), a_product(**{field: value})) == {field}, repr(value)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +277,7 @@ def test_a_product_out_of_bounds_is_refused(field, values):
 )
 def test_a_product_on_the_bounds_is_taken_as_it_is(field, values):
     for value in values:
-        assert load(schemas.ProductRequest(), a_product(**{field: value}))[field] == value
+        assert load(ProductRequest(), a_product(**{field: value}))[field] == value
 
 
 @pytest.mark.parametrize(
@@ -274,7 +285,7 @@ def test_a_product_on_the_bounds_is_taken_as_it_is(field, values):
     {"0": "0.00", "0.00": "0.00", "0.01": "0.01", "5": "5.00", "9.5": "9.50", "9999999999.99": "9999999999.99"}.items(),
 )
 def test_a_price_is_kept_with_two_places(given, price):
-    taken = load(schemas.ProductRequest(), a_product(price=given))["price"]
+    taken = load(ProductRequest(), a_product(price=given))["price"]
 
     assert isinstance(taken, Decimal)
     assert str(taken) == price
@@ -296,12 +307,12 @@ def test_a_price_is_kept_with_two_places(given, price):
     }.items(),
 )
 def test_a_sku_is_kept_in_one_spelling(given, sku):
-    assert load(schemas.ProductRequest(), a_product(sku=given))["sku"] == sku
+    assert load(ProductRequest(), a_product(sku=given))["sku"] == sku
 
 
 @pytest.mark.parametrize("field, length", {"name": 200, "category": 100, "description": 10_000}.items())
 def test_a_text_is_composed_and_counted_after_that(field, length):
-    taken = load(schemas.ProductRequest(), a_product(**{field: "e\u0301" * length}))
+    taken = load(ProductRequest(), a_product(**{field: "e\u0301" * length}))
 
     assert taken[field] == "é" * length
 
@@ -314,33 +325,33 @@ def test_a_key_is_its_own_key(name):
 
 
 def test_a_replacement_needs_all_fields_but_the_stock():
-    assert refused_fields(schemas.ProductReplacement(), {}) == {"name", "price"}
+    assert refused_fields(ProductReplacement(), {}) == {"name", "price"}
     whole = a_product()
     del whole["stock_quantity"]
     del whole["sku"]
-    assert not {"stock_quantity", "sku"} & load(schemas.ProductReplacement(), whole).keys()
+    assert not {"stock_quantity", "sku"} & load(ProductReplacement(), whole).keys()
 
 
 def test_changes_have_nothing_that_was_not_given():
-    assert load(schemas.ProductChanges(partial=True), {"price": "3"}) == {"price": Decimal("3.00")}
-    assert load(schemas.ProductChanges(partial=True), {"is_active": False}) == {"is_active": False}
+    assert load(ProductChanges(partial=True), {"price": "3"}) == {"price": Decimal("3.00")}
+    assert load(ProductChanges(partial=True), {"is_active": False}) == {"is_active": False}
 
 
 @pytest.mark.parametrize("is_active", (None, "true", "yes", 0, 1, 2, [], {}))
 def test_only_a_boolean_is_a_boolean(is_active):
-    assert refused_fields(schemas.ProductChanges(partial=True), {"is_active": is_active}) == {"is_active"}
+    assert refused_fields(ProductChanges(partial=True), {"is_active": is_active}) == {"is_active"}
 
 
 @pytest.mark.parametrize("change", ({}, {"stock_quantity": 1, "delta": 1}))
 def test_a_change_of_stock_is_either_a_number_or_a_difference(change):
-    assert refused_fields(schemas.StockChange(), change)
+    assert refused_fields(StockChange(), change)
 
 
 # Orders
 
 
 def test_an_order_keeps_its_lines():
-    order = load(schemas.OrderRequest(), an_order({"product_id": 3, "quantity": 2, "unit_price": "9.5"}))
+    order = load(OrderRequest(), an_order({"product_id": 3, "quantity": 2, "unit_price": "9.5"}))
 
     assert order["items"] == [{"product_id": 3, "quantity": 2, "unit_price": Decimal("9.50")}]
 
@@ -355,55 +366,55 @@ def test_an_order_keeps_its_lines():
     ),
 )
 def test_a_line_out_of_bounds_is_refused(line):
-    assert refused_fields(schemas.OrderRequest(), an_order(line)) == {"items"}
+    assert refused_fields(OrderRequest(), an_order(line)) == {"items"}
 
 
 @pytest.mark.parametrize("items", (None, [], {}, "items", [None], [[]], [{}], [{"product_id": 1, "quantity": 1}] * 101))
 def test_an_order_has_1_to_100_lines(items):
-    assert refused_fields(schemas.OrderRequest(), {"items": items}) == {"items"}
+    assert refused_fields(OrderRequest(), {"items": items}) == {"items"}
 
 
 def test_a_hundred_lines_of_one_product_are_taken():
-    assert len(load(schemas.OrderRequest(), an_order(*[{"quantity": 100}] * 100))["items"]) == 100
+    assert len(load(OrderRequest(), an_order(*[{"quantity": 100}] * 100))["items"]) == 100
 
 
 def test_lines_of_one_product_that_exceed_the_bound_together_are_refused():
-    assert load(schemas.OrderRequest(), an_order({"quantity": 9_999}, {"quantity": 1}))
-    assert refused_fields(schemas.OrderRequest(), an_order({"quantity": 9_999}, {"quantity": 2})) == {"items"}
+    assert load(OrderRequest(), an_order({"quantity": 9_999}, {"quantity": 1}))
+    assert refused_fields(OrderRequest(), an_order({"quantity": 9_999}, {"quantity": 2})) == {"items"}
 
 
 def test_lines_of_one_product_with_two_prices_are_refused():
-    assert load(schemas.OrderRequest(), an_order({"unit_price": "2"}, {}, {"unit_price": "2.00"}))
-    assert refused_fields(schemas.OrderRequest(), an_order({"unit_price": "2"}, {"unit_price": "2.01"})) == {"items"}
+    assert load(OrderRequest(), an_order({"unit_price": "2"}, {}, {"unit_price": "2.00"}))
+    assert refused_fields(OrderRequest(), an_order({"unit_price": "2"}, {"unit_price": "2.01"})) == {"items"}
 
 
 @pytest.mark.parametrize("key", (None, 5, "", "a" * 256, "a\nb", "a\n", "ключ", "\x7f"))
 def test_a_key_has_1_to_255_printable_ascii_characters(key):
     placement = {**an_order({}), "user_id": 1, "user_email": "ada@forage.example", "idempotency_key": key}
 
-    assert refused_fields(schemas.OrderPlacement(), placement) == {"idempotency_key"}
+    assert refused_fields(OrderPlacement(), placement) == {"idempotency_key"}
 
 
 @pytest.mark.parametrize("key", ("a", " ", "~" * 255))
 def test_a_key_on_the_bounds_is_taken(key):
     placement = {**an_order({}), "user_id": 1, "user_email": "ada@forage.example", "idempotency_key": key}
 
-    assert load(schemas.OrderPlacement(), placement)["idempotency_key"] == key
+    assert load(OrderPlacement(), placement)["idempotency_key"] == key
 
 
 def test_a_reservation_has_one_line_for_each_product():
     line = {"product_id": 1, "quantity": 1}
     reservation_id = "6f1c1d1e-0000-4000-8000-000000000000"
 
-    request = load(schemas.ReservationRequest(), {"reservation_id": reservation_id, "lines": [line]})
+    request = load(ReservationRequest(), {"reservation_id": reservation_id, "lines": [line]})
 
     assert request["reservation_id"] == UUID(reservation_id)
-    assert refused_fields(schemas.StockLines(), {"lines": [line, line]}) == {"lines"}
+    assert refused_fields(StockLines(), {"lines": [line, line]}) == {"lines"}
 
 
 @pytest.mark.parametrize("reservation_id", (None, 5, "", "c0ffee", [], {}))
 def test_a_reservation_id_is_a_uuid(reservation_id):
-    assert refused_fields(schemas.ReservationId(), {"reservation_id": reservation_id}) == {"reservation_id"}
+    assert refused_fields(ReservationId(), {"reservation_id": reservation_id}) == {"reservation_id"}
 
 
 # Queries
@@ -412,24 +423,24 @@ def test_a_reservation_id_is_a_uuid(reservation_id):
 @pytest.mark.parametrize(
     "schema, field, values",
     (
-        (schemas.ProductQuery(), "limit", (0, 101, -1, "x", "", None, float("inf"), float("nan"), [1])),
-        (schemas.ProductQuery(), "offset", (-1, MAX_BIGINT + 1, "1" * 5000, None)),
-        (schemas.ProductQuery(), "sort_by", ("stock_quantity", "--price", "price;", "", None, ["price"])),
-        (schemas.ProductQuery(), "is_active", ("perhaps", None, [])),
-        (schemas.ProductQuery(), "name", ("a" * 201, "a\x00b")),
-        (schemas.ProductQuery(), "category", ("a" * 101, "a\x00b")),
-        (schemas.ProductQuery(), "page", (0, 10**12 + 1, None)),
-        (schemas.OrderQuery(), "skip", (-1, MAX_BIGINT + 1, None)),
-        (schemas.OrderQuery(), "limit", (0, 101, None)),
-        (schemas.OrderQuery(), "status", ("composted", "", 1)),
-        (schemas.OrderQuery(), "q", ("a" * 255, "a\x00b")),
-        (schemas.OrderQuery(), "created_from", ("yesterday", "2026-13-01", "2026-11-22T25:00:00Z", 5)),
-        (schemas.NotificationQuery(), "page", (0, 10**12 + 1, None)),
-        (schemas.NotificationQuery(), "page_size", (0, 101, None)),
-        (schemas.NotificationQuery(), "status", ("lost", 1)),
-        (schemas.NotificationQuery(), "order_id", (0, MAX_BIGINT + 1, "x")),
-        (schemas.NotificationQuery(), "after_id", (-1, MAX_BIGINT + 1)),
-        (schemas.NotificationQuery(), "unread", ("perhaps", [])),
+        (ProductQuery(), "limit", (0, 101, -1, "x", "", None, float("inf"), float("nan"), [1])),
+        (ProductQuery(), "offset", (-1, MAX_BIGINT + 1, "1" * 5000, None)),
+        (ProductQuery(), "sort_by", ("stock_quantity", "--price", "price;", "", None, ["price"])),
+        (ProductQuery(), "is_active", ("perhaps", None, [])),
+        (ProductQuery(), "name", ("a" * 201, "a\x00b")),
+        (ProductQuery(), "category", ("a" * 101, "a\x00b")),
+        (ProductQuery(), "page", (0, 10**12 + 1, None)),
+        (OrderQuery(), "skip", (-1, MAX_BIGINT + 1, None)),
+        (OrderQuery(), "limit", (0, 101, None)),
+        (OrderQuery(), "status", ("composted", "", 1)),
+        (OrderQuery(), "q", ("a" * 255, "a\x00b")),
+        (OrderQuery(), "created_from", ("yesterday", "2026-13-01", "2026-11-22T25:00:00Z", 5)),
+        (NotificationQuery(), "page", (0, 10**12 + 1, None)),
+        (NotificationQuery(), "page_size", (0, 101, None)),
+        (NotificationQuery(), "status", ("lost", 1)),
+        (NotificationQuery(), "order_id", (0, MAX_BIGINT + 1, "x")),
+        (NotificationQuery(), "after_id", (-1, MAX_BIGINT + 1)),
+        (NotificationQuery(), "unread", ("perhaps", [])),
     ),
 )
 def test_a_query_out_of_bounds_is_refused(schema, field, values):
@@ -438,7 +449,7 @@ def test_a_query_out_of_bounds_is_refused(schema, field, values):
 
 
 def test_what_a_query_does_not_say_has_a_default():
-    assert load(schemas.ProductQuery(), {}) == {
+    assert load(ProductQuery(), {}) == {
         "limit": 20,
         "offset": 0,
         "category": None,
@@ -446,12 +457,12 @@ def test_what_a_query_does_not_say_has_a_default():
         "is_active": True,
         "sort_by": "-created_at",
     }
-    assert load(schemas.OrderQuery(), {})["limit"] == 100
-    assert load(schemas.NotificationQuery(), {})["limit"] == 20
+    assert load(OrderQuery(), {})["limit"] == 100
+    assert load(NotificationQuery(), {})["limit"] == 20
 
 
 def test_a_time_without_its_zone_is_utc():
-    query = load(schemas.OrderQuery(), {"created_from": "2026-11-22T10:00:00"})
+    query = load(OrderQuery(), {"created_from": "2026-11-22T10:00:00"})
 
     assert query["created_from"] == datetime(2026, 11, 22, 10, tzinfo=UTC)
 

@@ -7,14 +7,15 @@ from secrets import token_hex
 import pytest
 import yaml
 
-from contracts import events
+from contracts import every_event
 from contracts.production import demo_settings
 from contracts.settings import ShopSettings
+from contracts.types import SERVICES
 from gateway.server import STOP_SECONDS
 from nameko_reliable.events import handler_queue
 from nameko_reliable.settings import checked
 from scripts import chart
-from scripts.settings import ROOT, SERVICES
+from scripts.settings import ROOT
 
 helm_python = pytest.importorskip("helm_python", reason="Helm's library has no build for this machine")
 
@@ -607,8 +608,8 @@ def test_services_scale_by_the_queues_that_they_take_from():
     }
 
     queues = {service: {f"rpc-{service}"} for service in SERVICES}
-    for event in vars(events).values():
-        for service, method in getattr(event, "subscribers", ()):
+    for event in every_event():
+        for service, method in event.subscribers:
             queues[service].add(handler_queue(event, service, method, {}).name)
     assert scaled == queues
 

@@ -15,9 +15,10 @@ from nameko.cli.main import setup_yaml_parser
 
 from contracts.production import demo_settings
 from contracts.settings import ShopSettings
+from contracts.types import SERVICES
 from gateway.routes import docs
 from nameko_reliable.settings import checked
-from scripts.settings import DEFAULT_PORTS, NO_EVENTLET_WARNING, ROOT, SERVICES
+from scripts.settings import DEFAULT_PORTS, NO_EVENTLET_WARNING, ROOT
 from scripts.sign_in_provider import PEOPLE
 
 COMPOSE = ROOT / "docker-compose.yml"

@@ -10,8 +10,9 @@ import pytest
 import yaml
 from prometheus_client import REGISTRY
 
+from contracts.types import SERVICES
 from nameko_reliable.telemetry.registry import KIT
-from scripts.settings import ROOT, SERVICES
+from scripts.settings import ROOT
 from tests.deploy.test_alerts import ALERTS
 
 DASHBOARDS = {

@@ -8,9 +8,10 @@ from urllib.request import urlopen
 import psycopg2
 import pytest
 
+from contracts.types import SERVICES
 from nameko_reliable.testing.servers import free_port
 from nameko_reliable.testing.waiting import wait_for
-from scripts.settings import ROOT, SERVICES
+from scripts.settings import ROOT
 
 
 def is_ready(port):

@@ -10,10 +10,11 @@ from types import SimpleNamespace
 import pytest
 import requests
 
+from contracts.types import SERVICES
 from nameko_reliable.testing.servers import free_port
 from nameko_reliable.testing.waiting import wait_for
 from scripts.docker import engine, provide_images
-from scripts.settings import ROOT, SERVICES
+from scripts.settings import ROOT
 
 LOCAL = ROOT / ".local" / "docker"
 PROFILES = ("demo",)

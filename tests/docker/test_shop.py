@@ -6,8 +6,8 @@ import time
 import pytest
 import requests
 
+from contracts.types import SERVICES
 from nameko_reliable.testing.waiting import wait_for
-from scripts.settings import SERVICES
 from tests.infrastructure.feed import Feed
 
 from .conftest import PROCESSES

@@ -6,9 +6,10 @@ import pytest
 import requests
 import yaml
 
+from contracts.types import SERVICES
 from nameko_reliable.testing.servers import Server, free_port
 from nameko_reliable.testing.waiting import wait_for
-from scripts.settings import ROOT, SERVICES
+from scripts.settings import ROOT
 from tests.deploy.test_alerts import ALERTS
 from tests.deploy.test_dashboards import expressions
 

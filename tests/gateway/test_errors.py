@@ -1,11 +1,45 @@
 import inspect
 import json
 from decimal import Decimal
+from importlib import import_module
 
 import pytest
 from flask import Flask
 
-from contracts import errors
+from contracts.notifications import NotFailed, NotificationNotFound
+from contracts.orders import (
+    IllegalTransition,
+    KeyReused,
+    OrderNotFound,
+    ProductsTimeout,
+    ProductsUnavailable,
+    RequestInFlight,
+    TooManyOpenOrders,
+)
+from contracts.products import (
+    InsufficientStock,
+    PriceChanged,
+    ProductNotFound,
+    ReservationReleased,
+    SkuTaken,
+    StaleVersion,
+)
+from contracts.types import SERVICES, InvalidInput, NotAllowed, ParkedMessageNotFound, ShopError, Taken
+from contracts.users import (
+    AccountDisabled,
+    InvalidCredentials,
+    InvalidSession,
+    InvalidToken,
+    LastAdmin,
+    MailNotNeeded,
+    NotConfigured,
+    SessionNotFound,
+    SignInProviderAway,
+    SignInRefused,
+    TooManyFailures,
+    UnprovenAddress,
+    UserNotFound,
+)
 from gateway.errors import PROBLEMS, answer, problem_of
 from nameko_reliable.errors import (
     DatabaseUnavailable,
@@ -19,38 +53,38 @@ from nameko_reliable.errors import (
 )
 
 EXAMPLES = [
-    (errors.InvalidInput({"email": ["Not a valid email address."]}), 422, "invalid-input"),
-    (errors.InvalidCredentials(), 401, "invalid-credentials"),
-    (errors.InvalidSession(), 401, "invalid-session"),
-    (errors.InvalidToken(), 400, "invalid-token"),
-    (errors.TooManyFailures(8), 429, "too-many-failures"),
-    (errors.SignInRefused("The code was used already."), 400, "sign-in-refused"),
-    (errors.AccountDisabled(), 403, "account-disabled"),
-    (errors.NotAllowed(), 403, "not-allowed"),
-    (errors.UserNotFound(3), 404, "user-not-found"),
-    (errors.ProductNotFound("3"), 404, "product-not-found"),
-    (errors.OrderNotFound(3), 404, "order-not-found"),
-    (errors.NotificationNotFound(3), 404, "notification-not-found"),
-    (errors.ParkedMessageNotFound("m"), 404, "parked-message-not-found"),
-    (errors.SessionNotFound(3), 404, "session-not-found"),
-    (errors.Taken("sku"), 409, "taken"),
-    (errors.SkuTaken(3, "Morel", False), 409, "taken"),
-    (errors.InsufficientStock(3, 5, 2), 409, "insufficient-stock"),
-    (errors.TooManyOpenOrders(20, 30, 1, 20, 200), 409, "too-many-open-orders"),
-    (errors.PriceChanged(3, Decimal("1.00"), Decimal("1.10")), 409, "price-changed"),
-    (errors.IllegalTransition("shipped", "pending"), 409, "illegal-transition"),
-    (errors.StaleVersion(1, 2), 412, "stale-version"),
-    (errors.RequestInFlight(7), 409, "request-in-flight"),
-    (errors.KeyReused(), 422, "key-reused"),
-    (errors.NotFailed(3, "sent"), 409, "not-failed"),
-    (errors.ReservationReleased("r"), 409, "conflict"),
-    (errors.LastAdmin(), 409, "last-admin"),
-    (errors.UnprovenAddress(), 409, "unproven-address"),
-    (errors.MailNotNeeded(), 409, "mail-not-needed"),
-    (errors.NotConfigured(), 503, "not-configured"),
-    (errors.SignInProviderAway(), 502, "sign-in-provider-away"),
-    (errors.ProductsUnavailable(), 503, "service-unavailable"),
-    (errors.ProductsTimeout(), 504, "timeout"),
+    (InvalidInput({"email": ["Not a valid email address."]}), 422, "invalid-input"),
+    (InvalidCredentials(), 401, "invalid-credentials"),
+    (InvalidSession(), 401, "invalid-session"),
+    (InvalidToken(), 400, "invalid-token"),
+    (TooManyFailures(8), 429, "too-many-failures"),
+    (SignInRefused("The code was used already."), 400, "sign-in-refused"),
+    (AccountDisabled(), 403, "account-disabled"),
+    (NotAllowed(), 403, "not-allowed"),
+    (UserNotFound(3), 404, "user-not-found"),
+    (ProductNotFound("3"), 404, "product-not-found"),
+    (OrderNotFound(3), 404, "order-not-found"),
+    (NotificationNotFound(3), 404, "notification-not-found"),
+    (ParkedMessageNotFound("m"), 404, "parked-message-not-found"),
+    (SessionNotFound(3), 404, "session-not-found"),
+    (Taken("sku"), 409, "taken"),
+    (SkuTaken(3, "Morel", False), 409, "taken"),
+    (InsufficientStock(3, 5, 2), 409, "insufficient-stock"),
+    (TooManyOpenOrders(20, 30, 1, 20, 200), 409, "too-many-open-orders"),
+    (PriceChanged(3, Decimal("1.00"), Decimal("1.10")), 409, "price-changed"),
+    (IllegalTransition("shipped", "pending"), 409, "illegal-transition"),
+    (StaleVersion(1, 2), 412, "stale-version"),
+    (RequestInFlight(7), 409, "request-in-flight"),
+    (KeyReused(), 422, "key-reused"),
+    (NotFailed(3, "sent"), 409, "not-failed"),
+    (ReservationReleased("r"), 409, "conflict"),
+    (LastAdmin(), 409, "last-admin"),
+    (UnprovenAddress(), 409, "unproven-address"),
+    (MailNotNeeded(), 409, "mail-not-needed"),
+    (NotConfigured(), 503, "not-configured"),
+    (SignInProviderAway(), 502, "sign-in-provider-away"),
+    (ProductsUnavailable(), 503, "service-unavailable"),
+    (ProductsTimeout(), 504, "timeout"),
     (NotReplayable(), 409, "not-replayable"),
     (TooManyParked(1000, 40_000), 409, "too-many-parked"),
     (ParkingLotBusy("products"), 503, "parking-lot-busy"),
@@ -96,35 +130,36 @@ def test_a_call_is_counted_as_what_its_error_is_to_a_client(error, status, word)
 def test_no_refusal_is_without_an_example():
     leaves = {
         error_class
-        for _, error_class in inspect.getmembers(errors, inspect.isclass)
-        if issubclass(error_class, errors.ShopError) and not error_class.__subclasses__()
+        for module in ("types", *SERVICES)
+        for _, error_class in inspect.getmembers(import_module(f"contracts.{module}"), inspect.isclass)
+        if issubclass(error_class, ShopError) and not error_class.__subclasses__()
     }
 
     assert leaves <= {type(error) for error, _, _ in EXAMPLES}
 
 
 def test_an_error_says_what_it_knows(answered):
-    details, _ = answered(errors.InsufficientStock(3, 5, 2))
+    details, _ = answered(InsufficientStock(3, 5, 2))
 
     assert (details["product_id"], details["requested"], details["available"]) == (3, 5, 2)
     assert details["detail"] == "5 of product 3 were asked for, 2 are left."
 
 
 def test_money_stays_a_string(answered):
-    details, _ = answered(errors.PriceChanged(3, "1.00", "1.10"))
+    details, _ = answered(PriceChanged(3, "1.00", "1.10"))
 
     assert (details["given"], details["current"]) == ("1.00", "1.10")
 
 
 def test_an_errors_own_status_does_not_hide_the_problems(answered):
-    details, _ = answered(errors.NotFailed(3, "sent"))
+    details, _ = answered(NotFailed(3, "sent"))
 
     assert details["status"] == 409
     assert "sent" in details["detail"]
 
 
 def test_who_should_come_back_is_told_when(answered):
-    assert answered(errors.RequestInFlight(7))[1]["Retry-After"] == "7"
+    assert answered(RequestInFlight(7))[1]["Retry-After"] == "7"
     assert "Retry-After" in answered(ServiceUnavailable("orders"))[1]
 
 

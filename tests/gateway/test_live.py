@@ -9,7 +9,7 @@ import websocket
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts.events import ProductChanged
+from contracts.products import ProductChanged
 from gateway import live as live_module
 from gateway.live import Frames, WholeSocket
 from nameko_reliable.testing.waiting import wait_for

@@ -14,7 +14,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from websocket import WebSocketException
 
-from contracts.events import NotificationCreated
+from contracts.notifications import NotificationCreated
 from gateway.live import MAX_MESSAGE_BYTES, MAX_WATCHED
 from nameko_reliable.testing.waiting import wait_for
 from tests.infrastructure.feed import Feed

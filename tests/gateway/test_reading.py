@@ -1,6 +1,6 @@
 import pytest
 
-from contracts.errors import InvalidInput
+from contracts.types import InvalidInput
 from gateway.api import read_json, read_query
 from gateway.errors import MalformedRequest
 from gateway.schemas import OrderQuery, ProductQuery

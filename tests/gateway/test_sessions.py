@@ -3,7 +3,7 @@ from http.cookies import SimpleCookie
 import pytest
 import requests
 
-from contracts.errors import MailNotNeeded
+from contracts.users import MailNotNeeded
 from tests.factories import an_account
 from tests.shop import refusal_of
 

@@ -7,8 +7,9 @@ import subprocess
 import sys
 from itertools import count
 
+from contracts.types import SERVICES
 from scripts.servers import make_databases
-from scripts.settings import ROOT, SERVICES
+from scripts.settings import ROOT
 
 
 class Databases:

@@ -6,8 +6,9 @@ import signal
 import sys
 from itertools import count
 
+from contracts.types import SERVICES
 from nameko_reliable.testing.servers import Server
-from scripts.settings import ROOT, SERVICES
+from scripts.settings import ROOT
 
 
 class Processes:

@@ -9,8 +9,9 @@ from alembic.config import main as alembic
 from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.pool import NullPool
 
+from contracts.types import SERVICES
 from nameko_reliable.testing.waiting import wait_for
-from scripts.settings import ROOT, SERVICES
+from scripts.settings import ROOT
 
 every_service = pytest.mark.parametrize("service", SERVICES)
 

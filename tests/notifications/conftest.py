@@ -1,6 +1,6 @@
 import pytest
 
-from contracts.events import NotificationCreated
+from contracts.notifications import NotificationCreated
 from nameko_reliable.events import broadcast_handler
 from services.notifications import Notifications
 from tests.shop import running_shop

@@ -4,7 +4,8 @@ import re
 import pytest
 from nameko.standalone.events import get_event_exchange
 
-from contracts.errors import InvalidToken, MailNotNeeded, NotificationNotFound
+from contracts.notifications import NotificationNotFound
+from contracts.users import InvalidToken, MailNotNeeded
 from nameko_reliable.testing.waiting import wait_for
 from services.notifications import Notifications
 from services.users import Users

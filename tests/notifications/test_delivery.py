@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from contracts.errors import NotFailed
+from contracts.notifications import NotFailed
 from nameko_reliable.testing.proxy import UriProxy
 from nameko_reliable.testing.waiting import wait_for
 from services import notifications, notifications_mail

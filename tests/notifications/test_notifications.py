@@ -3,7 +3,8 @@ from uuid import uuid4
 
 import pytest
 
-from contracts.errors import InvalidInput, NotFailed, NotificationNotFound
+from contracts.notifications import NotFailed, NotificationNotFound
+from contracts.types import InvalidInput
 from nameko_reliable.telemetry.logs import formatter
 from nameko_reliable.testing.waiting import wait_for
 from services.notifications import Notifications

@@ -9,8 +9,7 @@ from uuid import uuid4
 import pytest
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from contracts.events import OrderCreated, OrderLine, OrderStatusUpdated
-from contracts.schemas import ORDER_STATUSES
+from contracts.orders import ORDER_STATUSES, OrderCreated, OrderLine, OrderStatusUpdated
 from services.notifications_models import OrderSummary
 from tests.factories import user_password_reset_requested, user_registered, user_verification_requested
 

@@ -10,10 +10,11 @@ from urllib.parse import urlsplit
 import psycopg2
 import pytest
 
-from contracts.errors import OrderNotFound
+from contracts.orders import OrderNotFound
+from contracts.types import SERVICES
 from nameko_reliable.testing.servers import find_postgres
 from nameko_reliable.testing.waiting import wait_for
-from scripts.settings import ROOT, SERVICES
+from scripts.settings import ROOT
 from services.orders import Orders
 from services.products import Products
 from tests.factories import a_line, a_product, place_order

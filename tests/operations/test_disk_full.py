@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 import requests
 
-from contracts.events import OrderAbandoned
+from contracts.orders import OrderAbandoned
 from gateway import Gateway
 from nameko_reliable.errors import DatabaseUnavailable
 from nameko_reliable.testing.metrics import Watched

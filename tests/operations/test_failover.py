@@ -6,7 +6,7 @@ import pytest
 import requests
 from sqlalchemy.engine import make_url
 
-from contracts.events import OrderAbandoned
+from contracts.orders import OrderAbandoned
 from gateway import Gateway
 from nameko_reliable.errors import DatabaseUnavailable
 from nameko_reliable.testing.metrics import Watched

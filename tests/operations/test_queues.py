@@ -5,7 +5,7 @@ from uuid import uuid4
 import pytest
 from amqp.exceptions import PreconditionFailed
 
-from contracts.events import OrderCreated
+from contracts.orders import OrderCreated
 from nameko_reliable.amqp.queues import delay_queue, handler_queue, parking_queue
 from nameko_reliable.events import PAUSES_SECONDS
 from nameko_reliable.testing.waiting import wait_for

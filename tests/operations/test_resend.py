@@ -4,7 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from contracts.events import OrderCreated, OrderStatusUpdated, UserPasswordResetRequested, UserRegistered
+from contracts.orders import OrderCreated, OrderStatusUpdated
+from contracts.users import UserPasswordResetRequested, UserRegistered
 from nameko_reliable.amqp.queues import handler_queue
 from nameko_reliable.testing.waiting import wait_for
 from scripts.resend import main as resend

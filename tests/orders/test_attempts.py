@@ -5,14 +5,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from contracts.errors import (
-    InsufficientStock,
-    InvalidInput,
-    KeyReused,
-    ProductsTimeout,
-    ProductsUnavailable,
-    RequestInFlight,
-)
+from contracts.orders import KeyReused, ProductsTimeout, ProductsUnavailable, RequestInFlight
+from contracts.products import InsufficientStock
+from contracts.types import InvalidInput
 from nameko_reliable.errors import RpcTimeout
 from nameko_reliable.testing.waiting import wait_for
 from services.orders import Orders

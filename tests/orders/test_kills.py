@@ -3,7 +3,7 @@
 import psutil
 import pytest
 
-from contracts.errors import RequestInFlight
+from contracts.orders import RequestInFlight
 from nameko_reliable.testing.waiting import wait_for
 from services.notifications import Notifications
 from services.products import Products

@@ -2,8 +2,8 @@
 
 import pytest
 
-from contracts.errors import InsufficientStock, KeyReused, TooManyOpenOrders
-from contracts.events import OrderStatusUpdated
+from contracts.orders import KeyReused, OrderStatusUpdated, TooManyOpenOrders
+from contracts.products import InsufficientStock
 from nameko_reliable.testing.waiting import wait_for
 from services.orders import Orders
 from services.products import Products

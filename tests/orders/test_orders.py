@@ -3,16 +3,9 @@ from decimal import Decimal
 
 import pytest
 
-from contracts.errors import (
-    IllegalTransition,
-    InsufficientStock,
-    InvalidInput,
-    NotAllowed,
-    OrderNotFound,
-    PriceChanged,
-    ProductNotFound,
-)
-from contracts.events import OrderCreated, OrderStatusUpdated
+from contracts.orders import IllegalTransition, OrderCreated, OrderNotFound, OrderStatusUpdated
+from contracts.products import InsufficientStock, PriceChanged, ProductNotFound
+from contracts.types import InvalidInput, NotAllowed
 from nameko_reliable.messages import from_payload
 from nameko_reliable.testing.waiting import wait_for
 from services.orders import Orders

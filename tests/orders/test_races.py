@@ -4,7 +4,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from contracts.errors import IllegalTransition, InsufficientStock, PriceChanged
+from contracts.orders import IllegalTransition
+from contracts.products import InsufficientStock, PriceChanged
 from nameko_reliable.testing.waiting import wait_for
 from services.orders import Orders
 from services.products import Products

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.errors import IllegalTransition, InvalidInput
-from contracts.schemas import ORDER_STATUSES
+from contracts.orders import ORDER_STATUSES, IllegalTransition
+from contracts.types import InvalidInput
 from services.orders import Attempt, Order, event_of
 
 LEGAL = {

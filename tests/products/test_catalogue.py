@@ -4,9 +4,8 @@ from uuid import uuid4
 
 import pytest
 
-from contracts.errors import InsufficientStock, InvalidInput, ProductNotFound, StaleVersion, Taken
-from contracts.events import ProductChanged
-from contracts.schemas import MAX_INT
+from contracts.products import InsufficientStock, ProductChanged, ProductNotFound, StaleVersion
+from contracts.types import MAX_INT, InvalidInput, Taken
 from nameko_reliable.events import broadcast_handler
 from nameko_reliable.testing.waiting import wait_for
 from services.products import Products

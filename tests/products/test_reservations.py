@@ -4,14 +4,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from contracts.errors import (
-    InsufficientStock,
-    InvalidInput,
-    PriceChanged,
-    ProductNotFound,
-    ReservationReleased,
-)
-from contracts.events import OrderAbandoned
+from contracts.orders import OrderAbandoned
+from contracts.products import InsufficientStock, PriceChanged, ProductNotFound, ReservationReleased
+from contracts.types import InvalidInput
 from nameko_reliable.testing.waiting import wait_for
 from services.orders import Orders
 from services.products import Products

@@ -3,8 +3,16 @@ import hashlib
 import jwt
 import pytest
 
-from contracts.errors import InvalidCredentials, InvalidInput, InvalidSession, InvalidToken, MailNotNeeded, UserNotFound
-from contracts.events import UserPasswordResetRequested, UserVerificationRequested
+from contracts.types import InvalidInput
+from contracts.users import (
+    InvalidCredentials,
+    InvalidSession,
+    InvalidToken,
+    MailNotNeeded,
+    UserNotFound,
+    UserPasswordResetRequested,
+    UserVerificationRequested,
+)
 from nameko_reliable.testing.waiting import wait_for
 from tests.factories import an_account
 from tests.shop import refusal_of

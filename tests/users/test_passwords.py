@@ -3,7 +3,8 @@ import unicodedata
 import bcrypt
 import pytest
 
-from contracts.errors import InvalidCredentials, InvalidInput, InvalidSession, TooManyFailures, UserNotFound
+from contracts.types import InvalidInput
+from contracts.users import InvalidCredentials, InvalidSession, TooManyFailures, UserNotFound
 from services.users import Users
 from tests.factories import an_account
 

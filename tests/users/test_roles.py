@@ -1,7 +1,8 @@
 import jwt
 import pytest
 
-from contracts.errors import InvalidCredentials, InvalidInput, LastAdmin, NotAllowed, Taken, UserNotFound
+from contracts.types import InvalidInput, NotAllowed, Taken
+from contracts.users import InvalidCredentials, LastAdmin, UserNotFound
 from services.users import Users
 from tests.factories import an_account
 from tests.shop import refusal_of

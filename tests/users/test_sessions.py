@@ -6,7 +6,8 @@ import bcrypt
 import jwt
 import pytest
 
-from contracts.errors import InvalidInput, InvalidSession, SessionNotFound
+from contracts.types import InvalidInput
+from contracts.users import InvalidSession, SessionNotFound
 from services.users import Users
 from tests.factories import an_account
 from tests.shop import refusal_of

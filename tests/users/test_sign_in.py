@@ -3,17 +3,17 @@
 import jwt
 import pytest
 
-from contracts.errors import (
+from contracts.types import InvalidInput
+from contracts.users import (
     AccountDisabled,
     InvalidCredentials,
-    InvalidInput,
     InvalidSession,
     NotConfigured,
     SignInProviderAway,
     SignInRefused,
     UnprovenAddress,
+    UserRegistered,
 )
-from contracts.events import UserRegistered
 from nameko_reliable.testing.waiting import wait_for
 from services.users import Users
 from tests.factories import an_account

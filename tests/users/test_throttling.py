@@ -1,6 +1,6 @@
 import pytest
 
-from contracts.errors import InvalidCredentials, TooManyFailures
+from contracts.users import InvalidCredentials, TooManyFailures
 from tests.factories import an_account
 from tests.shop import refusal_of
 

@@ -4,8 +4,8 @@ import bcrypt
 import jwt
 import pytest
 
-from contracts.errors import InvalidCredentials, InvalidInput, Taken, UserNotFound
-from contracts.events import UserRegistered
+from contracts.types import InvalidInput, Taken
+from contracts.users import InvalidCredentials, UserNotFound, UserRegistered
 from nameko_reliable.testing.waiting import wait_for
 from services.users import Users
 from tests.factories import an_account

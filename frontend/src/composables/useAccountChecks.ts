@@ -2,7 +2,7 @@ import { useI18n } from 'vue-i18n'
 import { isMailable } from '@/utils/address'
 import { isName, lengthOf } from '@/utils/names'
 
-/** As contracts/schemas.py has them. */
+/** As contracts/users.py has them. */
 export const MIN_PASSWORD_LENGTH = 8
 const MAX_PASSWORD_LENGTH = 128
 const MAX_USERNAME_LENGTH = 50

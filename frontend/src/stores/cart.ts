@@ -7,7 +7,7 @@ import { drop, keep, recall } from '@/utils/storage'
 import { useSession } from './session'
 import { useToasts } from './toasts'
 
-/** What an order may hold at most, as contracts/schemas.py has it. */
+/** What an order may hold at most, as contracts/types.py has it. */
 export const MAX_LINES = 100
 export const MAX_QUANTITY = 10_000
 const MAX_ID = 2 ** 31 - 1

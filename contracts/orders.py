@@ -1,0 +1,199 @@
+"""What orders puts on the wire: its events, errors, requests and answers."""
+
+from dataclasses import dataclass
+from datetime import UTC
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from marshmallow import Schema, ValidationError, fields, validate, validates_schema
+
+from contracts.types import (
+    MAX_BIGINT,
+    MAX_LINES,
+    MAX_QUANTITY,
+    Conflict,
+    Email,
+    Id,
+    Limit,
+    Line,
+    Money,
+    NotFound,
+    PageQuery,
+    StrictBoolean,
+    Unavailable,
+)
+from nameko_reliable.messages import Event
+
+# Why an order was cancelled: it was pending for too long.
+NOT_CONFIRMED = "not-confirmed"
+ORDER_STATUSES = ("pending", "confirmed", "shipped", "delivered", "cancelled")
+
+
+class OrderNotFound(NotFound):
+    def __init__(self, order_id: int | str) -> None:
+        super().__init__(order_id)
+        self.order_id = int(order_id)
+
+
+class TooManyOpenOrders(Conflict):
+    """With this order the account would have more orders open, or more units in them, than it may.
+
+    An order is open until it is shipped or cancelled. An account may have more once its address is proven.
+    """
+
+    def __init__(
+        self,
+        open_orders: int | str,
+        open_units: int | str,
+        requested_units: int | str,
+        most_orders: int | str,
+        most_units: int | str,
+    ) -> None:
+        super().__init__(open_orders, open_units, requested_units, most_orders, most_units)
+        self.open_orders, self.open_units = int(open_orders), int(open_units)
+        self.requested_units = int(requested_units)
+        self.most_orders, self.most_units = int(most_orders), int(most_units)
+
+
+class IllegalTransition(Conflict):
+    def __init__(self, old_status: str, new_status: str) -> None:
+        super().__init__(old_status, new_status)
+        self.old_status, self.new_status = old_status, new_status
+
+
+class RequestInFlight(Conflict):
+    """The first request with this idempotency key has not finished yet."""
+
+    def __init__(self, retry_after_seconds: int | str) -> None:
+        super().__init__(retry_after_seconds)
+        self.retry_after_seconds = int(retry_after_seconds)
+
+
+class KeyReused(Conflict):
+    """The idempotency key belongs to a request with another body."""
+
+
+class ProductsUnavailable(Unavailable):
+    pass
+
+
+class ProductsTimeout(Unavailable):
+    outcome = "timeout"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderLine:
+    product_id: int
+    product_name: str
+    product_price: Decimal
+    quantity: int
+    subtotal: Decimal
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderEvent(Event):
+    """sequence: 1 for an order's first event, one more for each that follows.
+
+    email_verified: whether the customer's address was proven, as far as the order knows. Absent in the release before.
+    """
+
+    source = "orders"
+
+    order_id: int
+    sequence: int
+    user_id: int
+    user_email: str
+    email_verified: bool = False
+    status: str
+    items: tuple[OrderLine, ...]
+    total_amount: Decimal
+    reservation_id: UUID
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderCreated(OrderEvent):
+    name = "order.created"
+    subscribers = (("products", "commit_reservation"), ("notifications", "confirm_order"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderStatusUpdated(OrderEvent):
+    """reason: why the shop took the step by itself, None for a step that was asked for."""
+
+    name = "order.status.updated"
+    subscribers = (("products", "return_cancelled_stock"), ("notifications", "tell_status"))
+
+    old_status: str
+    new_status: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderAbandoned(Event):
+    """No order will come of this reservation."""
+
+    source = "orders"
+    name = "order.abandoned"
+    subscribers = (("products", "release_abandoned_stock"),)
+
+    reservation_id: UUID
+
+
+class OrderItem(Schema):
+    """unit_price: what the customer was shown; the order is refused when it no longer holds."""
+
+    product_id = Id(required=True)
+    quantity = fields.Integer(strict=True, required=True, validate=validate.Range(1, MAX_QUANTITY))
+    unit_price = Money()
+
+
+class OrderRequest(Schema):
+    items = fields.List(fields.Nested(OrderItem), required=True, validate=validate.Length(1, MAX_LINES))
+
+    @validates_schema
+    def lines_of_one_product_agree(self, data: dict[str, Any], **kwargs: Any) -> None:
+        """Lines of the same product become one, so they can't differ in price or exceed its bound."""
+        totals: dict[int, int] = {}
+        prices: dict[int, Decimal] = {}
+        for line in data["items"]:
+            product_id = line["product_id"]
+            totals[product_id] = totals.get(product_id, 0) + line["quantity"]
+            if totals[product_id] > MAX_QUANTITY:
+                raise ValidationError(f"More than {MAX_QUANTITY} of product {product_id} in all.", "items")
+            if "unit_price" in line and prices.setdefault(product_id, line["unit_price"]) != line["unit_price"]:
+                raise ValidationError(f"Two prices for product {product_id}.", "items")
+
+
+class StatusChange(Schema):
+    status = fields.String(required=True, validate=validate.OneOf(ORDER_STATUSES))
+
+
+class OrderStep(StatusChange):
+    """A StatusChange, and whether the address of its caller is proven."""
+
+    email_verified = StrictBoolean(load_default=False)
+
+
+class OrderQuery(PageQuery):
+    """q: a part of the customer's address, or an order's id. created_from is included, created_to is not."""
+
+    limit = Limit(100, default=100)
+    skip = fields.Integer(validate=validate.Range(0, MAX_BIGINT), metadata={"deprecated": True})
+    status = fields.String(load_default=None, allow_none=True, validate=validate.OneOf(ORDER_STATUSES))
+    q = Line(load_default=None, allow_none=True, validate=validate.Length(max=254))
+    created_from = fields.AwareDateTime(load_default=None, allow_none=True, default_timezone=UTC)
+    created_to = fields.AwareDateTime(load_default=None, allow_none=True, default_timezone=UTC)
+
+
+class SummaryQuery(Schema):
+    days = fields.Integer(load_default=30, validate=validate.Range(1, 90))
+
+
+class OrderPlacement(OrderRequest):
+    """An OrderRequest with who asks, as the gateway passes it on."""
+
+    user_id = Id(required=True)
+    user_email = Email(required=True)
+    email_verified = StrictBoolean(load_default=False)
+    idempotency_key = fields.String(required=True, validate=validate.Regexp(r"[\x20-\x7e]{1,255}\Z"))

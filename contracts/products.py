@@ -1,0 +1,189 @@
+"""What products puts on the wire: its events, errors, requests and answers."""
+
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from marshmallow import Schema, ValidationError, fields, validate, validates_schema
+
+from contracts.names import normal_sku
+from contracts.types import (
+    CONTROLS,
+    MAX_INT,
+    MAX_LINES,
+    MAX_QUANTITY,
+    Conflict,
+    Data,
+    Description,
+    Id,
+    Line,
+    Money,
+    Name,
+    NotFound,
+    PageQuery,
+    StrictBoolean,
+    Taken,
+)
+from nameko_reliable.messages import Event
+
+MAX_SKU = 64
+PRODUCT_SORT_KEYS = tuple(sign + key for key in ("price", "name", "created_at") for sign in ("", "-"))
+IMAGE_URL = rf"https://[^\s/?#\\{CONTROLS}]+[^\s{CONTROLS}]*|(?!//)(?![^/?#]*:)[^\s\\{CONTROLS}]+"
+
+
+class ProductNotFound(NotFound):
+    def __init__(self, product_id: int | str) -> None:
+        super().__init__(product_id)
+        self.product_id = int(product_id)
+
+
+class SkuTaken(Taken):
+    """product: the one that has the SKU, perhaps off the shelves: {id, name, is_active}. For admins alone."""
+
+    def __init__(self, product_id: int | str, name: str, is_active: bool | str) -> None:
+        super().__init__("sku")
+        self.args = (product_id, name, is_active)
+        self.product = {"id": int(product_id), "name": name, "is_active": str(is_active) == "True"}
+
+
+class InsufficientStock(Conflict):
+    """Fewer units remain than were asked for."""
+
+    def __init__(self, product_id: int | str, requested: int | str, available: int | str) -> None:
+        super().__init__(product_id, requested, available)
+        self.product_id, self.requested, self.available = int(product_id), int(requested), int(available)
+
+
+class PriceChanged(Conflict):
+    """The caller was shown another price than the one that holds."""
+
+    def __init__(self, product_id: int | str, given: Decimal | str, current: Decimal | str) -> None:
+        super().__init__(product_id, given, current)
+        self.product_id, self.given, self.current = int(product_id), Decimal(given), Decimal(current)
+
+
+class StaleVersion(Conflict):
+    """Somebody edited the thing since the caller read it."""
+
+    def __init__(self, given: int | str, current: int | str) -> None:
+        super().__init__(given, current)
+        self.given, self.current = int(given), int(current)
+
+
+class ReservationReleased(Conflict):
+    """The reservation was given back, which is final: it can't be reserved again."""
+
+    def __init__(self, reservation_id: UUID | str) -> None:
+        super().__init__(reservation_id)
+        self.reservation_id = str(reservation_id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProductChanged(Event):
+    """revision: one more with each change of the product; a lower one than the last seen is stale."""
+
+    source = "products"
+    name = "product.changed"
+
+    id: int
+    price: Decimal
+    stock_quantity: int
+    is_active: bool
+    revision: int
+
+
+class ImageUrl(Line):
+    """https, or relative to the shop; nothing that runs (`javascript:`) or leads elsewhere (`//host`)."""
+
+    pattern = rf"^\s*(?:{IMAGE_URL})\s*$"
+
+    def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> str:
+        url = super()._deserialize(value, attr, data, **kwargs)
+        if not re.fullmatch(IMAGE_URL, url):
+            raise ValidationError("Must be a relative or an https URL.")
+        return url
+
+
+class Sku(Name):
+    form = "NFKC"
+    normal = staticmethod(normal_sku)
+
+
+class ProductFields(Schema):
+    """What PUT and PATCH share with POST: everything but the stock. Without a SKU, PUT leaves the one there is."""
+
+    name = Name(200, required=True)
+    description = Description(10_000, load_default=None, allow_none=True)
+    price = Money(required=True)
+    sku = Sku(MAX_SKU, allow_none=True, metadata={"description": "null: one that is made of the id"})
+    category = Name(100, load_default=None, allow_none=True)
+    image_url = ImageUrl(load_default=None, allow_none=True, validate=validate.Length(1, 500))
+
+
+def Stock(**kwargs: Any) -> fields.Integer:
+    return fields.Integer(strict=True, validate=validate.Range(0, MAX_INT), **kwargs)
+
+
+class ProductRequest(ProductFields):
+    sku = Sku(MAX_SKU, load_default=None, allow_none=True, metadata={"description": "null: one that is made of the id"})
+    stock_quantity = Stock(required=True)
+
+
+class ProductReplacement(ProductFields):
+    """stock_quantity is left as it is when absent."""
+
+    stock_quantity = Stock()
+
+
+class ProductChanges(ProductFields):
+    """For partial loading: what is absent stays."""
+
+    stock_quantity = Stock()
+    is_active = StrictBoolean()
+
+
+class StockChange(Schema):
+    class Meta:
+        keywords = {"minProperties": 1, "maxProperties": 1}
+
+    stock_quantity = Stock()
+    delta = fields.Integer(strict=True, validate=validate.Range(-MAX_INT, MAX_INT))
+
+    @validates_schema
+    def exactly_one(self, data: dict[str, Any], **kwargs: Any) -> None:
+        if len(data) != 1:
+            raise ValidationError("Give either stock_quantity or delta.")
+
+
+class ProductQuery(PageQuery):
+    category = Line(load_default=None, allow_none=True, validate=validate.Length(max=100))
+    name = Line(load_default=None, allow_none=True, validate=validate.Length(max=200))
+    is_active = fields.Boolean(load_default=True)
+    sort_by = fields.String(load_default="-created_at", validate=validate.OneOf(PRODUCT_SORT_KEYS))
+
+
+class ReservationLine(Schema):
+    product_id = Id(required=True)
+    quantity = fields.Integer(strict=True, required=True, validate=validate.Range(1, MAX_QUANTITY))
+    unit_price = Money(load_default=None, allow_none=True)
+
+
+class StockLines(Schema):
+    """lines: one for each product."""
+
+    lines = fields.List(fields.Nested(ReservationLine), required=True, validate=validate.Length(1, MAX_LINES))
+
+    @validates_schema
+    def products_are_distinct(self, data: dict[str, Any], **kwargs: Any) -> None:
+        if len({line["product_id"] for line in data["lines"]}) < len(data["lines"]):
+            raise ValidationError("Two lines for one product.", "lines")
+
+
+class ReservationId(Schema):
+    reservation_id = fields.UUID(required=True)
+
+
+class ReservationRequest(StockLines, ReservationId):
+    pass

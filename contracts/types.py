@@ -1,0 +1,320 @@
+"""What the contracts of all services are made of: the base of errors, fields and lists.
+
+Bounds are the HTTP API's. `load(schema, data)` returns the checked values or raises `InvalidInput` with the sentences
+by field.
+"""
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, Literal
+from uuid import UUID, uuid5
+
+from marshmallow import Schema, ValidationError, fields, post_load, validate, validates_schema
+from nameko.exceptions import deserialize_to_instance
+
+import contracts.errors  # noqa: F401
+import extensions.errors  # noqa: F401
+from contracts.names import FORMATS, fault_of, has_stacked_marks, is_visible, normal_text
+from nameko_reliable.errors import (
+    DatabaseUnavailable,
+    NotReplayable,
+    ParkingLotBusy,
+    RpcTimeout,
+    ServiceBusy,
+    ServiceUnavailable,
+    TooManyParked,
+)
+
+SERVICES = ("users", "products", "orders", "notifications")
+# The services that handle kept events: each has a parking queue, and the RPCs to look into it.
+SUBSCRIBERS = ("products", "notifications")
+_EVENT_IDS = UUID("6f2c3c0e-6d0b-4d6c-9f0a-7d1f6b0a2c51")
+# What a field is loaded from, as marshmallow passes it on.
+Data = Mapping[str, Any] | None
+MAX_BIGINT = 2**63 - 1
+MAX_INT = 2**31 - 1
+MAX_MONEY = Decimal("9999999999.99")
+MAX_QUANTITY = 10_000
+MAX_LINES = 100
+MAX_PAGE = 10**12
+# Also in the HTTP API's document, so without what ECMAScript's regular expressions lack.
+CONTROLS = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
+# ASCII alone: without SMTPUTF8, which few servers offer, no other address can be mailed.
+# No encoded word (RFC 2047): mail programs and ours would read it as another address.
+EMAIL = (
+    r"(?!.*=\?)[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}"
+    r"@([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z0-9-]{2,63}"
+)
+MONEY = r"[0-9]{1,10}(\.[0-9]{1,2})?"
+
+
+def keep_wire_path(error_class: type[Exception], module: str) -> None:
+    """Send an error by the path that it had in 0.1.0, and take it by either path.
+
+    A replica of 0.1.0, in an upgrade or after a rollback, knows no other. The next release sends an error by the path
+    of its own module: this one knows that already.
+    """
+    deserialize_to_instance(error_class)
+    error_class.__module__ = module
+    deserialize_to_instance(error_class)
+
+
+class ShopError(Exception):
+    """Base of the shop's errors. They carry fields, not sentences: the gateway words them.
+
+    An error crosses the broker as its class's path and its positional arguments. Scalars arrive as strings, so each
+    class converts its own. A process that imports the class gets it back; a bare `nameko shell` sees a RemoteError.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        keep_wire_path(cls, "contracts.errors")
+
+
+for kit_error in (
+    DatabaseUnavailable,
+    NotReplayable,
+    ParkingLotBusy,
+    RpcTimeout,
+    ServiceBusy,
+    ServiceUnavailable,
+    TooManyParked,
+):
+    keep_wire_path(kit_error, "extensions.errors")
+
+
+class InvalidInput(ShopError):
+    """errors: {field: [sentence, …]}, nested as the input was."""
+
+    def __init__(self, errors: dict[str, Any]) -> None:
+        super().__init__(errors)
+        self.errors = errors
+
+
+class NotAllowed(ShopError):
+    pass
+
+
+class NotFound(ShopError):
+    """No such thing, or none that the caller may know of."""
+
+
+class ParkedMessageNotFound(NotFound):
+    def __init__(self, message_id: str) -> None:
+        super().__init__(message_id)
+        self.message_id = str(message_id)
+
+
+class Conflict(ShopError):
+    """The request is sound, but the state of things stands against it."""
+
+
+class Taken(Conflict):
+    """field: which unique value somebody else holds (`email`, `username`, `sku`)."""
+
+    def __init__(self, field: str) -> None:
+        super().__init__(field)
+        self.field = field
+
+
+class Unavailable(ShopError):
+    """A service that this one needs could not answer; nothing is left half done."""
+
+    # In the metrics of calls.
+    outcome = "unavailable"
+
+
+def event_id_of(*facts: object) -> UUID:
+    """The same id each time an event is made of these facts, so handlers know one that `scripts.resend` makes again."""
+    return uuid5(_EVENT_IDS, " ".join(map(str, facts)))
+
+
+def load(schema: Schema, data: Any) -> Any:
+    """Check `data` against `schema`, an instance; raise InvalidInput where it doesn't fit."""
+    try:
+        return schema.load(data)
+    except ValidationError as error:
+        raise InvalidInput(error.normalized_messages()) from error
+
+
+def load_id(value: Any, field: str = "id") -> int:
+    """A row's id, or InvalidInput under the field's name."""
+    try:
+        return Id().deserialize(value)
+    except ValidationError as error:
+        raise InvalidInput({field: error.messages}) from error
+
+
+class Text(fields.String):
+    """A string without the characters PostgreSQL and mail headers can't hold: NUL, lone surrogates."""
+
+    pattern: str | None = r"^[^\x00]*$"
+
+    def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> str:
+        text = super()._deserialize(value, attr, data, **kwargs)
+        if "\x00" in text or re.search("[\ud800-\udfff]", text):
+            raise ValidationError("Not a valid string: it has a NUL or half a surrogate pair.")
+        return text
+
+
+class Line(Text):
+    """One line of text: trimmed, and without control characters."""
+
+    pattern: str | None = None
+
+    def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> str:
+        text = self._spelled(super()._deserialize(value, attr, data, **kwargs))
+        # Not only once it is trimmed: the HTTP API's document can't say that what is blank doesn't count.
+        self._validate(text)
+        text = text.strip()
+        if re.search(f"[{CONTROLS}]", text):
+            raise ValidationError("Must be one line, without control characters.")
+        return text
+
+    def _spelled(self, text: str) -> str:
+        return text
+
+
+def normalizable(text: str, max_length: int) -> str:
+    """The text, unless it can't have `max_length` characters once it is normalized, or takes long to normalize."""
+    if len(text) > 4 * max_length:
+        raise ValidationError(f"Longer than maximum length {max_length}.")
+    if has_stacked_marks(text):
+        raise ValidationError("Has more than 30 marks on one letter.")
+    return text
+
+
+def check_characters(text: str) -> str:
+    if fault := fault_of(text):
+        raise ValidationError(fault)
+    return text
+
+
+class Name(Line):
+    """A Line that can be seen, normalized by `normal`; its length counts after that."""
+
+    form: Literal["NFC", "NFKC"] = "NFC"
+    normal = staticmethod(normal_text)
+
+    def __init__(self, max_length: int, **kwargs: Any) -> None:
+        super().__init__(validate=validate.Length(1, max_length), **kwargs)
+        self.max_length = max_length
+
+    def _spelled(self, text: str) -> str:
+        return unicodedata.normalize(self.form, normalizable(text, self.max_length))
+
+    def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> str:
+        name = check_characters(self.normal(super()._deserialize(value, attr, data, **kwargs)))
+        if not is_visible(name):
+            raise ValidationError("Must have something to see: a letter, a digit or a symbol.")
+        return name
+
+
+class Description(Text):
+    """Lines of text, normalized."""
+
+    pattern = rf"^[^\x00{FORMATS}]*$"
+
+    def __init__(self, max_length: int, **kwargs: Any) -> None:
+        super().__init__(validate=validate.Length(max=max_length), **kwargs)
+        self.max_length = max_length
+
+    def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> str:
+        text = super()._deserialize(value, attr, data, **kwargs)
+        return check_characters(normal_text(normalizable(text, self.max_length)))
+
+
+def fold_address(address: str) -> str:
+    """Lower-cased if it is ASCII. Other letters fold to ASCII ones (U+212A to k): to an address of someone else."""
+    return address.lower() if address.isascii() else address
+
+
+class Email(Line):
+    """An address, lower-cased. Its form alone is checked: one @, no white space, a dotted domain."""
+
+    pattern = rf"^\s*{EMAIL}\s*$"
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(validate=validate.Length(max=254), **kwargs)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> str:
+        email = fold_address(super()._deserialize(value, attr, data, **kwargs))
+        if not re.fullmatch(EMAIL, email):
+            raise ValidationError("Not a valid email address.")
+        return email
+
+
+class Money(fields.Field[Decimal]):
+    """A decimal string with at most two places, "29.99"; never a JSON number, which is a float."""
+
+    pattern = f"^{MONEY}$"
+
+    def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> Decimal:
+        if not isinstance(value, str) or not re.fullmatch(MONEY, value):
+            raise ValidationError('Must be a decimal string with two places, like "29.99".')
+        return Decimal(value).quantize(Decimal("0.01"))
+
+    def _serialize(self, value: Decimal | None, attr: str | None, obj: Any, **kwargs: Any) -> str:
+        return str(value)
+
+
+class StrictBoolean(fields.Boolean):
+    """JSON's true and false alone: to marshmallow 1 and "yes" are true as well."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> bool:
+        if not isinstance(value, bool):
+            raise self.make_error("invalid", input=value)
+        return value
+
+
+def Id(**kwargs: Any) -> fields.Integer:
+    return fields.Integer(strict=True, validate=validate.Range(1, MAX_BIGINT), **kwargs)
+
+
+def Limit(highest: int, default: int) -> fields.Integer:
+    return fields.Integer(load_default=default, validate=validate.Range(1, highest))
+
+
+def Offset() -> fields.Integer:
+    return fields.Integer(load_default=0, validate=validate.Range(0, MAX_BIGINT))
+
+
+class ParkedQuery(Schema):
+    limit = Limit(2000, default=50)
+    offset = Offset()
+
+
+class ParkedSelection(Schema):
+    """queue: where messages came from; reason: a part of theirs; null is any. left: of the answer before."""
+
+    queue = fields.String(load_default=None, allow_none=True, validate=validate.Length(1, 255))
+    reason = fields.String(load_default=None, allow_none=True, validate=validate.Length(1, 500))
+    left = fields.Integer(load_default=None, allow_none=True, strict=True, validate=validate.Range(0, MAX_BIGINT))
+
+
+class PageQuery(Schema):
+    """Which part of a list: `limit` things from `offset` on, or from the beginning of `page`, which counts from 1.
+
+    Loads to limit and offset. A subclass may go on taking older names of theirs.
+    """
+
+    limit = Limit(100, default=20)
+    offset = Offset()
+    page = fields.Integer(validate=validate.Range(1, MAX_PAGE))
+
+    @validates_schema(pass_original=True)
+    def one_name_for_each(self, data: dict[str, Any], original: Mapping[str, Any], **kwargs: Any) -> None:
+        for names in (("offset", "skip", "page"), ("limit", "page_size")):
+            given = [name for name in names if name in original]
+            if len(given) > 1:
+                raise ValidationError(f"Give either {' or '.join(given)}.", given[-1])
+
+    @post_load
+    def settle(self, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        data["limit"] = data.pop("page_size", data["limit"])
+        data["offset"] = data.pop("skip", data["offset"])
+        if "page" in data:
+            data["offset"] = (data.pop("page") - 1) * data["limit"]
+        return data

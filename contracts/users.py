@@ -1,0 +1,248 @@
+"""What users puts on the wire: its events, errors, requests and answers."""
+
+import unicodedata
+from dataclasses import dataclass
+from typing import Any
+
+from email_validator import EmailNotValidError, validate_email
+from marshmallow import Schema, ValidationError, fields, validate
+
+from contracts.names import normal_username
+from contracts.types import (
+    Conflict,
+    Data,
+    Email,
+    Line,
+    Name,
+    NotFound,
+    PageQuery,
+    ShopError,
+    StrictBoolean,
+    Text,
+    Unavailable,
+    normalizable,
+)
+from nameko_reliable.messages import Event
+
+MAX_USERNAME = 50
+MAX_PASSWORD = 128
+ROLES = ("customer", "admin")
+# What a mail server takes has more rules, see NewEmail; these are the ones that a pattern can say.
+NEW_EMAIL = (
+    r"(?!.*=\?)[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
+    r"@([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+([A-Za-z0-9][A-Za-z0-9-]{0,61})?[A-Za-z]"
+)
+
+
+class InvalidCredentials(ShopError):
+    pass
+
+
+class InvalidSession(ShopError):
+    pass
+
+
+class InvalidToken(ShopError):
+    pass
+
+
+class TooManyFailures(ShopError):
+    """Logins are refused unchecked until the wait is over."""
+
+    def __init__(self, retry_after_seconds: int | str) -> None:
+        super().__init__(retry_after_seconds)
+        self.retry_after_seconds = int(retry_after_seconds)
+
+
+class SignInRefused(ShopError):
+    """reason: a sentence about what doesn't hold, without any part of a token."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class AccountDisabled(ShopError):
+    pass
+
+
+class UserNotFound(NotFound):
+    """user: the id or the address that was asked for."""
+
+    def __init__(self, user: int | str) -> None:
+        super().__init__(user)
+        self.user = str(user)
+
+
+class SessionNotFound(NotFound):
+    def __init__(self, session_id: int | str) -> None:
+        super().__init__(session_id)
+        self.session_id = int(session_id)
+
+
+class LastAdmin(Conflict):
+    pass
+
+
+class UnprovenAddress(Conflict):
+    pass
+
+
+class MailNotNeeded(Conflict):
+    pass
+
+
+class NotConfigured(Unavailable):
+    outcome = "refused"
+
+
+class SignInProviderAway(Unavailable):
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserEvent(Event):
+    """Without the token that its mail carries: whoever sends the mail asks users for one."""
+
+    source = "users"
+
+    user_id: int
+    email: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserRegistered(UserEvent):
+    name = "user.registered"
+    subscribers = (("notifications", "send_verification"),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserVerificationRequested(UserEvent):
+    """The first mail did not arrive, or came too late."""
+
+    name = "user.verification_requested"
+    subscribers = (("notifications", "send_verification_again"),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserPasswordResetRequested(UserEvent):
+    name = "user.password_reset_requested"
+    subscribers = (("notifications", "send_password_reset"),)
+
+
+class Username(Name):
+    form = "NFKC"
+    normal = staticmethod(normal_username)
+
+    def __init__(self) -> None:
+        super().__init__(MAX_USERNAME, required=True)
+
+
+class NewEmail(Email):
+    """The address of a new account: one that a mail server takes, as far as that shows without DNS.
+
+    Accounts that are older may have others, so logins and orders don't ask for it.
+    """
+
+    pattern = rf"^\s*{NEW_EMAIL}\s*$"
+
+    def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> str:
+        email = super()._deserialize(value, attr, data, **kwargs)
+        try:
+            # A test environment takes `.test`, as demos and tests do.
+            validate_email(email, allow_smtputf8=False, check_deliverability=False, test_environment=True)
+        except EmailNotValidError as error:
+            raise ValidationError(f"Not a valid email address. {error}") from error
+        return email
+
+
+def normal_password(password: str) -> str:
+    """The same characters for the same password, whatever the keyboard: NFKC, as NIST SP 800-63B 5.1.1.2 asks."""
+    return unicodedata.normalize("NFKC", password)
+
+
+class NewPassword(Text):
+    """Any Unicode, normalized."""
+
+    def __init__(self) -> None:
+        super().__init__(required=True, validate=validate.Length(8, MAX_PASSWORD))
+
+    def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> str:
+        text = super()._deserialize(value, attr, data, **kwargs)
+        return normal_password(normalizable(text, MAX_PASSWORD))
+
+
+def Secret(**kwargs: Any) -> fields.String:
+    """Only bounded, not checked: a wrong form is a wrong secret, and says no more."""
+    return fields.String(validate=validate.Length(max=1000), **kwargs)
+
+
+class UserRegistration(Schema):
+    email = NewEmail(required=True)
+    username = Username()
+    password = NewPassword()
+
+
+class Credentials(Schema):
+    email = Secret(required=True)
+    password = Secret(required=True)
+
+
+class Client(Schema):
+    """Where a request comes from, as the gateway passes it on."""
+
+    client_address = Line(load_default=None, allow_none=True, validate=validate.Length(max=100))
+    user_agent = Line(load_default=None, allow_none=True, validate=validate.Length(max=300))
+
+
+class Login(Credentials, Client):
+    pass
+
+
+class SignInAnswer(Client):
+    """What a sign-in provider sent the browser back with."""
+
+    code = fields.String(required=True, validate=validate.Length(1, 4000))
+    state = Secret(required=True)
+
+
+class PasswordResetRequest(Schema):
+    email = Email(required=True)
+
+
+class PasswordReset(Schema):
+    """token: of the mail's link."""
+
+    token = Secret(required=True)
+    password = NewPassword()
+
+
+class AddressVerification(Schema):
+    token = Secret(required=True)
+
+
+class Profile(Schema):
+    username = Username()
+
+
+class PasswordChange(Schema):
+    old_password = Secret(required=True)
+    password = NewPassword()
+
+
+class OwnPasswordChange(PasswordChange, Client):
+    pass
+
+
+class UserChanges(Schema):
+    """What an admin changes of an account; what is absent stays."""
+
+    role = fields.String(validate=validate.OneOf(ROLES))
+    is_active = StrictBoolean()
+
+
+class UserQuery(PageQuery):
+    """q: a part of the address or of the name."""
+
+    q = Line(load_default=None, allow_none=True, validate=validate.Length(max=254))
+    role = fields.String(load_default=None, allow_none=True, validate=validate.OneOf(ROLES))

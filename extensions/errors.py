@@ -1,0 +1,1 @@
+"""The path of the kit's errors on the wire, in this release and the one before; see contracts.types.keep_wire_path."""

@@ -1,5 +1,6 @@
 """What orders puts on the wire: its events, errors, requests and answers."""
 
+import re
 from dataclasses import dataclass
 from datetime import UTC
 from decimal import Decimal
@@ -13,6 +14,7 @@ from contracts.types import (
     MAX_LINES,
     MAX_QUANTITY,
     Conflict,
+    Data,
     Email,
     Id,
     Limit,
@@ -21,7 +23,9 @@ from contracts.types import (
     NotFound,
     PageQuery,
     StrictBoolean,
+    Time,
     Unavailable,
+    View,
 )
 from nameko_reliable.messages import Event
 
@@ -190,10 +194,74 @@ class SummaryQuery(Schema):
     days = fields.Integer(load_default=30, validate=validate.Range(1, 90))
 
 
+class IdempotencyKey(fields.String):
+    """1 to 255 printable ASCII characters, the outer ones no spaces: a header's value has none."""
+
+    pattern = r"^[!-~]([ -~]{0,253}[!-~])?$"
+
+    def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> str:
+        key = super()._deserialize(value, attr, data, **kwargs)
+        if not re.fullmatch(self.pattern, key):
+            raise ValidationError("Must be 1 to 255 printable ASCII characters, without spaces around them.")
+        return key
+
+
 class OrderPlacement(OrderRequest):
     """An OrderRequest with who asks, as the gateway passes it on."""
 
     user_id = Id(required=True)
     user_email = Email(required=True)
     email_verified = StrictBoolean(load_default=False)
-    idempotency_key = fields.String(required=True, validate=validate.Regexp(r"[\x20-\x7e]{1,255}\Z"))
+    idempotency_key = IdempotencyKey(required=True)
+
+
+class OrderItemView(View):
+    id = fields.Integer()
+    order_id = fields.Integer()
+    product_id = fields.Integer()
+    product_name = fields.String()
+    product_price = Money()
+    quantity = fields.Integer()
+    subtotal = Money()
+    created_at = Time()
+
+
+class OrderStepView(View):
+    status = fields.String(validate=validate.OneOf(ORDER_STATUSES))
+    at = Time()
+    by = fields.String()
+
+
+class OrderView(View):
+    id = fields.Integer()
+    user_id = fields.Integer()
+    user_email = fields.String(metadata={"format": "email"})
+    status = fields.String(validate=validate.OneOf(ORDER_STATUSES))
+    total_amount = Money()
+    created_at = Time()
+    updated_at = Time()
+    items = fields.List(fields.Nested(OrderItemView))
+    history = fields.List(fields.Nested(OrderStepView))
+
+
+def Revenue() -> fields.String:
+    """Money that may be more than any price."""
+    return fields.String(metadata={"format": "decimal", "pattern": r"^[0-9]+\.[0-9]{2}$"})
+
+
+class SalesView(View):
+    orders = fields.Integer()
+    revenue = Revenue()
+
+
+class DaySalesView(SalesView):
+    date = fields.String(metadata={"format": "date"})
+
+
+OrderCountView = View.from_dict({status: fields.Integer() for status in ORDER_STATUSES}, name="OrderCountView")
+
+
+class OrderSummaryView(View):
+    today = fields.Nested(SalesView)
+    by_status = fields.Nested(OrderCountView)
+    daily = fields.List(fields.Nested(DaySalesView))

@@ -25,6 +25,8 @@ from contracts.types import (
     PageQuery,
     StrictBoolean,
     Taken,
+    Time,
+    View,
 )
 from nameko_reliable.messages import Event
 
@@ -187,3 +189,42 @@ class ReservationId(Schema):
 
 class ReservationRequest(StockLines, ReservationId):
     pass
+
+
+class ProductView(View):
+    id = fields.Integer()
+    name = fields.String()
+    description = fields.String(allow_none=True)
+    price = Money()
+    stock_quantity = fields.Integer()
+    sku = fields.String()
+    category = fields.String(allow_none=True)
+    image_url = fields.String(allow_none=True)
+    is_active = fields.Boolean()
+    created_at = Time()
+    updated_at = Time()
+
+
+class ProductRecord(ProductView):
+    """What products itself answers: besides, the version that the gateway makes the ETag of, and the revision."""
+
+    version = fields.Integer()
+    revision = fields.Integer()
+
+
+class ProductPageView(View):
+    items = fields.List(fields.Nested(ProductView))
+    total = fields.Integer()
+    limit = fields.Integer()
+    offset = fields.Integer()
+
+
+class CategoryView(View):
+    category = fields.String()
+    count = fields.Integer()
+
+
+class StockSummaryView(View):
+    low_stock_threshold = fields.Integer()
+    low = fields.Integer()
+    products = fields.List(fields.Nested(ProductView))

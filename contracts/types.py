@@ -7,6 +7,7 @@ by field.
 import re
 import unicodedata
 from collections.abc import Mapping
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal
 from uuid import UUID, uuid5
@@ -26,6 +27,7 @@ from nameko_reliable.errors import (
     ServiceUnavailable,
     TooManyParked,
 )
+from nameko_reliable.messages import timestamp
 
 SERVICES = ("users", "products", "orders", "notifications")
 # The services that handle kept events: each has a parking queue, and the RPCs to look into it.
@@ -318,3 +320,17 @@ class PageQuery(Schema):
         if "page" in data:
             data["offset"] = (data.pop("page") - 1) * data["limit"]
         return data
+
+
+class Time(fields.Field[datetime]):
+    """An aware time, written as ISO 8601 in UTC."""
+
+    def _serialize(self, value: datetime | None, attr: str | None, obj: Any, **kwargs: Any) -> str | None:
+        return None if value is None else timestamp(value)
+
+
+class View(Schema):
+    """What an answer has: all of the members, and no others."""
+
+    def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
+        field_obj.required = True

@@ -19,7 +19,9 @@ from contracts.types import (
     ShopError,
     StrictBoolean,
     Text,
+    Time,
     Unavailable,
+    View,
     normalizable,
 )
 from nameko_reliable.messages import Event
@@ -246,3 +248,32 @@ class UserQuery(PageQuery):
 
     q = Line(load_default=None, allow_none=True, validate=validate.Length(max=254))
     role = fields.String(load_default=None, allow_none=True, validate=validate.OneOf(ROLES))
+
+
+class UserView(View):
+    id = fields.Integer()
+    email = fields.String(metadata={"format": "email"})
+    username = fields.String()
+    role = fields.String(validate=validate.OneOf(ROLES))
+    is_active = fields.Boolean()
+    created_at = Time()
+    updated_at = Time()
+
+
+class UserPageView(View):
+    items = fields.List(fields.Nested(UserView))
+    total = fields.Integer()
+    limit = fields.Integer()
+    offset = fields.Integer()
+
+
+class SessionView(View):
+    """A device that is logged in. current: the one that asks, if it sent its cookie."""
+
+    id = fields.Integer()
+    user_agent = fields.String(allow_none=True)
+    client_address = fields.String(allow_none=True)
+    created_at = Time()
+    last_used_at = Time()
+    expires_at = Time()
+    current = fields.Boolean()

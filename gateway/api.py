@@ -8,16 +8,18 @@ latter from gateway/errors.py's table.
 
 import json
 import math
+from copy import deepcopy
+from functools import wraps
 from urllib.parse import parse_qsl
 
 import flask_smorest
-from flask import request
+from flask import Response, current_app, request
 from marshmallow import RAISE
 from webargs.flaskparser import FlaskParser
 from werkzeug import exceptions as http
 from werkzeug.routing import BaseConverter
 
-from contracts.types import MAX_BIGINT, InvalidInput, Money
+from contracts.types import MAX_BIGINT, InvalidInput, Money, Time
 from gateway.auth import ADMIN, PUBLIC
 from gateway.document import UNCOUNTED, Keywords, describe, headers_of
 from gateway.errors import (
@@ -38,6 +40,8 @@ from nameko_reliable.errors import RpcTimeout, ServiceUnavailable
 MAX_BODY_BYTES = 1024 * 1024
 # A schema takes some 20 µs for each value, and writes a sentence about each that is wrong.
 MAX_JSON_VALUES = 2000
+# More than any body of the API has; what is passed on must be written as JSON again.
+MAX_JSON_DEPTH = 20
 MAX_DIGITS = 400
 MAX_QUERY_PARAMETERS = 50
 JSON = "application/json"
@@ -85,17 +89,19 @@ def _short(digits):
     return int(digits)
 
 
-def _is_small(value):
-    """Whether the lists and objects in it hold MAX_JSON_VALUES in all at most."""
-    count, waiting = 0, [value]
+def _refuse_what_is_large(value):
+    """Raises InvalidInput when its lists and objects hold too many values, MalformedRequest when they are too deep."""
+    count, waiting = 0, [(value, 1)]
     while waiting:
-        container = waiting.pop()
+        container, depth = waiting.pop()
         if isinstance(container, (dict, list)):
             count += len(container)
             if count > MAX_JSON_VALUES:
-                return False
-            waiting.extend(container.values() if isinstance(container, dict) else container)
-    return True
+                raise InvalidInput({"_schema": [f"More than {MAX_JSON_VALUES} values."]})
+            if depth > MAX_JSON_DEPTH:
+                raise MalformedRequest("The body is nested too deeply.")
+            values = container.values() if isinstance(container, dict) else container
+            waiting.extend((each, depth + 1) for each in values)
 
 
 def read_query(query_string):
@@ -125,8 +131,7 @@ class StrictParser(FlaskParser):
         if len(body) > MAX_BODY_BYTES:
             raise http.RequestEntityTooLarge
         value = read_json(body)
-        if not _is_small(value):
-            raise InvalidInput({"_schema": [f"More than {MAX_JSON_VALUES} values."]})
+        _refuse_what_is_large(value)
         return value
 
     def load_querystring(self, request, schema):
@@ -169,6 +174,49 @@ class Blueprint(flask_smorest.Blueprint):
         super().__init__(*args, **kwargs)
         self.asks_services = asks_services
         self._prepare_doc_cbks.append(self._prepare_access_doc)
+
+    def body(self, schema):
+        """Document a body, and give its members to the view as they came: the service that they are for checks them.
+
+        Here is seen to it alone that all members that must be there are, and no others: none can pass for an argument
+        of the service's method that the gateway itself fills in.
+        """
+        names = {field.data_key or name for name, field in schema.load_fields.items()}
+        needed = {field.data_key or name for name, field in schema.load_fields.items() if field.required}
+        needed = set() if schema.partial else needed
+
+        def decorator(view):
+            @wraps(view)
+            def checked(*args, **kwargs):
+                members = self.ARGUMENTS_PARSER.load_json(request, schema)
+                if not isinstance(members, dict) or members.keys() - names or needed - members.keys():
+                    raise InvalidInput(schema.validate(members))
+                return view(members, *args, **kwargs)
+
+            notes = deepcopy(getattr(view, "_apidoc", {}))
+            parameters = notes.setdefault("arguments", {}).setdefault("parameters", [])
+            parameters.append({"in": "json", "required": True, "schema": schema})
+            checked._apidoc = notes
+            return checked
+
+        return decorator
+
+    def response(self, status_code, schema=None, **kwargs):
+        """Document an answer. What the view returns is written as it is: services answer in the schema's shape."""
+        document = super().response(status_code, schema, **kwargs)
+
+        def decorator(view):
+            @wraps(view)
+            def written(*args, **kwargs):
+                answer = view(*args, **kwargs)
+                response = current_app.make_response("" if answer is None else answer)
+                if not isinstance(answer, (tuple, Response)):
+                    response.status_code = status_code
+                return response
+
+            return document(written)
+
+        return decorator
 
     @staticmethod
     def takes(header):
@@ -266,6 +314,7 @@ class Api(flask_smorest.Api):
         describe(self.spec, self.ma_plugin.converter)
         self.register_field(Money, "string", "decimal")
         self.register_field(Moment, "string", "date-time")
+        self.register_field(Time, "string", "date-time")
         self.register_converter(IdConverter, lambda converter: {"type": "integer", "minimum": 1, "maximum": MAX_BIGINT})
 
     def _register_error_handlers(self):

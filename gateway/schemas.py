@@ -6,10 +6,10 @@ from datetime import UTC, date, datetime, time, timedelta
 from marshmallow import INCLUDE, Schema, ValidationError, fields, post_load, pre_load, validate, validates_schema
 
 from contracts import notifications, orders, products, types, users
-from contracts.notifications import NOTIFICATION_STATUSES
-from contracts.orders import ORDER_STATUSES
-from contracts.types import SUBSCRIBERS, Money
-from contracts.users import ROLES
+from contracts.notifications import MailSummaryView
+from contracts.orders import OrderSummaryView
+from contracts.products import StockSummaryView
+from contracts.types import SUBSCRIBERS, Time, View
 
 NULLABLE = {"allow_none": True}
 
@@ -40,10 +40,6 @@ class Moment(fields.Field):
 
 def Flag(**kwargs):
     return fields.Boolean(truthy={"true"}, falsy={"false"}, **kwargs)
-
-
-def Time(**kwargs):
-    return fields.String(metadata={"format": "date-time"}, **kwargs)
 
 
 class Query(Schema):
@@ -112,168 +108,16 @@ class SignInQuery(Schema):
     state = fields.String(load_default="", validate=validate.Length(max=1000))
 
 
-class View(Schema):
-    """What an answer has: all of the members, and no others."""
-
-    def on_bind_field(self, field_name, field_obj):
-        field_obj.required = True
-
-
-class UserView(View):
-    id = fields.Integer()
-    email = fields.String(metadata={"format": "email"})
-    username = fields.String()
-    role = fields.String(validate=validate.OneOf(ROLES))
-    is_active = fields.Boolean()
-    created_at = Time()
-    updated_at = Time()
-
-
-class UserPageView(View):
-    items = fields.List(fields.Nested(UserView))
-    total = fields.Integer()
-    limit = fields.Integer()
-    offset = fields.Integer()
-
-
 class AcceptedView(View):
     """What happens after the answer, in a sentence."""
 
     detail = fields.String()
 
 
-class SessionView(View):
-    """A device that is logged in. current: the one that asks, if it sent its cookie."""
-
-    id = fields.Integer()
-    user_agent = fields.String(**NULLABLE)
-    client_address = fields.String(**NULLABLE)
-    created_at = Time()
-    last_used_at = Time()
-    expires_at = Time()
-    current = fields.Boolean()
-
-
 class TokenView(View):
     access_token = fields.String()
     token_type = fields.String(validate=validate.OneOf(["bearer"]))
     expires_in = fields.Integer(metadata={"description": "seconds"})
-
-
-class ProductView(View):
-    id = fields.Integer()
-    name = fields.String()
-    description = fields.String(**NULLABLE)
-    price = Money()
-    stock_quantity = fields.Integer()
-    sku = fields.String()
-    category = fields.String(**NULLABLE)
-    image_url = fields.String(**NULLABLE)
-    is_active = fields.Boolean()
-    created_at = Time()
-    updated_at = Time()
-
-
-class ProductPageView(View):
-    items = fields.List(fields.Nested(ProductView))
-    total = fields.Integer()
-    limit = fields.Integer()
-    offset = fields.Integer()
-
-
-class CategoryView(View):
-    category = fields.String()
-    count = fields.Integer()
-
-
-class OrderItemView(View):
-    id = fields.Integer()
-    order_id = fields.Integer()
-    product_id = fields.Integer()
-    product_name = fields.String()
-    product_price = Money()
-    quantity = fields.Integer()
-    subtotal = Money()
-    created_at = Time()
-
-
-class OrderStepView(View):
-    status = fields.String(validate=validate.OneOf(ORDER_STATUSES))
-    at = Time()
-    by = fields.String()
-
-
-class OrderView(View):
-    id = fields.Integer()
-    user_id = fields.Integer()
-    user_email = fields.String(metadata={"format": "email"})
-    status = fields.String(validate=validate.OneOf(ORDER_STATUSES))
-    total_amount = Money()
-    created_at = Time()
-    updated_at = Time()
-    items = fields.List(fields.Nested(OrderItemView))
-    history = fields.List(fields.Nested(OrderStepView))
-
-
-class NotificationView(View):
-    id = fields.Integer()
-    type = fields.String()
-    event_type = fields.String(
-        metadata={
-            "description": "order_confirmation or order_status_update; for admins also email_verification, "
-            "password_reset and order_summary, the mail that sums up others of its customer."
-        }
-    )
-    recipient_email = fields.String(metadata={"format": "email"})
-    subject = fields.String()
-    message = fields.String()
-    order_id = fields.Integer(**NULLABLE)
-    user_id = fields.Integer()
-    status = fields.String(validate=validate.OneOf(NOTIFICATION_STATUSES))
-    error_message = fields.String(**NULLABLE)
-    attempts = fields.Integer()
-    read_at = Time(**NULLABLE)
-    created_at = Time()
-
-
-class NotificationPageView(View):
-    notifications = fields.List(fields.Nested(NotificationView))
-    total = fields.Integer()
-
-
-def Revenue():
-    """Money that may be more than any price."""
-    return fields.String(metadata={"format": "decimal", "pattern": r"^[0-9]+\.[0-9]{2}$"})
-
-
-class SalesView(View):
-    orders = fields.Integer()
-    revenue = Revenue()
-
-
-class DaySalesView(SalesView):
-    date = fields.String(metadata={"format": "date"})
-
-
-OrderCountView = View.from_dict({status: fields.Integer() for status in ORDER_STATUSES}, name="OrderCountView")
-
-
-class OrderSummaryView(View):
-    today = fields.Nested(SalesView)
-    by_status = fields.Nested(OrderCountView)
-    daily = fields.List(fields.Nested(DaySalesView))
-
-
-class StockSummaryView(View):
-    low_stock_threshold = fields.Integer()
-    low = fields.Integer()
-    products = fields.List(fields.Nested(ProductView))
-
-
-class MailSummaryView(View):
-    failed = fields.Integer()
-    pending = fields.Integer()
-    uncertain = fields.Integer()
 
 
 ParkedCountView = View.from_dict(

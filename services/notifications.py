@@ -32,7 +32,13 @@ from prometheus_client import Gauge
 from sqlalchemy import and_, case, func, literal, or_, select, union_all
 from sqlalchemy.dialects.postgresql import insert
 
-from contracts.notifications import NotificationCreated, NotificationNotFound, NotificationQuery, ReadMark
+from contracts.notifications import (
+    NotificationCreated,
+    NotificationNotFound,
+    NotificationQuery,
+    NotificationView,
+    ReadMark,
+)
 from contracts.orders import OrderCreated, OrderStatusUpdated
 from contracts.production import demo_settings
 from contracts.settings import ShopSettings
@@ -42,7 +48,7 @@ from nameko_reliable.database import Database
 from nameko_reliable.errors import RpcTimeout, ServiceUnavailable
 from nameko_reliable.events import event_handler
 from nameko_reliable.hints import Hints
-from nameko_reliable.messages import from_payload, timestamp, to_payload
+from nameko_reliable.messages import from_payload, to_payload
 from nameko_reliable.parking import ParkingLot
 from nameko_reliable.polling import Bell, crew, wait_until
 from nameko_reliable.rpc import ClusterClient, rpc
@@ -54,6 +60,8 @@ from nameko_reliable.telemetry.tracing import Tracing, traceparent
 from nameko_reliable.timers import timer
 from services.notifications_mail import Sender, UsersUnreachable
 from services.notifications_models import (
+    EVENT_CLASSES,
+    EVENT_TYPES,
     SUMMARY_NAME,
     UNPROVEN_WINDOW,
     Answer,
@@ -64,19 +72,11 @@ from services.notifications_models import (
 from services.notifications_models import Base as Base  # for migrations/env.py
 from services.notifications_smtp import MOST_CONNECTIONS, Mailer
 
+NOTIFICATION_VIEW = NotificationView()
 TOKEN_SECONDS = 1.5
 # Less than a caller waits.
 RETRY_SECONDS = 3
 
-EVENT_TYPES = {
-    OrderCreated: "order_confirmation",
-    OrderStatusUpdated: "order_status_update",
-    UserRegistered: "email_verification",
-    UserVerificationRequested: "email_verification",
-    UserPasswordResetRequested: "password_reset",
-    OrderSummary: "order_summary",
-}
-EVENT_CLASSES = {event_class.name: event_class for event_class in EVENT_TYPES}
 # Where the links of account mails lead. Their event types are also the purposes of their tokens.
 TOKEN_PAGES = {"email_verification": "verify-email", "password_reset": "reset-password"}
 
@@ -97,24 +97,6 @@ AGE_OF_OLDEST_PENDING = select(func.coalesce(func.extract("epoch", func.now() - 
     # Not a summary whose time is to come.
     or_(Notification.next_try_at <= func.now(), Notification.tries > 0),
 )
-
-
-def notification_view(notification):
-    return {
-        "id": notification.id,
-        "type": "email",
-        "event_type": EVENT_TYPES[OrderSummary if notification.is_summary else EVENT_CLASSES[notification.event_name]],
-        "recipient_email": notification.recipient_email,
-        "subject": notification.subject,
-        "message": notification.message,
-        "order_id": notification.order_id,
-        "user_id": notification.user_id,
-        "status": notification.status,
-        "error_message": notification.error_message,
-        "attempts": notification.attempts,
-        "read_at": notification.read_at and timestamp(notification.read_at),
-        "created_at": timestamp(notification.created_at),
-    }
 
 
 class Letters(DependencyProvider):
@@ -337,7 +319,7 @@ class Notifications:
             notification = session.scalar(of_retry)
         if notification is None:
             raise MailNotNeeded
-        return notification_view(notification)
+        return NOTIFICATION_VIEW.dump(notification)
 
     def _retry(self, session, notification_id, user_id):
         """Have it sent next. {id}, which is all that a repeat of the call has to know."""
@@ -369,7 +351,7 @@ class Notifications:
         page = page.limit(query["limit"]).offset(query["offset"])
         with self.db.transaction() as session:
             total = session.scalar(select(func.count()).select_from(Notification).where(*conditions))
-            notifications = [notification_view(notification) for notification in session.scalars(page)]
+            notifications = NOTIFICATION_VIEW.dump(session.scalars(page), many=True)
         return {"notifications": notifications, "total": total}
 
     @rpc
@@ -382,7 +364,7 @@ class Notifications:
     def get_notification(self, notification_id, user_id=None):
         """user_id: whose it must be, None for anybody's. Raises NotificationNotFound."""
         with self.db.transaction() as session:
-            return notification_view(self._find(session, notification_id, user_id))
+            return NOTIFICATION_VIEW.dump(self._find(session, notification_id, user_id))
 
     @rpc
     def mark_read(self, notification_id, user_id, read=True):
@@ -393,7 +375,7 @@ class Notifications:
             if read != (notification.read_at is not None):
                 notification.read_at = func.now() if read else None
             session.flush()
-            return notification_view(notification)
+            return NOTIFICATION_VIEW.dump(notification)
 
     def _find(self, session, notification_id, user_id, lock=False):
         wanted = select(Notification).where(

@@ -25,7 +25,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, mapped_column
 
 from contracts.notifications import NotFailed
-from contracts.orders import OrderEvent, OrderStatusUpdated
+from contracts.orders import OrderCreated, OrderEvent, OrderStatusUpdated
+from contracts.users import UserPasswordResetRequested, UserRegistered, UserVerificationRequested
 from nameko_reliable.messages import Event
 from nameko_reliable.tables import AnswerMixin
 
@@ -71,6 +72,17 @@ class OrderSummary(Event):
     total: int = 0
 
 
+EVENT_TYPES = {
+    OrderCreated: "order_confirmation",
+    OrderStatusUpdated: "order_status_update",
+    UserRegistered: "email_verification",
+    UserVerificationRequested: "email_verification",
+    UserPasswordResetRequested: "password_reset",
+    OrderSummary: "order_summary",
+}
+EVENT_CLASSES = {event_class.name: event_class for event_class in EVENT_TYPES}
+
+
 def lock_address(session, email):
     """One at a time may count the order mails to this address, or look what a summary for it sums up."""
     session.execute(select(func.pg_advisory_xact_lock(func.hashtext(f"order mails to {email}"))))
@@ -96,6 +108,8 @@ class Notification(Base):
     """
 
     __tablename__ = "notifications"
+
+    type = "email"
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     event_id: Mapped[UUID] = mapped_column(unique=True)
@@ -191,6 +205,10 @@ class Notification(Base):
         if self.by_hand or (self.tries > 0 and age > GIVE_UP_AFTER + self.waited):
             return {"status": "failed"}
         return {"next_try_at": func.now() + pause}
+
+    @property
+    def event_type(self):
+        return EVENT_TYPES[OrderSummary if self.is_summary else EVENT_CLASSES[self.event_name]]
 
     @property
     def is_summary(self):

@@ -33,6 +33,7 @@ from contracts.orders import (
     OrderQuery,
     OrderStatusUpdated,
     OrderStep,
+    OrderView,
     ProductsTimeout,
     ProductsUnavailable,
     RequestInFlight,
@@ -46,7 +47,6 @@ from contracts.types import NotAllowed, event_id_of, load, load_id
 from nameko_reliable.database import Database
 from nameko_reliable.errors import RpcTimeout, ServiceUnavailable
 from nameko_reliable.inbox import once
-from nameko_reliable.messages import timestamp
 from nameko_reliable.outbox import Outbox
 from nameko_reliable.rpc import ClusterClient, rpc
 from nameko_reliable.settings import Settings
@@ -57,6 +57,7 @@ from nameko_reliable.timers import timer
 from services.orders_models import Answer, Attempt, Order, OutboxEntry, StatusStep, open_orders
 from services.orders_models import Base as Base  # for migrations/env.py
 
+ORDER_VIEW = OrderView()
 LEASE_SECONDS = 10
 ROUND_ORDERS = 100
 ABANDONED_ATTEMPT_DAYS = 30
@@ -64,35 +65,9 @@ ABANDONED_ATTEMPT_DAYS = 30
 EVENTS_ORDERS = 100
 
 
-def order_view(order):
-    return {
-        "id": order.id,
-        "user_id": order.user_id,
-        "user_email": order.user_email,
-        "status": order.status,
-        "total_amount": str(order.total_amount),
-        "created_at": timestamp(order.created_at),
-        "updated_at": timestamp(order.updated_at),
-        "items": [
-            {
-                "id": item.id,
-                "order_id": order.id,
-                "product_id": item.product_id,
-                "product_name": item.product_name,
-                "product_price": str(item.product_price),
-                "quantity": item.quantity,
-                "subtotal": str(item.subtotal),
-                "created_at": timestamp(item.created_at),
-            }
-            for item in order.items
-        ],
-        "history": [{"status": step.status, "at": timestamp(step.at), "by": step.by} for step in order.history],
-    }
-
-
 def first_view(order):
     """The order as it was answered when it was placed, whatever became of it since."""
-    view = order_view(order)
+    view = ORDER_VIEW.dump(order)
     return {**view, "status": "pending", "updated_at": view["created_at"], "history": view["history"][:1]}
 
 
@@ -267,7 +242,7 @@ class Orders:
                 session.add(order)
                 session.flush()
                 self.outbox.add(session, event_of(order, 1), key=order.id)
-                return order_view(order)
+                return ORDER_VIEW.dump(order)
             if attempt.state == "abandoned":
                 raise ProductsTimeout
         return self._first_answer(reservation_id)
@@ -311,7 +286,7 @@ class Orders:
     def get_order(self, order_id, user_id=None):
         """user_id: whose it must be, None for anybody's. Raises OrderNotFound."""
         with self.db.transaction() as session:
-            return order_view(self._find(session, order_id, user_id))
+            return ORDER_VIEW.dump(self._find(session, order_id, user_id))
 
     def _find(self, session, order_id, user_id, lock=False):
         wanted = _with_details().where(Order.id == load_id(order_id, "order_id"))
@@ -349,7 +324,7 @@ class Orders:
         )
         with self.db.transaction() as session:
             total = session.scalar(select(func.count()).select_from(Order).where(*conditions))
-            orders = [order_view(order) for order in session.scalars(page)]
+            orders = ORDER_VIEW.dump(session.scalars(page), many=True)
         return {"orders": orders, "total": total}
 
     @rpc
@@ -401,7 +376,7 @@ class Orders:
         if user_id is not None and step["email_verified"]:
             order.email_verified = True
         self._move(session, order, status, by="admin" if user_id is None else "customer")
-        return order_view(order)
+        return ORDER_VIEW.dump(order)
 
     def _move(self, session, order, status, by):
         order.move_to(status, by)

@@ -26,8 +26,10 @@ from contracts.products import (
     ProductChanges,
     ProductNotFound,
     ProductQuery,
+    ProductRecord,
     ProductReplacement,
     ProductRequest,
+    ProductView,
     ReservationId,
     ReservationReleased,
     ReservationRequest,
@@ -52,7 +54,6 @@ from nameko_reliable.errors import RpcTimeout, ServiceUnavailable
 from nameko_reliable.events import event_handler
 from nameko_reliable.hints import Hints
 from nameko_reliable.inbox import once
-from nameko_reliable.messages import timestamp
 from nameko_reliable.parking import ParkingLot
 from nameko_reliable.polling import poll
 from nameko_reliable.rpc import ClusterClient, rpc
@@ -76,6 +77,7 @@ from services.products_search import conditions
 
 logger = logging.getLogger(__name__)
 
+PRODUCT_VIEW, PRODUCT_RECORD = ProductView(), ProductRecord()
 HINT_SECONDS = 0.25
 SETTLE_BATCH = 100
 # Few: no call is answered while the pieces of a batch are made.
@@ -148,24 +150,6 @@ SELECT * FROM returned
 """)
 
 
-def product_view(product):
-    return {
-        "id": product.id,
-        "name": product.name,
-        "description": product.description,
-        "price": str(product.price),
-        "stock_quantity": product.stock_quantity,
-        "sku": product.sku,
-        "category": product.category,
-        "image_url": product.image_url,
-        "is_active": product.is_active,
-        "created_at": timestamp(product.created_at),
-        "updated_at": timestamp(product.updated_at),
-        "version": product.version,
-        "revision": product.revision,
-    }
-
-
 class Products:
     name = "products"
 
@@ -202,7 +186,7 @@ class Products:
                 session.execute(BY_INDEX)
             total = session.scalar(select(func.count()).select_from(matching.subquery()))
             page = session.scalars(matching.order_by(*order).limit(query["limit"]).offset(query["offset"]))
-            items = [product_view(product) for product in page]
+            items = PRODUCT_RECORD.dump(page, many=True)
         return {"items": items, "total": total, "limit": query["limit"], "offset": query["offset"]}
 
     @rpc
@@ -230,7 +214,7 @@ class Products:
             product = session.get(Product, load_id(product_id, "product_id"))
             if product is None or not (product.is_active or include_inactive):
                 raise ProductNotFound(product_id)
-            return product_view(product)
+            return PRODUCT_RECORD.dump(product)
 
     @rpc
     @once
@@ -245,7 +229,7 @@ class Products:
             session.add(product)
         session.add(StockMovement(product_id=product.id, delta=product.stock_quantity, reason="edit"))
         self._hint(session, product)
-        return product_view(product)
+        return PRODUCT_RECORD.dump(product)
 
     @rpc
     @once
@@ -304,7 +288,7 @@ class Products:
         with _unique_sku(session, changes.get("sku"), but=product.id):
             product.edit(**changes)
         self._hint(session, product)
-        return product_view(product)
+        return PRODUCT_RECORD.dump(product)
 
     def _hint(self, session, product):
         """product: anything with the fields of ProductChanged."""
@@ -326,7 +310,7 @@ class Products:
         lowest = low.order_by(Product.stock_quantity, Product.name, Product.id).limit(LOW_STOCK_SHOWN)
         with self.db.transaction() as session:
             count = session.scalar(select(func.count()).select_from(low.subquery()))
-            products = [product_view(product) for product in session.scalars(lowest)]
+            products = PRODUCT_VIEW.dump(session.scalars(lowest), many=True)
         return {"low_stock_threshold": LOW_STOCK, "low": count, "products": products}
 
     @rpc

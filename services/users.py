@@ -39,6 +39,7 @@ from contracts.users import (
     PasswordResetRequest,
     Profile,
     SessionNotFound,
+    SessionView,
     SignInAnswer,
     SignInProviderAway,
     SignInRefused,
@@ -49,6 +50,7 @@ from contracts.users import (
     UserRegistered,
     UserRegistration,
     UserVerificationRequested,
+    UserView,
     normal_password,
 )
 from nameko_reliable.database import Database
@@ -85,6 +87,7 @@ from services.users_models import Base as Base
 from services.users_openid import IdentityRefused, OpenIdClient, ProviderAway, ProviderNotConfigured
 from services.users_passwords import Passwords, hashing_rpc
 
+USER_VIEW, SESSION_VIEW = UserView(), SessionView()
 ACCESS_TOKEN_SECONDS = 15 * 60
 MAIL_EVENTS = {RESET: UserPasswordResetRequested, VERIFICATION: UserVerificationRequested}
 
@@ -118,30 +121,6 @@ def events_since(session, since):
     )
     for request, user in session.execute(requests).yield_per(100):
         yield mail_requested(request, user), None
-
-
-def user_view(user):
-    return {
-        "id": user.id,
-        "email": user.email,
-        "username": user.username,
-        "role": user.role,
-        "is_active": user.is_active,
-        "created_at": timestamp(user.created_at),
-        "updated_at": timestamp(user.updated_at),
-    }
-
-
-def session_view(device, current):
-    return {
-        "id": device.id,
-        "user_agent": device.user_agent,
-        "client_address": device.client_address,
-        "created_at": timestamp(device.created_at),
-        "last_used_at": timestamp(device.last_used_at),
-        "expires_at": timestamp(device.expires_at),
-        "current": device == current,
-    }
 
 
 class Tokens(DependencyProvider):
@@ -212,13 +191,13 @@ class Users:
         session.add(user)
         _flush(session)
         self.outbox.add(session, registered(user))
-        return user_view(user)
+        return USER_VIEW.dump(user)
 
     @rpc
     def get_user(self, user_id):
         """Raises UserNotFound."""
         with self.db.transaction() as session:
-            return user_view(_find(session, user_id))
+            return USER_VIEW.dump(_find(session, user_id))
 
     @rpc
     def list_users(self, **query):
@@ -237,7 +216,7 @@ class Users:
         page = select(User).where(*conditions).order_by(User.id).limit(query["limit"]).offset(query["offset"])
         with self.db.transaction() as session:
             total = session.scalar(select(func.count()).select_from(User).where(*conditions))
-            items = [user_view(user) for user in session.scalars(page)]
+            items = USER_VIEW.dump(session.scalars(page), many=True)
         return {"items": items, "total": total, "limit": query["limit"], "offset": query["offset"]}
 
     @rpc
@@ -279,7 +258,7 @@ class Users:
             user.role, user.is_active = role, is_active
             session.flush()
             tell_security(session, "rights changed", user_id=user.id, role=role, is_active=is_active)
-        return user_view(user)
+        return USER_VIEW.dump(user)
 
     @rpc
     @once
@@ -288,7 +267,7 @@ class Users:
         user = _find(session, user_id, lock=True)
         user.username = load(Profile(), {"username": username})["username"]
         _flush(session)
-        return user_view(user)
+        return USER_VIEW.dump(user)
 
     # Passwords
 
@@ -490,7 +469,7 @@ class Users:
         with self.db.transaction() as session:
             current = UserSession.of_token(session, refresh_token)
             devices = session.scalars(devices.order_by(UserSession.last_used_at.desc(), UserSession.id.desc()))
-            return [session_view(device, current) for device in devices]
+            return [{**SESSION_VIEW.dump(device), "current": device == current} for device in devices]
 
     @rpc
     @once

@@ -74,7 +74,7 @@ def list_parked(query):
     answers = _ask_all(*(partial(getattr(g.shop, service).list_parked, limit=end) for service in SUBSCRIBERS))
     answered = {service: answer for service, answer in zip(SUBSCRIBERS, answers, strict=True) if answer is not None}
     messages = [
-        {**message, "service": service, "id": message["message_id"]}
+        {"service": service, "id": message.pop("message_id"), **message}
         for service, answer in answered.items()
         for message in answer["messages"]
     ]

@@ -35,7 +35,7 @@ blp = Blueprint("auth", __name__, description="Logging in and out")
 @public
 @with_cookie
 @limited("login")
-@blp.arguments(Credentials)
+@blp.body(Credentials())
 @blp.response(200, TokenView, headers=["Set-Cookie"])
 @blp.problems(ServiceBusy, InvalidCredentials, TooManyFailures)
 def login(credentials):

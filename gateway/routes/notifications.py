@@ -1,7 +1,7 @@
 from flask import current_app, g, request
 from flask_sock import Sock
 
-from contracts.notifications import NotFailed, NotificationNotFound, ReadMark
+from contracts.notifications import NotFailed, NotificationNotFound, NotificationPageView, NotificationView, ReadMark
 from contracts.types import MAX_PAGE
 from contracts.users import MailNotNeeded
 from gateway.addresses import neighbourhood
@@ -9,7 +9,7 @@ from gateway.api import Blueprint
 from gateway.auth import admin_when, owner, owner_or_admin, public, user
 from gateway.live import WholeSocket
 from gateway.paging import PAGE_HEADERS, page_headers
-from gateway.schemas import NotificationPageView, NotificationQuery, NotificationView
+from gateway.schemas import NotificationQuery
 
 blp = Blueprint("notifications", __name__, description="What the shop told its customers")
 sock = Sock()
@@ -47,7 +47,7 @@ def get_notification(notification_id):
 
 @blp.route("/notifications/<id:notification_id>", methods=["PATCH"])
 @owner
-@blp.arguments(ReadMark)
+@blp.body(ReadMark())
 @blp.response(200, NotificationView)
 @blp.problems(NotificationNotFound)
 def mark_read(mark, notification_id):

@@ -1,15 +1,17 @@
-import re
 from contextlib import contextmanager
 from uuid import uuid4
 
 from flask import g, request
+from marshmallow import ValidationError
 from nameko.exceptions import IncorrectSignature
 
 from contracts.orders import (
+    IdempotencyKey,
     IllegalTransition,
     KeyReused,
     OrderNotFound,
     OrderRequest,
+    OrderView,
     RequestInFlight,
     StatusChange,
     TooManyOpenOrders,
@@ -19,33 +21,32 @@ from contracts.types import InvalidInput, NotAllowed
 from gateway.api import Blueprint
 from gateway.auth import admin_when, owner_or_admin, user
 from gateway.paging import PAGE_HEADERS, page_headers
-from gateway.schemas import OrderQuery, OrderView
+from gateway.schemas import OrderQuery
 
 blp = Blueprint("orders", __name__, description="Orders")
 
 IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"},
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": IdempotencyKey.pattern},
     "description": "A repeat with the same key and body answers with the first order.",
 }
 
 
 @blp.route("/orders", methods=["POST"])
 @user
-@blp.arguments(OrderRequest)
+@blp.body(OrderRequest())
 @blp.response(201, OrderView, headers=["Location"])
 @blp.takes(IDEMPOTENCY_KEY)
 @blp.problems(ProductNotFound, InsufficientStock, PriceChanged, TooManyOpenOrders, RequestInFlight, KeyReused)
 def create_order(order):
     """Order: the stock of every line is taken, or nothing is."""
     idempotency_key = _idempotency_key()
-    items = OrderRequest().dump(order)["items"]
-    with _dropping_products(items):
+    with _dropping_products(order["items"]):
         created = _call_with_proof(
             g.shop.orders.create_order,
             user_id=g.caller.user_id,
             user_email=g.caller.email,
-            items=items,
+            items=order["items"],
             idempotency_key=idempotency_key,
         )
     return created, 201, {"Location": f"/orders/{created['id']}"}
@@ -80,7 +81,7 @@ def get_order(order_id):
 
 @blp.route("/orders/<id:order_id>/status", methods=["PATCH"])
 @owner_or_admin
-@blp.arguments(StatusChange)
+@blp.body(StatusChange())
 @blp.response(200, OrderView)
 @blp.problems(OrderNotFound, NotAllowed, IllegalTransition)
 def update_status(change, order_id):
@@ -105,15 +106,20 @@ def _idempotency_key():
     key = request.headers.get("Idempotency-Key")
     if key is None:
         return str(uuid4())
-    if not re.fullmatch("[ -~]{1,255}", key):
-        raise InvalidInput({"Idempotency-Key": ["Must be 1 to 255 printable ASCII characters."]})
-    return key
+    try:
+        return IdempotencyKey().deserialize(key)
+    except ValidationError as error:
+        raise InvalidInput({"Idempotency-Key": error.messages}) from None
 
 
 @contextmanager
 def _dropping_products(items):
-    """Whatever came of the call, these products' stock may have changed, or was not what the cache says."""
+    """Whatever came of the call, these products' stock may have changed, or was not what the cache says.
+
+    items: as they came, perhaps not at all what they must be.
+    """
     try:
         yield
     finally:
-        g.cache.drop(item["product_id"] for item in items)
+        lines = [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+        g.cache.drop(line["product_id"] for line in lines if isinstance(line.get("product_id"), int))

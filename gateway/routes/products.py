@@ -3,11 +3,14 @@ import re
 from flask import Response, g, json, request
 
 from contracts.products import (
+    CategoryView,
     InsufficientStock,
     ProductChanges,
     ProductNotFound,
+    ProductPageView,
     ProductReplacement,
     ProductRequest,
+    ProductView,
     SkuTaken,
     StaleVersion,
     StockChange,
@@ -18,10 +21,11 @@ from gateway.auth import admin, admin_when, public
 from gateway.cache import Answer, key_of
 from gateway.errors import MalformedRequest
 from gateway.paging import PAGE_HEADERS, page_headers
-from gateway.schemas import CategoryView, ProductPageView, ProductQuery, ProductView
+from gateway.schemas import ProductQuery
 
 blp = Blueprint("products", __name__, description="The catalogue")
 
+PRODUCT_FIELDS = tuple(ProductView().fields)
 TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
 TAGS = rf"{TAG}(?:\s*,\s*{TAG})*"
 IF_MATCH = {
@@ -48,7 +52,8 @@ def list_products(query):
 
     def fill():
         page = g.shop.products.list_products(**query)
-        return _answer(ProductPageView(), page, headers=page_headers(query, page["total"]))
+        page["items"] = [_shown(product) for product in page["items"]]
+        return _answer(page, headers=page_headers(query, page["total"]))
 
     return _read(fill, cached=query["is_active"])
 
@@ -60,7 +65,7 @@ def list_products(query):
 @blp.takes(IF_NONE_MATCH)
 def list_categories():
     """The categories, each with how many products it has."""
-    return _read(lambda: _answer(CategoryView(many=True), g.shop.products.list_categories()))
+    return _read(lambda: _answer(g.shop.products.list_categories()))
 
 
 @blp.route("/products/<id:product_id>")
@@ -75,51 +80,49 @@ def get_product(product_id):
 
     def fill():
         product = g.shop.products.get_product(product_id=product_id, include_inactive=by_admin)
-        return _answer(ProductView(), product, product["version"])
+        return _answer(_shown(product), product["version"])
 
     return _read(fill, product_id)
 
 
 @blp.route("/products", methods=["POST"])
 @admin
-@blp.arguments(ProductRequest)
+@blp.body(ProductRequest())
 @blp.response(201, ProductView, headers=["ETag", "Location"])
 @blp.problems(SkuTaken)
 def create_product(product):
     """Add a product."""
-    created = g.shop.products.create_product(**ProductRequest().dump(product))
+    created = g.shop.products.create_product(**product)
     return _edited(created), 201, {"Location": f"/products/{created['id']}"}
 
 
 @blp.route("/products/<id:product_id>", methods=["PUT"])
 @admin
-@blp.arguments(ProductReplacement)
+@blp.body(ProductReplacement())
 @blp.response(200, ProductView, headers=["ETag"])
 @blp.takes(IF_MATCH)
 @blp.problems(ProductNotFound, SkuTaken, StaleVersion)
 def replace_product(product, product_id):
     """Replace a product; its stock stays when it isn't given."""
-    fields = ProductReplacement().dump(product)
     version = _expected_version(product_id)
-    return _edited(g.shop.products.replace_product(product_id=product_id, version=version, **fields))
+    return _edited(g.shop.products.replace_product(product_id=product_id, version=version, **product))
 
 
 @blp.route("/products/<id:product_id>", methods=["PATCH"])
 @admin
-@blp.arguments(ProductChanges(partial=True))
+@blp.body(ProductChanges(partial=True))
 @blp.response(200, ProductView, headers=["ETag"])
 @blp.takes(IF_MATCH)
 @blp.problems(ProductNotFound, SkuTaken, StaleVersion)
 def update_product(changes, product_id):
     """Change some fields of a product."""
-    fields = ProductChanges().dump(changes)
     version = _expected_version(product_id)
-    return _edited(g.shop.products.update_product(product_id=product_id, version=version, **fields))
+    return _edited(g.shop.products.update_product(product_id=product_id, version=version, **changes))
 
 
 @blp.route("/products/<id:product_id>/stock", methods=["PATCH"])
 @admin
-@blp.arguments(StockChange)
+@blp.body(StockChange())
 @blp.response(200, ProductView, headers=["ETag"])
 @blp.problems(ProductNotFound, InsufficientStock)
 def set_stock(change, product_id):
@@ -137,8 +140,13 @@ def delete_product(product_id):
     return Response(status=204)
 
 
-def _answer(schema, result, version=0, headers=None):
-    return Answer(json.dumps(schema.dump(result)).encode(), version, request.environ["route"], headers)
+def _shown(record):
+    """What everybody may know of a ProductRecord."""
+    return {name: record[name] for name in PRODUCT_FIELDS}
+
+
+def _answer(result, version=0, headers=None):
+    return Answer(json.dumps(result).encode(), version, request.environ["route"], headers)
 
 
 def _read(fill, product_id=None, cached=True):
@@ -154,7 +162,7 @@ def _read(fill, product_id=None, cached=True):
 def _edited(product):
     """The product as it is now. Reads that come after this answer must not be older."""
     g.cache.drop([product["id"]])
-    answer = _answer(ProductView(), product, product["version"])
+    answer = _answer(_shown(product), product["version"])
     return Response(answer.body, headers={"ETag": answer.etag}, mimetype="application/json")
 
 

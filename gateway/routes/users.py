@@ -10,10 +10,13 @@ from contracts.users import (
     PasswordResetRequest,
     Profile,
     SessionNotFound,
+    SessionView,
     TooManyFailures,
     UserChanges,
     UserNotFound,
+    UserPageView,
     UserRegistration,
+    UserView,
 )
 from gateway import cookies
 from gateway.api import Blueprint
@@ -21,7 +24,7 @@ from gateway.auth import admin, owner, public, user, with_cookie
 from gateway.errors import Unauthenticated
 from gateway.limits import limited
 from gateway.paging import PAGE_HEADERS, page_headers
-from gateway.schemas import AcceptedView, SessionView, UserPageView, UserQuery, UserView
+from gateway.schemas import AcceptedView, UserQuery
 from nameko_reliable.errors import ServiceBusy
 
 blp = Blueprint("users", __name__, description="Accounts")
@@ -30,7 +33,7 @@ blp = Blueprint("users", __name__, description="Accounts")
 @blp.route("/users/register", methods=["POST"])
 @public
 @limited("register")
-@blp.arguments(UserRegistration)
+@blp.body(UserRegistration())
 @blp.response(201, UserView)
 @blp.problems(ServiceBusy, Taken)
 def register(registration):
@@ -41,7 +44,7 @@ def register(registration):
 @blp.route("/users/password-reset", methods=["POST"])
 @public
 @limited("reset")
-@blp.arguments(PasswordResetRequest)
+@blp.body(PasswordResetRequest())
 @blp.response(202, AcceptedView)
 def request_password_reset(request):
     """Have a link for a new password mailed, if there is such an account: the answer doesn't tell."""
@@ -52,7 +55,7 @@ def request_password_reset(request):
 @blp.route("/users/password-reset/confirm", methods=["POST"])
 @public
 @limited("reset")
-@blp.arguments(PasswordReset)
+@blp.body(PasswordReset())
 @blp.response(204)
 @blp.problems(ServiceBusy, InvalidToken)
 def reset_password(reset):
@@ -63,7 +66,7 @@ def reset_password(reset):
 @blp.route("/users/verify-email", methods=["POST"])
 @public
 @limited("reset")
-@blp.arguments(AddressVerification)
+@blp.body(AddressVerification())
 @blp.response(204)
 @blp.problems(InvalidToken)
 def verify_email(verification):
@@ -84,7 +87,7 @@ def me():
 
 @blp.route("/users/me", methods=["PATCH"])
 @user
-@blp.arguments(Profile)
+@blp.body(Profile())
 @blp.response(200, UserView)
 @blp.problems(Taken, UserNotFound)
 def update_profile(profile):
@@ -95,7 +98,7 @@ def update_profile(profile):
 @blp.route("/users/me/password", methods=["POST"])
 @user
 @limited("login")
-@blp.arguments(PasswordChange)
+@blp.body(PasswordChange())
 @blp.response(204)
 @blp.problems(ServiceBusy, TooManyFailures, UserNotFound)
 def change_password(change):
@@ -146,7 +149,7 @@ def list_users(query):
 
 @blp.route("/users/<id:user_id>", methods=["PATCH"])
 @admin
-@blp.arguments(UserChanges)
+@blp.body(UserChanges())
 @blp.response(200, UserView)
 @blp.problems(UserNotFound, LastAdmin, NotAllowed)
 def update_user(changes, user_id):

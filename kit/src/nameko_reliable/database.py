@@ -1,11 +1,11 @@
 """Transactions that know their deadline.
 
-    class Orders:
-        name = "orders"
-        db = Database(Base)
+    class Bakery:
+        name = "bakery"
+        db = Database()
 
         @rpc
-        def cancel_order(self, order_id):
+        def bake(self, cake):
             with self.db.transaction() as session:
                 …
 

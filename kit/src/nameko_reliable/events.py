@@ -1,18 +1,18 @@
-"""Events: durable handlers, broadcast handlers, and hints.
+"""Events: durable handlers and broadcast handlers.
 
 An event class is a frozen dataclass with the class attributes `source` (the publishing service),
 `name` and `subscribers` ((service, method), …), and the fields `event_id` (UUID), `timestamp` (aware) and
 `version` (int).
 
-    class Shipping:
-        name = "shipping"
-        db = Database(Base)
+    class Cafe:
+        name = "cafe"
+        db = Database()
 
-        @event_handler(OrderPlaced)
-        def pack(self, event):
+        @event_handler(CakeBaked)
+        def display(self, event):
             with self.db.transaction() as session:
                 if InboxEntry.take(session, event.event_id):
-                    session.add(Parcel(order_id=event.order_id))
+                    session.add(Cake(name=event.cake))
 
 Guaranteed: a message is acknowledged once the handler has returned, or once the broker has confirmed
 its copy in a delay queue or the parking queue, and never sooner. Not guaranteed: that a handler sees

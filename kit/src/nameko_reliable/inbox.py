@@ -13,7 +13,7 @@ def once(method):
 
         @rpc
         @once
-        def set_stock(self, session, product_id, stock_quantity):
+        def set_price(self, session, cake_id, price):
             …
 
     The session is given to the method; its caller doesn't see that argument. A call that the broker

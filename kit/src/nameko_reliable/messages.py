@@ -1,7 +1,7 @@
 """Frozen dataclasses to JSON and back, with every field's type checked.
 
-    payload = to_payload(OrderCreated(order_id=3, …))
-    event = from_payload(OrderCreated, payload)      # raises ValueError with the field's name
+    payload = to_payload(CakeBaked(cake="Torte", …))
+    event = from_payload(CakeBaked, payload)      # raises ValueError with the field's name
 
 Types: int, str, bool, Decimal, UUID, datetime (aware), tuple[X, ...], X | None and dataclasses of
 these. Decimal and UUID travel as strings, times as ISO 8601 in UTC. A field with a default may be

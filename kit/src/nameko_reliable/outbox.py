@@ -3,15 +3,16 @@
     class OutboxEntry(OutboxMixin, Base):
         pass
 
-    class Orders:
+    class Bakery:
+        name = "bakery"
         db = Database()
-        outbox = Outbox(OutboxEntry, events=[OrderPlaced])
+        outbox = Outbox(OutboxEntry, events=[CakeBaked])
 
         @rpc
-        def place_order(self, …):
+        def bake(self, cake, oven):
             with self.db.transaction() as session:
                 …
-                self.outbox.add(session, OrderPlaced(order_id=order.id, …), key=order.id)
+                self.outbox.add(session, CakeBaked(cake=cake), key=oven)
 
 The relay publishes the rows, one replica of a service at a time. An event goes to the queue of each subscriber
 that its class names, by itself, and once to the exchange, for queues of services that we don't know. Its row is
@@ -64,7 +65,7 @@ EXCHANGE = ""
 REMEMBERED_ROWS = 10_000
 # The release before publishes to the exchange alone, and binds the subscribers' queues to it. Its relay may run beside
 # this one, in an upgrade or after a rollback: with one queue unbound, it would lose that subscriber's events. So the
-# bindings stay as they are in this release, see docs/decisions/a-copy-for-each-subscriber.md. The next says True.
+# bindings stay as they are in this release. The next says True.
 TAKE_BINDINGS_AWAY = False
 
 WAITING = Gauge("outbox_messages", "Events that wait in the outbox.", ["service"], registry=KIT)

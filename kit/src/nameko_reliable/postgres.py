@@ -59,8 +59,8 @@ def is_statements(error):
 def database_url(uri: str) -> URL:
     """SQLAlchemy's form of a database's address. Raises ValueError or ArgumentError.
 
-    Several hosts may stand in it as libpq has them, `…://user:password@a:5432,b:5433/orders_db`, or as SQLAlchemy has
-    them, `…://user:password@/orders_db?host=a:5432&host=b:5433`.
+    Several hosts may stand in it as libpq has them, `…://user:password@a:5432,b:5433/bakery_db`, or as SQLAlchemy has
+    them, `…://user:password@/bakery_db?host=a:5432&host=b:5433`.
     """
     several = SEVERAL_HOSTS.fullmatch(uri)
     if several is None:

@@ -242,7 +242,11 @@ def _answer_of(result, error):
 
 
 class Rpc(Entrypoint):
-    """limit: None, or what a call has to enter before it takes a worker; see services.users_passwords.HashingLimit."""
+    """limit: None, or of a subclass, what each call has to enter before it takes a worker.
+
+    `limit.enter(deadline)` returns the function that leaves it, or raises ServiceBusy or RpcTimeout.
+    `limit.most_waiting` is how many calls wait in it at most.
+    """
 
     consumer = RpcConsumer()
     limit: Any = None
@@ -331,7 +335,7 @@ class ReplyListener(SharedExtension):
 
 
 class ClusterClient(DependencyProvider):
-    """Calls to any service: `self.cluster.orders.get_order(order_id=3)`.
+    """Calls to any service: `self.cluster.bakery.find_cake(cake_id=3)`.
 
     Raises what the method raised (a class that it knows, else RemoteError), RpcTimeout past the
     deadline, and ServiceUnavailable when nobody listens or the broker is away. After those two,

@@ -1,8 +1,8 @@
 """Settings that are checked once, at start, all of them: bad ones end the process with a list of sentences.
 
-    class Orders:
-        name = "orders"
-        settings = Settings(ShopSettings, needs=["DB_URIS.orders"])
+    class Bakery:
+        name = "bakery"
+        settings = Settings(BakerySettings, needs=["DB_URIS.bakery"])
 
 The schema is a marshmallow Schema with a field for each setting, whose faults complete a sentence that begins
 with the setting's name. From then on the container's configuration is what the schema has loaded: all other
@@ -79,7 +79,7 @@ def _sentences(faults):
 
 
 def _variable(section, key):
-    """DB_URIS.orders is what ORDERS_DB_URI says."""
+    """DB_URIS.bakery is what BAKERY_DB_URI says."""
     return f"{key.upper()}_{section.removesuffix('S')}" if key else section
 
 

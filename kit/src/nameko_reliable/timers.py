@@ -1,7 +1,7 @@
 """Nameko's `timer` by the monotonic clock.
 
     @timer(interval=60)
-    def settle_open_reservations(self):
+    def warm_oven(self):
         …
 
 Nameko's own goes by the wall clock: one that is set back an hour keeps it from running for an hour.

@@ -1,7 +1,7 @@
 """Publishing over one kept connection, with a confirm for each message.
 
     publisher = ConfirmingPublisher(amqp_address(config), declare=[exchange])
-    publisher.publish(b"{}", exchange="orders.events", routing_key="order.created", timeout_seconds=1)
+    publisher.publish(b"{}", exchange="bakery.events", routing_key="cake.baked", timeout_seconds=1)
 
 Nameko's own publisher builds a connection object for each message, and py-amqp's confirms are
 positional: the late ack of a message that timed out is taken for the next one's. Here a reader

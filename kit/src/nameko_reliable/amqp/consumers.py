@@ -3,7 +3,7 @@
 Nameko's QueueConsumer acknowledges what it can't decode, waits up to 30 seconds to reconnect and
 can't be stopped while the broker is away. This one hands raw messages to its providers, each in a
 greenlet of its own, and takes its prefetch from them, such that all queues together hold no more
-messages than the service has workers, and calls that may wait to hash a password (services.users_passwords).
+messages than the service has workers, and calls that may wait without one (`limit` of nameko_reliable.rpc.Rpc).
 
 What is deleted at the broker comes back: on every connect, when the broker cancels a consumer, when a
 message was returned, and every DECLARE_SECONDS all queues are declared and bound again, and consumed if

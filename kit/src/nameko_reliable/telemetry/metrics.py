@@ -180,7 +180,7 @@ class Metrics(DependencyProvider):
 def _spare_what_stays():
     """Have the garbage collector leave alone what is there when the process begins to work: modules, above all.
 
-    To walk through that stops the loop for 80 ms, in a gateway at work once a second.
+    To walk through that stops the loop for 80 ms, in a process at work once a second.
     """
     # Once in a process: what becomes garbage in a cycle later is never freed.
     if not gc.get_freeze_count():

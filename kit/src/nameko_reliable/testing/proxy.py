@@ -1,4 +1,4 @@
-"""A broker's, a database's or a mail server's address that can hang, break and be away, at the test's word."""
+"""A broker's, a database's or any other server's address that can hang, break and be away, at the test's word."""
 
 from contextlib import suppress
 from urllib.parse import urlsplit

@@ -1,0 +1,111 @@
+"""The kit as others get it: what its wheel holds and asks for, and that it knows nothing of its first user."""
+
+import re
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+
+KIT = Path(__file__).resolve().parent.parent
+SOURCES = KIT / "src"
+# Where the kit lies in the repository of its first user: versions that are known to work.
+LOCK = KIT.parent / "requirements.txt"
+NEEDS_PYTEST = "nameko_reliable.testing.plugin"
+NEEDS_OPENTELEMETRY = "nameko_reliable.testing.collector"
+
+IMPORT_ALL_BUT = """
+import importlib, pkgutil, sys
+import nameko_reliable
+
+for module in pkgutil.walk_packages(nameko_reliable.__path__, "nameko_reliable."):
+    if module.name not in sys.argv:
+        importlib.import_module(module.name)
+print(*(name for name in sys.modules if name.startswith(("nameko_reliable", "opentelemetry"))))
+"""
+
+# Of the shop that the kit comes from: its name, what it is about, what it uses, its packages and pages.
+FOREIGN = [
+    *("forage", "shop", "storefront", "catalogue", "orders", "reservations?", "products?", "notifications?", "sku"),
+    *("jwt", "smtp", "openid", "google", "bcrypt", "password hash(es)?", "hash(es|ing)? (a )?passwords?"),
+    *(r"(services|contracts|gateway|migrations)\.\w+", "docs/decisions"),
+]
+
+
+def pip(*arguments):
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    # A copy, as setuptools writes beside what it builds.
+    folder = tmp_path_factory.mktemp("wheel")
+    shutil.copytree(KIT, folder / "kit", ignore=shutil.ignore_patterns("tests", "*.egg-info", "__pycache__"))
+    pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(folder / "kit"))
+    [wheel] = folder.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def imported(wheel, tmp_path_factory):
+    """`imported(but=[…])`: the modules of ours and of OpenTelemetry, where the wheel is installed with its extras."""
+    folder = tmp_path_factory.mktemp("installed")
+    versions = re.findall(r"^\S+==[^\s;]+", LOCK.read_text(), re.MULTILINE) if LOCK.exists() else []
+    (folder / "constraints.txt").write_text("\n".join(versions))
+    venv.create(folder / "venv")
+    python = str(folder / "venv" / "bin" / "python")
+    pip("--python", python, "install", "--constraint", str(folder / "constraints.txt"), f"{wheel}[tracing]")
+
+    def imported(but):
+        done = subprocess.run([python, "-I", "-c", IMPORT_ALL_BUT, *but], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return set(done.stdout.split())
+
+    return imported
+
+
+def modules():
+    """Of the source tree."""
+    for path in SOURCES.rglob("*.py"):
+        yield ".".join(path.relative_to(SOURCES).with_suffix("").parts).removesuffix(".__init__")
+
+
+def test_the_wheel_has_every_module_and_the_mark_of_types(wheel):
+    names = {name for name in ZipFile(wheel).namelist() if ".dist-info/" not in name}
+
+    sources = {str(path.relative_to(SOURCES)) for path in SOURCES.rglob("*.py")}
+    assert names == {*sources, "nameko_reliable/py.typed"}
+
+
+def test_the_wheel_asks_for_all_that_its_modules_import(imported):
+    names = imported(but=[NEEDS_PYTEST])
+
+    ours = {name for name in names if name.startswith("nameko_reliable")}
+    assert ours == set(modules()) - {NEEDS_PYTEST}
+
+
+def test_without_the_extra_for_traces_services_need_nothing_of_opentelemetry(imported):
+    names = imported(but=[NEEDS_PYTEST, NEEDS_OPENTELEMETRY])
+
+    assert names == set(modules()) - {NEEDS_PYTEST, NEEDS_OPENTELEMETRY}
+
+
+@pytest.mark.parametrize("word", FOREIGN)
+def test_the_kit_knows_no_word_of_its_first_user(word):
+    # An underscore parts words, too.
+    pattern = re.compile(f"(?<![a-z]){word}(?![a-z])", re.IGNORECASE)
+    files = [*SOURCES.rglob("*.py"), KIT / "README.md", KIT / "CHANGELOG.md", KIT / "LICENSE", KIT / "pyproject.toml"]
+
+    found = [
+        f"{path.relative_to(KIT)}:{number}: {line.strip()}"
+        for path in files
+        for number, line in enumerate(path.read_text().splitlines(), start=1)
+        if pattern.search(line)
+    ]
+
+    assert found == []

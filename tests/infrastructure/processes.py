@@ -18,16 +18,17 @@ class Processes:
         self._started = []
         self._numbers = count(1)
 
-    def start(self, *modules, constants=None, **environment):
+    def start(self, *modules, constants=None, config="config.yaml", **environment):
         """One more `nameko run` of `services.orders` or whatever modules; keywords go to its environment.
 
+        config: the path of its configuration.
         constants: {module: {name: value}}, to be changed in the process, as in patched_nameko.py.
         It returns at once; wait for what the process is to do, for example for its queue's consumer.
         """
         nameko = [str(ROOT / ".venv" / "bin" / "nameko")]
         if constants is not None:
             nameko = [sys.executable, "-m", "tests.infrastructure.patched_nameko", json.dumps(constants)]
-        command = [*nameko, "run", "--config", "config.yaml", *modules]
+        command = [*nameko, "run", "--config", str(config), *modules]
         environment = environment_of(self.config) | {name: str(value) for name, value in environment.items()}
         server = Server(f"{modules[0]}-{next(self._numbers)}", self.folder, command, environment, cwd=ROOT)
         self._started.append(server)

@@ -1,6 +1,7 @@
 """What a process of the shop says of itself while it starts."""
 
 import json
+from pathlib import Path
 
 import requests
 
@@ -27,6 +28,16 @@ def test_while_the_broker_is_awaited_at_the_start_it_lives_already(processes, br
     port = wait_for(lambda: port_in(server.output()))
     assert requests.get(f"http://127.0.0.1:{port}/livez", timeout=10).status_code == 200
     assert requests.get(f"http://127.0.0.1:{port}/readyz", timeout=10).status_code == 503
+
+
+def test_a_config_of_0_1_0_starts_a_service(processes):
+    as_released = Path(__file__).with_name("config-0.1.0.yaml")
+
+    orders = processes.start("services.orders", config=as_released, LOG_FORMAT="json")
+
+    port = wait_for(lambda: port_in(orders.output()))
+    ready = f"http://127.0.0.1:{port}/readyz"
+    assert wait_for(lambda: requests.get(ready, timeout=10).status_code == 200)
 
 
 def port_in(output):

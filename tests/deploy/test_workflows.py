@@ -18,6 +18,14 @@ def test_ci_on_github_runs_what_every_change_must_pass():
     assert must_pass and set(must_pass) <= set(run)
 
 
+def test_the_tests_run_with_each_python_that_the_kit_names():
+    named = re.findall(r'"Programming Language :: Python :: (3\.\d+)"', (ROOT / "kit/pyproject.toml").read_text())
+
+    tested = re.findall(r'- \{ python: "(3\.\d+)"', (ROOT / ".github/workflows/ci.yml").read_text())
+
+    assert named and tested == named
+
+
 @pytest.mark.parametrize(
     ("missing", "sentence"),
     [

@@ -75,5 +75,5 @@ lock: .venv/installed
 
 # Forgets all that `make` made, the demo shop's data among it.
 clean:
-	rm -rf .venv .local .coverage* .*_cache .hypothesis scripts/mail/node_modules gateway/docs/node_modules \
-		frontend/node_modules frontend/dist frontend/dist-new frontend/screenshots frontend/test-results
+	rm -rf .venv .local .coverage* .*_cache .hypothesis kit/src/*.egg-info scripts/mail/node_modules \
+		gateway/docs/node_modules frontend/node_modules frontend/dist frontend/dist-new frontend/screenshots frontend/test-results

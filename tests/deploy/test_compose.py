@@ -6,6 +6,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -345,3 +346,12 @@ def test_the_image_has_what_operators_run_in_it():
 
     assert commands == {"migrate", "change_queues", "normalize_names", "resend"}
     assert {f"!scripts/{command}.py" for command in commands} <= set(kept)
+
+
+def test_the_images_context_has_what_the_kits_wheel_is_built_from_and_no_more():
+    kit = tomllib.loads((ROOT / "kit" / "pyproject.toml").read_text())
+    sources = kit["tool"]["setuptools"]["packages"]["find"]["where"]
+
+    kept = re.findall(r"^!kit/(.*)", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
+
+    assert set(kept) == {"pyproject.toml", kit["project"]["readme"], *kit["project"]["license-files"], *sources}

@@ -18,7 +18,7 @@ class BakeryEvent(Event):
 @dataclass(frozen=True, kw_only=True)
 class CakeBaked(BakeryEvent):
     name = "cake.baked"
-    subscribers = (("shop", "display"), ("press", "report"))
+    subscribers = (("cafe", "display"), ("press", "report"))
 
     cake: str
     oven: int = 0

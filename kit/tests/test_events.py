@@ -18,13 +18,13 @@ from nameko_reliable.events import broadcast_handler, event_handler
 from nameko_reliable.messages import to_payload
 from nameko_reliable.testing.waiting import wait_for
 
-QUEUE = "evt-bakery-cake.baked--shop.display"
+QUEUE = "evt-bakery-cake.baked--cafe.display"
 SOON = (1, 1)
 
 
 @pytest.fixture
 def send(broker):
-    """`send(event)`, or with a `body` of its own, to the shop, as the outbox does; else to an exchange."""
+    """`send(event)`, or with a `body` of its own, to the cafe, as the outbox does; else to an exchange."""
 
     def send(event=None, body=None, exchange=None, **properties):
         body = to_payload(event) if body is None else body
@@ -34,9 +34,9 @@ def send(broker):
     return send
 
 
-def shop_of(handler, **options):
-    class Shop:
-        name = "shop"
+def cafe_of(handler, **options):
+    class Cafe:
+        name = "cafe"
 
         context = Context()
 
@@ -44,16 +44,16 @@ def shop_of(handler, **options):
         def display(self, event):
             return handler(self, event)
 
-    return Shop
+    return Cafe
 
 
 def parked(broker):
-    return broker.peek("parked.shop") if broker.queue_exists("parked.shop") else []
+    return broker.peek("parked.cafe") if broker.queue_exists("parked.cafe") else []
 
 
 def test_an_event_is_handled_and_gone(run_service, broker, send):
     handled = []
-    run_service(shop_of(lambda shop, event: handled.append((event, shop.context))))
+    run_service(cafe_of(lambda cafe, event: handled.append((event, cafe.context))))
     event = CakeBaked(cake="Torte", oven=2)
 
     send(event, headers={"nameko.request_id": "r-1"})
@@ -85,7 +85,7 @@ def test_an_event_of_namekos_own_dispatcher_is_handled(run_service, config):
 
 def test_an_event_is_no_part_of_the_call_that_it_came_from(run_service, send):
     contexts = []
-    run_service(shop_of(lambda shop, event: contexts.append(shop.context)))
+    run_service(cafe_of(lambda cafe, event: contexts.append(cafe.context)))
 
     send(CakeBaked(cake="Torte"), headers={"nameko.deadline": 1.0, "nameko.call_id": "c", "nameko.call_id_stack": 7})
 
@@ -96,12 +96,12 @@ def test_an_event_is_no_part_of_the_call_that_it_came_from(run_service, send):
 def test_an_event_is_acknowledged_only_after_its_handler(run_service, broker, send):
     entered, leave = Event(), Event()
 
-    def display(shop, event):
+    def display(cafe, event):
         if not entered.ready():
             entered.send()
         leave.wait()
 
-    container = run_service(shop_of(display))
+    container = run_service(cafe_of(display))
     send(CakeBaked(cake="Torte"))
     entered.wait()
 
@@ -113,7 +113,7 @@ def test_an_event_is_acknowledged_only_after_its_handler(run_service, broker, se
 def test_two_replicas_share_the_events(run_service, send):
     handled = {"one": [], "two": []}
     for replica in handled:
-        run_service(shop_of(lambda shop, event, replica=replica: handled[replica].append(event.cake)))
+        run_service(cafe_of(lambda cafe, event, replica=replica: handled[replica].append(event.cake)))
 
     for number in range(40):
         send(CakeBaked(cake=str(number)))
@@ -126,11 +126,11 @@ def test_two_replicas_share_the_events(run_service, send):
 def test_workers_says_how_many_events_are_handled_at_once(run_service, broker, send):
     busy, leave = [], Event()
 
-    def display(shop, event):
+    def display(cafe, event):
         busy.append(event)
         leave.wait()
 
-    run_service(shop_of(display, workers=3))
+    run_service(cafe_of(display, workers=3))
     for _ in range(5):
         send(CakeBaked(cake="Torte"))
     wait_for(lambda: len(busy) == 3)
@@ -147,12 +147,12 @@ def test_workers_says_how_many_events_are_handled_at_once(run_service, broker, s
 def test_a_failed_event_waits_in_a_delay_queue_and_is_tried_again(run_service, broker, send):
     tries = []
 
-    def display(shop, event):
+    def display(cafe, event):
         tries.append(event.cake)
         if len(tries) == 1:
             raise ZeroDivisionError
 
-    run_service(shop_of(display, pauses_seconds=SOON))
+    run_service(cafe_of(display, pauses_seconds=SOON))
     # It stays in the delay queue for a second, and in this one for good.
     broker.declare("copies", exchange=Exchange("delay.1s", type="fanout", durable=True))
 
@@ -166,7 +166,7 @@ def test_a_failed_event_waits_in_a_delay_queue_and_is_tried_again(run_service, b
 
 
 def test_each_pause_is_a_queue_of_its_own_and_grows(run_service, broker):
-    run_service(shop_of(lambda shop, event: None))
+    run_service(cafe_of(lambda cafe, event: None))
 
     assert {name for name in broker.queues() if name.startswith("delay.")} == {
         "delay.1s",
@@ -178,10 +178,10 @@ def test_each_pause_is_a_queue_of_its_own_and_grows(run_service, broker):
 
 
 def test_an_attempt_knows_its_pause(run_service, broker, send):
-    def display(shop, event):
+    def display(cafe, event):
         raise ZeroDivisionError
 
-    run_service(shop_of(display))
+    run_service(cafe_of(display))
 
     send(CakeBaked(cake="Torte"), headers={"x-attempt": 2})
 
@@ -191,10 +191,10 @@ def test_an_attempt_knows_its_pause(run_service, broker, send):
 
 @pytest.mark.parametrize("attempt", [-100, "many", 1.5, None, True], ids=str)
 def test_an_odd_count_of_attempts_does_no_harm(run_service, broker, send, deaths, attempt):
-    def display(shop, event):
+    def display(cafe, event):
         raise ZeroDivisionError
 
-    container = run_service(shop_of(display, pauses_seconds=(60, 60)))
+    container = run_service(cafe_of(display, pauses_seconds=(60, 60)))
 
     send(CakeBaked(cake="Torte"), headers={"x-attempt": attempt})
 
@@ -205,11 +205,11 @@ def test_an_odd_count_of_attempts_does_no_harm(run_service, broker, send, deaths
 def test_an_event_that_fails_for_good_is_parked_with_its_reason(run_service, broker, send):
     tries = []
 
-    def display(shop, event):
+    def display(cafe, event):
         tries.append(event.cake)
         raise ZeroDivisionError("no plate")
 
-    run_service(shop_of(display, pauses_seconds=SOON))
+    run_service(cafe_of(display, pauses_seconds=SOON))
     event = CakeBaked(cake="Torte")
 
     send(event, headers={"nameko.request_id": "r-1"})
@@ -241,7 +241,7 @@ def test_an_event_that_fails_for_good_is_parked_with_its_reason(run_service, bro
 )
 def test_what_no_attempt_could_read_is_parked_at_once(run_service, broker, send, body, reason):
     handled = []
-    run_service(shop_of(lambda shop, event: handled.append(event.cake)))
+    run_service(cafe_of(lambda cafe, event: handled.append(event.cake)))
 
     send(body=body)
     send(CakeBaked(cake="sound"))
@@ -254,10 +254,10 @@ def test_what_no_attempt_could_read_is_parked_at_once(run_service, broker, send,
 
 
 def test_a_reason_may_hold_any_text(run_service, broker, send, deaths):
-    def display(shop, event):
+    def display(cafe, event):
         raise ValueError("\ud800" + "🍄" * 1000)
 
-    container = run_service(shop_of(display, pauses_seconds=()))
+    container = run_service(cafe_of(display, pauses_seconds=()))
 
     send(CakeBaked(cake="Torte"))
 
@@ -269,12 +269,12 @@ def test_while_the_database_is_away_an_event_is_kept_and_no_attempt_is_counted(r
     monkeypatch.setattr(kit, "UNAVAILABLE_PAUSE_SECONDS", 0.1)
     tries = []
 
-    def display(shop, event):
+    def display(cafe, event):
         tries.append(event.cake)
         if len(tries) < 10:
-            raise DatabaseUnavailable("shop")
+            raise DatabaseUnavailable("cafe")
 
-    run_service(shop_of(display, pauses_seconds=SOON))
+    run_service(cafe_of(display, pauses_seconds=SOON))
 
     send(CakeBaked(cake="first"))
     send(CakeBaked(cake="second"))
@@ -288,8 +288,8 @@ def test_while_the_database_is_away_an_event_is_kept_and_no_attempt_is_counted(r
 def test_an_event_that_comes_while_the_database_is_away_is_handled_when_it_is_back(
     run_service, broker, send, tables, database_proxy
 ):
-    class Shop:
-        name = "shop"
+    class Cafe:
+        name = "cafe"
 
         db = Database()
 
@@ -298,8 +298,8 @@ def test_an_event_that_comes_while_the_database_is_away_is_handled_when_it_is_ba
             with self.db.transaction() as session:
                 session.add(Cake(name=event.cake))
 
-    cakes, proxy = tables("shop"), database_proxy("shop")
-    run_service(Shop, DB_URIS={"shop": proxy.uri})
+    cakes, proxy = tables("cafe"), database_proxy("cafe")
+    run_service(Cafe, DB_URIS={"cafe": proxy.uri})
     proxy.go_away()
     send(CakeBaked(cake="first"))
     send(CakeBaked(cake="second"))
@@ -312,8 +312,8 @@ def test_an_event_that_comes_while_the_database_is_away_is_handled_when_it_is_ba
 
 
 def test_a_statement_that_the_database_gives_up_is_an_attempt(run_service, broker, send, tables):
-    class Shop:
-        name = "shop"
+    class Cafe:
+        name = "cafe"
 
         db = Database()
 
@@ -323,8 +323,8 @@ def test_a_statement_that_the_database_gives_up_is_an_attempt(run_service, broke
                 session.execute(text("SET LOCAL lock_timeout = '50ms'"))
                 session.add(Cake(name=event.cake))
 
-    cakes = tables("shop")
-    run_service(Shop)
+    cakes = tables("cafe")
+    run_service(Cafe)
     with cakes.engine.connect().execution_options(isolation_level="READ COMMITTED") as other, other.begin():
         other.execute(text("LOCK TABLE cakes"))
 
@@ -338,11 +338,11 @@ def test_a_statement_that_the_database_gives_up_is_an_attempt(run_service, broke
 def test_an_event_kept_for_the_database_goes_back_when_the_service_stops(run_service, broker, send):
     tries = []
 
-    def display(shop, event):
+    def display(cafe, event):
         tries.append(event)
-        raise DatabaseUnavailable("shop")
+        raise DatabaseUnavailable("cafe")
 
-    container = run_service(shop_of(display))
+    container = run_service(cafe_of(display))
     send(CakeBaked(cake="Torte"))
     wait_for(lambda: tries)
 
@@ -355,11 +355,11 @@ def test_an_event_kept_for_the_database_is_left_to_whom_it_comes_next(run_servic
     monkeypatch.setattr(kit, "UNAVAILABLE_PAUSE_SECONDS", 0.1)
     tries = []
 
-    def display(shop, event):
+    def display(cafe, event):
         tries.append(event)
-        raise DatabaseUnavailable("shop")
+        raise DatabaseUnavailable("cafe")
 
-    container = run_service(shop_of(display), AMQP_URI=proxy.uri)
+    container = run_service(cafe_of(display), AMQP_URI=proxy.uri)
     send(CakeBaked(cake="Torte"))
     wait_for(lambda: tries)
     connections = proxy.accepted
@@ -380,12 +380,12 @@ def test_an_event_that_cannot_be_moved_stays_and_is_moved_later(
     monkeypatch.setattr(kit, "UNAVAILABLE_PAUSE_SECONDS", 0.1)
     tries, leave = [], Event()
 
-    def display(shop, event):
+    def display(cafe, event):
         tries.append(event)
         leave.wait()
         raise ZeroDivisionError
 
-    container = run_service(shop_of(display, pauses_seconds=(60,)), AMQP_URI=proxy.uri)
+    container = run_service(cafe_of(display, pauses_seconds=(60,)), AMQP_URI=proxy.uri)
     send(CakeBaked(cake="Torte"))
     wait_for(lambda: tries)
     proxy.go_away()
@@ -403,10 +403,10 @@ def test_an_event_that_cannot_be_moved_stays_and_is_moved_later(
 def test_what_was_deleted_of_a_delay_queue_is_declared_again(run_service, broker, send, monkeypatch, deleted):
     monkeypatch.setattr(kit, "UNAVAILABLE_PAUSE_SECONDS", 0.1)
 
-    def display(shop, event):
+    def display(cafe, event):
         raise ZeroDivisionError
 
-    run_service(shop_of(display, pauses_seconds=(60,)))
+    run_service(cafe_of(display, pauses_seconds=(60,)))
     send(CakeBaked(cake="first"))
     wait_for(lambda: broker.depth("delay.60s") == 1)
     with broker.channel() as channel:
@@ -423,12 +423,12 @@ def test_what_was_deleted_of_a_delay_queue_is_declared_again(run_service, broker
 def test_a_container_can_be_stopped_while_an_event_cannot_be_moved(run_service, send, proxy):
     tries, leave = [], Event()
 
-    def display(shop, event):
+    def display(cafe, event):
         tries.append(event)
         leave.wait()
         raise ZeroDivisionError
 
-    container = run_service(shop_of(display), AMQP_URI=proxy.uri)
+    container = run_service(cafe_of(display), AMQP_URI=proxy.uri)
     send(CakeBaked(cake="Torte"))
     wait_for(lambda: tries)
     proxy.go_away()
@@ -439,7 +439,7 @@ def test_a_container_can_be_stopped_while_an_event_cannot_be_moved(run_service, 
 
 
 def test_a_second_stop_does_no_harm(run_service):
-    container = run_service(shop_of(lambda shop, event: None))
+    container = run_service(cafe_of(lambda cafe, event: None))
     first = eventlet.spawn(container.stop)
     eventlet.sleep(0)
 

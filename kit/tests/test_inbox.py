@@ -165,8 +165,8 @@ def test_old_answers_are_forgotten_and_young_ones_are_not(tables, run_service, c
 
 
 def test_an_event_delivered_many_times_to_two_replicas_has_one_effect(tables, run_service, broker):
-    class Shop:
-        name = "shop"
+    class Cafe:
+        name = "cafe"
 
         db = Database()
 
@@ -177,24 +177,24 @@ def test_an_event_delivered_many_times_to_two_replicas_has_one_effect(tables, ru
                     session.add(Cake(name=event.cake))
                     eventlet.sleep(0.1)
 
-    shop = tables("shop")
-    run_service(Shop)
-    run_service(Shop)
+    cafe = tables("cafe")
+    run_service(Cafe)
+    run_service(Cafe)
     event = CakeBaked(cake="Torte")
 
     for _ in range(12):
-        broker.publish(to_payload(event), queue="evt-bakery-cake.baked--shop.display")
+        broker.publish(to_payload(event), queue="evt-bakery-cake.baked--cafe.display")
 
-    wait_for(lambda: broker.depth("evt-bakery-cake.baked--shop.display") == 0)
-    wait_for(lambda: shop.all(Cake.name) == ["Torte"])
-    assert shop.all(func.count(InboxEntry.event_id)) == [1]
+    wait_for(lambda: broker.depth("evt-bakery-cake.baked--cafe.display") == 0)
+    wait_for(lambda: cafe.all(Cake.name) == ["Torte"])
+    assert cafe.all(func.count(InboxEntry.event_id)) == [1]
 
 
 def test_an_event_whose_handling_rolls_back_is_not_taken(tables, run_service, broker):
     tries = []
 
-    class Shop:
-        name = "shop"
+    class Cafe:
+        name = "cafe"
 
         db = Database()
 
@@ -206,14 +206,14 @@ def test_an_event_whose_handling_rolls_back_is_not_taken(tables, run_service, br
                 session.flush()
                 tries.append(event)
                 if len(tries) == 1:
-                    raise DatabaseUnavailable("shop")
+                    raise DatabaseUnavailable("cafe")
                 if len(tries) == 2:
                     raise ZeroDivisionError
 
-    shop = tables("shop")
-    run_service(Shop)
+    cafe = tables("cafe")
+    run_service(Cafe)
 
-    broker.publish(to_payload(CakeBaked(cake="Torte")), queue="evt-bakery-cake.baked--shop.display")
+    broker.publish(to_payload(CakeBaked(cake="Torte")), queue="evt-bakery-cake.baked--cafe.display")
 
-    wait_for(lambda: shop.all(Cake.name) == ["Torte"])
+    wait_for(lambda: cafe.all(Cake.name) == ["Torte"])
     assert len(tries) == 3

@@ -16,7 +16,7 @@ from nameko_reliable.outbox import Outbox
 from nameko_reliable.rpc import rpc
 from nameko_reliable.testing.waiting import wait_for
 
-SHOP, PRESS = "evt-bakery-cake.baked--shop.display", "evt-bakery-cake.baked--press.report"
+CAFE, PRESS = "evt-bakery-cake.baked--cafe.display", "evt-bakery-cake.baked--press.report"
 
 
 class Bakery:
@@ -42,8 +42,8 @@ class Bakery:
             self.outbox.add(session, CakeEaten(cake=cake))
 
 
-class Shop:
-    name = "shop"
+class Cafe:
+    name = "cafe"
 
     db = Database()
 
@@ -60,7 +60,7 @@ def bakery(tables):
     return tables("bakery")
 
 
-def cakes(broker, queue=SHOP, most=1000):
+def cakes(broker, queue=CAFE, most=1000):
     return [message.payload["cake"] for message in broker.peek(queue, most)]
 
 
@@ -85,7 +85,7 @@ def test_an_event_waits_in_the_queues_of_subscribers_that_never_ran(run_service,
     cluster.within(5, request_id="r-1").bakery.bake("Torte")
 
     wait_for(lambda: broker.queue_exists(PRESS) and cakes(broker) == cakes(broker, PRESS) == ["Torte"])
-    [message] = broker.peek(SHOP)
+    [message] = broker.peek(CAFE)
     assert message.properties["delivery_mode"] == 2
     assert message.properties["message_id"] == message.payload["event_id"]
     assert message.headers == {"nameko.request_id": "r-1"}
@@ -95,12 +95,12 @@ def test_an_event_waits_in_the_queues_of_subscribers_that_never_ran(run_service,
 def test_a_subscriber_that_comes_later_gets_what_waits(run_service, bakery, tables, broker, cluster):
     run_service(Bakery)
     cluster.bakery.bake("Torte")
-    wait_for(lambda: broker.queue_exists(SHOP) and broker.depth(SHOP))
-    shop = tables("shop")
+    wait_for(lambda: broker.queue_exists(CAFE) and broker.depth(CAFE))
+    cafe = tables("cafe")
 
-    run_service(Shop)
+    run_service(Cafe)
 
-    wait_for(lambda: shop.all(Cake.name) == ["Torte"])
+    wait_for(lambda: cafe.all(Cake.name) == ["Torte"])
 
 
 def test_a_transaction_that_rolls_back_sends_nothing(run_service, bakery, broker, rpc):
@@ -110,7 +110,7 @@ def test_a_transaction_that_rolls_back_sends_nothing(run_service, bakery, broker
         rpc.bakery.bake("burnt", fail=True)
 
     rpc.bakery.bake("sound")
-    wait_for(lambda: broker.queue_exists(SHOP) and cakes(broker) == ["sound"])
+    wait_for(lambda: broker.queue_exists(CAFE) and cakes(broker) == ["sound"])
     assert bakery.all(Cake.name) == ["sound"]
 
 
@@ -118,7 +118,7 @@ def test_an_event_goes_out_at_once_after_its_commit(run_service, bakery, broker,
     monkeypatch.setattr(kit, "IDLE_SECONDS", 600)
     run_service(Bakery)
     rpc.bakery.bake("first")
-    wait_for(lambda: broker.queue_exists(SHOP) and cakes(broker) == ["first"])
+    wait_for(lambda: broker.queue_exists(CAFE) and cakes(broker) == ["first"])
 
     rpc.bakery.bake("second")
 
@@ -130,7 +130,7 @@ def test_an_event_that_another_process_left_behind_goes_out(run_service, bakery,
 
     run_service(Bakery)
 
-    wait_for(lambda: broker.queue_exists(SHOP) and cakes(broker) == ["left behind"])
+    wait_for(lambda: broker.queue_exists(CAFE) and cakes(broker) == ["left behind"])
 
 
 def test_an_event_that_is_not_among_the_outboxs_is_refused(run_service, bakery, rpc):
@@ -152,7 +152,7 @@ def test_the_events_of_a_key_leave_in_their_order(run_service, bakery, broker, c
     for thread in threads:
         thread.wait()
 
-    wait_for(lambda: broker.queue_exists(SHOP) and broker.depth(SHOP) == 100)
+    wait_for(lambda: broker.queue_exists(CAFE) and broker.depth(CAFE) == 100)
     for oven in range(10):
         assert [cake for cake in cakes(broker) if cake.startswith(f"{oven}-")] == [f"{oven}-{n}" for n in range(10)]
 
@@ -164,16 +164,16 @@ def test_an_event_that_must_wait_holds_back_its_own_keys_alone(run_service, bake
 
     rpc.bakery.bake("other", oven=2)
 
-    wait_for(lambda: broker.queue_exists(SHOP) and cakes(broker) == ["other"])
+    wait_for(lambda: broker.queue_exists(CAFE) and cakes(broker) == ["other"])
     bakery.execute(text("UPDATE outbox SET not_before = now()"))
     wait_for(lambda: cakes(broker) == ["other", "waits", "behind it"])
 
 
-@pytest.mark.parametrize("deleted", [(SHOP,), (SHOP, PRESS)], ids=["one", "all"])
+@pytest.mark.parametrize("deleted", [(CAFE,), (CAFE, PRESS)], ids=["one", "all"])
 def test_an_event_whose_queue_was_deleted_goes_to_a_new_one(run_service, bakery, broker, rpc, deleted):
     run_service(Bakery)
     rpc.bakery.bake("first", oven=1)
-    wait_for(lambda: broker.queue_exists(SHOP) and cakes(broker) == ["first"])
+    wait_for(lambda: broker.queue_exists(CAFE) and cakes(broker) == ["first"])
     wait_for(lambda: not bakery.all(OutboxEntry.id))
     with broker.channel() as channel:
         for queue in deleted:
@@ -181,7 +181,7 @@ def test_an_event_whose_queue_was_deleted_goes_to_a_new_one(run_service, bakery,
 
     rpc.bakery.bake("second", "third", oven=1)
 
-    wait_for(lambda: broker.queue_exists(SHOP) and cakes(broker) == ["second", "third"])
+    wait_for(lambda: broker.queue_exists(CAFE) and cakes(broker) == ["second", "third"])
     wait_for(lambda: not bakery.all(OutboxEntry.id))
     assert cakes(broker, PRESS) == ["second", "third"] if PRESS in deleted else ["first", "second", "third"]
 
@@ -205,7 +205,7 @@ def test_a_full_queue_holds_back_its_own_events_alone(run_service, bakery, broke
     rpc.bakery.bake("first")
     wait_for(lambda: not bakery.all(OutboxEntry.id))
     connections = proxy.accepted
-    with broker.full(SHOP):
+    with broker.full(CAFE):
         rpc.bakery.bake("second", "third", oven=2)
         rpc.bakery.bake("fourth", oven=4)
         # The first of each key is tried several times while it is full.
@@ -220,18 +220,18 @@ def test_a_full_queue_holds_back_its_own_events_alone(run_service, bakery, broke
 
 
 def test_a_queue_with_other_arguments_gets_nothing_and_holds_up_no_other(run_service, bakery, broker, rpc, caplog):
-    broker.declare(SHOP, durable=False)
+    broker.declare(CAFE, durable=False)
     run_service(Bakery)
 
     rpc.bakery.bake("Torte")
 
     wait_for(lambda: broker.queue_exists(PRESS) and cakes(broker, PRESS) == ["Torte"])
     wait_for(lambda: bakery.all(OutboxEntry.attempts) == [1])
-    assert broker.depth(SHOP) == 0
-    assert f"inequivalent arg 'durable' for queue '{SHOP}'" in caplog.text
+    assert broker.depth(CAFE) == 0
+    assert f"inequivalent arg 'durable' for queue '{CAFE}'" in caplog.text
     with broker.channel() as channel:
-        channel.queue_delete(SHOP)
-    wait_for(lambda: broker.queue_exists(SHOP) and cakes(broker) == ["Torte"])
+        channel.queue_delete(CAFE)
+    wait_for(lambda: broker.queue_exists(CAFE) and cakes(broker) == ["Torte"])
 
 
 def test_a_service_that_we_do_not_know_gets_each_event_once_by_the_exchange(run_service, bakery, broker, rpc):
@@ -242,7 +242,7 @@ def test_a_service_that_we_do_not_know_gets_each_event_once_by_the_exchange(run_
     rpc.bakery.bake("Torte")
 
     wait_for(lambda: not bakery.all(OutboxEntry.id))
-    assert [cakes(broker, queue) for queue in ("museum", SHOP, PRESS)] == [["Torte"]] * 3
+    assert [cakes(broker, queue) for queue in ("museum", CAFE, PRESS)] == [["Torte"]] * 3
     assert broker.bindings("bakery.events") == ["museum"]
 
 
@@ -270,7 +270,7 @@ def test_an_event_of_another_release_is_left_to_it(run_service, bakery, broker, 
     bakery.execute(text("UPDATE outbox SET event_name = 'cake.eaten' WHERE payload->>'cake' = 'unknown'"))
     run_service(Bakery)
     rpc.bakery.bake("other", oven=2)
-    wait_for(lambda: broker.queue_exists(SHOP) and cakes(broker) == ["known", "other"])
+    wait_for(lambda: broker.queue_exists(CAFE) and cakes(broker) == ["known", "other"])
     waiting = bakery.all(func.count(OutboxEntry.id))
 
     run_service(Later)
@@ -287,7 +287,7 @@ def test_an_event_of_another_release_is_left_to_it(run_service, bakery, broker, 
 def bound(broker):
     """What a relay of the release before has made."""
     exchange = get_event_exchange("bakery", {})
-    for queue in (SHOP, PRESS):
+    for queue in (CAFE, PRESS):
         broker.declare(queue, exchange=exchange, routing_key="cake.baked", durable=True)
 
 
@@ -295,17 +295,17 @@ def test_the_release_before_reaches_the_handlers_of_this_one(
     run_service, bakery, tables, broker, rpc, bound, monkeypatch
 ):
     monkeypatch.setattr("nameko_reliable.amqp.consumers.DECLARE_SECONDS", 0.1)
-    shop = tables("shop")
+    cafe = tables("cafe")
     run_service(Bakery)
-    run_service(Shop)
+    run_service(Cafe)
     rpc.bakery.bake("new")
-    wait_for(lambda: shop.all(Cake.name) == ["new"])
+    wait_for(lambda: cafe.all(Cake.name) == ["new"])
 
     old = CakeBaked(cake="old")
     broker.publish(to_payload(old), exchange="bakery.events", routing_key="cake.baked", mandatory=True)
 
-    wait_for(lambda: shop.all(Cake.name) == ["new", "old"])
-    assert {*broker.bindings("bakery.events")} == {SHOP, PRESS}
+    wait_for(lambda: cafe.all(Cake.name) == ["new", "old"])
+    assert {*broker.bindings("bakery.events")} == {CAFE, PRESS}
 
 
 def test_a_queue_that_is_still_bound_gets_an_event_twice_and_the_inbox_drops_one(
@@ -316,10 +316,10 @@ def test_a_queue_that_is_still_bound_gets_an_event_twice_and_the_inbox_drops_one
     rpc.bakery.bake("Torte")
 
     wait_for(lambda: cakes(broker) == cakes(broker, PRESS) == ["Torte", "Torte"])
-    shop = tables("shop")
-    run_service(Shop)
-    wait_for(lambda: broker.depth(SHOP) == 0)
-    wait_for(lambda: shop.all(Cake.name) == ["Torte"])
+    cafe = tables("cafe")
+    run_service(Cafe)
+    wait_for(lambda: broker.depth(CAFE) == 0)
+    wait_for(lambda: cafe.all(Cake.name) == ["Torte"])
 
 
 def test_the_next_release_takes_the_bindings_away(run_service, bakery, broker, rpc, bound, monkeypatch):
@@ -351,7 +351,7 @@ def test_two_relays_never_publish_at_the_same_time(run_service, bakery, broker, 
     for number in range(60):
         cluster.bakery.bake(str(number))
 
-    wait_for(lambda: broker.queue_exists(SHOP) and broker.depth(SHOP) >= 60)
+    wait_for(lambda: broker.queue_exists(CAFE) and broker.depth(CAFE) >= 60)
     assert cakes(broker) == [str(number) for number in range(60)]
     assert max(most) == 1
 
@@ -363,7 +363,7 @@ def test_more_events_than_a_round_holds_all_leave(run_service, bakery, broker, r
 
     rpc.bakery.bake(*(str(number) for number in range(100)))
 
-    wait_for(lambda: broker.queue_exists(SHOP) and broker.depth(SHOP) == 100)
+    wait_for(lambda: broker.queue_exists(CAFE) and broker.depth(CAFE) == 100)
 
 
 def test_the_relay_survives_the_loss_of_its_connection(run_service, bakery, broker, proxy, cluster):
@@ -392,14 +392,14 @@ def test_events_committed_while_the_broker_is_away_leave_when_it_is_back(run_ser
 
     proxy.come_back()
 
-    wait_for(lambda: broker.queue_exists(SHOP) and cakes(broker) == ["first", "second"])
+    wait_for(lambda: broker.queue_exists(CAFE) and cakes(broker) == ["first", "second"])
     assert kept == [2]
 
 
 def test_a_relay_killed_between_publish_and_delete_sends_again_and_the_inbox_drops_it(
     run_service, bakery, tables, broker, rpc, monkeypatch
 ):
-    published, shop = Event(), tables("shop")
+    published, cafe = Event(), tables("cafe")
     wait = kit.ConfirmingPublisher.wait
 
     def wait_for_ever(self, confirm, timeout_seconds):
@@ -422,10 +422,10 @@ def test_a_relay_killed_between_publish_and_delete_sends_again_and_the_inbox_dro
 
     wait_for(lambda: cakes(broker) == ["Torte", "Torte"])
     wait_for(lambda: not bakery.all(OutboxEntry.id))
-    run_service(Shop)
-    wait_for(lambda: broker.depth(SHOP) == 0)
-    wait_for(lambda: shop.all(Cake.name) == ["Torte"])
-    assert shop.all(func.count(InboxEntry.event_id)) == [1]
+    run_service(Cafe)
+    wait_for(lambda: broker.depth(CAFE) == 0)
+    wait_for(lambda: cafe.all(Cake.name) == ["Torte"])
+    assert cafe.all(func.count(InboxEntry.event_id)) == [1]
 
 
 def test_a_relay_whose_round_fails_goes_on(run_service, bakery, broker, rpc, monkeypatch):
@@ -443,14 +443,14 @@ def test_a_relay_whose_round_fails_goes_on(run_service, bakery, broker, rpc, mon
 
     rpc.bakery.bake("Torte")
 
-    wait_for(lambda: broker.queue_exists(SHOP) and cakes(broker) == ["Torte"])
+    wait_for(lambda: broker.queue_exists(CAFE) and cakes(broker) == ["Torte"])
     assert failures
 
 
 def test_the_relay_comes_right_after_the_loss_of_its_database(run_service, bakery, broker, cluster):
     run_service(Bakery)
     cluster.bakery.bake("first")
-    wait_for(lambda: broker.queue_exists(SHOP) and cakes(broker) == ["first"])
+    wait_for(lambda: broker.queue_exists(CAFE) and cakes(broker) == ["first"])
     # Cut off before it notes that, it would rightly publish it again.
     wait_for(lambda: bakery.all(func.count(OutboxEntry.id)) == [0])
     bakery.execute(

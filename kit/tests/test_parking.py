@@ -20,11 +20,11 @@ from nameko_reliable.parking import ParkingLot
 from nameko_reliable.rpc import rpc
 from nameko_reliable.testing.waiting import wait_for
 
-QUEUE = "evt-bakery-cake.baked--shop.display"
+QUEUE = "evt-bakery-cake.baked--cafe.display"
 
 
-class Shop:
-    name = "shop"
+class Cafe:
+    name = "cafe"
 
     parking = ParkingLot()
     displayed = []
@@ -77,7 +77,7 @@ def send_copies(broker, number, headers, body=b"{}"):
         connection._frame_writer = frame_writer(
             connection, SimpleNamespace(write=lambda frame: frames.append(bytes(frame)))
         )
-        channel.basic_publish(channel.prepare_message(body, headers=headers), exchange="", routing_key="parked.shop")
+        channel.basic_publish(channel.prepare_message(body, headers=headers), exchange="", routing_key="parked.cafe")
         connection._frame_writer = writer
         for _ in range(0, number, 500):
             connection.transport.write(b"".join(frames) * min(500, number))
@@ -96,10 +96,10 @@ def sums(answers):
 
 
 @pytest.fixture
-def shop():
-    """A shop without plates."""
+def cafe():
+    """A cafe without plates."""
 
-    class Fresh(Shop):
+    class Fresh(Cafe):
         displayed = []
         broken = True
 
@@ -107,20 +107,20 @@ def shop():
 
 
 @pytest.fixture
-def park(broker, run_service, shop):
-    """Runs the shop, and has it fail with each cake."""
-    container = run_service(shop)
+def park(broker, run_service, cafe):
+    """Runs the cafe, and has it fail with each cake."""
+    container = run_service(cafe)
 
     def park(*cakes):
         for cake in cakes:
             event = CakeBaked(cake=cake)
             broker.publish(
                 to_payload(event),
-                queue="evt-bakery-cake.baked--shop.display",
+                queue="evt-bakery-cake.baked--cafe.display",
                 message_id=str(event.event_id),
                 headers={"nameko.request_id": "r-1"},
             )
-        wait_for(lambda: broker.queue_exists("parked.shop") and broker.depth("parked.shop") == len(cakes))
+        wait_for(lambda: broker.queue_exists("parked.cafe") and broker.depth("parked.cafe") == len(cakes))
         return container
 
     return park
@@ -129,7 +129,7 @@ def park(broker, run_service, shop):
 def test_the_list_tells_where_a_message_was_and_why_it_is_here(park, cluster):
     park("Torte")
 
-    parked = cluster.shop.list()
+    parked = cluster.cafe.list()
 
     [message] = parked["messages"]
     assert parked["total"] == 1
@@ -143,107 +143,107 @@ def test_the_list_tells_where_a_message_was_and_why_it_is_here(park, cluster):
 def test_the_list_is_newest_first_and_leaves_all_where_it_is(park, cluster, broker):
     park(*"abcde")
 
-    lists = [cluster.shop.list(limit=3) for _ in range(3)]
+    lists = [cluster.cafe.list(limit=3) for _ in range(3)]
 
     assert all(parked == lists[0] for parked in lists)
     assert ['"cake": "e"' in lists[0]["messages"][0]["body"], len(lists[0]["messages"])] == [True, 3]
     assert lists[0]["total"] == 5
-    assert broker.depth("parked.shop") == 5
+    assert broker.depth("parked.cafe") == 5
 
 
 def test_many_are_listed(park, cluster, broker):
     with_one = park("Torte")
     assert with_one
     with broker.channel() as channel:
-        [sample] = broker.peek("parked.shop")
+        [sample] = broker.peek("parked.cafe")
         for number in range(999):
             message = channel.prepare_message(
                 b"x" * 1000, headers=sample.headers, properties={"message_id": str(number)}
             )
-            channel.basic_publish(message, exchange="", routing_key="parked.shop")
-    wait_for(lambda: broker.depth("parked.shop") == 1000)
+            channel.basic_publish(message, exchange="", routing_key="parked.cafe")
+    wait_for(lambda: broker.depth("parked.cafe") == 1000)
 
-    parked = cluster.shop.list(limit=1000)
+    parked = cluster.cafe.list(limit=1000)
 
     assert parked["total"] == len(parked["messages"]) == 1000
 
 
 def test_an_empty_list(run_service, cluster):
-    run_service(Shop)
+    run_service(Cafe)
 
-    assert cluster.shop.list() == {"messages": [], "total": 0}
-    assert cluster.shop.count() == 0
+    assert cluster.cafe.list() == {"messages": [], "total": 0}
+    assert cluster.cafe.count() == 0
 
 
 def test_the_messages_are_counted_and_stay(park, cluster, broker):
     park("a", "b", "c")
 
-    assert [cluster.shop.count() for _ in range(3)] == [3, 3, 3]
+    assert [cluster.cafe.count() for _ in range(3)] == [3, 3, 3]
 
-    wait_for(lambda: broker.depth("parked.shop") == 3)
+    wait_for(lambda: broker.depth("parked.cafe") == 3)
 
 
 def test_a_long_body_is_cut(park, cluster):
     park("T" * 3000)
 
-    [message] = cluster.shop.list()["messages"]
+    [message] = cluster.cafe.list()["messages"]
 
     assert (len(message["body"]), message["body"][-2:]) == (2001, "T…")
 
 
-def test_a_replayed_message_is_handled_as_if_it_were_new(park, cluster, shop, broker):
+def test_a_replayed_message_is_handled_as_if_it_were_new(park, cluster, cafe, broker):
     park("a", "b")
-    message_id = cluster.shop.list()["messages"][0]["message_id"]
-    shop.broken = False
+    message_id = cluster.cafe.list()["messages"][0]["message_id"]
+    cafe.broken = False
 
-    assert cluster.shop.replay(message_id)
+    assert cluster.cafe.replay(message_id)
 
-    wait_for(lambda: shop.displayed == ["b"])
-    assert cluster.shop.list()["total"] == 1
+    wait_for(lambda: cafe.displayed == ["b"])
+    assert cluster.cafe.list()["total"] == 1
 
 
 def test_a_replayed_message_that_fails_again_is_parked_again(park, cluster, broker):
     park("Torte")
-    [first] = cluster.shop.list()["messages"]
+    [first] = cluster.cafe.list()["messages"]
 
-    assert cluster.shop.replay(first["message_id"])
+    assert cluster.cafe.replay(first["message_id"])
 
-    wait_for(lambda: broker.depth("parked.shop") == 1)
-    [again] = cluster.shop.list()["messages"]
+    wait_for(lambda: broker.depth("parked.cafe") == 1)
+    [again] = cluster.cafe.list()["messages"]
     assert again["body"] == first["body"]
     assert again["message_id"] != first["message_id"]
-    assert broker.peek("parked.shop")[0].headers["nameko.request_id"] == "r-1"
+    assert broker.peek("parked.cafe")[0].headers["nameko.request_id"] == "r-1"
 
 
 def test_a_discarded_message_is_gone(park, cluster, broker):
     park("a", "b", "c")
-    message_id = cluster.shop.list()["messages"][1]["message_id"]
+    message_id = cluster.cafe.list()["messages"][1]["message_id"]
 
-    assert cluster.shop.discard(message_id)
+    assert cluster.cafe.discard(message_id)
 
-    wait_for(lambda: broker.depth("parked.shop") == 2)
-    assert ['"a"' in broker.peek("parked.shop")[0].body, '"c"' in broker.peek("parked.shop")[1].body] == [True, True]
+    wait_for(lambda: broker.depth("parked.cafe") == 2)
+    assert ['"a"' in broker.peek("parked.cafe")[0].body, '"c"' in broker.peek("parked.cafe")[1].body] == [True, True]
 
 
 def test_what_is_not_here_can_neither_be_replayed_nor_discarded(park, cluster, broker):
     park("Torte")
 
-    assert [cluster.shop.replay("other"), cluster.shop.discard("other")] == [False, False]
+    assert [cluster.cafe.replay("other"), cluster.cafe.discard("other")] == [False, False]
 
-    wait_for(lambda: broker.depth("parked.shop") == 1)
+    wait_for(lambda: broker.depth("parked.cafe") == 1)
 
 
-def test_of_many_operators_at_once_one_replays_a_message_and_all_see_the_rest(park, cluster, shop, broker):
+def test_of_many_operators_at_once_one_replays_a_message_and_all_see_the_rest(park, cluster, cafe, broker):
     park("a", "b")
-    message_id = cluster.shop.list()["messages"][1]["message_id"]
-    shop.broken = False
+    message_id = cluster.cafe.list()["messages"][1]["message_id"]
+    cafe.broken = False
 
-    replays = [eventlet.spawn(cluster.shop.replay, message_id) for _ in range(3)]
-    lists = [eventlet.spawn(cluster.shop.list) for _ in range(3)]
+    replays = [eventlet.spawn(cluster.cafe.replay, message_id) for _ in range(3)]
+    lists = [eventlet.spawn(cluster.cafe.list) for _ in range(3)]
 
     assert sorted(replay.wait() for replay in replays) == [False, False, True]
     assert all("b" in str(parked.wait()["messages"]) for parked in lists)
-    wait_for(lambda: shop.displayed == ["a"])
+    wait_for(lambda: cafe.displayed == ["a"])
 
 
 def test_who_asks_while_another_reads_waits_for_the_messages(park, cluster, broker, monkeypatch):
@@ -269,8 +269,8 @@ def test_who_asks_while_another_reads_waits_for_the_messages(park, cluster, brok
     monkeypatch.setattr(Queue, "declare", watched)
     eventlet.spawn(read)
     reading.wait()
-    asking = eventlet.spawn(cluster.shop.list)
-    counting = eventlet.spawn(cluster.shop.count)
+    asking = eventlet.spawn(cluster.cafe.list)
+    counting = eventlet.spawn(cluster.cafe.count)
     wait_for(lambda: len(set(map(id, refused))) == 2)
 
     leave.send()
@@ -281,46 +281,46 @@ def test_who_asks_while_another_reads_waits_for_the_messages(park, cluster, brok
 
 def test_a_message_that_somebody_else_put_there_is_listed_and_can_be_discarded(park, cluster, broker):
     park("Torte")
-    broker.publish(b"\xff", queue="parked.shop", message_id="foreign")
+    broker.publish(b"\xff", queue="parked.cafe", message_id="foreign")
 
-    [_, foreign] = cluster.shop.list()["messages"]
+    [_, foreign] = cluster.cafe.list()["messages"]
 
     assert foreign["message_id"] == "foreign"
-    assert cluster.shop.discard("foreign")
+    assert cluster.cafe.discard("foreign")
 
 
 @pytest.mark.parametrize("message_id", ["", "../x", "x" * 65])
 def test_a_message_whose_id_fits_into_no_address_gets_one_that_stays(run_service, cluster, broker, message_id):
-    run_service(Shop)
-    wait_for(lambda: broker.queue_exists("parked.shop"))
-    broker.publish(b"x", queue="parked.shop", message_id=message_id)
+    run_service(Cafe)
+    wait_for(lambda: broker.queue_exists("parked.cafe"))
+    broker.publish(b"x", queue="parked.cafe", message_id=message_id)
 
-    [[first], [second]] = [cluster.shop.list()["messages"] for _ in range(2)]
+    [[first], [second]] = [cluster.cafe.list()["messages"] for _ in range(2)]
 
     assert first == second
     assert first["message_id"].isalnum() and len(first["message_id"]) <= 64
-    assert cluster.shop.discard(first["message_id"])
-    wait_for(lambda: broker.depth("parked.shop") == 0)
+    assert cluster.cafe.discard(first["message_id"])
+    wait_for(lambda: broker.depth("parked.cafe") == 0)
 
 
 @pytest.mark.parametrize("headers", [{}, {"x-parked-from": "gone"}])
 def test_a_message_that_came_from_no_queue_can_not_be_replayed_and_stays(run_service, cluster, broker, headers):
-    run_service(Shop)
-    wait_for(lambda: broker.queue_exists("parked.shop"))
-    broker.publish(b"x", queue="parked.shop", message_id="foreign", headers=headers)
+    run_service(Cafe)
+    wait_for(lambda: broker.queue_exists("parked.cafe"))
+    broker.publish(b"x", queue="parked.cafe", message_id="foreign", headers=headers)
 
     with pytest.raises(NotReplayable):
-        cluster.shop.replay("foreign")
+        cluster.cafe.replay("foreign")
 
-    assert cluster.shop.count() == 1
+    assert cluster.cafe.count() == 1
 
 
 def test_what_can_not_be_replayed_is_given_back_before_the_next_one_asks(run_service, cluster, broker):
-    run_service(Shop)
-    wait_for(lambda: broker.queue_exists("parked.shop"))
-    broker.publish(b"x", queue="parked.shop", message_id="foreign")
+    run_service(Cafe)
+    wait_for(lambda: broker.queue_exists("parked.cafe"))
+    broker.publish(b"x", queue="parked.cafe", message_id="foreign")
 
-    replays = [eventlet.spawn(refusal_of, cluster.shop.replay, "foreign") for _ in range(4)]
+    replays = [eventlet.spawn(refusal_of, cluster.cafe.replay, "foreign") for _ in range(4)]
 
     assert [replay.wait() for replay in replays] == [NotReplayable] * 4
 
@@ -333,9 +333,9 @@ def test_a_forged_header_is_none_and_the_rest_of_the_list_is_there(park, cluster
     park("Torte")
     sound = {"x-parked-at": 7, "x-parked-from": QUEUE, "x-parked-reason": "no plate", "x-parked-attempts": 3}
     for value in ODD:
-        broker.publish(b"x", queue="parked.shop", headers={**sound, name: value})
+        broker.publish(b"x", queue="parked.cafe", headers={**sound, name: value})
 
-    parked = cluster.shop.list()
+    parked = cluster.cafe.list()
 
     field = {"x-parked-at": "parked_at", "x-parked-from": "queue"}.get(name, name.removeprefix("x-parked-"))
     assert parked["total"] == len(parked["messages"]) == 1 + len(ODD)
@@ -343,7 +343,7 @@ def test_a_forged_header_is_none_and_the_rest_of_the_list_is_there(park, cluster
     texts = {"x-parked-from": {"yesterday"}, "x-parked-reason": {"yesterday", "x" * 500, "ä" * 200}}.get(name, set())
     assert set(given) == {None} | texts
     # Neither one from a queue that can't be nor one whose queue is gone harms those beside it.
-    assert cluster.shop.replay_all(reason="no plate")["left"] == 0
+    assert cluster.cafe.replay_all(reason="no plate")["left"] == 0
 
 
 def test_headers_that_can_not_be_decoded_break_no_list(park, cluster, broker):
@@ -354,100 +354,100 @@ def test_headers_that_can_not_be_decoded_break_no_list(park, cluster, broker):
             # No year that Python knows.
             serialized = message._serialize_properties().replace(struct.pack(">q", 253370764800), b"\x7f" + b"\xff" * 7)
             message._serialize_properties = lambda serialized=serialized: serialized
-            channel.basic_publish(message, exchange="", routing_key="parked.shop")
-    wait_for(lambda: broker.depth("parked.shop") == 3)
+            channel.basic_publish(message, exchange="", routing_key="parked.cafe")
+    wait_for(lambda: broker.depth("parked.cafe") == 3)
 
-    parked = cluster.shop.list()
+    parked = cluster.cafe.list()
 
     assert [message["body"] for message in parked["messages"] if message["parked_at"] is None] == ["x", "x"]
-    assert cluster.shop.discard(parked["messages"][1]["message_id"])
-    assert sums(work_off(cluster.shop.discard_all)) == [2, 0]
+    assert cluster.cafe.discard(parked["messages"][1]["message_id"])
+    assert sums(work_off(cluster.cafe.discard_all)) == [2, 0]
 
 
 # Many
 
 
-def test_of_very_many_the_oldest_are_listed_and_can_be_replayed_and_discarded(park, cluster, shop, broker):
+def test_of_very_many_the_oldest_are_listed_and_can_be_replayed_and_discarded(park, cluster, cafe, broker):
     container = park("first", "second")
     assert container
-    [first, second] = [message["message_id"] for message in reversed(cluster.shop.list()["messages"])]
+    [first, second] = [message["message_id"] for message in reversed(cluster.cafe.list()["messages"])]
     headers = {"x-parked-from": QUEUE, "x-parked-reason": "not JSON", "x-parked-at": 2_000_000_000}
     send_copies(broker, 40_000, headers)
-    broker.publish(b"last", queue="parked.shop", message_id="last", headers=headers)
-    wait_for(lambda: broker.depth("parked.shop") == 40_003, seconds=30)
-    shop.broken = False
+    broker.publish(b"last", queue="parked.cafe", message_id="last", headers=headers)
+    wait_for(lambda: broker.depth("parked.cafe") == 40_003, seconds=30)
+    cafe.broken = False
 
-    lists = [eventlet.spawn(cluster.shop.list) for _ in range(3)]
-    counts = [eventlet.spawn(cluster.shop.count) for _ in range(3)]
+    lists = [eventlet.spawn(cluster.cafe.list) for _ in range(3)]
+    counts = [eventlet.spawn(cluster.cafe.count) for _ in range(3)]
 
     assert [(page.wait()["total"], len(page.wait()["messages"])) for page in lists] == [(40_003, 50)] * 3
     assert [count.wait() for count in counts] == [40_003] * 3
-    assert [message["message_id"] for message in cluster.shop.list(2, 998)["messages"]] == [second, first]
-    assert cluster.shop.replay(first)
-    wait_for(lambda: shop.displayed == ["first"])
-    assert cluster.shop.discard(second)
+    assert [message["message_id"] for message in cluster.cafe.list(2, 998)["messages"]] == [second, first]
+    assert cluster.cafe.replay(first)
+    wait_for(lambda: cafe.displayed == ["first"])
+    assert cluster.cafe.discard(second)
     with pytest.raises(TooManyParked) as refusal:
-        cluster.shop.discard("last")
+        cluster.cafe.discard("last")
     assert (refusal.value.looked_at, refusal.value.total) == (1000, 40_001)
-    assert cluster.shop.discard_all(reason="not JSON") == {"done": 500, "kept": 0, "left": 39_501}
+    assert cluster.cafe.discard_all(reason="not JSON") == {"done": 500, "kept": 0, "left": 39_501}
 
 
 @pytest.mark.parametrize("queue_type", ["classic", "quorum"])
 def test_all_of_a_reason_are_discarded_however_deep_they_lie(run_service, cluster, broker, monkeypatch, queue_type):
     monkeypatch.setattr(parking, "BATCH_MESSAGES", 40)
-    run_service(Shop, EVENT_QUEUE_TYPE=queue_type)
-    wait_for(lambda: broker.queue_exists("parked.shop"))
+    run_service(Cafe, EVENT_QUEUE_TYPE=queue_type)
+    wait_for(lambda: broker.queue_exists("parked.cafe"))
     for number, reason in ((100, "no plate"), (30, "not JSON: line 1"), (5, "no plate")):
         send_copies(broker, number, {"x-parked-from": QUEUE, "x-parked-reason": reason})
-    wait_for(lambda: broker.depth("parked.shop") == 135)
+    wait_for(lambda: broker.depth("parked.cafe") == 135)
 
-    answers = work_off(cluster.shop.discard_all, reason="not JSON")
+    answers = work_off(cluster.cafe.discard_all, reason="not JSON")
 
     assert (sums(answers), len(answers)) == ([30, 105], 4)
-    assert {message["reason"] for message in cluster.shop.list(limit=1000)["messages"]} == {"no plate"}
-    assert sums(work_off(cluster.shop.discard_all, queue="other")) == [0, 105]
-    assert sums(work_off(cluster.shop.discard_all, queue=QUEUE)) == [105, 0]
-    assert cluster.shop.count() == 0
+    assert {message["reason"] for message in cluster.cafe.list(limit=1000)["messages"]} == {"no plate"}
+    assert sums(work_off(cluster.cafe.discard_all, queue="other")) == [0, 105]
+    assert sums(work_off(cluster.cafe.discard_all, queue=QUEUE)) == [105, 0]
+    assert cluster.cafe.count() == 0
 
 
 def test_all_are_replayed_and_what_fails_again_is_replayed_but_once(park, cluster, broker, monkeypatch):
     monkeypatch.setattr(parking, "BATCH_MESSAGES", 3)
     park(*"abcdefgh")
 
-    answers = work_off(cluster.shop.replay_all)
+    answers = work_off(cluster.cafe.replay_all)
 
     assert sums(answers) == [8, 0]
-    wait_for(lambda: broker.depth("parked.shop") == 8 and broker.depth(QUEUE) == 0)
+    wait_for(lambda: broker.depth("parked.cafe") == 8 and broker.depth(QUEUE) == 0)
 
 
-def test_what_can_not_be_replayed_stands_in_no_other_s_way(park, cluster, shop, broker, monkeypatch):
+def test_what_can_not_be_replayed_stands_in_no_other_s_way(park, cluster, cafe, broker, monkeypatch):
     monkeypatch.setattr(parking, "BATCH_MESSAGES", 3)
     park("Torte")
     for _ in range(7):
-        broker.publish(b"x", queue="parked.shop", headers={"x-parked-from": "gone"})
-    send_copies(broker, 1, {"x-parked-from": QUEUE}, body=broker.peek("parked.shop")[0].body.encode())
-    wait_for(lambda: broker.depth("parked.shop") == 9)
-    shop.broken = False
+        broker.publish(b"x", queue="parked.cafe", headers={"x-parked-from": "gone"})
+    send_copies(broker, 1, {"x-parked-from": QUEUE}, body=broker.peek("parked.cafe")[0].body.encode())
+    wait_for(lambda: broker.depth("parked.cafe") == 9)
+    cafe.broken = False
 
-    answers = work_off(cluster.shop.replay_all)
+    answers = work_off(cluster.cafe.replay_all)
 
     assert sums(answers) == [2, 7]
-    wait_for(lambda: shop.displayed == ["Torte", "Torte"])
-    assert cluster.shop.list()["total"] == 7
+    wait_for(lambda: cafe.displayed == ["Torte", "Torte"])
+    assert cluster.cafe.list()["total"] == 7
 
 
 def test_large_messages_are_looked_at_a_few_at_a_time(run_service, cluster, broker, monkeypatch):
     monkeypatch.setattr(parking, "WINDOW_BYTES", 200_000)
     monkeypatch.setattr(parking, "CHUNK_MESSAGES", 2)
-    run_service(Shop)
-    wait_for(lambda: broker.queue_exists("parked.shop"))
+    run_service(Cafe)
+    wait_for(lambda: broker.queue_exists("parked.cafe"))
     send_copies(broker, 10, {}, body=b"x" * 100_000)
-    wait_for(lambda: broker.depth("parked.shop") == 10)
+    wait_for(lambda: broker.depth("parked.cafe") == 10)
 
-    parked = cluster.shop.list()
+    parked = cluster.cafe.list()
 
     assert (len(parked["messages"]), parked["total"]) == (2, 10)
-    wait_for(lambda: broker.depth("parked.shop") == 10)
+    wait_for(lambda: broker.depth("parked.cafe") == 10)
 
 
 def test_who_waits_for_others_in_vain_is_told_so(park, cluster, monkeypatch):
@@ -457,8 +457,8 @@ def test_who_waits_for_others_in_vain_is_told_so(park, cluster, monkeypatch):
     refusals = []
 
     with lot._turn():
-        refusals += [refusal_of(call) for call in (cluster.shop.list, cluster.shop.replay_all)]
-        counted = cluster.shop.count()
+        refusals += [refusal_of(call) for call in (cluster.cafe.list, cluster.cafe.replay_all)]
+        counted = cluster.cafe.count()
 
     assert refusals == [ParkingLotBusy] * 2
     assert counted == 1
@@ -466,17 +466,17 @@ def test_who_waits_for_others_in_vain_is_told_so(park, cluster, monkeypatch):
 
 @pytest.mark.parametrize("deaths", ["gone", 7, ["gone"], [{}], [{"queue": "q", "reason": 7, "time": "noon"}]])
 def test_a_message_whose_death_somebody_made_up_is_listed_like_others(run_service, cluster, broker, deaths):
-    run_service(Shop)
-    wait_for(lambda: broker.queue_exists("parked.shop"))
-    broker.publish(b"x", queue="parked.shop", message_id="foreign", headers={"x-death": deaths})
+    run_service(Cafe)
+    wait_for(lambda: broker.queue_exists("parked.cafe"))
+    broker.publish(b"x", queue="parked.cafe", message_id="foreign", headers={"x-death": deaths})
 
-    [message] = cluster.shop.list()["messages"]
+    [message] = cluster.cafe.list()["messages"]
 
     assert (message["queue"], message["reason"], message["parked_at"]) == (None, None, None)
 
 
-def test_without_the_broker_the_parking_queue_is_unavailable(run_service, shop, proxy):
-    container = run_service(shop, AMQP_URI=proxy.uri)
+def test_without_the_broker_the_parking_queue_is_unavailable(run_service, cafe, proxy):
+    container = run_service(cafe, AMQP_URI=proxy.uri)
     [lot] = [provider for provider in container.dependencies if isinstance(provider, ParkingLot)]
     proxy.go_away()
 
@@ -484,10 +484,10 @@ def test_without_the_broker_the_parking_queue_is_unavailable(run_service, shop, 
         lot.list(50)
 
 
-def test_a_broker_that_hangs_is_given_up(run_service, shop, proxy):
-    container = run_service(shop, AMQP_URI=proxy.uri)
+def test_a_broker_that_hangs_is_given_up(run_service, cafe, proxy):
+    container = run_service(cafe, AMQP_URI=proxy.uri)
     [lot] = [provider for provider in container.dependencies if isinstance(provider, ParkingLot)]
-    proxy.hold_at(b"parked.shop")
+    proxy.hold_at(b"parked.cafe")
 
     with eventlet.Timeout(10, AssertionError("the list hangs")), pytest.raises(ServiceUnavailable):
         lot.list(50)

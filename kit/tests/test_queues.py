@@ -15,13 +15,13 @@ from nameko_reliable.parking import ParkingLot
 from nameko_reliable.rpc import rpc
 from nameko_reliable.testing.waiting import wait_for
 
-QUEUE = "evt-bakery-cake.baked--shop.display"
+QUEUE = "evt-bakery-cake.baked--cafe.display"
 QUORUM = {"EVENT_QUEUE_TYPE": "quorum"}
 
 
-def shop_of(handler, **options):
-    class Shop:
-        name = "shop"
+def cafe_of(handler, **options):
+    class Cafe:
+        name = "cafe"
 
         parking = ParkingLot()
 
@@ -37,7 +37,7 @@ def shop_of(handler, **options):
         def replay(self, message_id):
             return self.parking.replay(message_id)
 
-    return Shop
+    return Cafe
 
 
 class Bakery:
@@ -65,24 +65,24 @@ def test_what_comes_back_too_often_is_parked_with_its_reason_and_can_be_replayed
         if len(tries) == 3:
             raise ZeroDivisionError
 
-    run_service(shop_of(display, pauses_seconds=(1,)), AMQP_URI=proxy.uri, **QUORUM)
+    run_service(cafe_of(display, pauses_seconds=(1,)), AMQP_URI=proxy.uri, **QUORUM)
     event = CakeBaked(cake="Torte")
     broker.publish(to_payload(event), queue=QUEUE, headers={"nameko.request_id": "r-1", "x-attempt": 1})
     for number in (1, 2):
         wait_for(lambda number=number: len(tries) == number)
         proxy.cut()
 
-    wait_for(lambda: broker.depth("parked.shop") == 1 and broker.consumers("rpc-shop"))
-    [message] = cluster.shop.list()["messages"]
+    wait_for(lambda: broker.depth("parked.cafe") == 1 and broker.consumers("rpc-cafe"))
+    [message] = cluster.cafe.list()["messages"]
     leave.send()
 
     assert (message["queue"], message["attempts"]) == (QUEUE, None)
     assert message["reason"] == "came back unanswered too often: its handlers died, or lost the broker"
     assert message["parked_at"].endswith("Z")
-    assert cluster.shop.replay(message["message_id"])
+    assert cluster.cafe.replay(message["message_id"])
     # It fails once more, and comes back from the delay queue: no circle, in the broker's eyes.
     wait_for(lambda: tries == ["Torte"] * 4)
-    wait_for(lambda: broker.depth(QUEUE) == broker.depth("delay.1s") == broker.depth("parked.shop") == 0)
+    wait_for(lambda: broker.depth(QUEUE) == broker.depth("delay.1s") == broker.depth("parked.cafe") == 0)
 
 
 def test_a_parked_message_may_be_looked_at_more_often_than_any_limit(run_service, cluster, broker, monkeypatch):
@@ -91,12 +91,12 @@ def test_a_parked_message_may_be_looked_at_more_often_than_any_limit(run_service
     def display(event):
         raise ZeroDivisionError
 
-    run_service(shop_of(display, pauses_seconds=()), **QUORUM)
+    run_service(cafe_of(display, pauses_seconds=()), **QUORUM)
     for cake in "ab":
         broker.publish(to_payload(CakeBaked(cake=cake)), queue=QUEUE)
-    wait_for(lambda: broker.depth("parked.shop") == 2)
+    wait_for(lambda: broker.depth("parked.cafe") == 2)
 
-    lists = [cluster.shop.list() for _ in range(25)]
+    lists = [cluster.cafe.list() for _ in range(25)]
 
     assert all(parked == lists[0] for parked in lists)
     assert lists[0]["total"] == 2
@@ -111,13 +111,13 @@ def test_events_outlive_the_broker_wherever_they_are(run_service, tables, own_br
     def display(event):
         seen.append(event.cake)
         if event.cake in broken:
-            raise DatabaseUnavailable("shop") if event.cake == "held" else ZeroDivisionError
+            raise DatabaseUnavailable("cafe") if event.cake == "held" else ZeroDivisionError
 
     bakery = run_service(Bakery, **settings)
-    shop = run_service(shop_of(display, pauses_seconds=(3,)), **settings)
+    cafe = run_service(cafe_of(display, pauses_seconds=(3,)), **settings)
     with ClusterRpcProxy(settings, timeout=20) as rpc:
         rpc.bakery.bake("parked")
-        wait_for(lambda: rpc.shop.list()["total"] == 1)
+        wait_for(lambda: rpc.cafe.list()["total"] == 1)
         rpc.bakery.bake("delayed", "held")
         wait_for(lambda: {"delayed", "held"} <= set(seen))
         # It may come back before the broker dies.
@@ -131,4 +131,4 @@ def test_events_outlive_the_broker_wherever_they_are(run_service, tables, own_br
         own_broker.wait_until_ready()
 
         wait_for(lambda: {*seen[3:]} == {"delayed", "held", "new"})
-    assert [provider.list(9)["total"] for provider in shop.dependencies if isinstance(provider, ParkingLot)] == [1]
+    assert [provider.list(9)["total"] for provider in cafe.dependencies if isinstance(provider, ParkingLot)] == [1]

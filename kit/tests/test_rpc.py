@@ -53,8 +53,8 @@ class Bakery:
         raise ZeroDivisionError("burnt")
 
 
-class Shop:
-    name = "shop"
+class Cafe:
+    name = "cafe"
 
     cluster = ClusterClient()
     context = Context()
@@ -105,10 +105,10 @@ def test_namekos_own_client_can_call(run_service, rpc):
 
 def test_an_error_of_a_known_class_arrives_as_itself_also_through_a_nested_call(run_service, cluster):
     run_service(Bakery)
-    run_service(Shop)
+    run_service(Cafe)
 
     with pytest.raises(TooFewEggs) as refusal:
-        cluster.shop.break_eggs()
+        cluster.cafe.break_eggs()
 
     assert (refusal.value.wanted, refusal.value.left) == (7, 2)
 
@@ -122,9 +122,9 @@ def test_an_error_of_another_class_is_a_remote_error(run_service, cluster):
 
 def test_the_request_id_travels(run_service, cluster):
     run_service(Bakery)
-    run_service(Shop)
+    run_service(Cafe)
 
-    answer = cluster.within(5, request_id="r-1").shop.order()
+    answer = cluster.within(5, request_id="r-1").cafe.order()
 
     assert answer["nested"]["request_id"] == "r-1"
 
@@ -167,10 +167,10 @@ def test_replicas_share_the_calls(run_service, cluster):
 
 def test_a_deadline_travels_and_a_nested_call_inherits_it_less_half_a_second(run_service, cluster):
     run_service(Bakery)
-    run_service(Shop)
+    run_service(Cafe)
     called_at = time.monotonic()
 
-    answer = cluster.within(3).shop.order()
+    answer = cluster.within(3).cafe.order()
 
     seconds = time.monotonic() - called_at
     assert called_at + 3 <= answer["own"] <= called_at + 3 + seconds
@@ -442,7 +442,7 @@ def test_a_stopping_service_finishes_what_it_has_begun(run_service, cluster):
 
 def test_while_the_broker_is_away_calls_fail_at_once_and_afterwards_work_again(run_service, cluster_of, proxy):
     run_service(Bakery)
-    cluster = cluster_of(Shop, AMQP_URI=proxy.uri)
+    cluster = cluster_of(Cafe, AMQP_URI=proxy.uri)
     cluster.bakery.bake("Torte")
     proxy.go_away()
 
@@ -484,7 +484,7 @@ def test_calls_under_way_fail_at_once_with_the_connection(run_service, cluster_o
             leave.wait()
 
     run_service(Bakery)
-    cluster = cluster_of(Shop, AMQP_URI=proxy.uri)
+    cluster = cluster_of(Cafe, AMQP_URI=proxy.uri)
     calls = [eventlet.spawn(outcome, cluster.bakery.bake) for _ in range(5)]
     wait_for(lambda: len(begun) == 5)
 
@@ -498,9 +498,9 @@ def test_calls_under_way_fail_at_once_with_the_connection(run_service, cluster_o
 def test_a_call_waits_for_no_answer_that_could_not_reach_it(run_service, cluster_of, proxy):
     """Between two connections, when the reply queue isn't declared yet."""
     run_service(Bakery)
-    cluster = cluster_of(Shop, AMQP_URI=proxy.uri)
+    cluster = cluster_of(Cafe, AMQP_URI=proxy.uri)
     cluster.bakery.bake("Torte")
-    proxy.hold_at(b"rpc.reply-shop-")
+    proxy.hold_at(b"rpc.reply-cafe-")
     proxy.cut()
     wait_for(lambda: cluster._client.listener.consumers._channel is None)
     wait_for(lambda: not proxy._may_speak.ready())

@@ -18,7 +18,7 @@ from nameko_reliable.telemetry.tracing import MAX_QUEUED, Operation, Tracer, Tra
 from nameko_reliable.testing.waiting import wait_for
 from test_rpc import TooFewEggs
 
-QUEUE = "evt-bakery-cake.baked--shop.display"
+QUEUE = "evt-bakery-cake.baked--cafe.display"
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331"
 KEPT, UNKEPT = f"{CALLER}-01", f"{CALLER}-00"
 SECRET = "ada@bakery.example"
@@ -62,8 +62,8 @@ class Kitchen:
         return getattr(self.cluster.bakery, method)(*arguments)
 
 
-class Shop:
-    name = "shop"
+class Cafe:
+    name = "cafe"
 
     tracing = Tracing()
     db = Database()
@@ -99,9 +99,9 @@ def lines():
 def services(run_service, tables, calls, soon, broker, config):
     """`services(Bakery, **settings)` runs them; `call(method, *args, traceparent=…)` is a caller's message."""
     with broker.channel() as channel:
-        handler_queue(CakeBaked, "shop", "display", config)(channel).declare()
+        handler_queue(CakeBaked, "cafe", "display", config)(channel).declare()
     bakery = tables("bakery")
-    tables("shop")
+    tables("cafe")
 
     def call(method, *arguments, traceparent=None):
         before = len(calls.answers())
@@ -117,7 +117,7 @@ def services(run_service, tables, calls, soon, broker, config):
 
 
 def test_a_trace_goes_through_calls_statements_and_the_outbox_to_the_handler(services, collector):
-    call = services(Bakery, Kitchen, Shop, **collector.settings)
+    call = services(Bakery, Kitchen, Cafe, **collector.settings)
 
     call("kitchen.order", "bake", "Torte", traceparent=KEPT)
 
@@ -141,8 +141,8 @@ def test_a_trace_goes_through_calls_statements_and_the_outbox_to_the_handler(ser
 
 
 def test_a_message_that_is_tried_again_stays_in_its_trace(services, collector, monkeypatch):
-    monkeypatch.setattr(Shop, "failures", [ZeroDivisionError(SECRET)])
-    call = services(Bakery, Shop, **collector.settings)
+    monkeypatch.setattr(Cafe, "failures", [ZeroDivisionError(SECRET)])
+    call = services(Bakery, Cafe, **collector.settings)
 
     call("bakery.bake", "Torte", traceparent=KEPT)
 

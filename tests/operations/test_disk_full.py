@@ -65,7 +65,7 @@ def test_a_database_whose_disk_is_full_is_not_ready_and_takes_everything_up_agai
 
     fill(small_disk)
 
-    assert products.get("/readyz").text == "The database's disk is full.\n"
+    wait_for(lambda: products.get("/readyz").text == "The database's disk is full.\n")
     health = requests.get(f"http://127.0.0.1:{port}/health").json()
     assert health["services"]["products"]["status"] == "down"
     with pytest.raises(DatabaseUnavailable):

@@ -30,7 +30,7 @@ COPY --from=docs /docs/node_modules/swagger-ui-dist/LICENSE \
 COPY alembic.ini config.yaml deploy/docker/entrypoint ./
 COPY templates templates
 COPY migrations migrations
-COPY scripts scripts
+COPY ops ops
 COPY contracts contracts
 COPY extensions extensions
 COPY services services

@@ -5,15 +5,15 @@ VENV = .venv/bin
 
 # The whole shop on this machine, until Ctrl-C.
 run: .venv/installed
-	@$(VENV)/python -m scripts.run
+	@$(VENV)/python -m dev.run
 
 # The same with hot reload of the storefront.
 dev: .venv/installed
-	@$(VENV)/python -m scripts.run dev
+	@$(VENV)/python -m dev.run dev
 
 # The same without the services, which are then run by hand, in a debugger or from an editor.
 infrastructure: .venv/installed
-	@$(VENV)/python -m scripts.run infrastructure
+	@$(VENV)/python -m dev.run infrastructure
 
 # All tests, on infrastructure of their own: beside a running shop, too. TESTS=tests/orders runs some,
 # TESTS=frontend the frontend's.
@@ -21,12 +21,12 @@ TESTS ?=
 # Eventlet's deprecation warning, wherever it is imported first.
 test: export PYTHONWARNINGS = ignore:::nameko.cli.commands,ignore:::nameko.containers
 test: .venv/installed
-	@$(VENV)/python -m scripts.test $(TESTS)
+	@$(VENV)/python -m dev.test $(TESTS)
 
 # And what of the Python code they never reach.
 coverage: export PYTHONWARNINGS = ignore:::nameko.cli.commands,ignore:::nameko.containers,ignore:::coverage.collector
 coverage: .venv/installed
-	@$(VENV)/python -m scripts.test --coverage $(TESTS)
+	@$(VENV)/python -m dev.test --coverage $(TESTS)
 
 # docker-compose.yml for real, on an engine of its own where none answers: some minutes.
 test-docker: export PYTHONWARNINGS = ignore:::nameko.cli.commands,ignore:::nameko.containers
@@ -55,17 +55,17 @@ lint: .venv/installed
 	@$(VENV)/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
 	@PATH=$(VENV):$$PATH jactionlint --no-hints
 	@$(VENV)/zizmor --quiet --offline .
-	@$(VENV)/python -m scripts.chart
-	@$(VENV)/python -m scripts.npm
+	@$(VENV)/python -m dev.chart
+	@$(VENV)/python -m dev.npm
 	@cd frontend && npm run --silent lint
 
 # The frontend's types of the HTTP API, after a change of the API.
 client: export PYTHONWARNINGS = ignore:::nameko.extensions
 client: .venv/installed
-	@$(VENV)/python -m scripts.client
+	@$(VENV)/python -m dev.client
 
 .venv/installed: requirements.txt requirements-dev.txt kit/pyproject.toml
-	@$(PYTHON) scripts/make_venv.py
+	@$(PYTHON) dev/make_venv.py
 
 # After a change in requirements*.in. The environment's package index is not written down.
 lock: .venv/installed
@@ -75,5 +75,5 @@ lock: .venv/installed
 
 # Forgets all that `make` made, the demo shop's data among it.
 clean:
-	rm -rf .venv .local .coverage* .*_cache .hypothesis kit/src/*.egg-info scripts/mail/node_modules \
+	rm -rf .venv .local .coverage* .*_cache .hypothesis kit/src/*.egg-info dev/mail/node_modules \
 		gateway/docs/node_modules frontend/node_modules frontend/dist frontend/dist-new frontend/screenshots frontend/test-results

@@ -21,12 +21,12 @@ from nameko.standalone.rpc import ClusterRpcProxy
 
 from benchmarks.load import Failed
 from contracts.types import SERVICES
+from dev import npm
+from dev.programs import require_programs
+from dev.servers import make_databases, passwords_of, postgres_of, rabbitmq_of
+from dev.settings import DEFAULT_PORTS, ROOT, Settings
 from nameko_reliable.testing.servers import PostgresServer, RabbitMQServer, Server
 from nameko_reliable.testing.waiting import wait_for
-from scripts import npm
-from scripts.programs import require_programs
-from scripts.servers import make_databases, passwords_of, postgres_of, rabbitmq_of
-from scripts.settings import DEFAULT_PORTS, ROOT, Settings
 from tests.infrastructure.smtp import Smtp
 
 PARTS = (*SERVICES, "gateway")
@@ -100,11 +100,11 @@ class Shop:
         make_databases(self.servers["postgres"].postgres, passwords_of(self.settings))
         environment = self.settings.environment()
         subprocess.run(
-            [sys.executable, "-m", "scripts.migrate"], cwd=ROOT, env=environment, check=True, capture_output=True
+            [sys.executable, "-m", "ops.migrate"], cwd=ROOT, env=environment, check=True, capture_output=True
         )
         self.scale()
         demo = {**environment, "DEMO_PASSWORD": PASSWORD}
-        subprocess.run([sys.executable, "scripts/seed.py"], cwd=ROOT, env=demo, check=True, capture_output=True)
+        subprocess.run([sys.executable, "ops/seed.py"], cwd=ROOT, env=demo, check=True, capture_output=True)
         with self.rpc() as rpc:
             for product in self.products():
                 # Nobody is to find it sold out.

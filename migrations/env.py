@@ -10,7 +10,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
 from nameko_reliable.postgres import WRITABLE_HOST, database_url
-from scripts.migrate import database_uris
+from ops.migrate import database_uris
 
 service = context.config.config_ini_section
 url = database_url(database_uris(service)[service])

@@ -18,7 +18,7 @@ export default async function startShop() {
   chmodSync(folder, 0o711)
   const local = join(folder, 'local')
   const environment = Object.fromEntries(Object.entries(process.env).filter(([name]) => !NOT_OURS.test(name)))
-  const shop = spawn(join(ROOT, '.venv/bin/python'), ['-m', 'scripts.run'], {
+  const shop = spawn(join(ROOT, '.venv/bin/python'), ['-m', 'dev.run'], {
     cwd: ROOT,
     env: {
       ...environment,

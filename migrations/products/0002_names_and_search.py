@@ -1,7 +1,7 @@
 """SKUs are compared, and products found, by columns that the service fills; texts are in NFC.
 
 Of SKUs that clash the oldest product's gets the key; the others stay as they are, without one, until
-scripts/normalize_names.py renames them. So does a SKU that the release before writes meanwhile.
+ops/normalize_names.py renames them. So does a SKU that the release before writes meanwhile.
 
 Revision ID: 0002
 Revises: 0001

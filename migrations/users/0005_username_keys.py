@@ -1,7 +1,7 @@
 """Names of accounts are compared as people read them: by a key that the service fills.
 
 Of names that clash the oldest account's gets the key; the others stay as they are, without one, until
-scripts/normalize_names.py renames them. So does a name that the release before writes meanwhile.
+ops/normalize_names.py renames them. So does a name that the release before writes meanwhile.
 
 Revision ID: 0005
 Revises: 0004

@@ -8,7 +8,7 @@ from contracts.products import ProductRequest
 from contracts.types import load
 
 ROOT = Path(__file__).parents[2]
-CATALOGUE = yaml.safe_load((ROOT / "scripts" / "catalogue.yaml").read_text())
+CATALOGUE = yaml.safe_load((ROOT / "ops" / "catalogue.yaml").read_text())
 PUBLIC = ROOT / "frontend" / "public"
 # What draws, and nothing that runs, speaks or fetches.
 DRAWING = {"svg", "g", "defs", "use", "clipPath", "pattern", "path", "rect", "circle", "ellipse"}

@@ -1,4 +1,4 @@
-from scripts import client
+from dev import client
 
 
 def test_the_frontends_types_are_those_of_the_api():

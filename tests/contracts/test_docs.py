@@ -2,9 +2,9 @@ import re
 
 import pytest
 
-from scripts.settings import ROOT
+from dev.settings import ROOT
 
-FOLDERS = "contracts|kit|services|gateway|frontend|templates|migrations|scripts|tests|docs"
+FOLDERS = "contracts|kit|services|gateway|frontend|templates|migrations|dev|ops|benchmarks|tests|docs"
 # docs/extending.md names what its reader is about to write.
 PAGES = [ROOT / "README.md", *(page for page in (ROOT / "docs").rglob("*.md") if page.name != "extending.md")]
 

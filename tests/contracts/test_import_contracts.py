@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts.settings import ROOT
+from dev.settings import ROOT
 
-COPIED = ["pyproject.toml", "scripts/import_contracts.py", "contracts", "services", "gateway", "kit/src"]
+COPIED = ["pyproject.toml", "dev/import_contracts.py", "contracts", "services", "gateway", "kit/src"]
 ONE_WAY = "Imports go one way"
 OWN = "A service imports no other service"
 FREE = "Contracts and models are free of machinery"

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from contracts.types import SERVICES
-from scripts.settings import ROOT
+from dev.settings import ROOT
 
 MACHINERY = {"amqp", "eventlet", "kombu", "prometheus_client", "psycogreen"}
 KIT = ("messages", "errors", "tables", "sessions")

@@ -8,7 +8,7 @@ import pytest
 
 from contracts.production import demo_settings
 from contracts.settings import ShopSettings
-from scripts.settings import ROOT
+from dev.settings import ROOT
 
 MODULES = ["gateway", "services.users", "services.products", "services.orders", "services.notifications"]
 

@@ -8,8 +8,8 @@ import yaml
 from nameko.cli.main import setup_yaml_parser
 
 from contracts.settings import ShopSettings
+from dev.settings import ROOT
 from nameko_reliable.settings import checked
-from scripts.settings import ROOT
 from tests.infrastructure.certificates import Authority
 
 AMQP_URI = "amqp://localhost"

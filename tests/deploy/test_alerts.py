@@ -5,7 +5,7 @@ import subprocess
 
 import yaml
 
-from scripts.settings import ROOT
+from dev.settings import ROOT
 
 RULES = ROOT / "deploy" / "prometheus" / "alerts.yml"
 RULE_TESTS = ROOT / "deploy" / "prometheus" / "alerts_test.yml"

@@ -11,11 +11,11 @@ from contracts import every_event
 from contracts.production import demo_settings
 from contracts.settings import ShopSettings
 from contracts.types import SERVICES
+from dev import chart
+from dev.settings import ROOT
 from gateway.server import STOP_SECONDS
 from nameko_reliable.events import handler_queue
 from nameko_reliable.settings import checked
-from scripts import chart
-from scripts.settings import ROOT
 
 helm_python = pytest.importorskip("helm_python", reason="Helm's library has no build for this machine")
 

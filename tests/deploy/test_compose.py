@@ -17,10 +17,10 @@ from nameko.cli.main import setup_yaml_parser
 from contracts.production import demo_settings
 from contracts.settings import ShopSettings
 from contracts.types import SERVICES
+from dev.settings import DEFAULT_PORTS, NO_EVENTLET_WARNING, ROOT
+from dev.sign_in_provider import PEOPLE
 from gateway.routes import docs
 from nameko_reliable.settings import checked
-from scripts.settings import DEFAULT_PORTS, NO_EVENTLET_WARNING, ROOT
-from scripts.sign_in_provider import PEOPLE
 
 COMPOSE = ROOT / "docker-compose.yml"
 PROCESSES = (*SERVICES, "gateway")
@@ -281,7 +281,7 @@ def test_the_sign_in_provider_knows_the_people_of_make_run(containers):
 
 
 def test_the_mail_catcher_and_the_sign_in_provider_are_those_of_make_run(containers):
-    maildev = json.loads((ROOT / "scripts" / "mail" / "package.json").read_text())["dependencies"]["maildev"]
+    maildev = json.loads((ROOT / "dev" / "mail" / "package.json").read_text())["dependencies"]["maildev"]
     provider = re.search(r"^oidc-provider-mock==(\S+)", (ROOT / "requirements-dev.txt").read_text(), re.MULTILINE)[1]
 
     assert containers["maildev"]["image"].endswith(f":{maildev}")
@@ -340,12 +340,13 @@ def test_a_data_source_links_to_one_that_exists():
 
 def test_the_image_has_what_operators_run_in_it():
     pages = [(ROOT / "docs" / page).read_text() for page in ("docker.md", "operations.md", "queues.md")]
-    commands = set(re.findall(r"python -m scripts\.(\w+)", "".join(pages)))
+    commands = set(re.findall(r"python -m ops\.(\w+)", "".join(pages)))
 
     kept = (ROOT / ".dockerignore").read_text().splitlines()
 
     assert commands == {"migrate", "change_queues", "normalize_names", "resend"}
-    assert {f"!scripts/{command}.py" for command in commands} <= set(kept)
+    assert "!ops" in kept
+    assert commands <= {path.stem for path in (ROOT / "ops").glob("*.py")}
 
 
 def test_the_images_context_has_what_the_kits_wheel_is_built_from_and_no_more():

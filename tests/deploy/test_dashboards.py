@@ -11,8 +11,8 @@ import yaml
 from prometheus_client import REGISTRY
 
 from contracts.types import SERVICES
+from dev.settings import ROOT
 from nameko_reliable.telemetry.registry import KIT
-from scripts.settings import ROOT
 from tests.deploy.test_alerts import ALERTS
 
 DASHBOARDS = {

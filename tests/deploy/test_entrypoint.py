@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from scripts.settings import ROOT
+from dev.settings import ROOT
 
 ENTRYPOINT = ROOT / "deploy" / "docker" / "entrypoint"
 SAY = ("sh", "-c", 'printf "%s" "$JWT_SECRET"')

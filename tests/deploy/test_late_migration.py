@@ -9,9 +9,9 @@ import psycopg2
 import pytest
 
 from contracts.types import SERVICES
+from dev.settings import ROOT
 from nameko_reliable.testing.servers import free_port
 from nameko_reliable.testing.waiting import wait_for
-from scripts.settings import ROOT
 
 
 def is_ready(port):

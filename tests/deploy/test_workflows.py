@@ -5,7 +5,7 @@ import tomllib
 import pytest
 import yaml
 
-from scripts.settings import ROOT
+from dev.settings import ROOT
 
 UPGRADE = ROOT / "deploy" / "upgrade"
 

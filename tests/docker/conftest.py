@@ -11,10 +11,10 @@ import pytest
 import requests
 
 from contracts.types import SERVICES
+from dev.docker import engine, provide_images
+from dev.settings import ROOT
 from nameko_reliable.testing.servers import free_port
 from nameko_reliable.testing.waiting import wait_for
-from scripts.docker import engine, provide_images
-from scripts.settings import ROOT
 
 LOCAL = ROOT / ".local" / "docker"
 PROFILES = ("demo",)

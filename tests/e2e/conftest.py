@@ -9,9 +9,9 @@ import psutil
 import pytest
 import requests
 
+from dev.leftovers import environment_of
+from dev.settings import DATABASE_URIS, DEFAULT_PORTS, ROOT, read_env_file
 from nameko_reliable.testing.waiting import wait_for
-from scripts.leftovers import environment_of
-from scripts.settings import DATABASE_URIS, DEFAULT_PORTS, ROOT, read_env_file
 from tests.infrastructure.feed import Feed
 
 SECONDS_TO_COME_UP = 150  # with the mail catcher to be installed first
@@ -31,7 +31,7 @@ numbers = count(1)
 
 
 class RunningShop:
-    """One `make run`, as `python -m scripts.run` in a folder of its own. mode: `dev` is `make dev`."""
+    """One `make run`, as `python -m dev.run` in a folder of its own. mode: `dev` is `make dev`."""
 
     def __init__(self, folder, *mode, **environment):
         self.folder = folder / "local"
@@ -40,7 +40,7 @@ class RunningShop:
         free_ports = dict.fromkeys(DEFAULT_PORTS, "0")
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "scripts.run", *mode],
+                [sys.executable, "-m", "dev.run", *mode],
                 cwd=ROOT,
                 env={
                     **inherited,

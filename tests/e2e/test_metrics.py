@@ -7,9 +7,9 @@ import requests
 import yaml
 
 from contracts.types import SERVICES
+from dev.settings import ROOT
 from nameko_reliable.testing.servers import Server, free_port
 from nameko_reliable.testing.waiting import wait_for
-from scripts.settings import ROOT
 from tests.deploy.test_alerts import ALERTS
 from tests.deploy.test_dashboards import expressions
 

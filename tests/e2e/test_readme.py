@@ -3,8 +3,8 @@
 import re
 import subprocess
 
+from dev.settings import ROOT
 from nameko_reliable.testing.waiting import wait_for
-from scripts.settings import ROOT
 
 README = (ROOT / "README.md").read_text()
 

@@ -8,8 +8,8 @@ import psutil
 import pytest
 import requests
 
+from dev.settings import DEFAULT_PORTS, ROOT
 from nameko_reliable.testing.waiting import wait_for
-from scripts.settings import DEFAULT_PORTS, ROOT
 
 
 def is_healthy(shop):

@@ -2,8 +2,8 @@
 
 import requests
 
+from dev.sign_in_provider import PEOPLE
 from nameko_reliable.testing.waiting import wait_for
-from scripts.sign_in_provider import PEOPLE
 
 
 def is_up(url):

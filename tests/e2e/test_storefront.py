@@ -6,8 +6,8 @@ from contextlib import closing
 import requests
 import websocket
 
+from dev.settings import ROOT
 from nameko_reliable.testing.waiting import wait_for
-from scripts.settings import ROOT
 
 from .conftest import running_shop
 from .test_sign_in import is_up

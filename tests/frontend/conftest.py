@@ -10,10 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from dev import npm
+from dev.programs import find_nginx
 from gateway import Gateway
 from nameko_reliable.testing.servers import Server, free_port
-from scripts import npm
-from scripts.programs import find_nginx
 from services.products import Products
 from services.users import Users
 from tests.shop import running_shop

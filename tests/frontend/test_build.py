@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from scripts import npm
-from scripts.settings import ROOT
+from dev import npm
+from dev.settings import ROOT
 
-BUILD = "import sys, pathlib; from scripts.frontend import build; build(pathlib.Path(sys.argv[1]))"
+BUILD = "import sys, pathlib; from dev.frontend import build; build(pathlib.Path(sys.argv[1]))"
 BUILDING = "forage: building the frontend\n"
 
 

@@ -3,8 +3,8 @@
 import re
 import subprocess
 
+from dev.settings import ROOT
 from gateway.live import MAX_SOCKETS
-from scripts.settings import ROOT
 
 
 def test_nginx_has_connections_for_as_many_web_sockets_as_a_gateway():

@@ -5,9 +5,9 @@ import subprocess
 
 import pytest
 
+from dev import npm
+from dev.programs import require_node
 from nameko_reliable.testing.servers import CannotStart
-from scripts import npm
-from scripts.programs import require_node
 
 INSTALLING = "forage: installing mushrooms with npm\n"
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from scripts.client import document
+from dev.client import document
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import sys
 from itertools import count
 
 from contracts.types import SERVICES
-from scripts.servers import make_databases
-from scripts.settings import ROOT
+from dev.servers import make_databases
+from dev.settings import ROOT
 
 
 class Databases:
@@ -54,7 +54,7 @@ class Databases:
             return
         uris = {f"{service.upper()}_DB_URI": self._uri(service, f"{service}_db") for service in SERVICES}
         done = subprocess.run(
-            [sys.executable, "-m", "scripts.migrate"],
+            [sys.executable, "-m", "ops.migrate"],
             cwd=ROOT,
             env={**os.environ, **uris},
             capture_output=True,

@@ -12,8 +12,8 @@ import requests
 from nameko.rpc import MethodProxy, RpcReply
 from requests.utils import to_native_string
 
+from dev.settings import ROOT
 from nameko_reliable.telemetry.logs import formatter
-from scripts.settings import ROOT
 
 SECRET_FIELDS = {
     *("password", "old_password", "token", "access_token", "refresh_token", "id_token", "code", "code_verifier"),

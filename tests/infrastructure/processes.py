@@ -7,8 +7,8 @@ import sys
 from itertools import count
 
 from contracts.types import SERVICES
+from dev.settings import ROOT
 from nameko_reliable.testing.servers import Server
-from scripts.settings import ROOT
 
 
 class Processes:

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 
-from scripts.supervisor import Supervisor
+from dev.supervisor import Supervisor
 
 
 async def main(commands):

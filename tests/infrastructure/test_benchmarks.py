@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.load import Load, percentile, request
 from benchmarks.report import Row
-from scripts.settings import ROOT
+from dev.settings import ROOT
 
 
 def test_an_unknown_scenario_is_refused_with_a_sentence_before_anything_starts():

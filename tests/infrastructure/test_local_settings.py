@@ -2,8 +2,8 @@
 
 import pytest
 
+from dev.settings import DATABASE_URIS, Settings
 from nameko_reliable.testing.servers import CannotStart
-from scripts.settings import DATABASE_URIS, Settings
 
 GIVEN = {
     "broker": {"AMQP_URI": "amqp://shop:word@broker.example:5672/"},

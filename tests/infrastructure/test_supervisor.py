@@ -8,8 +8,8 @@ import sys
 import psutil
 import pytest
 
+from dev.settings import ROOT
 from nameko_reliable.testing.waiting import wait_for
-from scripts.settings import ROOT
 
 PROCESS = ["sleep", "1000"]
 # Its child outlives it and holds its output open, as PostgreSQL's and RabbitMQ's do.

@@ -10,8 +10,8 @@ from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.pool import NullPool
 
 from contracts.types import SERVICES
+from dev.settings import ROOT
 from nameko_reliable.testing.waiting import wait_for
-from scripts.settings import ROOT
 
 every_service = pytest.mark.parametrize("service", SERVICES)
 
@@ -137,7 +137,7 @@ def migrate_all(database):
             for service in SERVICES
         }
         return subprocess.run(
-            [sys.executable, "-m", "scripts.migrate"],
+            [sys.executable, "-m", "ops.migrate"],
             cwd=ROOT,
             env={**os.environ, **uris},
             capture_output=True,

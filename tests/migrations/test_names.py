@@ -1,4 +1,4 @@
-"""Names that clash: what the migration leaves of them, and how scripts.normalize_names mends the rest."""
+"""Names that clash: what the migration leaves of them, and how ops.normalize_names mends the rest."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ from alembic.config import main as alembic
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
-from scripts.settings import ROOT
+from dev.settings import ROOT
 
 PRODUCTS = "INSERT INTO products (name, category, price, stock_quantity, sku) VALUES (:text, :text, 1, 1, :sku)"
 CREME = unicodedata.normalize("NFD", "Crème")
@@ -49,7 +49,7 @@ class Names:
 
     def normalize(self, *options):
         environment = {**os.environ, f"{self.service.upper()}_DB_URI": self.uri}
-        command = [sys.executable, "-m", "scripts.normalize_names", *options]
+        command = [sys.executable, "-m", "ops.normalize_names", *options]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -201,7 +201,7 @@ def test_without_a_database_the_command_says_what_to_set():
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_DB_URI")}
 
     done = subprocess.run(
-        [sys.executable, "-m", "scripts.normalize_names"], cwd=ROOT, env=environment, capture_output=True, text=True
+        [sys.executable, "-m", "ops.normalize_names"], cwd=ROOT, env=environment, capture_output=True, text=True
     )
 
     assert (done.returncode, "USERS_DB_URI is not set" in done.stderr) == (1, True)

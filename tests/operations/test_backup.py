@@ -12,9 +12,9 @@ import pytest
 
 from contracts.orders import OrderNotFound
 from contracts.types import SERVICES
+from dev.settings import ROOT
 from nameko_reliable.testing.servers import find_postgres
 from nameko_reliable.testing.waiting import wait_for
-from scripts.settings import ROOT
 from services.orders import Orders
 from services.products import Products
 from tests.factories import a_line, a_product, place_order

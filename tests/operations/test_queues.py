@@ -1,4 +1,4 @@
-"""scripts.change_queues: the event queues become those of the other type, with all that lies in them."""
+"""ops.change_queues: the event queues become those of the other type, with all that lies in them."""
 
 from uuid import uuid4
 
@@ -9,8 +9,8 @@ from contracts.orders import OrderCreated
 from nameko_reliable.amqp.queues import delay_queue, handler_queue, parking_queue
 from nameko_reliable.events import PAUSES_SECONDS
 from nameko_reliable.testing.waiting import wait_for
-from scripts.change_queues import Broker
-from scripts.change_queues import main as change_queues
+from ops.change_queues import Broker
+from ops.change_queues import main as change_queues
 
 HANDLER = "evt-orders-order.created--notifications.confirm_order"
 PARKED = "parked.notifications"

@@ -1,4 +1,4 @@
-"""scripts.resend: what was deleted with its queue comes once more, and what was handled has no second effect."""
+"""ops.resend: what was deleted with its queue comes once more, and what was handled has no second effect."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -8,7 +8,7 @@ from contracts.orders import OrderCreated, OrderStatusUpdated
 from contracts.users import UserPasswordResetRequested, UserRegistered
 from nameko_reliable.amqp.queues import handler_queue
 from nameko_reliable.testing.waiting import wait_for
-from scripts.resend import main as resend
+from ops.resend import main as resend
 from services.notifications import Notifications
 from services.orders import Orders
 from services.products import Products

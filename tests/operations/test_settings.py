@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from scripts.settings import ROOT
+from dev.settings import ROOT
 
 NAMEKO = [ROOT / ".venv/bin/nameko", "run", "--config", "config.yaml"]
 COMMANDS = {
@@ -13,9 +13,9 @@ COMMANDS = {
     "users": [*NAMEKO, "services.users"],
     "orders": [*NAMEKO, "services.orders"],
     "notifications": [*NAMEKO, "services.notifications"],
-    "change_queues": [sys.executable, "-m", "scripts.change_queues"],
-    "seed": [sys.executable, "scripts/seed.py"],
-    "make run": [sys.executable, "-m", "scripts.run"],
+    "change_queues": [sys.executable, "-m", "ops.change_queues"],
+    "seed": [sys.executable, "ops/seed.py"],
+    "make run": [sys.executable, "-m", "dev.run"],
 }
 WRONG = ["amqp://shop:qx/zw@broker", "amqp://shop:qx#zw@broker", "http://shop:qxzw@broker", "shop:qxzw@broker:5672"]
 
@@ -59,7 +59,7 @@ def test_a_wrong_address_of_a_database_ends_a_migration_with_one_sentence_withou
     }
 
     done = subprocess.run(
-        [sys.executable, "-m", "scripts.migrate"],
+        [sys.executable, "-m", "ops.migrate"],
         cwd=ROOT,
         env={**uris, "NOTIFICATIONS_DB_URI": "postgresql+psycopg2://shop:qx/zw@db/notifications_db"},
         text=True,

@@ -10,13 +10,13 @@ from urllib.parse import quote, urlsplit
 import pytest
 
 from contracts.settings import ShopSettings
+from dev.run import require_given_broker
+from dev.settings import ROOT
 from nameko_reliable.amqp.broker import connect
 from nameko_reliable.errors import DatabaseUnavailable
 from nameko_reliable.settings import amqp_address, checked
 from nameko_reliable.testing.servers import CannotStart, free_port
 from nameko_reliable.testing.waiting import wait_for
-from scripts.run import require_given_broker
-from scripts.settings import ROOT
 from services.orders import Orders
 from services.products import Products
 from tests.factories import a_line, a_product, place_order
@@ -156,7 +156,7 @@ def test_make_run_and_the_seed_say_in_a_sentence_that_the_broker_refuses_the_pas
 
 def seed(config):
     done = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "seed.py"], env={**os.environ, **config}, capture_output=True, text=True
+        [sys.executable, ROOT / "ops" / "seed.py"], env={**os.environ, **config}, capture_output=True, text=True
     )
     return done.stderr
 

@@ -10,11 +10,11 @@ import jwt
 import pytest
 import requests
 
+from dev.programs import find_faketime
 from gateway import Gateway
 from nameko_reliable.rpc import Cluster, ClusterClient, RpcTimeout
 from nameko_reliable.testing.servers import free_port
 from nameko_reliable.testing.waiting import wait_for
-from scripts.programs import find_faketime
 from tests.factories import a_customer, a_line, a_product
 from tests.infrastructure.processes import Processes
 from tests.shop import running_shop

@@ -12,9 +12,9 @@ import jwt
 import pytest
 import requests
 
+from dev.settings import ROOT
 from nameko_reliable.telemetry import tracing
 from nameko_reliable.testing.waiting import wait_for
-from scripts.settings import ROOT
 from services.notifications import Notifications
 from services.orders import Orders
 from services.products import Products

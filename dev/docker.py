@@ -18,9 +18,9 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+from dev.programs import install
+from dev.settings import ROOT
 from nameko_reliable.testing.servers import CannotStart
-from scripts.programs import install
-from scripts.settings import ROOT
 
 # The oldest that does all that docker-compose.yml asks for.
 OLDEST_ENGINE, OLDEST_COMPOSE = 25, (2, 26)

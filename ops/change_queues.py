@@ -1,6 +1,6 @@
 """Gives the event queues the type that EVENT_QUEUE_TYPE names, with what lies in them: while all services are stopped.
 
-    EVENT_QUEUE_TYPE=quorum python -m scripts.change_queues
+    EVENT_QUEUE_TYPE=quorum python -m ops.change_queues
 
 A message is taken away once the broker has confirmed its copy. So a run that was broken off loses nothing and is
 finished by the next; what is there twice then is known to the handlers' inboxes.

@@ -18,9 +18,9 @@ from sqlalchemy.pool import NullPool
 warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")
 
 from contracts.settings import ShopSettings  # noqa: E402
+from contracts.types import SERVICES  # noqa: E402
 from nameko_reliable.postgres import WRITABLE_HOST, database_url  # noqa: E402
 from nameko_reliable.settings import checked  # noqa: E402
-from scripts.settings import SERVICES  # noqa: E402
 
 
 def database_uris(*services):

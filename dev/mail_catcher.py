@@ -2,14 +2,14 @@
 
 import shutil
 
-from scripts import npm
-from scripts.settings import ROOT
+from dev import npm
+from dev.settings import ROOT
 
 
 class MailCatcher:
     def __init__(self, settings):
         self.settings = settings
-        self.folder = ROOT / "scripts" / "mail"
+        self.folder = ROOT / "dev" / "mail"
 
     def prepare(self):
         npm.install(self.folder, "the mail catcher")

@@ -6,9 +6,9 @@ import subprocess
 import sys
 from contextlib import contextmanager
 
+from dev.programs import require_node
+from dev.settings import ROOT
 from nameko_reliable.testing.servers import CannotStart
-from scripts.programs import require_node
-from scripts.settings import ROOT
 
 # Swagger UI, which the gateway shows at /docs.
 DOCS = ROOT / "gateway" / "docs"

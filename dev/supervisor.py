@@ -23,7 +23,7 @@ from circus.watcher import Watcher
 from tornado import gen
 from tornado.ioloop import IOLoop
 
-from scripts.settings import ROOT
+from dev.settings import ROOT
 
 # How long a dead process stays dead at most, and what keeps a crash loop from taking the machine's time.
 SECONDS_BETWEEN_LOOKS = 1.0

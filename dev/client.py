@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 
+from dev import npm
 from gateway.app import create_app
 from gateway.auth import Tokens
 from gateway.cache import Cache
@@ -14,7 +15,6 @@ from gateway.limits import Limits
 from gateway.live import Live
 from gateway.routes.docs import Page
 from nameko_reliable.testing.servers import CannotStart
-from scripts import npm
 
 TYPES = npm.FRONTEND / "src" / "api" / "schema.d.ts"
 PROBLEM = {"$ref": "#/components/schemas/ProblemView"}

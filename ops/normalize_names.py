@@ -1,7 +1,7 @@
 """Renames accounts and SKUs that a person can't tell from an older one's: once the release before runs no more.
 
-    python -m scripts.normalize_names            # lists what it would rename
-    python -m scripts.normalize_names --apply
+    python -m ops.normalize_names            # lists what it would rename
+    python -m ops.normalize_names --apply
 
 The oldest keeps the name, another one gets its id behind it: `fish-17`. Works on the databases whose USERS_DB_URI and
 PRODUCTS_DB_URI are set, beside running services. It commits in batches: a run that was cut off is finished by the next.
@@ -22,7 +22,7 @@ from contracts.names import normal_sku, normal_username, username_key, with_suff
 from contracts.products import MAX_SKU
 from contracts.users import MAX_USERNAME
 from nameko_reliable.postgres import WRITABLE_HOST, database_url
-from scripts.migrate import database_uris
+from ops.migrate import database_uris
 
 BATCH = 500
 

@@ -6,8 +6,8 @@ A service's role opens that service's database alone.
 from contextlib import closing
 
 from contracts.types import SERVICES
+from dev.settings import MANAGEMENT
 from nameko_reliable.testing.servers import SUPERUSER, Postgres, RabbitMQ
-from scripts.settings import MANAGEMENT
 
 
 def postgres_of(settings):

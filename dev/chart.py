@@ -1,6 +1,6 @@
 """Renders the Helm chart with its values files and holds the result against the schemas of Kubernetes.
 
-`python -m scripts.chart` says nothing when all is right. Rendering is done by Helm itself, as a library; what operators
+`python -m dev.chart` says nothing when all is right. Rendering is done by Helm itself, as a library; what operators
 bring is held against `deploy/helm/ci/crds`.
 """
 
@@ -18,7 +18,7 @@ import kubernetes_validate
 import kubernetes_validate.utils
 import yaml
 
-from scripts.settings import ROOT
+from dev.settings import ROOT
 
 CHART = ROOT / "deploy" / "helm"
 CRDS = CHART / "ci" / "crds"

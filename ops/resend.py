@@ -1,7 +1,7 @@
 """Sends the events of a time once more, made again from the tables: after queues were deleted with what lay in them.
 
-    python -m scripts.resend --since 2026-11-30T10:00Z
-    python -m scripts.resend --since 2026-11-30T10:00Z --service orders
+    python -m ops.resend --since 2026-11-30T10:00Z
+    python -m ops.resend --since 2026-11-30T10:00Z --service orders
 
 They go into the outbox, and leave when their service runs. Each has the id that it had, so a handler that has seen it
 passes over it: a run that was broken off can be repeated, and `--since` may lie well before the loss.
@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from nameko_reliable.postgres import WRITABLE_HOST, database_url
-from scripts.migrate import database_uris
+from ops.migrate import database_uris
 
 SERVICES = ("orders", "users")
 BATCH = 200
@@ -48,7 +48,7 @@ def resend(service, uri, since):
 
 
 def main(arguments):
-    parser = argparse.ArgumentParser(prog="python -m scripts.resend", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m ops.resend", description=__doc__.partition("\n")[0])
     parser.add_argument("--since", required=True, type=a_time, help="a time with its zone")
     parser.add_argument("--service", choices=SERVICES, help="whose events; without it those of all")
     wanted = parser.parse_args(arguments)

@@ -1,9 +1,9 @@
 """`make test`: the Python tests, in two processes side by side, and Vitest after the first; then the browser's.
 
-    python -m scripts.test                    all
-    python -m scripts.test tests/orders …     these alone, in one process
-    python -m scripts.test frontend           Vitest, and the journeys in a browser
-    python -m scripts.test --coverage …       any of these, and which lines the Python tests never reach
+    python -m dev.test                    all
+    python -m dev.test tests/orders …     these alone, in one process
+    python -m dev.test frontend           Vitest, and the journeys in a browser
+    python -m dev.test --coverage …       any of these, and which lines the Python tests never reach
 
 Each process has servers of its own. Most of a Python test's time is waiting, so two take hardly longer than one; a
 browser has the machine to itself.
@@ -15,10 +15,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from dev import npm
+from dev.programs import require_programs
+from dev.settings import ROOT, Settings
 from nameko_reliable.testing.servers import CannotStart
-from scripts import npm
-from scripts.programs import require_programs
-from scripts.settings import ROOT, Settings
 
 PROGRAMS = Path(sys.executable).parent
 VITEST = ["npm", "run", "--silent", "test"]

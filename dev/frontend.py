@@ -1,13 +1,13 @@
-"""`python -m scripts.frontend`: builds the storefront, if its sources have changed since the last build."""
+"""`python -m dev.frontend`: builds the storefront, if its sources have changed since the last build."""
 
 import hashlib
 import shutil
 import subprocess
 import sys
 
+from dev import npm
+from dev.npm import FRONTEND
 from nameko_reliable.testing.servers import CannotStart
-from scripts import npm
-from scripts.npm import FRONTEND
 
 BUILT_FROM = ".built-from"
 # What no build reads.

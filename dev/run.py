@@ -1,7 +1,7 @@
 """`make run`: the whole shop on one machine, until Ctrl-C.
 
-`make dev` (`python -m scripts.run dev`) serves the storefront with hot reload instead of as built.
-`make infrastructure` (`python -m scripts.run infrastructure`) leaves the services to be run by hand.
+`make dev` (`python -m dev.run dev`) serves the storefront with hot reload instead of as built.
+`make infrastructure` (`python -m dev.run infrastructure`) leaves the services to be run by hand.
 """
 
 import asyncio
@@ -14,15 +14,15 @@ import urllib.request
 import warnings
 
 from contracts.types import SERVICES
+from dev import frontend, npm
+from dev.leftovers import claim, end_leftovers, end_with_parent
+from dev.mail_catcher import MailCatcher
+from dev.programs import require_programs
+from dev.servers import make_databases, passwords_of, postgres_of, rabbitmq_of
+from dev.settings import DATABASE_URIS, MANAGEMENT, ROOT, Settings
+from dev.sign_in_provider import SignInProvider
+from dev.supervisor import Supervisor
 from nameko_reliable.testing.servers import CannotStart, answers_amqp
-from scripts import frontend, npm
-from scripts.leftovers import claim, end_leftovers, end_with_parent
-from scripts.mail_catcher import MailCatcher
-from scripts.programs import require_programs
-from scripts.servers import make_databases, passwords_of, postgres_of, rabbitmq_of
-from scripts.settings import DATABASE_URIS, MANAGEMENT, ROOT, Settings
-from scripts.sign_in_provider import SignInProvider
-from scripts.supervisor import Supervisor
 
 SECONDS_TO_COME_UP = 90
 
@@ -118,7 +118,7 @@ class Shop:
             self.start_frontend()
             await until(self.is_healthy, "the gateway to report all services up")
             await until(self.shows_pages, "the storefront to come up")
-            await succeed(sys.executable, "scripts/seed.py", environment=self.environment)
+            await succeed(sys.executable, "ops/seed.py", environment=self.environment)
         print(summary(self.settings, time.monotonic() - started_at, self.mode), flush=True)
 
     async def start_broker(self):
@@ -134,7 +134,7 @@ class Shop:
     async def start_databases(self):
         if self.settings.own_databases:
             await self.start_postgres()
-        await succeed(sys.executable, "-m", "scripts.migrate", environment=self.environment)
+        await succeed(sys.executable, "-m", "ops.migrate", environment=self.environment)
 
     async def start_postgres(self):
         postgres = postgres_of(self.settings)
@@ -166,7 +166,7 @@ class Shop:
             # Nobody waits for it: it is asked when somebody signs in.
 
     async def prepare_frontend(self):
-        module = "scripts.frontend" if self.mode == "run" else "scripts.npm"
+        module = "dev.frontend" if self.mode == "run" else "dev.npm"
         await succeed(sys.executable, "-m", module, environment=self.environment, is_shown=True)
 
     def start_frontend(self):

@@ -1,6 +1,6 @@
 """Fill a running shop with demo accounts and the catalogue, over the services' public RPCs.
 
-    $ python scripts/seed.py
+    $ python ops/seed.py
     Seeded 3 accounts and 41 products.
 
 It adds what is missing and changes nothing that is there: a price, a stock or a password that

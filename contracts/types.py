@@ -129,7 +129,7 @@ class Unavailable(ShopError):
 
 
 def event_id_of(*facts: object) -> UUID:
-    """The same id each time an event is made of these facts, so handlers know one that `scripts.resend` makes again."""
+    """The same id each time an event is made of these facts, so handlers know one that `ops.resend` makes again."""
     return uuid5(_EVENT_IDS, " ".join(map(str, facts)))
 
 

@@ -97,7 +97,7 @@ def event_of(order, sequence):
 
 
 def events_since(session, since):
-    """(event, key) of each step that an order took since then, for `scripts.resend`.
+    """(event, key) of each step that an order took since then, for `ops.resend`.
 
     Without order.abandoned: products asks about its reservations itself.
     """

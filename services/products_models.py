@@ -48,7 +48,7 @@ class Product(Base):
     """version: one more with each edit. revision: one more with each change, sales included.
 
     sku_key: what two SKUs are compared by. None, or out of date, where the release before wrote the SKU, and for a SKU
-    that clashed with an older product's when this column was made: see scripts/normalize_names.py.
+    that clashed with an older product's when this column was made: see ops/normalize_names.py.
     search_version: of which version the columns for searching are; of an older one, or None, where the release before
     wrote the product.
     """

@@ -109,7 +109,7 @@ def mail_requested(request, user):
 def events_since(session, since):
     """(event, key) of each account that was made since then, and of each mail that one has asked for.
 
-    For `scripts.resend`. Requests for mails are kept for MAIL_REQUEST_LIFE.
+    For `ops.resend`. Requests for mails are kept for MAIL_REQUEST_LIFE.
     """
     for user in session.scalars(select(User).where(User.created_at >= since).order_by(User.id)).yield_per(100):
         yield registered(user), None

@@ -57,7 +57,7 @@ LONGEST_WAIT_SECONDS = 60
 MAIL_PAUSE = timedelta(minutes=1)
 # And no more than so many in the life of a reset's link: while others are refused, the last one's is still good.
 MOST_MAILS, MAIL_WINDOW = 3, MAILED_TOKEN_LIFE[RESET]
-# As long as scripts.resend can make the event of a request again.
+# As long as ops.resend can make the event of a request again.
 MAIL_REQUEST_LIFE = timedelta(days=1)
 
 
@@ -85,7 +85,7 @@ class User(Base):
     """password_hash: None for who has only ever signed in elsewhere.
 
     username_key: what two names are compared by. None, or out of date, where the release before wrote the name, and
-    for a name that clashed with an older account's when this column was made: see scripts/normalize_names.py.
+    for a name that clashed with an older account's when this column was made: see ops/normalize_names.py.
     email_verified_at: when the address was proven, by a mailed token or a sign-in provider.
     """
 

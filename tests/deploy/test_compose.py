@@ -338,6 +338,24 @@ def test_a_data_source_links_to_one_that_exists():
     assert set(re.findall(r"datasourceUid: (\w+)", sources)) == {"jaeger", "loki"} <= set(known)
 
 
+@pytest.mark.parametrize("context", [".", "frontend"])
+def test_what_an_image_copies_is_let_through_to_its_build(context):
+    dockerfile = (ROOT / context / "Dockerfile").read_text().replace("\\\n", " ")
+    copies = re.findall(r"^COPY (?!--from)(?:--\S+ )?(.+)$", dockerfile, re.MULTILINE)
+    copied = {source for copy in copies for source in copy.split()[:-1]} - {"."}
+
+    let_through = re.findall(r"^!(\S+)$", (ROOT / context / ".dockerignore").read_text(), re.MULTILINE)
+
+    # By itself, with its folder, or in part.
+    assert [
+        each for each in copied if not any(is_within(each, path) or is_within(path, each) for path in let_through)
+    ] == []
+
+
+def is_within(path, folder):
+    return f"{path}/".startswith(f"{folder}/")
+
+
 def test_the_image_has_what_operators_run_in_it():
     pages = [(ROOT / "docs" / page).read_text() for page in ("docker.md", "operations.md", "queues.md")]
     commands = set(re.findall(r"python -m ops\.(\w+)", "".join(pages)))

@@ -11,6 +11,7 @@ appears on our terminal behind its name. The infrastructure is stopped after tho
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 import traceback
@@ -110,6 +111,9 @@ class OneProcess(Watcher):
             exit_code = process.returncode()
             how = f"was killed by signal {-exit_code}" if exit_code < 0 else f"ended with exit code {exit_code}"
             show(f"forage: {self.name} {how}; starting it again\n")
+            # What it leaves behind would hold its port, as nginx's workers do.
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
             # Reaping closes its pipes, whose numbers may be another's next. The event loop must have forgotten them.
             self.stream_redirector.remove_redirections(process)
             self.reap_process(process.pid)

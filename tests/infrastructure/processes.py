@@ -6,6 +6,8 @@ import signal
 import sys
 from itertools import count
 
+import psutil
+
 from contracts.types import SERVICES
 from dev.settings import ROOT
 from nameko_reliable.testing.servers import Server
@@ -47,3 +49,11 @@ def environment_of(config):
     plain = {name: str(value) for name, value in config.items() if isinstance(value, (str, int, float))}
     databases = {f"{service.upper()}_DB_URI": config["DB_URIS"][service] for service in SERVICES}
     return {**os.environ, **plain, **databases}
+
+
+def is_alive(process):
+    """psutil's process. One that has ended, and that nobody has asked how, is not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -10,10 +10,13 @@ import pytest
 
 from dev.settings import ROOT
 from nameko_reliable.testing.waiting import wait_for
+from tests.infrastructure.processes import is_alive
 
 PROCESS = ["sleep", "1000"]
-# Its child outlives it and holds its output open, as PostgreSQL's and RabbitMQ's do.
-WITH_CHILD = ["sh", "-c", "sleep 20 & exec sleep 1000"]
+# Its child outlives it and holds its output open, as PostgreSQL's do, which are in sessions of their own.
+WITH_CHILD = ["sh", "-c", "setsid sleep 20 & exec sleep 1000"]
+# As nginx's workers are.
+WITH_WORKER = ["sh", "-c", "sleep 20 & exec sleep 1000"]
 
 
 class Supervised:
@@ -91,6 +94,16 @@ def test_processes_that_die_together_all_come_back_again_and_again(supervise):
 
     assert supervised.output().count("products was killed by signal 9; starting it again") == 3
     assert "Traceback" not in supervised.output()
+
+
+def test_a_workers_port_is_free_again_when_its_process_was_killed(supervise):
+    supervised = supervise(nginx=WITH_WORKER)
+    [process] = supervised.running()
+    [worker] = process.children()
+
+    supervised.wait_for_others_than(supervised.kill_all())
+
+    wait_for(lambda: not is_alive(worker), seconds=5)
 
 
 def test_a_process_that_cannot_be_started_holds_up_no_other_and_comes_back(supervise):

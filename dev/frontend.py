@@ -12,11 +12,8 @@ from nameko_reliable.testing.servers import CannotStart
 BUILT_FROM = ".built-from"
 # What no build reads.
 APART = {"node_modules", "dist", "dist-new", "e2e", "server.js", "nginx.conf", "screenshots", "test-results"}
+DIST = FRONTEND / "dist"
 VITE = FRONTEND / "node_modules" / "vite" / "bin" / "vite.js"
-
-
-def server_command():
-    return [shutil.which("node"), str(FRONTEND / "server.js")]
 
 
 def hot_reload_command():

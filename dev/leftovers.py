@@ -27,8 +27,8 @@ def claim(folder):
 
 
 def end_leftovers(folder):
-    """Ends the processes of this copy that are there without a supervisor, known by their environment."""
-    left = [process for process in psutil.process_iter() if environment_of(process).get("FORAGE_COPY") == str(folder)]
+    """Ends the processes of this copy that are there without a supervisor."""
+    left = processes_of(folder)
     for process in left:
         send(process, signal.SIGTERM)
     _, alive = psutil.wait_procs(left, timeout=SECONDS_TO_END)
@@ -37,11 +37,19 @@ def end_leftovers(folder):
     psutil.wait_procs(alive, timeout=SECONDS_TO_END)
 
 
-def environment_of(process):
-    try:
-        return process.environ()
-    except psutil.Error:
-        return {}
+def processes_of(folder):
+    """Those of this copy, known by their environment; nginx's, which write their titles over it, by where they run."""
+    nginx = str((folder / "nginx").resolve())
+
+    def is_ours(process):
+        try:
+            if process.name() == "nginx":
+                return process.cwd() == nginx
+            return process.environ().get("FORAGE_COPY") == str(folder)
+        except psutil.Error:
+            return False
+
+    return [process for process in psutil.process_iter() if is_ours(process)]
 
 
 def send(process, signal_number):

@@ -41,21 +41,24 @@ def find_faketime():
     return newest(("/usr/lib/*/faketime",), "libfaketime.so.1")
 
 
-def require_programs(settings):
-    """Sees to it that all programs are there, by installing Debian's packages where we may."""
+def require_programs(settings, serves_pages=False):
+    """Sees to it that all programs are there, by installing Debian's packages where we may.
+
+    serves_pages: the storefront's, as it was built.
+    """
     require_node()
-    missing = missing_programs(settings)
+    missing = missing_programs(settings, serves_pages)
     if not missing:
         return
     names = " and ".join(missing)
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         raise CannotStart(f"{names} must be installed first{'.' if settings.for_tests else OR_DOCKER}")
     install([PACKAGES[name] for name in missing], settings.folder / "apt.log")
-    if missing_programs(settings):
+    if missing_programs(settings, serves_pages):
         raise CannotStart(f"{names} could not be installed; {settings.folder}/apt.log says why.")
 
 
-def missing_programs(settings):
+def missing_programs(settings, serves_pages):
     missing = []
     if settings.own_databases and not find_postgres():
         missing.append("PostgreSQL")
@@ -63,7 +66,7 @@ def missing_programs(settings):
         missing.append("RabbitMQ")
     if settings.for_tests and not shutil.which("redis-server"):
         missing.append("Redis")
-    if settings.for_tests and not find_nginx():
+    if (serves_pages or settings.for_tests) and not find_nginx():
         missing.append("nginx")
     if settings.for_tests and not (shutil.which("prometheus") and shutil.which("promtool")):
         missing.append("Prometheus")

@@ -17,6 +17,7 @@ from contracts.types import SERVICES
 from dev import frontend, npm
 from dev.leftovers import claim, end_leftovers, end_with_parent
 from dev.mail_catcher import MailCatcher
+from dev.nginx import Nginx
 from dev.programs import require_programs
 from dev.servers import make_databases, passwords_of, postgres_of, rabbitmq_of
 from dev.settings import DATABASE_URIS, MANAGEMENT, ROOT, Settings
@@ -37,7 +38,7 @@ def main(arguments):
             end_leftovers(settings.folder)
             config = checked_settings(settings)
             settings.refuse_taken_ports(with_services=mode != "infrastructure")
-            require_programs(settings)
+            require_programs(settings, serves_pages=mode == "run")
             npm.install(npm.DOCS, "the page of /docs")
             if not settings.own_broker:
                 require_given_broker(config)
@@ -168,10 +169,19 @@ class Shop:
     async def prepare_frontend(self):
         module = "dev.frontend" if self.mode == "run" else "dev.npm"
         await succeed(sys.executable, "-m", module, environment=self.environment, is_shown=True)
+        if self.mode == "run":
+            self.nginx = Nginx(self.settings.folder / "nginx", self.settings.of_storefront())
+            await asyncio.to_thread(self.nginx.prepare, frontend.DIST)
 
     def start_frontend(self):
-        command = frontend.hot_reload_command() if self.mode == "dev" else frontend.server_command()
-        self.supervisor.start_process("frontend", command, self.environment, folder=npm.FRONTEND)
+        if self.mode == "dev":
+            self.supervisor.start_process(
+                "frontend", frontend.hot_reload_command(), self.environment, folder=npm.FRONTEND
+            )
+        else:
+            self.supervisor.start_process(
+                "frontend", self.nginx.command(), self.environment, infrastructure=True, folder=self.nginx.folder
+            )
 
     def start_nameko(self, name, module):
         command = ["nameko", "run", "--config", "config.yaml", module]

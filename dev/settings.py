@@ -47,6 +47,7 @@ class Settings:
         self.own_mail_catcher = not self.given.get("SMTP_HOST")
         self.own_sign_in_provider = not self.given.get("GOOGLE_CLIENT_ID")
         self.own_address = not self.given.get("FRONTEND_URL")
+        self.own_proxy = not self.given.get("TRUSTED_PROXIES")
         missing = [name for name in DATABASE_URIS if not self.given.get(name)]
         self.own_databases = len(missing) == len(DATABASE_URIS)
         if missing and not self.own_databases:
@@ -93,8 +94,6 @@ class Settings:
         return {
             "LOG_FORMAT": "text",
             "JWT_SECRET": self.secret("jwt"),
-            # The storefront's server.
-            "TRUSTED_PROXIES": "127.0.0.1",
             **{name: self.given[name] for name in named_in_config if self.given.get(name)},
             **{name: str(port) for name, port in self.ports.items()},
             # Five processes and whoever joins them can't share one.
@@ -109,6 +108,9 @@ class Settings:
         settings = {}
         if self.own_address:
             settings["FRONTEND_URL"] = local_address(self.ports["FRONTEND_PORT"])
+        if self.own_proxy:
+            # The storefront's server.
+            settings["TRUSTED_PROXIES"] = "127.0.0.1"
         if self.own_broker:
             settings["AMQP_URI"] = self.amqp_uri()
         if self.own_databases:
@@ -124,6 +126,15 @@ class Settings:
                 "OAUTHLIB_INSECURE_TRANSPORT": "1",
             }
         return settings
+
+    def of_storefront(self):
+        """The settings of its server, by the names its image knows them by."""
+        return {
+            **{name: str(self.ports[name]) for name in ("FRONTEND_PORT", "GATEWAY_PORT")},
+            "FRONTEND_URL": self.of_running_system()["FRONTEND_URL"],
+            # Those before it: none, unless they are given.
+            "TRUSTED_PROXIES": self.given.get("TRUSTED_PROXIES") or "",
+        }
 
     def write_env_file(self):
         settings = {**self.of_running_system(), OWN: " ".join(sorted(self.of_own_infrastructure()))}

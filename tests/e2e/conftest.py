@@ -5,11 +5,10 @@ import sys
 from contextlib import closing, contextmanager
 from itertools import count
 
-import psutil
 import pytest
 import requests
 
-from dev.leftovers import environment_of
+from dev.leftovers import processes_of
 from dev.settings import DATABASE_URIS, DEFAULT_PORTS, ROOT, read_env_file
 from nameko_reliable.testing.waiting import wait_for
 from tests.infrastructure.feed import Feed
@@ -75,11 +74,7 @@ class RunningShop:
 
     def processes(self):
         """All that it started and that is there still."""
-        return [
-            process
-            for process in psutil.process_iter()
-            if environment_of(process).get("FORAGE_COPY") == str(self.folder)
-        ]
+        return processes_of(self.folder)
 
     def process_of(self, module):
         return next((process for process in self.processes() if module in process.cmdline()), None)

@@ -4,12 +4,12 @@ import signal
 import socket
 import subprocess
 
-import psutil
 import pytest
 import requests
 
 from dev.settings import DEFAULT_PORTS, ROOT
 from nameko_reliable.testing.waiting import wait_for
+from tests.infrastructure.processes import is_alive
 
 
 def is_healthy(shop):
@@ -103,7 +103,7 @@ def test_a_second_copy_runs_beside_and_ends_alone_within_10_seconds_of_sigterm(s
 
     assert own_shop.process.wait(10) == 0
     assert own_shop.processes() == []
-    assert not [process for process in started if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    assert not [process for process in started if is_alive(process)]
     for name in DEFAULT_PORTS:
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", int(own_shop.settings[name]))) != 0

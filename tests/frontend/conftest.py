@@ -1,17 +1,16 @@
-"""The storefront's two servers: ours of `make run`, and nginx as it runs in Docker."""
+"""The storefront's nginx as `make run` starts it, with the configuration that its image has, before a running shop."""
 
-import os
-import re
-import shutil
 import socket
 import subprocess
 from contextlib import contextmanager
+from itertools import count
 from types import SimpleNamespace
 
 import pytest
 
 from dev import npm
-from dev.programs import find_nginx
+from dev.frontend import BUILT_FROM
+from dev.nginx import Nginx
 from gateway import Gateway
 from nameko_reliable.testing.servers import Server, free_port
 from services.products import Products
@@ -21,24 +20,13 @@ from tests.shop import running_shop
 PAGE = "<!doctype html><title>Forage</title><script src=/assets/index-C0FFEE.js></script>\n" + "<!-- moss -->\n" * 100
 SCRIPT = "console.log('chanterelles in butter');\n" * 200
 PICTURE = "<svg xmlns='http://www.w3.org/2000/svg'><circle r='1'/></svg>\n" * 50
-NGINX = """
-daemon off;
-# One process, which runs as who started it and may read the folder.
-master_process off;
-pid {folder}/nginx.pid;
-error_log {folder}/nginx-error.log;
-events {{}}
-http {{
-    include /etc/nginx/mime.types;
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    include {folder}/site.conf;
-}}
-"""
+SETTINGS = {
+    "FRONTEND_PORT": "8080",
+    "GATEWAY_PORT": "3000",
+    "FRONTEND_URL": "http://shop.example",
+    "TRUSTED_PROXIES": "",
+}
+numbers = count(1)
 
 
 @pytest.fixture(scope="session")
@@ -63,58 +51,27 @@ def dist(tmp_path_factory):
     (folder / "assets" / "index-C0FFEE.js").write_text(SCRIPT)
     (folder / "assets" / "index-C0FFEE.css").write_text("body { color: #432 }\n" * 100)
     (folder / "pictures" / "morel.svg").write_text(PICTURE)
+    (folder / BUILT_FROM).write_text("sources")
     subprocess.run(["node", npm.FRONTEND / "compress.js", folder], check=True)
     return folder
 
 
-def node(folder, dist, environment, edits):
-    return [shutil.which("node"), str(npm.FRONTEND / "server.js"), str(dist)]
+@pytest.fixture(scope="session")
+def serve(dist, local_folder):
+    """`serve(gateway_port)` is a context with one more nginx: `url`, `ws_url`, `port`, `host`, `server`.
 
-
-def nginx(folder, dist, environment, edits):
-    """As the image fills in its templates. edits: what else to replace in nginx.conf."""
-    script = '. "$0" && printf %s "$REAL_IP_FROM"'
-    real_ip_from = subprocess.run(
-        ["sh", "-c", script, npm.FRONTEND / "trusted-proxies.envsh"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    environment["REAL_IP_FROM"] = real_ip_from.stdout
-    template = (npm.FRONTEND / "nginx.conf").read_text()
-    for old, new in {**edits, "/usr/share/nginx/html": str(dist)}.items():
-        assert old in template
-        template = template.replace(old, new)
-    site = re.sub(r"\$\{([A-Z_]+)\}", lambda name: environment[name[1]], template)
-    (folder / "site.conf").write_text(site)
-    (folder / "nginx.conf").write_text(NGINX.format(folder=folder))
-    return [find_nginx(), "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "nginx-error.log")]
-
-
-@pytest.fixture(scope="session", params=[node, nginx], ids=["server.js", "nginx"])
-def serve(request, dist, tmp_path_factory):
-    """`serve(gateway_port)` is a context with one more server: `url`, `ws_url`, `port`, `host`, `server`."""
+    edits: what to replace in its configuration. folder: where it lives. Other keywords are settings.
+    """
 
     @contextmanager
-    def serve(gateway_port, edits=None, **settings):
-        folder = tmp_path_factory.mktemp("server")
+    def serve(gateway_port, edits=None, folder=None, **settings):
         port = free_port()
-        environment = {
-            **os.environ,
-            "FRONTEND_PORT": str(port),
-            "GATEWAY_HOST": "127.0.0.1",
-            "GATEWAY_PORT": str(gateway_port),
-            "FRONTEND_URL": "http://shop.example",
-            "NGINX_LOCAL_RESOLVERS": "127.0.0.1",
-            **settings,
-        }
+        own = {"FRONTEND_PORT": str(port), "GATEWAY_PORT": str(gateway_port)}
+        nginx = Nginx(folder or local_folder / f"nginx-{next(numbers)}", {**SETTINGS, **own, **settings})
+        nginx.prepare(dist)
+        edit(nginx.folder / "storefront.conf", edits or {})
         server = Server(
-            request.param.__name__,
-            folder,
-            request.param(folder, dist, environment, edits or {}),
-            environment,
-            is_ready=lambda: answers(port),
+            "nginx", nginx.folder, nginx.command(), is_ready=lambda: answers(port), cwd=nginx.folder
         ).start()
         try:
             server.wait_until_ready()
@@ -130,6 +87,14 @@ def serve(request, dist, tmp_path_factory):
             server.stop()
 
     return serve
+
+
+def edit(path, edits):
+    text = path.read_text()
+    for old, new in edits.items():
+        assert old in text
+        text = text.replace(old, new)
+    path.write_text(text)
 
 
 @pytest.fixture(scope="session")

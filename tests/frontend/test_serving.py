@@ -1,8 +1,7 @@
-"""Both servers of the storefront, before a running gateway: the same paths, headers and caching."""
+"""nginx with the storefront, before a running gateway: paths, headers, caching, limits."""
 
 import errno
 import json
-import os
 import re
 import signal
 import socket
@@ -23,7 +22,7 @@ from nameko_reliable.testing.waiting import wait_for
 from tests.infrastructure.clients import client_at
 from tests.infrastructure.feed import Feed
 
-from .conftest import PAGE, SCRIPT, nginx, node
+from .conftest import PAGE, SCRIPT
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 SCRIPT_PATH = "/assets/index-C0FFEE.js"
@@ -445,23 +444,6 @@ def test_an_offer_to_speak_another_http_is_passed_over(site, path, said):
     assert said in answer
 
 
-@pytest.mark.parametrize("serve", [node], ids=["server.js"], indirect=True)
-def test_a_web_socket_that_is_left_while_it_is_told_something_is_closed_on_both_sides(serve):
-    def descriptors():
-        return len(os.listdir(f"/proc/{site.server.process.pid}/fd"))
-
-    with dying_gateway(WEB_SOCKET + b"\x82\x7f" + bytes(200_000)) as port, serve(port) as site:
-        assert still_answers(site)
-        before = descriptors()
-        for _ in range(20):
-            connection = socket.create_connection(("127.0.0.1", site.port), timeout=10)
-            connection.sendall(UPGRADE.replace(b"/x", b"/ws/notifications"))
-            connection.recv(1)
-            connection.close()
-
-        wait_for(lambda: descriptors() <= before + 2)
-
-
 def reset(connection):
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
@@ -500,35 +482,6 @@ def test_it_ends_at_once_though_a_browser_keeps_a_connection_for_later(serve, cl
             assert site.server.process.wait(3) == 0
 
 
-@pytest.mark.parametrize("serve", [node], ids=["server.js"], indirect=True)
-def test_it_ends_when_what_was_asked_has_been_answered(serve):
-    asked, finish = threading.Event(), threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def answer():
-            connection, _ = listener.accept()
-            with connection:
-                connection.recv(65536)
-                asked.set()
-                finish.wait(10)
-                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate")
-
-        thread = threading.Thread(target=answer)
-        thread.start()
-        with serve(listener.getsockname()[1]) as site:
-            with socket.create_connection(("127.0.0.1", site.port), timeout=10) as connection:
-                connection.sendall(b"GET /api/orders HTTP/1.1\r\nHost: a\r\n\r\n")
-                assert asked.wait(10)
-
-                site.server.send(signal.SIGTERM)
-                finish.set()
-
-                answered = b"".join(iter(lambda: connection.recv(65536), b""))
-                assert answered.endswith(b"\r\n\r\nlate")
-                assert site.server.process.wait(3) == 0
-        thread.join()
-
-
 def test_it_ends_at_once_though_web_sockets_are_open(serve, shop):
     with serve(shop.port) as site, closing(Feed(site.ws_url)) as feed:
         assert feed.hear()["type"] == "connected"
@@ -542,11 +495,9 @@ def test_it_ends_at_once_though_web_sockets_are_open(serve, shop):
             feed.hear()
 
 
-with_nginx = pytest.mark.parametrize("serve", [nginx], ids=["nginx"], indirect=True)
 LOGIN = b"POST /api/users/login HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json\r\n"
 
 
-@with_nginx
 def test_one_address_cannot_take_all_connections(serve, shop):
     two_each = {"connections_of_address 512": "connections_of_address 2"}
     with serve(shop.port, edits=two_each) as site, ExitStack() as stack:
@@ -563,7 +514,6 @@ def test_one_address_cannot_take_all_connections(serve, shop):
     assert (refused.json()["type"], refused.headers["Retry-After"]) == ("overloaded", "2")
 
 
-@with_nginx
 def test_a_trusted_proxy_names_the_client_that_is_counted_and_no_one_else_does(serve, shop):
     settings = {
         "edits": {"connections_of_address 512": "connections_of_address 1"},
@@ -588,14 +538,12 @@ def test_a_trusted_proxy_names_the_client_that_is_counted_and_no_one_else_does(s
     assert statuses == [503, 200, 200, 200]
 
 
-@with_nginx
 @pytest.mark.parametrize("begun", [b"", b"GET / HTTP/1.1\r\nHos"])
 def test_the_head_of_a_request_has_to_come_in_time(serve, closed_port, begun):
     with serve(closed_port, edits={"client_header_timeout 15s": "client_header_timeout 1s"}) as site:
         assert ask(site.port, begun) == b""
 
 
-@with_nginx
 def test_a_body_that_pauses_is_given_up(serve, shop):
     with serve(shop.port, edits={"client_body_timeout 30s": "client_body_timeout 1s"}) as site:
         answer = ask(site.port, LOGIN + b"Content-Length: 100\r\n\r\n{")
@@ -603,7 +551,6 @@ def test_a_body_that_pauses_is_given_up(serve, shop):
     assert answer == b"" or answer.startswith(b"HTTP/1.1 408")
 
 
-@with_nginx
 def test_drops_of_a_body_do_not_lengthen_its_time(serve, shop, monkeypatch):
     monkeypatch.setattr(server_module, "BODY_SECONDS", 1)
     with serve(shop.port) as site, socket.create_connection(("127.0.0.1", site.port), timeout=10) as connection:
@@ -619,7 +566,6 @@ def test_drops_of_a_body_do_not_lengthen_its_time(serve, shop, monkeypatch):
     assert answer.startswith(b"HTTP/1.1 400")
 
 
-@with_nginx
 def test_an_answer_has_to_be_read_in_time(serve, shop):
     with serve(shop.port, edits={"send_timeout 30s": "send_timeout 1s"}) as site, socket.socket() as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

@@ -12,6 +12,7 @@ GIVEN = {
     "mail_catcher": {"SMTP_HOST": "127.0.0.1", "SMTP_PORT": "2525"},
     "sign_in_provider": {"GOOGLE_CLIENT_ID": "mine", "GOOGLE_CLIENT_SECRET": "my secret"},
     "address": {"FRONTEND_URL": "https://shop.example"},
+    "proxy": {"TRUSTED_PROXIES": "127.0.0.1,10.0.0.1"},
 }
 
 

@@ -1,0 +1,131 @@
+"""How `make run` starts nginx: as whom, for whom, with which build."""
+
+import getpass
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from dev.frontend import BUILT_FROM
+from dev.nginx import Nginx
+from dev.settings import ROOT
+from nameko_reliable.testing.servers import CannotStart, account
+from tests.infrastructure.processes import is_alive
+
+from .conftest import PAGE, SETTINGS
+from .test_serving import get
+
+PREPARE_AND_CHECK = """
+import json, pathlib, subprocess, sys
+from dev.nginx import Nginx
+
+folder, build, settings = sys.argv[1:]
+nginx = Nginx(pathlib.Path(folder), json.loads(settings))
+nginx.prepare(pathlib.Path(build))
+subprocess.run([*nginx.command(), "-t"], check=True)
+"""
+END_LEFTOVERS = "import sys, pathlib; from dev.leftovers import end_leftovers; end_leftovers(pathlib.Path(sys.argv[1]))"
+
+
+@pytest.fixture
+def nginx(local_folder, tmp_path):
+    nginx = Nginx(local_folder / tmp_path.name, SETTINGS)
+    yield nginx
+    shutil.rmtree(nginx.folder)
+
+
+@pytest.fixture
+def build(tmp_path):
+    """A build of its own, to be changed."""
+    build = tmp_path / "dist"
+    (build / "assets").mkdir(parents=True)
+    (build / "index.html").write_text(PAGE)
+    (build / "assets" / "index-0LD.js").write_text("")
+    (build / BUILT_FROM).write_text("old sources")
+    return build
+
+
+def test_its_workers_run_as_the_account_that_postgresql_runs_as(site):
+    workers = psutil.Process(site.server.process.pid).children()
+
+    assert {worker.username() for worker in workers} == {account() or getpass.getuser()}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only as root there is another account")
+def test_its_workers_read_a_build_that_is_roots_alone(serve, closed_port, tmp_path, dist):
+    tmp_path.chmod(0o700)
+    (dist / "index.html").chmod(0o600)
+
+    with serve(closed_port, folder=tmp_path / "nginx") as site:
+        page = get(site, "/")
+
+    assert page.text == PAGE
+    elsewhere = (tmp_path / "nginx").resolve()
+    assert not elsewhere.is_relative_to(tmp_path)
+    shutil.rmtree(elsewhere)
+
+
+def test_what_is_left_of_one_that_was_killed_with_its_supervisor_is_ended_by_the_next(serve, closed_port, local_folder):
+    copy = local_folder / "copy"
+    copy.mkdir()
+    with serve(closed_port, folder=copy / "nginx") as site:
+        workers = psutil.Process(site.server.process.pid).children()
+        site.server.kill()
+
+        # In a process of its own, as psutil waits by what eventlet takes away.
+        subprocess.run([sys.executable, "-c", END_LEFTOVERS, copy], cwd=ROOT, check=True)
+
+        assert not any(map(is_alive, workers))
+
+
+def test_no_other_machine_reaches_it(site):
+    with socket.socket() as probe:
+        # Another address of this one.
+        refused = probe.connect_ex(("127.0.0.2", site.port))
+
+    assert refused
+
+
+def test_a_build_is_copied_once(nginx, build):
+    nginx.copy(build)
+    (build / "index.html").write_text("of the same sources")
+
+    nginx.copy(build)
+
+    assert (nginx.folder / "html" / "index.html").read_text() == PAGE
+    assert not (nginx.folder / "html" / BUILT_FROM).exists()
+
+
+def test_another_build_takes_the_place_of_the_last_one(nginx, build):
+    nginx.copy(build)
+    (build / "index.html").write_text("new")
+    (build / "assets" / "index-0LD.js").rename(build / "assets" / "index-NEW.js")
+    (build / BUILT_FROM).write_text("new sources")
+
+    nginx.copy(build)
+
+    assert (nginx.folder / "html" / "index.html").read_text() == "new"
+    assert [path.name for path in (nginx.folder / "html" / "assets").iterdir()] == ["index-NEW.js"]
+
+
+def test_a_configuration_that_nginx_refuses_is_a_sentence(nginx, build):
+    nginx.settings["FRONTEND_URL"] = "http://$shop"
+
+    with pytest.raises(CannotStart, match=r"^nginx refuses the storefront's configuration: .*\"shop\" variable"):
+        nginx.prepare(build)
+
+
+def test_it_asks_for_no_more_connections_than_the_machine_has_files_for(nginx, build):
+    with_few_files = ["sh", "-c", 'ulimit -n 300 && exec "$@"', "sh"]
+    check = [sys.executable, "-c", PREPARE_AND_CHECK, nginx.folder, build, json.dumps(SETTINGS)]
+
+    done = subprocess.run([*with_few_files, *check], cwd=ROOT, capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+    assert "[warn]" not in done.stderr
+    assert "worker_connections 150;" in (nginx.folder / "nginx.conf").read_text()

@@ -11,7 +11,7 @@ from nameko_reliable.testing.servers import CannotStart
 
 BUILT_FROM = ".built-from"
 # What no build reads.
-APART = {"node_modules", "dist", "dist-new", "e2e", "server.js", "nginx.conf", "screenshots", "test-results"}
+APART = {"node_modules", "dist", "dist-new", "e2e", "nginx.conf", "screenshots", "test-results"}
 DIST = FRONTEND / "dist"
 VITE = FRONTEND / "node_modules" / "vite" / "bin" / "vite.js"
 

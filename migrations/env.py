@@ -18,7 +18,7 @@ url = database_url(database_uris(service)[service])
 with create_engine(url, poolclass=NullPool, connect_args=WRITABLE_HOST).connect() as connection:
     context.configure(
         connection=connection,
-        target_metadata=importlib.import_module(f"services.{service}").Base.metadata,
+        target_metadata=importlib.import_module(f"services.{service}_models").Base.metadata,
         # One that builds an index beside running services leaves its transaction.
         transaction_per_migration=True,
     )

@@ -69,7 +69,6 @@ from services.notifications_models import (
     OrderSummary,
     lock_address,
 )
-from services.notifications_models import Base as Base  # for migrations/env.py
 from services.notifications_smtp import MOST_CONNECTIONS, Mailer
 
 NOTIFICATION_VIEW = NotificationView()

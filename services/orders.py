@@ -55,7 +55,6 @@ from nameko_reliable.telemetry.metrics import Metrics
 from nameko_reliable.telemetry.tracing import Tracing
 from nameko_reliable.timers import timer
 from services.orders_models import Answer, Attempt, Order, OutboxEntry, StatusStep, open_orders
-from services.orders_models import Base as Base  # for migrations/env.py
 
 ORDER_VIEW = OrderView()
 LEASE_SECONDS = 10

@@ -72,7 +72,6 @@ from services.products_models import (
     ReservationLine,
     StockMovement,
 )
-from services.products_models import Base as Base  # for migrations/env.py
 from services.products_search import conditions
 
 logger = logging.getLogger(__name__)

@@ -83,7 +83,6 @@ from services.users_models import (
     normal_address,
     tell_security,
 )
-from services.users_models import Base as Base
 from services.users_openid import IdentityRefused, OpenIdClient, ProviderAway, ProviderNotConfigured
 from services.users_passwords import Passwords, hashing_rpc
 

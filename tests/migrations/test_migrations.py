@@ -63,7 +63,7 @@ def schema(engine):
 def test_the_migrations_and_the_models_make_the_same_schema_to_the_last_default(database, service):
     migrated, modelled = (create_engine(database(name), poolclass=NullPool) for name in (service, "empty"))
 
-    importlib.import_module(f"services.{service}").Base.metadata.create_all(modelled)
+    importlib.import_module(f"services.{service}_models").Base.metadata.create_all(modelled)
 
     with migrated.begin() as connection:
         connection.execute(text("DROP TABLE alembic_version"))

@@ -21,19 +21,14 @@ from sqlalchemy import (
     or_,
     select,
 )
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, validates
 
-from contracts.names import username_key, with_suffix
-from contracts.types import Email, Taken
+from contracts.names import username_key
+from contracts.types import Email
 from contracts.users import (
-    MAX_USERNAME,
     InvalidSession,
     InvalidToken,
-    NewEmail,
-    Profile,
     TooManyFailures,
-    UnprovenAddress,
 )
 from nameko_reliable.sessions import after_commit
 from nameko_reliable.tables import AnswerMixin, OutboxMixin
@@ -124,51 +119,6 @@ class ExternalIdentity(Base):
     subject: Mapped[str] = mapped_column(Text, primary_key=True)
     user_id: Mapped[int] = _owner(index=True)
     created_at: Mapped[datetime] = _now()
-
-    @classmethod
-    def account(cls, session, identity):
-        """(user, is_new): the account that the identity opens, locked, whether or not it is disabled.
-
-        identity: of services.users_openid. Raises UnprovenAddress for a newcomer whose address nobody vouches for, or
-        that no mail server takes.
-        """
-        known = session.get(cls, (identity.issuer, identity.subject))
-        if known is not None:
-            return session.get(User, known.user_id, with_for_update=True), False
-        email = normal_address(identity.email) if identity.email_verified else None
-        if email is None or not cls._may_have_account(session, email):
-            raise UnprovenAddress
-        user, is_new = cls._account_of_address(session, email, _username_for(identity.name, email))
-        if user.is_active:
-            link = insert(cls).values(issuer=identity.issuer, subject=identity.subject, user_id=user.id)
-            session.execute(link.on_conflict_do_nothing())
-            tell_security(session, "linked to a sign-in provider", user_id=user.id)
-            if user.email_verified_at is None:
-                # Whoever registered the address may not be who has it, and must keep no way in.
-                user.password_hash, user.email_verified_at = None, func.now()
-                UserSession.end_all(session, user)
-        return user, is_new
-
-    @staticmethod
-    def _may_have_account(session, email):
-        """Whether it may be a new account's address, or is one's already."""
-        try:
-            NewEmail().deserialize(email)
-        except ValidationError:
-            return session.scalar(select(User.id).where(User.email == email)) is not None
-        return True
-
-    @staticmethod
-    def _account_of_address(session, email, username):
-        """(user, is_new), locked; made if there is none, under that name or, if it is taken, a similar one."""
-        for free_name in (username, with_suffix(username, secrets.token_hex(4), MAX_USERNAME)):
-            name = {"username": free_name, "username_key": username_key(free_name)}
-            new = insert(User).values(email=email, email_verified_at=func.now(), **name)
-            is_new = session.execute(new.on_conflict_do_nothing().returning(User.id)).first() is not None
-            user = session.scalar(select(User).where(User.email == email).with_for_update())
-            if user is not None:
-                return user, is_new
-        raise Taken("username")
 
 
 class SignIn(Base):
@@ -422,16 +372,6 @@ def normal_address(email):
         return Email().deserialize(email)
     except ValidationError:
         return None
-
-
-def _username_for(name, email):
-    """A name in bounds: the provider's, or else what stands before the @."""
-    for username in (name, email.partition("@")[0]):
-        try:
-            return Profile().load({"username": username})["username"]
-        except ValidationError:
-            continue
-    return f"forager-{secrets.token_hex(4)}"
 
 
 def tell_security(session, what, **fields):

@@ -1,0 +1,34 @@
+"""Mails with a link: who gets one, and the token that its link carries."""
+
+from sqlalchemy import func, select
+
+from contracts.types import load_id
+from contracts.users import MailNotNeeded
+from services.users_events import mail_requested
+from services.users_models import VERIFICATION, MailedToken, MailRequest, User
+
+
+def answer_next_request(session, outbox):
+    """Look into the next request for a mail, and emit its event for an account's address. False without a request."""
+    request = MailRequest.next(session)
+    if request is None:
+        return False
+    if request.is_one_too_many(session):
+        # Without a trace: else who asks often enough would keep the next mail from ever going out.
+        session.delete(request)
+        return True
+    user = session.scalar(select(User).where(User.email == request.email, User.is_active))
+    request.answered_at = session.scalar(select(func.now()))
+    if user is not None:
+        outbox.add(session, mail_requested(request, user))
+    return True
+
+
+def new_mailed_token(session, user_id, email, purpose):
+    """A token for this account's mail. Raises MailNotNeeded when the mail has nothing to do any more."""
+    user = session.get(User, load_id(user_id, "user_id"))
+    if user is None or not user.is_active or user.email != email:
+        raise MailNotNeeded
+    if purpose == VERIFICATION and user.email_verified_at is not None:
+        raise MailNotNeeded
+    return MailedToken.new(session, user, purpose)

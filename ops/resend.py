@@ -35,11 +35,12 @@ def a_time(text):
 
 def resend(service, uri, since):
     """Put the service's events since then into its outbox; return how many they are."""
-    module = importlib.import_module(f"services.{service}")
+    models = importlib.import_module(f"services.{service}_models")
+    events = importlib.import_module(f"services.{service}_events")
     number = 0
     with Session(create_engine(database_url(uri), connect_args=WRITABLE_HOST), expire_on_commit=False) as session:
-        for event, key in module.events_since(session, since):
-            session.add(module.OutboxEntry.of(event, key))
+        for event, key in events.events_since(session, since):
+            session.add(models.OutboxEntry.of(event, key))
             number += 1
             if number % BATCH == 0:
                 session.commit()

@@ -10,24 +10,14 @@ transaction turns the attempt from open to ordered; whoever wants the stock back
 from open to abandoned. Of the two, one wins.
 """
 
-import hashlib
-import json
-import math
 from datetime import timedelta
-from decimal import Decimal
-from uuid import uuid4
 
-from sqlalchemy import Date, cast, delete, extract, func, literal, or_, select, text, update
+from sqlalchemy import delete, func, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import selectinload
 
 from contracts.orders import (
-    NOT_CONFIRMED,
-    ORDER_STATUSES,
-    KeyReused,
     OrderAbandoned,
     OrderCreated,
-    OrderLine,
     OrderNotFound,
     OrderPlacement,
     OrderQuery,
@@ -36,14 +26,12 @@ from contracts.orders import (
     OrderView,
     ProductsTimeout,
     ProductsUnavailable,
-    RequestInFlight,
     SummaryQuery,
-    TooManyOpenOrders,
 )
 from contracts.production import demo_settings
 from contracts.products import ReservationId, ReservationReleased
 from contracts.settings import ShopSettings
-from contracts.types import NotAllowed, event_id_of, load, load_id
+from contracts.types import NotAllowed, load, load_id
 from nameko_reliable.database import Database
 from nameko_reliable.errors import RpcTimeout, ServiceUnavailable
 from nameko_reliable.inbox import once
@@ -54,59 +42,20 @@ from nameko_reliable.telemetry.logs import LogContext
 from nameko_reliable.telemetry.metrics import Metrics
 from nameko_reliable.telemetry.tracing import Tracing
 from nameko_reliable.timers import timer
-from services.orders_models import Answer, Attempt, Order, OutboxEntry, StatusStep, open_orders
+from services.orders_attempts import begin_attempt, merged
+from services.orders_events import event_of
+from services.orders_models import Answer, Attempt, Order, OutboxEntry
+from services.orders_statements import search_orders, summarize, with_details
 
 ORDER_VIEW = OrderView()
-LEASE_SECONDS = 10
 ROUND_ORDERS = 100
 ABANDONED_ATTEMPT_DAYS = 30
-# As many are read at once when events are made again.
-EVENTS_ORDERS = 100
 
 
 def first_view(order):
     """The order as it was answered when it was placed, whatever became of it since."""
     view = ORDER_VIEW.dump(order)
     return {**view, "status": "pending", "updated_at": view["created_at"], "history": view["history"][:1]}
-
-
-def event_of(order, sequence):
-    """The event of an order's step, the same each time it is made."""
-    step = order.history[sequence - 1]
-    names = ("product_id", "product_name", "product_price", "quantity", "subtotal")
-    fields = {
-        "event_id": event_id_of("order", order.reservation_id, sequence),
-        "timestamp": step.at,
-        "order_id": order.id,
-        "sequence": sequence,
-        "user_id": order.user_id,
-        "user_email": order.user_email,
-        "email_verified": order.email_verified,
-        "status": step.status,
-        "items": tuple(OrderLine(**{name: getattr(item, name) for name in names}) for item in order.items),
-        "total_amount": order.total_amount,
-        "reservation_id": order.reservation_id,
-    }
-    if sequence == 1:
-        return OrderCreated(**fields)
-    old_status = order.history[sequence - 2].status
-    # The one step that the shop takes by itself.
-    reason = NOT_CONFIRMED if step.by == "system" else None
-    return OrderStatusUpdated(**fields, old_status=old_status, new_status=step.status, reason=reason)
-
-
-def events_since(session, since):
-    """(event, key) of each step that an order took since then, for `ops.resend`.
-
-    Without order.abandoned: products asks about its reservations itself.
-    """
-    order_ids = sorted(session.scalars(select(StatusStep.order_id).where(StatusStep.at >= since).distinct()))
-    for first in range(0, len(order_ids), EVENTS_ORDERS):
-        chunk = order_ids[first : first + EVENTS_ORDERS]
-        for order in session.scalars(_with_details().where(Order.id.in_(chunk)).order_by(Order.id)):
-            for sequence, step in enumerate(order.history, 1):
-                if step.at >= since:
-                    yield event_of(order, sequence), order.id
 
 
 class Orders:
@@ -143,8 +92,9 @@ class Orders:
                 "idempotency_key": self.db.call_id if idempotency_key is None else idempotency_key,
             },
         )
-        lines = _merged(placement["items"])
-        attempt = self._begin_attempt(placement, lines)
+        lines = merged(placement["items"])
+        with self.db.transaction() as session:
+            attempt = begin_attempt(session, placement, lines, *self._most_open(placement["email_verified"]))
         if attempt.state == "ordered":
             return self._first_answer(attempt.reservation_id)
         try:
@@ -155,61 +105,6 @@ class Orders:
             if self._abandon(attempt.reservation_id):
                 raise
             return self._first_answer(attempt.reservation_id)
-
-    def _begin_attempt(self, placement, lines):
-        """The attempt of this key: a new one, one whose lease has ended, or the ordered one.
-
-        Raises KeyReused for another body, RequestInFlight while another call holds it, TooManyOpenOrders for a new one.
-        """
-        user_id, key, fingerprint = placement["user_id"], placement["idempotency_key"], _fingerprint(lines)
-        units = sum(line["quantity"] for line in lines)
-        most_orders, most_units = self._most_open(placement["email_verified"])
-        taken = open_orders(user_id)
-        lease = func.now() + timedelta(seconds=LEASE_SECONDS)
-        values = {
-            "reservation_id": literal(uuid4()),
-            "user_id": literal(user_id),
-            "key": literal(key),
-            "fingerprint": literal(fingerprint),
-            "units": literal(units),
-            "state": literal("open"),
-            "leased_until": lease,
-        }
-        within_limits = select(*values.values()).where(
-            taken.c.orders < most_orders, taken.c.units + units <= most_units
-        )
-        with self.db.transaction() as session:
-            # A user's attempts begin one by one: of many at once each counts those before it.
-            session.execute(select(func.pg_advisory_xact_lock(func.hashtext(f"open orders of {user_id}"))))
-            attempt = session.scalar(
-                insert(Attempt)
-                .from_select(list(values), within_limits)
-                .on_conflict_do_nothing(index_elements=["user_id", "key"], index_where=text("state <> 'abandoned'"))
-                .returning(Attempt)
-            )
-            if attempt is not None:
-                return attempt
-            attempt = session.scalar(
-                select(Attempt)
-                .where(Attempt.user_id == user_id, Attempt.key == key, Attempt.state != "abandoned")
-                .with_for_update()
-            )
-            if attempt is None:
-                orders, open_units = session.execute(select(taken.c.orders, taken.c.units)).one()
-                if orders < most_orders and open_units + units <= most_units:
-                    # The key was free, or the limits were kept, just after the first statement.
-                    raise RequestInFlight(1)
-                raise TooManyOpenOrders(orders, open_units, units, most_orders, most_units)
-            if attempt.fingerprint != fingerprint:
-                raise KeyReused
-            if attempt.state == "open":
-                # Not now(): that is when this transaction began, perhaps before the lease did.
-                left = extract("epoch", Attempt.leased_until - func.clock_timestamp())
-                seconds = session.scalar(select(left).where(Attempt.reservation_id == attempt.reservation_id))
-                if seconds > 0:
-                    raise RequestInFlight(math.ceil(seconds))
-                attempt.leased_until = lease
-            return attempt
 
     def _most_open(self, email_verified):
         """[orders, units] that an account may have open."""
@@ -248,7 +143,7 @@ class Orders:
 
     def _first_answer(self, reservation_id):
         with self.db.transaction(past_deadline=True) as session:
-            return first_view(session.scalars(_with_details().where(Order.reservation_id == reservation_id)).one())
+            return first_view(session.scalars(with_details().where(Order.reservation_id == reservation_id)).one())
 
     def _abandon(self, reservation_id):
         """Give the attempt up, and its stock with it, unless it became an order; true if it did not."""
@@ -288,7 +183,7 @@ class Orders:
             return ORDER_VIEW.dump(self._find(session, order_id, user_id))
 
     def _find(self, session, order_id, user_id, lock=False):
-        wanted = _with_details().where(Order.id == load_id(order_id, "order_id"))
+        wanted = with_details().where(Order.id == load_id(order_id, "order_id"))
         order = session.scalar(wanted.with_for_update(of=Order) if lock else wanted)
         if order is None or user_id not in (None, order.user_id):
             raise OrderNotFound(order_id)
@@ -301,29 +196,9 @@ class Orders:
         query: as contracts.orders.OrderQuery. Raises InvalidInput.
         """
         query = load(OrderQuery(), query)
-        conditions = []
-        if user_id is not None:
-            conditions.append(Order.user_id == load_id(user_id, "user_id"))
-        if query["status"] is not None:
-            conditions.append(Order.status == query["status"])
-        if query["q"]:
-            is_id = query["q"].isascii() and query["q"].isdecimal() and len(query["q"]) < 19
-            conditions.append(
-                or_(
-                    Order.user_email.icontains(query["q"], autoescape=True),
-                    Order.id == (int(query["q"]) if is_id else None),
-                )
-            )
-        if query["created_from"] is not None:
-            conditions.append(Order.created_at >= query["created_from"])
-        if query["created_to"] is not None:
-            conditions.append(Order.created_at < query["created_to"])
-        page = (
-            _with_details().where(*conditions).order_by(Order.id.desc()).offset(query["offset"]).limit(query["limit"])
-        )
         with self.db.transaction() as session:
-            total = session.scalar(select(func.count()).select_from(Order).where(*conditions))
-            orders = ORDER_VIEW.dump(session.scalars(page), many=True)
+            total, orders = search_orders(session, user_id, query)
+            orders = ORDER_VIEW.dump(orders, many=True)
         return {"orders": orders, "total": total}
 
     @rpc
@@ -334,28 +209,8 @@ class Orders:
         Cancelled orders count in by_status alone. Raises InvalidInput.
         """
         days = load(SummaryQuery(), {"days": days})["days"]
-        # The connection's time zone is UTC.
-        date = cast(Order.created_at, Date)
         with self.db.transaction() as session:
-            today = session.scalar(select(func.current_date()))
-            dates = [today - timedelta(days=age) for age in reversed(range(days))]
-            sums = session.execute(
-                select(date, func.count(), func.sum(Order.total_amount))
-                .where(Order.created_at >= dates[0], Order.status != "cancelled")
-                .group_by(date)
-            ).all()
-            counts = session.execute(select(Order.status, func.count()).group_by(Order.status)).all()
-        by_date = {date: (orders, revenue) for date, orders, revenue in sums}
-        by_status = dict.fromkeys(ORDER_STATUSES, 0) | {status: count for status, count in counts}
-        daily = []
-        for date in dates:
-            orders, revenue = by_date.get(date, (0, Decimal("0.00")))
-            daily.append({"date": date.isoformat(), "orders": orders, "revenue": str(revenue)})
-        return {
-            "today": {name: daily[-1][name] for name in ("orders", "revenue")},
-            "by_status": by_status,
-            "daily": daily,
-        }
+            return summarize(session, days)
 
     @rpc
     @once
@@ -396,7 +251,7 @@ class Orders:
     def _cancel_some_unconfirmed(self):
         """True while there may be more."""
         since = func.now() - timedelta(hours=self.settings["PENDING_ORDER_HOURS"])
-        unconfirmed = _with_details().where(Order.status == "pending", Order.created_at < since)
+        unconfirmed = with_details().where(Order.status == "pending", Order.created_at < since)
         # PostgreSQL checks the conditions again once it has the lock. What others hold is taken a step, or comes later.
         unconfirmed = unconfirmed.order_by(Order.id).limit(ROUND_ORDERS).with_for_update(of=Order, skip_locked=True)
         with self.db.transaction() as session:
@@ -413,22 +268,3 @@ class Orders:
             self._turn_abandoned(session, Attempt.leased_until < func.now() - timedelta(hours=1))
             old = Attempt.created_at < func.now() - timedelta(days=ABANDONED_ATTEMPT_DAYS)
             session.execute(delete(Attempt).where(Attempt.state == "abandoned", old))
-
-
-def _with_details():
-    return select(Order).options(selectinload(Order.items), selectinload(Order.history))
-
-
-def _merged(items):
-    """One line for each product, by id, with the sum of its quantities; prices as strings."""
-    lines = {}
-    for item in items:
-        line = lines.setdefault(item["product_id"], {"product_id": item["product_id"], "quantity": 0})
-        line["quantity"] += item["quantity"]
-        if "unit_price" in item:
-            line["unit_price"] = str(item["unit_price"])
-    return [lines[product_id] for product_id in sorted(lines)]
-
-
-def _fingerprint(lines):
-    return hashlib.sha256(json.dumps(lines, sort_keys=True).encode()).hexdigest()

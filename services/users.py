@@ -56,7 +56,6 @@ from services.users_accounts import (
     search_users,
     set_password,
 )
-from services.users_events import events_since as events_since  # for ops.resend
 from services.users_events import registered
 from services.users_mailed_tokens import answer_next_request, new_mailed_token
 from services.users_models import (

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from contracts.orders import ORDER_STATUSES, IllegalTransition
 from contracts.types import InvalidInput
-from services.orders import Attempt, Order, event_of
+from services.orders_events import event_of
+from services.orders_models import Attempt, Order
 
 LEGAL = {
     ("pending", "confirmed"),

@@ -1,0 +1,84 @@
+"""An attempt begins: found by its key or made, within what its account may have open."""
+
+import hashlib
+import json
+import math
+from datetime import timedelta
+from uuid import uuid4
+
+from sqlalchemy import extract, func, literal, select, text
+from sqlalchemy.dialects.postgresql import insert
+
+from contracts.orders import KeyReused, RequestInFlight, TooManyOpenOrders
+from services.orders_models import Attempt, open_orders
+
+LEASE_SECONDS = 10
+
+
+def merged(items):
+    """One line for each product, by id, with the sum of its quantities; prices as strings."""
+    lines = {}
+    for item in items:
+        line = lines.setdefault(item["product_id"], {"product_id": item["product_id"], "quantity": 0})
+        line["quantity"] += item["quantity"]
+        if "unit_price" in item:
+            line["unit_price"] = str(item["unit_price"])
+    return [lines[product_id] for product_id in sorted(lines)]
+
+
+def begin_attempt(session, placement, lines, most_orders, most_units):
+    """The attempt of this key: a new one, one whose lease has ended, or the ordered one.
+
+    placement: as contracts.orders.OrderPlacement. lines: merged. most_orders, most_units: what the account may have
+    open. Raises KeyReused for another body, RequestInFlight while another call holds it, TooManyOpenOrders for a new
+    one.
+    """
+    user_id, key, fingerprint = placement["user_id"], placement["idempotency_key"], _fingerprint(lines)
+    units = sum(line["quantity"] for line in lines)
+    taken = open_orders(user_id)
+    lease = func.now() + timedelta(seconds=LEASE_SECONDS)
+    values = {
+        "reservation_id": literal(uuid4()),
+        "user_id": literal(user_id),
+        "key": literal(key),
+        "fingerprint": literal(fingerprint),
+        "units": literal(units),
+        "state": literal("open"),
+        "leased_until": lease,
+    }
+    within_limits = select(*values.values()).where(taken.c.orders < most_orders, taken.c.units + units <= most_units)
+    # A user's attempts begin one by one: of many at once each counts those before it.
+    session.execute(select(func.pg_advisory_xact_lock(func.hashtext(f"open orders of {user_id}"))))
+    attempt = session.scalar(
+        insert(Attempt)
+        .from_select(list(values), within_limits)
+        .on_conflict_do_nothing(index_elements=["user_id", "key"], index_where=text("state <> 'abandoned'"))
+        .returning(Attempt)
+    )
+    if attempt is not None:
+        return attempt
+    attempt = session.scalar(
+        select(Attempt)
+        .where(Attempt.user_id == user_id, Attempt.key == key, Attempt.state != "abandoned")
+        .with_for_update()
+    )
+    if attempt is None:
+        orders, open_units = session.execute(select(taken.c.orders, taken.c.units)).one()
+        if orders < most_orders and open_units + units <= most_units:
+            # The key was free, or the limits were kept, just after the first statement.
+            raise RequestInFlight(1)
+        raise TooManyOpenOrders(orders, open_units, units, most_orders, most_units)
+    if attempt.fingerprint != fingerprint:
+        raise KeyReused
+    if attempt.state == "open":
+        # Not now(): that is when this transaction began, perhaps before the lease did.
+        left = extract("epoch", Attempt.leased_until - func.clock_timestamp())
+        seconds = session.scalar(select(left).where(Attempt.reservation_id == attempt.reservation_id))
+        if seconds > 0:
+            raise RequestInFlight(math.ceil(seconds))
+        attempt.leased_until = lease
+    return attempt
+
+
+def _fingerprint(lines):
+    return hashlib.sha256(json.dumps(lines, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,67 @@
+"""What orders asks its database for: an order with its details, a page of a list, sums by day and by status."""
+
+from datetime import timedelta
+from decimal import Decimal
+
+from sqlalchemy import Date, cast, func, or_, select
+from sqlalchemy.orm import selectinload
+
+from contracts.orders import ORDER_STATUSES
+from contracts.types import load_id
+from services.orders_models import Order
+
+
+def with_details():
+    return select(Order).options(selectinload(Order.items), selectinload(Order.history))
+
+
+def search_orders(session, user_id, query):
+    """(total, the orders of the page), newest first. user_id: whose, None for everybody's.
+
+    query: as contracts.orders.OrderQuery.
+    """
+    conditions = []
+    if user_id is not None:
+        conditions.append(Order.user_id == load_id(user_id, "user_id"))
+    if query["status"] is not None:
+        conditions.append(Order.status == query["status"])
+    if query["q"]:
+        is_id = query["q"].isascii() and query["q"].isdecimal() and len(query["q"]) < 19
+        conditions.append(
+            or_(
+                Order.user_email.icontains(query["q"], autoescape=True),
+                Order.id == (int(query["q"]) if is_id else None),
+            )
+        )
+    if query["created_from"] is not None:
+        conditions.append(Order.created_at >= query["created_from"])
+    if query["created_to"] is not None:
+        conditions.append(Order.created_at < query["created_to"])
+    page = with_details().where(*conditions).order_by(Order.id.desc()).offset(query["offset"]).limit(query["limit"])
+    total = session.scalar(select(func.count()).select_from(Order).where(*conditions))
+    return total, session.scalars(page)
+
+
+def summarize(session, days):
+    """What `summarize_orders` answers."""
+    # The connection's time zone is UTC.
+    date = cast(Order.created_at, Date)
+    today = session.scalar(select(func.current_date()))
+    dates = [today - timedelta(days=age) for age in reversed(range(days))]
+    sums = session.execute(
+        select(date, func.count(), func.sum(Order.total_amount))
+        .where(Order.created_at >= dates[0], Order.status != "cancelled")
+        .group_by(date)
+    ).all()
+    counts = session.execute(select(Order.status, func.count()).group_by(Order.status)).all()
+    by_date = {date: (orders, revenue) for date, orders, revenue in sums}
+    by_status = dict.fromkeys(ORDER_STATUSES, 0) | {status: count for status, count in counts}
+    daily = []
+    for date in dates:
+        orders, revenue = by_date.get(date, (0, Decimal("0.00")))
+        daily.append({"date": date.isoformat(), "orders": orders, "revenue": str(revenue)})
+    return {
+        "today": {name: daily[-1][name] for name in ("orders", "revenue")},
+        "by_status": by_status,
+        "daily": daily,
+    }

@@ -1,0 +1,77 @@
+"""Stock and its reservations, each step in the caller's transaction."""
+
+from sqlalchemy import select
+
+from contracts.products import InsufficientStock, PriceChanged, ProductNotFound, ReservationReleased
+from services.products_models import Product, Reservation, ReservationLine
+from services.products_statements import RESERVE
+
+
+def check_lines(session, lines):
+    """What `check_stock` answers. Raises ProductNotFound."""
+    wanted = {line["product_id"]: line["quantity"] for line in lines}
+    products = session.scalars(select(Product).where(Product.id.in_(wanted), Product.is_active))
+    available = {product.id: product.stock_quantity for product in products}
+    for product_id in wanted:
+        if product_id not in available:
+            raise ProductNotFound(product_id)
+    return [
+        {
+            "product_id": product_id,
+            "requested": quantity,
+            "available": available[product_id],
+            "sufficient": available[product_id] >= quantity,
+        }
+        for product_id, quantity in wanted.items()
+    ]
+
+
+def reserve(session, request):
+    """(what `reserve_stock` answers, the products that changed). request: as contracts.products.ReservationRequest.
+
+    Raises ProductNotFound, PriceChanged, InsufficientStock, ReservationReleased; the caller rolls back then.
+    """
+    prices = {line["product_id"]: line["unit_price"] for line in request["lines"]}
+    rows = session.execute(
+        RESERVE,
+        {
+            "reservation_id": request["reservation_id"],
+            "product_ids": list(prices),
+            "quantities": [line["quantity"] for line in request["lines"]],
+        },
+    ).all()
+    if not rows[0].claimed:
+        return _earlier_answer(session, request["reservation_id"]), []
+    for row in rows:
+        if not row.is_active:
+            raise ProductNotFound(row.id)
+        if prices[row.id] not in (None, row.price):
+            raise PriceChanged(row.id, prices[row.id], row.price)
+        if row.revision is None:
+            raise InsufficientStock(row.id, row.quantity, row.available)
+    lines = [(row.id, row.name, row.price, row.quantity) for row in rows]
+    return _reservation_view(request["reservation_id"], lines), rows
+
+
+def _earlier_answer(session, reservation_id):
+    if session.get(Reservation, reservation_id).state == "released":
+        raise ReservationReleased(reservation_id)
+    line = ReservationLine
+    lines = session.execute(
+        select(line.product_id, line.product_name, line.product_price, line.quantity)
+        .where(line.reservation_id == reservation_id)
+        .order_by(line.product_id)
+    ).all()
+    return _reservation_view(reservation_id, lines)
+
+
+def _reservation_view(reservation_id, lines):
+    """lines: (product_id, name, price, quantity) each."""
+    names = ("product_id", "product_name", "product_price", "quantity")
+    return {
+        "reservation_id": str(reservation_id),
+        "lines": [
+            dict(zip(names, (product_id, name, str(price), quantity), strict=True))
+            for product_id, name, price, quantity in lines
+        ],
+    }

@@ -21,28 +21,17 @@ the mail and nowhere else.
 """
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from email.message import EmailMessage
-from email.utils import format_datetime
-from pathlib import Path
+from datetime import UTC, datetime
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
-from nameko.extensions import DependencyProvider
 from prometheus_client import Gauge
-from sqlalchemy import and_, case, func, literal, or_, select, union_all
+from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 
-from contracts.notifications import (
-    NotificationCreated,
-    NotificationNotFound,
-    NotificationQuery,
-    NotificationView,
-    ReadMark,
-)
+from contracts.notifications import NotificationCreated, NotificationQuery, NotificationView, ReadMark
 from contracts.orders import OrderCreated, OrderStatusUpdated
 from contracts.production import demo_settings
 from contracts.settings import ShopSettings
-from contracts.types import ParkedMessageNotFound, ParkedQuery, ParkedSelection, fold_address, load, load_id
+from contracts.types import ParkedMessageNotFound, ParkedQuery, ParkedSelection, fold_address, load
 from contracts.users import MailNotNeeded, UserPasswordResetRequested, UserRegistered, UserVerificationRequested
 from nameko_reliable.database import Database
 from nameko_reliable.errors import RpcTimeout, ServiceUnavailable
@@ -70,89 +59,21 @@ from services.notifications_models import (
     lock_address,
 )
 from services.notifications_smtp import MOST_CONNECTIONS, Mailer
+from services.notifications_statements import (
+    AGE_OF_OLDEST_PENDING,
+    COUNT_MAILS,
+    find_notification,
+    search_notifications,
+)
+from services.notifications_templates import Letters
 
 NOTIFICATION_VIEW = NotificationView()
 TOKEN_SECONDS = 1.5
 # Less than a caller waits.
 RETRY_SECONDS = 3
 
-# Where the links of account mails lead. Their event types are also the purposes of their tokens.
-TOKEN_PAGES = {"email_verification": "verify-email", "password_reset": "reset-password"}
-
 MAILS = Gauge("forage_mails", "Mails that were not sent. status: pending, failed, uncertain.", ["service", "status"])
-COUNT_MAILS = union_all(
-    # Each by its own partial index.
-    *(
-        select(literal(status), func.count()).where(Notification.status == status)
-        for status in ("pending", "failed", "uncertain")
-    )
-)
 OLDEST_PENDING = Gauge("forage_mails_oldest_pending_age_seconds", "How long the oldest mail is pending.", ["service"])
-IS_SUMMARY = and_(Notification.order_id.is_(None), Notification.event_name == SUMMARY_NAME)
-# A summary is to go out so long after it was made.
-DUE_SINCE = Notification.created_at + case((IS_SUMMARY, UNPROVEN_WINDOW), else_=timedelta(0))
-AGE_OF_OLDEST_PENDING = select(func.coalesce(func.extract("epoch", func.now() - func.min(DUE_SINCE)), 0)).where(
-    Notification.status == "pending",
-    # Not a summary whose time is to come.
-    or_(Notification.next_try_at <= func.now(), Notification.tries > 0),
-)
-
-
-class Letters(DependencyProvider):
-    """Renders events to mails with the templates of `templates/email`, a folder for each event's name."""
-
-    def setup(self):
-        config = self.container.config
-        self._shop_url, self._sender = config["FRONTEND_URL"], config["MAIL_FROM"]
-        self._templates = Environment(
-            loader=FileSystemLoader(Path(__file__).parent.parent / "templates" / "email"),
-            autoescape=select_autoescape(["html"]),
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-
-    def get_dependency(self, worker_ctx):
-        return self
-
-    def words(self, event):
-        """The subject and the sentence of an event, for lists and pushes."""
-        words = self._templates.get_template(f"{_folder(event)}/_words.jinja").make_module({"event": event})
-        return str(words.subject), str(words.text)
-
-    def order_mail(self, event, recipient):
-        """An EmailMessage with a text and an HTML part."""
-        return self._compose(event, recipient, order_url=f"{self._shop_url}/orders/{event.order_id}")
-
-    def summary_mail(self, summary, recipient):
-        """As `order_mail`."""
-        return self._compose(summary, recipient)
-
-    def account_mail(self, event, recipient, token, expires_in):
-        """As `order_mail`. expires_in: the token's life in seconds."""
-        # In the fragment, which browsers send to nobody.
-        link = f"{self._shop_url}/{TOKEN_PAGES[EVENT_TYPES[type(event)]]}#token={token}"
-        return self._compose(event, recipient, link=link, expires_in=expires_in)
-
-    def _compose(self, event, recipient, **details):
-        details |= {"event": event, "shop_url": self._shop_url}
-        mail = EmailMessage()
-        mail["From"], mail["To"] = self._sender, recipient
-        mail["Subject"] = self._render("subject.txt", details).strip()
-        mail["Date"] = format_datetime(event.timestamp)
-        mail["Message-ID"] = f"<{event.event_id}@{self._sender.domain}>"
-        mail["X-Forage-Event"] = event.name
-        mail["Auto-Submitted"] = "auto-generated"
-        mail.set_content(self._render("body.txt", details))
-        mail.add_alternative(self._render("body.html", details), subtype="html")
-        return mail
-
-    def _render(self, part, details):
-        return self._templates.get_template(f"{_folder(details['event'])}/{part}").render(details)
-
-
-def _folder(event):
-    return event.name.replace(".", "_")
 
 
 class Notifications:
@@ -322,7 +243,7 @@ class Notifications:
 
     def _retry(self, session, notification_id, user_id):
         """Have it sent next. {id}, which is all that a repeat of the call has to know."""
-        notification = self._find(session, notification_id, user_id, lock=True)
+        notification = find_notification(session, notification_id, user_id, lock=True)
         notification.try_by_hand()
         self.bell.ring_after_commit(session)
         return {"id": notification.id}
@@ -334,23 +255,9 @@ class Notifications:
         query: as contracts.notifications.NotificationQuery. Raises InvalidInput.
         """
         query = load(NotificationQuery(), query)
-        conditions = _seen_by(user_id)
-        if query["recipient"] is not None:
-            conditions.append(Notification.recipient_email == fold_address(query["recipient"]))
-        if query["status"] is not None:
-            conditions.append(Notification.status == query["status"])
-        if query["order_id"] is not None:
-            conditions.append(Notification.order_id == query["order_id"])
-        if query["unread"] is not None:
-            conditions.append(Notification.read_at.is_(None) == query["unread"])
-        if query["after_id"] is not None:
-            conditions.append(Notification.id > query["after_id"])
-        order = Notification.id.desc() if query["after_id"] is None else Notification.id
-        page = select(Notification).where(*conditions).order_by(order)
-        page = page.limit(query["limit"]).offset(query["offset"])
         with self.db.transaction() as session:
-            total = session.scalar(select(func.count()).select_from(Notification).where(*conditions))
-            notifications = NOTIFICATION_VIEW.dump(session.scalars(page), many=True)
+            total, notifications = search_notifications(session, user_id, query)
+            notifications = NOTIFICATION_VIEW.dump(notifications, many=True)
         return {"notifications": notifications, "total": total}
 
     @rpc
@@ -363,27 +270,18 @@ class Notifications:
     def get_notification(self, notification_id, user_id=None):
         """user_id: whose it must be, None for anybody's. Raises NotificationNotFound."""
         with self.db.transaction() as session:
-            return NOTIFICATION_VIEW.dump(self._find(session, notification_id, user_id))
+            return NOTIFICATION_VIEW.dump(find_notification(session, notification_id, user_id))
 
     @rpc
     def mark_read(self, notification_id, user_id, read=True):
         """Mark the customer's own notification read or unread. Raises NotificationNotFound."""
         read = load(ReadMark(), {"read": read})["read"]
         with self.db.transaction() as session:
-            notification = self._find(session, notification_id, user_id, lock=True)
+            notification = find_notification(session, notification_id, user_id, lock=True)
             if read != (notification.read_at is not None):
                 notification.read_at = func.now() if read else None
             session.flush()
             return NOTIFICATION_VIEW.dump(notification)
-
-    def _find(self, session, notification_id, user_id, lock=False):
-        wanted = select(Notification).where(
-            Notification.id == load_id(notification_id, "notification_id"), *_seen_by(user_id)
-        )
-        notification = session.scalar(wanted.with_for_update() if lock else wanted)
-        if notification is None:
-            raise NotificationNotFound(notification_id)
-        return notification
 
     @rpc
     def list_parked(self, limit=50, offset=0):
@@ -431,10 +329,3 @@ class Notifications:
     def forget_answers(self):
         with self.db.transaction() as session:
             Answer.forget_old(session)
-
-
-def _seen_by(user_id):
-    """Conditions: None sees all, a customer their own, but no account mails and no summaries of what they see."""
-    if user_id is None:
-        return []
-    return [Notification.user_id == load_id(user_id, "user_id"), Notification.order_id.is_not(None)]

@@ -1,0 +1,63 @@
+"""What notifications asks its database for: one notification, a page of a list, how many mails are not sent."""
+
+from datetime import timedelta
+
+from sqlalchemy import and_, case, func, literal, or_, select, union_all
+
+from contracts.notifications import NotificationNotFound
+from contracts.types import fold_address, load_id
+from services.notifications_models import SUMMARY_NAME, UNPROVEN_WINDOW, Notification
+
+COUNT_MAILS = union_all(
+    # Each by its own partial index.
+    *(
+        select(literal(status), func.count()).where(Notification.status == status)
+        for status in ("pending", "failed", "uncertain")
+    )
+)
+IS_SUMMARY = and_(Notification.order_id.is_(None), Notification.event_name == SUMMARY_NAME)
+# A summary is to go out so long after it was made.
+DUE_SINCE = Notification.created_at + case((IS_SUMMARY, UNPROVEN_WINDOW), else_=timedelta(0))
+AGE_OF_OLDEST_PENDING = select(func.coalesce(func.extract("epoch", func.now() - func.min(DUE_SINCE)), 0)).where(
+    Notification.status == "pending",
+    # Not a summary whose time is to come.
+    or_(Notification.next_try_at <= func.now(), Notification.tries > 0),
+)
+
+
+def find_notification(session, notification_id, user_id, lock=False):
+    """user_id: whose it must be, None for anybody's. Raises NotificationNotFound."""
+    wanted = select(Notification).where(
+        Notification.id == load_id(notification_id, "notification_id"), *_seen_by(user_id)
+    )
+    notification = session.scalar(wanted.with_for_update() if lock else wanted)
+    if notification is None:
+        raise NotificationNotFound(notification_id)
+    return notification
+
+
+def search_notifications(session, user_id, query):
+    """(total, the notifications of the page). query: as contracts.notifications.NotificationQuery."""
+    conditions = _seen_by(user_id)
+    if query["recipient"] is not None:
+        conditions.append(Notification.recipient_email == fold_address(query["recipient"]))
+    if query["status"] is not None:
+        conditions.append(Notification.status == query["status"])
+    if query["order_id"] is not None:
+        conditions.append(Notification.order_id == query["order_id"])
+    if query["unread"] is not None:
+        conditions.append(Notification.read_at.is_(None) == query["unread"])
+    if query["after_id"] is not None:
+        conditions.append(Notification.id > query["after_id"])
+    order = Notification.id.desc() if query["after_id"] is None else Notification.id
+    page = select(Notification).where(*conditions).order_by(order)
+    page = page.limit(query["limit"]).offset(query["offset"])
+    total = session.scalar(select(func.count()).select_from(Notification).where(*conditions))
+    return total, session.scalars(page)
+
+
+def _seen_by(user_id):
+    """Conditions: None sees all, a customer their own, but no account mails and no summaries of what they see."""
+    if user_id is None:
+        return []
+    return [Notification.user_id == load_id(user_id, "user_id"), Notification.order_id.is_not(None)]

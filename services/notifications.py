@@ -65,7 +65,7 @@ from services.notifications_statements import (
     find_notification,
     search_notifications,
 )
-from services.notifications_templates import Letters
+from services.notifications_templates import MailTemplates
 
 NOTIFICATION_VIEW = NotificationView()
 TOKEN_SECONDS = 1.5
@@ -84,7 +84,7 @@ class Notifications:
     cluster = ClusterClient()
     hints = Hints()
     bell = Bell()
-    letters = Letters()
+    templates = MailTemplates()
     mailer = Mailer()
     parking = ParkingLot()
     log_context = LogContext()
@@ -150,7 +150,7 @@ class Notifications:
 
     def _store(self, session, event, recipient, **values):
         """The new notification, None for an event that is stored already. values: of its other columns."""
-        subject, message = self.letters.words(event)
+        subject, message = self.templates.words(event)
         self.bell.ring_after_commit(session)
         return session.scalar(
             insert(Notification)
@@ -190,12 +190,12 @@ class Notifications:
     def _make_mail(self, notification):
         """(EmailMessage, its token or None). Raises UsersUnreachable, MailNotNeeded."""
         if notification.is_summary:
-            return self.letters.summary_mail(self._summary(notification), notification.recipient_email), None
+            return self.templates.summary_mail(self._summary(notification), notification.recipient_email), None
         event = from_payload(EVENT_CLASSES[notification.event_name], notification.payload)
         if notification.order_id is not None:
-            return self.letters.order_mail(event, notification.recipient_email), None
+            return self.templates.order_mail(event, notification.recipient_email), None
         created = self._create_token(event)
-        mail = self.letters.account_mail(
+        mail = self.templates.account_mail(
             event, notification.recipient_email, token=created["token"], expires_in=created["expires_in"]
         )
         return mail, created["token"]

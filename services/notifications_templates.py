@@ -13,7 +13,7 @@ from services.notifications_models import EVENT_TYPES
 TOKEN_PAGES = {"email_verification": "verify-email", "password_reset": "reset-password"}
 
 
-class Letters(DependencyProvider):
+class MailTemplates(DependencyProvider):
     """Renders events to mails with the templates of `templates/email`, a folder for each event's name."""
 
     def setup(self):

@@ -1,0 +1,25 @@
+"""What `nameko run` finds: it starts every class with entrypoints that it can see in a module."""
+
+import pkgutil
+
+import pytest
+from nameko.cli.run import import_service
+from nameko.exceptions import CommandError
+
+import services
+from contracts.types import SERVICES
+
+BESIDE = sorted({module.name for module in pkgutil.iter_modules(services.__path__)} - set(SERVICES))
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_services_module_shows_its_own_class_alone(service):
+    classes = import_service(f"services.{service}")
+
+    assert [each.name for each in classes] == [service]
+
+
+@pytest.mark.parametrize("module", BESIDE)
+def test_a_module_beside_a_service_shows_no_class_with_entrypoints(module):
+    with pytest.raises(CommandError, match="anything that looks like a service"):
+        import_service(f"services.{module}")

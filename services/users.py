@@ -6,8 +6,8 @@ RPC:    register, login, refresh, logout, list_sessions, end_session, google_sig
         request_password_reset, reset_password, request_verification, verify_email, create_mailed_token, health
 Emits:  user.registered, user.verification_requested, user.password_reset_requested
 
-Secrets that open an account (refresh tokens, mailed tokens, a sign-in's state) are stored as SHA-256, which
-is enough for what has 256 random bits. None is in an outbox, a durable queue or a kept answer.
+Secrets that open an account (refresh tokens, mailed tokens, a sign-in's state) have 256 random bits and are stored
+as SHA-256. None is in an outbox, a durable queue or a kept answer.
 """
 
 from sqlalchemy import func, select
@@ -102,7 +102,7 @@ class Users:
     def register(self, email, username, password):
         """Open a customer's account and return it.
 
-        Raises InvalidInput, or Taken with the field: addresses are compared without case, names by what one sees.
+        Raises InvalidInput, or Taken with the field: addresses are compared without case, names by how they look.
         """
         account = load(UserRegistration(), {"email": email, "username": username, "password": password})
         self._refuse_weak(account["password"], account["email"], account["username"])
@@ -138,8 +138,8 @@ class Users:
         """Change an account's role, or disable or enable it, and return it.
 
         A new role, or being disabled, ends the account's sessions; access tokens live on for 15 minutes at most.
-        admin_id: who asks, None for an operator. Raises UserNotFound, InvalidInput, LastAdmin, and NotAllowed for
-        who is no admin any more: with the rest of a token nobody must give themselves their rights back.
+        admin_id: the admin who asks, None for an operator. Raises UserNotFound, InvalidInput, LastAdmin, and NotAllowed
+        for a former admin, whose access token is still good: it must not give them their rights back.
         """
         changes = load(UserChanges(), changes)
         lock_rights(session, admin_id)
@@ -188,7 +188,7 @@ class Users:
 
     @once
     def _change_password(self, session, user_id, old_hash, new_hash):
-        """old_hash: the one that the old password was found to be of, None if it was not."""
+        """old_hash: the hash that the old password matched, None without a match."""
         user = find_user(session, user_id, lock=True)
         if old_hash is None or user.password_hash != old_hash:
             raise InvalidInput({"old_password": ["This is not your password."]})
@@ -196,7 +196,7 @@ class Users:
 
     @rpc
     def request_password_reset(self, email):
-        """Have a link mailed to this address, if it is an account's. Nothing in the answer or its time tells."""
+        """Mail a link to this address, if it is an account's. Neither the answer nor its time shows whether it is."""
         request = load(PasswordResetRequest(), {"email": email})
         self._request_mail(request["email"], RESET)
 
@@ -204,7 +204,7 @@ class Users:
     def reset_password(self, token, password):
         """Set a new password with a mailed token, which is spent; all sessions end.
 
-        It also proves the address. Raises InvalidInput, which leaves the token good, and InvalidToken.
+        The token also proves the address. Raises InvalidInput, after which the token is still good, and InvalidToken.
         """
         reset = load(PasswordReset(), {"token": token, "password": password})
         with self.db.transaction() as session:
@@ -227,7 +227,7 @@ class Users:
 
     @rpc
     def request_verification(self, user_id):
-        """Have the link that proves the address mailed once more. Raises UserNotFound."""
+        """Mail the link that proves the address once more. Raises UserNotFound."""
         self._request_mail(self.get_user(user_id)["email"], VERIFICATION)
 
     def _request_mail(self, email, purpose):
@@ -237,7 +237,7 @@ class Users:
 
     @poll(interval_seconds=1)
     def answer_mail_request(self):
-        """Look into the next request for a mail. True while there may be more."""
+        """Answer the next request for a mail. True while there may be more."""
         with self.db.transaction() as session:
             return answer_next_request(session, self.outbox)
 
@@ -253,10 +253,10 @@ class Users:
     def create_mailed_token(self, user_id, email, purpose):
         """{token, expires_in (seconds)}: a single-use secret for the link of one mail.
 
-        purpose: `email_verification` or `password_reset`. Raises InvalidInput, and MailNotNeeded when there is
-        no such account any more, it is disabled, or its address is proven already.
+        purpose: `email_verification` or `password_reset`. Raises InvalidInput, and MailNotNeeded when the account is
+        gone or disabled, or its address is proven already.
         """
-        # In a list, since whatever comes may be unfit for a dictionary.
+        # In a list: the purpose may be unhashable.
         if purpose not in list(MAILED_TOKEN_LIFE):
             raise InvalidInput({"purpose": [f"Must be one of: {', '.join(MAILED_TOKEN_LIFE)}."]})
         with self.db.transaction() as session:
@@ -271,7 +271,7 @@ class Users:
 
         client_address, user_agent: where the login comes from, as far as the gateway knows.
         Raises InvalidCredentials, for an unknown address, a wrong password and a disabled account alike, and
-        TooManyFailures. A call that is delivered again opens a second session, which nobody has the token of.
+        TooManyFailures. A call that is delivered again opens a second session, whose token no device gets.
         """
         client = {"client_address": client_address, "user_agent": user_agent}
         login = load(Login(), {"email": email, "password": password, **client})
@@ -283,8 +283,8 @@ class Users:
     def refresh(self, refresh_token):
         """Take a refresh token for the next: as `login` answers.
 
-        Raises InvalidSession. A token that was used more than 10 s ago is in somebody else's hands, or was:
-        its whole session ends.
+        Raises InvalidSession. A token that was used more than 10 s ago is, or was, in two hands: its whole session
+        ends.
         """
         with self.db.transaction() as session:
             user, newest = refresh_session(session, refresh_token, self.tokens)
@@ -326,7 +326,7 @@ class Users:
 
     @rpc
     def google_sign_in_url(self):
-        """Begin a sign-in: {url, state}. url: where to send the browser. state: what it must come back with.
+        """Begin a sign-in: {url, state}. url: where to send the browser. state: it must come back with this.
 
         Raises NotConfigured, SignInProviderAway.
         """
@@ -340,8 +340,8 @@ class Users:
     def google_sign_in(self, code, state, client_address=None, user_agent=None):
         """Finish a sign-in, once for each state, and open a session: as `login` answers.
 
-        Raises SignInRefused, SignInProviderAway, UnprovenAddress for a newcomer whose address the provider
-        doesn't vouch for, AccountDisabled.
+        Raises SignInRefused, SignInProviderAway, AccountDisabled, and UnprovenAddress for a new customer whose address
+        the provider doesn't vouch for.
         """
         client = {"client_address": client_address, "user_agent": user_agent}
         answer = load(SignInAnswer(), {"code": code, "state": state, **client})
@@ -357,7 +357,7 @@ class Users:
                 raise AccountDisabled
             if is_new:
                 self.outbox.add(session, registered(user))
-            # Within the transaction: what it wrote, like the proof of the address, is read back from it.
+            # Within the transaction: the token's claims are read back from the rows that it wrote.
             return self.tokens.grant(user, UserSession.open(session, user, answer))
 
     @rpc

@@ -44,9 +44,9 @@ def flush_unique(session):
 
 
 def lock_rights(session, admin_id=None):
-    """One change of rights at a time: else two admins could make each other customers at once, and nobody were left.
+    """One change of rights at a time: two admins who make each other customers at once would leave no admin.
 
-    admin_id: who asks, None for an operator. Raises NotAllowed for one who is no admin any more.
+    admin_id: the admin who asks, None for an operator. Raises NotAllowed for a former admin.
     """
     session.execute(select(func.pg_advisory_xact_lock(func.hashtext("admins"))))
     if admin_id is not None:

@@ -25,7 +25,7 @@ def mail_requested(request, user):
 
 
 def events_since(session, since):
-    """(event, key) of each account that was made since then, and of each mail that one has asked for.
+    """(event, key) of each account made since then, and of each mail that an account asked for since then.
 
     For `ops.resend`. Requests for mails are kept for MAIL_REQUEST_LIFE.
     """

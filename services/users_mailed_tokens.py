@@ -1,4 +1,4 @@
-"""Mails with a link: who gets one, and the token that its link carries."""
+"""Mails with a link: requests for one, and the token that the link carries."""
 
 from sqlalchemy import func, select
 
@@ -9,12 +9,12 @@ from services.users_models import VERIFICATION, MailedToken, MailRequest, User
 
 
 def answer_next_request(session, outbox):
-    """Look into the next request for a mail, and emit its event for an account's address. False without a request."""
+    """Answer the next request for a mail: with an event, if the address is an account's. False without a request."""
     request = MailRequest.next(session)
     if request is None:
         return False
     if request.is_one_too_many(session):
-        # Without a trace: else who asks often enough would keep the next mail from ever going out.
+        # It leaves no row: else asking often enough would keep the next mail from ever going out.
         session.delete(request)
         return True
     user = session.scalar(select(User).where(User.email == request.email, User.is_active))
@@ -25,7 +25,7 @@ def answer_next_request(session, outbox):
 
 
 def new_mailed_token(session, user_id, email, purpose):
-    """A token for this account's mail. Raises MailNotNeeded when the mail has nothing to do any more."""
+    """A token for this account's mail. Raises MailNotNeeded when the mail has no purpose any more."""
     user = session.get(User, load_id(user_id, "user_id"))
     if user is None or not user.is_active or user.email != email:
         raise MailNotNeeded

@@ -1,4 +1,4 @@
-"""What users_db holds."""
+"""The tables of users."""
 
 import hashlib
 import logging
@@ -36,7 +36,7 @@ from nameko_reliable.tables import AnswerMixin, OutboxMixin
 security = logging.getLogger("security")
 
 REFRESH_TOKEN_LIFE = timedelta(days=30)
-# Two tabs that refresh at once send the same token: that is no theft.
+# Two tabs that refresh at once send the same token, which is no theft.
 REUSE_GRACE = timedelta(seconds=10)
 MAX_SESSIONS = 50
 SIGN_IN_LIFE = timedelta(minutes=10)
@@ -45,14 +45,14 @@ MAILED_TOKEN_LIFE = {VERIFICATION: timedelta(hours=24), RESET: timedelta(minutes
 # More than a stranger can have mailed while the first of a reset is good.
 MAX_MAILED_TOKENS = 100
 FAILURE_WINDOW = timedelta(minutes=15)
-# From so many failures on a login has to wait: of one account from one address, and of an address in all.
+# After this many failures a login has to wait: for one account from one address, and from one address in all.
 ACCOUNT_FAILURES, ADDRESS_FAILURES = 6, 100
 LONGEST_WAIT_SECONDS = 60
-# Between two mails of one kind to one address, however many ask.
+# Between two mails of one kind to one address, however often they are asked for.
 MAIL_PAUSE = timedelta(minutes=1)
-# And no more than so many in the life of a reset's link: while others are refused, the last one's is still good.
+# At most this many in the life of a reset's link: while more are refused, the last one's link is still good.
 MOST_MAILS, MAIL_WINDOW = 3, MAILED_TOKEN_LIFE[RESET]
-# As long as ops.resend can make the event of a request again.
+# So long ops.resend can make the event of a request again.
 MAIL_REQUEST_LIFE = timedelta(days=1)
 
 
@@ -77,9 +77,9 @@ def _owner(**options):
 
 
 class User(Base):
-    """password_hash: None for who has only ever signed in elsewhere.
+    """password_hash: None for a user who has only signed in elsewhere.
 
-    username_key: what two names are compared by. None, or out of date, where the release before wrote the name, and
+    username_key: two names are compared by it. None, or out of date, where the release before wrote the name, and
     for a name that clashed with an older account's when this column was made: see ops/normalize_names.py.
     email_verified_at: when the address was proven, by a mailed token or a sign-in provider.
     """
@@ -122,7 +122,7 @@ class ExternalIdentity(Base):
 
 
 class SignIn(Base):
-    """A sign-in elsewhere that is under way: what its answer is checked with, under its state's hash."""
+    """A sign-in elsewhere that is under way: the secrets that its answer is checked with, by the hash of its state."""
 
     __tablename__ = "sign_ins"
 
@@ -144,13 +144,13 @@ class SignIn(Base):
 
     @classmethod
     def take(cls, session, state):
-        """(nonce, code_verifier) of the one under way, once; None without one."""
+        """(nonce, code_verifier) of the sign-in with this state, once; None without one."""
         begun = delete(cls).where(cls.state_hash == digest(state), cls.expires_at > func.now())
         return session.execute(begun.returning(cls.nonce, cls.code_verifier)).first()
 
 
 class UserSession(Base):
-    """A device that is logged in: a family of refresh tokens, of which the newest is good. Void ones are gone."""
+    """A device that is logged in: a chain of refresh tokens, of which the newest is good. An end deletes the row."""
 
     __tablename__ = "sessions"
 
@@ -164,7 +164,7 @@ class UserSession(Base):
 
     @classmethod
     def open(cls, session, user, client):
-        """Return the first refresh token of a new one, in the place of the least used if there are too many.
+        """Open a session and return its first refresh token. Beyond MAX_SESSIONS, those unused for longest end.
 
         user: locked. client: as contracts.users.Client.
         """
@@ -184,7 +184,7 @@ class UserSession(Base):
 
     @classmethod
     def of_token(cls, session, refresh_token, lock=False):
-        """The session whose token this is or was, None without one."""
+        """The session that this token belongs to, used or not; None without one."""
         if not isinstance(refresh_token, str):
             return None
         found = select(cls).join(RefreshToken).where(RefreshToken.token_hash == digest(refresh_token))
@@ -195,11 +195,11 @@ class UserSession(Base):
         session.execute(delete(cls).where(cls.user_id == user.id))
 
     def rotate(self, session, refresh_token, successors):
-        """Return the newest refresh token: one made now, or the one that whoever was quicker got.
+        """Return the newest refresh token: one made now, or the one that a refresh at the same time made.
 
-        successors: a function from a refresh token to the one that follows it, then those that others may have
-        made in its place. Raises TokenReused for a token that was used before, but for those who refreshed at the
-        same time, and InvalidSession.
+        successors: a function from a refresh token to the one that follows it, then those that replicas with another
+        secret may have made in its place. Raises InvalidSession, and TokenReused for a token that was used more than
+        REUSE_GRACE ago.
         """
         now = session.scalar(select(func.clock_timestamp()))
         token = session.get(RefreshToken, digest(refresh_token))
@@ -221,7 +221,7 @@ class UserSession(Base):
             following = {digest(each): each for each in successors(refresh_token)}
             token = session.scalar(select(RefreshToken).where(RefreshToken.token_hash.in_(following)))
             if token is None:
-                # The secret that it was derived with is none of ours any more.
+                # It was derived with a JWT_SECRET that is no longer configured.
                 raise InvalidSession
             refresh_token = following[token.token_hash]
             if token.replaced_at is None:
@@ -229,11 +229,11 @@ class UserSession(Base):
 
 
 class TokenReused(Exception):
-    """A refresh token that was used came again: it is in two hands."""
+    """A used refresh token came again, so two clients have it."""
 
 
 class RefreshToken(Base):
-    """replaced_at: when it was used. It is kept, so that a second use of it is noticed."""
+    """replaced_at: when it was used. A used token is kept, so that its second use is noticed."""
 
     __tablename__ = "refresh_tokens"
 
@@ -255,7 +255,7 @@ class MailedToken(Base):
 
     @classmethod
     def new(cls, session, user, purpose):
-        """A token in the place of the oldest: of a mail that is tried for a day, few are good at a time."""
+        """A new token. Beyond MAX_MAILED_TOKENS the oldest ends: a mail that is tried for a day makes many."""
         alike = (cls.user_id == user.id, cls.purpose == purpose)
         newest = select(cls.token_hash).where(*alike).order_by(cls.expires_at.desc()).limit(MAX_MAILED_TOKENS - 1)
         session.execute(delete(cls).where(*alike, cls.token_hash.not_in(newest)))
@@ -276,7 +276,7 @@ class MailedToken(Base):
         user = cls.owner(session, token, purpose)
         if user is None:
             raise InvalidToken
-        # The account before its tokens, as everybody does it: else two could wait for each other.
+        # The account is locked before its tokens, here as elsewhere: the other order could deadlock.
         session.refresh(user, with_for_update=True)
         spent = delete(cls).where(cls.token_hash == digest(token)).returning(cls.user_id)
         if session.execute(spent).first() is None or not user.is_active:
@@ -285,10 +285,10 @@ class MailedToken(Base):
 
 
 class MailRequest(Base):
-    """Somebody asks for a mail with a link: looked into after the answer, which so takes as long for any address.
+    """A request for a mail with a link. It is answered after the call, which so takes equally long for any address.
 
-    purpose: a key of MAILED_TOKEN_LIFE. answered_at: when a mail was asked for, or would have been, had the
-    address an account.
+    purpose: a key of MAILED_TOKEN_LIFE. answered_at: when its event was emitted, or, for an address without an account,
+    would have been.
     """
 
     __tablename__ = "mail_requests"
@@ -302,12 +302,15 @@ class MailRequest(Base):
 
     @classmethod
     def next(cls, session):
-        """The oldest that nobody looks into, locked; None without one."""
+        """The oldest unanswered request that is not locked, locked; None without one."""
         waiting = select(cls).where(cls.answered_at.is_(None)).order_by(cls.id).limit(1)
         return session.scalar(waiting.with_for_update(skip_locked=True))
 
     def is_one_too_many(self, session):
-        """Whether others of this address were answered within MAIL_PAUSE, or MOST_MAILS lately. Locks the address."""
+        """Whether a request of this address was answered within MAIL_PAUSE, or MOST_MAILS within MAIL_WINDOW.
+
+        Locks the address.
+        """
         session.execute(select(func.pg_advisory_xact_lock(func.hashtext(f"{self.purpose} {self.email}"))))
         alike = (MailRequest.email == self.email, MailRequest.purpose == self.purpose)
         now = func.clock_timestamp()
@@ -316,7 +319,7 @@ class MailRequest(Base):
 
 
 class LoginFailure(Base):
-    """A login that failed, or is being checked. account_hash: of the address typed, which may be nobody's."""
+    """A login that failed, or is being checked. account_hash: of the address typed, which may have no account."""
 
     __tablename__ = "login_failures"
 
@@ -332,9 +335,9 @@ class LoginFailure(Base):
 
     @classmethod
     def note(cls, session, client_address, account_hash):
-        """Count one more login, before it is checked: of many at once, no more are checked than one by one.
+        """Count one more login, before it is checked: so logins at once get no more checks than logins one by one.
 
-        Raises TooManyFailures while those that have failed ask for a wait.
+        Raises TooManyFailures while earlier failures ask for a wait.
         """
         session.execute(select(func.pg_advisory_xact_lock(func.hashtext("login " + client_address))))
         age = func.extract("epoch", func.clock_timestamp() - func.max(cls.failed_at))
@@ -355,19 +358,19 @@ class LoginFailure(Base):
 
 
 def _wait(failures, seconds_since_last, bearable):
-    """Seconds still to wait: 1 s after the first failure that is too many, twice as long after each that follows."""
+    """Seconds still to wait: 1 s after the first failure beyond the limit, twice as long after each further one."""
     if failures < bearable:
         return 0
     return min(2 ** min(failures - bearable, 6), LONGEST_WAIT_SECONDS) - float(seconds_since_last)
 
 
 def digest(token):
-    """What is stored of a secret of 256 random bits: SHA-256, which nobody inverts by guessing."""
+    """SHA-256 of a secret of 256 random bits, too many to be guessed: stored in place of the secret."""
     return hashlib.sha256(token.encode(errors="surrogatepass")).digest()
 
 
 def normal_address(email):
-    """As it is stored; None where it could not be stored, and so is nobody's."""
+    """The address as it is stored; None if it is not valid, and so no account's."""
     try:
         return Email().deserialize(email)
     except ValidationError:
@@ -375,12 +378,12 @@ def normal_address(email):
 
 
 def tell_security(session, what, **fields):
-    """Log it for those who watch over accounts, once it is so."""
+    """Log a change of an account's security, once it is committed."""
     after_commit(session, lambda: security.warning(what, extra={"fields": fields}))
 
 
 def forget_old(session):
-    """Delete what no longer counts for anything."""
+    """Delete expired rows."""
     for model in (UserSession, RefreshToken, MailedToken, SignIn):
         session.execute(delete(model).where(model.expires_at < func.now()))
     session.execute(delete(LoginFailure).where(LoginFailure.failed_at < func.now() - FAILURE_WINDOW))

@@ -3,10 +3,10 @@
     authorization = self.openid.begin()  # send the browser to authorization.url, keep the rest
     identity = self.openid.finish(code, authorization.nonce, authorization.code_verifier)
 
-Whether the `state` that came back is the one that went out is the caller's to compare.
+The caller compares the `state` that came back with the one that went out.
 
 Settings: GOOGLE_CLIENT_ID (empty: no sign-in), GOOGLE_CLIENT_SECRET, OIDC_ISSUER, GOOGLE_REDIRECT_URI
-(empty: below FRONTEND_URL). Everything else the issuer publishes, by OpenID Connect Discovery 1.0.
+(empty: below FRONTEND_URL). The issuer publishes the rest, by OpenID Connect Discovery 1.0.
 """
 
 import logging
@@ -28,25 +28,27 @@ from requests.adapters import HTTPAdapter
 from requests_oauthlib import OAuth2Session
 
 SCOPE = "openid email profile"
-# HMAC is none of them: a published key would be its secret.
+# No HMAC: its secret would be a published key.
 ALGORITHMS = ("RS256", "ES256")
 CLAIMS = ["iss", "aud", "exp", "iat", "nonce", "sub"]
 
-# Who comes when so many are under way waits but a moment: a slow provider must not hold all workers.
+# At most 4 sign-ins talk to the provider at once; others wait 0.5 s, then fail: a slow provider must not hold all
+# workers.
 MAX_CONVERSATIONS = 4
 MOMENT_SECONDS = 0.5
-# For all that one call says to the provider and hears from it.
+# For all requests of one call together.
 CONVERSATION_SECONDS = 3.5
 # How far the provider's clock may be from ours.
 LEEWAY_SECONDS = 30
-# What the provider publishes is read again after so long, and sooner for a key that is not in it, but not at once.
+# The provider's document and keys are read again after KEPT_SECONDS, or, for an unknown key, after
+# LEAST_SECONDS_KEPT.
 KEPT_SECONDS = 3600
 LEAST_SECONDS_KEPT = 30
 MOST_BYTES = 128 * 1024
 
-# At DEBUG these tell secrets, codes and tokens.
+# At DEBUG these log secrets, codes and tokens.
 TALKATIVE_LOGGERS = ("requests_oauthlib", "oauthlib", "urllib3")
-# RFC 6749, 5.2. Whatever else a provider says may quote the code.
+# RFC 6749, 5.2. Any other text of a provider may quote the code.
 TOKEN_ERRORS = (
     "invalid_request",
     "invalid_client",
@@ -58,11 +60,11 @@ TOKEN_ERRORS = (
 
 
 class ProviderNotConfigured(Exception):
-    """There is no client id, so nobody signs in this way."""
+    """GOOGLE_CLIENT_ID is empty: there is no sign-in with a provider."""
 
 
 class ProviderAway(Exception):
-    """The provider is out of reach, slow, or answers what no provider should: says nothing about who signs in."""
+    """The provider is unreachable, slow or broken. The error is not about the user who signs in."""
 
 
 class IdentityRefused(Exception):
@@ -75,7 +77,7 @@ class IdentityRefused(Exception):
 
 @dataclass(frozen=True)
 class Authorization:
-    """Where to send a browser, and what must be known when it comes back."""
+    """The address to send a browser to, and the secrets to check its return with."""
 
     url: str
     state: str
@@ -85,10 +87,10 @@ class Authorization:
 
 @dataclass(frozen=True)
 class Identity:
-    """Who signed in: issuer and subject together are the identity, all else may change.
+    """The user who signed in: issuer and subject together are the identity, all else may change.
 
     subject: 1 to 255 printable ASCII characters.
-    email_verified: the provider says that the address is this person's.
+    email_verified: whether the provider says that the address is this person's.
     """
 
     issuer: str
@@ -159,12 +161,12 @@ class OpenIdClient(DependencyProvider):
 
     @contextmanager
     def _conversation(self):
-        """A session with the provider, with one budget for all that is said in it."""
+        """A session with the provider: CONVERSATION_SECONDS for all its requests together."""
         if not self.is_configured:
             raise ProviderNotConfigured("GOOGLE_CLIENT_ID is not set.")
         if not self._free_conversations.acquire(timeout=MOMENT_SECONDS):
             raise ProviderAway(f"{self._issuer} is slow, and others wait for it already")
-        # It is no OSError, so that nobody between takes it for one more failed address and tries the next.
+        # Not an OSError: urllib3 would take that for one more failed address, and try the next.
         budget = eventlet.Timeout(CONVERSATION_SECONDS)
         try:
             with OAuth2Session(self._client_id, redirect_uri=self._redirect_uri) as session:
@@ -182,14 +184,14 @@ class OpenIdClient(DependencyProvider):
             self._free_conversations.release()
 
     def _provider(self, session, seconds_kept):
-        """What the provider publishes, read again when it was kept for so long."""
+        """The provider's document and keys, read again when they are older than that."""
         with self._publishing:
             if self._published is None or time.monotonic() - self._published.read_at >= seconds_kept:
                 self._published = _Published.read(session, self._issuer)
             return self._published
 
     def _redeem(self, session, code, code_verifier):
-        """What the provider gives as id_token for the code, if anything."""
+        """The id_token that the provider gives for the code, or None."""
         session.register_compliance_hook("access_token_response", _check_token_answer)
         endpoint = self._provider(session, KEPT_SECONDS).token_endpoint
         try:
@@ -197,17 +199,17 @@ class OpenIdClient(DependencyProvider):
                 endpoint,
                 code=code,
                 code_verifier=code_verifier,
-                # RFC 6749, 2.3.1, has both quoted.
+                # Both are quoted: RFC 6749, 2.3.1.
                 auth=(quote(self._client_id, safe=""), quote(self._client_secret, safe="")),
                 timeout=CONVERSATION_SECONDS,
             )
         except (OAuth2Error, ValueError, TypeError, AttributeError, ArithmeticError) as error:
-            # No code or one that can't be sent, or an answer that oauthlib can't read. Its sentences quote them.
+            # The code is missing or can't be sent, or oauthlib can't read the answer. Its messages quote them.
             raise IdentityRefused(f"The code can't be exchanged ({type(error).__name__}).") from None
         return tokens.get("id_token")
 
     def _verified_claims(self, session, id_token, nonce):
-        """As OpenID Connect Core 1.0, 3.1.3.7, has it."""
+        """The id_token's claims, checked by OpenID Connect Core 1.0, 3.1.3.7."""
         try:
             key_id = jwt.get_unverified_header(id_token).get("kid")
             provider = self._provider(session, KEPT_SECONDS)
@@ -223,7 +225,7 @@ class OpenIdClient(DependencyProvider):
                 options={"require": CLAIMS},
             )
         except (jwt.PyJWTError, UnicodeError) as error:
-            # Some of their sentences quote the token.
+            # Some of their messages quote the token.
             raise IdentityRefused(f"The id_token is not valid ({type(error).__name__}).") from None
         several_audiences = isinstance(claims["aud"], list) and len(claims["aud"]) > 1
         if (several_audiences or "azp" in claims) and claims.get("azp") != self._client_id:
@@ -266,13 +268,13 @@ class _Published:
         if key_id in self.keys:
             return self.keys[key_id]
         if key_id is None and len(self.keys) == 1:
-            # The one case in which a token need not name its key.
+            # Only then a token need not name its key.
             return next(iter(self.keys.values()))
         raise IdentityRefused("The id_token is signed by a key that the provider doesn't publish.")
 
 
 class _CautiousAdapter(HTTPAdapter):
-    """Follows no redirect, and reads no more than it may: who is asked is an address that somebody configured."""
+    """Follows no redirect, and reads at most MOST_BYTES: another address is not asked, nor memory filled."""
 
     def send(self, request, *arguments, **options):
         with super().send(request, *arguments, **options) as response:

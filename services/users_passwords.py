@@ -7,7 +7,7 @@
         …
 
 A method that hashes is a `hashing_rpc`: however many of its calls come at once, other methods find workers.
-Setting: BCRYPT_ROUNDS, for the hashes that are made from now on.
+Setting: BCRYPT_ROUNDS, for new hashes.
 """
 
 import base64
@@ -28,14 +28,14 @@ from nameko_reliable.errors import RpcTimeout, ServiceBusy
 from nameko_reliable.rpc import Rpc
 
 COMMON = frozenset(FREQUENCY_LISTS["passwords"])
-# What the last hash counts in the measured time of one.
+# Weight of the newest measurement in the average time of a hash.
 NEWEST_SHARE = 0.2
-# A machine that gets busier must not make those late that were let in.
+# A machine that gets busier must not make calls late that were let in.
 MARGIN = 1.5
 
 
 class HashingLimit(SharedExtension):
-    """Calls that hash: one for each core, in half of the workers at most. Some more wait, without a worker."""
+    """Limits the calls that hash at once: one for each core, at most half of the workers. Some wait without one."""
 
     most_waiting = 32
 
@@ -50,12 +50,12 @@ class HashingLimit(SharedExtension):
     def enter(self, deadline):
         """Return once a call may take a worker and hash: a function to be called at its end.
 
-        deadline: the call's, by the monotonic clock, or None. Raises ServiceBusy at once where the call would have to
-        wait and not be over by then, or too many wait, and RpcTimeout where it waited in vain.
+        deadline: the call's, by the monotonic clock, or None. Raises ServiceBusy at once if the call would have to wait
+        too long for its deadline, or too many wait, and RpcTimeout if its deadline passed while it waited.
         """
         seconds_left = None if deadline is None else deadline - time.monotonic()
-        # To a free place it goes in any case: a process that was frozen amid a hash has measured a time at which
-        # nobody would hash any more, and nobody measure another.
+        # A free place is given in any case: a process that was frozen during a hash has measured so long a time that
+        # it would refuse all calls, and never measure again.
         if self._free.balance <= 0:
             expected_seconds = MARGIN * (2 + self._waiting // self._places) * self.hash_seconds
             if self._waiting >= self.most_waiting or (seconds_left is not None and expected_seconds > seconds_left):
@@ -69,7 +69,7 @@ class HashingLimit(SharedExtension):
         return self._free.release
 
     def hash(self, function, *arguments):
-        """Run it in a thread, and measure its time."""
+        """Run the function in a thread, and measure its time."""
         started_at = time.monotonic()
         result = tpool.execute(function, *arguments)
         self.hash_seconds += NEWEST_SHARE * (time.monotonic() - started_at - self.hash_seconds)
@@ -84,14 +84,14 @@ hashing_rpc = HashingRpc.decorator
 
 
 class Passwords(DependencyProvider):
-    """Takes passwords as they are to be compared: normalized, if they are to be."""
+    """Hashes and compares passwords, byte for byte: the caller normalizes them."""
 
     limit = HashingLimit()
 
     def setup(self):
         self.rounds = self.container.config["BCRYPT_ROUNDS"]
         started_at = time.monotonic()
-        # Checked when there is no hash, so that the answer takes as long.
+        # Compared with when an account has no hash, so that the answer takes as long.
         self._nobodys = self._hash(secrets.token_bytes())
         self.limit.hash_seconds = time.monotonic() - started_at
 
@@ -102,7 +102,7 @@ class Passwords(DependencyProvider):
         return self.limit.hash(self._hash, _bcrypt_input(password)).decode()
 
     def matches(self, password, password_hash):
-        """Whether the password is the hash's; with None for the hash false, after as long."""
+        """Whether the password matches the hash. Without a hash: false, after the same time."""
         expected = self._nobodys if password_hash is None else password_hash.encode()
         return self.limit.hash(self._matches, _bcrypt_input(password), expected) and password_hash is not None
 
@@ -111,7 +111,7 @@ class Passwords(DependencyProvider):
         return _rounds(password_hash.encode()) != self.rounds
 
     def is_common(self, password):
-        """Whether it is among the 30,000 that people use most: the first that a guesser tries."""
+        """Whether it is one of the 30,000 most common passwords, which a guesser tries first."""
         return password.lower() in COMMON
 
     def _hash(self, raw):
@@ -119,7 +119,7 @@ class Passwords(DependencyProvider):
 
     def _matches(self, raw, expected):
         matches = bcrypt.checkpw(raw, expected)
-        # One of n rounds takes as long as all below n: a hash of fewer rounds must not be known by its speed.
+        # n rounds take as long as all fewer numbers of rounds together: the time must not show a hash of fewer rounds.
         for rounds in range(_rounds(expected), self.rounds):
             bcrypt.hashpw(raw, bcrypt.gensalt(rounds))
         return matches
@@ -131,7 +131,7 @@ def _rounds(password_hash):
 
 
 def _bcrypt_input(password):
-    """bcrypt takes 72 bytes without a NUL; what it can't take whole is hashed first, so that no byte is lost."""
+    """bcrypt takes 72 bytes without a NUL; other passwords are hashed with SHA-256 first, so that every byte counts."""
     raw = password.encode(errors="surrogatepass")
     if len(raw) > 72 or b"\0" in raw:
         return base64.b64encode(hashlib.sha256(raw).digest())

@@ -1,4 +1,4 @@
-"""Sessions: opened with a password, kept up with refresh tokens; and the tokens that a session's device holds."""
+"""Sessions: opened with a password, continued with refresh tokens; and the tokens that a session's device holds."""
 
 import base64
 import hmac
@@ -49,9 +49,9 @@ class SessionTokens(DependencyProvider):
         return jwt.encode(claims, self._secrets[0], algorithm="HS256")
 
     def successors(self, refresh_token):
-        """The refresh token that follows: the same for whoever refreshes at once or again, unguessable without us.
+        """The refresh token that follows this one, derived with JWT_SECRET: the same each time it is derived.
 
-        And while JWT_SECRET is rotated the one that a replica with the other secret makes.
+        While JWT_SECRET is rotated, also the one that a replica with the other secret derives.
         """
         text = b"refresh token after " + refresh_token.encode()
         following = [hmac.digest(secret.encode(), text, "sha256") for secret in self._secrets]
@@ -60,11 +60,11 @@ class SessionTokens(DependencyProvider):
 
 @contextmanager
 def counted_try(db, email, client_address):
-    """A try of a password in the block: one more failure of this address, forgotten with those before once it succeeds.
+    """Count the password check in the block as a failure; once the block succeeds, forget all failures of this login.
 
-    Raises TooManyFailures while those that have failed ask for a wait.
+    Raises TooManyFailures while earlier failures ask for a wait.
     """
-    # Of the address that was typed, whether or not it is somebody's: it may be a password in the wrong field.
+    # A hash: the address that was typed may be a password in the wrong field.
     failure = client_address or "", digest(normal_address(email) or email)
     with db.transaction() as session:
         LoginFailure.note(session, *failure)
@@ -76,7 +76,7 @@ def counted_try(db, email, client_address):
 def log_in(db, passwords, login):
     """(user, refresh token) of a session that the password opens. login: as contracts.users.Login.
 
-    Raises InvalidCredentials. In transactions of its own, as no password is checked within one.
+    Raises InvalidCredentials. Makes its own transactions: a password is checked outside of them.
     """
     password = normal_password(login["password"])
     with db.transaction() as session:
@@ -89,7 +89,7 @@ def log_in(db, passwords, login):
         fresh_hash = passwords.hash(password) if passwords.is_outdated(checked_hash) else checked_hash
         with db.transaction() as session:
             user = session.get(User, user.id, with_for_update=True)
-            # Else it changed while we checked, by a new password or by another login's new hash: check again.
+            # Else a new password, or another login's new hash, was stored meanwhile: check again.
             if user is not None and user.password_hash == checked_hash:
                 user.password_hash = fresh_hash
                 refresh_token = UserSession.open(session, user, login) if user.is_active else None
@@ -97,7 +97,7 @@ def log_in(db, passwords, login):
 
 
 def refresh_session(session, refresh_token, tokens):
-    """(user, the newest refresh token), None for the token of a session that was ended, as this one came again.
+    """(user, the newest refresh token). The token is None when this one was used before: that ended the session.
 
     Raises InvalidSession.
     """

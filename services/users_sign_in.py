@@ -1,4 +1,4 @@
-"""Sign-in elsewhere: the account that a provider's identity opens, and the errors of the provider as a caller's."""
+"""Sign-in elsewhere: the account that a provider's identity opens, and the provider's errors as contract errors."""
 
 import secrets
 from contextlib import contextmanager
@@ -37,8 +37,8 @@ def errors_of_provider():
 def account_of(session, identity):
     """(user, is_new): the account that the identity opens, locked, whether or not it is disabled.
 
-    identity: of services.users_openid. Raises UnprovenAddress for a newcomer whose address nobody vouches for, or
-    that no mail server takes.
+    identity: of services.users_openid. Raises UnprovenAddress for a new customer whose address the provider doesn't
+    vouch for, or no mail server takes.
     """
     known = session.get(ExternalIdentity, (identity.issuer, identity.subject))
     if known is not None:
@@ -52,14 +52,14 @@ def account_of(session, identity):
         session.execute(link.on_conflict_do_nothing())
         tell_security(session, "linked to a sign-in provider", user_id=user.id)
         if user.email_verified_at is None:
-            # Whoever registered the address may not be who has it, and must keep no way in.
+            # Another person may have registered this address, and must keep no way in.
             user.password_hash, user.email_verified_at = None, func.now()
             UserSession.end_all(session, user)
     return user, is_new
 
 
 def _may_have_account(session, email):
-    """Whether it may be a new account's address, or is one's already."""
+    """Whether the address may be a new account's, or is an account's already."""
     try:
         NewEmail().deserialize(email)
     except ValidationError:
@@ -80,7 +80,7 @@ def _account_of_address(session, email, username):
 
 
 def _username_for(name, email):
-    """A name in bounds: the provider's, or else what stands before the @."""
+    """A valid username: the provider's, or else the part of the address before the @."""
     for username in (name, email.partition("@")[0]):
         try:
             return Profile().load({"username": username})["username"]

@@ -6,7 +6,7 @@ from sqlalchemy.exc import IntegrityError
 from contracts.names import normal_username
 from contracts.types import NotAllowed, Taken, load_id
 from contracts.users import LastAdmin, UserNotFound
-from services.users_models import RESET, MailedToken, User, UserSession, tell_security
+from services.users_models import RESET, MailedToken, User, UserSession, log_security
 
 
 def find_user(session, user_id, lock=False):
@@ -67,7 +67,7 @@ def change_rights(session, user, changes):
         UserSession.end_all(session, user)
     user.role, user.is_active = role, is_active
     session.flush()
-    tell_security(session, "rights changed", user_id=user.id, role=role, is_active=is_active)
+    log_security(session, "rights changed", user_id=user.id, role=role, is_active=is_active)
 
 
 def set_password(session, user, password_hash):
@@ -75,4 +75,4 @@ def set_password(session, user, password_hash):
     user.password_hash = password_hash
     UserSession.end_all(session, user)
     session.execute(delete(MailedToken).where(MailedToken.user_id == user.id, MailedToken.purpose == RESET))
-    tell_security(session, "password changed", user_id=user.id)
+    log_security(session, "password changed", user_id=user.id)

@@ -377,7 +377,7 @@ def normal_address(email):
         return None
 
 
-def tell_security(session, what, **fields):
+def log_security(session, what, **fields):
     """Log a change of an account's security, once it is committed."""
     after_commit(session, lambda: security.warning(what, extra={"fields": fields}))
 

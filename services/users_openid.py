@@ -35,7 +35,7 @@ CLAIMS = ["iss", "aud", "exp", "iat", "nonce", "sub"]
 # At most 4 sign-ins talk to the provider at once; others wait 0.5 s, then fail: a slow provider must not hold all
 # workers.
 MAX_CONVERSATIONS = 4
-MOMENT_SECONDS = 0.5
+WAIT_SECONDS = 0.5
 # For all requests of one call together.
 CONVERSATION_SECONDS = 3.5
 # How far the provider's clock may be from ours.
@@ -47,7 +47,7 @@ LEAST_SECONDS_KEPT = 30
 MOST_BYTES = 128 * 1024
 
 # At DEBUG these log secrets, codes and tokens.
-TALKATIVE_LOGGERS = ("requests_oauthlib", "oauthlib", "urllib3")
+VERBOSE_LOGGERS = ("requests_oauthlib", "oauthlib", "urllib3")
 # RFC 6749, 5.2. Any other text of a provider may quote the code.
 TOKEN_ERRORS = (
     "invalid_request",
@@ -63,7 +63,7 @@ class ProviderNotConfigured(Exception):
     """GOOGLE_CLIENT_ID is empty: there is no sign-in with a provider."""
 
 
-class ProviderAway(Exception):
+class ProviderUnreachable(Exception):
     """The provider is unreachable, slow or broken. The error is not about the user who signs in."""
 
 
@@ -106,7 +106,7 @@ class OpenIdClient(DependencyProvider):
         self._client_id = config.get("GOOGLE_CLIENT_ID")
         if not self.is_configured:
             return
-        for name in TALKATIVE_LOGGERS:
+        for name in VERBOSE_LOGGERS:
             logging.getLogger(name).setLevel(logging.INFO)
         self._client_secret, self._issuer = config["GOOGLE_CLIENT_SECRET"], config["OIDC_ISSUER"]
         self._redirect_uri = config["GOOGLE_REDIRECT_URI"] or f"{config['FRONTEND_URL']}/api/auth/google/callback"
@@ -124,7 +124,7 @@ class OpenIdClient(DependencyProvider):
     def begin(self):
         """An Authorization, with secrets made for it alone.
 
-        Raises ProviderNotConfigured or ProviderAway.
+        Raises ProviderNotConfigured or ProviderUnreachable.
         """
         with self._conversation() as session:
             provider = self._provider(session, KEPT_SECONDS)
@@ -143,7 +143,7 @@ class OpenIdClient(DependencyProvider):
     def finish(self, code, nonce, code_verifier):
         """The Identity that the code stands for. A code serves once.
 
-        Raises ProviderNotConfigured, ProviderAway or IdentityRefused.
+        Raises ProviderNotConfigured, ProviderUnreachable or IdentityRefused.
         """
         with self._conversation() as session:
             id_token = self._redeem(session, code, code_verifier)
@@ -164,8 +164,8 @@ class OpenIdClient(DependencyProvider):
         """A session with the provider: CONVERSATION_SECONDS for all its requests together."""
         if not self.is_configured:
             raise ProviderNotConfigured("GOOGLE_CLIENT_ID is not set.")
-        if not self._free_conversations.acquire(timeout=MOMENT_SECONDS):
-            raise ProviderAway(f"{self._issuer} is slow, and others wait for it already")
+        if not self._free_conversations.acquire(timeout=WAIT_SECONDS):
+            raise ProviderUnreachable(f"{self._issuer} is slow, and others wait for it already")
         # Not an OSError: urllib3 would take that for one more failed address, and try the next.
         budget = eventlet.Timeout(CONVERSATION_SECONDS)
         try:
@@ -176,9 +176,9 @@ class OpenIdClient(DependencyProvider):
         except eventlet.Timeout as timeout:
             if timeout is not budget:
                 raise
-            raise ProviderAway(f"{self._issuer} did not answer within {CONVERSATION_SECONDS} s") from None
+            raise ProviderUnreachable(f"{self._issuer} did not answer within {CONVERSATION_SECONDS} s") from None
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            raise ProviderAway(f"{self._issuer} is out of reach: {type(error).__name__}") from error
+            raise ProviderUnreachable(f"{self._issuer} is out of reach: {type(error).__name__}") from error
         finally:
             budget.cancel()
             self._free_conversations.release()
@@ -251,7 +251,7 @@ class _Published:
     def read(cls, session, issuer):
         document = _document(session, f"{issuer.rstrip('/')}/.well-known/openid-configuration")
         if document.get("issuer") != issuer:
-            raise ProviderAway(f"the discovery document of {issuer} is another issuer's")
+            raise ProviderUnreachable(f"the discovery document of {issuer} is another issuer's")
         names = ("authorization_endpoint", "token_endpoint", "jwks_uri")
         authorization_endpoint, token_endpoint, jwks_uri = [_endpoint(document, name) for name in names]
         try:
@@ -261,7 +261,9 @@ class _Published:
                 if key.algorithm_name in ALGORITHMS and key.public_key_use in (None, "sig")
             }
         except (jwt.PyJWTError, ValueError, TypeError, AttributeError) as error:
-            raise ProviderAway(f"the published keys of {issuer} can't be read: {type(error).__name__}") from error
+            raise ProviderUnreachable(
+                f"the published keys of {issuer} can't be read: {type(error).__name__}"
+            ) from error
         return cls(authorization_endpoint, token_endpoint, keys, time.monotonic())
 
     def key(self, key_id):
@@ -280,10 +282,10 @@ class _CautiousAdapter(HTTPAdapter):
         with super().send(request, *arguments, **options) as response:
             status = response.status_code
             if 300 <= status < 400 or status == 429 or status >= 500:
-                raise ProviderAway(f"{urlsplit(request.url).netloc} answered {status}")
+                raise ProviderUnreachable(f"{urlsplit(request.url).netloc} answered {status}")
             body = response.raw.read(MOST_BYTES + 1, decode_content=True)
         if len(body) > MOST_BYTES:
-            raise ProviderAway(f"{urlsplit(request.url).netloc} answered with more than {MOST_BYTES} bytes")
+            raise ProviderUnreachable(f"{urlsplit(request.url).netloc} answered with more than {MOST_BYTES} bytes")
         response.raw = BytesIO(body)
         # As JSON is; without it requests may try all encodings in turn.
         response.encoding = "utf-8"
@@ -294,14 +296,16 @@ def _document(session, url):
     response = session.get(url, timeout=CONVERSATION_SECONDS)
     document = _json_object(response)
     if response.status_code != 200 or document is None:
-        raise ProviderAway(f"{url} answered {response.status_code} and not with a JSON object")
+        raise ProviderUnreachable(f"{url} answered {response.status_code} and not with a JSON object")
     return document
 
 
 def _endpoint(document, name):
     url = document.get(name)
     if not isinstance(url, str) or not is_secure_transport(url):
-        raise ProviderAway(f"the discovery document of {document['issuer']} has no {name} that begins with https://")
+        raise ProviderUnreachable(
+            f"the discovery document of {document['issuer']} has no {name} that begins with https://"
+        )
     return url
 
 
@@ -312,7 +316,7 @@ def _check_token_answer(response):
         reason = error if error in TOKEN_ERRORS else response.status_code
         raise IdentityRefused(f"The provider refused the code ({reason}).")
     if answer is None:
-        raise ProviderAway("the token endpoint answered with something else than a JSON object")
+        raise ProviderUnreachable("the token endpoint answered with something else than a JSON object")
     return response
 
 

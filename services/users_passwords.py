@@ -43,8 +43,8 @@ class HashingLimit(SharedExtension):
         self.hash_seconds = 0.0
 
     def setup(self):
-        self._places = max(1, min(len(os.sched_getaffinity(0)), self.container.max_workers // 2))
-        self._free = Semaphore(self._places)
+        self._slots = max(1, min(len(os.sched_getaffinity(0)), self.container.max_workers // 2))
+        self._free = Semaphore(self._slots)
         self._waiting = 0
 
     def enter(self, deadline):
@@ -54,10 +54,10 @@ class HashingLimit(SharedExtension):
         too long for its deadline, or too many wait, and RpcTimeout if its deadline passed while it waited.
         """
         seconds_left = None if deadline is None else deadline - time.monotonic()
-        # A free place is given in any case: a process that was frozen during a hash has measured so long a time that
+        # A free slot is given in any case: a process that was frozen during a hash has measured so long a time that
         # it would refuse all calls, and never measure again.
         if self._free.balance <= 0:
-            expected_seconds = MARGIN * (2 + self._waiting // self._places) * self.hash_seconds
+            expected_seconds = MARGIN * (2 + self._waiting // self._slots) * self.hash_seconds
             if self._waiting >= self.most_waiting or (seconds_left is not None and expected_seconds > seconds_left):
                 raise ServiceBusy(self.container.service_name, max(1, math.ceil(expected_seconds)))
         self._waiting += 1
@@ -92,7 +92,7 @@ class Passwords(DependencyProvider):
         self.rounds = self.container.config["BCRYPT_ROUNDS"]
         started_at = time.monotonic()
         # Compared with when an account has no hash, so that the answer takes as long.
-        self._nobodys = self._hash(secrets.token_bytes())
+        self._decoy_hash = self._hash(secrets.token_bytes())
         self.limit.hash_seconds = time.monotonic() - started_at
 
     def get_dependency(self, worker_ctx):
@@ -103,7 +103,7 @@ class Passwords(DependencyProvider):
 
     def matches(self, password, password_hash):
         """Whether the password matches the hash. Without a hash: false, after the same time."""
-        expected = self._nobodys if password_hash is None else password_hash.encode()
+        expected = self._decoy_hash if password_hash is None else password_hash.encode()
         return self.limit.hash(self._matches, _bcrypt_input(password), expected) and password_hash is not None
 
     def is_outdated(self, password_hash):

@@ -11,7 +11,7 @@ from nameko.extensions import DependencyProvider
 from sqlalchemy import select
 
 from contracts.users import InvalidCredentials, InvalidSession, normal_password
-from services.users_models import LoginFailure, TokenReused, User, UserSession, digest, normal_address, tell_security
+from services.users_models import LoginFailure, TokenReused, User, UserSession, digest, log_security, normal_address
 
 ACCESS_TOKEN_SECONDS = 15 * 60
 
@@ -109,5 +109,5 @@ def refresh_session(session, refresh_token, tokens):
     except TokenReused:
         newest = None
         session.delete(device)
-        tell_security(session, "a used refresh token came again", user_id=device.user_id, session_id=device.id)
+        log_security(session, "a used refresh token came again", user_id=device.user_id, session_id=device.id)
     return session.get(User, device.user_id), newest

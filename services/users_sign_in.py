@@ -18,8 +18,8 @@ from contracts.users import (
     SignInRefused,
     UnprovenAddress,
 )
-from services.users_models import ExternalIdentity, User, UserSession, normal_address, tell_security
-from services.users_openid import IdentityRefused, ProviderAway, ProviderNotConfigured
+from services.users_models import ExternalIdentity, User, UserSession, log_security, normal_address
+from services.users_openid import IdentityRefused, ProviderNotConfigured, ProviderUnreachable
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def errors_of_provider():
         yield
     except ProviderNotConfigured:
         raise NotConfigured from None
-    except ProviderAway as error:
+    except ProviderUnreachable as error:
         raise SignInProviderAway from error
     except IdentityRefused as error:
         raise SignInRefused(error.reason) from error
@@ -50,7 +50,7 @@ def account_of(session, identity):
     if user.is_active:
         link = insert(ExternalIdentity).values(issuer=identity.issuer, subject=identity.subject, user_id=user.id)
         session.execute(link.on_conflict_do_nothing())
-        tell_security(session, "linked to a sign-in provider", user_id=user.id)
+        log_security(session, "linked to a sign-in provider", user_id=user.id)
         if user.email_verified_at is None:
             # Another person may have registered this address, and must keep no way in.
             user.password_hash, user.email_verified_at = None, func.now()

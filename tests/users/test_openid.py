@@ -15,7 +15,7 @@ from werkzeug import Response
 
 from nameko_reliable.testing.waiting import wait_for
 from services import users_openid as kit
-from services.users_openid import Identity, IdentityRefused, OpenIdClient, ProviderAway, ProviderNotConfigured
+from services.users_openid import Identity, IdentityRefused, OpenIdClient, ProviderNotConfigured, ProviderUnreachable
 from tests.infrastructure.sign_in_provider import DISCOVERY, KEYS, TOKEN
 
 HOUR = 3600
@@ -142,7 +142,7 @@ def test_no_two_sign_ins_share_a_secret(client):
 
 
 def test_several_people_sign_in_at_the_same_time(sign_in, monkeypatch):
-    monkeypatch.setattr(kit, "MOMENT_SECONDS", 30)
+    monkeypatch.setattr(kit, "WAIT_SECONDS", 30)
     emails = [f"forager{number}@forage.example" for number in range(5)]
 
     identities = list(eventlet.GreenPool().imap(lambda email: sign_in(email=email), emails))
@@ -418,7 +418,7 @@ def answers():
 def test_a_provider_that_answers_what_none_should_is_away(ask, sign_in_provider, path, kind):
     sign_in_provider.answer(path, answers()[kind])
 
-    with pytest.raises(ProviderAway):
+    with pytest.raises(ProviderUnreachable):
         ask(path)
 
 
@@ -427,7 +427,7 @@ def test_a_document_that_comes_with_a_refusal_is_none(ask, sign_in_provider, pat
     document = requests.get(sign_in_provider.issuer + path, timeout=5).content
     sign_in_provider.answer(path, Response(document, 403))
 
-    with pytest.raises(ProviderAway, match="403"):
+    with pytest.raises(ProviderUnreachable, match="403"):
         ask(path)
 
 
@@ -435,7 +435,7 @@ def test_a_document_that_comes_with_a_refusal_is_none(ask, sign_in_provider, pat
 def test_an_answer_is_not_read_beyond_a_bound(ask, sign_in_provider, path):
     sign_in_provider.answer(path, sign_in_provider.flood)
 
-    with pytest.raises(ProviderAway, match="more than 131072 bytes"):
+    with pytest.raises(ProviderUnreachable, match="more than 131072 bytes"):
         ask(path)
 
 
@@ -444,24 +444,24 @@ def test_an_answer_is_not_read_beyond_a_bound(ask, sign_in_provider, path):
 def test_a_redirect_is_not_followed(ask, sign_in_provider, path, status):
     sign_in_provider.answer(path, Response("{}", status, {"Location": f"{sign_in_provider.issuer}/elsewhere"}))
 
-    with pytest.raises(ProviderAway, match=str(status)):
+    with pytest.raises(ProviderUnreachable, match=str(status)):
         ask(path)
 
     assert "/elsewhere" not in sign_in_provider.asked
 
 
 def test_a_provider_that_hangs_holds_but_a_few(client, sign_in_provider, monkeypatch):
-    monkeypatch.setattr(kit, "MOMENT_SECONDS", 0.01)
+    monkeypatch.setattr(kit, "WAIT_SECONDS", 0.01)
     sign_in_provider.answer(DISCOVERY, sign_in_provider.hang)
     first = [eventlet.spawn(client.begin) for _ in range(kit.MAX_CONVERSATIONS)]
     wait_for(lambda: DISCOVERY in sign_in_provider.asked)
 
-    with pytest.raises(ProviderAway, match="others wait"):
+    with pytest.raises(ProviderUnreachable, match="others wait"):
         client.begin()
 
     sign_in_provider.reset()
     for greenlet in first:
-        with suppress(ProviderAway):
+        with suppress(ProviderUnreachable):
             greenlet.wait()
     assert client.begin()
 
@@ -472,7 +472,7 @@ def test_a_provider_that_keeps_us_waiting_is_away(ask, sign_in_provider, monkeyp
     sign_in_provider.answer(path, getattr(sign_in_provider, manner))
     monkeypatch.setattr(kit, "CONVERSATION_SECONDS", 0.3)
 
-    with pytest.raises(ProviderAway, match=r"within 0.3 s"):
+    with pytest.raises(ProviderUnreachable, match=r"within 0.3 s"):
         ask(path)
 
 
@@ -481,7 +481,7 @@ def test_the_steps_of_a_conversation_share_one_budget(ask, new_client, sign_in_p
 
     sign_in_provider.slow_down(0.2)
 
-    with pytest.raises(ProviderAway, match=r"within 0.5 s"):
+    with pytest.raises(ProviderUnreachable, match=r"within 0.5 s"):
         ask(TOKEN, of=new_client())
 
 
@@ -496,14 +496,14 @@ def test_somebody_elses_timeout_is_not_the_providers(ask, sign_in_provider):
 def test_a_provider_that_is_down_is_away(ask, sign_in_provider, path):
     sign_in_provider.stop()
 
-    with pytest.raises(ProviderAway):
+    with pytest.raises(ProviderUnreachable):
         ask(path)
 
 
 def test_a_provider_that_was_away_comes_back(new_client, sign_in_provider):
     client = new_client()
     sign_in_provider.stop()
-    with pytest.raises(ProviderAway):
+    with pytest.raises(ProviderUnreachable):
         client.begin()
 
     sign_in_provider.start()
@@ -528,7 +528,7 @@ def test_a_provider_that_was_away_comes_back(new_client, sign_in_provider):
 def test_a_discovery_document_without_what_is_needed_is_none(ask, sign_in_provider, members):
     sign_in_provider.change(DISCOVERY, **members)
 
-    with pytest.raises(ProviderAway):
+    with pytest.raises(ProviderUnreachable):
         ask(DISCOVERY)
 
 
@@ -536,7 +536,7 @@ def test_a_discovery_document_without_what_is_needed_is_none(ask, sign_in_provid
 def test_keys_that_can_not_be_read_are_none(ask, sign_in_provider, keys):
     sign_in_provider.change(KEYS, keys=keys)
 
-    with pytest.raises(ProviderAway):
+    with pytest.raises(ProviderUnreachable):
         ask(KEYS)
 
 
@@ -545,7 +545,7 @@ def test_keys_that_can_not_be_read_are_none(ask, sign_in_provider, keys):
 
 def test_no_secret_is_told_whatever_is_logged(new_client, sign_in_provider, caplog, monkeypatch):
     caplog.set_level(logging.DEBUG)
-    for name in kit.TALKATIVE_LOGGERS:
+    for name in kit.VERBOSE_LOGGERS:
         logging.getLogger(name).setLevel(logging.NOTSET)
     client = new_client()
     secrets = {sign_in_provider.settings["GOOGLE_CLIENT_SECRET"], client._client_secret}
@@ -557,7 +557,7 @@ def test_no_secret_is_told_whatever_is_logged(new_client, sign_in_provider, capl
         prepare()
         try:
             client.finish(code, authorization.nonce, authorization.code_verifier)
-        except (IdentityRefused, ProviderAway):
+        except (IdentityRefused, ProviderUnreachable):
             logging.getLogger("the caller").exception("no sign-in")
 
     sign_in(lambda: None)

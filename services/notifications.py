@@ -1,4 +1,4 @@
-"""notifications: what customers are told, by mail and by push, from a table that is the record.
+"""notifications: messages to customers, by mail and by push, from a table that is the record.
 
 Owns:     notifications_db
 RPC:      list_notifications, get_notification, mark_read, retry_notification, summarize_mails,
@@ -9,15 +9,14 @@ Handles:  order.created, order.status.updated,
           user.registered, user.verification_requested, user.password_reset_requested
 Calls:    users.create_mailed_token
 
-A handler only stores. `send_order_mails` and `send_account_mails` send from the table, as
-services/notifications_mail.py says, which also names the one way in which a mail can come twice.
+A handler only stores. `send_order_mails` and `send_account_mails` send from the table; services/notifications_mail.py
+says how, and names the one way in which a mail can come twice.
 
-To an address that was never proven at most 6 order mails go in an hour. What comes beyond is stored, pushed and
-listed as ever, but mailed in a summary, an hour after the first that it sums up: one such mail an hour at most.
+An address that was never proven gets at most 6 order mails an hour. Further notifications are stored, pushed and
+listed as ever, but mailed in a summary, an hour after the first that it sums up: one summary an hour at most.
 
-Account mails are those to an address's owner about the account itself. Their links open it, so they are
-for the inbox alone: no push, no customer's list. The token is asked of users for each try, and lives in
-the mail and nowhere else.
+Account mails are about the account itself. Their links open it, so they go to the inbox alone: no push, no
+customer's list. users makes a new token for each try; the token is in the mail and nowhere else.
 """
 
 from dataclasses import replace
@@ -134,7 +133,7 @@ class Notifications:
             self.hints.after_commit(session, push)
 
     def _limit(self, session, notification):
-        """Have an order mail summed up with others when it is one too many for an address that was never proven."""
+        """Leave an order mail to a summary when its address, which was never proven, has had its share."""
         lock_address(session, notification.recipient_email)
         summary_id = Notification.open_summary(session, notification.recipient_email)
         if summary_id is None and notification.is_one_too_many(session):
@@ -149,7 +148,7 @@ class Notifications:
             self._store(session, event, event.email)
 
     def _store(self, session, event, recipient, **values):
-        """The new notification, None for an event that is stored already. values: of its other columns."""
+        """The new notification, None for an event that is stored already. values: for its other columns."""
         subject, message = self.templates.words(event)
         self.bell.ring_after_commit(session)
         return session.scalar(
@@ -169,7 +168,7 @@ class Notifications:
                     **values,
                 }
             )
-            # Nor a step of an order to which a release before this one gave another event_id.
+            # Also for a step of an order to which an earlier release gave another event_id.
             .on_conflict_do_nothing()
             .returning(Notification)
         )
@@ -180,7 +179,7 @@ class Notifications:
 
     @crew(interval_seconds=1, most=MOST_CONNECTIONS)
     def send_account_mails(self, member):
-        """By others than those of orders, which never wait for users."""
+        """A crew of its own: mails of orders never wait for users."""
         self._send(member, Notification.due_account_mails())
 
     def _send(self, member, due):
@@ -201,7 +200,7 @@ class Notifications:
         return mail, created["token"]
 
     def _summary(self, notification):
-        """What the mail says. Nothing joins the summary any more."""
+        """The summary with its orders. From here on no notification joins it."""
         with self.db.transaction() as session:
             lock_address(session, notification.recipient_email)
             last, total = notification.orders_summed_up(session)
@@ -223,8 +222,8 @@ class Notifications:
         """Try a failed or uncertain mail once more, now, and return the notification after that: sent, or failed again.
 
         It is still pending when that takes more than RETRY_SECONDS.
-        user_id: whose it must be, None for anybody's. Raises NotificationNotFound, NotFailed, and MailNotNeeded for
-        an account mail that has nothing to say any more: the notification is then gone.
+        user_id: the owner, None for any. Raises NotificationNotFound, NotFailed, and MailNotNeeded for an account mail
+        that has no purpose any more: its notification is deleted then.
         """
         with self.db.transaction() as session:
             retried = Answer.once(session, self.db.call_id, lambda: self._retry(session, notification_id, user_id))
@@ -242,7 +241,7 @@ class Notifications:
         return NOTIFICATION_VIEW.dump(notification)
 
     def _retry(self, session, notification_id, user_id):
-        """Have it sent next. {id}, which is all that a repeat of the call has to know."""
+        """Make it the next to be sent. {id}: a repeat of the call needs no more."""
         notification = find_notification(session, notification_id, user_id, lock=True)
         notification.try_by_hand()
         self.bell.ring_after_commit(session)
@@ -250,7 +249,7 @@ class Notifications:
 
     @rpc
     def list_notifications(self, user_id=None, **query):
-        """{notifications, total}, newest first. user_id: whose, None for everybody's, account mails and summaries too.
+        """{notifications, total}, newest first. user_id: the owner, None for all, account mails and summaries too.
 
         query: as contracts.notifications.NotificationQuery. Raises InvalidInput.
         """
@@ -268,7 +267,7 @@ class Notifications:
 
     @rpc
     def get_notification(self, notification_id, user_id=None):
-        """user_id: whose it must be, None for anybody's. Raises NotificationNotFound."""
+        """user_id: the owner, None for any. Raises NotificationNotFound."""
         with self.db.transaction() as session:
             return NOTIFICATION_VIEW.dump(find_notification(session, notification_id, user_id))
 

@@ -1,4 +1,4 @@
-"""The tables of notifications, and what a mail may become."""
+"""The tables of notifications, and the states of a mail."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -30,11 +30,11 @@ from contracts.users import UserPasswordResetRequested, UserRegistered, UserVeri
 from nameko_reliable.messages import Event
 from nameko_reliable.tables import AnswerMixin
 
-# So many order mails, in so long a time, go to an address that was never proven. What comes beyond is summed up
-# in one mail, which goes out so long after the first that it sums up.
+# An address that was never proven gets at most this many order mails in this time. Further ones are summed up in one
+# mail, which is sent UNPROVEN_WINDOW after the first that it sums up.
 UNPROVEN_MAILS, UNPROVEN_WINDOW = 6, timedelta(hours=1)
 MOST_ORDERS_LISTED = 20
-# With no order_id. A name of its own would make the release before fail to list what it does not know.
+# With no order_id. The release before could not list a notification with a name that it doesn't know.
 SUMMARY_NAME = OrderStatusUpdated.name
 LONGEST_UNREACHABLE_PAUSE_SECONDS = 30
 POSTPONED_PAUSES_SECONDS = (60, 3600)
@@ -42,7 +42,7 @@ POSTPONED_PAUSES_SECONDS = (60, 3600)
 UNCERTAIN_PAUSES = (timedelta(minutes=15), timedelta(hours=1))
 GIVE_UP_AFTER = timedelta(hours=24)
 
-# Not while the server may have it: what becomes of it then is decided first.
+# Not while the server may have it: first the mail becomes uncertain.
 IS_DUE_ORDER_MAIL = text("status IN ('pending', 'uncertain') AND dot_at IS NULL AND order_id IS NOT NULL")
 IS_DUE_ACCOUNT_MAIL = text("status IN ('pending', 'uncertain') AND dot_at IS NULL AND order_id IS NULL")
 # Held by no claim, and not with the server.
@@ -59,7 +59,7 @@ class Answer(AnswerMixin, Base):
 
 @dataclass(frozen=True, kw_only=True)
 class OrderSummary(Event):
-    """What one mail says of many order events. It is no event of the broker: notifications makes it for itself.
+    """The content of one mail about many order events. It is not published: notifications makes it for itself.
 
     orders: the last event of each order, filled in when the mail is sent; the newest of `total` orders.
     """
@@ -84,7 +84,7 @@ EVENT_CLASSES = {event_class.name: event_class for event_class in EVENT_TYPES}
 
 
 def lock_address(session, email):
-    """One at a time may count the order mails to this address, or look what a summary for it sums up."""
+    """One at a time counts the order mails to this address, or reads the orders of its summary."""
     session.execute(select(func.pg_advisory_xact_lock(func.hashtext(f"order mails to {email}"))))
 
 
@@ -93,11 +93,11 @@ class Notification(Base):
 
     One that is not needed any more is deleted. uncertain: the mail server may have it, and its answer never came.
 
-    event_id is the inbox: an event is stored once. sequence: its place among its order's mails.
+    event_id is the inbox: an event is stored once. sequence: its number among its order's mails.
     order_id and sequence are null for account mails, whose link carries a token: nothing here does. They are null
     for summaries, too, whose event_name is SUMMARY_NAME.
     summary_id: of the summary that sums it up. It is not mailed by itself then, and counts as sent.
-    request_id, traceparent: of the request that the event came of, for what is logged and traced of the mail.
+    request_id, traceparent: of the request that caused the event, for the mail's logs and traces.
     attempts: answers of the mail server about this mail. tries: all tries, also those without an answer.
     waited: from its storing to its first try. by_hand: the next try, or the one under way, is a retry that
     a customer or an admin asked for.
@@ -151,26 +151,26 @@ class Notification(Base):
             postgresql_where=text("summary_id IS NULL"),
         ),
         Index("ix_notifications_summary_id", "summary_id", postgresql_where=text("summary_id IS NOT NULL")),
-        # What is counted, each by its own.
+        # One for each status that is counted.
         Index("ix_notifications_pending", "id", postgresql_where=text("status = 'pending'")),
         Index("ix_notifications_failed", "id", postgresql_where=text("status = 'failed'")),
         Index("ix_notifications_uncertain", "id", postgresql_where=text("status = 'uncertain'")),
-        # What is due, in the order in which it is sent: with a backlog, the next one is the first of the index, and
-        # what has to wait is not looked at.
+        # Due mails in the order in which they are sent: with a backlog, the next one is the first of the index, and
+        # mails that have to wait are not read.
         Index("ix_notifications_due_order_mails", "next_try_at", postgresql_where=IS_DUE_ORDER_MAIL),
         Index("ix_notifications_due_account_mails", "next_try_at", postgresql_where=IS_DUE_ACCOUNT_MAIL),
         Index("ix_notifications_dot", "leased_until", postgresql_where=text("dot_at IS NOT NULL")),
     )
 
     def try_by_hand(self):
-        """Have it sent next. Raises NotFailed unless it has failed or is uncertain, and is not being tried already."""
+        """Make it the next to be sent. Raises NotFailed unless it is failed or uncertain, and not being tried."""
         is_held = self.leased_until is not None
         if self.status not in ("failed", "uncertain") or is_held:
             raise NotFailed(self.id, "pending" if is_held else self.status)
         self.status, self.by_hand, self.lease, self.doubts = "pending", True, None, 0
         self.next_try_at = self.created_at
 
-    # What may come of a try, as the columns that change.
+    # The outcomes of a try, as the columns that change.
 
     def sent(self):
         return self._tried(attempts=self.attempts + 1, status="sent", error_message=None, lease=None)
@@ -185,12 +185,12 @@ class Notification(Base):
         return self._tried(attempts=self.attempts + 1, error_message=reason) | self._again(pause, age)
 
     def unanswered(self, reason, age):
-        """The server said nothing about this mail: that is no attempt, but a day of it is enough."""
+        """The server said nothing about this mail: that is no attempt, but after a day it has failed."""
         pause = timedelta(seconds=min(2 ** min(self.tries + 1, 10), LONGEST_UNREACHABLE_PAUSE_SECONDS))
         return self._tried(error_message=reason) | self._again(pause, age)
 
     def in_doubt(self, reason):
-        """The server may have it: a try soon would be a double mail, were that so."""
+        """The server may have it: an early try could send it twice."""
         changes = self._tried(doubts=self.doubts + 1, error_message=reason)
         if self.doubts >= len(UNCERTAIN_PAUSES):
             return changes | {"status": "failed"}
@@ -201,7 +201,7 @@ class Notification(Base):
         return FREE | {"tries": self.tries + 1, "waited": waited, "by_hand": False} | changes
 
     def _again(self, pause, age):
-        # One that had to wait for its turn has its day from its first try on.
+        # The day of a mail that had to wait for its turn begins at its first try.
         if self.by_hand or (self.tries > 0 and age > GIVE_UP_AFTER + self.waited):
             return {"status": "failed"}
         return {"next_try_at": func.now() + pause}
@@ -215,7 +215,7 @@ class Notification(Base):
         return self.order_id is None and self.event_name == SUMMARY_NAME
 
     def join_summary(self, summary_id):
-        """Be mailed with others, and not by itself."""
+        """Leave it to the summary, which is mailed in its place."""
         self.status, self.error_message, self.summary_id = "sent", f"summed up in {summary_id}", summary_id
 
     def is_one_too_many(self, session):
@@ -226,7 +226,7 @@ class Notification(Base):
             Notification.order_id.is_not(None),
             Notification.summary_id.is_(None),
             Notification.id != self.id,
-            # One that waits since yesterday is still to come.
+            # A pending mail of yesterday is still to be sent.
             or_(lately, Notification.status == "pending"),
         )
         return session.scalar(others) >= UNPROVEN_MAILS
@@ -246,7 +246,7 @@ class Notification(Base):
     def open_summary(cls, session, recipient_email):
         """The id of the address's summary that others can join, None without one. The address is locked.
 
-        Not one that is due: it may be on its way. Its sender locks the address before it looks what has joined.
+        Not one that is due: it may be on its way. Its sender locks the address before it reads the orders.
         """
         summary = select(func.max(cls.id)).where(
             cls.recipient_email == recipient_email,
@@ -262,12 +262,12 @@ class Notification(Base):
     @classmethod
     @cache
     def due_order_mails(cls):
-        """Those to send now, the longest due first: of each order the next in sequence alone.
+        """The mails to send now, the longest due first: of each order the next in sequence alone.
 
         After a day a mail goes without the one before it, which was parked or never came.
         """
         other = aliased(cls)
-        # By a look at the order's own mails for each: in the place of EXISTS, PostgreSQL may hash the whole table.
+        # A subquery of the order's own mails for each: for EXISTS, PostgreSQL may hash the whole table.
         of_same_order = select(other.id).where(other.order_id == cls.order_id).limit(1)
         waiting_one = of_same_order.where(other.sequence < cls.sequence, other.status == "pending").scalar_subquery()
         one_before = of_same_order.where(other.sequence == cls.sequence - 1).scalar_subquery()
@@ -278,7 +278,7 @@ class Notification(Base):
     @classmethod
     @cache
     def due_account_mails(cls):
-        """Those to send now, the longest due first."""
+        """The mails to send now, the longest due first."""
         return cls._due(IS_DUE_ACCOUNT_MAIL)
 
     @classmethod

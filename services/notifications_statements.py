@@ -1,4 +1,4 @@
-"""What notifications asks its database for: one notification, a page of a list, how many mails are not sent."""
+"""The queries of notifications: one notification, a page of a list, the number and age of unsent mails."""
 
 from datetime import timedelta
 
@@ -16,17 +16,17 @@ COUNT_MAILS = union_all(
     )
 )
 IS_SUMMARY = and_(Notification.order_id.is_(None), Notification.event_name == SUMMARY_NAME)
-# A summary is to go out so long after it was made.
+# A summary is due UNPROVEN_WINDOW after it was made.
 DUE_SINCE = Notification.created_at + case((IS_SUMMARY, UNPROVEN_WINDOW), else_=timedelta(0))
 AGE_OF_OLDEST_PENDING = select(func.coalesce(func.extract("epoch", func.now() - func.min(DUE_SINCE)), 0)).where(
     Notification.status == "pending",
-    # Not a summary whose time is to come.
+    # Not a summary that is not due yet.
     or_(Notification.next_try_at <= func.now(), Notification.tries > 0),
 )
 
 
 def find_notification(session, notification_id, user_id, lock=False):
-    """user_id: whose it must be, None for anybody's. Raises NotificationNotFound."""
+    """user_id: the owner, None for any. Raises NotificationNotFound."""
     wanted = select(Notification).where(
         Notification.id == load_id(notification_id, "notification_id"), *_seen_by(user_id)
     )
@@ -57,7 +57,7 @@ def search_notifications(session, user_id, query):
 
 
 def _seen_by(user_id):
-    """Conditions: None sees all, a customer their own, but no account mails and no summaries of what they see."""
+    """Conditions: None sees all; a customer sees their own, without account mails and summaries."""
     if user_id is None:
         return []
     return [Notification.user_id == load_id(user_id, "user_id"), Notification.order_id.is_not(None)]

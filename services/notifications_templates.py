@@ -1,4 +1,4 @@
-"""What mails, lists and pushes say of an event, by the templates of `templates/email`."""
+"""The words of mails, lists and pushes, by the templates of `templates/email`."""
 
 from email.message import EmailMessage
 from email.utils import format_datetime
@@ -14,7 +14,7 @@ TOKEN_PAGES = {"email_verification": "verify-email", "password_reset": "reset-pa
 
 
 class MailTemplates(DependencyProvider):
-    """Renders events to mails with the templates of `templates/email`, a folder for each event's name."""
+    """Renders events with the templates of `templates/email`, a folder for each event's name."""
 
     def setup(self):
         config = self.container.config
@@ -45,7 +45,7 @@ class MailTemplates(DependencyProvider):
 
     def account_mail(self, event, recipient, token, expires_in):
         """As `order_mail`. expires_in: the token's life in seconds."""
-        # In the fragment, which browsers send to nobody.
+        # In the fragment, which browsers don't send.
         link = f"{self._shop_url}/{TOKEN_PAGES[EVENT_TYPES[type(event)]]}#token={token}"
         return self._compose(event, recipient, link=link, expires_in=expires_in)
 

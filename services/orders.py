@@ -6,7 +6,7 @@ Emits:  order.created, order.status.updated, order.abandoned
 Calls:  products.reserve_stock
 
 An order is an attempt first, which is committed before any stock is reserved. The order's own
-transaction turns the attempt from open to ordered; whoever wants the stock back must first turn it
+transaction turns the attempt from open to ordered. Stock is given back only after the attempt was turned
 from open to abandoned. Of the two, one wins.
 """
 
@@ -53,7 +53,7 @@ ABANDONED_ATTEMPT_DAYS = 30
 
 
 def first_view(order):
-    """The order as it was answered when it was placed, whatever became of it since."""
+    """The order as it was answered when it was placed, without its later steps."""
     view = ORDER_VIEW.dump(order)
     return {**view, "status": "pending", "updated_at": view["created_at"], "history": view["history"][:1]}
 
@@ -76,11 +76,11 @@ class Orders:
         items: [{"product_id": int, "quantity": int, "unit_price"?: "29.99"}]; lines of one product are summed.
         idempotency_key: the user's own, 1–255 characters; a repeat gets the first answer again, once there is
         one. Without it the call's own id serves.
-        email_verified: whether the address is proven. One that is not gets few mails (services.notifications), and
-        its account may have less open.
+        email_verified: whether the address is proven. An unproven address gets few mails (services.notifications), and
+        its account may have fewer orders open.
         Raises InvalidInput, TooManyOpenOrders, ProductNotFound, InsufficientStock, PriceChanged, ProductsUnavailable,
-        ProductsTimeout: after each of them the key is free again. Raises KeyReused and RequestInFlight: then it is
-        its first call's.
+        ProductsTimeout: after each of them the key is free again. Raises KeyReused and RequestInFlight: then the key
+        belongs to its first call.
         """
         placement = load(
             OrderPlacement(),
@@ -101,7 +101,7 @@ class Orders:
             reserved = self._reserve(attempt.reservation_id, lines)
             return self._place(attempt.reservation_id, placement, reserved)
         except Exception:
-            # The answer of a commit may have been lost. The attempt's row tells, once it can be locked.
+            # The answer of a commit may have been lost. The attempt's row says, once it can be locked.
             if self._abandon(attempt.reservation_id):
                 raise
             return self._first_answer(attempt.reservation_id)
@@ -117,16 +117,16 @@ class Orders:
         try:
             answer = self.cluster.products.reserve_stock(reservation_id=str(reservation_id), lines=lines)
         except (RpcTimeout, ReservationReleased) as error:
-            # Released: somebody gave this attempt up, which had taken too long.
+            # Released: the attempt took too long and was abandoned meanwhile.
             raise ProductsTimeout from error
         except ServiceUnavailable as error:
             raise ProductsUnavailable from error
         return answer["lines"]
 
     def _place(self, reservation_id, placement, lines):
-        """Turn the open attempt into an order, with its event, or return the order of who was quicker.
+        """Turn the open attempt into an order, with its event, or return the order that a quicker call made of it.
 
-        Raises ProductsTimeout when the attempt was given up meanwhile, its lease being over.
+        Raises ProductsTimeout when the lease ended and the attempt was abandoned meanwhile.
         """
         with self.db.transaction() as session:
             attempt = session.get(Attempt, reservation_id, with_for_update=True)
@@ -146,7 +146,7 @@ class Orders:
             return first_view(session.scalars(with_details().where(Order.reservation_id == reservation_id)).one())
 
     def _abandon(self, reservation_id):
-        """Give the attempt up, and its stock with it, unless it became an order; true if it did not."""
+        """Abandon the attempt, and so its stock, unless it became an order. True if it is abandoned."""
         with self.db.transaction(past_deadline=True) as session:
             self._turn_abandoned(session, Attempt.reservation_id == reservation_id)
             return session.get(Attempt, reservation_id).state == "abandoned"
@@ -163,10 +163,9 @@ class Orders:
 
     @rpc
     def find_reservation(self, reservation_id):
-        """What became of a reservation: "open", "ordered" or "abandoned".
+        """The state of a reservation's attempt: "open", "ordered" or "abandoned".
 
-        A fence: an attempt past its lease, or one that is not known, is abandoned by the asking, so that
-        an order which comes late fails.
+        A fence: the call abandons an attempt that is past its lease or unknown, so that a late order fails.
         """
         reservation_id = load(ReservationId(), {"reservation_id": reservation_id})["reservation_id"]
         with self.db.transaction() as session:
@@ -178,7 +177,7 @@ class Orders:
 
     @rpc
     def get_order(self, order_id, user_id=None):
-        """user_id: whose it must be, None for anybody's. Raises OrderNotFound."""
+        """user_id: the owner, None for any. Raises OrderNotFound."""
         with self.db.transaction() as session:
             return ORDER_VIEW.dump(self._find(session, order_id, user_id))
 
@@ -191,7 +190,7 @@ class Orders:
 
     @rpc
     def list_orders(self, user_id=None, **query):
-        """{orders, total}, newest first. user_id: whose, None for everybody's.
+        """{orders, total}, newest first. user_id: the owner, None for all.
 
         query: as contracts.orders.OrderQuery. Raises InvalidInput.
         """
@@ -205,7 +204,7 @@ class Orders:
     def summarize_orders(self, days=30):
         """{today: {orders, revenue}, by_status: {status: count}, daily: [{date, orders, revenue}]}.
 
-        daily: these many days of UTC, oldest first, today the last. by_status: of all orders there are.
+        daily: that many days in UTC, oldest first, today the last. by_status: of all orders.
         Cancelled orders count in by_status alone. Raises InvalidInput.
         """
         days = load(SummaryQuery(), {"days": days})["days"]
@@ -217,9 +216,9 @@ class Orders:
     def update_status(self, session, order_id, status, user_id=None, email_verified=False):
         """Take an order's next step; a cancel gives its stock back.
 
-        user_id: the customer who asks, who may only cancel, and only their own; None for the back office.
-        email_verified: whether the address of the caller is proven. Of the customer the order remembers it, and its
-        events say so from then on. An address that is proven after that counts for new orders alone.
+        user_id: the customer who asks, who may only cancel, and only their own order; None for the back office.
+        email_verified: whether the caller's address is proven. The order stores it when the customer asks, and its
+        later events say so. An address that is proven after that counts for new orders alone.
         Raises InvalidInput, OrderNotFound, NotAllowed, IllegalTransition.
         """
         step = load(OrderStep(), {"status": status, "email_verified": email_verified})
@@ -244,7 +243,7 @@ class Orders:
 
     @timer(interval=60)
     def cancel_unconfirmed_orders(self):
-        """Those that are pending for longer than PENDING_ORDER_HOURS, unless that is 0."""
+        """Cancel orders that are pending for longer than PENDING_ORDER_HOURS, unless that is 0."""
         while self.settings["PENDING_ORDER_HOURS"] and self._cancel_some_unconfirmed():
             pass
 
@@ -252,7 +251,8 @@ class Orders:
         """True while there may be more."""
         since = func.now() - timedelta(hours=self.settings["PENDING_ORDER_HOURS"])
         unconfirmed = with_details().where(Order.status == "pending", Order.created_at < since)
-        # PostgreSQL checks the conditions again once it has the lock. What others hold is taken a step, or comes later.
+        # PostgreSQL checks the conditions again once it has the lock. Orders that others hold are skipped: they are
+        # taking a step, or come in a later round.
         unconfirmed = unconfirmed.order_by(Order.id).limit(ROUND_ORDERS).with_for_update(of=Order, skip_locked=True)
         with self.db.transaction() as session:
             orders = session.scalars(unconfirmed).all()
@@ -264,7 +264,7 @@ class Orders:
     def forget_answers_and_dead_attempts(self):
         with self.db.transaction() as session:
             Answer.forget_old(session)
-            # Their calls died before anything was reserved, so products will never ask about them.
+            # Their calls died before any stock was reserved, so products will never ask about them.
             self._turn_abandoned(session, Attempt.leased_until < func.now() - timedelta(hours=1))
             old = Attempt.created_at < func.now() - timedelta(days=ABANDONED_ATTEMPT_DAYS)
             session.execute(delete(Attempt).where(Attempt.state == "abandoned", old))

@@ -1,4 +1,4 @@
-"""An attempt begins: found by its key or made, within what its account may have open."""
+"""How an attempt begins: found by its key, or made within the limits of its account."""
 
 import hashlib
 import json
@@ -29,9 +29,9 @@ def merged(items):
 def begin_attempt(session, placement, lines, most_orders, most_units):
     """The attempt of this key: a new one, one whose lease has ended, or the ordered one.
 
-    placement: as contracts.orders.OrderPlacement. lines: merged. most_orders, most_units: what the account may have
-    open. Raises KeyReused for another body, RequestInFlight while another call holds it, TooManyOpenOrders for a new
-    one.
+    placement: as contracts.orders.OrderPlacement. lines: merged. most_orders, most_units: the limits of the account's
+    open orders. Raises KeyReused for another body, RequestInFlight while another call holds it, TooManyOpenOrders for a
+    new one.
     """
     user_id, key, fingerprint = placement["user_id"], placement["idempotency_key"], _fingerprint(lines)
     units = sum(line["quantity"] for line in lines)

@@ -7,7 +7,7 @@ from contracts.types import event_id_of
 from services.orders_models import Order, StatusStep
 from services.orders_statements import with_details
 
-# As many are read at once when events are made again.
+# Orders that are read at once when events are made again.
 EVENTS_ORDERS = 100
 
 
@@ -39,7 +39,7 @@ def event_of(order, sequence):
 def events_since(session, since):
     """(event, key) of each step that an order took since then, for `ops.resend`.
 
-    Without order.abandoned: products asks about its reservations itself.
+    Without order.abandoned: products itself asks about its reservations.
     """
     order_ids = sorted(session.scalars(select(StatusStep.order_id).where(StatusStep.at >= since).distinct()))
     for first in range(0, len(order_ids), EVENTS_ORDERS):

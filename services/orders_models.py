@@ -1,4 +1,4 @@
-"""The tables of orders, and what an order and an attempt may become."""
+"""The tables of orders, and the steps that an order and an attempt may take."""
 
 from datetime import datetime
 from decimal import Decimal

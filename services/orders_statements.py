@@ -1,4 +1,4 @@
-"""What orders asks its database for: an order with its details, a page of a list, sums by day and by status."""
+"""The queries of orders: an order with its details, a page of a list, sums by day and by status."""
 
 from datetime import timedelta
 from decimal import Decimal
@@ -16,7 +16,7 @@ def with_details():
 
 
 def search_orders(session, user_id, query):
-    """(total, the orders of the page), newest first. user_id: whose, None for everybody's.
+    """(total, the orders of the page), newest first. user_id: the owner, None for all.
 
     query: as contracts.orders.OrderQuery.
     """
@@ -43,7 +43,7 @@ def search_orders(session, user_id, query):
 
 
 def summarize(session, days):
-    """What `summarize_orders` answers."""
+    """The answer of `summarize_orders`."""
     # The connection's time zone is UTC.
     date = cast(Order.created_at, Date)
     today = session.scalar(select(func.current_date()))

@@ -56,7 +56,7 @@ logger = logging.getLogger(__name__)
 PRODUCT_VIEW, PRODUCT_RECORD = ProductView(), ProductRecord()
 HINT_SECONDS = 0.25
 SETTLE_BATCH = 100
-# Few: no call is answered while the pieces of a batch are made.
+# Few: no call is answered while a batch is cut into pieces.
 INDEX_BATCH = 20
 LOW_STOCK = 5
 LOW_STOCK_SHOWN = 10
@@ -103,7 +103,7 @@ class Products:
 
     @poll(interval_seconds=5)
     def index_products(self):
-        """Have those found that the release before writes while it still runs. True while there may be more."""
+        """Index the products that the release before writes while it still runs. True while there may be more."""
         with self.db.transaction() as session:
             products = session.scalars(Product.unindexed(INDEX_BATCH)).all()
             for product in products:
@@ -128,7 +128,7 @@ class Products:
     @rpc
     @once
     def replace_product(self, session, product_id, version=None, **fields):
-        """All fields; stock_quantity and sku are left when absent.
+        """Set all fields; stock_quantity and sku stay as they are when absent.
 
         Raises ProductNotFound, StaleVersion, SkuTaken, InvalidInput.
         """
@@ -138,20 +138,20 @@ class Products:
     @rpc
     @once
     def update_product(self, session, product_id, version=None, **changes):
-        """Only the given fields, `is_active` too. Raises as replace_product does."""
+        """Change the given fields alone, `is_active` too. Raises as replace_product does."""
         changes = load(ProductChanges(partial=True), changes)
         return self._changed(session, edit_product(session, product_id, version, changes))
 
     @rpc
     @once
     def set_stock(self, session, product_id, **change):
-        """stock_quantity, or delta to add to it. Raises ProductNotFound, InsufficientStock below zero."""
+        """Set stock_quantity, or add delta to it. Raises ProductNotFound, InsufficientStock below zero."""
         return self._changed(session, edit_stock(session, product_id, load(StockChange(), change)))
 
     @rpc
     @once
     def delete_product(self, session, product_id):
-        """Take the product off the catalogue; orders keep their snapshot of it. Raises ProductNotFound."""
+        """Take the product out of the catalogue; orders keep their snapshot of it. Raises ProductNotFound."""
         return self._changed(session, edit_product(session, product_id, None, {"is_active": False}))
 
     def _changed(self, session, product):
@@ -173,7 +173,7 @@ class Products:
 
     @rpc
     def summarize_stock(self):
-        """{low_stock_threshold, low, products}: how many active products have no more left, and the lowest of them."""
+        """{low_stock_threshold, low, products}: how many active products have no more left, and the lowest."""
         low = select(Product).where(Product.is_active, Product.stock_quantity <= LOW_STOCK)
         lowest = low.order_by(Product.stock_quantity, Product.name, Product.id).limit(LOW_STOCK_SHOWN)
         with self.db.transaction() as session:
@@ -183,7 +183,7 @@ class Products:
 
     @rpc
     def check_stock(self, lines):
-        """[{product_id, requested, available, sufficient}], a look that reserves nothing. Raises ProductNotFound."""
+        """[{product_id, requested, available, sufficient}]. Reserves nothing. Raises ProductNotFound."""
         request = load(StockLines(), {"lines": lines})
         with self.db.transaction() as session:
             return check_lines(session, request["lines"])
@@ -207,9 +207,9 @@ class Products:
 
     @rpc
     def release_stock(self, reservation_id):
-        """Give back what an open reservation holds; one that never was becomes released, so it never will be.
+        """Give back the stock of an open reservation. An unknown one is stored as released, so a late reserve fails.
 
-        Does nothing to a committed one: only its order's cancel gives that back. Safe to repeat.
+        Does nothing to a committed one: only its order's cancel gives that stock back. Safe to repeat.
         Returns {reservation_id, state}.
         """
         reservation_id = load(ReservationId(), {"reservation_id": reservation_id})["reservation_id"]
@@ -247,9 +247,9 @@ class Products:
 
     @timer(interval=60)
     def settle_open_reservations(self):
-        """Ask orders what became of reservations that are open for long.
+        """Ask orders about reservations that are open for longer than SETTLE_AFTER_SECONDS, and settle them.
 
-        Releases on `abandoned` alone; an error or a timeout says nothing, and ends the round.
+        Releases on `abandoned` alone; an error or a timeout releases nothing and ends the round.
         """
         patience_seconds = self.settings["SETTLE_AFTER_SECONDS"]
         old = Reservation.created_at < func.now() - func.make_interval(0, 0, 0, 0, 0, 0, patience_seconds)

@@ -47,7 +47,7 @@ class Answer(AnswerMixin, Base):
 class Product(Base):
     """version: one more with each edit. revision: one more with each change, sales included.
 
-    sku_key: what two SKUs are compared by. None, or out of date, where the release before wrote the SKU, and for a SKU
+    sku_key: two SKUs are compared by it. None, or out of date, where the release before wrote the SKU, and for a SKU
     that clashed with an older product's when this column was made: see ops/normalize_names.py.
     search_version: of which version the columns for searching are; of an older one, or None, where the release before
     wrote the product.
@@ -94,7 +94,7 @@ class Product(Base):
 
     @classmethod
     def with_sku(cls, sku, but=None):
-        """Those that have this SKU, as far as a normalized one can tell. but: the id of one that doesn't count."""
+        """The products with this SKU, which is normalized. but: the id of a product to leave out."""
         return select(cls).where(or_(cls.sku_key == sku, cls.sku == sku), cls.id.is_distinct_from(but))
 
     @classmethod
@@ -124,19 +124,19 @@ class Product(Base):
             self.index()
 
     def index(self):
-        """Have it found by what it says now."""
+        """Fill the columns for searching from the texts as they are now."""
         for name, value in search_columns(self.name, self.sku, self.category, self.description).items():
             setattr(self, name, value)
         self.search_version = self.version
 
     @classmethod
     def unindexed(cls, limit):
-        """Those that the release before wrote, as far as nobody else works on them; locked."""
+        """Products that the release before wrote, locked; without those that are locked already."""
         stale = select(cls).where(cls.search_version.is_distinct_from(cls.version)).order_by(cls.id).limit(limit)
         return stale.with_for_update(skip_locked=True)
 
     def adopt(self, session):
-        """Fill and normalize what the release before doesn't. A SKU that clashes stays without a key."""
+        """Fill and normalize the columns that the release before doesn't. A SKU that clashes stays without a key."""
         self.name = normal_text(self.name)
         self.category, self.description = (text and normal_text(text) for text in (self.category, self.description))
         key = normal_sku(self.sku)
@@ -176,7 +176,7 @@ class Reservation(Base):
 
 
 class ReservationLine(Base):
-    """Name and price are what the product had when it was reserved, and so what the order sells it as."""
+    """Name and price are the product's when it was reserved: the order sells it under these."""
 
     __tablename__ = "reservation_lines"
 

@@ -1,7 +1,7 @@
 """How products are found: each word of a search somewhere in the text of a product, without accents and case.
 
-Two columns, filled by the service: the text, and the pieces of one to three characters that its words have, which a GIN
-index finds. They are ours and not pg_trgm's, which has none of words under three characters, and in a database with the
+The service fills two columns: the text, and the pieces of one to three characters of its words, which a GIN index
+finds. The pieces are not pg_trgm's: that makes none of words under three characters, and in a database with the
 locale C none of letters that are not ASCII.
 """
 
@@ -15,15 +15,15 @@ PLAIN = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "ð": "d", "ħ": "h", "�
 
 
 def searchable(text):
-    """The words that a text is found by, a space between any two."""
+    """The words that a text is found by, with single spaces between them."""
     plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
-    # By their class: those of class 0 are vowels in some scripts, and no accents.
+    # By their combining class: marks of class 0 are vowels in some scripts, and no accents.
     plain = "".join(character for character in plain if not unicodedata.combining(character))
     return " ".join(unicodedata.normalize("NFC", without_unseen(plain).translate(PLAIN)).split())
 
 
 def pieces(words):
-    """All that a search for a part of one of the words can look for. words: searchable."""
+    """All pieces of 1 to 3 characters that the words have. words: as `searchable` returns them."""
     return sorted(
         {word[at : at + size] for word in words.split() for size in range(1, PIECE + 1) for at in range(len(word))}
     )
@@ -36,7 +36,7 @@ def search_columns(*texts):
 
 
 def conditions(product, search):
-    """What must hold for a product to be found. product: the class that has the columns."""
+    """The conditions of a search. product: the class that has the columns."""
     words = searchable(search).split()
     if words:
         sizes = [(word, min(PIECE, len(word))) for word in words]

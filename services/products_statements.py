@@ -2,7 +2,7 @@
 
 from sqlalchemy import text
 
-# Only who inserts the reservation goes on. A line that is short is left as it is: the caller sees it
+# Only the call that inserts the reservation goes on. A short line is left as it is: the caller sees it
 # in the answer and rolls everything back.
 RESERVE = text("""
 WITH claim AS (
@@ -57,7 +57,7 @@ TOMBSTONE = text("INSERT INTO reservations (id, state) VALUES (:id, 'released') 
 
 COMMIT = text("UPDATE reservations SET state = 'committed' WHERE id = :id AND state = 'open'")
 
-# Of the whole ledger: asked seldom.
+# It reads the whole ledger, so it is asked seldom.
 COUNT_MISMATCHES = text("""
 SELECT count(*) FROM products p
 LEFT JOIN (SELECT product_id, sum(delta) AS stock FROM stock_movements GROUP BY product_id) m ON m.product_id = p.id

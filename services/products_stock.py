@@ -8,7 +8,7 @@ from services.products_statements import RESERVE
 
 
 def check_lines(session, lines):
-    """What `check_stock` answers. Raises ProductNotFound."""
+    """The answer of `check_stock`. Raises ProductNotFound."""
     wanted = {line["product_id"]: line["quantity"] for line in lines}
     products = session.scalars(select(Product).where(Product.id.in_(wanted), Product.is_active))
     available = {product.id: product.stock_quantity for product in products}
@@ -27,7 +27,7 @@ def check_lines(session, lines):
 
 
 def reserve(session, request):
-    """(what `reserve_stock` answers, the products that changed). request: as contracts.products.ReservationRequest.
+    """(the answer of `reserve_stock`, the products that changed). request: as contracts.products.ReservationRequest.
 
     Raises ProductNotFound, PriceChanged, InsufficientStock, ReservationReleased; the caller rolls back then.
     """

@@ -49,7 +49,7 @@ def create_app(config, cluster, tokens, cache, live, limits, page):
     app.extensions["live"] = live
     app.extensions["tokens"] = tokens
     app.extensions["page"] = page
-    app.extensions["rounds"] = health.Rounds()
+    app.extensions["health_checks"] = health.HealthChecks()
 
     @app.before_request
     def name_route():

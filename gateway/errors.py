@@ -215,7 +215,7 @@ PROBLEMS = {
 }
 
 # Classes whose fields are meant for the client.
-SPEAKING = (ShopError, ServiceUnavailable, RpcTimeout, TooManyParked, RateLimited)
+EXPOSED_ERRORS = (ShopError, ServiceUnavailable, RpcTimeout, TooManyParked, RateLimited)
 
 
 def problem_of(error_class):
@@ -233,7 +233,7 @@ def refusal(error, request):
     problem = problem_of(type(error))
     if problem is PROBLEMS[Exception]:
         logger.error("unexpected error", exc_info=error)
-    fields = vars(error) if isinstance(error, SPEAKING) else {}
+    fields = vars(error) if isinstance(error, EXPOSED_ERRORS) else {}
     body = {
         **fields,
         "type": problem.type,

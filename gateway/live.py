@@ -308,10 +308,10 @@ class Frames:
         return count
 
 
-class WholeSocket:
-    """A client's socket whose `send` sends all, in order, in SEND_SECONDS; simple_websocket relies on that.
+class ClientSocket:
+    """A WebSocket client's socket. `send` sends all, in order, in SEND_SECONDS; simple_websocket relies on that.
 
-    `recv` holds a client back that sends many small frames, or bytes one by one: no other one notices.
+    `recv` slows down a client that sends many small frames, or single bytes; other clients do not notice.
 
     Its reader greenlet (pings, pongs) and our writer both send: a part of one frame must not end up
     in another. answer_headers: {name: value} that the answer to the handshake, the first thing sent, gets.

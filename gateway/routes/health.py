@@ -24,7 +24,7 @@ SHARED_SECONDS = 0.5
 @blp.response(200, HealthView)
 def health():
     """What answers and how fast; 200 whatever is down."""
-    services = current_app.extensions["rounds"].ask_all(g.shop, HEALTH_SECONDS)
+    services = current_app.extensions["health_checks"].ask_all(g.shop, HEALTH_SECONDS)
     up = [service["status"] == "up" for service in services.values()]
     return {
         "status": "healthy" if all(up) else "degraded" if any(up) else "unhealthy",
@@ -49,14 +49,14 @@ def livez():
 @blp.problems(NotReady)
 def readyz():
     """Whether requests make sense here: the broker is in reach and one service at least answers."""
-    services = current_app.extensions["rounds"].ask_all(g.shop, READY_SECONDS)
+    services = current_app.extensions["health_checks"].ask_all(g.shop, READY_SECONDS)
     if all(service["status"] == "down" for service in services.values()):
         raise NotReady
     return {"status": "up"}
 
 
-class Rounds:
-    """Who asks within SHARED_SECONDS of another shares the other's round of questions, under way or over."""
+class HealthChecks:
+    """Requests within SHARED_SECONDS of each other share one round of questions, running or finished."""
 
     def __init__(self):
         self._latest = {}  # seconds that it may take: (started_at, greenlet)

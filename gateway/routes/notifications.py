@@ -7,7 +7,7 @@ from contracts.users import MailNotNeeded
 from gateway.addresses import neighbourhood
 from gateway.api import Blueprint
 from gateway.auth import admin_when, owner, owner_or_admin, public, user
-from gateway.live import WholeSocket
+from gateway.live import ClientSocket
 from gateway.paging import PAGE_HEADERS, page_headers
 from gateway.schemas import NotificationQuery
 
@@ -82,6 +82,6 @@ def prepare_upgrade():
     current_app.extensions["live"].refuse_when_full(_address())
     # Compression would cost each socket 300 kB, and lets a small message unpack to a huge one.
     request.environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)
-    request.environ["eventlet.input"] = WholeSocket(
+    request.environ["eventlet.input"] = ClientSocket(
         request.environ["eventlet.input"].get_socket(), request.environ["answer_headers"]
     )

@@ -1,4 +1,4 @@
-"""nameko_reliable.telemetry.metrics: what a process tells about itself, and to whom."""
+"""nameko_reliable.telemetry.metrics: what a process reports about itself."""
 
 import gc
 from datetime import UTC, datetime, timedelta
@@ -244,7 +244,7 @@ def test_events_are_counted_by_handler_and_outcome(press, broker):
     assert press.count("nameko_event_lag_seconds_count", handler="criticize") == 0
 
 
-def test_messages_that_wait_or_are_parked_are_told(press, broker):
+def test_messages_that_wait_or_are_parked_are_reported(press, broker):
     broker.publish(b"no event", exchange="bakery.events", routing_key="cake.baked")
 
     wait_for(lambda: press.value("nameko_parked_messages") == 2)
@@ -252,7 +252,7 @@ def test_messages_that_wait_or_are_parked_are_told(press, broker):
     assert press.value("nameko_inquiry_success", inquiry="queues") == 1
 
 
-def test_the_outbox_tells_how_many_wait_and_since_when(watched, bakery, cluster):
+def test_the_outbox_reports_how_many_wait_and_since_when(watched, bakery, cluster):
     server = watched(Bakery)
     cluster.bakery.bake("Torte")
     wait_for(lambda: server.count("nameko_outbox_published_total", event="cake.baked", outcome="confirmed") == 1)
@@ -274,7 +274,7 @@ def test_the_outbox_tells_how_many_wait_and_since_when(watched, bakery, cluster)
     assert 90 <= server.value("nameko_outbox_oldest_age_seconds") < 120
 
 
-def test_a_query_is_told_and_what_is_gone_with_it(watched, bakery, cluster):
+def test_a_query_is_reported_and_what_is_gone_with_it(watched, bakery, cluster):
     server = watched(Bakery)
     cluster.bakery.bake("Torte")
     assert server.value("test_cakes", cake="Torte") == 1
@@ -301,7 +301,7 @@ def test_a_query_whose_answer_is_no_value_harms_nothing_else(watched, bakery, co
     assert server.value("test_cakes", cake="Torte") == 1
 
 
-def test_a_slow_query_is_told_when_it_is_there_and_not_asked_again_soon(watched, bakery, monkeypatch):
+def test_a_slow_query_is_reported_when_it_is_there_and_not_asked_again_soon(watched, bakery, monkeypatch):
     monkeypatch.setattr(gauges, "LOOK_SECONDS", 0.1)
     slowly = text("SELECT (SELECT count(*) FROM cakes) FROM pg_advisory_xact_lock(1)")
 
@@ -323,7 +323,7 @@ def test_a_slow_query_is_told_when_it_is_there_and_not_asked_again_soon(watched,
     assert server.value("test_slow_cakes") == 0
 
 
-def test_without_the_database_all_else_is_told_and_that_it_is_away(watched, bakery, database_proxy):
+def test_without_the_database_all_else_is_reported_and_that_it_is_away(watched, bakery, database_proxy):
     proxy = database_proxy("bakery")
     server = watched(Bakery, DB_URIS={"bakery": proxy.uri})
     assert server.value("nameko_outbox_messages") == 0
@@ -352,7 +352,7 @@ def test_a_database_that_hangs_does_not_hold_up_the_scrape(watched, bakery, data
     wait_for(lambda: server.value("nameko_outbox_messages") == 0)
 
 
-def test_the_pool_the_workers_and_the_loop_are_told(watched, bakery, cluster):
+def test_the_pool_the_workers_and_the_loop_are_reported(watched, bakery, cluster):
     server = watched(Bakery)
     cluster.bakery.look()
 

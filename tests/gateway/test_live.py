@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from contracts.products import ProductChanged
 from gateway import live as live_module
-from gateway.live import Frames, WholeSocket
+from gateway.live import ClientSocket, Frames
 from nameko_reliable.testing.waiting import wait_for
 from tests.infrastructure.feed import Feed
 
@@ -363,7 +363,7 @@ def test_bytes_that_come_one_by_one_are_held_back_too(monkeypatch):
     monkeypatch.setattr(live_module, "MAX_FRAME_BURST", 3)
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        client = WholeSocket(ours, {})
+        client = ClientSocket(ours, {})
         theirs.sendall(bytes([0x82, 0x80 | 125]) + MASK + bytes(125))
         started_at = time.monotonic()
 

@@ -1,4 +1,4 @@
-"""What a process tells about itself, on a port that is not the public's.
+"""What a process reports about itself, on a port that is not the public's.
 
     class Bakery:
         name = "bakery"
@@ -7,7 +7,7 @@
 /metrics    what prometheus_client has counted in this process. Each metric stands beside the code that counts it;
             those of the kit have the prefix before their names.
 /livez      200: the event loop turns
-/readyz     200 while the service's queues are consumed and its database takes writes, else 503 with what is amiss
+/readyz     200 while the service's queues are consumed and its database takes writes, else 503 with the problems
 
 Settings: METRICS_HOST, and METRICS_PORT, where 0 takes a free port, which is logged.
 """
@@ -152,12 +152,12 @@ class Metrics(DependencyProvider):
         return HTTPStatus.OK, "text/plain", b"alive\n"
 
     def _readyz(self):
-        amiss = list(self._amiss())
-        if amiss:
-            return HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", "".join(f"{each}\n" for each in amiss).encode()
+        problems = list(self._problems())
+        if problems:
+            return HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", "".join(f"{each}\n" for each in problems).encode()
         return HTTPStatus.OK, "text/plain", b"ready\n"
 
-    def _amiss(self):
+    def _problems(self):
         """Sentences that say why the service can't do its work at the moment."""
         parts = self.container.shared_extensions
         if Consumers in parts and not parts[Consumers].connected:
@@ -166,7 +166,7 @@ class Metrics(DependencyProvider):
             if not refused:
                 yield "The broker is not connected, or a queue is not consumed."
         if Engine in parts:
-            yield from _amiss_with_database(parts[Engine])
+            yield from _database_problems(parts[Engine])
 
     def _watch_loop(self):
         _spare_what_stays()
@@ -188,7 +188,7 @@ def _spare_what_stays():
         gc.freeze()
 
 
-def _amiss_with_database(engine):
+def _database_problems(engine):
     try:
         with eventlet.Timeout(READY_SECONDS, False):
             engine.check()

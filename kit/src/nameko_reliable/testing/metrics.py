@@ -1,4 +1,4 @@
-"""What a running service tells about itself."""
+"""What a running service reports about itself."""
 
 import requests
 from prometheus_client.parser import text_string_to_metric_families

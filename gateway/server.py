@@ -39,6 +39,14 @@ from prometheus_client import Histogram
 from gateway.addresses import ClientAddresses
 from nameko_reliable.telemetry.logs import bind_log_fields
 from nameko_reliable.telemetry.tracing import NO_SPAN, Operation, Tracer
+from nameko_reliable.web.http11 import (
+    REQUEST_LINE,
+    MalformedHead,
+    StrictChunks,
+    StrictHead,
+    delimits_body,
+    names_one_host,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -54,13 +62,6 @@ KEEPALIVE_SECONDS = 75
 SOCKET_TIMEOUT_SECONDS = 30
 STOP_SECONDS = 8
 MAX_REQUEST_LINE_BYTES = 8000
-# RFC 9112, 2 to 7; without the leniency that it allows.
-TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-REQUEST_LINE = re.compile(TOKEN + rb" [\x21-\x7e\x80-\xff]+ HTTP/1\.[01]\r\n")
-END_OF_LINE = re.compile(rb"\r\n")
-HEADER_LINE = re.compile(rb"(?:" + TOKEN + rb":[\t\x20-\x7e\x80-\xff]*)?\r\n")
-CHUNK_LINE = re.compile(rb"[0-9A-Fa-f]{1,16}(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?\r\n|" + HEADER_LINE.pattern)
-MAX_CHUNK_LINE_BYTES = 1000
 MAX_DISCARDED_BYTES = 8 * 1024 * 1024
 # Of an answer that is all written, from its first byte to its last.
 ANSWER_SECONDS = 60
@@ -331,13 +332,13 @@ class _Protocol(wsgi.HttpProtocol):
 
     def parse_request(self):
         # eventlet puts the file back afterwards.
-        self.rfile = _StrictHead(self.rfile)
+        self.rfile = StrictHead(self.rfile)
         try:
             with eventlet.Timeout(HEAD_SECONDS, TimeoutError("slow request head")):
                 if not super().parse_request():
                     self.close_connection = True
                     return False
-        except _MalformedHead:
+        except MalformedHead:
             self.send_error(HTTPStatus.BAD_REQUEST)
             return False
         except (wsgi.HeaderLineTooLong, wsgi.HeadersTooLarge):
@@ -348,25 +349,12 @@ class _Protocol(wsgi.HttpProtocol):
             return False
         if (
             not REQUEST_LINE.fullmatch(self.raw_requestline)
-            or not self._names_one_host()
-            or not self._body_is_delimited()
+            or not names_one_host(self.headers, self.request_version)
+            or not delimits_body(self.headers)
         ):
             self.send_error(HTTPStatus.BAD_REQUEST)
             return False
         return True
-
-    def _names_one_host(self):
-        """As RFC 9112, 3.2, has it; HTTP/1.0 knows none."""
-        hosts = len(self.headers.get_all("host", []))
-        return hosts == 1 or (hosts == 0 and self.request_version == "HTTP/1.0")
-
-    def _body_is_delimited(self):
-        """Whether the body's end is beyond doubt. Where it isn't, a proxy and we could see different requests."""
-        lengths = self.headers.get_all("content-length", [])
-        encodings = self.headers.get_all("transfer-encoding", [])
-        if encodings:
-            return not lengths and [encoding.strip(" \t").lower() for encoding in encodings] == ["chunked"]
-        return len(lengths) <= 1 and all(re.fullmatch("[0-9]{1,18}", length.strip(" \t")) for length in lengths)
 
     def send_error(self, code, message=None, explain=None):
         self.close_connection = True
@@ -404,7 +392,7 @@ class _Protocol(wsgi.HttpProtocol):
         environ = super().get_environ()
         given = environ["eventlet.input"]
         environ["wsgi.input"] = environ["eventlet.input"] = _Body(
-            _StrictChunks(self.rfile) if given.chunked_input else self.rfile,
+            StrictChunks(self.rfile) if given.chunked_input else self.rfile,
             given.content_length,
             self.connection,
             wfile=given.wfile,
@@ -448,48 +436,6 @@ class _Answers:
 
     def flush(self):
         """Nothing: what is written has been sent."""
-
-
-class _StrictHead:
-    """A file whose lines are those of a head. What is read more leniently, a proxy and we could read differently."""
-
-    def __init__(self, rfile):
-        self._readline = rfile.readline
-
-    def readline(self, size=-1):
-        line = self._readline(size)
-        if not HEADER_LINE.fullmatch(line):
-            raise _MalformedHead
-        return line
-
-
-class _MalformedHead(Exception):
-    pass
-
-
-class _StrictChunks:
-    """A file whose lines are those between chunks, as strict as a head's and short.
-
-    Once they were not, nothing more is read: where the body ends is not known.
-    """
-
-    def __init__(self, rfile):
-        self._rfile = rfile
-        self._expected = CHUNK_LINE
-
-    def read(self, size=-1):
-        if self._expected is None:
-            raise wsgi.ChunkReadError("the body's chunks are malformed")
-        self._expected = END_OF_LINE
-        return self._rfile.read(size)
-
-    def readline(self):
-        expected, self._expected = self._expected, None
-        line = b"" if expected is None else self._rfile.readline(MAX_CHUNK_LINE_BYTES)
-        if expected is None or not expected.fullmatch(line):
-            raise wsgi.ChunkReadError("the body's chunks are malformed")
-        self._expected = CHUNK_LINE
-        return line
 
 
 class _Body(wsgi.Input):

@@ -18,10 +18,8 @@ pause between two requests each have a time in which they must be over, and line
 thrown away of an unread body have sizes.
 """
 
-import functools
 import json
 import logging
-import re
 import time
 from collections import Counter
 from contextlib import suppress
@@ -34,11 +32,9 @@ from eventlet import greenio, wsgi
 from eventlet.event import Event
 from eventlet.green import socket
 from nameko.extensions import Entrypoint
-from prometheus_client import Histogram
 
 from gateway.addresses import ClientAddresses
-from nameko_reliable.telemetry.logs import bind_log_fields
-from nameko_reliable.telemetry.tracing import NO_SPAN, Operation, Tracer
+from nameko_reliable.telemetry.tracing import Tracer
 from nameko_reliable.web.http11 import (
     REQUEST_LINE,
     MalformedHead,
@@ -47,6 +43,7 @@ from nameko_reliable.web.http11 import (
     delimits_body,
     names_one_host,
 )
+from nameko_reliable.web.requests import Requests
 
 logger = logging.getLogger(__name__)
 
@@ -66,18 +63,6 @@ MAX_DISCARDED_BYTES = 8 * 1024 * 1024
 # Of an answer that is all written, from its first byte to its last.
 ANSWER_SECONDS = 60
 LINGER_SECONDS = 1
-REQUEST = Operation("HTTP", "server")
-
-REQUESTS = Histogram(
-    "forage_http_request_duration_seconds",
-    "Requests from their head to their answer, without WebSockets. route: its template, `unmatched` for a request that "
-    "fits none or was refused before.",
-    ["service", "route", "method", "status"],
-    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
-)
-# To find a series takes longer than to count in it; there are few.
-requests_of = functools.cache(REQUESTS.labels)
-METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
 class WsgiServer(Entrypoint):
@@ -110,7 +95,7 @@ class WsgiServer(Entrypoint):
         self._server = wsgi.Server(
             self._listener,
             self._listener.getsockname(),
-            Requests(self._app, self.tracer),
+            Requests(self._app, self.container.service_name, self.tracer),
             protocol=_Protocol,
             # Only a backstop: _Protocol answers what is longer than its own limit.
             url_length_limit=wsgi.MAX_TOTAL_HEADER_SIZE,
@@ -228,84 +213,6 @@ def _stop_reading(client):
     """What the client has sent already is still answered."""
     with suppress(OSError):
         client.shutdown(socket.SHUT_RD)
-
-
-class Requests:
-    """Gives every request its id, in `environ["request_id"]`, writes a line about each and counts it.
-
-    It is counted by the template of its route, which the app puts into `environ["route"]`.
-
-    `environ["answer_headers"]` are headers, by name, that the answer carries whoever gives it. They start as
-    the app's `answer_headers`, if it has any.
-
-    A trace begins with each. A traceparent that comes in is named by it and decides nothing: anybody can send one.
-    """
-
-    def __init__(self, app, tracer):
-        self.app = app
-        self.tracer = tracer
-        self.answer_headers = getattr(app, "answer_headers", {})
-
-    def __call__(self, environ, start_response):
-        started_at = time.perf_counter()
-        request_id = environ["request_id"] = _request_id(environ.get("HTTP_X_REQUEST_ID", ""))
-        answer_headers = environ["answer_headers"] = {**self.answer_headers, "X-Request-ID": request_id}
-        # A WebSocket never starts a response; what else starts none was cut off.
-        answered = HTTPStatus.SWITCHING_PROTOCOLS if _is_socket(environ) else HTTPStatus.INTERNAL_SERVER_ERROR
-
-        def start(status, headers, exc_info=None):
-            nonlocal answered
-            answered = int(status[:3])
-            return start_response(status, [*headers, *answer_headers.items()], exc_info)
-
-        with self._span(environ) as span, bind_log_fields(request_id=request_id):
-            try:
-                return self.app(environ, start)
-            except Exception:
-                answered = HTTPStatus.INTERNAL_SERVER_ERROR
-                logger.exception("the app failed")
-                raise
-            finally:
-                method, path = environ["REQUEST_METHOD"], environ.get("RAW_PATH_INFO", "")
-                seconds = time.perf_counter() - started_at
-                if answered != HTTPStatus.SWITCHING_PROTOCOLS:
-                    route, verb = environ.get("route", "unmatched"), method if method in METHODS else "other"
-                    requests_of("gateway", route, verb, int(answered)).observe(seconds)
-                fields = {"method": method, "path": path, "status": answered, "duration_ms": round(seconds * 1000, 1)}
-                logger.info("%s %s %d", method, path, answered, extra={"fields": fields})
-                if span.is_kept:
-                    _describe(span, environ, int(answered))
-
-    def _span(self, environ):
-        # A WebSocket's would be open for hours.
-        return NO_SPAN if _is_socket(environ) else self.tracer.begin(REQUEST, link=environ.get("HTTP_TRACEPARENT"))
-
-
-def _is_socket(environ):
-    return environ.get("HTTP_UPGRADE", "").lower() == "websocket"
-
-
-def _describe(span, environ, status):
-    method, route = environ["REQUEST_METHOD"], environ.get("route")
-    name = method if method in METHODS else "HTTP"
-    attributes = {
-        "http.request.method": method if method in METHODS else "_OTHER",
-        "url.scheme": environ["wsgi.url_scheme"],
-        "http.request.header.x-request-id": [environ["request_id"]],
-        "http.response.status_code": status,
-    }
-    if route is not None:
-        name = f"{name} {route}"
-        # The path of no route may hold anything.
-        attributes |= {"http.route": route, "url.path": environ["PATH_INFO"]}
-    span.name = name
-    span.note(attributes)
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        span.fail(str(status))
-
-
-def _request_id(given):
-    return given if re.fullmatch(r"[A-Za-z0-9._-]{1,128}", given) else uuid4().hex
 
 
 class _Protocol(wsgi.HttpProtocol):

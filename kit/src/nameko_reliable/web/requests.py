@@ -1,0 +1,115 @@
+"""WSGI middleware that names, logs, counts and traces every request.
+
+    app = Requests(create_app(), service="bakery", tracer=tracer)
+
+Between the app and the middleware, in the environ:
+
+request_id       the client's X-Request-ID where it has a usable one, else a new one
+answer_headers   {name: value} that the answer carries, whichever part gives it. It starts as the app's
+                 `answer_headers`, if the app has any, with the X-Request-ID.
+route            the template of the request's route, `/cakes/{cake_id}`. The app sets it; the request is counted by it.
+
+A trace begins with each request. A traceparent that comes in is named by the trace and decides nothing: any client can
+send one.
+
+WebSockets are logged when they end. They are neither counted nor traced.
+
+Not guaranteed: that a request's body was read, or its answer was. What is logged is the status that the app gave.
+"""
+
+import functools
+import logging
+import re
+import time
+from http import HTTPStatus
+from uuid import uuid4
+
+from prometheus_client import Histogram
+
+from nameko_reliable.telemetry.logs import bind_log_fields
+from nameko_reliable.telemetry.registry import KIT
+from nameko_reliable.telemetry.tracing import NO_SPAN, Operation
+
+logger = logging.getLogger(__name__)
+
+REQUEST = Operation("HTTP", "server")
+REQUESTS = Histogram(
+    "http_request_duration_seconds",
+    "Requests from their head to their answer, without WebSockets. route: its template, `unmatched` for a request that "
+    "fits none or was refused before.",
+    ["service", "route", "method", "status"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+    registry=KIT,
+)
+# To find a series takes longer than to count in it; there are few.
+requests_of = functools.cache(REQUESTS.labels)
+METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+
+
+class Requests:
+    def __init__(self, app, service, tracer):
+        self.app = app
+        self.service = service
+        self.tracer = tracer
+        self.answer_headers = getattr(app, "answer_headers", {})
+
+    def __call__(self, environ, start_response):
+        started_at = time.perf_counter()
+        request_id = environ["request_id"] = _request_id(environ.get("HTTP_X_REQUEST_ID", ""))
+        answer_headers = environ["answer_headers"] = {**self.answer_headers, "X-Request-ID": request_id}
+        # A WebSocket never starts a response. Any other request that starts none was cut off.
+        answered: int = HTTPStatus.SWITCHING_PROTOCOLS if _is_socket(environ) else HTTPStatus.INTERNAL_SERVER_ERROR
+
+        def start(status, headers, exc_info=None):
+            nonlocal answered
+            answered = int(status[:3])
+            return start_response(status, [*headers, *answer_headers.items()], exc_info)
+
+        with self._span(environ) as span, bind_log_fields(request_id=request_id):
+            try:
+                return self.app(environ, start)
+            except Exception:
+                answered = HTTPStatus.INTERNAL_SERVER_ERROR
+                logger.exception("the app failed")
+                raise
+            finally:
+                method, path = environ["REQUEST_METHOD"], environ.get("RAW_PATH_INFO", "")
+                seconds = time.perf_counter() - started_at
+                if answered != HTTPStatus.SWITCHING_PROTOCOLS:
+                    route, verb = environ.get("route", "unmatched"), method if method in METHODS else "other"
+                    requests_of(self.service, route, verb, int(answered)).observe(seconds)
+                fields = {"method": method, "path": path, "status": answered, "duration_ms": round(seconds * 1000, 1)}
+                logger.info("%s %s %d", method, path, answered, extra={"fields": fields})
+                if span.is_kept:
+                    _describe(span, environ, int(answered))
+
+    def _span(self, environ):
+        # A WebSocket's would be open for hours.
+        return NO_SPAN if _is_socket(environ) else self.tracer.begin(REQUEST, link=environ.get("HTTP_TRACEPARENT"))
+
+
+def _is_socket(environ):
+    return environ.get("HTTP_UPGRADE", "").lower() == "websocket"
+
+
+def _describe(span, environ, status):
+    method, route = environ["REQUEST_METHOD"], environ.get("route")
+    name = method if method in METHODS else "HTTP"
+    attributes = {
+        "http.request.method": method if method in METHODS else "_OTHER",
+        "url.scheme": environ["wsgi.url_scheme"],
+        "http.request.header.x-request-id": [environ["request_id"]],
+        "http.response.status_code": status,
+    }
+    if route is not None:
+        name = f"{name} {route}"
+        # The path of no route may hold anything.
+        attributes |= {"http.route": route, "url.path": environ["PATH_INFO"]}
+    span.name = name
+    span.note(attributes)
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        span.fail(str(status))
+
+
+def _request_id(given):
+    return given if re.fullmatch(r"[A-Za-z0-9._-]{1,128}", given) else uuid4().hex

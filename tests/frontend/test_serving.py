@@ -15,10 +15,10 @@ import pytest
 import requests
 import websocket
 
-from gateway import server as server_module
 from gateway.headers import CONTENT_SECURITY_POLICY, security_headers
 from gateway.routes import docs
 from nameko_reliable.testing.waiting import wait_for
+from nameko_reliable.web import protocol
 from tests.infrastructure.clients import client_at
 from tests.infrastructure.feed import Feed
 
@@ -552,7 +552,7 @@ def test_a_body_that_pauses_is_given_up(serve, shop):
 
 
 def test_drops_of_a_body_do_not_lengthen_its_time(serve, shop, monkeypatch):
-    monkeypatch.setattr(server_module, "BODY_SECONDS", 1)
+    monkeypatch.setattr(protocol, "BODY_SECONDS", 1)
     with serve(shop.port) as site, socket.create_connection(("127.0.0.1", site.port), timeout=10) as connection:
         connection.sendall(LOGIN + b"Content-Length: 1000\r\n\r\n")
         connection.settimeout(0.05)

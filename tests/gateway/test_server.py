@@ -17,6 +17,7 @@ from gateway import server as server_module
 from nameko_reliable.rpc import rpc
 from nameko_reliable.testing.servers import SECONDS_TO_END
 from nameko_reliable.testing.waiting import wait_for
+from nameko_reliable.web import protocol
 from tests.infrastructure.feed import Feed
 
 
@@ -191,14 +192,14 @@ def test_a_body_that_is_cut_off_is_refused(shop):
 
 
 def test_the_head_of_a_request_has_to_come_in_time(speak, monkeypatch):
-    monkeypatch.setattr(server_module, "HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.5)
 
     assert speak(b"GET /livez HTTP/1.1\r\n") == b""
     assert speak(b"GET") == b""
 
 
 def test_drops_of_a_head_do_not_lengthen_its_time(shop, monkeypatch):
-    monkeypatch.setattr(server_module, "HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.5)
     with socket.create_connection(("127.0.0.1", shop.port), timeout=10) as connection:
         connection.sendall(b"GET /livez HTTP/1.1\r\n")
 
@@ -209,7 +210,7 @@ def test_drops_of_a_head_do_not_lengthen_its_time(shop, monkeypatch):
 
 
 def test_a_body_has_to_come_in_time(speak, monkeypatch):
-    monkeypatch.setattr(server_module, "BODY_SECONDS", 0.5)
+    monkeypatch.setattr(protocol, "BODY_SECONDS", 0.5)
 
     answer = speak(LOGIN + b"Content-Length: 100\r\n\r\n{")
 
@@ -218,7 +219,7 @@ def test_a_body_has_to_come_in_time(speak, monkeypatch):
 
 @pytest.mark.parametrize("bytes_at_a_time", [0, 1])
 def test_an_answer_has_to_be_read_in_time(shop, monkeypatch, bytes_at_a_time):
-    monkeypatch.setattr(server_module, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(protocol, "ANSWER_SECONDS", 0.5)
     connections = server_of(shop.gateway)._connections
     before = set(connections)
     with socket.socket() as slow:
@@ -235,7 +236,7 @@ def test_an_answer_has_to_be_read_in_time(shop, monkeypatch, bytes_at_a_time):
 
 
 def test_a_kept_connection_that_nobody_uses_is_closed(speak, monkeypatch):
-    monkeypatch.setattr(server_module, "KEEPALIVE_SECONDS", 0.5)
+    monkeypatch.setattr(protocol, "KEEPALIVE_SECONDS", 0.5)
 
     answer = speak(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
 
@@ -296,7 +297,7 @@ def test_a_stop_does_not_wait_for_ever_and_what_it_cuts_off_has_failed(config, r
         connection.sendall(LOGIN + b"Content-Length: 100\r\n\r\n{")
         wait_for(lambda: [state for _, _, state in server_of(gateway)._connections] == [wsgi.STATE_REQUEST])
 
-        with eventlet.Timeout(server_module.BODY_SECONDS / 2, AssertionError("the stop waits for the body")):
+        with eventlet.Timeout(protocol.BODY_SECONDS / 2, AssertionError("the stop waits for the body")):
             gateway.stop()
 
         wait_for(lambda: "POST /users/login 500" in caplog.messages)

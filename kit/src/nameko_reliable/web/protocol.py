@@ -1,0 +1,207 @@
+"""One connection's requests: eventlet's WSGI protocol with strict grammar, deadlines and refusals as problem details.
+
+    wsgi.Server(listener.socket, address, app, protocol=Protocol, keepalive=KEEPALIVE_SECONDS)
+
+No client can hold a greenlet for ever. The head of a request, its body, reading the answer and the pause between two
+requests each have a deadline. Lines, heads and what is discarded of an unread body have a maximum size.
+
+A request that is refused before the app sees it gets `application/problem+json` (RFC 9457) with an X-Request-ID and
+the app's `answer_headers`. The answer names no software.
+
+Not guaranteed: that a request is answered in time. The app's own work has no deadline here, only what clients do.
+"""
+
+import json
+import logging
+import time
+from contextlib import suppress
+from http import HTTPStatus
+from http.client import responses
+from typing import Any
+from uuid import uuid4
+
+import eventlet
+from eventlet import greenio, wsgi
+from eventlet.green import socket
+
+from nameko_reliable.web.http11 import (
+    REQUEST_LINE,
+    MalformedHead,
+    StrictChunks,
+    StrictHead,
+    delimits_body,
+    names_one_host,
+)
+
+logger = logging.getLogger(__name__)
+
+HEAD_SECONDS = 15
+BODY_SECONDS = 30
+KEEPALIVE_SECONDS = 75
+# Of an answer that is all written, from its first byte to its last.
+ANSWER_SECONDS = 60
+LINGER_SECONDS = 1
+MAX_REQUEST_LINE_BYTES = 8000
+MAX_DISCARDED_BYTES = 8 * 1024 * 1024
+
+
+class Protocol(wsgi.HttpProtocol):
+    """eventlet's, with deadlines, and refusals that are problem details and name no software."""
+
+    rfile: Any
+    wfile: Any
+
+    def setup(self):
+        super().setup()
+        self.wfile = _Answers(self.wfile, self.connection)
+
+    def handle_one_response(self):
+        self.wfile.deadline = None
+        super().handle_one_response()
+
+    def _read_request_line(self):
+        seconds = KEEPALIVE_SECONDS if hasattr(self, "environ") else HEAD_SECONDS
+        line = b""
+        with eventlet.Timeout(seconds, False):
+            line = super()._read_request_line()
+        if len(line) < self.server.url_length_limit:
+            return line
+        # What eventlet would answer is no problem document.
+        self.send_error(HTTPStatus.REQUEST_URI_TOO_LONG)
+        return b""
+
+    def parse_request(self):
+        # eventlet puts the file back afterwards.
+        self.rfile = StrictHead(self.rfile)
+        try:
+            with eventlet.Timeout(HEAD_SECONDS, TimeoutError("slow request head")):
+                if not super().parse_request():
+                    self.close_connection = True
+                    return False
+        except MalformedHead:
+            self.send_error(HTTPStatus.BAD_REQUEST)
+            return False
+        except (wsgi.HeaderLineTooLong, wsgi.HeadersTooLarge):
+            self.send_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            return False
+        if len(self.raw_requestline) > MAX_REQUEST_LINE_BYTES:
+            self.send_error(HTTPStatus.REQUEST_URI_TOO_LONG)
+            return False
+        if (
+            not REQUEST_LINE.fullmatch(self.raw_requestline)
+            or not names_one_host(self.headers, self.request_version)
+            or not delimits_body(self.headers)
+        ):
+            self.send_error(HTTPStatus.BAD_REQUEST)
+            return False
+        return True
+
+    def send_error(self, code, message=None, explain=None):
+        self.close_connection = True
+        title = responses.get(code, "Bad Request")
+        problem = {
+            "type": title.lower().replace(" ", "-"),
+            "title": title,
+            "status": int(code),
+            "detail": "The request's head can't be taken: it is malformed or too large.",
+            "instance": "",
+            "request_id": uuid4().hex,
+        }
+        body = json.dumps(problem).encode()
+        headers = {
+            "Content-Type": "application/problem+json",
+            "Content-Length": len(body),
+            "Cache-Control": "no-store",
+            **self.server.app.answer_headers,
+            "X-Request-ID": problem["request_id"],
+            "Connection": "close",
+        }
+        head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        logger.info("a request was refused: %d %s", code, title, extra={"fields": {"status": int(code)}})
+        self.wfile.writelines([f"HTTP/1.1 {int(code)} {title}\r\n{head}\r\n".encode(), body])
+        self._let_it_be_read()
+
+    def _let_it_be_read(self):
+        """Were the connection closed while the client still sends, the client would lose the answer."""
+        with suppress(OSError), eventlet.Timeout(LINGER_SECONDS, False):
+            self.connection.shutdown(socket.SHUT_WR)
+            while self.connection.recv(65536):
+                pass
+
+    def get_environ(self):
+        environ = super().get_environ()
+        given = environ["eventlet.input"]
+        environ["wsgi.input"] = environ["eventlet.input"] = _Body(
+            StrictChunks(self.rfile) if given.chunked_input else self.rfile,
+            given.content_length,
+            self.connection,
+            wfile=given.wfile,
+            wfile_line=given.wfile_line,
+            chunked_input=given.chunked_input,
+        )
+        if given.chunked_input:
+            # It ends by itself: Werkzeug may read it without a Content-Length.
+            environ["wsgi.input_terminated"] = True
+        return environ
+
+
+class _Answers:
+    """A connection's file for answers. Each has to be read in ANSWER_SECONDS from its first byte."""
+
+    deadline = None
+
+    def __init__(self, wfile, connection):
+        self._wfile = wfile
+        self._connection = connection
+        self.close = wfile.close
+
+    @property
+    def closed(self):
+        return self._wfile.closed
+
+    def write(self, data):
+        self.writelines([data])
+
+    def writelines(self, lines):
+        if self.deadline is None:
+            self.deadline = time.monotonic() + ANSWER_SECONDS
+        try:
+            with eventlet.Timeout(max(0.001, self.deadline - time.monotonic()), TimeoutError("slow reader")):
+                self._wfile.writelines(lines)
+                self._wfile.flush()
+        except OSError:
+            # What is left in the file must not be waited for once more when it is closed.
+            greenio.shutdown_safe(self._connection)
+            raise
+
+    def flush(self):
+        """Nothing: what is written has been sent."""
+
+
+class _Body(wsgi.Input):
+    """A body that has to be there in BODY_SECONDS from the first read."""
+
+    deadline = None
+
+    def _do_read(self, reader, length=None):
+        with self._in_time():
+            return super()._do_read(reader, length)
+
+    def _chunked_read(self, rfile, length=None, use_readline=False):
+        with self._in_time():
+            return super()._chunked_read(rfile, length, use_readline)
+
+    def discard(self, buffer_size=16 << 10):
+        """Read what the app left of the body, so that its client reads the answer; not without end."""
+        left = MAX_DISCARDED_BYTES
+        while left > 0:
+            data = self.read(buffer_size)
+            if not data:
+                return
+            left -= len(data)
+        raise OSError("the body is too large to throw away")
+
+    def _in_time(self):
+        if self.deadline is None:
+            self.deadline = time.monotonic() + BODY_SECONDS
+        return eventlet.Timeout(max(0.001, self.deadline - time.monotonic()), TimeoutError("slow request body"))

@@ -144,7 +144,7 @@ def test_one_address_cannot_take_all_connections(run_gateway, monkeypatch):
 
     for connection in held:
         connection.close()
-    wait_for(lambda: not server_of(gateway.container)._connections)
+    wait_for(lambda: not server_of(gateway.container).listener.connections)
     assert requests.get(f"{gateway.url}/livez").status_code == 200
 
 
@@ -220,7 +220,7 @@ def test_a_body_has_to_come_in_time(speak, monkeypatch):
 @pytest.mark.parametrize("bytes_at_a_time", [0, 1])
 def test_an_answer_has_to_be_read_in_time(shop, monkeypatch, bytes_at_a_time):
     monkeypatch.setattr(protocol, "ANSWER_SECONDS", 0.5)
-    connections = server_of(shop.gateway)._connections
+    connections = server_of(shop.gateway).listener.connections
     before = set(connections)
     with socket.socket() as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -278,7 +278,7 @@ def test_a_stop_finishes_what_runs_and_ends_the_rest(config, run_service, caplog
     Kitchen.orders_taken.wait()
 
     stopping = eventlet.spawn(gateway.stop)
-    wait_for(lambda: server_of(gateway)._stopping)
+    wait_for(lambda: not accepts(("127.0.0.1", int(config["GATEWAY_PORT"]))))
     Kitchen.may_serve.send()
     stopping.wait()
 
@@ -295,7 +295,7 @@ def test_a_stop_does_not_wait_for_ever_and_what_it_cuts_off_has_failed(config, r
     port = int(config["GATEWAY_PORT"])
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.sendall(LOGIN + b"Content-Length: 100\r\n\r\n{")
-        wait_for(lambda: [state for _, _, state in server_of(gateway)._connections] == [wsgi.STATE_REQUEST])
+        wait_for(lambda: [state for _, _, state in server_of(gateway).listener.connections] == [wsgi.STATE_REQUEST])
 
         with eventlet.Timeout(protocol.BODY_SECONDS / 2, AssertionError("the stop waits for the body")):
             gateway.stop()
@@ -341,7 +341,8 @@ def test_a_taken_port_is_said_in_a_sentence():
         other.listen()
         port = other.getsockname()[1]
         server = server_module.WsgiServer()
-        server.container = type("Container", (), {"config": {"GATEWAY_PORT": port}})
+        settings = {"GATEWAY_PORT": port, "RATE_LIMIT_SCALE": 1, "TRUSTED_PROXIES": ()}
+        server.container = type("Container", (), {"config": settings})
 
         with pytest.raises(SystemExit, match=f"port {port} .*GATEWAY_PORT"):
             server.setup()

@@ -69,7 +69,7 @@ def test_a_websocket_makes_no_span(gateway, collector):
     feed = Feed(gateway.ws_url)
     assert feed.hear()["type"] == "connected"
     feed.close()
-    wait_for(lambda: not server_of(gateway.container)._connections)
+    wait_for(lambda: not server_of(gateway.container).listener.connections)
     requests.get(f"{gateway.url}/livez", timeout=10)
 
     wait_for(lambda: collector.find("GET /livez"))

@@ -1,0 +1,143 @@
+"""A TCP port whose connections are served in greenlets, at most so many at once.
+
+    listener = Listener("127.0.0.1", 8080, max_connections=100, timeout_seconds=30)
+    listener.listen(serve, backlog=64)
+    acceptor = container.spawn_managed_thread(listener.accept)
+    …
+    acceptor.kill()
+    listener.accept_waiting()
+    listener.close()
+    listener.finish(seconds=8)
+
+`serve(connection)` gets [address, socket, state]. What it raises costs this connection alone. When it returns, the
+connection is closed.
+
+At `max_connections` no further connection is accepted until one ends: clients wait in the backlog. An address that has
+`max_each` connections gets no further one.
+
+Not guaranteed: that a connection ends. `timeout_seconds` is for each single send or receive. A client that sends byte
+by byte needs a deadline of `serve`'s own, as nameko_reliable.web.protocol has them.
+"""
+
+import logging
+import math
+from collections import Counter
+
+import eventlet
+from eventlet import greenio, wsgi
+from eventlet.green import socket
+
+logger = logging.getLogger(__name__)
+
+
+class Listener:
+    """connections: those that are open."""
+
+    def __init__(
+        self,
+        host,
+        port,
+        *,
+        max_connections,
+        timeout_seconds,
+        max_each=math.inf,
+        is_exempt=lambda host: False,
+        shares_port=False,
+    ):
+        """Bind. Raises OSError when the address can't be had.
+
+        port: 0 takes a free one, which `listener.port` then names. is_exempt: whether `max_each` does not hold for an
+        address. shares_port: other processes may listen there, too.
+        """
+        self.socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shares_port:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self.socket.bind((host, port))
+        self.port = self.socket.getsockname()[1]
+        self.timeout_seconds = timeout_seconds
+        self.connections: set[Connection] = set()
+        self._max_each = max_each
+        self._is_exempt = is_exempt
+        self._of_address: Counter[str] = Counter()
+        self._pool = eventlet.GreenPool(max_connections)
+
+    def listen(self, serve, backlog):
+        """Clients may connect from now on. Raises OSError when another listens there."""
+        self._serve = serve
+        self.socket.listen(backlog)
+
+    def accept(self):
+        """Serve whoever connects, until this greenlet is killed."""
+        while True:
+            try:
+                client, address = self.socket.accept()
+            except OSError as error:
+                # No file descriptor left, or the client left before its turn.
+                logger.warning("a connection was not accepted: %s", error)
+                eventlet.sleep(0.1)
+            else:
+                self._begin(client, address)
+
+    def accept_waiting(self):
+        """Serve the clients that are connected already, and return."""
+        self.socket.setblocking(False)
+        while True:
+            try:
+                client, address = self.socket.accept()
+            except ConnectionAbortedError:
+                pass  # The client left before its turn.
+            except OSError:
+                return  # No client waits, or no more can be served, as when another stop has closed the listener.
+            else:
+                self._begin(client, address)
+
+    def close(self):
+        """Stop listening. Connections stay."""
+        self.socket.close()
+
+    def finish(self, seconds):
+        """Wait until all connections have ended, at most so long, then cut off the rest."""
+        with eventlet.Timeout(seconds, False):
+            self._pool.waitall()
+        if self._pool.running():
+            logger.warning("%d requests were cut off by the stop", self._pool.running())
+            for greenlet in list(self._pool.coroutines_running):
+                eventlet.kill(greenlet)
+
+    def _begin(self, client, address):
+        host = address[0]
+        if self._of_address[host] >= self._max_each and not self._is_exempt(host):
+            # Before anything is read: an address that holds that many open would else keep all others out.
+            client.close()
+            return
+        self._of_address[host] += 1
+        client.settimeout(self.timeout_seconds)
+        # An answer of more than one segment must not wait for the acknowledgement of the first.
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection = Connection((address, client, wsgi.STATE_IDLE))
+        self.connections.add(connection)
+        self._pool.spawn_n(self._run, connection)
+
+    def _run(self, connection):
+        try:
+            self._serve(connection)
+        except OSError as error:
+            logger.debug("connection lost: %s", error)
+        except Exception:
+            logger.exception("a connection failed")
+        finally:
+            self.connections.discard(connection)
+            host = connection[0][0]
+            self._of_address[host] -= 1
+            if not self._of_address[host]:
+                del self._of_address[host]
+            greenio.shutdown_safe(connection[1])
+            connection[1].close()
+
+
+class Connection(list):
+    """[address, socket, state], as eventlet.wsgi wants it, but hashable."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+    __eq__ = object.__eq__

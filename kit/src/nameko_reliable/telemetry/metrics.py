@@ -18,8 +18,7 @@ import time
 from http import HTTPStatus
 
 import eventlet
-from eventlet import greenio, wsgi
-from eventlet.green import socket
+from eventlet import wsgi
 from nameko.extensions import DependencyProvider
 from prometheus_client import CONTENT_TYPE_LATEST, Gauge, Histogram, disable_created_metrics, generate_latest
 from psycopg2.errors import DiskFull
@@ -29,6 +28,7 @@ from nameko_reliable.database import Engine, ReadOnly
 from nameko_reliable.errors import ServiceUnavailable
 from nameko_reliable.telemetry.gauges import Inquiries
 from nameko_reliable.telemetry.registry import KIT, Prefixed
+from nameko_reliable.web.listener import Listener
 
 logger = logging.getLogger(__name__)
 
@@ -53,9 +53,6 @@ BUSY_WORKERS = Gauge("workers_busy", "How many workers are at work.", ["service"
 
 # The time a series began is of no use where rates are asked for, and one more series of each.
 disable_created_metrics()
-# Its lines of start and end say nothing that ours don't.
-_server_logger = logging.getLogger(f"{__name__}.server")
-_server_logger.setLevel(logging.WARNING)
 
 
 class Metrics(DependencyProvider):
@@ -69,17 +66,15 @@ class Metrics(DependencyProvider):
     def setup(self):
         config = self.container.config
         host, port = config["METRICS_HOST"], config["METRICS_PORT"]
-        self._listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            self._listener.bind((host, port))
-            self._listener.listen(BACKLOG)
+            self._listener = Listener(host, port, max_connections=MAX_REQUESTS, timeout_seconds=REQUEST_SECONDS)
+            self._listener.listen(self._serve, BACKLOG)
         except OSError as error:
             raise SystemExit(
                 f"Metrics can't be served on {host}, port {port} ({error.strerror}): "
                 "set METRICS_HOST and METRICS_PORT to a free one, or the port to 0."
             ) from None
-        self.port = self._listener.getsockname()[1]
+        self.port = self._listener.port
         self._threads = []
         self._pages = {"/metrics": self._metrics, "/livez": self._livez, "/readyz": self._readyz}
         INFO.labels(self.container.service_name).set(1)
@@ -89,17 +84,15 @@ class Metrics(DependencyProvider):
 
     def start(self):
         self._server = wsgi.Server(
-            self._listener,
-            self._listener.getsockname(),
+            self._listener.socket,
+            self._listener.socket.getsockname(),
             self._answer,
-            log=_server_logger,
             keepalive=False,
             socket_timeout=REQUEST_SECONDS,
             log_output=False,
             debug=False,
         )
-        self._pool = eventlet.GreenPool(MAX_REQUESTS)
-        self._threads = [self.container.spawn_managed_thread(run) for run in (self._accept, self._watch_loop)]
+        self._threads = [self.container.spawn_managed_thread(run) for run in (self._listener.accept, self._watch_loop)]
         logger.info("serving metrics on port %d", self.port)
 
     def stop(self):
@@ -109,29 +102,9 @@ class Metrics(DependencyProvider):
 
     kill = stop
 
-    def _accept(self):
-        while True:
-            try:
-                client, address = self._listener.accept()
-            except OSError as error:
-                # No file descriptor left, or the client left before its turn.
-                logger.warning("a connection was not accepted: %s", error)
-                eventlet.sleep(0.1)
-            else:
-                client.settimeout(REQUEST_SECONDS)
-                self._pool.spawn_n(self._serve, client, address)
-
-    def _serve(self, client, address):
-        try:
-            with eventlet.Timeout(2 * REQUEST_SECONDS, False):
-                self._server.process_request([address, client, wsgi.STATE_IDLE])
-        except OSError as error:
-            logger.debug("connection lost: %s", error)
-        except Exception:
-            logger.exception("a connection failed")
-        finally:
-            greenio.shutdown_safe(client)
-            client.close()
+    def _serve(self, connection):
+        with eventlet.Timeout(2 * REQUEST_SECONDS, False):
+            self._server.process_request(connection)
 
     def _answer(self, environ, start_response):
         page = self._pages.get(environ["PATH_INFO"])

@@ -3,7 +3,7 @@
 The server puts `environ["answer_headers"]` on whatever goes out; it starts as `security_headers`.
 """
 
-from flask import Response
+from flask import Response, request
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'self'; img-src 'self' https: data:; object-src 'none'; base-uri 'none'; "
@@ -51,8 +51,8 @@ class CrossOrigin:
         return self.app(environ, start_response)
 
 
-def preflight(request):
-    """The answer to a browser that asks before it sends a page's request; None when it doesn't."""
+def preflight():
+    """The answer to a browser that asks before it sends a page's request; None to any other request."""
     if request.method != "OPTIONS" or "Access-Control-Request-Method" not in request.headers:
         return None
     response = Response(status=204)

@@ -8,8 +8,7 @@ import pytest
 import requests
 from eventlet import patcher
 
-from gateway import Gateway
-from gateway import app as app_module
+from gateway import Gateway, hooks
 from nameko_reliable.testing.waiting import wait_for
 from services import users_passwords as passwords
 from services.users import Users
@@ -27,7 +26,7 @@ MOST_TAKEN = PLACES + HashingLimit.most_waiting
 def crowd(own_shop, monkeypatch):
     """A shop with many accounts: `url`, `first` and `accounts`."""
     # However busy this machine is, what is let in gets its answer.
-    monkeypatch.setattr(app_module, "CALL_SECONDS", 600)
+    monkeypatch.setattr(hooks, "CALL_SECONDS", 600)
     own_shop.run(Users)
     own_shop.run(Gateway)
     own_shop.url = f"http://127.0.0.1:{own_shop.config['GATEWAY_PORT']}"

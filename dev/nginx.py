@@ -4,7 +4,6 @@ In the image the entrypoint of nginx fills it in from the environment, here we d
 """
 
 import grp
-import hashlib
 import os
 import pwd
 import re
@@ -17,7 +16,7 @@ from dev import npm
 from dev.frontend import BUILT_FROM
 from dev.npm import FRONTEND
 from dev.programs import find_nginx
-from nameko_reliable.testing.servers import REACHABLE_FOLDER, CannotStart, account, can_reach
+from nameko_reliable.testing.servers import CannotStart, account, can_reach, reachable
 
 # As the image has them (frontend/Dockerfile), where the machine allows a process that many files.
 WORKERS, CONNECTIONS, FILES = 2, 4096, 16384
@@ -63,7 +62,13 @@ class Nginx:
             "NGINX_LOCAL_RESOLVERS": "127.0.0.1",
         }
         self.account = account()
+        if self.account and not can_reach(self.account, folder.parent) and not folder.is_symlink():
+            # Of a time when the account could reach it.
+            shutil.rmtree(folder, ignore_errors=True)
         self.folder = reachable(folder, self.account)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # The workers pass through.
+        self.folder.chmod(0o711)
 
     def prepare(self, build):
         self.copy(build)
@@ -124,18 +129,3 @@ def mime_types():
     """The file that nginx brings with it, beside its own nginx.conf."""
     built = subprocess.run([find_nginx(), "-V"], capture_output=True, text=True).stderr
     return Path(re.search(r"--conf-path=(\S+)", built)[1]).with_name("mime.types")
-
-
-def reachable(folder, user):
-    """The folder, or for one that this account can't reach, as below /root, what it is a link to elsewhere."""
-    if folder.is_symlink():
-        folder.unlink()
-    real = folder
-    if user and not can_reach(user, folder.parent):
-        real = REACHABLE_FOLDER / hashlib.sha256(str(folder).encode()).hexdigest()[:16]
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.symlink_to(real)
-    real.mkdir(parents=True, exist_ok=True)
-    # The workers pass through.
-    real.chmod(0o711)
-    return real

@@ -34,7 +34,7 @@ RABBITMQ_FOLDERS = (
     "/opt/homebrew/opt/rabbitmq/sbin",
 )
 SUPERUSER = "postgres"
-# Where a data folder is that PostgreSQL's account can't reach at its own place.
+# Where a server's folder is that its account can't reach at its own place.
 REACHABLE_FOLDER = Path("/var/lib/nameko-reliable")
 # For tests only: what a crash of the machine would lose is gone anyway.
 UNSAFE_BUT_FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
@@ -64,20 +64,7 @@ class Postgres:
         if self.programs is None:
             raise CannotStart("PostgreSQL must be installed first: there is no initdb.")
         self.account = account()
-        self.folder = folder
-        if self.account and not can_reach(self.account, folder.parent):
-            self.folder = self._reachable(folder)
-
-    def _reachable(self, folder):
-        """For a folder as below /root, its link to one elsewhere."""
-        elsewhere = REACHABLE_FOLDER / hashlib.sha256(str(folder).encode()).hexdigest()[:16]
-        if folder.is_symlink():
-            return folder.resolve()
-        # Whatever lies there belongs to a folder that has been deleted since.
-        shutil.rmtree(elsewhere, ignore_errors=True)
-        elsewhere.mkdir(parents=True)
-        folder.symlink_to(elsewhere)
-        return elsewhere
+        self.folder = reachable(folder, self.account)
 
     def prepare(self):
         """Makes the data folder, unless it is there. Whole or not at all: an interrupted try is begun again."""
@@ -395,6 +382,21 @@ def account():
         return None
     names = {entry.pw_name for entry in pwd.getpwall()}
     return "postgres" if "postgres" in names else "nobody"
+
+
+def reachable(folder, account):
+    """The folder, or for one that the account can't reach, as below /root, the one elsewhere that it is a link to."""
+    if account is None or can_reach(account, folder.parent):
+        return folder
+    if not folder.is_symlink():
+        elsewhere = REACHABLE_FOLDER / hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+        # Whatever lies there belongs to a folder that has been deleted since.
+        shutil.rmtree(elsewhere, ignore_errors=True)
+        elsewhere.mkdir(parents=True)
+        # Whatever the umask is: all accounts pass through.
+        REACHABLE_FOLDER.chmod(0o711)
+        folder.symlink_to(elsewhere)
+    return folder.resolve()
 
 
 def can_reach(user, folder):

@@ -388,14 +388,14 @@ def test_lines_of_one_product_with_two_prices_are_refused():
     assert refused_fields(OrderRequest(), an_order({"unit_price": "2"}, {"unit_price": "2.01"})) == {"items"}
 
 
-@pytest.mark.parametrize("key", (None, 5, "", "a" * 256, "a\nb", "a\n", "ключ", "\x7f"))
+@pytest.mark.parametrize("key", (None, 5, "", "a" * 256, "a\nb", "a\n", "ключ", "\x7f", " ", " a", "a "))
 def test_a_key_has_1_to_255_printable_ascii_characters(key):
     placement = {**an_order({}), "user_id": 1, "user_email": "ada@forage.example", "idempotency_key": key}
 
     assert refused_fields(OrderPlacement(), placement) == {"idempotency_key"}
 
 
-@pytest.mark.parametrize("key", ("a", " ", "~" * 255))
+@pytest.mark.parametrize("key", ("a", "a b", "~" * 255))
 def test_a_key_on_the_bounds_is_taken(key):
     placement = {**an_order({}), "user_id": 1, "user_email": "ada@forage.example", "idempotency_key": key}
 

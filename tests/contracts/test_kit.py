@@ -10,25 +10,27 @@ from packaging.utils import canonicalize_name
 from dev.settings import ROOT
 
 KIT = tomllib.loads((ROOT / "kit" / "pyproject.toml").read_text())
-REQUIREMENTS = [
-    *KIT["build-system"]["requires"],
-    *KIT["project"]["dependencies"],
-    *(requirement for extra in KIT["project"]["optional-dependencies"].values() for requirement in extra),
-]
+EXTRAS = KIT["project"]["optional-dependencies"]
+OF_IMAGES = [*KIT["build-system"]["requires"], *KIT["project"]["dependencies"], *EXTRAS["tracing"]]
 
 
-@pytest.fixture(scope="module")
-def pinned():
-    lock = (ROOT / "requirements.txt").read_text()
-    return {canonicalize_name(name): version for name, version in re.findall(r"^(\S+)==([^\s;]+)", lock, re.MULTILINE)}
+def pinned(*locks):
+    text = "".join((ROOT / lock).read_text() for lock in locks)
+    return {canonicalize_name(name): version for name, version in re.findall(r"^(\S+)==([^\s;]+)", text, re.MULTILINE)}
 
 
 # The images and .venv install the kit without its dependencies.
-@pytest.mark.parametrize("line", REQUIREMENTS)
-def test_the_lock_has_what_the_kit_asks_for(pinned, line):
+@pytest.mark.parametrize(
+    "line, locks",
+    [
+        *((line, ["requirements.txt"]) for line in OF_IMAGES),
+        *((line, ["requirements.txt", "requirements-dev.txt"]) for line in EXTRAS["testing"]),
+    ],
+)
+def test_the_lock_has_what_the_kit_asks_for(line, locks):
     requirement = Requirement(line)
 
-    version = pinned.get(canonicalize_name(requirement.name))
+    version = pinned(*locks).get(canonicalize_name(requirement.name))
 
     assert version is not None
     assert version in requirement.specifier

@@ -26,7 +26,7 @@ class NotFailed(Conflict):
 
 @dataclass(frozen=True, kw_only=True)
 class NotificationCreated(Event):
-    """sequence: of the order's event. None is what the release before sends."""
+    """sequence: of the order's event."""
 
     source = "notifications"
     name = "notification.created"
@@ -36,8 +36,8 @@ class NotificationCreated(Event):
     event_type: str
     subject: str
     message: str
-    order_id: int | None
-    sequence: int | None = None
+    order_id: int
+    sequence: int
 
 
 class ReadMark(Schema):

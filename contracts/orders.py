@@ -99,7 +99,8 @@ class OrderLine:
 class OrderEvent(Event):
     """sequence: 1 for an order's first event, one more for each that follows.
 
-    email_verified: whether the customer's address was proven, as far as the order knows. Absent in the release before.
+    email_verified: whether the customer's address was proven, as far as the order knows. Absent in what notifications
+    keeps of events that are older than 0.1.0.
     """
 
     source = "orders"

@@ -24,7 +24,7 @@ from contracts.users import ROLES
 from gateway.errors import AccessDenied, ForeignOrigin, Unauthenticated
 
 ALGORITHM = "HS256"
-CLAIMS = ("exp", "iat", "sub", "email", "role", "jti")
+CLAIMS = ("exp", "iat", "sub", "email", "email_verified", "role", "jti")
 PUBLIC, USER, OWNER, OWNER_OR_ADMIN, ADMIN = "public", "user", "owner", "owner or admin", "admin"
 # How far the clock of whoever signed may be ahead of ours.
 MAX_SKEW_SECONDS = 30
@@ -82,8 +82,7 @@ class Tokens(DependencyProvider):
             raise Unauthenticated("The token is not valid.")
         if issued_at > time.time() + MAX_SKEW_SECONDS:
             raise Unauthenticated("The token does not hold yet.")
-        # The release before makes tokens without this claim.
-        return Caller(int(sub), email, claims.get("email_verified") is True, role, claims["exp"])
+        return Caller(int(sub), email, claims["email_verified"] is True, role, claims["exp"])
 
     def _verified(self, token):
         options = {"require": list(CLAIMS), "verify_iat": False}

@@ -2,7 +2,6 @@ from flask import current_app, g, request
 from flask_sock import Sock
 
 from contracts.notifications import NotFailed, NotificationNotFound, NotificationPageView, NotificationView, ReadMark
-from contracts.types import MAX_PAGE
 from contracts.users import MailNotNeeded
 from gateway.addresses import neighbourhood
 from gateway.api import Blueprint
@@ -23,17 +22,8 @@ sock = Sock()
 def list_notifications(query):
     """The caller's notifications, newest first; with all=true everybody's. after_id: only those with a higher id."""
     user_id = None if query.pop("all") else g.caller.user_id
-    page = g.shop.notifications.list_notifications(user_id=user_id, **_in_pages(query))
+    page = g.shop.notifications.list_notifications(user_id=user_id, **query)
     return page, 200, page_headers(query, page["total"])
-
-
-def _in_pages(query):
-    """The query by whole pages where it is one: notifications of the release before knows no `offset`."""
-    number, rest = divmod(query["offset"], query["limit"])
-    if rest or number >= MAX_PAGE:
-        return query
-    others = {name: value for name, value in query.items() if name not in ("limit", "offset")}
-    return {**others, "page": number + 1, "page_size": query["limit"]}
 
 
 @blp.route("/notifications/<id:notification_id>")

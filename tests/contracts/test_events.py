@@ -66,7 +66,8 @@ def test_an_event_crosses_the_wire_unchanged(event):
     assert from_payload(type(event), to_payload(event)) == event
 
 
-def test_an_order_event_of_the_release_before_is_of_an_unproven_address():
+# notifications keeps its payload, of which a mail can be made at any time.
+def test_an_order_event_that_is_older_than_0_1_0_is_of_an_unproven_address():
     payload = to_payload(order_created(email_verified=True))
     del payload["email_verified"]
 

@@ -205,7 +205,8 @@ def nothing_goes_wrong(caplog):
 
 def is_undisturbed(bystander, live):
     """Whether a notification for the bystander is the next thing that they hear."""
-    about = {"event_type": "order_confirmation", "subject": "Thanks", "message": "It is on its way.", "order_id": 1}
+    about = {"event_type": "order_confirmation", "subject": "Thanks", "message": "It is on its way."}
+    about |= {"order_id": 1, "sequence": 1}
     number = next(numbers)
     live.push_notification(NotificationCreated(id=number, user_id=bystander.user_id, **about))
     return bystander.hear()["data"]["id"] == number

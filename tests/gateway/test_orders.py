@@ -5,8 +5,6 @@ import eventlet
 import jwt
 import pytest
 
-from gateway import Gateway
-from nameko_reliable.rpc import rpc
 from nameko_reliable.testing.waiting import wait_for
 
 from .conftest import Client, problem
@@ -301,38 +299,6 @@ def test_an_order_beyond_what_an_account_may_have_open_is_refused_with_a_sentenc
 
 
 # Whether the address is proven
-
-
-def test_orders_of_the_release_before_is_called_without_what_it_does_not_know(own_shop, new_token):
-    placed = {"id": 7, "items": []}
-
-    class OrdersBefore:
-        name = "orders"
-
-        @rpc
-        def create_order(self, user_id, user_email, items, idempotency_key=None):
-            return placed
-
-        @rpc
-        def update_status(self, order_id, status, user_id=None):
-            return placed
-
-        @rpc
-        def health(self):
-            return {"status": "up"}
-
-    own_shop.run(OrdersBefore)
-    own_shop.run(Gateway)
-    url = f"http://127.0.0.1:{own_shop.config['GATEWAY_PORT']}"
-    customer = Client(url, new_token(secret=own_shop.config["JWT_SECRET"]))
-    wait_for(lambda: customer.get("/health").json()["services"]["orders"]["status"] == "up")
-
-    answers = [
-        customer.post("/orders", {"items": [{"product_id": 1, "quantity": 1}]}),
-        customer.patch("/orders/7/status", {"status": "cancelled"}),
-    ]
-
-    assert [answer.status_code for answer in answers] == [201, 200]
 
 
 def order_mails(smtp, person):

@@ -74,7 +74,8 @@ def shop(brokers, databases, smtp_server, tmp_path_factory):
 def place_order(config, line):
     now = int(time.time())
     customer = a_customer()
-    claims = {"sub": str(customer["user_id"]), "email": customer["user_email"], "role": "customer", "jti": uuid4().hex}
+    claims = {"sub": str(customer["user_id"]), "email": customer["user_email"], "email_verified": False}
+    claims |= {"role": "customer", "jti": uuid4().hex}
     token = jwt.encode({**claims, "iat": now, "exp": now + 900}, config["JWT_SECRET"], algorithm="HS256")
     return requests.post(
         f"http://127.0.0.1:{config['GATEWAY_PORT']}/orders",

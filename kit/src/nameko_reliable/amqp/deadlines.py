@@ -27,7 +27,7 @@ SKEW_SECONDS = 300
 MAX_SENDERS = 1000
 MAX_TIME_LEFT_SECONDS = 3600
 MAX_CLOCK_SECONDS = 10**11
-# `deadline`, a wall time, is from the release before this one: the broker's TTL bounds its calls.
+# `deadline` is of a worker's context, which Nameko's own clients and dispatchers hand on: it means nothing elsewhere.
 FIELDS = ("time_left", "sent_at", "sender", "wall_time", "deadline")
 # Names this process: each process has a monotonic clock of its own.
 PROCESS = uuid4().hex

@@ -11,7 +11,6 @@ from bakery import Cake, CakeBaked, CakeEaten, InboxEntry, OutboxEntry
 from nameko_reliable import outbox as kit
 from nameko_reliable.database import Database
 from nameko_reliable.events import event_handler
-from nameko_reliable.messages import to_payload
 from nameko_reliable.outbox import Outbox
 from nameko_reliable.rpc import rpc
 from nameko_reliable.testing.waiting import wait_for
@@ -280,50 +279,10 @@ def test_an_event_of_another_release_is_left_to_it(run_service, bakery, broker, 
     wait_for(lambda: not bakery.all(OutboxEntry.id))
 
 
-# Beside the release before, which binds the subscribers' queues, and publishes to the exchange alone
-
-
-@pytest.fixture
-def bound(broker):
-    """What a relay of the release before has made."""
+def test_the_bindings_that_an_older_release_has_made_are_taken_away(run_service, bakery, broker, rpc):
     exchange = get_event_exchange("bakery", {})
     for queue in (CAFE, PRESS):
         broker.declare(queue, exchange=exchange, routing_key="cake.baked", durable=True)
-
-
-def test_the_release_before_reaches_the_handlers_of_this_one(
-    run_service, bakery, tables, broker, rpc, bound, monkeypatch
-):
-    monkeypatch.setattr("nameko_reliable.amqp.consumers.DECLARE_SECONDS", 0.1)
-    cafe = tables("cafe")
-    run_service(Bakery)
-    run_service(Cafe)
-    rpc.bakery.bake("new")
-    wait_for(lambda: cafe.all(Cake.name) == ["new"])
-
-    old = CakeBaked(cake="old")
-    broker.publish(to_payload(old), exchange="bakery.events", routing_key="cake.baked", mandatory=True)
-
-    wait_for(lambda: cafe.all(Cake.name) == ["new", "old"])
-    assert {*broker.bindings("bakery.events")} == {CAFE, PRESS}
-
-
-def test_a_queue_that_is_still_bound_gets_an_event_twice_and_the_inbox_drops_one(
-    run_service, bakery, tables, broker, rpc, bound
-):
-    run_service(Bakery)
-
-    rpc.bakery.bake("Torte")
-
-    wait_for(lambda: cakes(broker) == cakes(broker, PRESS) == ["Torte", "Torte"])
-    cafe = tables("cafe")
-    run_service(Cafe)
-    wait_for(lambda: broker.depth(CAFE) == 0)
-    wait_for(lambda: cafe.all(Cake.name) == ["Torte"])
-
-
-def test_the_next_release_takes_the_bindings_away(run_service, bakery, broker, rpc, bound, monkeypatch):
-    monkeypatch.setattr(kit, "TAKE_BINDINGS_AWAY", True)
     run_service(Bakery)
 
     rpc.bakery.bake("Torte")

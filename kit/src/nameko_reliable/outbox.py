@@ -63,10 +63,6 @@ DECLARE_PAUSE_SECONDS = 1
 # In the place of a queue's name.
 EXCHANGE = ""
 REMEMBERED_ROWS = 10_000
-# The release before publishes to the exchange alone, and binds the subscribers' queues to it. Its relay may run beside
-# this one, in an upgrade or after a rollback: with one queue unbound, it would lose that subscriber's events. So the
-# bindings stay as they are in this release. The next says True.
-TAKE_BINDINGS_AWAY = False
 
 WAITING = Gauge("outbox_messages", "Events that wait in the outbox.", ["service"], registry=KIT)
 OLDEST_AGE = Gauge(
@@ -100,13 +96,13 @@ class Outbox(DependencyProvider):
             for event_class in self.events
         }
         self._queue_names = {event: [queue.name for queue in subscribed] for event, subscribed in queues.items()}
-        entities = [self._exchange, *chain(*queues.values())]
-        if TAKE_BINDINGS_AWAY:
-            entities += [
-                Unbinding(name, exchange=self._exchange, routing_key=event)
-                for event, names in self._queue_names.items()
-                for name in names
-            ]
+        # Releases before 0.1.0 bound the queues, and so do Nameko's own handlers: each event would come twice.
+        unbindings = [
+            Unbinding(name, exchange=self._exchange, routing_key=event)
+            for event, names in self._queue_names.items()
+            for name in names
+        ]
+        entities = [self._exchange, *chain(*queues.values()), *unbindings]
         self._publisher = ConfirmingPublisher(amqp_address(config), entities)
         self._connected_at = 0.0
         # By rows that could not be deleted yet: the queues that have the event, EXCHANGE among them.

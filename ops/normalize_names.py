@@ -1,4 +1,4 @@
-"""Renames accounts and SKUs that a person can't tell from an older one's: once the release before runs no more.
+"""Renames accounts and SKUs that a person can't tell from an older one's, which releases before 0.1.0 let pass.
 
     python -m ops.normalize_names            # lists what it would rename
     python -m ops.normalize_names --apply
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 
-from sqlalchemy import column, create_engine, func, select, table, update
+from sqlalchemy import Connection, column, create_engine, func, select, table, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.pool import NullPool
 from sqlalchemy.sql.expression import TableClause
@@ -23,13 +23,17 @@ from contracts.products import MAX_SKU
 from contracts.users import MAX_USERNAME
 from nameko_reliable.postgres import WRITABLE_HOST, database_url
 from ops.migrate import database_uris
+from services.products_search import search_columns
 
 BATCH = 500
 
 
 @dataclass(frozen=True)
 class Names:
-    """A table's column of names, and beside it one of keys, `<column>_key`. counters: those that an edit raises."""
+    """A table's column of names, and beside it one of keys, `<column>_key`.
+
+    counters: those that an edit raises. index(connection, id): has a row found by its new name.
+    """
 
     table: TableClause
     column: str
@@ -37,17 +41,26 @@ class Names:
     key: Callable[[str], str]
     max_length: int
     counters: tuple[str, ...] = ()
+    index: Callable[[Connection, int], None] = lambda connection, row_id: None
 
 
 def columns(*names):
     return [column(name) for name in ("id", "updated_at", *names)]
 
 
+def index_product(connection, product_id):
+    columns, this = PRODUCTS.c, PRODUCTS.c.id == product_id
+    texts = select(columns.name, columns.sku, columns.category, columns.description).where(this)
+    found_by = search_columns(*connection.execute(texts).one())
+    connection.execute(update(PRODUCTS).where(this).values(search_version=columns.version, **found_by))
+
+
 USERS = table("users", *columns("username", "username_key"))
-PRODUCTS = table("products", *columns("sku", "sku_key", "version", "revision"))
+SEARCHED = ("name", "category", "description", "search_text", "search_pieces", "search_version")
+PRODUCTS = table("products", *columns("sku", "sku_key", "version", "revision", *SEARCHED))
 NAMES = (
     Names(USERS, "username", normal_username, username_key, MAX_USERNAME),
-    Names(PRODUCTS, "sku", normal_sku, normal_sku, MAX_SKU, ("version", "revision")),
+    Names(PRODUCTS, "sku", normal_sku, normal_sku, MAX_SKU, ("version", "revision"), index_product),
 )
 
 
@@ -74,7 +87,7 @@ class Mending:
             return
         holder = self.lock(self.key == key)
         if holder is not None and self.names.key(holder.name) != key:
-            # The release before gave it another name.
+            # A release before 0.1.0 gave it another name, and left the key.
             self.update(holder.id, {self.key: None})
             self.update(row.id, {self.key: key})
             self.mend(holder.id)
@@ -101,6 +114,7 @@ class Mending:
                 break
             except IntegrityError:
                 continue
+        self.names.index(self.connection, row.id)
         self.renamed += 1
         print(f"{self.names.table.name} {row.id}: {row.name!r} becomes {name!r}, as {older.id} has {older.name!r}")
 

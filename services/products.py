@@ -38,7 +38,6 @@ from nameko_reliable.events import event_handler
 from nameko_reliable.hints import Hints
 from nameko_reliable.inbox import once
 from nameko_reliable.parking import ParkingLot
-from nameko_reliable.polling import poll
 from nameko_reliable.rpc import ClusterClient, rpc
 from nameko_reliable.settings import Settings
 from nameko_reliable.telemetry.gauges import QueryGauge
@@ -56,8 +55,6 @@ logger = logging.getLogger(__name__)
 PRODUCT_VIEW, PRODUCT_RECORD = ProductView(), ProductRecord()
 HINT_SECONDS = 0.25
 SETTLE_BATCH = 100
-# Few: no call is answered while a batch is cut into pieces.
-INDEX_BATCH = 20
 LOW_STOCK = 5
 LOW_STOCK_SHOWN = 10
 
@@ -100,15 +97,6 @@ class Products:
         with self.db.transaction() as session:
             rows = session.execute(count.group_by(Product.category).order_by(by_name)).all()
         return [{"category": category, "count": count} for category, count in rows]
-
-    @poll(interval_seconds=5)
-    def index_products(self):
-        """Index the products that the release before writes while it still runs. True while there may be more."""
-        with self.db.transaction() as session:
-            products = session.scalars(Product.unindexed(INDEX_BATCH)).all()
-            for product in products:
-                product.adopt(session)
-        return len(products) == INDEX_BATCH
 
     @rpc
     def get_product(self, product_id, include_inactive=False):

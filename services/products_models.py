@@ -24,7 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, validates
 
-from contracts.names import normal_sku, normal_text
+from contracts.names import normal_sku
 from nameko_reliable.tables import AnswerMixin, InboxMixin
 from services.products_search import search_columns
 
@@ -47,10 +47,10 @@ class Answer(AnswerMixin, Base):
 class Product(Base):
     """version: one more with each edit. revision: one more with each change, sales included.
 
-    sku_key: two SKUs are compared by it. None, or out of date, where the release before wrote the SKU, and for a SKU
-    that clashed with an older product's when this column was made: see ops/normalize_names.py.
-    search_version: of which version the columns for searching are; of an older one, or None, where the release before
-    wrote the product.
+    sku_key: what two SKUs are compared by. None for a SKU that clashed with an older product's when this column was
+    made: see ops/normalize_names.py.
+    search_version: of which version the columns for searching are. 0.1.0, which may run beside this release, looks for
+    products where it differs from the version, and makes the columns again.
     """
 
     __tablename__ = "products"
@@ -112,15 +112,13 @@ class Product(Base):
         return product
 
     def edit(self, **changes):
-        was_indexed = self.search_version == self.version
         for name, value in changes.items():
             setattr(self, name, value)
         self.version += 1
         self.revision += 1
         self.updated_at = func.now()
-        if was_indexed and not changes.keys() & {"name", "sku", "category", "description"}:
-            self.search_version = self.version
-        else:
+        self.search_version = self.version
+        if changes.keys() & {"name", "sku", "category", "description"}:
             self.index()
 
     def index(self):
@@ -128,21 +126,6 @@ class Product(Base):
         for name, value in search_columns(self.name, self.sku, self.category, self.description).items():
             setattr(self, name, value)
         self.search_version = self.version
-
-    @classmethod
-    def unindexed(cls, limit):
-        """Products that the release before wrote, locked; without those that are locked already."""
-        stale = select(cls).where(cls.search_version.is_distinct_from(cls.version)).order_by(cls.id).limit(limit)
-        return stale.with_for_update(skip_locked=True)
-
-    def adopt(self, session):
-        """Fill and normalize the columns that the release before doesn't. A SKU that clashes stays without a key."""
-        self.name = normal_text(self.name)
-        self.category, self.description = (text and normal_text(text) for text in (self.category, self.description))
-        key = normal_sku(self.sku)
-        holder = select(Product.id).where(Product.sku_key == key, Product.id != self.id)
-        self.sku_key = key if session.scalar(holder) is None else None
-        self.index()
 
 
 class StockMovement(Base):

@@ -79,7 +79,7 @@ def _owner(**options):
 class User(Base):
     """password_hash: None for a user who has only signed in elsewhere.
 
-    username_key: two names are compared by it. None, or out of date, where the release before wrote the name, and
+    username_key: what two names are compared by. None, or out of date, where a release before 0.1.0 wrote the name, and
     for a name that clashed with an older account's when this column was made: see ops/normalize_names.py.
     email_verified_at: when the address was proven, by a mailed token or a sign-in provider.
     """

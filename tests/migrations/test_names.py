@@ -17,7 +17,7 @@ CREME = unicodedata.normalize("NFD", "Crème")
 
 
 class Names:
-    """A database of a service, as the release before left it, and then as this one does."""
+    """A database of a service, as a release before 0.1.0 left it, and then as this one does."""
 
     def __init__(self, service, uri, monkeypatch):
         self.service, self.uri = service, uri
@@ -127,11 +127,11 @@ def test_the_command_lists_the_clashes_and_renames_all_but_the_oldest(names):
     assert "users: 0 renamed" in users.normalize("--apply")
 
 
-def test_the_command_mends_what_the_release_before_has_written_beside_this_one(names):
+def test_the_command_mends_names_and_keys_that_do_not_fit(names):
     users = names("users", "head")
     users.add_users("Ada", "Bo", "ﬁsh", "Cy")
     users.sql("UPDATE users SET username_key = lower(username) WHERE username IN ('Ada', 'Bo')")
-    # The release before lets these two change names, and a newcomer take a name of this release's.
+    # A release before 0.1.0 let these two change names, and a newcomer take a name that had a key.
     users.sql("UPDATE users SET username = 'Somebody' WHERE username = 'Ada'")
     users.sql("UPDATE users SET username = 'Ada' WHERE username = 'Bo'")
     users.sql("UPDATE users SET username = 'Bo' WHERE username = 'Somebody'")
@@ -172,6 +172,17 @@ def test_skus_that_clash_are_renamed_as_an_edit_of_the_product(names):
         ("ＴＶ", "TV", 1),
         ("TV-4", "TV-4", 2),
     ]
+
+
+def test_a_product_is_found_by_the_sku_that_the_command_gave_it(names):
+    products = names("products", "0001")
+    products.add_products("ＴＶ", "Tv")
+    products.migrate("upgrade", "head")
+
+    products.normalize("--apply")
+
+    found = "search_pieces @> '{tv-,v-2}' AND search_text LIKE '%tv-2%' AND search_version = version"
+    assert products.sql(f"SELECT sku FROM products WHERE {found}") == [("TV-2",)]
 
 
 def test_the_migration_brings_names_and_categories_into_one_spelling(names):

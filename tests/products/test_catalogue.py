@@ -236,28 +236,6 @@ def test_a_product_is_found_by_what_it_says_since_it_was_edited(products, catego
     assert products.list_products(category=category, name="old")["total"] == 0
 
 
-def test_a_product_is_found_that_the_release_before_writes_beside_this_one(shop, products, category):
-    edited = products.create_product(**a_product(category=category))
-    shop.sql(
-        "products",
-        "UPDATE products SET name = %s, version = version + 1 WHERE id = %s",
-        unicodedata.normalize("NFD", "Crème brûlée"),
-        edited["id"],
-    )
-    shop.sql(
-        "products",
-        "INSERT INTO products (name, price, stock_quantity, sku, category) VALUES ('Crème caramel', 1, 0, %s, %s)",
-        f"a{edited['id']}",
-        category,
-    )
-
-    page = wait_for(lambda: (page := products.list_products(category=category, name="creme"))["total"] == 2 and page)
-
-    assert set(names(page)) == {"Crème brûlée", "Crème caramel"}
-    with pytest.raises(Taken):
-        products.create_product(**a_product(sku=f"A{edited['id']}"))
-
-
 @pytest.mark.parametrize("query", ({"limit": 0}, {"limit": 101}, {"offset": -1}, {"sort_by": "sku"}, {"colour": "red"}))
 def test_a_query_out_of_bounds_is_refused(products, query):
     with pytest.raises(InvalidInput) as refusal:

@@ -168,7 +168,7 @@ class Notifications:
                     **values,
                 }
             )
-            # Also for a step of an order to which an earlier release gave another event_id.
+            # Nor a step of an order to which a release before 0.1.0 gave another event_id.
             .on_conflict_do_nothing()
             .returning(Notification)
         )

@@ -25,7 +25,7 @@ from contracts.users import MailNotNeeded
 from nameko_reliable.errors import ServiceUnavailable
 from nameko_reliable.polling import Interrupted, beside
 from nameko_reliable.telemetry.logs import bind_log_fields
-from services.notifications_models import FREE, UNCERTAIN_PAUSES, Notification
+from services.notifications_models import FREE, Notification
 from services.notifications_smtp import MailPostponed, MailRefused, MailServerUnreachable, MailUncertain
 
 logger = logging.getLogger(__name__)
@@ -170,9 +170,7 @@ class Sender:
             update(Notification)
             .where(Notification.id == notification.id, Notification.lease == notification.lease)
             .where(Notification.leased_until > func.now())
-            .values(
-                dot_at=func.now(), leased_until=_from_now(LEASE_SECONDS), next_try_at=func.now() + UNCERTAIN_PAUSES[0]
-            )
+            .values(dot_at=func.now(), leased_until=_from_now(LEASE_SECONDS))
         )
         with self._db.transaction() as session:
             if session.execute(announcement).rowcount == 0:
@@ -190,10 +188,7 @@ class Sender:
             update(Notification)
             .where(Notification.id == notification.id, Notification.lease == notification.lease)
             .where(Notification.leased_until.is_not(None))
-            .values(
-                leased_until=_from_now(LEASE_SECONDS),
-                next_try_at=func.greatest(Notification.next_try_at, _from_now(LEASE_SECONDS)),
-            )
+            .values(leased_until=_from_now(LEASE_SECONDS), next_try_at=_from_now(LEASE_SECONDS))
         )
         while True:
             self._execute_if_possible(renewal)

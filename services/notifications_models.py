@@ -34,7 +34,7 @@ from nameko_reliable.tables import AnswerMixin
 # mail, which is sent UNPROVEN_WINDOW after the first that it sums up.
 UNPROVEN_MAILS, UNPROVEN_WINDOW = 6, timedelta(hours=1)
 MOST_ORDERS_LISTED = 20
-# With no order_id. The release before could not list a notification with a name that it doesn't know.
+# With no order_id. 0.1.0, which may run beside this release, knows summaries by this name.
 SUMMARY_NAME = OrderStatusUpdated.name
 LONGEST_UNREACHABLE_PAUSE_SECONDS = 30
 POSTPONED_PAUSES_SECONDS = (60, 3600)
@@ -101,8 +101,8 @@ class Notification(Base):
     attempts: answers of the mail server about this mail. tries: all tries, also those without an answer.
     waited: from its storing to its first try. by_hand: the next try, or the one under way, is a retry that
     a customer or an admin asked for.
-    lease: the claim that held it last. leased_until: it holds it still, until then. While it does, next_try_at is no
-    sooner: so the release before, which looks at that alone, leaves the mail alone, too.
+    lease: the claim that held it last. leased_until: it holds it still, until then. Before the dot next_try_at is no
+    sooner than that, so that others, who claim what is due, leave it alone.
     dot_at: since then the mail server may have it; null again once it has answered.
     doubts: how many times the mail became uncertain.
     """

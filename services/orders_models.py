@@ -55,7 +55,7 @@ class Attempt(Base):
 
     Until its lease ends an open attempt belongs to the call that made it, after that to the next one with
     its key. user_id, key and units are null for a reservation that was asked about before it was known; units also in
-    attempts of the release before.
+    attempts that are older than 0.1.0.
     """
 
     __tablename__ = "attempts"

@@ -108,9 +108,6 @@ def test_a_server_that_answers_long_after_the_dot_gets_the_mail_once(own_shop, r
     # More than the lease, which is renewed.
     wait_for(lambda: own_shop.sql("notifications", "SELECT 1 FROM notifications WHERE dot_at < now() - interval '4 s'"))
     assert row(own_shop, event)["status"] == "pending"
-    # What the release before would send.
-    due = "SELECT 1 FROM notifications WHERE status = 'pending' AND next_try_at <= now()"
-    assert own_shop.sql("notifications", due) == []
     hold.release()
 
     wait_until(own_shop, event, status="sent", attempts=1, dot_at=None, leased_until=None)
@@ -235,12 +232,11 @@ def test_an_uncertain_mail_holds_up_no_later_one_and_fails_after_two_more_tries(
     published(own_shop, later)
     wait_until(own_shop, later, attempts=1)
 
-    for minutes in (15, 60):
-        wait_until(own_shop, created, status="uncertain", dot_at=None)
+    for tries, minutes in ((1, 15), (2, 60)):
+        wait_until(own_shop, created, status="uncertain", tries=tries, dot_at=None)
         assert (minutes - 1) * MINUTES < pause_seconds(own_shop, created) <= minutes * MINUTES
         assert own_shop.rpc.notifications.list_notifications(status="uncertain")["total"] == 1
         try_again_now(own_shop, created)
-        wait_for(lambda: pause_seconds(own_shop, created) > MINUTES)
     failed = wait_until(own_shop, created, status="failed", attempts=0, tries=3)
     assert "may have it" in failed["error_message"]
     assert times(scripted_smtp, created) == 3

@@ -31,7 +31,7 @@ def publish(shop, *events):
 
 def summaries(shop, customer):
     """(id, status) of each."""
-    # With the name of an event that the release before knows.
+    # With the name by which 0.1.0 knows them.
     made = (
         "SELECT id, status FROM notifications WHERE event_name = 'order.status.updated' AND order_id IS NULL"
         " AND user_id = %s ORDER BY id"

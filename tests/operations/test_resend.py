@@ -53,7 +53,7 @@ def test_mails_whose_events_were_deleted_come_and_the_others_no_second_time(own_
     own_shop.rpc.users.register(**early)
     order = place_order(own_shop.rpc, a_line(product), customer={"user_id": 1, "user_email": early["email"]})
     wait_for(lambda: len(smtp.messages(to=early["email"])) == 2)
-    # Placed under the release before, whose events had ids that are not to be made again.
+    # Placed under a release before 0.1.0, whose events had ids that are not to be made again.
     own_shop.sql("notifications", "UPDATE notifications SET event_id = gen_random_uuid() WHERE order_id IS NOT NULL")
     notifications.stop()
     own_shop.rpc.users.register(**late)

@@ -285,7 +285,6 @@ def Offset() -> fields.Integer:
 
 class ParkedQuery(Schema):
     limit = Limit(2000, default=50)
-    offset = Offset()
 
 
 class ParkedSelection(Schema):

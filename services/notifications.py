@@ -283,12 +283,12 @@ class Notifications:
             return NOTIFICATION_VIEW.dump(notification)
 
     @rpc
-    def list_parked(self, limit=50, offset=0):
+    def list_parked(self, limit=50):
         """{messages: [{message_id, queue, reason, attempts, parked_at, body}], total}, newest first.
 
         Of more than 1,000 the oldest 1,000 are listed. Raises ParkingLotBusy, as all below.
         """
-        return self.parking.list(**load(ParkedQuery(), {"limit": limit, "offset": offset}))
+        return self.parking.list(**load(ParkedQuery(), {"limit": limit}))
 
     @rpc
     def count_parked(self):

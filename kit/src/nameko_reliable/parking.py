@@ -79,14 +79,14 @@ class ParkingLot(DependencyProvider):
     def get_dependency(self, worker_ctx):
         return self
 
-    def list(self, limit, offset=0):
+    def list(self, limit):
         """{"messages": [{message_id, queue, reason, attempts, parked_at, body}, …], "total"}, newest first.
 
         Of more messages than the window takes the oldest are listed; total counts all. A body of more than
         BODY_CHARACTERS is cut.
         """
         newest, total = self._looked_at()
-        return {"messages": newest[offset : offset + limit], "total": total}
+        return {"messages": newest[:limit], "total": total}
 
     def _looked_at(self):
         """(views of the messages, how many there are in all). Who asks while another reads gets what that one reads."""

@@ -18,7 +18,8 @@ from nameko.exceptions import (
 from bakery import Cake, Context
 from nameko_reliable.amqp import deadlines
 from nameko_reliable.database import Database
-from nameko_reliable.rpc import ClusterClient, RpcTimeout, ServiceUnavailable, rpc
+from nameko_reliable.errors import RpcTimeout, ServiceUnavailable
+from nameko_reliable.rpc import ClusterClient, rpc
 from nameko_reliable.telemetry.metrics import Metrics
 from nameko_reliable.testing.metrics import Watched
 from nameko_reliable.testing.waiting import wait_for

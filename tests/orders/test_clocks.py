@@ -12,7 +12,8 @@ import requests
 
 from dev.programs import find_faketime
 from gateway import Gateway
-from nameko_reliable.rpc import Cluster, ClusterClient, RpcTimeout
+from nameko_reliable.errors import RpcTimeout
+from nameko_reliable.rpc import Cluster, ClusterClient
 from nameko_reliable.testing.servers import free_port
 from nameko_reliable.testing.waiting import wait_for
 from tests.factories import a_customer, a_line, a_product

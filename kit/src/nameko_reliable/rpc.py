@@ -54,8 +54,6 @@ from nameko_reliable.telemetry.gauges import QUEUE_MESSAGES, QueueDepths
 from nameko_reliable.telemetry.registry import KIT
 from nameko_reliable.telemetry.tracing import Operation, Tracer, context_of, trace_headers
 
-__all__ = ["ClusterClient", "RpcTimeout", "ServiceUnavailable", "rpc"]
-
 logger = logging.getLogger(__name__)
 
 CALL_SECONDS = 5

@@ -99,10 +99,10 @@ def merged(below, above):
     return {**below, **{key: merged(below.get(key), value) for key, value in above.items()}}
 
 
-def render(values, release="forage", namespace="shop"):
+def render(values, release="forage"):
     """The documents of a release. Raises HelmError with the chart's own sentence when a value is missing or unknown."""
     with helm().Chart.load(folder()) as chart:
-        files = chart.render(values, name=release, namespace=namespace)
+        files = chart.render(values, name=release, namespace="shop")
     return [
         document
         for path, text in sorted(files.items())

@@ -87,9 +87,5 @@ def put_middleware_before(app):
 
 
 class _Utf8Json(DefaultJSONProvider):
-    ensure_ascii = False
-    sort_keys = False
-    compact = True
-
     def dumps(self, obj, **kwargs):
         return json.dumps(obj, ensure_ascii=False, separators=(",", ":"))

@@ -37,6 +37,8 @@ from nameko_reliable.sessions import after_commit
 logger = logging.getLogger(__name__)
 
 CREW_STOP_SECONDS = 5
+# Between two looks of `wait_until`.
+LOOK_SECONDS = 0.05
 
 
 class Loop:
@@ -297,13 +299,13 @@ class Member:
         self._thread.wait()
 
 
-def wait_until(condition, seconds, pause_seconds=0.05):
+def wait_until(condition, seconds):
     """Look until the condition is true, for so many seconds. Returns whether it is."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             return False
-        eventlet.sleep(pause_seconds)
+        eventlet.sleep(LOOK_SECONDS)
     return True
 
 

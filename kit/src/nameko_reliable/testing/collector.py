@@ -22,7 +22,6 @@ class Span:
         self.is_error = message.status.code == Status.STATUS_CODE_ERROR
         self.status_message = message.status.message
         self.events = list(message.events)
-        self.began_at, self.ended_at = message.start_time_unix_nano, message.end_time_unix_nano
 
     def __repr__(self):
         return f"{self.service}: {self.kind} {self.name}"

@@ -12,7 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from scripts.settings import ROOT
+from dev.settings import ROOT
 
 KIT = tomllib.loads((ROOT / "kit" / "pyproject.toml").read_text())["project"]
 

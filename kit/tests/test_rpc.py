@@ -236,7 +236,7 @@ def test_a_worker_does_not_start_past_the_deadline(run_service, calls):
     calls.send("bakery.bake", headers={"nameko.time_left": 0})
 
     [answer] = wait_for(calls.answers)
-    assert answer["error"]["exc_path"] == "nameko_reliable.errors.RpcTimeout"
+    assert answer["error"]["exc_type"] == "RpcTimeout"
     assert not baked
 
 

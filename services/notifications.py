@@ -238,7 +238,7 @@ class Notifications:
             notification = session.scalar(of_retry)
         if notification is None:
             raise MailNotNeeded
-        return NOTIFICATION_VIEW.dump(notification)
+        return NOTIFICATION_VIEW.write(notification)
 
     def _retry(self, session, notification_id, user_id):
         """Make it the next to be sent. {id}: a repeat of the call needs no more."""
@@ -256,7 +256,7 @@ class Notifications:
         query = load(NotificationQuery(), query)
         with self.db.transaction() as session:
             total, notifications = search_notifications(session, user_id, query)
-            notifications = NOTIFICATION_VIEW.dump(notifications, many=True)
+            notifications = [NOTIFICATION_VIEW.write(each) for each in notifications]
         return {"notifications": notifications, "total": total}
 
     @rpc
@@ -269,7 +269,7 @@ class Notifications:
     def get_notification(self, notification_id, user_id=None):
         """user_id: the owner, None for any. Raises NotificationNotFound."""
         with self.db.transaction() as session:
-            return NOTIFICATION_VIEW.dump(find_notification(session, notification_id, user_id))
+            return NOTIFICATION_VIEW.write(find_notification(session, notification_id, user_id))
 
     @rpc
     def mark_read(self, notification_id, user_id, read=True):
@@ -280,7 +280,7 @@ class Notifications:
             if read != (notification.read_at is not None):
                 notification.read_at = func.now() if read else None
             session.flush()
-            return NOTIFICATION_VIEW.dump(notification)
+            return NOTIFICATION_VIEW.write(notification)
 
     @rpc
     def list_parked(self, limit=50):

@@ -54,7 +54,7 @@ ABANDONED_ATTEMPT_DAYS = 30
 
 def first_view(order):
     """The order as it was answered when it was placed, without its later steps."""
-    view = ORDER_VIEW.dump(order)
+    view = ORDER_VIEW.write(order)
     return {**view, "status": "pending", "updated_at": view["created_at"], "history": view["history"][:1]}
 
 
@@ -136,7 +136,7 @@ class Orders:
                 session.add(order)
                 session.flush()
                 self.outbox.add(session, event_of(order, 1), key=order.id)
-                return ORDER_VIEW.dump(order)
+                return ORDER_VIEW.write(order)
             if attempt.state == "abandoned":
                 raise ProductsTimeout
         return self._first_answer(reservation_id)
@@ -179,7 +179,7 @@ class Orders:
     def get_order(self, order_id, user_id=None):
         """user_id: the owner, None for any. Raises OrderNotFound."""
         with self.db.transaction() as session:
-            return ORDER_VIEW.dump(self._find(session, order_id, user_id))
+            return ORDER_VIEW.write(self._find(session, order_id, user_id))
 
     def _find(self, session, order_id, user_id, lock=False):
         wanted = with_details().where(Order.id == load_id(order_id, "order_id"))
@@ -197,7 +197,7 @@ class Orders:
         query = load(OrderQuery(), query)
         with self.db.transaction() as session:
             total, orders = search_orders(session, user_id, query)
-            orders = ORDER_VIEW.dump(orders, many=True)
+            orders = [ORDER_VIEW.write(order) for order in orders]
         return {"orders": orders, "total": total}
 
     @rpc
@@ -229,7 +229,7 @@ class Orders:
         if user_id is not None and step["email_verified"]:
             order.email_verified = True
         self._move(session, order, status, by="admin" if user_id is None else "customer")
-        return ORDER_VIEW.dump(order)
+        return ORDER_VIEW.write(order)
 
     def _move(self, session, order, status, by):
         order.move_to(status, by)

@@ -86,7 +86,7 @@ class Products:
         query = load(ProductQuery(), query)
         with self.db.transaction() as session:
             total, products = search_products(session, query)
-            items = PRODUCT_RECORD.dump(products, many=True)
+            items = [PRODUCT_RECORD.write(product) for product in products]
         return {"items": items, "total": total, "limit": query["limit"], "offset": query["offset"]}
 
     @rpc
@@ -105,7 +105,7 @@ class Products:
             product = session.get(Product, load_id(product_id, "product_id"))
             if product is None or not (product.is_active or include_inactive):
                 raise ProductNotFound(product_id)
-            return PRODUCT_RECORD.dump(product)
+            return PRODUCT_RECORD.write(product)
 
     @rpc
     @once
@@ -144,7 +144,7 @@ class Products:
 
     def _changed(self, session, product):
         self._hint(session, product)
-        return PRODUCT_RECORD.dump(product)
+        return PRODUCT_RECORD.write(product)
 
     def _hint(self, session, product):
         """product: anything with the fields of ProductChanged."""
@@ -166,7 +166,7 @@ class Products:
         lowest = low.order_by(Product.stock_quantity, Product.name, Product.id).limit(LOW_STOCK_SHOWN)
         with self.db.transaction() as session:
             count = session.scalar(select(func.count()).select_from(low.subquery()))
-            products = PRODUCT_VIEW.dump(session.scalars(lowest), many=True)
+            products = [PRODUCT_VIEW.write(product) for product in session.scalars(lowest)]
         return {"low_stock_threshold": LOW_STOCK, "low": count, "products": products}
 
     @rpc

@@ -115,13 +115,13 @@ class Users:
         session.add(user)
         flush_unique(session)
         self.outbox.add(session, registered(user))
-        return USER_VIEW.dump(user)
+        return USER_VIEW.write(user)
 
     @rpc
     def get_user(self, user_id):
         """Raises UserNotFound."""
         with self.db.transaction() as session:
-            return USER_VIEW.dump(find_user(session, user_id))
+            return USER_VIEW.write(find_user(session, user_id))
 
     @rpc
     def list_users(self, **query):
@@ -129,7 +129,7 @@ class Users:
         query = load(UserQuery(), query)
         with self.db.transaction() as session:
             total, users = search_users(session, query)
-            items = USER_VIEW.dump(users, many=True)
+            items = [USER_VIEW.write(user) for user in users]
         return {"items": items, "total": total, "limit": query["limit"], "offset": query["offset"]}
 
     @rpc
@@ -145,7 +145,7 @@ class Users:
         lock_rights(session, admin_id)
         user = find_user(session, user_id, lock=True)
         change_rights(session, user, changes)
-        return USER_VIEW.dump(user)
+        return USER_VIEW.write(user)
 
     @rpc
     @once
@@ -157,7 +157,7 @@ class Users:
         if user is None:
             raise UserNotFound(email)
         change_rights(session, user, changes)
-        return USER_VIEW.dump(user)
+        return USER_VIEW.write(user)
 
     @rpc
     @once
@@ -166,7 +166,7 @@ class Users:
         user = find_user(session, user_id, lock=True)
         user.username = load(Profile(), {"username": username})["username"]
         flush_unique(session)
-        return USER_VIEW.dump(user)
+        return USER_VIEW.write(user)
 
     # Passwords
 
@@ -311,7 +311,7 @@ class Users:
         with self.db.transaction() as session:
             current = UserSession.of_token(session, refresh_token)
             devices = session.scalars(devices.order_by(UserSession.last_used_at.desc(), UserSession.id.desc()))
-            return [{**SESSION_VIEW.dump(device), "current": device == current} for device in devices]
+            return [SESSION_VIEW.write(device, current=device == current) for device in devices]
 
     @rpc
     @once

@@ -1,9 +1,10 @@
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from email.message import EmailMessage
 from email.utils import getaddresses
 from pathlib import Path
+from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from contracts.names import normal_sku, username_key
 from contracts.notifications import NotificationQuery, ReadMark
-from contracts.orders import OrderPlacement, OrderQuery, OrderRequest, StatusChange
+from contracts.orders import OrderPlacement, OrderQuery, OrderRequest, OrderView, StatusChange
 from contracts.products import (
     ProductChanges,
     ProductQuery,
@@ -24,7 +25,7 @@ from contracts.products import (
     StockLines,
 )
 from contracts.types import MAX_BIGINT, MAX_INT, InvalidInput, load, load_id
-from contracts.users import Credentials, PasswordResetRequest, UserRegistration
+from contracts.users import Credentials, PasswordResetRequest, SessionView, UserRegistration
 from tests.factories import a_product, an_account
 
 # For the storefront's tests, too.
@@ -473,3 +474,24 @@ def test_what_is_no_id_is_refused_under_its_name(value):
         load_id(value, "order_id")
 
     assert set(refusal.value.errors) == {"order_id"}
+
+
+def test_a_view_is_written_as_marshmallow_would_dump_it():
+    now = datetime(2026, 11, 30, 12, tzinfo=timezone(timedelta(hours=1)))
+    item = SimpleNamespace(product_id=1, product_name="Cep", product_price=Decimal("7.10"), quantity=2)
+    vars(item).update(id=3, order_id=2, subtotal=Decimal("14.20"), created_at=now)
+    order = SimpleNamespace(id=2, user_id=1, user_email="ada@forage.example", status="pending")
+    vars(order).update(total_amount=Decimal("14.20"), created_at=now, updated_at=now, items=[item, item])
+    order.history = [SimpleNamespace(status="pending", at=now, by="customer")]
+
+    written = OrderView().write(order)
+
+    assert written == OrderView().dump(order)
+    assert written["created_at"] == "2026-11-30T11:00:00.000000Z"
+    assert written["items"][1]["subtotal"] == "14.20"
+
+
+def test_a_view_takes_what_the_thing_lacks_from_its_caller():
+    device = SimpleNamespace(**dict.fromkeys(SessionView().fields.keys() - {"current"}))
+
+    assert SessionView().write(device, current=True) == {**dict.fromkeys(SessionView().fields), "current": True}

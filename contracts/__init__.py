@@ -1,6 +1,6 @@
 """What the services put on the wire, a module for each owner: events, errors, requests and answers.
 
-What they share stands in types.py; a service's module imports no other's.
+types.py has what the services share. The modules of two services never import each other.
 """
 
 from importlib import import_module

@@ -67,7 +67,7 @@ class PriceChanged(Conflict):
 
 
 class StaleVersion(Conflict):
-    """Somebody edited the thing since the caller read it."""
+    """The thing was edited after the caller read it."""
 
     def __init__(self, given: int | str, current: int | str) -> None:
         super().__init__(given, current)

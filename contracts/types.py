@@ -115,7 +115,7 @@ class Conflict(ShopError):
 
 
 class Taken(Conflict):
-    """field: which unique value somebody else holds (`email`, `username`, `sku`)."""
+    """field: the unique value that another account or product holds (`email`, `username`, `sku`)."""
 
     def __init__(self, field: str) -> None:
         super().__init__(field)

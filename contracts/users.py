@@ -104,7 +104,7 @@ class SignInProviderAway(Unavailable):
 
 @dataclass(frozen=True, kw_only=True)
 class UserEvent(Event):
-    """Without the token that its mail carries: whoever sends the mail asks users for one."""
+    """It has no token for its mail: notifications asks users for one when it sends the mail."""
 
     source = "users"
 

@@ -29,7 +29,7 @@ MANAGEMENT = "RABBITMQ_MANAGEMENT_PORT"
 
 
 class Settings:
-    """One copy's folder, ports and secrets, and which of its infrastructure is somebody else's.
+    """One copy's folder, ports and secrets, and which of its infrastructure is given from outside.
 
     for_tests: nothing needs to outlive a crash of the machine.
     """
@@ -96,7 +96,7 @@ class Settings:
             "JWT_SECRET": self.secret("jwt"),
             **{name: self.given[name] for name in named_in_config if self.given.get(name)},
             **{name: str(port) for name, port in self.ports.items()},
-            # Five processes and whoever joins them can't share one.
+            # Five processes, and replicas that join them, can't share one.
             "METRICS_PORT": "0",
             # Eventlet greets its first importer with a deprecation warning; docs/decisions/ has our answer to it.
             "PYTHONWARNINGS": self.given.get("PYTHONWARNINGS") or NO_EVENTLET_WARNING,

@@ -1,7 +1,7 @@
 """A messaging kit for Nameko services that must not lose, double or reorder what matters.
 
 events      durable handlers with retry and parking; broadcast handlers
-hints       transient events, to whoever listens at that moment
+hints       transient events, to the services that listen at that moment
 rpc         the entrypoint and the client, with deadlines
 outbox      events that leave exactly when their transaction has committed
 inbox       what was handled already: events and calls

@@ -1,4 +1,4 @@
-"""Hints: transient events, to whoever listens at that moment.
+"""Hints: transient events, to the services that listen at that moment.
 
     class Bakery:
         hints = Hints(interval_seconds=0.25)
@@ -32,7 +32,7 @@ class Hints(DependencyProvider):
     """Sends at most one hint for each key in an interval.
 
     Within an interval the last event of a key wins, and it always goes out. A hint that the broker
-    doesn't take is logged and gone, as with the process: whoever listens must come right without.
+    doesn't take is logged and gone, as with the process: a listener must come right without.
     The events' source is the service itself.
     """
 

@@ -201,7 +201,7 @@ class ConfirmingPublisher:
                 raise BrokerUnavailable("the publisher was closed")
             if self._link is None or self._link.closed:
                 if time.monotonic() < self._retry_at:
-                    # Whoever queued up behind a slow attempt fails with it, not after one of their own.
+                    # Callers that queued up behind a slow attempt fail with it, not after one of their own.
                     raise BrokerUnavailable(self._failure)
                 try:
                     self._link = _Link(self.address, self.declare)
@@ -264,7 +264,7 @@ class _Link:
         return confirm
 
     def close(self, reason):
-        """Fail whoever waits for a confirm; the reader closes the socket."""
+        """Fail all that wait for a confirm; the reader closes the socket."""
         self.closed = True
         self._fail_pending(f"no confirm: {reason}")
 

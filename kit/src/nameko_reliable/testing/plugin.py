@@ -50,7 +50,7 @@ def servers(local_folder, postgres, rabbitmq):
         broker.wait_until_ready()
         yield database, broker
     finally:
-        # Nobody needs its data any more, and with the management plugin it takes 6 s to end in order.
+        # Its data are not needed any more, and with the management plugin it takes 6 s to end in order.
         broker.kill()
         database.stop()
 

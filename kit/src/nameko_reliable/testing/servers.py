@@ -166,7 +166,7 @@ class RabbitMQ:
             "log.console = true",
             "log.console.level = warning",
             "log.console.use_colors = off",
-            # That a client was killed is reported by whoever runs it.
+            # The supervisor of a client reports that it was killed.
             "log.connection.level = error",
             "log.file = false",
         ]

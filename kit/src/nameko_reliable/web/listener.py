@@ -68,7 +68,7 @@ class Listener:
         self.socket.listen(backlog)
 
     def accept(self):
-        """Serve whoever connects, until this greenlet is killed."""
+        """Serve each client that connects, until this greenlet is killed."""
         while True:
             try:
                 client, address = self.socket.accept()

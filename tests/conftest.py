@@ -6,6 +6,7 @@ import hypothesis
 import pytest
 from psycogreen.eventlet import patch_psycopg
 
+from nameko_reliable.testing.databases import DatabaseUris
 from nameko_reliable.testing.servers import free_port
 from tests.infrastructure.configuration import configuration
 from tests.infrastructure.databases import Databases
@@ -107,28 +108,10 @@ def database(databases):
         databases.drop(uri)
 
 
-class MadeOnDemand(dict):
-    """A database for each service that is asked for, and none for the others."""
-
-    def __init__(self, make):
-        super().__init__()
-        self.make = make
-
-    def __missing__(self, service):
-        self[service] = self.make(service)
-        return self[service]
-
-    def get(self, service, default=None):
-        return self[service]
-
-    def __bool__(self):
-        return True
-
-
 @pytest.fixture
 def config(broker, database, smtp):
     """What config.yaml would say, with a broker, databases and an SMTP server of this test's own."""
-    return configuration(broker, MadeOnDemand(database), smtp, GATEWAY_PORT=str(free_port()))
+    return configuration(broker, DatabaseUris(database), smtp, GATEWAY_PORT=str(free_port()))
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from bakery import Base
 from nameko_reliable.rpc import Cluster, ClusterClient
+from nameko_reliable.testing.databases import DatabaseUris
 from nameko_reliable.testing.proxy import UriProxy
 
 patch_psycopg()
@@ -50,17 +51,6 @@ def config(broker, database):
         "OTEL_EXPORTER_OTLP_ENDPOINT": "",
         "OTEL_TRACES_SAMPLER_ARG": 0.1,
     }
-
-
-class DatabaseUris(dict):
-    """A database for each service that is asked for, and none for the others."""
-
-    def __init__(self, make):
-        super().__init__()
-        self.make = make
-
-    def __missing__(self, service):
-        return self.make(service)
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
 import { defineConfigWithVueTs, vueTsConfigs } from '@vue/eslint-config-typescript'
+import prettier from 'eslint-config-prettier/flat'
 import accessibility from 'eslint-plugin-vuejs-accessibility'
 import vue from 'eslint-plugin-vue'
 
@@ -7,6 +8,8 @@ export default defineConfigWithVueTs(
   vue.configs['flat/recommended'],
   accessibility.configs['flat/recommended'],
   vueTsConfigs.recommended,
+  // How code is laid out is Prettier's.
+  prettier,
   {
     rules: {
       'vue/component-api-style': ['error', ['script-setup']],
@@ -14,9 +17,6 @@ export default defineConfigWithVueTs(
       'vue/multi-word-component-names': 'off',
       'vue/require-default-prop': 'off',
       'vue/no-v-html': 'error',
-      // How a tag's attributes are broken over lines is the writer's.
-      'vue/max-attributes-per-line': 'off',
-      'vue/singleline-html-element-content-newline': 'off',
       'vue/html-self-closing': ['warn', { html: { void: 'always' } }],
       'vuejs-accessibility/label-has-for': ['error', { required: { some: ['nesting', 'id'] } }],
       'vuejs-accessibility/form-control-has-label': ['error', { labelComponents: ['FormField'] }],

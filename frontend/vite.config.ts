@@ -6,7 +6,8 @@ import { defineConfig } from 'vitest/config'
 const gateway = `http://127.0.0.1:${process.env.GATEWAY_PORT ?? 3000}`
 
 const FRAMEWORK = /node_modules\/(@?vue|vue-router|vue-i18n|pinia|openapi-fetch|@tanstack|@intlify|@vueuse)\//
-const SHELL = /src\/(api\/(?!admin)|stores|utils|locales\/en\/(?!admin)|components\/(Base|Form|Page|Error|Empty)(?!Dialog))/
+const SHELL =
+  /src\/(api\/(?!admin)|stores|utils|locales\/en\/(?!admin)|components\/(Base|Form|Page|Error|Empty)(?!Dialog))/
 
 export default defineConfig({
   plugins: [vue(), tailwindcss()],
@@ -18,7 +19,14 @@ export default defineConfig({
     reportCompressedSize: false,
     rolldownOptions: {
       // What every page needs in two files, and not in the thirty that its parts would be.
-      output: { codeSplitting: { groups: [{ name: 'framework', test: FRAMEWORK }, { name: 'shell', test: SHELL }] } },
+      output: {
+        codeSplitting: {
+          groups: [
+            { name: 'framework', test: FRAMEWORK },
+            { name: 'shell', test: SHELL },
+          ],
+        },
+      },
     },
   },
   server: {

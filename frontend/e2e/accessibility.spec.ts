@@ -8,7 +8,10 @@ const WIDTHS = [360, 1920, 1280]
 test.describe.configure({ timeout: 600_000 })
 
 for (const who of ['anybody', 'customer', 'admin'] as const) {
-  test(`no page of ${who} is a barrier, wider than the window, or against the policy for scripts and styles`, async ({ page, anybody }) => {
+  test(`no page of ${who} is a barrier, wider than the window, or against the policy for scripts and styles`, async ({
+    page,
+    anybody,
+  }) => {
     const ada = await anybody.as(ACCOUNTS.customer, DEMO_PASSWORD)
     const entries = pages(await something(ada, 1)).filter((entry) => entry.who === who)
     if (who !== 'anybody') await logIn(page, { email: ACCOUNTS[who], password: DEMO_PASSWORD })
@@ -19,7 +22,11 @@ for (const who of ['anybody', 'customer', 'admin'] as const) {
 
     const wide: string[] = []
     const broken: string[] = []
-    page.on('console', (message) => message.type() === 'error' && /content security policy/i.test(message.text()) && broken.push(message.text()))
+    page.on(
+      'console',
+      (message) =>
+        message.type() === 'error' && /content security policy/i.test(message.text()) && broken.push(message.text()),
+    )
     for (const { name, path } of entries) {
       await test.step(name, async () => {
         await visit(page, path)

@@ -15,7 +15,10 @@ test('to a customer there is no back office, and none of its code', async ({ pag
   expect(loaded.filter((url) => /admin/i.test(new URL(url).pathname.split('/assets/')[1] ?? ''))).toEqual([])
 })
 
-test('a product is made, its faults are said beside the fields, and a stale edit shows both versions', async ({ page, admin }) => {
+test('a product is made, its faults are said beside the fields, and a stale edit shows both versions', async ({
+  page,
+  admin,
+}) => {
   const sku = `OFFICE-${Date.now()}`
   await logIn(page, ADMIN)
   await page.goto('/admin/products/new')
@@ -23,14 +26,23 @@ test('a product is made, its faults are said beside the fields, and a stale edit
   await page.getByLabel('SKU').fill(sku)
   await page.getByLabel(/^Price/).fill('-3')
   await page.getByLabel(/stock/i).fill('7')
-  await page.getByRole('main').getByRole('button', { name: /create|save/i }).click()
+  await page
+    .getByRole('main')
+    .getByRole('button', { name: /create|save/i })
+    .click()
   await expect(page.getByLabel(/^Price/)).toHaveAttribute('aria-invalid', 'true')
   await expectAccessible(page)
   await page.getByLabel(/^Price/).fill('13.20')
-  await page.getByRole('main').getByRole('button', { name: /create|save/i }).click()
+  await page
+    .getByRole('main')
+    .getByRole('button', { name: /create|save/i })
+    .click()
   await expect(page).toHaveURL(/\/admin\/products(\/\d+)?$/)
 
-  const { items } = await admin.send<{ items: { id: number; sku: string }[] }>('GET', '/products?name=Saffron&sort_by=-created_at')
+  const { items } = await admin.send<{ items: { id: number; sku: string }[] }>(
+    'GET',
+    '/products?name=Saffron&sort_by=-created_at',
+  )
   const id = items.find((item) => item.sku === sku)!.id
   await page.goto(`/admin/products/${id}`)
   await page.getByLabel('Name').fill('Saffron milk caps, 200 g')
@@ -46,8 +58,18 @@ test('a product is made, its faults are said beside the fields, and a stale edit
 test('a failed mail is retried, and its customer has it', async ({ page, admin, customer, newProduct, mailTo }) => {
   const { id } = await order(customer.api, await newProduct())
   await mailTo(customer.email, /order/i)
-  await expect.poll(async () => (await customer.api.send<{ notifications: { status: string }[] }>('GET', `/notifications?order_id=${id}`)).notifications[0]?.status).toBe('sent')
-  backstage('sql', 'notifications', `UPDATE notifications SET status = 'failed', error_message = '550 no such box' WHERE order_id = ${id}`)
+  await expect
+    .poll(
+      async () =>
+        (await customer.api.send<{ notifications: { status: string }[] }>('GET', `/notifications?order_id=${id}`))
+          .notifications[0]?.status,
+    )
+    .toBe('sent')
+  backstage(
+    'sql',
+    'notifications',
+    `UPDATE notifications SET status = 'failed', error_message = '550 no such box' WHERE order_id = ${id}`,
+  )
 
   await logIn(page, ADMIN)
   await page.goto(`/admin/notifications?status=failed&recipient=${encodeURIComponent(customer.email)}`)
@@ -56,7 +78,11 @@ test('a failed mail is retried, and its customer has it', async ({ page, admin, 
   await page.getByRole('main').getByRole('button', { name: /retry/i }).last().click()
 
   await expect
-    .poll(async () => (await admin.send<{ notifications: { status: string }[] }>('GET', `/notifications?all=true&order_id=${id}`)).notifications[0]?.status)
+    .poll(
+      async () =>
+        (await admin.send<{ notifications: { status: string }[] }>('GET', `/notifications?all=true&order_id=${id}`))
+          .notifications[0]?.status,
+    )
     .toBe('sent')
   await expect(page.getByRole('main').getByText('550 no such box')).toBeHidden()
 })
@@ -76,14 +102,19 @@ test('a message that nobody can read is shown, and discarded', async ({ page }) 
   await expectAccessible(page)
 
   await message.getByRole('button', { name: /discard/i }).click()
-  await page.getByRole('dialog').getByRole('button', { name: /discard/i }).click()
+  await page
+    .getByRole('dialog')
+    .getByRole('button', { name: /discard/i })
+    .click()
   await expect(message).toHaveCount(0)
 })
 
 test('the dashboard counts an order of today', async ({ page, admin, customer, newProduct }) => {
   // A day in UTC that ended meanwhile would leave nothing to compare with.
   await expect.poll(() => Date.now() % DAY, { timeout: 90_000 }).toBeLessThan(DAY - 60_000)
-  const today = async () => (await admin.send<{ orders: { today: { orders: number; revenue: string } } }>('GET', '/admin/summary?days=1')).orders.today
+  const today = async () =>
+    (await admin.send<{ orders: { today: { orders: number; revenue: string } } }>('GET', '/admin/summary?days=1'))
+      .orders.today
   const before = await today()
   await order(customer.api, await newProduct({ price: '123.00' }))
   await logIn(page, ADMIN)
@@ -91,7 +122,8 @@ test('the dashboard counts an order of today', async ({ page, admin, customer, n
   await page.goto('/admin')
 
   // Other journeys order, too.
-  const figure = async (name: RegExp) => Number((await page.getByRole('link', { name }).innerText()).replace(/[^\d.]/g, ''))
+  const figure = async (name: RegExp) =>
+    Number((await page.getByRole('link', { name }).innerText()).replace(/[^\d.]/g, ''))
   await expect.poll(() => figure(/^orders today/i)).toBeGreaterThan(before.orders)
   await expect.poll(() => figure(/^revenue today/i)).toBeGreaterThanOrEqual(Number(before.revenue) + 123)
 })
@@ -100,10 +132,18 @@ test('an admin finds somebody and makes an admin of them', async ({ page, admin,
   await logIn(page, ADMIN)
   await page.goto(`/admin/users?q=${encodeURIComponent(customer.email)}`)
 
-  await page.getByRole('row').or(page.getByRole('listitem')).filter({ hasText: customer.email }).getByRole('button', { name: /admin/i }).click()
+  await page
+    .getByRole('row')
+    .or(page.getByRole('listitem'))
+    .filter({ hasText: customer.email })
+    .getByRole('button', { name: /admin/i })
+    .click()
   await page.getByRole('dialog').getByRole('button', { name: /admin/i }).click()
   await expect(page.getByRole('dialog')).toBeHidden()
 
-  const { items } = await admin.send<{ items: { role: string }[] }>('GET', `/users?q=${encodeURIComponent(customer.email)}`)
+  const { items } = await admin.send<{ items: { role: string }[] }>(
+    'GET',
+    `/users?q=${encodeURIComponent(customer.email)}`,
+  )
   expect(items[0]?.role).toBe('admin')
 })

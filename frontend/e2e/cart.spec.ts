@@ -4,7 +4,11 @@ import { fill, order } from './cart'
 // As often as the checkout sends an order by itself.
 const TRIES = 3
 
-test('what sells out while it is in the cart is said at once, and mended with a click', async ({ page, admin, newProduct }) => {
+test('what sells out while it is in the cart is said at once, and mended with a click', async ({
+  page,
+  admin,
+  newProduct,
+}) => {
   const product = await newProduct({ stock_quantity: 5 })
   await fill(page, product, 3)
 
@@ -19,7 +23,12 @@ test('what sells out while it is in the cart is said at once, and mended with a 
   await expect(page.getByRole('main')).toContainText(/sold out/i)
 })
 
-test('a refusal at the checkout names what is short and offers to mend the cart', async ({ page, admin, customer, newProduct }) => {
+test('a refusal at the checkout names what is short and offers to mend the cart', async ({
+  page,
+  admin,
+  customer,
+  newProduct,
+}) => {
   const product = await newProduct({ stock_quantity: 5 })
   // Nothing tells the page: the feed is silent.
   await page.routeWebSocket('**/ws/**', () => {})
@@ -39,7 +48,11 @@ test('a refusal at the checkout names what is short and offers to mend the cart'
   await expect(page).toHaveURL(/\/orders\/\d+/)
 })
 
-test('an order whose answer was lost is made once, however often it is sent', async ({ page, customer, newProduct }) => {
+test('an order whose answer was lost is made once, however often it is sent', async ({
+  page,
+  customer,
+  newProduct,
+}) => {
   const product = await newProduct()
   await logIn(page, customer)
   await fill(page, product, 1)
@@ -71,7 +84,12 @@ test('a double click makes one order', async ({ page, customer, newProduct }) =>
   expect(await customer.api.send('GET', '/orders')).toHaveLength(1)
 })
 
-test('the cart is the same in two tabs, and what a guest put in comes along when logging in', async ({ page, context, customer, newProduct }) => {
+test('the cart is the same in two tabs, and what a guest put in comes along when logging in', async ({
+  page,
+  context,
+  customer,
+  newProduct,
+}) => {
   const [first, second] = [await newProduct(), await newProduct()]
   await order(customer.api, first)
   const other = await context.newPage()

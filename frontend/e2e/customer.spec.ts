@@ -1,6 +1,10 @@
 import { expect, expectAccessible, linkIn, logIn, PASSWORD, test } from './support'
 
-test('somebody registers, proves the address, buys, and follows the order from the mail', async ({ page, newProduct, mailTo }) => {
+test('somebody registers, proves the address, buys, and follows the order from the mail', async ({
+  page,
+  newProduct,
+  mailTo,
+}) => {
   const product = await newProduct({ price: '12.50', stock_quantity: 8 })
   const email = `cora-${Date.now()}@forage.example`
 
@@ -34,7 +38,12 @@ test('somebody registers, proves the address, buys, and follows the order from t
   await expect(page.getByRole('main')).toContainText('Pending')
 })
 
-test('a forgotten password is set anew by the mail, and every session has ended', async ({ page, browser, customer, mailTo }) => {
+test('a forgotten password is set anew by the mail, and every session has ended', async ({
+  page,
+  browser,
+  customer,
+  mailTo,
+}) => {
   const elsewhere = await (await browser.newContext({ baseURL: process.env.SHOP_URL })).newPage()
   await logIn(elsewhere, customer)
 
@@ -47,7 +56,11 @@ test('a forgotten password is set anew by the mail, and every session has ended'
   await page.goto(linkIn(await mailTo(customer.email, /password/i), '/reset-password'))
   await expect(page).not.toHaveURL(/token/)
   await page.getByLabel('New password', { exact: true }).fill('a walk by the sea')
-  await page.getByRole('main').getByRole('button', { name: /password/i }).last().click()
+  await page
+    .getByRole('main')
+    .getByRole('button', { name: /password/i })
+    .last()
+    .click()
   await expect(page).toHaveURL(/\/login/)
 
   await logIn(page, { ...customer, password: 'a walk by the sea' })
@@ -64,7 +77,10 @@ test('a session is ended from another device', async ({ page, browser, customer 
 
   await page.goto('/account')
   await page.getByRole('button', { name: /log out there: firefox/i }).click()
-  await page.getByRole('dialog').getByRole('button', { name: /log out/i }).click()
+  await page
+    .getByRole('dialog')
+    .getByRole('button', { name: /log out/i })
+    .click()
   await expect(page.getByRole('dialog')).toBeHidden()
   await elsewhere.goto('/orders')
 

@@ -2,7 +2,13 @@ import type { WebSocketRoute } from '@playwright/test'
 import { order } from './cart'
 import { expect, logIn, tabTo, test } from './support'
 
-test('the admin ships an order, and the window of its customer shows it', async ({ page, browser, admin, customer, newProduct }) => {
+test('the admin ships an order, and the window of its customer shows it', async ({
+  page,
+  browser,
+  admin,
+  customer,
+  newProduct,
+}) => {
   const { id } = await order(customer.api, await newProduct())
   await admin.send('PATCH', `/orders/${id}/status`, { status: 'confirmed' })
   await logIn(page, customer)
@@ -24,7 +30,14 @@ test('the admin ships an order, and the window of its customer shows it', async 
   await office.keyboard.press('Enter')
 
   await expect(page.getByRole('main')).toContainText('Shipped')
-  await expect(page.getByRole('status').or(page.getByRole('alert')).or(page.getByRole('listitem')).filter({ hasText: /shipped/i }).first()).toBeVisible()
+  await expect(
+    page
+      .getByRole('status')
+      .or(page.getByRole('alert'))
+      .or(page.getByRole('listitem'))
+      .filter({ hasText: /shipped/i })
+      .first(),
+  ).toBeVisible()
   await expect(page.getByRole('button', { name: /cancel/i })).toBeHidden()
   await office.context().close()
 })
@@ -47,7 +60,13 @@ test('stock is what it is now, without a reload', async ({ page, admin, newProdu
   await expect(page.getByRole('main')).toContainText(/sold out/i)
 })
 
-test('what was missed while the feed was away comes up once, in one tab', async ({ page, context, admin, customer, newProduct }) => {
+test('what was missed while the feed was away comes up once, in one tab', async ({
+  page,
+  context,
+  admin,
+  customer,
+  newProduct,
+}) => {
   const { id } = await order(customer.api, await newProduct())
   let isAway = false
   const sockets: WebSocketRoute[] = []
@@ -66,16 +85,27 @@ test('what was missed while the feed was away comes up once, in one tab', async 
   }
   const rows = page.getByRole('main').getByText(/confirmed/i)
   const toasts = async () => {
-    const counts = await Promise.all(tabs.map((tab) => tab.locator('[data-toasts] li').filter({ hasText: /confirmed/i }).count()))
+    const counts = await Promise.all(
+      tabs.map((tab) =>
+        tab
+          .locator('[data-toasts] li')
+          .filter({ hasText: /confirmed/i })
+          .count(),
+      ),
+    )
     return counts.reduce((sum, count) => sum + count)
   }
 
   isAway = true
   for (const socket of sockets) await socket.close()
   await admin.send('PATCH', `/orders/${id}/status`, { status: 'confirmed' })
-  await expect.poll(async () => (await customer.api.send<{ total: number }>('GET', `/notifications?order_id=${id}`)).total).toBe(2)
+  await expect
+    .poll(async () => (await customer.api.send<{ total: number }>('GET', `/notifications?order_id=${id}`)).total)
+    .toBe(2)
   await expect(rows).toHaveCount(0)
-  const catchUps = tabs.map((tab) => tab.waitForResponse((answer) => answer.url().includes('after_id='), { timeout: 40_000 }))
+  const catchUps = tabs.map((tab) =>
+    tab.waitForResponse((answer) => answer.url().includes('after_id='), { timeout: 40_000 }),
+  )
   isAway = false
 
   await Promise.all(catchUps)
@@ -83,7 +113,8 @@ test('what was missed while the feed was away comes up once, in one tab', async 
   await expect.poll(toasts).toBe(1)
   // Behind the last who had something to tell.
   const { id: userId } = await customer.api.send<{ id: number }>('GET', '/users/me')
-  for (const tab of tabs) await tab.evaluate((name) => navigator.locks.request(name, () => {}), `forage.toasted.${userId}`)
+  for (const tab of tabs)
+    await tab.evaluate((name) => navigator.locks.request(name, () => {}), `forage.toasted.${userId}`)
   expect(await toasts()).toBe(1)
   for (const tab of tabs) await tab.reload()
   await expect(rows.first()).toBeVisible()
@@ -101,7 +132,12 @@ test('being offline is said, and ends by itself', async ({ page, context }) => {
   await expect(page.getByText(/you are offline/i)).toBeHidden()
 })
 
-test('an expired token is refreshed once, for two tabs and all that they ask', async ({ page, context, customer, newProduct }) => {
+test('an expired token is refreshed once, for two tabs and all that they ask', async ({
+  page,
+  context,
+  customer,
+  newProduct,
+}) => {
   await order(customer.api, await newProduct())
   const other = await context.newPage()
   await logIn(page, customer)

@@ -27,7 +27,11 @@ test('the first page is light, and its files are kept for ever', async ({ page }
   page.on('response', async (response) => {
     if (response.request().resourceType() !== 'script') return
     const url = response.url()
-    scripts.push({ url, bytes: gzipSync(await response.body()).length, kept: response.headers()['cache-control'] ?? '' })
+    scripts.push({
+      url,
+      bytes: gzipSync(await response.body()).length,
+      kept: response.headers()['cache-control'] ?? '',
+    })
   })
 
   await visit(page, '/')
@@ -52,7 +56,11 @@ test('language and colours are chosen, and stay so', async ({ page }) => {
   await expect(page.getByRole('link', { name: 'Laden', exact: true })).toBeVisible()
 })
 
-test('without a network the page stays, and the page one asked for comes with it', async ({ page, context, newProduct }) => {
+test('without a network the page stays, and the page one asked for comes with it', async ({
+  page,
+  context,
+  newProduct,
+}) => {
   const product = await newProduct()
   await visit(page, `/products/${product.id}`)
 
@@ -91,7 +99,11 @@ test('a browser that keeps nothing shops and logs in all the same', async ({ pag
 
 test('no name is too long for a phone', async ({ browser, newProduct, customer }) => {
   const product = await newProduct({ name: 'm'.repeat(200), category: 'c'.repeat(100), price: '9999999999.99' })
-  const context = await browser.newContext({ baseURL: process.env.SHOP_URL, viewport: { width: 360, height: 740 }, locale: 'en-GB' })
+  const context = await browser.newContext({
+    baseURL: process.env.SHOP_URL,
+    viewport: { width: 360, height: 740 },
+    locale: 'en-GB',
+  })
   const page = await context.newPage()
   await logIn(page, customer)
   await visit(page, `/products/${product.id}`)

@@ -9,7 +9,8 @@ const ROOT = fileURLToPath(new URL('../..', import.meta.url))
 const SECONDS_TO_COME_UP = 180
 const PORTS = ['GATEWAY', 'FRONTEND', 'RABBITMQ', 'POSTGRES', 'SMTP', 'MAIL_WEB', 'OIDC'].map((name) => `${name}_PORT`)
 // Of a shop that somebody works with in this terminal.
-const NOT_OURS = /^(AMQP_URI|\w+_DB_URI|SMTP_HOST|GOOGLE_\w+|OIDC_ISSUER|JWT_SECRET|FRONTEND_URL|TRUSTED_PROXIES|DEMO_PASSWORD|LOG_FORMAT)$/
+const NOT_OURS =
+  /^(AMQP_URI|\w+_DB_URI|SMTP_HOST|GOOGLE_\w+|OIDC_ISSUER|JWT_SECRET|FRONTEND_URL|TRUSTED_PROXIES|DEMO_PASSWORD|LOG_FORMAT)$/
 
 /** Starts one `make run` for all journeys, in a folder and on ports of its own. What they know of it: the environment. */
 export default async function startShop() {
@@ -54,7 +55,10 @@ export default async function startShop() {
   })
 
   const settings = Object.fromEntries(
-    [...readFileSync(join(local, 'env'), 'utf8').matchAll(/^export (\w+)='(.*)'$/gm)].map(([, name, value]) => [name, value]),
+    [...readFileSync(join(local, 'env'), 'utf8').matchAll(/^export (\w+)='(.*)'$/gm)].map(([, name, value]) => [
+      name,
+      value,
+    ]),
   )
   process.env.SHOP_FOLDER = local
   process.env.SHOP_URL = settings.FRONTEND_URL ?? `http://localhost:${settings.FRONTEND_PORT}`

@@ -65,7 +65,13 @@ export const test = base.extend<Fixtures>({
   newProduct: async ({ admin }, use) => {
     await use((fields = {}) => {
       const sku = `E2E-${unique()}`.toUpperCase()
-      return admin.send<Product>('POST', '/products', { name: `Test truffle ${sku}`, price: '10.00', stock_quantity: 20, sku, ...fields })
+      return admin.send<Product>('POST', '/products', {
+        name: `Test truffle ${sku}`,
+        price: '10.00',
+        stock_quantity: 20,
+        sku,
+        ...fields,
+      })
     })
   },
   mailTo: async ({}, use) => {
@@ -83,7 +89,8 @@ export const test = base.extend<Fixtures>({
   tellsWhatItSaw: [
     async ({ page }, use, info) => {
       await use()
-      if (info.status !== info.expectedStatus) console.log(`${info.title}\n${page.url()}\n${await page.locator('body').ariaSnapshot()}`)
+      if (info.status !== info.expectedStatus)
+        console.log(`${info.title}\n${page.url()}\n${await page.locator('body').ariaSnapshot()}`)
     },
     { auto: true },
   ],
@@ -117,7 +124,10 @@ export async function expectAccessible(page: Page) {
     })
     // Else it opens a page of its own for its results, and sometimes Chromium paints no more in this one after that.
     const { violations } = await new AxeBuilder({ page }).withTags(RULES).setLegacyMode().analyze()
-    const said = violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ target, failureSummary }) => `${target} ${failureSummary}`).join('; ')}`)
+    const said = violations.map(
+      ({ id, nodes }) =>
+        `${id}: ${nodes.map(({ target, failureSummary }) => `${target} ${failureSummary}`).join('; ')}`,
+    )
     expect(said, `${page.url()} in the ${theme} theme`).toEqual([])
   }
 }
@@ -132,7 +142,8 @@ export function killGateway() {
     try {
       const command = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')
       const environment = readFileSync(`/proc/${pid}/environ`, 'utf8').split('\0')
-      if (command.includes('gateway') && environment.includes(`FORAGE_COPY=${process.env.SHOP_FOLDER}`)) killed += Number(process.kill(Number(pid), 'SIGKILL'))
+      if (command.includes('gateway') && environment.includes(`FORAGE_COPY=${process.env.SHOP_FOLDER}`))
+        killed += Number(process.kill(Number(pid), 'SIGKILL'))
     } catch (error) {
       // Processes come and go, and some are others'.
       if (!['ENOENT', 'EACCES', 'ESRCH'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error

@@ -22,7 +22,8 @@ beforeEach(() => {
   cookieOf = 7
   stubNetwork((request, path) => {
     if (isDown) return refusal('service-unavailable', 503)
-    if (path === '/api/auth/refresh') return cookieOf ? answer({ access_token: tokenOf(cookieOf) }) : refusal('invalid-session', 401)
+    if (path === '/api/auth/refresh')
+      return cookieOf ? answer({ access_token: tokenOf(cookieOf) }) : refusal('invalid-session', 401)
     const { sub } = JSON.parse(atob(request.headers.get('Authorization')!.split('.')[1]!))
     return answer(user({ id: Number(sub) }))
   })
@@ -41,7 +42,10 @@ const bare = (record: RouteRecordRaw): RouteRecordRaw => ({
   meta: record.meta,
   component: record.children
     ? { template: '<RouterView />' }
-    : { setup: () => ({ session: useSession() }), template: `<h1>${String(record.name)} of {{ session.user?.id ?? 'nobody' }}</h1>` },
+    : {
+        setup: () => ({ session: useSession() }),
+        template: `<h1>${String(record.name)} of {{ session.user?.id ?? 'nobody' }}</h1>`,
+      },
   children: record.children?.map(bare) ?? [],
 })
 
@@ -171,16 +175,19 @@ test('on a page for all nothing is left of who was there either', async () => {
   expect(await screen.findByText('shop of nobody')).not.toBe(theirs)
 })
 
-test.each(['reset-password', 'verify-email', 'sign-in-callback'])('the page %s keeps what its link brought when a session ends', async (name) => {
-  logInBefore()
-  const { session } = await visit(appRouter.resolve({ name }).path)
-  await session.begin()
-  const page = await screen.findByText(`${name} of 7`)
+test.each(['reset-password', 'verify-email', 'sign-in-callback'])(
+  'the page %s keeps what its link brought when a session ends',
+  async (name) => {
+    logInBefore()
+    const { session } = await visit(appRouter.resolve({ name }).path)
+    await session.begin()
+    const page = await screen.findByText(`${name} of 7`)
 
-  dropToken()
+    dropToken()
 
-  expect(await screen.findByText(`${name} of nobody`)).toBe(page)
-})
+    expect(await screen.findByText(`${name} of nobody`)).toBe(page)
+  },
+)
 
 test.each([
   ['/login?next=/orders', '/orders'],

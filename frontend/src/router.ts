@@ -21,15 +21,60 @@ const admin: RouteRecordRaw = {
   meta: { needs: 'admin', title: 'nav.backOffice' },
   beforeEnter: loadAdminMessages,
   children: [
-    { path: '', name: 'dashboard', component: () => import('./pages/admin/DashboardPage.vue'), meta: { title: 'admin.dashboard.title' } },
-    { path: 'orders', name: 'admin-orders', component: () => import('./pages/admin/OrdersPage.vue'), meta: { title: 'admin.orders.title' } },
-    { path: 'orders/:id(\\d+)', name: 'admin-order', component: () => import('./pages/admin/OrderPage.vue'), meta: { title: 'admin.orders.title' } },
-    { path: 'products', name: 'admin-products', component: () => import('./pages/admin/ProductsPage.vue'), meta: { title: 'admin.products.title' } },
-    { path: 'products/new', name: 'admin-product-new', component: () => import('./pages/admin/ProductPage.vue'), meta: { title: 'admin.products.new' } },
-    { path: 'products/:id([1-9]\\d*)', name: 'admin-product', component: () => import('./pages/admin/ProductPage.vue'), meta: { title: 'admin.products.edit' } },
-    { path: 'notifications', name: 'admin-notifications', component: () => import('./pages/admin/NotificationsPage.vue'), meta: { title: 'admin.notifications.title' } },
-    { path: 'parked', name: 'admin-parked', component: () => import('./pages/admin/ParkedPage.vue'), meta: { title: 'admin.parked.title' } },
-    { path: 'users', name: 'admin-users', component: () => import('./pages/admin/UsersPage.vue'), meta: { title: 'admin.users.title' } },
+    {
+      path: '',
+      name: 'dashboard',
+      component: () => import('./pages/admin/DashboardPage.vue'),
+      meta: { title: 'admin.dashboard.title' },
+    },
+    {
+      path: 'orders',
+      name: 'admin-orders',
+      component: () => import('./pages/admin/OrdersPage.vue'),
+      meta: { title: 'admin.orders.title' },
+    },
+    {
+      path: 'orders/:id(\\d+)',
+      name: 'admin-order',
+      component: () => import('./pages/admin/OrderPage.vue'),
+      meta: { title: 'admin.orders.title' },
+    },
+    {
+      path: 'products',
+      name: 'admin-products',
+      component: () => import('./pages/admin/ProductsPage.vue'),
+      meta: { title: 'admin.products.title' },
+    },
+    {
+      path: 'products/new',
+      name: 'admin-product-new',
+      component: () => import('./pages/admin/ProductPage.vue'),
+      meta: { title: 'admin.products.new' },
+    },
+    {
+      path: 'products/:id([1-9]\\d*)',
+      name: 'admin-product',
+      component: () => import('./pages/admin/ProductPage.vue'),
+      meta: { title: 'admin.products.edit' },
+    },
+    {
+      path: 'notifications',
+      name: 'admin-notifications',
+      component: () => import('./pages/admin/NotificationsPage.vue'),
+      meta: { title: 'admin.notifications.title' },
+    },
+    {
+      path: 'parked',
+      name: 'admin-parked',
+      component: () => import('./pages/admin/ParkedPage.vue'),
+      meta: { title: 'admin.parked.title' },
+    },
+    {
+      path: 'users',
+      name: 'admin-users',
+      component: () => import('./pages/admin/UsersPage.vue'),
+      meta: { title: 'admin.users.title' },
+    },
   ],
 }
 
@@ -37,21 +82,81 @@ export const router = createRouter({
   history: createWebHistory(),
   routes: [
     { path: '/', name: 'shop', component: ShopPage, meta: { title: 'nav.shop' } },
-    { path: '/products/:id(\\d+)', name: 'product', component: () => import('./pages/ProductPage.vue'), meta: { title: 'nav.shop' } },
+    {
+      path: '/products/:id(\\d+)',
+      name: 'product',
+      component: () => import('./pages/ProductPage.vue'),
+      meta: { title: 'nav.shop' },
+    },
     { path: '/cart', name: 'cart', component: () => import('./pages/CartPage.vue'), meta: { title: 'nav.cart' } },
-    { path: '/checkout', name: 'checkout', component: () => import('./pages/CheckoutPage.vue'), meta: { needs: 'user', title: 'shop.checkout.title' } },
-    { path: '/orders', name: 'orders', component: () => import('./pages/OrdersPage.vue'), meta: { needs: 'user', title: 'nav.orders' } },
-    { path: '/orders/:id(\\d+)', name: 'order', component: () => import('./pages/OrderPage.vue'), meta: { needs: 'user', title: 'nav.orders' } },
-    { path: '/notifications', name: 'notifications', component: () => import('./pages/NotificationsPage.vue'), meta: { needs: 'user', title: 'nav.notifications' } },
-    { path: '/account', name: 'account', component: () => import('./pages/AccountPage.vue'), meta: { needs: 'user', title: 'nav.account' } },
+    {
+      path: '/checkout',
+      name: 'checkout',
+      component: () => import('./pages/CheckoutPage.vue'),
+      meta: { needs: 'user', title: 'shop.checkout.title' },
+    },
+    {
+      path: '/orders',
+      name: 'orders',
+      component: () => import('./pages/OrdersPage.vue'),
+      meta: { needs: 'user', title: 'nav.orders' },
+    },
+    {
+      path: '/orders/:id(\\d+)',
+      name: 'order',
+      component: () => import('./pages/OrderPage.vue'),
+      meta: { needs: 'user', title: 'nav.orders' },
+    },
+    {
+      path: '/notifications',
+      name: 'notifications',
+      component: () => import('./pages/NotificationsPage.vue'),
+      meta: { needs: 'user', title: 'nav.notifications' },
+    },
+    {
+      path: '/account',
+      name: 'account',
+      component: () => import('./pages/AccountPage.vue'),
+      meta: { needs: 'user', title: 'nav.account' },
+    },
     { path: '/login', name: 'login', component: () => import('./pages/LoginPage.vue'), meta: { title: 'nav.logIn' } },
-    { path: '/register', name: 'register', component: () => import('./pages/RegisterPage.vue'), meta: { title: 'nav.register' } },
-    { path: '/forgot-password', name: 'forgot-password', component: () => import('./pages/ForgotPasswordPage.vue'), meta: { title: 'account.forgot.title' } },
-    { path: '/reset-password', name: 'reset-password', component: () => import('./pages/ResetPasswordPage.vue'), meta: { byLink: true, title: 'account.reset.title' } },
-    { path: '/verify-email', name: 'verify-email', component: () => import('./pages/VerifyEmailPage.vue'), meta: { byLink: true, title: 'account.verify.title' } },
-    { path: '/auth/callback', name: 'sign-in-callback', component: () => import('./pages/SignInCallbackPage.vue'), meta: { byLink: true, title: 'nav.logIn' } },
+    {
+      path: '/register',
+      name: 'register',
+      component: () => import('./pages/RegisterPage.vue'),
+      meta: { title: 'nav.register' },
+    },
+    {
+      path: '/forgot-password',
+      name: 'forgot-password',
+      component: () => import('./pages/ForgotPasswordPage.vue'),
+      meta: { title: 'account.forgot.title' },
+    },
+    {
+      path: '/reset-password',
+      name: 'reset-password',
+      component: () => import('./pages/ResetPasswordPage.vue'),
+      meta: { byLink: true, title: 'account.reset.title' },
+    },
+    {
+      path: '/verify-email',
+      name: 'verify-email',
+      component: () => import('./pages/VerifyEmailPage.vue'),
+      meta: { byLink: true, title: 'account.verify.title' },
+    },
+    {
+      path: '/auth/callback',
+      name: 'sign-in-callback',
+      component: () => import('./pages/SignInCallbackPage.vue'),
+      meta: { byLink: true, title: 'nav.logIn' },
+    },
     admin,
-    { path: '/:path(.*)*', name: 'not-found', component: () => import('./pages/NotFoundPage.vue'), meta: { title: 'notFound.title' } },
+    {
+      path: '/:path(.*)*',
+      name: 'not-found',
+      component: () => import('./pages/NotFoundPage.vue'),
+      meta: { title: 'notFound.title' },
+    },
   ],
   // Going back finds the page where it was left; within a page the filters keep their place.
   scrollBehavior(to, from, saved) {
@@ -73,6 +178,7 @@ export async function guard(to: RouteLocationNormalized) {
   if (session.failure) return
   if (!session.user) return { name: 'login', query: { next: to.fullPath } }
   // To others there is no back office.
-  if (to.meta.needs === 'admin' && !session.isAdmin) return { name: 'not-found', params: { path: to.path.slice(1).split('/') } }
+  if (to.meta.needs === 'admin' && !session.isAdmin)
+    return { name: 'not-found', params: { path: to.path.slice(1).split('/') } }
 }
 router.beforeEach(guard)

@@ -17,7 +17,8 @@ export const listProducts = (query: ProductQuery, signal?: AbortSignal) =>
 
 export const listCategories = () => take(api.GET('/products/categories'))
 
-export const getProduct = (id: number) => take(api.GET('/products/{product_id}', { params: { path: { product_id: id } } }))
+export const getProduct = (id: number) =>
+  take(api.GET('/products/{product_id}', { params: { path: { product_id: id } } }))
 
 /** The product, and the version of it to name in If-Match. */
 export async function getProductToEdit(id: number) {

@@ -14,7 +14,13 @@ let good: string
 let requests: Request[]
 let refreshed: () => Response | Promise<Response>
 
-const stale = () => refusal('unauthenticated', 401, {}, { 'WWW-Authenticate': 'Bearer error="invalid_token", error_description="The token has expired."' })
+const stale = () =>
+  refusal(
+    'unauthenticated',
+    401,
+    {},
+    { 'WWW-Authenticate': 'Bearer error="invalid_token", error_description="The token has expired."' },
+  )
 const refreshes = () => requests.filter(({ url }) => url.endsWith('/auth/refresh'))
 const ask = (tab: Tab, path = '/api/orders') => tab.fetchAsCaller(new Request(path))
 
@@ -43,7 +49,9 @@ test('requests that find the token expired at once send one refresh, and each is
   const tab = await openTab()
   tab.keepToken(tokenOf(7))
 
-  const answers = await Promise.all(['/api/orders', '/api/notifications', '/api/users/me'].map((path) => ask(tab, path)))
+  const answers = await Promise.all(
+    ['/api/orders', '/api/notifications', '/api/users/me'].map((path) => ask(tab, path)),
+  )
 
   expect(answers.map(({ status }) => status)).toEqual([200, 200, 200])
   expect(refreshes()).toHaveLength(1)
@@ -102,8 +110,20 @@ test('a body is sent again with the second try', async () => {
 })
 
 test.each([
-  ['no answer', () => { throw new TypeError('Failed to fetch') }, 'network'],
-  ['an answer that takes too long', () => { throw new DOMException('', 'TimeoutError') }, 'network'],
+  [
+    'no answer',
+    () => {
+      throw new TypeError('Failed to fetch')
+    },
+    'network',
+  ],
+  [
+    'an answer that takes too long',
+    () => {
+      throw new DOMException('', 'TimeoutError')
+    },
+    'network',
+  ],
   ['a shop that is down', () => refusal('service-unavailable', 503), 'service-unavailable'],
   ['too many requests', () => refusal('rate-limited', 429), 'rate-limited'],
   ['a page of a hotel', () => new Response('<html>', { status: 200 }), 'unreadable-answer'],
@@ -246,9 +266,12 @@ test('a request that is never answered is given up, and holds up no other tab', 
   const [here, there] = [await openTab(), await openTab()]
   const late = new AbortController()
   vi.spyOn(AbortSignal, 'timeout').mockReturnValue(late.signal)
-  const stalled = vi.fn((request: Request, { signal } = request) => new Promise<never>((_, reject) => {
-    signal.addEventListener('abort', () => reject(signal.reason))
-  }))
+  const stalled = vi.fn(
+    (request: Request, { signal } = request) =>
+      new Promise<never>((_, reject) => {
+        signal.addEventListener('abort', () => reject(signal.reason))
+      }),
+  )
   vi.stubGlobal('fetch', stalled)
   const loggingIn = here.inTurn(() => ask(here, '/api/users/login'))
   const elsewhere = there.inTurn(async () => 'done')

@@ -8,7 +8,17 @@ const Page = { template: '<h1 tabindex="-1">Page</h1>', mounted: () => document.
 const App = { components: { AccountMenu, Page }, template: '<AccountMenu /><Page :key="$route.path" />' }
 
 // jsdom has none.
-beforeEach(() => void vi.stubGlobal('ResizeObserver', class { observe() {} unobserve() {} disconnect() {} }))
+beforeEach(
+  () =>
+    void vi.stubGlobal(
+      'ResizeObserver',
+      class {
+        observe() {}
+        unobserve() {}
+        disconnect() {}
+      },
+    ),
+)
 
 async function choose(name: string) {
   screen.getByRole('button', { name: 'Account' }).focus()

@@ -9,7 +9,8 @@ test('when it goes, its focus goes to the heading', async () => {
   const Page = {
     components: { NotificationRetry },
     data: () => ({ isFailed: true }),
-    template: '<h1 tabindex="-1">Notifications</h1><NotificationRetry v-if="isFailed" :id="1" :reason="null" /><p @click="isFailed = false">Sent</p>',
+    template:
+      '<h1 tabindex="-1">Notifications</h1><NotificationRetry v-if="isFailed" :id="1" :reason="null" /><p @click="isFailed = false">Sent</p>',
   }
   await renderInApp(Page)
   screen.getByRole('button', { name: 'Send it again' }).focus()

@@ -16,7 +16,8 @@ beforeEach(() => {
   requests = stubNetwork(() => answer(product()))
 })
 
-const show = (fields: Parameters<typeof product>[0] = {}) => renderInApp(ProductCard, { props: { product: product(fields) } })
+const show = (fields: Parameters<typeof product>[0] = {}) =>
+  renderInApp(ProductCard, { props: { product: product(fields) } })
 
 test('a product that there is plenty of shows its price, and no stock', async () => {
   await show()
@@ -57,7 +58,9 @@ test('its button puts one into the cart and says so', async () => {
   await userEvent.click(screen.getByRole('button', { name: 'Add to cart: Chanterelles, 250 g' }))
 
   expect(useCart(pinia).lines).toMatchObject([{ product_id: 1, quantity: 1, price: '14.50' }])
-  expect(useToasts(pinia).toasts).toMatchObject([{ title: 'Chanterelles, 250 g is in your cart', link: { to: { name: 'cart' } } }])
+  expect(useToasts(pinia).toasts).toMatchObject([
+    { title: 'Chanterelles, 250 g is in your cart', link: { to: { name: 'cart' } } },
+  ])
 })
 
 test('once all there are lie in the cart, no more can be put in', async () => {

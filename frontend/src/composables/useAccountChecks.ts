@@ -20,7 +20,8 @@ export function useAccountChecks() {
     filled(value.trim()) ?? (/^[^\s@]+@[^\s@]+\.[^\s@]+$/.test(value.trim()) ? undefined : t('account.refused.email'))
 
   /** Older accounts may have addresses that a new one may not. */
-  const newEmail = (value: string) => email(value) ?? (isMailable(value.trim()) ? undefined : t('account.refused.email'))
+  const newEmail = (value: string) =>
+    email(value) ?? (isMailable(value.trim()) ? undefined : t('account.refused.email'))
 
   function username(value: string) {
     const isFine = isName(value.trim()) && lengthOf(value.trim(), 'NFKC') <= MAX_USERNAME_LENGTH

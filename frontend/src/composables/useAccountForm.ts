@@ -39,7 +39,10 @@ export function useAccountForm<Result>(form: {
   /** The API's sentences are English. */
   const ownWords = (fields: Record<string, string>) =>
     Object.fromEntries(
-      Object.entries(fields).map(([name, sentence]) => [name, te(`account.refused.${name}`, 'en') ? t(`account.refused.${name}`) : sentence]),
+      Object.entries(fields).map(([name, sentence]) => [
+        name,
+        te(`account.refused.${name}`, 'en') ? t(`account.refused.${name}`) : sentence,
+      ]),
     )
 
   async function focusWrong() {

@@ -15,7 +15,10 @@ export function useAddToCart() {
     toasts.dismiss(lastToast)
     const isFull = cart.lines.length >= MAX_LINES && !cart.quantityOf(product.id)
     if (!cart.add(product, quantity)) {
-      lastToast = toasts.show({ kind: 'error', title: isFull ? t('shop.cart.full', { n: MAX_LINES }) : t('shop.cart.noMore') })
+      lastToast = toasts.show({
+        kind: 'error',
+        title: isFull ? t('shop.cart.full', { n: MAX_LINES }) : t('shop.cart.noMore'),
+      })
       return
     }
     lastToast = toasts.show({

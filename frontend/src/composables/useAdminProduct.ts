@@ -47,15 +47,19 @@ export function useAdminProduct(base: Ref<Product | undefined>) {
     description: draft.description.normalize() || null,
   }))
   const changes = computed(() => {
-    const changed = FIELDS.filter((field) => values.value[field] !== (base.value ? base.value[field] : valuesOfNothing[field]))
+    const changed = FIELDS.filter(
+      (field) => values.value[field] !== (base.value ? base.value[field] : valuesOfNothing[field]),
+    )
     return Object.fromEntries(changed.map((field) => [field, values.value[field]])) as Partial<Values>
   })
   const isDirty = computed(() => Object.keys(changes.value).length > 0)
 
   const wrong = computed(() => {
     const { name, sku, price, category, image_url, description } = values.value
-    const atMost = (text: string | null, most: number) => (lengthOf(text ?? '') > most ? t('admin.product.atMost', { most }) : '')
-    const line = (text: string | null, most: number) => atMost(text, most) || (text && !isName(text) ? t('admin.product.oneLine') : '')
+    const atMost = (text: string | null, most: number) =>
+      lengthOf(text ?? '') > most ? t('admin.product.atMost', { most }) : ''
+    const line = (text: string | null, most: number) =>
+      atMost(text, most) || (text && !isName(text) ? t('admin.product.oneLine') : '')
     return Object.entries({
       name: name ? line(name, 200) : t('field.required'),
       sku: line(sku, 64),

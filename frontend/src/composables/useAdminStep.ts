@@ -33,7 +33,9 @@ export function useAdminStep(id: number) {
       toasts.show({ kind: 'success', title: t('admin.order.done', { id, status: t(`status.${order.status}`) }) })
     },
     onSettled: () =>
-      Promise.all(['order', 'orders', 'notifications', 'summary'].map((name) => queries.invalidateQueries({ queryKey: [name] }))),
+      Promise.all(
+        ['order', 'orders', 'notifications', 'summary'].map((name) => queries.invalidateQueries({ queryKey: [name] })),
+      ),
   })
 
   /** A second click comes before the button could be seen busy. */

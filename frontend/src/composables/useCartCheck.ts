@@ -7,10 +7,7 @@ import { useLiveProducts } from './useLiveProducts'
 
 /** Why a line can't be ordered as it stands. available: so few are left. price: it costs this now. */
 export type CartIssue =
-  | { kind: 'gone' }
-  | { kind: 'soldOut' }
-  | { kind: 'short'; available: number }
-  | { kind: 'price'; price: string }
+  { kind: 'gone' } | { kind: 'soldOut' } | { kind: 'short'; available: number } | { kind: 'price'; price: string }
 
 function issuesOf(line: CartLine, product: Product | undefined, error: unknown): CartIssue[] {
   if (isGone(product, error)) return [{ kind: 'gone' }]

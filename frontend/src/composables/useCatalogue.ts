@@ -19,4 +19,5 @@ export function useProducts(query: MaybeRefOrGetter<ProductQuery>) {
   return page
 }
 
-export const useCategories = () => useQuery({ queryKey: ['categories'], queryFn: listCategories, gcTime: KEPT_MINUTES * 60_000 })
+export const useCategories = () =>
+  useQuery({ queryKey: ['categories'], queryFn: listCategories, gcTime: KEPT_MINUTES * 60_000 })

@@ -10,7 +10,14 @@ import { useToasts } from '@/stores/toasts'
 const MOST_TRIES = { inFlight: 15, lost: 3 }
 
 /** With these the shop says that what was sent has made no order. */
-const NOTHING_ORDERED = ['insufficient-stock', 'price-changed', 'product-not-found', 'too-many-open-orders', 'invalid-input', 'key-reused']
+const NOTHING_ORDERED = [
+  'insufficient-stock',
+  'price-changed',
+  'product-not-found',
+  'too-many-open-orders',
+  'invalid-input',
+  'key-reused',
+]
 
 const pause = (seconds: number) => new Promise((resolve) => setTimeout(resolve, 1000 * seconds))
 
@@ -55,7 +62,12 @@ export function useCheckout() {
       void queries.invalidateQueries({ queryKey: ['orders'] })
       const to = { path: `/orders/${order.id}`, query: { placed: '1' } }
       if (route.path === path) await router.replace(to)
-      else toasts.show({ kind: 'success', title: t('shop.checkout.placed', { id: order.id }), link: { to, label: t('shop.checkout.view') } })
+      else
+        toasts.show({
+          kind: 'success',
+          title: t('shop.checkout.placed', { id: order.id }),
+          link: { to, label: t('shop.checkout.view') },
+        })
     },
     onError(error, { buyer, key }) {
       if (!(error instanceof Problem)) return

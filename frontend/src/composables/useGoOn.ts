@@ -12,7 +12,11 @@ export function useGoOn() {
   /** For links to the other ways in. */
   const query = computed(() => (next.value === '/' ? {} : { next: next.value }))
 
-  watch(() => session.user, (user) => user && router.replace(next.value), { immediate: true })
+  watch(
+    () => session.user,
+    (user) => user && router.replace(next.value),
+    { immediate: true },
+  )
 
   return { next, query }
 }

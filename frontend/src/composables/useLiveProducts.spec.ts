@@ -83,26 +83,36 @@ const SHOWN = {
   },
 }
 
-test.each(Object.entries(SHOWN))('%s is there at once on coming back, and read anew: meanwhile nobody watched', async (_, read) => {
-  let reply: (stock: number) => void = () => {}
-  stubNetwork(async (_, path) => {
-    const found = product({ stock_quantity: await new Promise<number>((resolve) => (reply = resolve)) })
-    return answer(path === '/api/products' ? { items: [found], total: 1 } : found)
-  })
-  const Shown = { setup: () => ({ product: read() }), template: '<p v-if="product">{{ product.stock_quantity }} left</p>' }
-  const Visited = { components: { Shown }, data: () => ({ isHere: false }), template: '<Shown v-if="isHere" /><button @click="isHere = !isHere">Go</button>' }
-  const rendered = await renderInApp(Visited)
-  pinia = rendered.pinia
-  rendered.queryClient.setDefaultOptions(queries.getDefaultOptions())
-  const go = () => userEvent.click(screen.getByRole('button'))
-  await go()
-  reply(9)
-  await screen.findByText('9 left')
-  await go()
+test.each(Object.entries(SHOWN))(
+  '%s is there at once on coming back, and read anew: meanwhile nobody watched',
+  async (_, read) => {
+    let reply: (stock: number) => void = () => {}
+    stubNetwork(async (_, path) => {
+      const found = product({ stock_quantity: await new Promise<number>((resolve) => (reply = resolve)) })
+      return answer(path === '/api/products' ? { items: [found], total: 1 } : found)
+    })
+    const Shown = {
+      setup: () => ({ product: read() }),
+      template: '<p v-if="product">{{ product.stock_quantity }} left</p>',
+    }
+    const Visited = {
+      components: { Shown },
+      data: () => ({ isHere: false }),
+      template: '<Shown v-if="isHere" /><button @click="isHere = !isHere">Go</button>',
+    }
+    const rendered = await renderInApp(Visited)
+    pinia = rendered.pinia
+    rendered.queryClient.setDefaultOptions(queries.getDefaultOptions())
+    const go = () => userEvent.click(screen.getByRole('button'))
+    await go()
+    reply(9)
+    await screen.findByText('9 left')
+    await go()
 
-  await go()
+    await go()
 
-  expect(screen.getByText('9 left')).toBeVisible()
-  reply(5)
-  expect(await screen.findByText('5 left')).toBeVisible()
-})
+    expect(screen.getByText('9 left')).toBeVisible()
+    reply(5)
+    expect(await screen.findByText('5 left')).toBeVisible()
+  },
+)

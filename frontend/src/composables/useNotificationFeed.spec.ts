@@ -40,7 +40,13 @@ async function openTab({ userId = 7 } = {}) {
   await comeBack(socket, userId)
   const toasts = useToasts(pinia)
   const titles = () => toasts.toasts.map(({ title }) => title)
-  return { socket, titles, close: () => (unmount(), disposePinia(pinia)), comeBack: () => comeBack(socket, userId), toasts }
+  return {
+    socket,
+    titles,
+    close: () => (unmount(), disposePinia(pinia)),
+    comeBack: () => comeBack(socket, userId),
+    toasts,
+  }
 }
 
 async function comeBack(socket: ReturnType<typeof latestSocket>, userId: number) {
@@ -68,7 +74,10 @@ test('an earlier step that is pushed after a later one is not toasted, nor when 
   const tab = await openTab()
   const step = (id: number, sequence: number, order_id = 31) => {
     stored.push(notification({ id, order_id, subject: `News ${id}` }))
-    tab.socket.tell({ type: 'notification', data: { ...notification({ id, order_id, subject: `News ${id}` }), sequence, timestamp: '' } })
+    tab.socket.tell({
+      type: 'notification',
+      data: { ...notification({ id, order_id, subject: `News ${id}` }), sequence, timestamp: '' },
+    })
   }
 
   step(2, 3)
@@ -86,7 +95,11 @@ test('following a toast marks its notification as read', async () => {
 
   tab.toasts.toasts[0]!.link!.run!()
 
-  await vi.waitFor(() => expect(requests.map(({ method, url }) => `${method} ${new URL(url).pathname}`)).toContain('PATCH /api/notifications/1'))
+  await vi.waitFor(() =>
+    expect(requests.map(({ method, url }) => `${method} ${new URL(url).pathname}`)).toContain(
+      'PATCH /api/notifications/1',
+    ),
+  )
   tab.close()
 })
 

@@ -11,7 +11,9 @@ import { MAILED_IN, useNotificationTitle } from './useNotificationTitle'
 import { useNotificationActions } from './useNotifications'
 
 /** The list of what was missed has it in order, without a sequence. */
-type News = Pick<NotificationNews, 'id' | 'event_type' | 'subject' | 'message' | 'order_id'> & { sequence?: number | null }
+type News = Pick<NotificationNews, 'id' | 'event_type' | 'subject' | 'message' | 'order_id'> & {
+  sequence?: number | null
+}
 
 /** One by one they would be noise. */
 const MOST_TOASTS = 3
@@ -127,7 +129,11 @@ export function useNotificationFeed(userId: number) {
   function toast(news: News) {
     const { id, message, order_id } = news
     const link = order_id
-      ? { to: { name: 'order', params: { id: order_id } }, label: t('notifications.showOrder'), run: () => mark.mutate({ id, read: true }) }
+      ? {
+          to: { name: 'order', params: { id: order_id } },
+          label: t('notifications.showOrder'),
+          run: () => mark.mutate({ id, read: true }),
+        }
       : undefined
     toasts.show({ kind: 'info', title: title(news), text: message, textLang: MAILED_IN, link })
   }

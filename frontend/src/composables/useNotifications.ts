@@ -30,12 +30,14 @@ export function useNotificationActions() {
   const onError = (error: Error) => void toasts.show({ kind: 'error', title: sentence(error) })
 
   function keep(changed: Notification) {
-    queries.setQueriesData<NotificationPage>({ queryKey: ['notifications'] }, (page) => page && withChanged(page, changed))
+    queries.setQueriesData<NotificationPage>(
+      { queryKey: ['notifications'] },
+      (page) => page && withChanged(page, changed),
+    )
     return readCounts()
   }
 
-  const readCounts = () =>
-    queries.invalidateQueries({ queryKey: ['notifications', { unread: true, page_size: 1 }] })
+  const readCounts = () => queries.invalidateQueries({ queryKey: ['notifications', { unread: true, page_size: 1 }] })
   const readAnew = () => queries.invalidateQueries({ queryKey: ['notifications'] })
 
   const mark = useMutation({

@@ -34,7 +34,8 @@ export function useOrder(id: number) {
   watch([mails, steps], () => (looks.value = 0))
   watchEffect(() => {
     const isOurs = order.data.value?.user_id === session.user?.id
-    const isAwaited = isOurs && (mails.value.length < steps.value || mails.value.some(({ status }) => status === 'pending'))
+    const isAwaited =
+      isOurs && (mails.value.length < steps.value || mails.value.some(({ status }) => status === 'pending'))
     pause.value = isAwaited && looks.value < MOST_LOOKS ? Math.min(LONGEST_PAUSE_MS, 500 * 2 ** looks.value) : false
   })
 
@@ -55,7 +56,8 @@ export function useCancelOrder(id: number) {
     // Its stock is back on the shelves, too. And a refusal says that what is on the screen is old.
     onSettled: (_, failure) => {
       if (failure instanceof Problem && failure.passes) return
-      for (const name of ['order', 'orders', 'notifications', 'product', 'products']) void queries.invalidateQueries({ queryKey: [name] })
+      for (const name of ['order', 'orders', 'notifications', 'product', 'products'])
+        void queries.invalidateQueries({ queryKey: [name] })
     },
   })
   return () => mutateAsync()

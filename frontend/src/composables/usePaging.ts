@@ -18,13 +18,11 @@ export function usePaging(pageSize: number) {
 
   /** One that lies beyond the end, since the list became shorter, gives way to the last. */
   function stayWithin(total: MaybeRefOrGetter<number | undefined>) {
-    watch(
-      [() => toValue(total), page],
-      ([count]) => {
-        const last = Math.max(1, Math.ceil((count ?? Infinity) / pageSize))
-        if (route.path === path && page.value > last) void router.replace({ query: { ...query.value, page: last > 1 ? String(last) : undefined } })
-      },
-    )
+    watch([() => toValue(total), page], ([count]) => {
+      const last = Math.max(1, Math.ceil((count ?? Infinity) / pageSize))
+      if (route.path === path && page.value > last)
+        void router.replace({ query: { ...query.value, page: last > 1 ? String(last) : undefined } })
+    })
   }
 
   return { query, page, stayWithin }

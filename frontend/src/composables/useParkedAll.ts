@@ -37,7 +37,11 @@ export function useParkedAll() {
     await Promise.all(['parked', 'summary'].map((name) => queries.invalidateQueries({ queryKey: [name] })))
   }
 
-  async function settleOne(what: ParkedAction, service: ParkedMessage['service'], selection: Omit<ParkedSelection, 'services'>) {
+  async function settleOne(
+    what: ParkedAction,
+    service: ParkedMessage['service'],
+    selection: Omit<ParkedSelection, 'services'>,
+  ) {
     let toGo: number | null = null
     while (goesOn && toGo !== 0) {
       const answer = await settleAllParked(what, { ...selection, service, left: toGo })

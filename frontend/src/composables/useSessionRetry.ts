@@ -13,7 +13,8 @@ export function useSessionRetry() {
     (failure) => {
       clearTimeout(timer)
       attempts = failure ? attempts + 1 : 0
-      if (failure) timer = setTimeout(session.begin, Math.max(pauseBefore(attempts), 1000 * (failure.retryAfterSeconds ?? 0)))
+      if (failure)
+        timer = setTimeout(session.begin, Math.max(pauseBefore(attempts), 1000 * (failure.retryAfterSeconds ?? 0)))
     },
     { immediate: true },
   )

@@ -11,7 +11,8 @@ import { tokenOf } from '@/testing/token'
 import AccountPage from './AccountPage.vue'
 
 const FIREFOX = 'Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:140.0) Gecko/20100101 Firefox/140.0'
-const SAFARI = 'Mozilla/5.0 (iPhone; CPU iPhone OS 18_5 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.5 Mobile/15E148 Safari/604.1'
+const SAFARI =
+  'Mozilla/5.0 (iPhone; CPU iPhone OS 18_5 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.5 Mobile/15E148 Safari/604.1'
 
 const device = (fields: Partial<Session>): Session => ({
   id: 1,
@@ -180,7 +181,10 @@ test.each([
 
 test('a wrong old password is said at its field', async () => {
   await open()
-  reply = ({ url }) => (url.endsWith('/password') ? refusal('invalid-input', 422, { errors: { old_password: ['This is not your password.'] } }) : undefined)
+  reply = ({ url }) =>
+    url.endsWith('/password')
+      ? refusal('invalid-input', 422, { errors: { old_password: ['This is not your password.'] } })
+      : undefined
 
   await userEvent.type(screen.getByLabelText('Current password'), 'wrong')
   await userEvent.type(screen.getByLabelText('New password'), 'a walk by the sea{Enter}')

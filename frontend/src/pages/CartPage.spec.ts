@@ -34,7 +34,10 @@ test('an empty cart leads to the shop', async () => {
 
 test('one that was emptied after its order was sent leads to where that is cleared up', async () => {
   const line = { product_id: 1, quantity: 2, name: 'Chanterelles, 250 g', price: '14.50', image_url: null }
-  localStorage.setItem('forage.cart.guest', JSON.stringify({ version: 1, key: 'k', lines: [], sent: { key: 'j', lines: [line] } }))
+  localStorage.setItem(
+    'forage.cart.guest',
+    JSON.stringify({ version: 1, key: 'k', lines: [], sent: { key: 'j', lines: [line] } }),
+  )
 
   await renderInApp(CartPage, { at: '/cart' })
 
@@ -72,7 +75,10 @@ test('what runs short while one looks at it is said, and set to what is left', a
   await expect.poll(() => queryClient.getQueryData(['product', 1])).toBeTruthy()
   expect(screen.queryByText(/left/)).not.toBeInTheDocument()
 
-  latestSocket().tell({ type: 'product', data: { id: 1, price: '14.50', stock_quantity: 1, is_active: true, revision: 1 } })
+  latestSocket().tell({
+    type: 'product',
+    data: { id: 1, price: '14.50', stock_quantity: 1, is_active: true, revision: 1 },
+  })
   await userEvent.click(await screen.findByRole('button', { name: 'Set to 1: Chanterelles, 250 g' }))
 
   expect(useCart(pinia).count).toBe(1)

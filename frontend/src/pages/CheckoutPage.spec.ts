@@ -10,7 +10,16 @@ import { answer, order, product, refusal, stubNetwork } from '@/testing/shop'
 import CheckoutPage from './CheckoutPage.vue'
 
 const KEY = '0123456789abcdef'
-const ITEM = { id: 1, order_id: 31, product_id: 1, product_name: 'Chanterelles, 250 g', product_price: '14.50', quantity: 2, subtotal: '29.00', created_at: '' }
+const ITEM = {
+  id: 1,
+  order_id: 31,
+  product_id: 1,
+  product_name: 'Chanterelles, 250 g',
+  product_price: '14.50',
+  quantity: 2,
+  subtotal: '29.00',
+  created_at: '',
+}
 const ORDERED = answer(order({ items: [ITEM] }), 201)
 
 let shelf: Product
@@ -37,7 +46,8 @@ const orders = () => requests.filter(({ method }) => method === 'POST')
 const keys = () => orders().map(({ headers }) => headers.get('Idempotency-Key'))
 const placeButton = () => screen.getByRole('button', { name: 'Place the order' })
 /** A sentence, once it is read out. */
-const said = (words: string) => screen.findByText((text, element) => text.includes(words) && element?.closest('[role=alert]') !== null)
+const said = (words: string) =>
+  screen.findByText((text, element) => text.includes(words) && element?.closest('[role=alert]') !== null)
 const show = () => renderInApp(CheckoutPage, { at: '/checkout' })
 
 test('the order goes out with the prices one was shown, and its page takes the place of the checkout', async () => {
@@ -236,7 +246,9 @@ test('too many open orders are told with the figures, and less can be ordered', 
 
   await userEvent.click(placeButton())
 
-  expect(await said('You have 20 open orders with 38 items. At most 20 orders with 1,200 items in all may be open')).toBeVisible()
+  expect(
+    await said('You have 20 open orders with 38 items. At most 20 orders with 1,200 items in all may be open'),
+  ).toBeVisible()
   expect(placeButton()).toBeEnabled()
 })
 

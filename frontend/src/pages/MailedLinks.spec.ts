@@ -99,7 +99,8 @@ test.each([
   ['that of another account goes on', 8, 8],
 ])('after a new password it is found out whose the session here is: %s', async (_, id, left) => {
   reply = (path) => {
-    if (path === '/api/auth/refresh') return id === 8 ? answer({ access_token: tokenOf(8) }) : refusal('invalid-session', 401)
+    if (path === '/api/auth/refresh')
+      return id === 8 ? answer({ access_token: tokenOf(8) }) : refusal('invalid-session', 401)
     return path === '/api/users/me' ? answer(user({ id })) : new Response(null, { status: 204 })
   }
   const { place } = await follow(ResetPasswordPage, '/reset-password#token=secret')

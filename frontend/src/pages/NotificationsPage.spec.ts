@@ -12,10 +12,14 @@ let stored: Notification[]
 let requests: Request[]
 
 beforeEach(() => {
-  stored = [notification({ id: 2, subject: 'Shipped' }), notification({ id: 1, subject: 'Placed', read_at: '2026-01-01T09:00:00Z' })]
+  stored = [
+    notification({ id: 2, subject: 'Shipped' }),
+    notification({ id: 1, subject: 'Placed', read_at: '2026-01-01T09:00:00Z' }),
+  ]
   requests = stubNetwork(async (request, path) => {
     const id = Number(path.split('/').at(-1))
-    if (request.method === 'PATCH') return answer(change(id, { read_at: (await request.json()).read ? '2026-01-02T08:00:00Z' : null }))
+    if (request.method === 'PATCH')
+      return answer(change(id, { read_at: (await request.json()).read ? '2026-01-02T08:00:00Z' : null }))
     if (request.method === 'POST') return answer(change(id, { status: 'sent', error_message: null }))
     return list(new URL(request.url).searchParams)
   })
@@ -134,11 +138,15 @@ test('a try that is refused is said, and the list read anew', async () => {
   const { pinia } = await open()
   const row = await item('Shipped')
   change(1, { status: 'sent' })
-  stubNetwork((request) => (request.method === 'POST' ? refusal('not-failed', 409) : list(new URL(request.url).searchParams)))
+  stubNetwork((request) =>
+    request.method === 'POST' ? refusal('not-failed', 409) : list(new URL(request.url).searchParams),
+  )
 
   await userEvent.click(row.getByRole('button', { name: 'Send it again' }))
 
-  await vi.waitFor(() => expect(useToasts(pinia).toasts.map(({ title }) => title)).toEqual(['This one has not failed (any more).']))
+  await vi.waitFor(() =>
+    expect(useToasts(pinia).toasts.map(({ title }) => title)).toEqual(['This one has not failed (any more).']),
+  )
   await vi.waitFor(() => expect(row.queryByRole('button', { name: 'Send it again' })).not.toBeInTheDocument())
 })
 

@@ -12,7 +12,14 @@ const placed = { status: 'pending', at: '2026-01-01T08:00:00Z', by: 'customer' }
 const confirmed = { status: 'confirmed', at: '2026-01-01T09:00:00Z', by: 'admin' } as const
 const shipped = { status: 'shipped', at: '2026-01-02T09:00:00Z', by: 'admin' } as const
 const line = {
-  id: 1, order_id: 31, product_id: 1, product_name: 'Chanterelles, 250 g', product_price: '14.50', quantity: 2, subtotal: '29.00', created_at: placed.at,
+  id: 1,
+  order_id: 31,
+  product_id: 1,
+  product_name: 'Chanterelles, 250 g',
+  product_price: '14.50',
+  quantity: 2,
+  subtotal: '29.00',
+  created_at: placed.at,
 }
 
 let stored: Order
@@ -23,7 +30,10 @@ let replyToCancel: () => Response | Promise<Response>
 beforeEach(() => {
   stored = order({ items: [line], history: [placed] })
   mails = [notification({ subject: 'Thank you! We have your order 31', created_at: '2026-01-01T08:00:01Z' })]
-  replyToCancel = () => answer((stored = { ...stored, status: 'cancelled', history: [...stored.history, { ...placed, status: 'cancelled' }] }))
+  replyToCancel = () =>
+    answer(
+      (stored = { ...stored, status: 'cancelled', history: [...stored.history, { ...placed, status: 'cancelled' }] }),
+    )
   requests = stubNetwork((request, path) => {
     if (path === '/api/orders/31/status') return replyToCancel()
     if (path === '/api/orders/31') return answer(stored)
@@ -156,14 +166,17 @@ test('a shop that does not answer leaves the question open to ask again', async 
   expect(await screen.findByText(/This order was cancelled/)).toBeVisible()
 })
 
-test.each(['shipped', 'delivered', 'cancelled'] as const)('an order that is %s can not be cancelled', async (status) => {
-  stored = order({ status, items: [line], history: [placed] })
+test.each(['shipped', 'delivered', 'cancelled'] as const)(
+  'an order that is %s can not be cancelled',
+  async (status) => {
+    stored = order({ status, items: [line], history: [placed] })
 
-  await open()
-  await screen.findByRole('table')
+    await open()
+    await screen.findByRole('table')
 
-  expect(screen.queryByRole('button', { name: 'Cancel order' })).not.toBeInTheDocument()
-})
+    expect(screen.queryByRole('button', { name: 'Cancel order' })).not.toBeInTheDocument()
+  },
+)
 
 test("an order that is nobody's, or somebody else's, is not there", async () => {
   await open('/orders/99')

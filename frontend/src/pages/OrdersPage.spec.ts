@@ -18,7 +18,8 @@ function shop() {
   })
 }
 
-const numbers = () => screen.queryAllByRole('heading', { level: 2 }).map(({ textContent }) => Number(textContent!.match(/\d+/)))
+const numbers = () =>
+  screen.queryAllByRole('heading', { level: 2 }).map(({ textContent }) => Number(textContent!.match(/\d+/)))
 
 test('the newest orders come first, and the pages are links', async () => {
   shop()
@@ -51,14 +52,17 @@ test.each(['page=99', 'page=3'])('an address with %s shows the last page there i
   expect(router.currentRoute.value.fullPath).toBe('/orders?page=3')
 })
 
-test.each(['page=0', 'page=-1', 'page=1.5', 'page=many', 'status=eaten'])('an address with %s shows the first page of all', async (query) => {
-  const requests = shop()
+test.each(['page=0', 'page=-1', 'page=1.5', 'page=many', 'status=eaten'])(
+  'an address with %s shows the first page of all',
+  async (query) => {
+    const requests = shop()
 
-  await renderInApp(OrdersPage, { at: `/orders?${query}` })
+    await renderInApp(OrdersPage, { at: `/orders?${query}` })
 
-  await vi.waitFor(() => expect(numbers()).toHaveLength(10))
-  expect(new URL(requests[0]!.url).search).toBe('?skip=0&limit=10')
-})
+    await vi.waitFor(() => expect(numbers()).toHaveLength(10))
+    expect(new URL(requests[0]!.url).search).toBe('?skip=0&limit=10')
+  },
+)
 
 test('who has ordered nothing is led to the shop', async () => {
   stubNetwork(() => answer([], 200, { 'X-Total-Count': '0' }))

@@ -19,20 +19,27 @@ beforeEach(() => {
   shelf = product()
   stubNetwork((_, path) => {
     if (path === '/api/products/1') return answer(shelf)
-    if (path === '/api/products') return answer({ items: [product(), product({ id: 2, name: 'Porcini' })], total: 2, limit: 5, offset: 0 })
+    if (path === '/api/products')
+      return answer({ items: [product(), product({ id: 2, name: 'Porcini' })], total: 2, limit: 5, offset: 0 })
     return refusal('product-not-found', 404)
   })
 })
 
 async function show(at = '/products/1') {
-  const rendered = await renderInApp({ components: { ProductPage }, setup: keepPageTitle, template: '<ProductPage />' }, { at })
+  const rendered = await renderInApp(
+    { components: { ProductPage }, setup: keepPageTitle, template: '<ProductPage />' },
+    { at },
+  )
   pinia = rendered.pinia
   useLive(pinia).open()
   return rendered
 }
 
 const tell = (news: object) =>
-  latestSocket().tell({ type: 'product', data: { id: 1, price: '14.50', stock_quantity: 24, is_active: true, revision: 1, ...news } })
+  latestSocket().tell({
+    type: 'product',
+    data: { id: 1, price: '14.50', stock_quantity: 24, is_active: true, revision: 1, ...news },
+  })
 
 test('a product shows what it is, what it costs and how many there are', async () => {
   await show()

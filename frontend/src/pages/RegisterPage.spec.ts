@@ -49,8 +49,15 @@ test('who registers is logged in at once, goes on, and hears of the mail', async
   await fillIn()
 
   await expect.poll(() => router.currentRoute.value.path).toBe('/checkout')
-  expect(await sent('/register')[0]!.json()).toEqual({ email: 'ada@forage.example', username: 'ada', password: 'a walk in the woods' })
-  expect(useToasts(pinia).toasts[0]).toMatchObject({ title: 'Welcome, ada!', text: expect.stringContaining('ada@forage.example') })
+  expect(await sent('/register')[0]!.json()).toEqual({
+    email: 'ada@forage.example',
+    username: 'ada',
+    password: 'a walk in the woods',
+  })
+  expect(useToasts(pinia).toasts[0]).toMatchObject({
+    title: 'Welcome, ada!',
+    text: expect.stringContaining('ada@forage.example'),
+  })
 })
 
 test('who can not be logged in after that is led to where one can', async () => {
@@ -79,7 +86,13 @@ test.each([
 })
 
 test('what the shop refuses is said at each field, and the first has the focus', async () => {
-  register = () => refusal('invalid-input', 422, { errors: { password: ['One of the first that a guesser would try: choose another.'], email: ['Not a valid email address.'] } })
+  register = () =>
+    refusal('invalid-input', 422, {
+      errors: {
+        password: ['One of the first that a guesser would try: choose another.'],
+        email: ['Not a valid email address.'],
+      },
+    })
   await open()
 
   await fillIn()
@@ -92,7 +105,12 @@ test('what the shop refuses is said at each field, and the first has the focus',
 test.each([
   ['no address', { email: 'ada' }, 'Email', /not a whole email address/],
   ['an address that no mail server takes', { email: 'a..b@forage.example' }, 'Email', /not a whole email address/],
-  ['a name with a character that can not be seen', { username: 'ada\u200b' }, 'Username', /1 to 50 characters that can be seen/],
+  [
+    'a name with a character that can not be seen',
+    { username: 'ada\u200b' },
+    'Username',
+    /1 to 50 characters that can be seen/,
+  ],
   ['a short password', { password: '1234567' }, 'Password', /at least 8 characters/],
   ['a long password', { password: 'x'.repeat(129) }, 'Password', /at most 128 characters/],
   ['the address as the password', { password: 'ADA@forage.example' }, 'Password', /Everybody knows this of you/],

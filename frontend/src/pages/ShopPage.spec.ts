@@ -14,7 +14,10 @@ beforeEach(() => {
   total = 60
   requests = stubNetwork((_, path) =>
     path.endsWith('/categories')
-      ? answer([{ category: 'Fresh', count: 7 }, { category: 'Tools', count: 3 }])
+      ? answer([
+          { category: 'Fresh', count: 7 },
+          { category: 'Tools', count: 3 },
+        ])
       : answer({ items: total ? PRODUCTS : [], total, limit: 24, offset: 0 }),
   )
 })

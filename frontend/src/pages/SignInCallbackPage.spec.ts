@@ -62,13 +62,16 @@ test('a link with a token, and no session, logs nobody in', async () => {
   expect(session.user).toBeNull()
 })
 
-test.each(['https://evil.example', '//evil.example', '/\\evil.example'])('nobody is led out of the shop, to %s', async (path) => {
-  sessionStorage.setItem(NEXT, path)
+test.each(['https://evil.example', '//evil.example', '/\\evil.example'])(
+  'nobody is led out of the shop, to %s',
+  async (path) => {
+    sessionStorage.setItem(NEXT, path)
 
-  const { place } = await comeBack('token=x')
+    const { place } = await comeBack('token=x')
 
-  await expect.poll(place).toBe('/')
-})
+    await expect.poll(place).toBe('/')
+  },
+)
 
 test.each(['token=x', 'error=sign-in-refused'])('the fragment is not left in the address: %s', async (fragment) => {
   refresh = () => refusal('service-unavailable', 503)

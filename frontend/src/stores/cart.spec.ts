@@ -38,7 +38,9 @@ test('what was put in is there after a reload', () => {
 
   const cart = useCart(openTab())
 
-  expect(cart.lines).toEqual([{ product_id: 1, quantity: 2, name: 'Chanterelles, 250 g', price: '14.50', image_url: null }])
+  expect(cart.lines).toEqual([
+    { product_id: 1, quantity: 2, name: 'Chanterelles, 250 g', price: '14.50', image_url: null },
+  ])
   expect(cart.count).toBe(2)
 })
 
@@ -97,7 +99,11 @@ test('what is removed comes back to its place', () => {
   expect(cart.lines.map((line) => line.product_id)).toEqual([1, 3])
   undo()
 
-  expect(cart.lines.map((line) => [line.product_id, line.quantity])).toEqual([[1, 1], [2, 2], [3, 3]])
+  expect(cart.lines.map((line) => [line.product_id, line.quantity])).toEqual([
+    [1, 1],
+    [2, 2],
+    [3, 3],
+  ])
 })
 
 test("on a login the guest's cart goes into the user's, and the guest has none", () => {
@@ -108,7 +114,10 @@ test("on a login the guest's cart goes into the user's, and the guest has none",
 
   logIn(pinia)
 
-  expect(cart.lines.map((line) => [line.product_id, line.quantity])).toEqual([[1, 4], [2, 1]])
+  expect(cart.lines.map((line) => [line.product_id, line.quantity])).toEqual([
+    [1, 4],
+    [2, 1],
+  ])
   expect(localStorage.getItem('forage.cart.guest')).toBeNull()
 })
 
@@ -180,7 +189,10 @@ test.each([
   ['another version', JSON.stringify({ version: 0, key: 'k', lines: [line], sent: null })],
   ['no key', JSON.stringify({ version: 1, lines: [line], sent: null })],
   ['a key that no header takes', JSON.stringify({ version: 1, key: 'ü\n', lines: [line], sent: null })],
-  ['a product that there can not be', JSON.stringify({ version: 1, key: 'k', lines: [{ ...line, product_id: 0 }], sent: null })],
+  [
+    'a product that there can not be',
+    JSON.stringify({ version: 1, key: 'k', lines: [{ ...line, product_id: 0 }], sent: null }),
+  ],
   ['lines that are none', JSON.stringify({ version: 1, key: 'k', lines: [null], sent: null })],
   ['a quantity of nothing', JSON.stringify({ version: 1, key: 'k', lines: [{ ...line, quantity: 0 }], sent: null })],
   ['half a product', JSON.stringify({ version: 1, key: 'k', lines: [{ ...line, quantity: 0.5 }], sent: null })],
@@ -232,7 +244,16 @@ test('a name or picture that changed is taken over, and it stays the same order'
   expect(cart.key).toBe(before)
 })
 
-const item = { id: 1, order_id: 31, product_id: 1, product_name: 'x', product_price: '14.50', quantity: 2, subtotal: '29.00', created_at: '' }
+const item = {
+  id: 1,
+  order_id: 31,
+  product_id: 1,
+  product_name: 'x',
+  product_price: '14.50',
+  quantity: 2,
+  subtotal: '29.00',
+  created_at: '',
+}
 
 test('an order that was made empties the cart, and the next one has another key', () => {
   const cart = useCart(pinia)
@@ -256,7 +277,10 @@ test('what another tab put in while the order was made stays', () => {
 
   cart.takeOut(key, order({ items: [item] }))
 
-  expect(cart.lines.map((line) => [line.product_id, line.quantity])).toEqual([[1, 1], [2, 1]])
+  expect(cart.lines.map((line) => [line.product_id, line.quantity])).toEqual([
+    [1, 1],
+    [2, 1],
+  ])
 })
 
 test('the same order, heard of twice, is taken out once', () => {

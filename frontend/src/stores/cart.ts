@@ -25,7 +25,8 @@ const PREFIX = 'forage.cart.'
 const GUEST = 'guest'
 
 /** crypto.randomUUID would need https. */
-const newKey = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, '0')).join('')
+const newKey = () =>
+  [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, '0')).join('')
 
 const emptyCart = (): Cart => ({ version: 1, key: newKey(), lines: [], sent: null })
 
@@ -96,7 +97,11 @@ export const useCart = defineStore('cart', () => {
   const count = computed(() => lines.value.reduce((sum, line) => sum + line.quantity, 0))
 
   watch(owner, () => (cart.value = read(owner.value)), { flush: 'sync' })
-  watch(() => session.user?.id, (id) => id && mergeGuest(String(id)), { flush: 'sync', immediate: true })
+  watch(
+    () => session.user?.id,
+    (id) => id && mergeGuest(String(id)),
+    { flush: 'sync', immediate: true },
+  )
   useEventListener(window, 'storage', (event) => {
     if (event.key === null || event.key === PREFIX + owner.value) cart.value = read(owner.value)
   })
@@ -157,7 +162,8 @@ export const useCart = defineStore('cart', () => {
     const removed = lines.value[at]
     change((lines) => lines.filter((line) => line.product_id !== productId))
     return () => {
-      if (removed && !quantityOf(productId)) change((lines) => [...lines.slice(0, at), removed, ...lines.slice(at)].slice(0, MAX_LINES))
+      if (removed && !quantityOf(productId))
+        change((lines) => [...lines.slice(0, at), removed, ...lines.slice(at)].slice(0, MAX_LINES))
     }
   }
 
@@ -204,5 +210,22 @@ export const useCart = defineStore('cart', () => {
     if (stored.key === key) write(whose, { ...stored, key: newKey() })
   }
 
-  return { owner, lines, key, sent, count, quantityOf, roomFor, add, setQuantity, acceptPrice, remove, see, send, takeOut, unsend, renewKey }
+  return {
+    owner,
+    lines,
+    key,
+    sent,
+    count,
+    quantityOf,
+    roomFor,
+    add,
+    setQuantity,
+    acceptPrice,
+    remove,
+    see,
+    send,
+    takeOut,
+    unsend,
+    renewKey,
+  }
 })

@@ -42,7 +42,9 @@ async function nextSocket() {
 }
 
 test('pauses grow to half a minute, and differ from browser to browser', () => {
-  expect([1, 2, 3, 4, 5, 6, 1000].map((attempt) => pauseBefore(attempt, 1))).toEqual([1000, 2000, 4000, 8000, 16000, 30000, 30000])
+  expect([1, 2, 3, 4, 5, 6, 1000].map((attempt) => pauseBefore(attempt, 1))).toEqual([
+    1000, 2000, 4000, 8000, 16000, 30000, 30000,
+  ])
   expect(pauseBefore(3, 0)).toBe(2000)
 })
 
@@ -192,7 +194,9 @@ test('a token that expires is renewed on the same socket', async () => {
   latestSocket().tell({ type: 'authenticated', user_id: 7 })
 
   latestSocket().tell({ type: 'expired' })
-  await vi.waitFor(() => expect(latestSocket().says('authenticate').at(-1)).toEqual({ type: 'authenticate', token: 'fresh' }))
+  await vi.waitFor(() =>
+    expect(latestSocket().says('authenticate').at(-1)).toEqual({ type: 'authenticate', token: 'fresh' }),
+  )
 
   expect(FakeSocket.all).toHaveLength(1)
 })
@@ -276,9 +280,7 @@ test('which products to hear of is said at once, and while that changes quickly 
 
 test('a visitor whom the shop could not tell at first is known once it is back', async () => {
   localStorage.setItem('forage.logged-in', '1')
-  requests = stubNetwork((_, path) =>
-    path.endsWith('/refresh') ? answer({ access_token: 'fresh' }) : answer(user()),
-  )
+  requests = stubNetwork((_, path) => (path.endsWith('/refresh') ? answer({ access_token: 'fresh' }) : answer(user())))
   const { session } = await openLive()
 
   latestSocket().greet()

@@ -26,9 +26,11 @@ beforeEach(() => {
   me = (id) => answer(user({ id }))
   requests = stubNetwork(async (request, path) => {
     if (isDown) return refusal('service-unavailable', 503)
-    if (path === '/api/users/login') return answer({ access_token: tokenOf((cookieOf = Number((await request.json()).email))) })
+    if (path === '/api/users/login')
+      return answer({ access_token: tokenOf((cookieOf = Number((await request.json()).email))) })
     if (path === '/api/auth/logout') return new Response(null, { status: 204 })
-    if (path === '/api/auth/refresh') return cookieOf ? answer({ access_token: tokenOf(cookieOf) }) : refusal('invalid-session', 401)
+    if (path === '/api/auth/refresh')
+      return cookieOf ? answer({ access_token: tokenOf(cookieOf) }) : refusal('invalid-session', 401)
     return me(Number(idIn(request)))
   })
 })
@@ -132,7 +134,8 @@ test('who logs in while the old session is being taken up is who one is', async 
 
 test('an account that comes late is not shown for the one that came after it', async () => {
   let finish = () => {}
-  me = (id) => (id === 7 ? new Promise((resolve) => (finish = () => resolve(answer(user({ id }))))) : answer(user({ id })))
+  me = (id) =>
+    id === 7 ? new Promise((resolve) => (finish = () => resolve(answer(user({ id }))))) : answer(user({ id }))
   const session = await openSession()
   keepToken(tokenOf(7))
   await expect.poll(() => asked('/users/me')).toBe(1)

@@ -35,7 +35,11 @@ export const useToasts = defineStore('toasts', () => {
   }
 
   // What was said to one, and what it offers to do, is not for the next.
-  watch(() => session.visit, () => (toasts.value = []), { flush: 'sync' })
+  watch(
+    () => session.visit,
+    () => (toasts.value = []),
+    { flush: 'sync' },
+  )
 
   return { toasts, show, dismiss }
 })

@@ -7,7 +7,10 @@ import { i18n } from '@/i18n'
 import { router as appRouter } from '@/router'
 
 /** Renders a component as the app would, at an address of an app whose pages are all empty. */
-export async function renderInApp(component: Component, { props = {}, at = '/' }: { props?: object; at?: string } = {}) {
+export async function renderInApp(
+  component: Component,
+  { props = {}, at = '/' }: { props?: object; at?: string } = {},
+) {
   const anywhere = { template: '<div />' }
   const router = createRouter({
     history: createMemoryHistory(),

@@ -1,5 +1,6 @@
 const LOCAL = /^(?!.*=\?)[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*$/
-const DOMAIN = /^(?!(.*\.)?(?!xn)[^.]{2}--)([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+([A-Za-z0-9][A-Za-z0-9-]{0,61})?[A-Za-z]$/i
+const DOMAIN =
+  /^(?!(.*\.)?(?!xn)[^.]{2}--)([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+([A-Za-z0-9][A-Za-z0-9-]{0,61})?[A-Za-z]$/i
 /** Of names that lead to no mail server of the internet. */
 const SPECIAL = /\.(arpa|invalid|local|localhost|onion)$/i
 

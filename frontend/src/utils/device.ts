@@ -21,6 +21,7 @@ const HANDHELD = /\b(Mobile|Android|iPhone|iPad)\b/
 
 /** What a User-Agent header says of a device, null where it says nothing known. */
 export function describeDevice(userAgent: string) {
-  const first = (known: readonly (readonly [string, RegExp])[]) => known.find(([, pattern]) => pattern.test(userAgent))?.[0] ?? null
+  const first = (known: readonly (readonly [string, RegExp])[]) =>
+    known.find(([, pattern]) => pattern.test(userAgent))?.[0] ?? null
   return { browser: first(BROWSERS), system: first(SYSTEMS), isHandheld: HANDHELD.test(userAgent) }
 }

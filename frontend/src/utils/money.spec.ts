@@ -3,7 +3,12 @@ import { total } from './money'
 
 test('prices are added up exactly, where floats would be a cent off', () => {
   expect(total([{ price: '0.10', quantity: 3 }])).toBe('0.30')
-  expect(total([{ price: '1.15', quantity: 100 }, { price: '0.07', quantity: 1 }])).toBe('115.07')
+  expect(
+    total([
+      { price: '1.15', quantity: 100 },
+      { price: '0.07', quantity: 1 },
+    ]),
+  ).toBe('115.07')
 })
 
 test('an empty cart costs nothing', () => {

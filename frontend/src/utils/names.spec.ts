@@ -1,16 +1,27 @@
 import { expect, test } from 'vitest'
 import { isName, lengthOf } from './names'
 
-test.each(['TV', '米酒', 'Crème', "O'Hara & 100 %", 'می\u200cخواهم', '👩🏽\u200d🌾 ❤\ufe0f\u200d🔥'])('%s is a name', (name) => {
-  expect(isName(name)).toBe(true)
-})
-
-test.each(['\u202eright to left', 'admin\u200b', 'soft\u00adhyphen', 'a\u200d', '\u200cabc', '\u{e0061} tag', '\u3164', '\u2800', '\u0301', 'two\nlines'])(
-  '%j is no name',
+test.each(['TV', '米酒', 'Crème', "O'Hara & 100 %", 'می\u200cخواهم', '👩🏽\u200d🌾 ❤\ufe0f\u200d🔥'])(
+  '%s is a name',
   (name) => {
-    expect(isName(name)).toBe(false)
+    expect(isName(name)).toBe(true)
   },
 )
+
+test.each([
+  '\u202eright to left',
+  'admin\u200b',
+  'soft\u00adhyphen',
+  'a\u200d',
+  '\u200cabc',
+  '\u{e0061} tag',
+  '\u3164',
+  '\u2800',
+  '\u0301',
+  'two\nlines',
+])('%j is no name', (name) => {
+  expect(isName(name)).toBe(false)
+})
 
 test('a length counts what is kept', () => {
   expect(lengthOf('e\u0301🍄')).toBe(2)

@@ -1,9 +1,12 @@
 import { expect, test } from 'vitest'
 import { ownPath } from './path'
 
-test.each(['/', '/orders', '/orders/7?placed=1#top', '/?q=a//b', '/products/1?next=https://example.com'])('%s is a path of our own', (path) => {
-  expect(ownPath(path)).toBe(path)
-})
+test.each(['/', '/orders', '/orders/7?placed=1#top', '/?q=a//b', '/products/1?next=https://example.com'])(
+  '%s is a path of our own',
+  (path) => {
+    expect(ownPath(path)).toBe(path)
+  },
+)
 
 test.each([
   'https://evil.example',
@@ -24,6 +27,9 @@ test.each([
   expect(ownPath(path)).toBe('/')
 })
 
-test.each(['/login', '/register?next=/orders', '/auth/callback#token=x'])('%s, which leads on itself, is not gone back to', (path) => {
-  expect(ownPath(path)).toBe('/')
-})
+test.each(['/login', '/register?next=/orders', '/auth/callback#token=x'])(
+  '%s, which leads on itself, is not gone back to',
+  (path) => {
+    expect(ownPath(path)).toBe('/')
+  },
+)

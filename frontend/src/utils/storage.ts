@@ -14,15 +14,27 @@ function attempt<Result>(work: () => Result, otherwise: () => Result): Result {
 }
 
 export function recall(key: string): string | null {
-  return standIn.get(key) ?? attempt(() => localStorage.getItem(key), () => null)
+  return (
+    standIn.get(key) ??
+    attempt(
+      () => localStorage.getItem(key),
+      () => null,
+    )
+  )
 }
 
 export function keep(key: string, value: string) {
   standIn.delete(key)
-  attempt(() => localStorage.setItem(key, value), () => void standIn.set(key, value))
+  attempt(
+    () => localStorage.setItem(key, value),
+    () => void standIn.set(key, value),
+  )
 }
 
 export function drop(key: string) {
   standIn.delete(key)
-  attempt(() => localStorage.removeItem(key), () => {})
+  attempt(
+    () => localStorage.removeItem(key),
+    () => {},
+  )
 }

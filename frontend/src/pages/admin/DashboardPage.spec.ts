@@ -40,10 +40,16 @@ test('the day is told in numbers that lead on', async () => {
   await show()
 
   expect(screen.getByRole('link', { name: 'Revenue today €99.80' })).toHaveAttribute('href', '/admin/orders')
-  expect(screen.getByRole('link', { name: 'Failed mails 3 1 on their way' })).toHaveAttribute('href', '/admin/notifications')
+  expect(screen.getByRole('link', { name: 'Failed mails 3 1 on their way' })).toHaveAttribute(
+    'href',
+    '/admin/notifications',
+  )
   expect(screen.getByRole('link', { name: 'Parked messages 3' })).toHaveAttribute('href', '/admin/parked')
   expect(screen.getByRole('link', { name: 'Chanterelles, 250 g 2 left' })).toHaveAttribute('href', '/admin/products/9')
-  expect(screen.getByRole('link', { name: 'Delivered 10,000' })).toHaveAttribute('href', '/admin/orders?status=delivered')
+  expect(screen.getByRole('link', { name: 'Delivered 10,000' })).toHaveAttribute(
+    'href',
+    '/admin/orders?status=delivered',
+  )
 })
 
 test('what runs out leads to the list of it', async () => {

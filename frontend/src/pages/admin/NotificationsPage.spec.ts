@@ -101,7 +101,11 @@ test.each([
 
 test('they go one after the other, and each that fails again is told with its reason', async () => {
   retried = (id) =>
-    id === 3 ? answer(mail(3, { error_message: 'Still no mailbox' })) : id === 2 ? refusal('mail-not-needed', 409) : answer(mail(id, { status: 'sent' }))
+    id === 3
+      ? answer(mail(3, { error_message: 'Still no mailbox' }))
+      : id === 2
+        ? refusal('mail-not-needed', 409)
+        : answer(mail(id, { status: 'sent' }))
   await renderInApp(NotificationsPage, { at: '/admin/notifications' })
 
   await userEvent.click(await screen.findByRole('button', { name: 'Retry all 3 failed on this page' }))

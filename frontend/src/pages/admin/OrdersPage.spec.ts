@@ -23,7 +23,13 @@ test('the address says what is asked for', async () => {
 
   await screen.findByRole('link', { name: 'Order 31' })
   expect(asked()).toEqual({
-    all: 'true', status: 'shipped', q: 'ada', from: '2026-01-02', to: '2026-01-03', skip: '50', limit: '25',
+    all: 'true',
+    status: 'shipped',
+    q: 'ada',
+    from: '2026-01-02',
+    to: '2026-01-03',
+    skip: '50',
+    limit: '25',
   })
   expect(screen.getByLabelText('Status')).toHaveValue('shipped')
   expect(screen.getByText('51–75 of 10,000')).toBeVisible()
@@ -122,7 +128,9 @@ test('a filter that is refused says so, and shows nothing else', async () => {
 })
 
 test('an address beyond the last page gives way to the last', async () => {
-  stubNetwork((request) => answer(new URL(request.url).searchParams.get('skip') === '9975' ? orders : [], 200, { 'X-Total-Count': '10000' }))
+  stubNetwork((request) =>
+    answer(new URL(request.url).searchParams.get('skip') === '9975' ? orders : [], 200, { 'X-Total-Count': '10000' }),
+  )
 
   const { router } = await renderInApp(OrdersPage, { at: '/admin/orders?q=ada&page=99999' })
 

@@ -28,18 +28,23 @@ let requests: Request[]
 let total: number | undefined
 let act: () => Response
 beforeEach(() => {
-  messages = [message('a'), message('b', { service: 'products', queue: 'evt-orders-order.created--products.commit_reservation' })]
+  messages = [
+    message('a'),
+    message('b', { service: 'products', queue: 'evt-orders-order.created--products.commit_reservation' }),
+  ]
   away = []
   total = undefined
   act = () => new Response(null, { status: 204 })
   requests = stubNetwork((request, path) => {
-    if (request.method === 'GET') return answer({ messages, total: total ?? messages.length, limit: 20, offset: 0, away })
+    if (request.method === 'GET')
+      return answer({ messages, total: total ?? messages.length, limit: 20, offset: 0, away })
     messages = messages.filter(({ id }) => !path.split('/').includes(id))
     return act()
   })
 })
 
-const actions = () => requests.filter(({ method }) => method !== 'GET').map(({ method, url }) => `${method} ${new URL(url).pathname}`)
+const actions = () =>
+  requests.filter(({ method }) => method !== 'GET').map(({ method, url }) => `${method} ${new URL(url).pathname}`)
 const gone = (text: string) => waitFor(() => expect(screen.queryByText(text)).not.toBeInTheDocument())
 
 test('a message shows why it is parked and what it says', async () => {
@@ -113,11 +118,14 @@ test('the list is read anew by itself', async () => {
 })
 
 const progress = (done: number, kept: number, left: number) => answer({ done, kept, left })
-const bodies = () => Promise.all(requests.filter(({ method }) => method === 'POST').map((request) => request.clone().json()))
+const bodies = () =>
+  Promise.all(requests.filter(({ method }) => method === 'POST').map((request) => request.clone().json()))
 
 async function settleAll(button: string, title: string) {
   await userEvent.click(await screen.findByRole('button', { name: button }))
-  await userEvent.click(within(await screen.findByRole('dialog', { name: title })).getByRole('button', { name: button }))
+  await userEvent.click(
+    within(await screen.findByRole('dialog', { name: title })).getByRole('button', { name: button }),
+  )
 }
 
 test('all are replayed, some hundred at a time, service by service', async () => {
@@ -167,5 +175,7 @@ test('of very many it is said that not all are listed', async () => {
 
   await renderInApp(ParkedPage)
 
-  expect(await screen.findByText('40,000 messages are parked. Of each service the oldest 1,000 are listed.')).toBeVisible()
+  expect(
+    await screen.findByText('40,000 messages are parked. Of each service the oldest 1,000 are listed.'),
+  ).toBeVisible()
 })

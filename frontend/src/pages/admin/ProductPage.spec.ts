@@ -66,7 +66,9 @@ test('what is wrong with a field is said beside it, and nothing is sent', async 
 
   await userEvent.click(screen.getByRole('button', { name: 'Create product' }))
 
-  expect(screen.getByLabelText('Name')).toHaveAccessibleDescription('It must be one line of characters that can be seen.')
+  expect(screen.getByLabelText('Name')).toHaveAccessibleDescription(
+    'It must be one line of characters that can be seen.',
+  )
   expect(screen.getByLabelText('Price in euros')).toHaveAccessibleDescription(/A price looks like 12\.50\./)
   expect(screen.getByLabelText(/^SKU/)).toHaveAccessibleDescription(/It may have 64 characters\./)
   expect(screen.getByLabelText(/^Description/)).toHaveAccessibleDescription(/a character that can't be seen/)
@@ -87,7 +89,9 @@ test('a new product is created as it was typed, and its page comes', async () =>
 
   await waitFor(() => expect(router.currentRoute.value.path).toBe('/admin/products/1'))
   const nothing = { category: null, image_url: null, description: null }
-  expect(sent.map(({ body }) => body)).toEqual([{ name: 'Morels', price: '9.50', sku: 'FRE-MOREL', stock_quantity: 12, ...nothing }])
+  expect(sent.map(({ body }) => body)).toEqual([
+    { name: 'Morels', price: '9.50', sku: 'FRE-MOREL', stock_quantity: 12, ...nothing },
+  ])
 })
 
 test('a gift with a short name and no SKU is created, and the shop makes one', async () => {
@@ -135,7 +139,9 @@ test('what the server alone finds wrong is said beside the field, in words of ou
 
   await save()
 
-  await waitFor(() => expect(screen.getByLabelText('Name')).toHaveAccessibleDescription(/^It must be 1 to 200 characters in one line/))
+  await waitFor(() =>
+    expect(screen.getByLabelText('Name')).toHaveAccessibleDescription(/^It must be 1 to 200 characters in one line/),
+  )
   expect(screen.getByLabelText('Name')).toHaveValue('Something')
 })
 
@@ -146,7 +152,9 @@ test('a taken SKU stands beside it', async () => {
 
   await save()
 
-  await waitFor(() => expect(screen.getByLabelText(/^SKU/)).toHaveAccessibleDescription(/Another product has this SKU\./))
+  await waitFor(() =>
+    expect(screen.getByLabelText(/^SKU/)).toHaveAccessibleDescription(/Another product has this SKU\./),
+  )
 })
 
 test('the product that has a taken SKU is named, and a link leads there', async () => {
@@ -158,7 +166,9 @@ test('the product that has a taken SKU is named, and a link leads there', async 
 
   const link = await screen.findByRole('link', { name: 'Open Old morels' })
   expect(link).toHaveAttribute('href', '/admin/products/9')
-  expect(screen.getByLabelText(/^SKU/)).toHaveAccessibleDescription(/Old morels, which is out of the shop, has this SKU\./)
+  expect(screen.getByLabelText(/^SKU/)).toHaveAccessibleDescription(
+    /Old morels, which is out of the shop, has this SKU\./,
+  )
 })
 
 test('a stale edit shows both versions, and saves what is chosen of each on top of the newer', async () => {
@@ -260,7 +270,9 @@ test('a stock that the server finds wrong is told in words of our own', async ()
 
   await userEvent.click(screen.getByRole('button', { name: 'Change stock' }))
 
-  await waitFor(() => expect(screen.getByLabelText('Change by')).toHaveAccessibleDescription(/the stock would become too large/))
+  await waitFor(() =>
+    expect(screen.getByLabelText('Change by')).toHaveAccessibleDescription(/the stock would become too large/),
+  )
 })
 
 test('a product is taken out of the shop', async () => {

@@ -15,7 +15,7 @@ let requests: Request[]
 let change: (body: object) => Response
 beforeEach(() => {
   users = [me, user()]
-  change = (body) => answer(users[1] = user(body))
+  change = (body) => answer((users[1] = user(body)))
   requests = stubNetwork(async (request) => {
     if (request.method === 'PATCH') return change(await request.json())
     return answer({ items: users, total: users.length, limit: 25, offset: 0 })

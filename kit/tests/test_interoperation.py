@@ -5,16 +5,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from nameko.events import BROADCAST
+from nameko.events import BROADCAST, EventDispatcher
 from nameko.events import event_handler as nameko_event_handler
 from nameko.exceptions import RemoteError
 from nameko.rpc import RpcProxy
 from nameko.rpc import rpc as nameko_rpc
+from nameko.standalone.events import event_dispatcher
+from nameko.testing.services import entrypoint_hook
 
-from bakery import Answer, Cake, CakeBaked, CakeEaten, InboxEntry, OutboxEntry, OvenWarmed
+from bakery import Answer, Cake, CakeBaked, CakeEaten, Context, InboxEntry, OutboxEntry, OvenWarmed
 from nameko_reliable.database import Database
 from nameko_reliable.errors import DatabaseUnavailable
-from nameko_reliable.events import event_handler
+from nameko_reliable.events import broadcast_handler, event_handler
 from nameko_reliable.hints import Hints
 from nameko_reliable.inbox import once
 from nameko_reliable.messages import to_payload
@@ -23,9 +25,11 @@ from nameko_reliable.rpc import ClusterClient, rpc
 from nameko_reliable.telemetry.logs import LogContext
 from nameko_reliable.telemetry.metrics import Metrics
 from nameko_reliable.telemetry.tracing import Tracing
+from nameko_reliable.testing.metrics import Watched
 from nameko_reliable.testing.waiting import wait_for
 
 NAMEKO = Path(sys.executable).with_name("nameko")
+QUEUE = "evt-oven-oven.heated--bakery.bake"
 
 
 class Bakery:
@@ -138,3 +142,121 @@ def test_namekos_own_handlers_get_events_and_hints(bakery, run_service, rpc):
 
     wait_for(lambda: kept == [event])
     wait_for(lambda: warmed == [(0, 180)])
+
+
+# Nameko's events
+
+
+class Oven:
+    name = "oven"
+
+    dispatch = EventDispatcher()
+
+    @nameko_rpc
+    def heat(self, degrees):
+        self.dispatch("oven.heated", {"degrees": degrees})
+
+
+def test_a_plain_event_is_handled_from_the_queue_that_namekos_own_handler_had(run_service, broker):
+    class Before:
+        name = "bakery"
+
+        @nameko_event_handler("oven", "oven.heated")
+        def bake(self, data):
+            pass
+
+    handled = []
+
+    class After:
+        name = "bakery"
+
+        context = Context()
+
+        @event_handler("oven", "oven.heated")
+        def bake(self, data):
+            handled.append((data, self.context))
+
+    run_service(Before).stop()
+    with entrypoint_hook(run_service(Oven), "heat", context_data={"event_id": "of another event"}) as heat:
+        heat(180)
+    wait_for(lambda: broker.depth(QUEUE) == 1)
+
+    bakery = run_service(After)
+
+    [(data, context)] = wait_for(lambda: handled)
+    assert data == {"degrees": 180}
+    assert context.keys() == {"request_id"}
+    assert context["request_id"].startswith("oven.heat.")
+    bakery.stop()
+    assert broker.depth(QUEUE) == 0
+
+
+def test_a_plain_event_is_tried_again_and_parked(run_service, config, broker, monkeypatch):
+    monkeypatch.setattr("nameko_reliable.events.UNAVAILABLE_PAUSE_SECONDS", 0.1)
+    tries = []
+
+    class Cafe:
+        name = "cafe"
+
+        @event_handler("oven", "oven.heated", pauses_seconds=(1,))
+        def bake(self, data):
+            tries.append(data.pop())
+            raise DatabaseUnavailable("cafe") if len(tries) == 1 else ZeroDivisionError("burnt")
+
+    run_service(Cafe)
+
+    broker.publish(b"180 degrees", exchange="oven.events", routing_key="oven.heated")
+    event_dispatcher(config)("oven", "oven.heated", [180])
+
+    parked = wait_for(lambda: len(found := broker.peek("parked.cafe")) == 2 and found)
+    assert [message.headers["x-parked-reason"] for message in parked] == [
+        "not JSON",
+        "failed 2 times, at last with ZeroDivisionError: burnt",
+    ]
+    assert tries == [180, 180, 180]
+
+
+def test_every_replica_hears_a_plain_broadcast(run_service, config):
+    heard = []
+
+    class Baker:
+        name = "baker"
+
+        metrics = Metrics()
+
+        @broadcast_handler("oven", "oven.heated")
+        def hear(self, data):
+            heard.append(data)
+
+    run_service(Baker)
+    baker = Watched(run_service(Baker))
+
+    event_dispatcher(config)("oven", "oven.heated", {"degrees": 180})
+
+    wait_for(lambda: heard == [{"degrees": 180}] * 2)
+    wait_for(lambda: baker.count("nameko_event_handler_duration_seconds_count", outcome="handled") == 2)
+    # It bears no time.
+    assert baker.count("nameko_event_lag_seconds_count") == 0
+
+
+@pytest.mark.parametrize("decorator", [event_handler, broadcast_handler])
+@pytest.mark.parametrize(
+    "arguments, given",
+    [
+        (("oven",), "('oven')"),
+        ((CakeBaked, "cake.baked"), "(<class 'bakery.CakeBaked'>, 'cake.baked')"),
+        (("oven", CakeBaked), "('oven', <class 'bakery.CakeBaked'>)"),
+        ((dict,), "(<class 'dict'>)"),
+    ],
+    ids=["no name", "a class and a name", "a class for a name", "no event class"],
+)
+def test_wrong_arguments_are_refused_where_the_class_is_defined(decorator, arguments, given):
+    with pytest.raises(TypeError) as refusal:
+
+        class Baker:
+            @decorator(*arguments)
+            def bake(self, data):
+                pass
+
+    sentence = f"A handler takes an event class, or the source and the name of a plain event, not {given}."
+    assert str(refusal.value) == sentence

@@ -20,6 +20,16 @@ an event once (use nameko_reliable.inbox), or in order (put a sequence into the 
 
 Queues and exchanges are named as Nameko's, so its own publishers and handlers fit. An event reaches the handlers that
 its class names as subscribers by the outbox of its source, and other handlers by its exchange.
+
+An event without a class, as Nameko's EventDispatcher sends it, is named by its source and its name. Its handler gets
+the JSON value as it is:
+
+    @event_handler("oven", "oven.heated")
+    def bake(self, data):
+        …
+
+Such a plain event is acknowledged, tried again and parked like any other. It has no `event_id`, so the inbox can't
+recognize a second delivery: the handler itself must make a repeat harmless.
 """
 
 import functools
@@ -27,6 +37,7 @@ import json
 import logging
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -66,7 +77,7 @@ HANDLED_EVENTS = Histogram(
 )
 EVENT_LAG = Histogram(
     "event_lag_seconds",
-    "From the time that an event bears to the end of its handling.",
+    "From the time that an event bears to the end of its handling. A plain event bears none and is not counted.",
     ["service", "event", "handler"],
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200),
     registry=KIT,
@@ -77,11 +88,33 @@ class Unreadable(Exception):
     """No attempt could ever handle this message."""
 
 
+@dataclass(frozen=True)
+class PlainEvent:
+    """Stands for an event class where there is none: a handler gets the event's JSON value."""
+
+    source: str
+    name: str
+    subscribers = ()
+
+
+def named_event(event, name):
+    """The event class, or the PlainEvent, that a handler's first arguments name."""
+    if isinstance(event, type) and hasattr(event, "source") and hasattr(event, "name") and name is None:
+        return event
+    if isinstance(event, str) and isinstance(name, str):
+        return PlainEvent(event, name)
+    given = repr(event) if name is None else f"{event!r}, {name!r}"
+    raise TypeError(f"A handler takes an event class, or the source and the name of a plain event, not ({given}).")
+
+
 def read_event(event_class, message):
+    """What the handler is given. Raises Unreadable."""
     try:
         payload = json.loads(message.body)
     except (ValueError, RecursionError):
         raise Unreadable("not JSON") from None
+    if isinstance(event_class, PlainEvent):
+        return payload
     version = payload.get("version", 1) if isinstance(payload, dict) else 1
     if version != 1:
         raise Unreadable(f"unknown version {version!r:.40}")
@@ -93,18 +126,28 @@ def read_event(event_class, message):
 
 def event_context(event, message):
     """The worker's context data for an event, log fields included."""
-    event_id = str(event.event_id)
-    context = {"request_id": event_id, **context_from_headers(message), "event_id": event_id}
-    # Nameko's dispatcher hands on that of the call it was used in; an event is no part of that call.
+    context = context_from_headers(message)
+    # Nameko's dispatcher hands on those of the worker it was used in; an event is no part of what that worked on.
     context.pop("call_id", None)
+    context.pop("event_id", None)
+    # Plain data have none.
+    if hasattr(event, "event_id"):
+        context["event_id"] = str(event.event_id)
+    context.setdefault("request_id", context.get("event_id") or _cause(context, message))
     return context
+
+
+def _cause(context, message):
+    """An id for what a plain event belongs to: the first call of Nameko's call stack, or the message alone."""
+    first_call = next(iter(context.get("call_id_stack", ())), None)
+    return first_call or message.properties.get("message_id") or uuid4().hex
 
 
 def count(handler, outcome, started_at, event=None):
     """Count one attempt of an event handler. event: None for what could not be read."""
-    labels = handler.container.service_name, handler.event_class.name, handler.method_name
+    labels = handler.container.service_name, handler.event.name, handler.method_name
     HANDLED_EVENTS.labels(*labels, outcome).observe(time.perf_counter() - started_at)
-    if outcome == "handled":
+    if outcome == "handled" and hasattr(event, "timestamp"):
         EVENT_LAG.labels(*labels).observe(max(0, (datetime.now(UTC) - event.timestamp).total_seconds()))
 
 
@@ -122,7 +165,7 @@ def operation_on(exchange, routing_key, name, kind, queue=None):
 
 
 class EventHandler(Entrypoint):
-    """Handles each event of a class in a durable queue that the service's replicas share.
+    """Handles each event of a class, or of a source and a name, in a durable queue that the service's replicas share.
 
     workers: how many events a replica handles at once.
     pauses_seconds: before the second attempt, the third, …; after the last the message is parked.
@@ -132,9 +175,9 @@ class EventHandler(Entrypoint):
     publisher = Publisher()
     depths = QueueDepths()
 
-    def __init__(self, event_class, workers=1, pauses_seconds=PAUSES_SECONDS, **kwargs):
+    def __init__(self, event, name=None, *, workers=1, pauses_seconds=PAUSES_SECONDS, **kwargs):
         super().__init__(**kwargs)
-        self.event_class = event_class
+        self.event = named_event(event, name)
         self.workers = self.prefetch = workers
         self.pauses_seconds = tuple(pauses_seconds)
         self._stopping = Event()
@@ -153,11 +196,11 @@ class EventHandler(Entrypoint):
         self.consumers.unregister(self)
 
     def queue(self):
-        return handler_queue(self.event_class, self.container.service_name, self.method_name, self.container.config)
+        return handler_queue(self.event, self.container.service_name, self.method_name, self.container.config)
 
     def operation(self):
-        exchange = get_event_exchange(self.event_class.source, self.container.config)
-        return operation_on(exchange.name, self.event_class.name, "process", "consumer", self.queue().name)
+        exchange = get_event_exchange(self.event.source, self.container.config)
+        return operation_on(exchange.name, self.event.name, "process", "consumer", self.queue().name)
 
     def disconnected(self):
         pass
@@ -165,7 +208,7 @@ class EventHandler(Entrypoint):
     def handle(self, message):
         started_at = time.perf_counter()
         try:
-            event = read_event(self.event_class, message)
+            event = read_event(self.event, message)
         except Unreadable as error:
             count(self, "parked", started_at)
             self._park(message, str(error))
@@ -177,7 +220,7 @@ class EventHandler(Entrypoint):
 
         def settle(worker_ctx, result, exc_info):
             count(self, self._outcome(message, exc_info), started_at, event)
-            return self._settle(message, event, result, exc_info)
+            return self._settle(message, result, exc_info)
 
         with suppress(ContainerBeingKilled):  # Not acknowledged, it goes back with the connection.
             self.container.spawn_worker(
@@ -195,20 +238,21 @@ class EventHandler(Entrypoint):
             return "postponed"
         return "retried" if self._attempts(message) < len(self.pauses_seconds) else "parked"
 
-    def _settle(self, message, event, result, exc_info):
+    def _settle(self, message, result, exc_info):
         if exc_info is None:
             self.consumers.ack(message)
         elif isinstance(exc_info[1], DatabaseUnavailable):
             # No fault of the message. It is kept, and with it the queue's prefetch, so that
             # consumption pauses until the database is back.
-            self.container.spawn_managed_thread(lambda: self._attempt_again(message, event))
+            self.container.spawn_managed_thread(lambda: self._attempt_again(message))
         else:
             self._delay(message, exc_info[1])
         return result, exc_info
 
-    def _attempt_again(self, message, event):
+    def _attempt_again(self, message):
         if not self._stopped_within(UNAVAILABLE_PAUSE_SECONDS) and self.consumers.holds(message):
-            self._attempt(message, event)
+            # Read again, as the handler may have changed plain data.
+            self.handle(message)
 
     def _delay(self, message, error):
         attempt = self._attempts(message) + 1
@@ -283,9 +327,9 @@ class BroadcastHandler(Entrypoint):
     prefetch = 1
     workers = 1
 
-    def __init__(self, event_class, **kwargs):
+    def __init__(self, event, name=None, **kwargs):
         super().__init__(**kwargs)
-        self.event_class = event_class
+        self.event = named_event(event, name)
 
     def setup(self):
         self.consumers.register(self)
@@ -295,10 +339,10 @@ class BroadcastHandler(Entrypoint):
 
     def queue(self):
         return Queue(
-            f"evt-{self.event_class.source}-{self.event_class.name}--"
+            f"evt-{self.event.source}-{self.event.name}--"
             f"{self.container.service_name}.{self.method_name}-{uuid4().hex}",
-            exchange=get_event_exchange(self.event_class.source, self.container.config),
-            routing_key=self.event_class.name,
+            exchange=get_event_exchange(self.event.source, self.container.config),
+            routing_key=self.event.name,
             durable=False,
             exclusive=True,
             auto_delete=True,
@@ -314,9 +358,9 @@ class BroadcastHandler(Entrypoint):
     def handle(self, message):
         started_at = time.perf_counter()
         try:
-            event = read_event(self.event_class, message)
+            event = read_event(self.event, message)
         except Unreadable as error:
-            logger.warning("dropped a hint of %s: %s", self.event_class.name, error)
+            logger.warning("dropped a hint of %s: %s", self.event.name, error)
             count(self, "failed", started_at)
             self.consumers.ack(message)
             return

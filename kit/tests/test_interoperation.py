@@ -1,4 +1,4 @@
-"""Services and clients on Nameko's own extensions beside ours."""
+"""Services and clients on Nameko's own extensions beside ours, and nameko.testing's helpers on services with ours."""
 
 import subprocess
 import sys
@@ -11,7 +11,13 @@ from nameko.exceptions import RemoteError
 from nameko.rpc import RpcProxy
 from nameko.rpc import rpc as nameko_rpc
 from nameko.standalone.events import event_dispatcher
-from nameko.testing.services import entrypoint_hook
+from nameko.testing.services import (
+    entrypoint_hook,
+    entrypoint_waiter,
+    replace_dependencies,
+    restrict_entrypoints,
+    worker_factory,
+)
 
 from bakery import Answer, Cake, CakeBaked, CakeEaten, Context, InboxEntry, OutboxEntry, OvenWarmed
 from nameko_reliable.database import Database
@@ -260,3 +266,45 @@ def test_wrong_arguments_are_refused_where_the_class_is_defined(decorator, argum
 
     sentence = f"A handler takes an event class, or the source and the name of a plain event, not {given}."
     assert str(refusal.value) == sentence
+
+
+# nameko.testing.services
+
+
+def test_worker_factory_makes_a_worker_with_mocks():
+    bakery = worker_factory(Bakery)
+    bakery.cluster.till.price.return_value = 3
+
+    event = bakery.bake("Torte")
+    bakery.bake_again(CakeEaten(cake="Eclair"))
+    price = bakery.price("Torte")
+
+    assert price == 3
+    [(session, published), _] = bakery.outbox.add.call_args
+    assert to_payload(published) == event
+    assert [added.name for [added], _ in session.add.call_args_list] == ["Torte", "Eclair"]
+
+
+def test_entrypoint_hook_runs_methods_in_a_container(bakery, tables):
+    with entrypoint_hook(bakery, "bake") as bake, entrypoint_hook(bakery, "bake_again") as bake_again:
+        event = bake("Torte")
+        bake_again(CakeEaten(cake="Eclair"))
+
+        with pytest.raises(ZeroDivisionError, match="burnt"):
+            bake("burnt")
+
+    assert event["cake"] == "Torte"
+    assert tables("bakery").all(Cake.name) == ["Torte", "Eclair"]
+
+
+def test_a_container_of_replaced_dependencies_and_restricted_entrypoints(container_factory, config, broker):
+    bakery = container_factory(Bakery, config)
+    db, _ = replace_dependencies(bakery, "db", "outbox")
+    restrict_entrypoints(bakery, "bake_again")
+    bakery.start()
+
+    with entrypoint_waiter(bakery, "bake_again", timeout=20) as result:
+        event_dispatcher(config)("bakery", "cake.eaten", to_payload(CakeEaten(cake="Torte")))
+
+    assert result.get() is None
+    db.transaction.assert_called_once_with()

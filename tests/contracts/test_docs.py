@@ -5,8 +5,9 @@ import pytest
 from dev.settings import ROOT
 
 FOLDERS = "contracts|kit|services|gateway|frontend|templates|migrations|dev|ops|benchmarks|tests|docs"
-# docs/extending.md names what its reader is about to write.
-PAGES = [ROOT / "README.md", *(page for page in (ROOT / "docs").rglob("*.md") if page.name != "extending.md")]
+ALL = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+# CHANGELOG.md names what was there, docs/extending.md what its reader is about to write.
+PAGES = [page for page in ALL if page.name not in ("CHANGELOG.md", "extending.md")]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -14,6 +15,24 @@ def test_every_file_that_a_page_names_is_there(page):
     named = re.findall(rf"`((?:{FOLDERS})/[\w./-]*)`", page.read_text())
 
     assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("page", ALL, ids=lambda page: page.name)
+def test_every_link_of_a_page_leads_to_a_file_and_a_heading(page):
+    linked = re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)", page.read_text())
+
+    assert [link for link in linked if not leads_somewhere(page, *link)] == []
+
+
+def leads_somewhere(page, path, heading):
+    target = (page.parent / path) if path else page
+    return target.exists() and (not heading or heading in headings(target))
+
+
+def headings(page):
+    """As GitHub makes anchors of them."""
+    lines = re.findall(r"^#+ (.*)", page.read_text(), re.MULTILINE)
+    return [re.sub(r"[^\w -]", "", line).lower().replace(" ", "-") for line in lines]
 
 
 def test_every_decision_is_in_the_index():

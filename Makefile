@@ -53,6 +53,7 @@ lint: .venv/installed
 	@$(VENV)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
 	@$(VENV)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@$(VENV)/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
+	@$(VENV)/check-jsonschema --quiet --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/*.yml
 	@PATH=$(VENV):$$PATH jactionlint --no-hints
 	@$(VENV)/zizmor --quiet --offline .
 	@$(VENV)/python -m dev.chart

@@ -14,7 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
-# nameko_reliable.settings brings it; it is no news to whoever migrates. See docs/decisions/nameko-and-eventlet.md.
+# nameko_reliable.settings brings it; it is no news to whoever migrates. See docs/decisions/0001-nameko-and-eventlet.md.
 warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")
 
 from contracts.settings import ShopSettings  # noqa: E402

@@ -41,3 +41,10 @@ def test_every_decision_is_in_the_index():
     named = re.findall(r"\]\(([\w-]+\.md)\)", (folder / "README.md").read_text())
 
     assert sorted(named) == sorted(page.name for page in folder.glob("*.md") if page.name != "README.md")
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "decisions").glob("0*.md")), ids=lambda page: page.name)
+def test_every_decision_says_its_number_date_and_status(page):
+    head = re.match(r"# (\d+)\. .+\n\n\d{4}-\d\d-\d\d · (accepted|replaced by \d+)", page.read_text())
+
+    assert head and int(head[1]) == int(page.name[:4])

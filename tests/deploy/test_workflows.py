@@ -1,6 +1,9 @@
 import re
 import subprocess
+import sys
 import tomllib
+from pathlib import Path
+from textwrap import dedent
 
 import pytest
 import yaml
@@ -24,6 +27,32 @@ def test_the_tests_run_with_each_python_that_the_kit_names():
     tested = re.findall(r'- \{ python: "(3\.\d+)"', (ROOT / ".github/workflows/ci.yml").read_text())
 
     assert named and tested == named
+
+
+@pytest.fixture
+def check_tag(tmp_path):
+    """`check_tag(tag)`: what the first step of release.yml says of it, where CI has passed."""
+    workflow = (ROOT / ".github/workflows/release.yml").read_text()
+    script = dedent(re.search(r"- id: version\n +run: \|\n((?: {10}.*\n)+)", workflow)[1])
+    (tmp_path / "gh").write_text("#!/bin/sh\necho 1\n")
+    (tmp_path / "gh").chmod(0o755)
+
+    def check_tag(tag):
+        told = {"GITHUB_REF_NAME": tag, "GITHUB_OUTPUT": str(tmp_path / "output"), "REGISTRY": "ghcr.io/example"}
+        path = f"{tmp_path}:{Path(sys.executable).parent}:/usr/bin:/bin"
+        command = ["bash", "-e", "-o", "pipefail", "-c", script]
+        done = subprocess.run(command, env={**told, "PATH": path}, cwd=ROOT, capture_output=True, text=True)
+        return done.stdout or (tmp_path / "output").read_text()
+
+    return check_tag
+
+
+@pytest.mark.parametrize(("prefix", "folder"), [("v", "."), ("kit-v", "kit")])
+def test_a_release_of_the_shop_or_the_kit_has_the_version_of_its_pyproject(check_tag, prefix, folder):
+    version = tomllib.loads((ROOT / folder / "pyproject.toml").read_text())["project"]["version"]
+
+    assert check_tag(f"{prefix}{version}") == f"version={version}\n"
+    assert f"{folder}/pyproject.toml says {version}." in check_tag(f"{prefix}99.0.0")
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,17 @@
 from uuid import uuid4
 
 import pytest
+import yaml
 from amqp.exceptions import PreconditionFailed
+from nameko.events import event_handler as stock_event_handler
+from nameko.exceptions import UnknownService
+from nameko.rpc import rpc as stock_rpc
+from nameko.standalone.events import event_dispatcher
 
 from bakery import CakeBaked
+from nameko_reliable import moving
+from nameko_reliable.__main__ import main
+from nameko_reliable.amqp import consumers
 from nameko_reliable.amqp.queues import delay_queue, handler_queue, parking_queue
 from nameko_reliable.events import PAUSES_SECONDS, event_handler
 from nameko_reliable.moving import Mover, move_queues
@@ -13,20 +21,158 @@ from nameko_reliable.rpc import rpc
 from nameko_reliable.testing.waiting import wait_for
 
 DISPLAY = "evt-bakery-cake.baked--cafe.display"
+CLEAR = "evt-bakery-cake.eaten--cafe.clear"
 PARKED = "parked.cafe"
 SHORTEST, LONGEST = PAUSES_SECONDS[0], PAUSES_SECONDS[-1]
+
+
+class StockCafe:
+    name = "cafe"
+
+    cleared = []
+
+    @stock_event_handler("bakery", "cake.eaten")
+    def clear(self, event):
+        self.cleared.append(event["cake"])
+
+    @stock_rpc
+    def order(self, cake):
+        return f"stock {cake}"
 
 
 class Cafe:
     name = "cafe"
 
+    cleared = []
+
     @event_handler(CakeBaked)
     def display(self, event):
         pass
 
+    @event_handler("bakery", "cake.eaten")
+    def clear(self, event):
+        self.cleared.append(event["cake"])
+
     @rpc
     def order(self, cake):
-        return f"one {cake}"
+        return f"kit {cake}"
+
+
+@pytest.fixture(autouse=True)
+def nothing_cleared(monkeypatch):
+    monkeypatch.setattr(StockCafe, "cleared", [])
+    monkeypatch.setattr(Cafe, "cleared", [])
+
+
+@pytest.fixture
+def config_file(config, tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump({name: config[name] for name in ("AMQP_URI", "rpc_exchange")}))
+    return str(file)
+
+
+@pytest.fixture
+def move(config_file, monkeypatch):
+    monkeypatch.setattr(consumers, "DECLARE_SECONDS", 0.5)
+    return lambda: main(["queues", "move", "--config", config_file, "test_moving:Cafe"])
+
+
+@pytest.fixture
+def eat(config):
+    """`eat("Torte")`: an event of stock Nameko's."""
+    dispatch = event_dispatcher(config)
+    return lambda cake: dispatch("bakery", "cake.eaten", {"cake": cake})
+
+
+def asides(broker):
+    return [name for name in broker.queues() if name.endswith(".aside")]
+
+
+# From stock Nameko to the kit
+
+
+def test_a_stock_service_moves_without_losing_a_call_or_an_event(run_service, broker, rpc, eat, move):
+    run_service(StockCafe).stop()
+    eat("Torte")
+    eat("Strudel")
+    calls = [rpc.cafe.order.call_async(drink) for drink in ("tea", "milk")]
+
+    run_service(Cafe)
+    wait_for(lambda: Cafe.cleared == ["Torte", "Strudel"])
+    move()
+
+    assert [call.result() for call in calls] == ["kit tea", "kit milk"]
+    assert rpc.cafe.order("more") == "kit more"
+    assert asides(broker) == []
+
+
+def test_calls_wait_for_a_service_that_is_not_there_yet(run_service, broker, rpc, move, monkeypatch):
+    monkeypatch.setattr(moving, "SERVICE_SECONDS", 0)
+    run_service(StockCafe).stop()
+    call = rpc.cafe.order.call_async("tea")
+    move_messages = Mover.move
+
+    def move_and_call(self, source, **options):
+        move_messages(self, source, **options)
+        if source == "rpc-cafe":
+            # Rather than wait in a queue that is about to be deleted.
+            with pytest.raises(UnknownService):
+                rpc.cafe.order("milk")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Mover, "move", move_and_call)
+        with pytest.raises(SystemExit, match=r"Calls wait in rpc-cafe.aside \(1\): start its service"):
+            move()
+    run_service(Cafe)
+    move()
+
+    assert call.result() == "kit tea"
+    assert asides(broker) == []
+
+
+def test_beside_a_stock_replica_the_kits_gets_events_and_no_calls(run_service, broker, rpc, eat, move):
+    stock, cakes = run_service(StockCafe), [str(number) for number in range(20)]
+    run_service(Cafe)
+
+    for cake in cakes:
+        eat(cake)
+    with pytest.raises(SystemExit, match="rpc-cafe is in use: stop its service first"):
+        move()
+
+    wait_for(lambda: sorted(StockCafe.cleared + Cafe.cleared, key=int) == cakes)
+    assert StockCafe.cleared and Cafe.cleared
+    assert rpc.cafe.order("tea") == "stock tea"
+    stock.stop()
+    move()
+    wait_for(lambda: broker.consumers("rpc-cafe"))
+    assert rpc.cafe.order("tea") == "kit tea"
+
+
+REFUSED = "Not finished, and nothing is lost: mend this, and run it again."
+
+
+@pytest.mark.parametrize(
+    "settings, service, sentence",
+    [
+        ({}, "test_moving:Cafe", "AMQP_URI must be the broker's address, like amqp://"),
+        ({"AMQP_URI": "amqp://cafe:qx/zw@broker"}, "test_moving:Cafe", "AMQP_URI must be the broker's address"),
+        ({"AMQP_URI": "amqp://cafe:qxzw@127.0.0.1:1"}, "test_moving:Cafe", REFUSED),
+        ({"AMQP_URI": "amqp://h", "EVENT_QUEUE_TYPE": "qorum"}, "bakery", "EVENT_QUEUE_TYPE must be classic or quorum"),
+        ({"AMQP_URI": "amqp://h"}, "nowhere", "nowhere: No module named 'nowhere'"),
+        ({"AMQP_URI": "amqp://h"}, "test_moving:Pub", "test_moving:Pub: Failed to find service class 'Pub'"),
+        ({"AMQP_URI": "amqp://h"}, "test_moving:StockCafe", "cafe has no @rpc and no @event_handler of"),
+        ("[]", "test_moving:Cafe", "config.yaml has no settings"),
+        ("AMQP_URI: qx: zw", "test_moving:Cafe", "config.yaml is not YAML"),
+    ],
+)
+def test_a_command_that_can_not_be_carried_out_ends_with_a_sentence(tmp_path, settings, service, sentence):
+    file = tmp_path / "config.yaml"
+    file.write_text(settings if isinstance(settings, str) else yaml.safe_dump(settings))
+
+    with pytest.raises(SystemExit, match=sentence) as ended:
+        main(["queues", "move", "--config", str(file), service])
+
+    assert not [part for part in ("qx", "zw") if part in str(ended.value)]
 
 
 # From one queue type to the other
@@ -65,7 +211,8 @@ def test_from_classic_to_quorum_and_back_nothing_is_lost(broker, change):
         # What was delayed comes sooner, and is still at its fifth attempt.
         assert (second.payload, second.headers["x-attempt"]) == ({"number": 2}, 4)
         assert (parked.properties["message_id"], parked.headers["x-parked-reason"]) == ("m-3", "no plate")
-    assert not [name for name in broker.queues() if name.endswith(".aside")]
+        assert CLEAR in broker.bindings("bakery.events")
+    assert asides(broker) == []
 
 
 def test_a_run_that_was_broken_off_is_finished_by_the_next(broker, change):
@@ -77,10 +224,11 @@ def test_a_run_that_was_broken_off_is_finished_by_the_next(broker, change):
     wait_for(lambda: broker.depth(PARKED) == 1)
 
 
-@pytest.mark.parametrize("used", [DISPLAY, "rpc-cafe"])
-def test_event_queues_of_a_service_that_runs_are_left_alone_with_a_sentence(broker, change, used):
+@pytest.mark.parametrize("used", [DISPLAY, "rpc-cafe", "rpc-bakery"])
+def test_event_queues_are_left_alone_while_the_service_or_a_source_of_its_events_runs(broker, change, used):
     declare(broker, "classic")
-    broker.declare("rpc-cafe", durable=True)
+    if used != DISPLAY:
+        broker.declare(used)
     with broker.channel() as channel:
         channel.basic_consume(used)
 
@@ -88,7 +236,7 @@ def test_event_queues_of_a_service_that_runs_are_left_alone_with_a_sentence(brok
             change("quorum")
 
     declare(broker, "classic")
-    assert not [name for name in broker.queues() if name.endswith(".aside")]
+    assert asides(broker) == []
 
 
 def test_what_would_end_its_pause_while_its_handlers_queue_is_replaced_is_kept(broker, change, monkeypatch):

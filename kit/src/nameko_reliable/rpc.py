@@ -135,7 +135,7 @@ class RpcConsumer(SharedExtension):
         name = self.container.service_name
         return Queue(
             f"rpc-{name}",
-            exchange=self._exchange,
+            exchange=get_rpc_exchange(self.container.config),
             routing_key=f"{name}.*",
             durable=True,
             auto_delete=True,

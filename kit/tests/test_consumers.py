@@ -228,7 +228,7 @@ def test_a_refused_queue_hinders_no_other_and_is_consumed_when_it_is_granted(
     assert (answer, was_connected) == ("Torte", False)
     # Not with each round.
     assert caplog.text.count("inequivalent arg 'durable' for queue 'orders'") == 1
-    assert "delete it, or keep its arguments" in caplog.text
+    assert "`python -m nameko_reliable queues move` replaces it and keeps its messages" in caplog.text
     broker.publish(b"granted", queue="orders")
     wait_for(lambda: bodies == [b"granted"])
 

@@ -91,7 +91,7 @@ def asides(broker):
 # From stock Nameko to the kit
 
 
-def test_a_stock_service_moves_without_losing_a_call_or_an_event(run_service, broker, rpc, eat, move):
+def test_a_stock_service_moves_without_losing_a_call_or_an_event(run_service, broker, rpc, eat, move, caplog):
     run_service(StockCafe).stop()
     eat("Torte")
     eat("Strudel")
@@ -99,8 +99,12 @@ def test_a_stock_service_moves_without_losing_a_call_or_an_event(run_service, br
 
     run_service(Cafe)
     wait_for(lambda: Cafe.cleared == ["Torte", "Strudel"])
+    advice = [record.getMessage() for record in caplog.records if record.levelname == "CRITICAL"]
     move()
 
+    [line] = advice
+    assert line.startswith("the broker refuses rpc-cafe: PRECONDITION_FAILED")
+    assert "`python -m nameko_reliable queues move`" in line
     assert [call.result() for call in calls] == ["kit tea", "kit milk"]
     assert rpc.cafe.order("more") == "kit more"
     assert asides(broker) == []

@@ -228,6 +228,7 @@ def test_a_queue_with_other_arguments_gets_nothing_and_holds_up_no_other(run_ser
     wait_for(lambda: bakery.all(OutboxEntry.attempts) == [1])
     assert broker.depth(CAFE) == 0
     assert f"inequivalent arg 'durable' for queue '{CAFE}'" in caplog.text
+    assert "`python -m nameko_reliable queues move` replaces it and keeps its messages" in caplog.text
     with broker.channel() as channel:
         channel.queue_delete(CAFE)
     wait_for(lambda: broker.queue_exists(CAFE) and cakes(broker) == ["Torte"])

@@ -24,7 +24,7 @@ from amqp.basic_message import Message
 from amqp.exceptions import AMQPError, ChannelError
 from eventlet.event import Event
 from eventlet.semaphore import Semaphore
-from kombu import Connection
+from kombu import Connection, Queue
 from nameko.extensions import SharedExtension
 
 from nameko_reliable.settings import amqp_address
@@ -38,6 +38,11 @@ RETRY_SECONDS = 0.5
 CONNECTION_ERRORS = (OSError, AMQPError)
 # AMQP's classes `exchange` and `queue`.
 DECLARING_METHODS = (40, 50)
+OTHER_ARGUMENTS = "PRECONDITION_FAILED - inequivalent arg"
+ADVICE = (
+    "it was made without the kit, or with another EVENT_QUEUE_TYPE; "
+    "`python -m nameko_reliable queues move` replaces it and keeps its messages"
+)
 
 TRANSIENT, PERSISTENT = 1, 2
 
@@ -101,7 +106,7 @@ def drain(connection, idle_seconds):
 
 
 def declare(channel, entity):
-    """Declare and bind a kombu exchange or queue; return None, or the sentence with which the broker refuses.
+    """Declare and bind a kombu exchange or queue; return None, or why the broker refuses it and what mends that.
 
     channel: one for declarations alone: the broker closes it when it refuses, and py-amqp opens it again.
     """
@@ -111,6 +116,8 @@ def declare(channel, entity):
         # Another channel of the connection may have failed while this one waited for its answer.
         if refusal.method_sig is None or refusal.method_sig[0] not in DECLARING_METHODS:
             raise
+        if isinstance(entity, Queue) and refusal.reply_text.startswith(OTHER_ARGUMENTS):
+            return f"{refusal.reply_text}: {ADVICE}"
         return refusal.reply_text
     return None
 

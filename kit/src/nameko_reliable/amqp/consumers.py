@@ -32,7 +32,6 @@ DECLARE_SECONDS = 10
 # Between two that were asked for: a stopped service returns every call.
 ASKED_SECONDS = 1
 STOP_SECONDS = 2
-ADVICE = ": delete it, or keep its arguments; an event's queue has those of EVENT_QUEUE_TYPE"
 
 CONNECTED = Gauge(
     "broker_connected", "1 while all queues of the service are consumed, else 0.", ["service"], registry=KIT
@@ -208,8 +207,7 @@ class Consumers(SharedExtension):
                         self._tags[provider] = self._start_consuming(channel, provider)
         refused = {entity.name: refusal for entity, refusal in refusals.items() if refusal}
         for name in refused.keys() - self._refused.keys():
-            has_other_arguments = refused[name].startswith("PRECONDITION_FAILED")
-            logger.critical("the broker refuses %s: %s%s", name, refused[name], ADVICE if has_other_arguments else "")
+            logger.critical("the broker refuses %s: %s", name, refused[name])
         self._refused = refused
 
     def _start_consuming(self, channel, provider):

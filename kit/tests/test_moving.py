@@ -1,5 +1,7 @@
 """nameko_reliable.moving: queues get other arguments, and keep what lies in them."""
 
+import re
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -9,6 +11,7 @@ from nameko.events import event_handler as stock_event_handler
 from nameko.exceptions import UnknownService
 from nameko.rpc import rpc as stock_rpc
 from nameko.standalone.events import event_dispatcher
+from sqlalchemy import create_engine, inspect
 
 from bakery import CakeBaked
 from nameko_reliable import moving
@@ -243,7 +246,7 @@ def test_event_queues_are_left_alone_while_the_service_or_a_source_of_its_events
     assert asides(broker) == []
 
 
-def test_what_would_end_its_pause_while_its_handlers_queue_is_replaced_is_kept(broker, change, monkeypatch):
+def test_a_pause_that_ends_while_its_handlers_queue_is_replaced_loses_nothing(broker, change, monkeypatch):
     declare(broker, "classic")
     with broker.channel() as channel:
         delay_queue(SHORTEST, {"EVENT_QUEUE_TYPE": "classic"})(channel).declare()
@@ -260,3 +263,21 @@ def test_what_would_end_its_pause_while_its_handlers_queue_is_replaced_is_kept(b
     change("quorum")
 
     wait_for(lambda: broker.depth(DISPLAY) == 1)
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "moving.md"
+
+
+def test_the_pages_tables_are_those_of_the_mixins(database, tables):
+    [statements] = re.findall(r"```sql\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    made = create_engine(database("cafe"))
+
+    with made.begin() as connection:
+        connection.exec_driver_sql(statements)
+
+    by_page, by_mixins = inspect(made), inspect(tables("bakery").engine)
+    for table in ("outbox", "inbox", "answers"):
+        for part in ("columns", "pk_constraint", "indexes"):
+            ask = f"get_{part}"
+            assert repr(getattr(by_page, ask)(table)) == repr(getattr(by_mixins, ask)(table))
+    made.dispose()

@@ -51,7 +51,7 @@ def read_config(path):
     except (OSError, UnicodeDecodeError) as error:
         sys.exit(f"{path} can't be read: {error}")
     except (yaml.YAMLError, ConfigurationError):
-        # Their own words may quote what comes from the environment.
+        # Their messages may quote values from the environment.
         sys.exit(f"{path} is not YAML, or a variable that it names has a value that is not.")
     if not isinstance(config, dict):
         sys.exit(f"{path} has no settings.")

@@ -66,7 +66,7 @@ def move_events(mover, services, config):
         names = {*(service.service_name for service in services), *(each.event.source for each in handlers)}
         for name in (*(queue.name for queue in (*queues, *parking)), *(f"rpc-{name}" for name in sorted(names))):
             mover.refuse_while_in_use(name)
-        # Before the handlers', into which what they hold would come at any time.
+        # First, as their messages may go to a handler's queue at any time, also while that is replaced.
         for queue in delays:
             mover.cut_short(queue)
     for queue in parking:
@@ -106,7 +106,7 @@ class Mover:
         self.confirming.confirm_select()
 
     def change(self, queue, headers_of=own_headers):
-        """Have the queue as it is described. Its messages wait aside while there are two of its name to choose from."""
+        """Have the queue with these arguments. If it must be replaced, its messages wait in another one meanwhile."""
         aside = Queue(f"{queue.name}.aside", durable=True)
         aside(self.channel).declare()
         if self.is_other(queue):
@@ -118,7 +118,7 @@ class Mover:
         self.channel.queue_delete(aside.name, if_unused=True, if_empty=True)
 
     def cut_short(self, queue):
-        """The same of a delay queue, whose messages go to the handlers that they wait for, at once."""
+        """Have the delay queue with these arguments, and send its messages to their handlers' queues at once."""
         if self.is_other(queue):
             self.move(queue.name)
             self.replace(queue)

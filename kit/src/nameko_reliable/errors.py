@@ -3,7 +3,7 @@
 from nameko.exceptions import BadRequest, deserialize_to_instance, registry
 
 
-def outcome_of(error):
+def outcome_of(error: BaseException | None) -> str:
     """How a call ended: ok, refused, error, timeout or unavailable. error: None, or what it raised.
 
     What is meant to cross the wire is an answer, `refused`, unless its class has another `outcome`.
@@ -13,7 +13,8 @@ def outcome_of(error):
     # Nameko's own BadRequest says that the call was none.
     if isinstance(error, BadRequest) or not isinstance(error, tuple(registry.values())):
         return "error"
-    return getattr(error, "outcome", "refused")
+    outcome: str = getattr(error, "outcome", "refused")
+    return outcome
 
 
 @deserialize_to_instance
@@ -22,7 +23,7 @@ class RpcTimeout(Exception):
 
     outcome = "timeout"
 
-    def __init__(self, service):
+    def __init__(self, service: str) -> None:
         super().__init__(service)
         self.service = service
 
@@ -33,7 +34,7 @@ class ServiceUnavailable(Exception):
 
     outcome = "unavailable"
 
-    def __init__(self, service):
+    def __init__(self, service: str) -> None:
         super().__init__(service)
         self.service = service
 
@@ -42,7 +43,7 @@ class ServiceUnavailable(Exception):
 class ServiceBusy(ServiceUnavailable):
     """The service has more of such calls than it can answer in time. Nothing was carried out."""
 
-    def __init__(self, service, retry_after_seconds):
+    def __init__(self, service: str, retry_after_seconds: int | str) -> None:
         super().__init__(service)
         self.args = service, retry_after_seconds
         self.retry_after_seconds = int(retry_after_seconds)
@@ -57,7 +58,7 @@ class NotReplayable(Exception):
 class TooManyParked(Exception):
     """The parked message may be there, but not among the oldest, and no others can be looked at."""
 
-    def __init__(self, looked_at, total):
+    def __init__(self, looked_at: int | str, total: int | str) -> None:
         super().__init__(looked_at, total)
         self.looked_at, self.total = int(looked_at), int(total)
 
@@ -68,7 +69,7 @@ class ParkingLotBusy(Exception):
 
     outcome = "unavailable"
 
-    def __init__(self, service):
+    def __init__(self, service: str) -> None:
         super().__init__(service)
         self.service = service
 

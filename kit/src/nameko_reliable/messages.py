@@ -11,11 +11,17 @@ absent; unknown fields are passed over, so that a newer publisher may add some.
 import dataclasses
 import types
 import typing
+from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from functools import cache
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from uuid import UUID, uuid4
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,11 +41,15 @@ class Event:
     version: int = 1
 
 
-def to_payload(value):
-    if dataclasses.is_dataclass(value):
-        return {f.name: to_payload(getattr(value, f.name)) for f in dataclasses.fields(value)}
+def to_payload(message: "DataclassInstance") -> dict[str, Any]:
+    return {f.name: _to_json(getattr(message, f.name)) for f in dataclasses.fields(message)}
+
+
+def _to_json(value: Any) -> Any:
+    if dataclasses.is_dataclass(type(value)):
+        return to_payload(value)
     if isinstance(value, tuple):
-        return [to_payload(item) for item in value]
+        return [_to_json(item) for item in value]
     if isinstance(value, datetime):
         return timestamp(value)
     if isinstance(value, (Decimal, UUID)):
@@ -47,12 +57,12 @@ def to_payload(value):
     return value
 
 
-def timestamp(moment):
+def timestamp(moment: datetime) -> str:
     """ISO 8601 in UTC with microseconds and Z, always 27 characters."""
     return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def from_payload(cls, payload):
+def from_payload(cls: type[T], payload: object) -> T:
     if not isinstance(payload, dict):
         raise ValueError(f"{cls.__name__} is not a JSON object")
     values = {}
@@ -68,7 +78,7 @@ def from_payload(cls, payload):
 
 
 @cache
-def _fields(cls):
+def _fields(cls: Any) -> dict[str, tuple[Any, bool]]:
     kinds = typing.get_type_hints(cls)
     return {
         f.name: (kinds[f.name], f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING)
@@ -76,24 +86,24 @@ def _fields(cls):
     }
 
 
-def _moment(text):
+def _moment(text: str) -> datetime:
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError("a time without its zone")
     return moment
 
 
-def _finite(text):
+def _finite(text: str) -> Decimal:
     number = Decimal(text)
     if not number.is_finite():
         raise ValueError("not a finite number")
     return number
 
 
-_FROM_TEXT = {datetime: _moment, Decimal: _finite, UUID: UUID}
+_FROM_TEXT: dict[type, Callable[[str], object]] = {datetime: _moment, Decimal: _finite, UUID: UUID}
 
 
-def _convert(kind, value):
+def _convert(kind: Any, value: Any) -> Any:
     if isinstance(kind, types.UnionType):
         kinds = [k for k in kind.__args__ if k is not type(None)]
         return None if value is None and len(kinds) < len(kind.__args__) else _convert(kinds[0], value)
@@ -101,7 +111,7 @@ def _convert(kind, value):
         if not isinstance(value, list):
             raise ValueError("not a list")
         return tuple(_convert(kind.__args__[0], item) for item in value)
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return from_payload(kind, value)
     if kind in _FROM_TEXT:
         if not isinstance(value, str):

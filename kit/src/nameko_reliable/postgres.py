@@ -44,14 +44,14 @@ SEVERAL_HOSTS = re.compile(r"([^:/]+://(?:[^/?#]*@)?)([^/?#@]*,[^/?#@]*)([/?#].*
 HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(?::([0-9]+))?")
 
 
-def is_outage(error):
+def is_outage(error: BaseException | None) -> bool:
     """Whether an error of psycopg2's is the database's own. A lost connection has no SQLSTATE."""
     if isinstance(error, psycopg2.Error) and error.pgcode:
-        return error.pgcode.startswith(DATABASE)
+        return bool(error.pgcode.startswith(DATABASE))
     return isinstance(error, (psycopg2.OperationalError, psycopg2.InterfaceError))
 
 
-def is_statements(error):
+def is_statements(error: BaseException | None) -> bool:
     """Whether an error of psycopg2's is this statement's alone, so that another try may succeed."""
     return isinstance(error, psycopg2.Error) and error.pgcode in STATEMENT
 

@@ -1,9 +1,12 @@
 """What goes with a session's transaction."""
 
+from collections.abc import Callable
+
 from sqlalchemy import event
+from sqlalchemy.orm import Session
 
 
-def after_commit(session, function):
+def after_commit(session: Session, function: Callable[[], object]) -> None:
     """Call the function once the session's transaction has committed: not if it rolls back, nor for a savepoint."""
     if "after_commit" not in session.info:
         session.info["after_commit"] = []
@@ -12,13 +15,13 @@ def after_commit(session, function):
     session.info["after_commit"].append(function)
 
 
-def _call_functions(session):
+def _call_functions(session: Session) -> None:
     if not session.in_nested_transaction():
         functions, session.info["after_commit"] = session.info["after_commit"], []
         for function in functions:
             function()
 
 
-def _forget_functions(session):
+def _forget_functions(session: Session) -> None:
     if not session.in_nested_transaction():
         session.info["after_commit"] = []

@@ -11,11 +11,16 @@ extensions take its values as they are.
 
 import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeAlias, cast
 from urllib.parse import urlsplit
 
-from marshmallow import ValidationError
+from marshmallow import Schema, ValidationError
 from nameko.extensions import DependencyProvider
+
+# A setting, or a pair of them.
+Need: TypeAlias = str | tuple[str, str]
+Unfit: TypeAlias = Callable[[Mapping[str, Any], Mapping[str, str]], Iterable[str]]
 
 
 class Settings(DependencyProvider):
@@ -26,25 +31,28 @@ class Settings(DependencyProvider):
     unfit: of (values, the process's environment), sentences that say what stands against ENVIRONMENT=production.
     """
 
-    def __init__(self, schema, unfit=None, needs=()):
+    def __init__(self, schema: type[Schema], unfit: Unfit | None = None, needs: Iterable[Need] = ()) -> None:
         self.schema, self.unfit, self.needs = schema, unfit, needs
 
-    def bind(self, container, attr_name):
+    def bind(self, container: Any, attr_name: str) -> Any:
         # Before any setup, so that nothing else comes first.
         container.config = checked(self.schema(), container.config, self.needs, self.unfit)
         return super().bind(container, attr_name)
 
-    def get_dependency(self, worker_ctx):
+    def get_dependency(self, worker_ctx: Any) -> Any:
         return self.container.config
 
 
-def checked(schema, config, needs=(), unfit=None):
+def checked(
+    schema: Schema, config: Mapping[str, Any], needs: Iterable[Need] = (), unfit: Unfit | None = None
+) -> dict[str, Any]:
     """The values that the schema loads from the configuration. Raises SystemExit with all that is wrong."""
     missing = _missing(schema, config, needs)
+    values: dict[str, Any]
     try:
         values, faults = schema.load(config), {}
     except ValidationError as error:
-        values, faults = error.valid_data, error.normalized_messages()
+        values, faults = cast(dict[str, Any], error.valid_data), error.normalized_messages()
     sentences = {**missing, **dict(_sentences(faults))}
     lines = [f"{name} {rest}" for name, rest in sentences.items()]
     if unfit and values.get("ENVIRONMENT") == "production":
@@ -57,7 +65,7 @@ def checked(schema, config, needs=(), unfit=None):
     return values
 
 
-def _missing(schema, config, needs):
+def _missing(schema: Schema, config: Mapping[str, Any], needs: Iterable[Need]) -> dict[str, str]:
     missing = {}
     for need in needs:
         name, condition = (need, None) if isinstance(need, str) else need
@@ -66,11 +74,11 @@ def _missing(schema, config, needs):
         # What is no section has a fault of its own.
         is_missing = isinstance(holder, Mapping) and not holder.get(last)
         if is_missing and (condition is None or config.get(condition)):
-            missing[_variable(section, key)] = schema.fields[section].error_messages["required"]
+            missing[_variable(section, key)] = str(schema.fields[section].error_messages["required"])
     return missing
 
 
-def _sentences(faults):
+def _sentences(faults: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for section, messages in faults.items():
         if isinstance(messages, dict):
             yield from ((_variable(section, key), found[0]) for key, found in messages.items())
@@ -78,12 +86,12 @@ def _sentences(faults):
             yield section, messages[0]
 
 
-def _variable(section, key):
+def _variable(section: str, key: str) -> str:
     """DB_URIS.bakery is what BAKERY_DB_URI says."""
     return f"{key.upper()}_{section.removesuffix('S')}" if key else section
 
 
-def amqp_address(config):
+def amqp_address(config: Mapping[str, Any]) -> dict[str, Any]:
     """Kombu's arguments for a connection to the broker. With amqps:// its certificate and host name are verified.
 
     AMQP_SSL_CA: the file of the authority's certificate; without one the system's authorities are trusted.

@@ -10,15 +10,16 @@ class Answer(AnswerMixin, Base):
     pass
 """
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import BigInteger, DateTime, Identity, Index, Text, delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import JSONB, insert
-from sqlalchemy.orm import Mapped, declared_attr, mapped_column
+from sqlalchemy.orm import Mapped, Session, declared_attr, mapped_column
 
-from nameko_reliable.messages import to_payload
+from nameko_reliable.messages import Event, to_payload
 
 
 class OutboxMixin:
@@ -28,7 +29,7 @@ class OutboxMixin:
     event_id: Mapped[UUID]
     event_name: Mapped[str] = mapped_column(Text)
     key: Mapped[str] = mapped_column(Text)
-    payload: Mapped[dict] = mapped_column(JSONB)
+    payload: Mapped[dict[str, Any]] = mapped_column(JSONB)
     request_id: Mapped[str | None] = mapped_column(Text)
     traceparent: Mapped[str | None] = mapped_column(Text)
     attempts: Mapped[int] = mapped_column(server_default="0")
@@ -36,18 +37,21 @@ class OutboxMixin:
     not_before: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
     @declared_attr.directive
-    def __table_args__(cls):
+    def __table_args__(cls) -> tuple[Index, ...]:
         return (Index("ix_outbox_key_id", "key", "id"),)
 
     @classmethod
-    def of(cls: Any, event, key=None, **origin):
-        """A row for the event. origin: request_id, traceparent."""
+    def of(
+        cls: Any, event: Event, key: object = None, *, request_id: str | None = None, traceparent: str | None = None
+    ) -> Any:
+        """A row for the event."""
         return cls(
             event_id=event.event_id,
             event_name=event.name,
             key=str(event.event_id if key is None else key),
             payload=to_payload(event),
-            **origin,
+            request_id=request_id,
+            traceparent=traceparent,
         )
 
 
@@ -60,7 +64,7 @@ class InboxMixin:
     received_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
     @classmethod
-    def take(cls, session, event_id):
+    def take(cls, session: Session, event_id: UUID) -> bool:
         """True for the first transaction that takes this event, false ever after."""
         taken = session.execute(insert(cls).values(event_id=event_id).on_conflict_do_nothing().returning(cls.event_id))
         return taken.first() is not None
@@ -72,11 +76,11 @@ class AnswerMixin:
     __tablename__ = "answers"
 
     call_id: Mapped[str] = mapped_column(Text, primary_key=True)
-    answer: Mapped[dict | None] = mapped_column(JSONB)
+    answer: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
     answered_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
     @classmethod
-    def once(cls, session, call_id, answer):
+    def once(cls, session: Session, call_id: str, answer: Callable[[], Any]) -> Any:
         """Return `answer()`, or what the transaction that ran it first for this call returned."""
         claimed = session.execute(insert(cls).values(call_id=call_id).on_conflict_do_nothing().returning(cls.call_id))
         if claimed.first() is None:
@@ -86,6 +90,6 @@ class AnswerMixin:
         return result
 
     @classmethod
-    def forget_old(cls, session):
+    def forget_old(cls, session: Session) -> None:
         """Delete the answers of more than a day ago: a call is delivered again at once or never."""
         session.execute(delete(cls).where(cls.answered_at < func.now() - text("interval '1 day'")))

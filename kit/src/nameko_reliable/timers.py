@@ -8,13 +8,18 @@ Nameko's own goes by the wall clock: one that is set back an hour keeps it from 
 """
 
 import time
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 import eventlet
 from nameko.timer import Timer
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 
 class MonotonicTimer(Timer):
-    def _run(self):
+    def _run(self) -> None:
         due_at = time.monotonic() + (0 if self.eager else self.interval)
         while not self._stopped_by(due_at):
             self.handle_timer_tick()
@@ -22,10 +27,10 @@ class MonotonicTimer(Timer):
             self.worker_complete.reset()
             due_at += self.interval
 
-    def _stopped_by(self, due_at):
+    def _stopped_by(self, due_at: float) -> bool:
         with eventlet.Timeout(max(0, due_at - time.monotonic()), False):
             self.should_stop.wait()
-        return self.should_stop.ready()
+        return bool(self.should_stop.ready())
 
 
-timer = MonotonicTimer.decorator
+timer: Callable[..., Callable[[Callable[P, R]], Callable[P, R]]] = MonotonicTimer.decorator

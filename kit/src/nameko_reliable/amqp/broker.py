@@ -15,7 +15,9 @@ doesn't come in time, or a write that was interrupted, ends the connection.
 import json
 import logging
 import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from typing import Any, TypeAlias
 from uuid import uuid4
 
 import eventlet
@@ -24,7 +26,7 @@ from amqp.basic_message import Message
 from amqp.exceptions import AMQPError, ChannelError
 from eventlet.event import Event
 from eventlet.semaphore import Semaphore
-from kombu import Connection, Queue
+from kombu import Connection, Exchange, Queue
 from nameko.extensions import SharedExtension
 
 from nameko_reliable.settings import amqp_address
@@ -45,6 +47,8 @@ ADVICE = (
 )
 
 TRANSIENT, PERSISTENT = 1, 2
+
+Entity: TypeAlias = Exchange | Queue
 
 
 class BrokerUnavailable(Exception):
@@ -70,18 +74,18 @@ class ReadMessage(Message):
     connection's reader, which would meet the message again and again.
     """
 
-    def _load_properties(self, class_id, buf, offset):
+    def _load_properties(self, class_id: int, buf: bytes, offset: int) -> None:
         try:
             super()._load_properties(class_id, buf, offset)
         except Exception as error:
             logger.warning("the properties of a message can't be read: %r", error)
-            self.properties = {}
+            self.properties: dict[str, Any] = {}
 
 
 method_framing.Message = ReadMessage
 
 
-def connect(address, **transport_options):
+def connect(address: Mapping[str, Any], **transport_options: Any) -> Any:
     """Open a connection; raises one of CONNECTION_ERRORS within CONNECT_TIMEOUT_SECONDS a step.
 
     address: of nameko_reliable.settings.amqp_address.
@@ -96,7 +100,7 @@ def connect(address, **transport_options):
         return parameters.transport.establish_connection()
 
 
-def drain(connection, idle_seconds):
+def drain(connection: Any, idle_seconds: float) -> None:
     """Read and dispatch one frame if any comes within `idle_seconds`, and keep the heartbeat."""
     with suppress(TimeoutError):
         connection.drain_events(timeout=idle_seconds)
@@ -105,7 +109,7 @@ def drain(connection, idle_seconds):
         connection.next_tick = time.monotonic() + 1
 
 
-def declare(channel, entity):
+def declare(channel: Any, entity: Entity) -> str | None:
     """Declare and bind a kombu exchange or queue; return None, or why the broker refuses it and what mends that.
 
     channel: one for declarations alone: the broker closes it when it refuses, and py-amqp opens it again.
@@ -116,18 +120,19 @@ def declare(channel, entity):
         # Another channel of the connection may have failed while this one waited for its answer.
         if refusal.method_sig is None or refusal.method_sig[0] not in DECLARING_METHODS:
             raise
-        if isinstance(entity, Queue) and refusal.reply_text.startswith(OTHER_ARGUMENTS):
-            return f"{refusal.reply_text}: {ADVICE}"
-        return refusal.reply_text
+        reason: str = refusal.reply_text
+        if isinstance(entity, Queue) and reason.startswith(OTHER_ARGUMENTS):
+            return f"{reason}: {ADVICE}"
+        return reason
     return None
 
 
-def encode(payload):
+def encode(payload: object) -> bytes:
     # Escaped, since a string may hold half of a surrogate pair, which UTF-8 can't.
     return json.dumps(payload, separators=(",", ":")).encode()
 
 
-def no_answer_within(seconds):
+def no_answer_within(seconds: float) -> Any:
     """A guard for the steps in which py-amqp itself would wait for a broker that hangs without end."""
     return eventlet.Timeout(seconds, OSError("no answer from the broker"))
 
@@ -139,15 +144,15 @@ class ConfirmingPublisher:
     One that the broker refuses is logged, and hinders nothing else.
     """
 
-    def __init__(self, address, declare=()):
+    def __init__(self, address: Mapping[str, Any], declare: Sequence[Entity] = ()) -> None:
         self.address = address
         self.declare = declare
-        self._link = None
+        self._link: _Link | None = None
         self._connecting = Semaphore()
         self._closed = False
-        self._failure, self._retry_at = None, 0.0
+        self._failure, self._retry_at = "", 0.0
 
-    def publish(self, body, *, timeout_seconds, **message):
+    def publish(self, body: bytes | str, *, timeout_seconds: float, **message: Any) -> None:
         """Send one message, see `send`, and return once the broker has it.
 
         timeout_seconds: for the confirm; a connection that has to be made first has its own limits.
@@ -155,7 +160,17 @@ class ConfirmingPublisher:
         """
         self.wait(self.send(body, **message), timeout_seconds)
 
-    def send(self, body, *, exchange, routing_key, mandatory=False, persistent=False, headers=None, **properties):
+    def send(
+        self,
+        body: bytes | str,
+        *,
+        exchange: str,
+        routing_key: str,
+        mandatory: bool = False,
+        persistent: bool = False,
+        headers: Mapping[str, Any] | None = None,
+        **properties: Any,
+    ) -> "_Confirm":
         """Send one message and return its pending confirm, for `wait`.
 
         properties: AMQP's own (`correlation_id`, `expiration` in milliseconds as a string, …).
@@ -171,7 +186,7 @@ class ConfirmingPublisher:
         )
         return self._connected().send(message, exchange, routing_key, mandatory)
 
-    def wait(self, confirm, timeout_seconds):
+    def wait(self, confirm: "_Confirm", timeout_seconds: float) -> None:
         """Wait for the confirm of one sent message; raises as `publish` does."""
         try:
             with eventlet.Timeout(timeout_seconds, NotConfirmed("no confirm in time")):
@@ -185,24 +200,24 @@ class ConfirmingPublisher:
         if confirm.returned:
             raise Unroutable
 
-    def refused(self):
+    def refused(self) -> dict[str, str]:
         """{name: the broker's sentence} of what it refused to declare on the connection, which is made if need be.
 
         Raises BrokerUnavailable.
         """
         return self._connected().refused
 
-    def reconnect(self):
+    def reconnect(self) -> None:
         """Give the next message a new connection, and with it all that is to be declared."""
         if self._link is not None:
             self._link.close("a new connection is wanted")
 
-    def close(self):
+    def close(self) -> None:
         """For good."""
         self._closed = True
         self.reconnect()
 
-    def _connected(self):
+    def _connected(self) -> "_Link":
         with self._connecting:
             if self._closed:
                 raise BrokerUnavailable("the publisher was closed")
@@ -221,9 +236,9 @@ class ConfirmingPublisher:
 class _Link:
     """One connection and the confirms that are pending on it. Once closed it is never used again."""
 
-    def __init__(self, address, entities):
-        self.pending = {}
-        self.refused = {}
+    def __init__(self, address: Mapping[str, Any], entities: Iterable[Entity]) -> None:
+        self.pending: dict[int, _Confirm] = {}
+        self.refused: dict[str, str] = {}
         self.closed = self._blocked = False
         self._tag = 0
         self._sending = Semaphore()
@@ -247,7 +262,7 @@ class _Link:
         self._channel.events["basic_return"].add(self._on_return)
         eventlet.spawn(self._read)
 
-    def send(self, message, exchange, routing_key, mandatory):
+    def send(self, message: Message, exchange: str, routing_key: str, mandatory: bool) -> "_Confirm":
         with self._sending:
             if self.closed:
                 raise BrokerUnavailable("the connection was lost")
@@ -270,12 +285,12 @@ class _Link:
                 raise
         return confirm
 
-    def close(self, reason):
+    def close(self, reason: object) -> None:
         """Fail all that wait for a confirm; the reader closes the socket."""
         self.closed = True
         self._fail_pending(f"no confirm: {reason}")
 
-    def _read(self):
+    def _read(self) -> None:
         try:
             while not self.closed:
                 drain(self._connection, idle_seconds=1)
@@ -287,26 +302,26 @@ class _Link:
         finally:
             self._connection.collect()
 
-    def _fail_pending(self, reason):
+    def _fail_pending(self, reason: str) -> None:
         pending, self.pending = self.pending, {}
         for confirm in pending.values():
             confirm.fail(BrokerUnavailable(reason))
 
-    def _settled(self, tag, multiple):
+    def _settled(self, tag: int, multiple: bool) -> Iterator["_Confirm"]:
         for settled in [t for t in self.pending if t <= tag] if multiple else [tag]:
             confirm = self.pending.pop(settled, None)
             if confirm is not None:
                 yield confirm
 
-    def _on_ack(self, tag, multiple):
+    def _on_ack(self, tag: int, multiple: bool) -> None:
         for confirm in self._settled(tag, multiple):
             confirm.event.send()
 
-    def _on_nack(self, tag, multiple):
+    def _on_nack(self, tag: int, multiple: bool) -> None:
         for confirm in self._settled(tag, multiple):
             confirm.fail(Refused("the broker refused the message"))
 
-    def _on_return(self, exception, exchange, routing_key, message):
+    def _on_return(self, exception: Exception, exchange: str, routing_key: str, message: Message) -> None:
         """Mark a message that no queue took; its ack follows."""
         # It bears no delivery tag. One message may be on its way to several queues.
         identity = exchange, routing_key, message.properties["message_id"]
@@ -314,41 +329,41 @@ class _Link:
             if confirm.identity == identity:
                 confirm.returned = True
 
-    def _on_blocked(self, reason):
+    def _on_blocked(self, reason: str) -> None:
         self._blocked = True
         self._fail_pending("the broker is blocked")
 
-    def _on_unblocked(self):
+    def _on_unblocked(self) -> None:
         self._blocked = False
 
 
 class _Confirm:
     """Of one message; `event` fires when the broker has answered for it."""
 
-    def __init__(self, link, tag, identity):
+    def __init__(self, link: _Link, tag: int, identity: tuple[str, str, str]) -> None:
         self.link, self.tag, self.identity = link, tag, identity
         self.event = Event()
         self.returned = False
 
-    def fail(self, error):
+    def fail(self, error: Exception) -> None:
         self.event.send_exception(error)
 
 
 class Publisher(SharedExtension):
     """The publishing connection that all extensions of a service share."""
 
-    def __init__(self):
-        self._declare = []
+    def __init__(self) -> None:
+        self._declare: list[Entity] = []
 
-    def setup(self):
+    def setup(self) -> None:
         self.core = ConfirmingPublisher(amqp_address(self.container.config), self._declare)
         self.publish = self.core.publish
 
-    def declare(self, *entities):
+    def declare(self, *entities: Entity) -> None:
         """Have exchanges and queues declared on every connect; to be called in an extension's `setup`."""
         self._declare.extend(entities)
 
-    def stop(self):
+    def stop(self) -> None:
         self.core.close()
 
     kill = stop

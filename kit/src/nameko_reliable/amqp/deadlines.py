@@ -14,6 +14,8 @@ The sender's wall clock comes along for a gauge of skew, and is used for nothing
 
 import time
 from collections import deque
+from collections.abc import Mapping
+from typing import Any
 from uuid import uuid4
 
 from nameko.exceptions import MalformedRequest
@@ -40,7 +42,7 @@ CLOCK_SKEW = Gauge(
 )
 
 
-def time_fields(deadline):
+def time_fields(deadline: float) -> dict[str, float | str]:
     """What a call carries of its deadline, a time of this process's monotonic clock."""
     now = time.monotonic()
     return {"time_left": max(0, deadline - now), "sent_at": now, "sender": PROCESS, "wall_time": time.time()}
@@ -49,10 +51,10 @@ def time_fields(deadline):
 class SenderClocks:
     """What one receiver knows of the clocks of the processes that call it."""
 
-    def __init__(self):
-        self._senders = {}
+    def __init__(self) -> None:
+        self._senders: dict[str, _Sender] = {}
 
-    def deadline(self, fields):
+    def deadline(self, fields: Mapping[str, Any]) -> float | None:
         """The deadline of a call that has just come, by this process's monotonic clock; None for a call without one.
 
         fields: what `time_fields` made, or the time left alone. Raises MalformedRequest.
@@ -71,12 +73,12 @@ class SenderClocks:
             sender.skew = time.time() - _number(fields, "wall_time") - waited
         return now + time_left - waited
 
-    def skew(self):
+    def skew(self) -> float:
         """The wall clocks' largest difference, of either sign; 0 when no process has called lately."""
         since = time.monotonic() - SKEW_SECONDS
         return max((sender.skew for sender in self._senders.values() if sender.heard_at >= since), key=abs, default=0)
 
-    def _sender(self, process):
+    def _sender(self, process: object) -> "_Sender":
         if not isinstance(process, str) or len(process) > 64:
             raise MalformedRequest("`sender` must be the id of a process, of up to 64 characters.")
         sender = self._senders.pop(process, None) or _Sender()
@@ -87,12 +89,12 @@ class SenderClocks:
 
 
 class _Sender:
-    def __init__(self):
+    def __init__(self) -> None:
         self.heard_at, self.skew = 0.0, 0.0
         # (second, the smallest difference in it), both growing: what is larger than a later one is never asked for.
         self._smallest: deque[tuple[int, float]] = deque()
 
-    def smallest(self, difference, second):
+    def smallest(self, difference: float, second: int) -> float:
         """The smallest difference within the last minute, this one included."""
         while self._smallest and self._smallest[-1][1] >= difference:
             self._smallest.pop()
@@ -103,8 +105,8 @@ class _Sender:
         return self._smallest[0][1]
 
 
-def _number(fields, name, largest=MAX_CLOCK_SECONDS):
-    value = fields.get(name)
+def _number(fields: Mapping[str, Any], name: str, largest: float = MAX_CLOCK_SECONDS) -> float:
+    value: object = fields.get(name)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= largest:
         raise MalformedRequest(f"`{name}` must be a number of seconds from 0 to {largest}.")
     return value

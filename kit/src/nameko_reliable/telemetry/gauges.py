@@ -13,11 +13,14 @@ While the answer fails to come its gauge has no value, and `inquiry_success` is 
 
 import logging
 import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 import eventlet
 from amqp.exceptions import NotFound
 from nameko.extensions import DependencyProvider, SharedExtension
 from prometheus_client import Gauge
+from sqlalchemy import Executable
 
 from nameko_reliable.amqp.broker import CONNECTION_ERRORS, BrokerUnavailable, connect, no_answer_within
 from nameko_reliable.database import Engine
@@ -26,6 +29,10 @@ from nameko_reliable.settings import amqp_address
 from nameko_reliable.telemetry.registry import KIT
 
 logger = logging.getLogger(__name__)
+
+# The gauge, and its labels but the service.
+Series: TypeAlias = tuple[Any, ...]
+Ask: TypeAlias = Callable[[], Mapping[Series, float]]
 
 ANSWER_SECONDS = 1.5
 # Longer, so that who looks is told at once what gave no answer.
@@ -54,17 +61,17 @@ QUEUE_MESSAGES = Gauge(
 class Inquiries(SharedExtension):
     """What has to be asked before the service's metrics are told."""
 
-    def __init__(self):
-        self._inquiries = []
+    def __init__(self) -> None:
+        self._inquiries: list[_Inquiry] = []
 
-    def add(self, name, ask, every_seconds=0):
+    def add(self, name: str, ask: Ask, every_seconds: float = 0) -> None:
         """To be called in an extension's `setup`.
 
         ask: returns {(gauge, *labels but the service): value}. every_seconds: 0 for each time that somebody looks.
         """
         self._inquiries.append(_Inquiry(self.container, name, ask, every_seconds))
 
-    def refresh(self):
+    def refresh(self) -> None:
         """Ask all that is due, at once. What needs longer than LOOK_SECONDS is there when somebody looks again."""
         threads = [inquiry.begin() for inquiry in self._inquiries if inquiry.is_due()]
         with eventlet.Timeout(LOOK_SECONDS, False):
@@ -73,23 +80,23 @@ class Inquiries(SharedExtension):
 
 
 class _Inquiry:
-    def __init__(self, container, name, ask, every_seconds):
+    def __init__(self, container: Any, name: str, ask: Ask, every_seconds: float) -> None:
         self._container, self._name, self._ask, self._every_seconds = container, name, ask, every_seconds
         self._seconds = SLOW_ANSWER_SECONDS if every_seconds else ANSWER_SECONDS
-        self._due_at = 0
-        self._thread = None
-        self._shown = set()
+        self._due_at = 0.0
+        self._thread: Any = None
+        self._shown: set[Series] = set()
 
-    def is_due(self):
+    def is_due(self) -> bool:
         return self._thread is not None or time.monotonic() >= self._due_at
 
-    def begin(self):
+    def begin(self) -> Any:
         """The greenlet that asks; who looks meanwhile gets the same one."""
         if self._thread is None:
             self._thread = self._container.spawn_managed_thread(self._run, identifier=self._name)
         return self._thread
 
-    def _run(self):
+    def _run(self) -> None:
         success = 0
         try:
             # As it is no Exception, SQLAlchemy throws the connection away that it interrupts.
@@ -106,7 +113,7 @@ class _Inquiry:
             self._thread, self._due_at = None, time.monotonic() + self._every_seconds
         INQUIRY_SUCCESS.labels(self._container.service_name, self._name).set(success)
 
-    def _show(self, values):
+    def _show(self, values: Mapping[Series, float]) -> None:
         for gauge, *labels in self._shown - values.keys():
             gauge.remove(self._container.service_name, *labels)
         self._shown &= values.keys()
@@ -127,13 +134,14 @@ class QueryGauge(DependencyProvider):
     inquiries = Inquiries()
     engine = Engine()
 
-    def __init__(self, gauge, statement, every_seconds=0):
+    def __init__(self, gauge: Gauge, statement: Executable, every_seconds: float = 0) -> None:
         self.gauge, self.statement, self.every_seconds = gauge, statement, every_seconds
 
-    def setup(self):
-        self.inquiries.add(self.gauge.describe()[0].name, self._ask, self.every_seconds)
+    def setup(self) -> None:
+        [metric] = self.gauge.describe()
+        self.inquiries.add(metric.name, self._ask, self.every_seconds)
 
-    def _ask(self):
+    def _ask(self) -> dict[Series, float]:
         with self.engine.session() as session:
             return {(self.gauge, *labels): value for *labels, value in session.execute(self.statement)}
 
@@ -143,18 +151,18 @@ class QueueDepths(SharedExtension):
 
     inquiries = Inquiries()
 
-    def __init__(self):
-        self._watched = {}
+    def __init__(self) -> None:
+        self._watched: dict[str, Series] = {}
 
-    def setup(self):
+    def setup(self) -> None:
         self._address = amqp_address(self.container.config)
         self.inquiries.add("queues", self._ask, DEPTHS_INTERVAL_SECONDS)
 
-    def watch(self, queue_name, gauge, *labels):
+    def watch(self, queue_name: str, gauge: Gauge, *labels: str) -> None:
         """To be called in an extension's `setup`. labels: all but the service."""
         self._watched[queue_name] = gauge, *labels
 
-    def _ask(self):
+    def _ask(self) -> dict[Series, float]:
         connection = None
         try:
             connection = connect(self._address)

@@ -10,9 +10,11 @@ import json
 import logging
 import re
 import traceback
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from typing import Any
 
 from nameko.extensions import DependencyProvider
 
@@ -21,19 +23,19 @@ from nameko_reliable.messages import timestamp
 from nameko_reliable.telemetry.tracing import trace_fields
 
 # A greenlet starts with an empty context, so these are the fields of one worker or request.
-_fields: ContextVar[dict] = ContextVar("log_fields", default={})  # noqa: B039 - never mutated
-_process = {"service": None}
+_fields: ContextVar[dict[str, Any]] = ContextVar("log_fields", default={})  # noqa: B039 - never mutated
+_process: dict[str, str | None] = {"service": None}
 
 log_fields = _fields.get
 
 
 class LogContext(DependencyProvider):
-    def bind(self, container, attr_name):
+    def bind(self, container: Any, attr_name: str) -> Any:
         # Before any setup, so that the first line has it, too.
         _process["service"] = container.service_name
         return super().bind(container, attr_name)
 
-    def worker_setup(self, worker_ctx):
+    def worker_setup(self, worker_ctx: Any) -> None:
         fields = {
             "service": worker_ctx.service_name,
             "method": worker_ctx.entrypoint.method_name,
@@ -44,7 +46,7 @@ class LogContext(DependencyProvider):
 
 
 @contextmanager
-def bind_log_fields(**fields):
+def bind_log_fields(**fields: Any) -> Iterator[None]:
     token = _fields.set({**_fields.get(), **fields})
     try:
         yield
@@ -52,7 +54,7 @@ def bind_log_fields(**fields):
         _fields.reset(token)
 
 
-def formatter(kind, level):
+def formatter(kind: str, level: str) -> logging.Formatter:
     """A logging formatter, "json" or "text", for the LOGGING section of a Nameko configuration.
 
     level: only checked, since `logging` itself would answer an unknown one with a traceback.
@@ -67,12 +69,12 @@ def formatter(kind, level):
 
 
 class _JsonFormatter(logging.Formatter):
-    def format(self, record):
+    def format(self, record: logging.LogRecord) -> str:
         return _printable(json.dumps({**_entry(record), **_traceback(record)}, ensure_ascii=False, default=str))
 
 
 class _TextFormatter(logging.Formatter):
-    def format(self, record):
+    def format(self, record: logging.LogRecord) -> str:
         entry = {**_entry(record), **_traceback(record)}
         time, level, message = entry.pop("time")[11:23], entry.pop("level"), entry.pop("message")
         trace = entry.pop("traceback", None)
@@ -83,7 +85,7 @@ class _TextFormatter(logging.Formatter):
         return re.sub("[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", _printable(line))
 
 
-def _entry(record):
+def _entry(record: logging.LogRecord) -> dict[str, Any]:
     return {
         "time": timestamp(datetime.fromtimestamp(record.created, UTC)),
         "level": record.levelname,
@@ -96,12 +98,12 @@ def _entry(record):
     }
 
 
-def _printable(text):
+def _printable(text: str) -> str:
     """Half a surrogate pair, which a client may send, can't be written as UTF-8; escaped it is JSON still."""
     return text.encode(errors="backslashreplace").decode()
 
 
-def _traceback(record):
+def _traceback(record: logging.LogRecord) -> dict[str, str]:
     if not record.exc_info:
         return {}
     return {"traceback": "".join(traceback.format_exception(*record.exc_info)).rstrip()}
@@ -114,7 +116,7 @@ class QuietExpectedErrors(logging.Filter):
     timer tries again.
     """
 
-    def filter(self, record):
+    def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
         if str(record.msg).startswith("(expected)"):
             record.levelno, record.levelname, record.exc_info = logging.INFO, "INFO", None

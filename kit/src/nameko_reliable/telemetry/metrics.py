@@ -15,7 +15,10 @@ Settings: METRICS_HOST, and METRICS_PORT, where 0 takes a free port, which is lo
 import gc
 import logging
 import time
+from collections.abc import Iterator
 from http import HTTPStatus
+from typing import Any, TypeAlias
+from wsgiref.types import StartResponse, WSGIEnvironment
 
 import eventlet
 from eventlet import wsgi
@@ -28,7 +31,7 @@ from nameko_reliable.database import Engine, ReadOnly
 from nameko_reliable.errors import ServiceUnavailable
 from nameko_reliable.telemetry.gauges import Inquiries
 from nameko_reliable.telemetry.registry import KIT, Prefixed
-from nameko_reliable.web.listener import Listener
+from nameko_reliable.web.listener import Connection, Listener
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +40,9 @@ REQUEST_SECONDS = 5
 MAX_REQUESTS = 16
 BACKLOG = 64
 LAG_INTERVAL_SECONDS = 0.25
+
+# Status, content type and body.
+Page: TypeAlias = tuple[HTTPStatus, str, bytes]
 
 INFO = Gauge(
     "service_info", "1 for each service of the process: whose process_* metrics are.", ["service"], registry=KIT
@@ -60,10 +66,10 @@ class Metrics(DependencyProvider):
 
     inquiries = Inquiries()
 
-    def __init__(self, prefix="nameko"):
+    def __init__(self, prefix: str = "nameko") -> None:
         self.prefix = prefix
 
-    def setup(self):
+    def setup(self) -> None:
         config = self.container.config
         host, port = config["METRICS_HOST"], config["METRICS_PORT"]
         try:
@@ -75,14 +81,14 @@ class Metrics(DependencyProvider):
                 "set METRICS_HOST and METRICS_PORT to a free one, or the port to 0."
             ) from None
         self.port = self._listener.port
-        self._threads = []
+        self._threads: list[Any] = []
         self._pages = {"/metrics": self._metrics, "/livez": self._livez, "/readyz": self._readyz}
         INFO.labels(self.container.service_name).set(1)
         WORKERS.labels(self.container.service_name).set(self.container.max_workers)
         # Not those of a crew (nameko_reliable.polling), which are none of them.
         BUSY_WORKERS.labels(self.container.service_name).set_function(self.container._worker_pool.running)
 
-    def start(self):
+    def start(self) -> None:
         self._server = wsgi.Server(
             self._listener.socket,
             self._listener.socket.getsockname(),
@@ -95,18 +101,18 @@ class Metrics(DependencyProvider):
         self._threads = [self.container.spawn_managed_thread(run) for run in (self._listener.accept, self._watch_loop)]
         logger.info("serving metrics on port %d", self.port)
 
-    def stop(self):
+    def stop(self) -> None:
         for thread in self._threads:
             thread.kill()
         self._listener.close()
 
     kill = stop
 
-    def _serve(self, connection):
+    def _serve(self, connection: Connection) -> None:
         with eventlet.Timeout(2 * REQUEST_SECONDS, False):
             self._server.process_request(connection)
 
-    def _answer(self, environ, start_response):
+    def _answer(self, environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         page = self._pages.get(environ["PATH_INFO"])
         if page is None or environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             status, kind, body = HTTPStatus.NOT_FOUND, "text/plain", b"There are /metrics, /livez and /readyz.\n"
@@ -116,21 +122,21 @@ class Metrics(DependencyProvider):
         start_response(f"{status.value} {status.phrase}", headers)
         return [b"" if environ["REQUEST_METHOD"] == "HEAD" else body]
 
-    def _metrics(self):
+    def _metrics(self) -> Page:
         self.inquiries.refresh()
         shown = generate_latest(Prefixed(KIT, self.prefix)) + generate_latest()
         return HTTPStatus.OK, CONTENT_TYPE_LATEST, shown
 
-    def _livez(self):
+    def _livez(self) -> Page:
         return HTTPStatus.OK, "text/plain", b"alive\n"
 
-    def _readyz(self):
+    def _readyz(self) -> Page:
         problems = list(self._problems())
         if problems:
             return HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", "".join(f"{each}\n" for each in problems).encode()
         return HTTPStatus.OK, "text/plain", b"ready\n"
 
-    def _problems(self):
+    def _problems(self) -> Iterator[str]:
         """Sentences that say why the service can't do its work at the moment."""
         parts = self.container.shared_extensions
         if Consumers in parts and not parts[Consumers].connected:
@@ -141,7 +147,7 @@ class Metrics(DependencyProvider):
         if Engine in parts:
             yield from _database_problems(parts[Engine])
 
-    def _watch_loop(self):
+    def _watch_loop(self) -> None:
         _spare_what_stays()
         lag = LOOP_LAG.labels(self.container.service_name)
         while True:
@@ -150,7 +156,7 @@ class Metrics(DependencyProvider):
             lag.observe(max(0, time.monotonic() - due_at))
 
 
-def _spare_what_stays():
+def _spare_what_stays() -> None:
     """Have the garbage collector leave alone what is there when the process begins to work: modules, above all.
 
     To walk through that stops the loop for 80 ms, in a process at work once a second.
@@ -161,7 +167,7 @@ def _spare_what_stays():
         gc.freeze()
 
 
-def _database_problems(engine):
+def _database_problems(engine: Engine) -> Iterator[str]:
     try:
         with eventlet.Timeout(READY_SECONDS, False):
             engine.check()

@@ -24,9 +24,11 @@ import logging
 import random
 import re
 import time
-from contextlib import nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from types import TracebackType
+from typing import Any, Literal, NamedTuple, Self, TypeAlias
 from weakref import WeakKeyDictionary
 
 import eventlet
@@ -52,15 +54,18 @@ traceparent = _current.get
 _HERE: Any = object()
 
 
+Kind: TypeAlias = Literal["server", "client", "producer", "consumer", "internal"]
+
+
 class Operation(NamedTuple):
     """What a span is about. kind: server, client, producer, consumer or internal."""
 
     name: str
-    kind: str = "internal"
-    attributes: dict[str, Any] | None = None
+    kind: Kind = "internal"
+    attributes: Mapping[str, Any] | None = None
 
 
-def trace_fields():
+def trace_fields() -> dict[str, str]:
     """For a line of the log: trace_id, and span_id where the trace is kept."""
     current = _current.get()
     if current is None:
@@ -68,13 +73,13 @@ def trace_fields():
     return {"trace_id": current[3:35], "span_id": current[36:52]} if _is_kept(current) else {"trace_id": current[3:35]}
 
 
-def trace_headers():
+def trace_headers() -> dict[str, str]:
     """What a message carries of the trace that it is sent in."""
     current = _current.get()
     return {} if current is None else {HEADER: current}
 
 
-def context_of(message):
+def context_of(message: Any) -> dict[str, Any]:
     """What a worker's context data keep of it."""
     given = (message.headers or {}).get(HEADER)
     return {} if given is None else {HEADER: given}
@@ -85,7 +90,7 @@ class Tracer(SharedExtension):
 
     is_on = False
 
-    def setup(self):
+    def setup(self) -> None:
         config = self.container.config
         endpoint = config.get("OTEL_EXPORTER_OTLP_ENDPOINT")
         if endpoint:
@@ -97,7 +102,7 @@ class Tracer(SharedExtension):
             self._begin(endpoint, resource)
             self.is_on = True
 
-    def _begin(self, endpoint, resource):
+    def _begin(self, endpoint: str, resource: Mapping[str, str]) -> None:
         from opentelemetry import trace
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource
@@ -119,7 +124,7 @@ class Tracer(SharedExtension):
         self._kinds = {kind.name.lower(): kind for kind in trace.SpanKind}
         self._statuses = {False: trace.Status(), True: trace.Status(trace.StatusCode.ERROR)}
 
-    def stop(self):
+    def stop(self) -> None:
         if self.is_on:
             is_flushed = False
             with eventlet.Timeout(FLUSH_SECONDS, False):
@@ -131,7 +136,7 @@ class Tracer(SharedExtension):
 
     kill = stop
 
-    def begin(self, operation, parent=None, link=None):
+    def begin(self, operation: Operation, parent: object = None, link: object = None) -> "Span":
         """A span for the block, the first one here of its trace: of `parent`'s, else of a new one.
 
         parent, link: the traceparent of a caller that decides about the trace, or that is only named by it;
@@ -144,7 +149,7 @@ class Tracer(SharedExtension):
             return self._root(operation, _read(link))
         return self._child(operation, parent) if _is_kept(parent) else _WithoutSpan(parent)
 
-    def span(self, operation, parent=_HERE, began_at=None):
+    def span(self, operation: Operation, parent: str | None = _HERE, began_at: int | None = None) -> "Span":
         """A span for the block, if it is part of a trace that is kept.
 
         parent: a traceparent or None, in the place of the one that the greenlet works in.
@@ -156,17 +161,17 @@ class Tracer(SharedExtension):
             return NO_SPAN
         return self._child(operation, parent, began_at)
 
-    def _root(self, operation, link):
+    def _root(self, operation: Operation, link: str | None) -> "Span":
         if random.random() >= self._ratio:  # noqa: S311 - who guesses it gains nothing
             # In one go, as most requests pay for it.
             ids = _id(24)
             return _WithoutSpan(f"00-{ids[:32]}-{ids[32:]}-00")
-        return _Span(self, operation, _id(16), link=link)
+        return RecordedSpan(self, operation, _id(16), link=link)
 
-    def _child(self, operation, parent, began_at=None):
-        return _Span(self, operation, parent[3:35], parent, began_at=began_at)
+    def _child(self, operation: Operation, parent: str, began_at: int | None = None) -> "RecordedSpan":
+        return RecordedSpan(self, operation, parent[3:35], parent, began_at=began_at)
 
-    def take(self, span):
+    def take(self, span: "RecordedSpan") -> None:
         """Send a span that has ended, with others, later.
 
         OpenTelemetry hears of it only now: its own tracer, which hears of a span's start, costs twice as much.
@@ -175,7 +180,7 @@ class Tracer(SharedExtension):
             self._ended_span(
                 name=span.name,
                 context=self._context(span.traceparent),
-                parent=span.parent and self._context(span.parent),
+                parent=None if span.parent is None else self._context(span.parent),
                 attributes=span.attributes,
                 links=[self._trace.Link(self._context(span.link))] if span.link else (),
                 kind=self._kinds[span.kind],
@@ -185,83 +190,98 @@ class Tracer(SharedExtension):
             )
         )
 
-    def _context(self, traceparent):
+    def _context(self, traceparent: str) -> Any:
         flags = self._trace.TraceFlags(_is_kept(traceparent))
         return self._trace.SpanContext(int(traceparent[3:35], 16), int(traceparent[36:52], 16), True, flags)
 
 
-def _id(count):
+def _id(count: int) -> str:
     """So many bytes, in hexadecimal."""
     return random.randbytes(count).hex()  # noqa: S311 - who guesses it gains nothing
 
 
-def _is_kept(traceparent):
+def _is_kept(traceparent: str) -> bool:
     return traceparent[-1] == "1"
 
 
-def _read(given):
+def _read(given: object) -> str | None:
     """A traceparent with no flag but the one that matters; None for anything else."""
-    match = TRACEPARENT.fullmatch(given) if isinstance(given, str) else None
-    return match and f"{given[:-2]}0{int(match[3], 16) & 1}"
+    if not isinstance(given, str) or not (match := TRACEPARENT.fullmatch(given)):
+        return None
+    return f"{given[:-2]}0{int(match[3], 16) & 1}"
 
 
-class _Span:
+class RecordedSpan:
     """The greenlet works in it within the `with`; an exception that leaves that is the span's."""
 
-    is_kept = True
+    is_kept: Literal[True] = True
     is_error = False
 
-    def __init__(self, tracer, operation, trace_id, parent=None, link=None, began_at=None):
+    def __init__(
+        self,
+        tracer: Tracer,
+        operation: Operation,
+        trace_id: str,
+        parent: str | None = None,
+        link: str | None = None,
+        began_at: int | None = None,
+    ) -> None:
         self._tracer = tracer
         self.name, self.kind, attributes = operation
-        self.attributes = attributes or {}
+        self.attributes: Mapping[str, Any] = attributes or {}
         self.traceparent = f"00-{trace_id}-{_id(8)}-01"
         self.parent, self.link = parent, link
         self.began_at = began_at or time.time_ns()
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self._token = _current.set(self.traceparent)
         return self
 
-    def __exit__(self, error_class, error, traceback):
+    def __exit__(
+        self, error_class: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         _current.reset(self._token)
         self.end(error)
 
-    def end(self, error=None):
+    def end(self, error: BaseException | None = None) -> None:
         """Once, for a span in which nobody works, so without `with`."""
         if error is not None:
             self._note_error(error)
         self._tracer.take(self)
 
-    def _note_error(self, error):
+    def _note_error(self, error: BaseException) -> None:
         if "rpc.method" in self.attributes:
             self.note({"rpc.response.status_code": type(error).__name__})
         # A handler has nobody to answer.
         if self.kind == "consumer" or outcome_of(error) != "refused":
             self.fail(f"{type(error).__module__}.{type(error).__qualname__}")
 
-    def note(self, attributes):
+    def note(self, attributes: Mapping[str, Any]) -> None:
         # Not in place: those of an operation are shared.
-        self.attributes = self.attributes | attributes
+        self.attributes = {**self.attributes, **attributes}
 
-    def fail(self, error_type):
+    def fail(self, error_type: str) -> None:
         """error_type: a class or a status; never a text, which may quote what somebody typed."""
         self.note({"error.type": error_type})
         self.is_error = True
 
 
 class _NoSpan:
-    is_kept = False
+    is_kept: Literal[False] = False
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, error_class, error, traceback):
+    def __exit__(
+        self, error_class: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         pass
 
-    def end(self, error=None):
+    def end(self, error: BaseException | None = None) -> None:
         pass
 
+
+Span: TypeAlias = RecordedSpan | _NoSpan
 
 NO_SPAN = _NoSpan()
 
@@ -269,14 +289,16 @@ NO_SPAN = _NoSpan()
 class _WithoutSpan(_NoSpan):
     """The greenlet works in a trace, but in no span of ours there; nothing below it begins a trace of its own."""
 
-    def __init__(self, traceparent):
+    def __init__(self, traceparent: str) -> None:
         self._traceparent = traceparent
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self._token = _current.set(self._traceparent)
         return self
 
-    def __exit__(self, error_class, error, traceback):
+    def __exit__(
+        self, error_class: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         _current.reset(self._token)
 
 
@@ -289,35 +311,36 @@ class Tracing(DependencyProvider):
 
     tracer = Tracer()
 
-    def __init__(self):
-        self._spans: WeakKeyDictionary = WeakKeyDictionary()
-        self._operations = {}
+    def __init__(self) -> None:
+        self._spans: WeakKeyDictionary[Any, Span] = WeakKeyDictionary()
+        self._operations: dict[Any, Operation | None] = {}
 
-    def get_dependency(self, worker_ctx):
+    def get_dependency(self, worker_ctx: Any) -> Self:
         return self
 
-    def worker_setup(self, worker_ctx):
+    def worker_setup(self, worker_ctx: Any) -> None:
         if not self.tracer.is_on:
             return
         entrypoint = worker_ctx.entrypoint
         if entrypoint not in self._operations:
             self._operations[entrypoint] = _operation_of(entrypoint)
-        if self._operations[entrypoint] is not None:
-            span = self.tracer.begin(self._operations[entrypoint], parent=worker_ctx.data.get(HEADER))
+        operation = self._operations[entrypoint]
+        if operation is not None:
+            span = self.tracer.begin(operation, parent=worker_ctx.data.get(HEADER))
             self._spans[worker_ctx] = span.__enter__()
 
-    def worker_result(self, worker_ctx, result=None, exc_info=None):
+    def worker_result(self, worker_ctx: Any, result: Any = None, exc_info: Any = None) -> None:
         span = self._spans.pop(worker_ctx, None)
         if span is not None:
             span.__exit__(*(exc_info or (None, None, None)))
 
-    def continued(self, traceparent):
+    def continued(self, traceparent: object) -> AbstractContextManager[object]:
         """For a block that belongs to that trace; with None, to the one that the worker is in."""
         parent = _read(traceparent) if self.tracer.is_on else None
         return nullcontext() if parent is None else _WithoutSpan(parent)
 
 
-def _operation_of(entrypoint):
+def _operation_of(entrypoint: Any) -> Operation | None:
     if isinstance(entrypoint, Timer):
         return Operation(f"{entrypoint.container.service_name}.{entrypoint.method_name}")
     return entrypoint.operation() if hasattr(entrypoint, "operation") else None
@@ -328,7 +351,7 @@ class _Rarely(logging.Filter):
 
     _next_at = 0.0
 
-    def filter(self, record):
+    def filter(self, record: logging.LogRecord) -> bool:
         now = time.monotonic()
         if now < self._next_at:
             return False

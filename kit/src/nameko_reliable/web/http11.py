@@ -11,6 +11,8 @@ Content-Length and Transfer-Encoding are read.
 """
 
 import re
+from email.message import Message
+from typing import BinaryIO
 
 from eventlet.wsgi import ChunkReadError
 
@@ -22,13 +24,13 @@ CHUNK_LINE = re.compile(rb"[0-9A-Fa-f]{1,16}(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?\
 MAX_CHUNK_LINE_BYTES = 1000
 
 
-def names_one_host(headers, version):
+def names_one_host(headers: Message, version: str) -> bool:
     """As RFC 9112, 3.2, demands. A request of HTTP/1.0 may name none."""
     hosts = len(headers.get_all("host", []))
     return hosts == 1 or (hosts == 0 and version == "HTTP/1.0")
 
 
-def delimits_body(headers):
+def delimits_body(headers: Message) -> bool:
     """Whether the body's end is beyond doubt. Where it isn't, a proxy and this server could see different requests."""
     lengths = headers.get_all("content-length", [])
     encodings = headers.get_all("transfer-encoding", [])
@@ -44,10 +46,10 @@ class MalformedHead(Exception):
 class StrictHead:
     """A file whose lines are those of a head. Raises MalformedHead."""
 
-    def __init__(self, rfile):
+    def __init__(self, rfile: BinaryIO) -> None:
         self._readline = rfile.readline
 
-    def readline(self, size=-1):
+    def readline(self, size: int = -1) -> bytes:
         line = self._readline(size)
         if not HEADER_LINE.fullmatch(line):
             raise MalformedHead
@@ -60,17 +62,17 @@ class StrictChunks:
     After a malformed line nothing more is read: where the body ends is not known.
     """
 
-    def __init__(self, rfile):
+    def __init__(self, rfile: BinaryIO) -> None:
         self._rfile = rfile
         self._expected: re.Pattern[bytes] | None = CHUNK_LINE
 
-    def read(self, size=-1):
+    def read(self, size: int = -1) -> bytes:
         if self._expected is None:
             raise ChunkReadError("the body's chunks are malformed")
         self._expected = END_OF_LINE
         return self._rfile.read(size)
 
-    def readline(self):
+    def readline(self) -> bytes:
         expected, self._expected = self._expected, None
         line = b"" if expected is None else self._rfile.readline(MAX_CHUNK_LINE_BYTES)
         if expected is None or not expected.fullmatch(line):

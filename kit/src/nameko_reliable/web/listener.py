@@ -22,6 +22,8 @@ by byte needs a deadline of `serve`'s own, as nameko_reliable.web.protocol has t
 import logging
 import math
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import eventlet
 from eventlet import greenio, wsgi
@@ -35,15 +37,15 @@ class Listener:
 
     def __init__(
         self,
-        host,
-        port,
+        host: str,
+        port: int,
         *,
-        max_connections,
-        timeout_seconds,
-        max_each=math.inf,
-        is_exempt=lambda host: False,
-        shares_port=False,
-    ):
+        max_connections: int,
+        timeout_seconds: float,
+        max_each: float = math.inf,
+        is_exempt: Callable[[str], bool] = lambda host: False,
+        shares_port: bool = False,
+    ) -> None:
         """Bind. Raises OSError when the address can't be had.
 
         port: 0 takes a free one, which `listener.port` then names. is_exempt: whether `max_each` does not hold for an
@@ -54,7 +56,7 @@ class Listener:
         if shares_port:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         self.socket.bind((host, port))
-        self.port = self.socket.getsockname()[1]
+        self.port: int = self.socket.getsockname()[1]
         self.timeout_seconds = timeout_seconds
         self.connections: set[Connection] = set()
         self._max_each = max_each
@@ -62,12 +64,12 @@ class Listener:
         self._of_address: Counter[str] = Counter()
         self._pool = eventlet.GreenPool(max_connections)
 
-    def listen(self, serve, backlog):
+    def listen(self, serve: "Callable[[Connection], object]", backlog: int) -> None:
         """Clients may connect from now on. Raises OSError when another listens there."""
         self._serve = serve
         self.socket.listen(backlog)
 
-    def accept(self):
+    def accept(self) -> None:
         """Serve each client that connects, until this greenlet is killed."""
         while True:
             try:
@@ -79,7 +81,7 @@ class Listener:
             else:
                 self._begin(client, address)
 
-    def accept_waiting(self):
+    def accept_waiting(self) -> None:
         """Serve the clients that are connected already, and return."""
         self.socket.setblocking(False)
         while True:
@@ -92,11 +94,11 @@ class Listener:
             else:
                 self._begin(client, address)
 
-    def close(self):
+    def close(self) -> None:
         """Stop listening. Connections stay."""
         self.socket.close()
 
-    def finish(self, seconds):
+    def finish(self, seconds: float) -> None:
         """Wait until all connections have ended, at most so long, then cut off the rest."""
         with eventlet.Timeout(seconds, False):
             self._pool.waitall()
@@ -105,7 +107,7 @@ class Listener:
             for greenlet in list(self._pool.coroutines_running):
                 eventlet.kill(greenlet)
 
-    def _begin(self, client, address):
+    def _begin(self, client: Any, address: tuple[Any, ...]) -> None:
         host = address[0]
         if self._of_address[host] >= self._max_each and not self._is_exempt(host):
             # Before anything is read: an address that holds that many open would else keep all others out.
@@ -119,7 +121,7 @@ class Listener:
         self.connections.add(connection)
         self._pool.spawn_n(self._run, connection)
 
-    def _run(self, connection):
+    def _run(self, connection: "Connection") -> None:
         try:
             self._serve(connection)
         except OSError as error:
@@ -136,7 +138,7 @@ class Listener:
             connection[1].close()
 
 
-class Connection(list):
+class Connection(list[Any]):
     """[address, socket, state], as eventlet.wsgi wants it, but hashable."""
 
     __hash__ = object.__hash__  # type: ignore[assignment]

@@ -14,10 +14,11 @@ Not guaranteed: that a request is answered in time. The app's own work has no de
 import json
 import logging
 import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from http import HTTPStatus
 from http.client import responses
-from typing import Any
+from typing import Any, BinaryIO
 from uuid import uuid4
 
 import eventlet
@@ -51,17 +52,17 @@ class Protocol(wsgi.HttpProtocol):
     rfile: Any
     wfile: Any
 
-    def setup(self):
+    def setup(self) -> None:
         super().setup()
         self.wfile = _Answers(self.wfile, self.connection)
 
-    def handle_one_response(self):
+    def handle_one_response(self) -> None:
         self.wfile.deadline = None
         super().handle_one_response()
 
-    def _read_request_line(self):
+    def _read_request_line(self) -> bytes:
         seconds = KEEPALIVE_SECONDS if hasattr(self, "environ") else HEAD_SECONDS
-        line = b""
+        line: bytes = b""
         with eventlet.Timeout(seconds, False):
             line = super()._read_request_line()
         if len(line) < self.server.url_length_limit:
@@ -70,7 +71,7 @@ class Protocol(wsgi.HttpProtocol):
         self.send_error(HTTPStatus.REQUEST_URI_TOO_LONG)
         return b""
 
-    def parse_request(self):
+    def parse_request(self) -> bool:
         # eventlet puts the file back afterwards.
         self.rfile = StrictHead(self.rfile)
         try:
@@ -96,7 +97,7 @@ class Protocol(wsgi.HttpProtocol):
             return False
         return True
 
-    def send_error(self, code, message=None, explain=None):
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         self.close_connection = True
         title = responses.get(code, "Bad Request")
         problem = {
@@ -121,14 +122,14 @@ class Protocol(wsgi.HttpProtocol):
         self.wfile.writelines([f"HTTP/1.1 {int(code)} {title}\r\n{head}\r\n".encode(), body])
         self._let_it_be_read()
 
-    def _let_it_be_read(self):
+    def _let_it_be_read(self) -> None:
         """Were the connection closed while the client still sends, the client would lose the answer."""
         with suppress(OSError), eventlet.Timeout(LINGER_SECONDS, False):
             self.connection.shutdown(socket.SHUT_WR)
             while self.connection.recv(65536):
                 pass
 
-    def get_environ(self):
+    def get_environ(self) -> Any:
         environ = super().get_environ()
         given = environ["eventlet.input"]
         environ["wsgi.input"] = environ["eventlet.input"] = _Body(
@@ -148,21 +149,21 @@ class Protocol(wsgi.HttpProtocol):
 class _Answers:
     """A connection's file for answers. Each has to be read in ANSWER_SECONDS from its first byte."""
 
-    deadline = None
+    deadline: float | None = None
 
-    def __init__(self, wfile, connection):
+    def __init__(self, wfile: BinaryIO, connection: Any) -> None:
         self._wfile = wfile
         self._connection = connection
         self.close = wfile.close
 
     @property
-    def closed(self):
+    def closed(self) -> bool:
         return self._wfile.closed
 
-    def write(self, data):
+    def write(self, data: bytes) -> None:
         self.writelines([data])
 
-    def writelines(self, lines):
+    def writelines(self, lines: Iterable[bytes]) -> None:
         if self.deadline is None:
             self.deadline = time.monotonic() + ANSWER_SECONDS
         try:
@@ -174,24 +175,24 @@ class _Answers:
             greenio.shutdown_safe(self._connection)
             raise
 
-    def flush(self):
+    def flush(self) -> None:
         """Nothing: what is written has been sent."""
 
 
 class _Body(wsgi.Input):
     """A body that has to be there in BODY_SECONDS from the first read."""
 
-    deadline = None
+    deadline: float | None = None
 
-    def _do_read(self, reader, length=None):
+    def _do_read(self, reader: Callable[[int], bytes], length: int | None = None) -> Any:
         with self._in_time():
             return super()._do_read(reader, length)
 
-    def _chunked_read(self, rfile, length=None, use_readline=False):
+    def _chunked_read(self, rfile: StrictChunks, length: int | None = None, use_readline: bool = False) -> Any:
         with self._in_time():
             return super()._chunked_read(rfile, length, use_readline)
 
-    def discard(self, buffer_size=16 << 10):
+    def discard(self, buffer_size: int = 16 << 10) -> None:
         """Read what the app left of the body, so that its client reads the answer; not without end."""
         left = MAX_DISCARDED_BYTES
         while left > 0:
@@ -201,7 +202,7 @@ class _Body(wsgi.Input):
             left -= len(data)
         raise OSError("the body is too large to throw away")
 
-    def _in_time(self):
+    def _in_time(self) -> Any:
         if self.deadline is None:
             self.deadline = time.monotonic() + BODY_SECONDS
         return eventlet.Timeout(max(0.001, self.deadline - time.monotonic()), TimeoutError("slow request body"))

@@ -21,14 +21,17 @@ import functools
 import logging
 import re
 import time
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
+from typing import Any, TypeAlias
 from uuid import uuid4
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from prometheus_client import Histogram
 
 from nameko_reliable.telemetry.logs import bind_log_fields
 from nameko_reliable.telemetry.registry import KIT
-from nameko_reliable.telemetry.tracing import NO_SPAN, Operation
+from nameko_reliable.telemetry.tracing import NO_SPAN, Operation, RecordedSpan, Span, Tracer
 
 logger = logging.getLogger(__name__)
 
@@ -46,21 +49,26 @@ requests_of = functools.cache(REQUESTS.labels)
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
+# WSGI's types. A function in a function has its annotations evaluated at each call, so they are names.
+Headers: TypeAlias = list[tuple[str, str]]
+Write: TypeAlias = Callable[[bytes], object]
+
+
 class Requests:
-    def __init__(self, app, service, tracer):
+    def __init__(self, app: WSGIApplication, service: str, tracer: Tracer) -> None:
         self.app = app
         self.service = service
         self.tracer = tracer
-        self.answer_headers = getattr(app, "answer_headers", {})
+        self.answer_headers: dict[str, str] = getattr(app, "answer_headers", {})
 
-    def __call__(self, environ, start_response):
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         started_at = time.perf_counter()
         request_id = environ["request_id"] = _request_id(environ.get("HTTP_X_REQUEST_ID", ""))
         answer_headers = environ["answer_headers"] = {**self.answer_headers, "X-Request-ID": request_id}
         # A WebSocket never starts a response. Any other request that starts none was cut off.
         answered: int = HTTPStatus.SWITCHING_PROTOCOLS if _is_socket(environ) else HTTPStatus.INTERNAL_SERVER_ERROR
 
-        def start(status, headers, exc_info=None):
+        def start(status: str, headers: Headers, exc_info: Any = None) -> Write:
             nonlocal answered
             answered = int(status[:3])
             return start_response(status, [*headers, *answer_headers.items()], exc_info)
@@ -83,16 +91,17 @@ class Requests:
                 if span.is_kept:
                     _describe(span, environ, int(answered))
 
-    def _span(self, environ):
+    def _span(self, environ: WSGIEnvironment) -> Span:
         # A WebSocket's would be open for hours.
         return NO_SPAN if _is_socket(environ) else self.tracer.begin(REQUEST, link=environ.get("HTTP_TRACEPARENT"))
 
 
-def _is_socket(environ):
-    return environ.get("HTTP_UPGRADE", "").lower() == "websocket"
+def _is_socket(environ: WSGIEnvironment) -> bool:
+    upgrade: str = environ.get("HTTP_UPGRADE", "")
+    return upgrade.lower() == "websocket"
 
 
-def _describe(span, environ, status):
+def _describe(span: RecordedSpan, environ: WSGIEnvironment, status: int) -> None:
     method, route = environ["REQUEST_METHOD"], environ.get("route")
     name = method if method in METHODS else "HTTP"
     attributes = {
@@ -111,5 +120,5 @@ def _describe(span, environ, status):
         span.fail(str(status))
 
 
-def _request_id(given):
+def _request_id(given: str) -> str:
     return given if re.fullmatch(r"[A-Za-z0-9._-]{1,128}", given) else uuid4().hex

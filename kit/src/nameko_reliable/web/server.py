@@ -15,17 +15,22 @@ they wait for.
 Not guaranteed: that a request is finished. What takes longer than the stop's seconds is cut off, and logged.
 """
 
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
+from wsgiref.types import WSGIApplication
 
 from eventlet import wsgi
 from eventlet.green import socket
 
+from nameko_reliable.telemetry.tracing import Tracer
+from nameko_reliable.web.listener import Listener
 from nameko_reliable.web.protocol import KEEPALIVE_SECONDS, Protocol
 from nameko_reliable.web.requests import Requests
 
 
 class HttpServer:
-    def __init__(self, listener, app, service, tracer):
+    def __init__(self, listener: Listener, app: WSGIApplication, service: str, tracer: Tracer) -> None:
         self._listener = listener
         self._app = app
         self._server = wsgi.Server(
@@ -44,11 +49,11 @@ class HttpServer:
         # Names are written as they are given: a keyword argument for this would warn.
         self._server.capitalize_response_headers = False
 
-    def start(self, spawn, backlog):
+    def start(self, spawn: Callable[..., Any], backlog: int) -> None:
         self._listener.listen(self._server.process_request, backlog)
         self._acceptor = spawn(self._listener.accept, identifier="wsgi_server.accept")
 
-    def stop(self, seconds):
+    def stop(self, seconds: float) -> None:
         self._acceptor.kill()
         # A client that connected before the stop still gets an answer.
         self._listener.accept_waiting()
@@ -61,12 +66,12 @@ class HttpServer:
         getattr(self._app, "going_away", lambda: None)()
         self._listener.finish(seconds)
 
-    def kill(self):
+    def kill(self) -> None:
         self._acceptor.kill()
         self._listener.close()
 
 
-def _stop_reading(client):
+def _stop_reading(client: Any) -> None:
     """What the client has sent already is still answered."""
     with suppress(OSError):
         client.shutdown(socket.SHUT_RD)

@@ -36,11 +36,11 @@ def counted(begin):
     return counted_begin
 
 
-on, off = counted(Tracer.begin), counted(lambda *arguments, **trace: NO_SPAN)
+on, off = counted(Tracer.entry_span), counted(lambda *arguments, **trace: NO_SPAN)
 
 
 def switch(*signalled):
-    Tracer.begin = off if Tracer.begin is on else on
+    Tracer.entry_span = off if Tracer.entry_span is on else on
 
 
 def watch(*signalled):
@@ -60,14 +60,14 @@ def take_turns():
                 switch()
             before, started_at = begun, time.process_time()
             eventlet.sleep(TURN_SECONDS)
-            seconds[Tracer.begin] += time.process_time() - started_at
-            requests[Tracer.begin] += begun - before
+            seconds[Tracer.entry_span] += time.process_time() - started_at
+            requests[Tracer.entry_span] += begun - before
         pairs.append([seconds[way] * 1e6 / max(1, requests[way]) for way in (off, on)])
     # Without the last one, which went on when nobody asked any more.
     print("pairs:", json.dumps(pairs[:-1]), flush=True)
 
 
-Tracer.begin = on
+Tracer.entry_span = on
 signal.signal(signal.SIGUSR1, switch)
 signal.signal(signal.SIGUSR2, watch)
 

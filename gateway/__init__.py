@@ -20,7 +20,7 @@ from nameko_reliable.rpc import ClusterClient
 from nameko_reliable.settings import Settings
 from nameko_reliable.telemetry.logs import LogContext
 from nameko_reliable.telemetry.metrics import Metrics
-from nameko_reliable.telemetry.tracing import Tracing
+from nameko_reliable.telemetry.tracing import WorkerSpans
 
 
 class Gateway:
@@ -28,7 +28,7 @@ class Gateway:
 
     config = Settings(ShopSettings, demo_settings, needs=["JWT_SECRET"])
     log_context = LogContext()
-    tracing = Tracing()
+    tracing = WorkerSpans()
     metrics = Metrics(prefix="forage")
     cluster = ClusterClient()
     tokens = Tokens()

@@ -44,7 +44,7 @@ from nameko_reliable.settings import Settings
 from nameko_reliable.telemetry.gauges import QueryGauge
 from nameko_reliable.telemetry.logs import LogContext, log_fields
 from nameko_reliable.telemetry.metrics import Metrics
-from nameko_reliable.telemetry.tracing import Tracing, traceparent
+from nameko_reliable.telemetry.tracing import WorkerSpans, traceparent
 from nameko_reliable.timers import timer
 from services.notifications_mail import Sender, UsersUnreachable
 from services.notifications_models import (
@@ -87,7 +87,7 @@ class Notifications:
     mailer = Mailer()
     parking = ParkingLot()
     log_context = LogContext()
-    tracing = Tracing()
+    tracing = WorkerSpans()
     metrics = Metrics(prefix="forage")
     mails = QueryGauge(MAILS, COUNT_MAILS)
     oldest_pending = QueryGauge(OLDEST_PENDING, AGE_OF_OLDEST_PENDING)

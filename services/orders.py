@@ -40,7 +40,7 @@ from nameko_reliable.rpc import ClusterClient, rpc
 from nameko_reliable.settings import Settings
 from nameko_reliable.telemetry.logs import LogContext
 from nameko_reliable.telemetry.metrics import Metrics
-from nameko_reliable.telemetry.tracing import Tracing
+from nameko_reliable.telemetry.tracing import WorkerSpans
 from nameko_reliable.timers import timer
 from services.orders_attempts import begin_attempt, merged
 from services.orders_events import event_of
@@ -66,7 +66,7 @@ class Orders:
     outbox = Outbox(OutboxEntry, events=[OrderCreated, OrderStatusUpdated, OrderAbandoned])
     cluster = ClusterClient()
     log_context = LogContext()
-    tracing = Tracing()
+    tracing = WorkerSpans()
     metrics = Metrics(prefix="forage")
 
     @rpc

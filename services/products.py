@@ -43,7 +43,7 @@ from nameko_reliable.settings import Settings
 from nameko_reliable.telemetry.gauges import QueryGauge
 from nameko_reliable.telemetry.logs import LogContext
 from nameko_reliable.telemetry.metrics import Metrics
-from nameko_reliable.telemetry.tracing import Tracing
+from nameko_reliable.telemetry.tracing import WorkerSpans
 from nameko_reliable.timers import timer
 from services.products_catalogue import add_product, edit_product, edit_stock, search_products
 from services.products_models import NAME_COLLATION, Answer, InboxEntry, Product, Reservation
@@ -71,7 +71,7 @@ class Products:
     hints = Hints(interval_seconds=HINT_SECONDS)
     parking = ParkingLot()
     log_context = LogContext()
-    tracing = Tracing()
+    tracing = WorkerSpans()
     metrics = Metrics(prefix="forage")
     stock_mismatches = QueryGauge(STOCK_MISMATCHES, COUNT_MISMATCHES, MISMATCHES_INTERVAL_SECONDS)
 

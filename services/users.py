@@ -46,7 +46,7 @@ from nameko_reliable.rpc import rpc
 from nameko_reliable.settings import Settings
 from nameko_reliable.telemetry.logs import LogContext
 from nameko_reliable.telemetry.metrics import Metrics
-from nameko_reliable.telemetry.tracing import Tracing
+from nameko_reliable.telemetry.tracing import WorkerSpans
 from nameko_reliable.timers import timer
 from services.users_accounts import (
     change_rights,
@@ -93,7 +93,7 @@ class Users:
     tokens = SessionTokens()
     openid = OpenIdClient()
     log_context = LogContext()
-    tracing = Tracing()
+    tracing = WorkerSpans()
     metrics = Metrics(prefix="forage")
 
     # Accounts

@@ -30,7 +30,7 @@ from nameko_reliable.outbox import Outbox
 from nameko_reliable.rpc import ClusterClient, rpc
 from nameko_reliable.telemetry.logs import LogContext
 from nameko_reliable.telemetry.metrics import Metrics
-from nameko_reliable.telemetry.tracing import Tracing
+from nameko_reliable.telemetry.tracing import WorkerSpans
 from nameko_reliable.testing.metrics import Watched
 from nameko_reliable.testing.waiting import wait_for
 
@@ -46,7 +46,7 @@ class Bakery:
     hints = Hints()
     cluster = ClusterClient()
     log_context = LogContext()
-    tracing = Tracing()
+    tracing = WorkerSpans()
     metrics = Metrics()
 
     @rpc

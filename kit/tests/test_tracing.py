@@ -14,7 +14,7 @@ from nameko_reliable.outbox import Outbox
 from nameko_reliable.rpc import ClusterClient, rpc
 from nameko_reliable.telemetry import tracing as kit
 from nameko_reliable.telemetry.logs import LogContext, formatter
-from nameko_reliable.telemetry.tracing import MAX_QUEUED, Operation, Tracer, Tracing, traceparent
+from nameko_reliable.telemetry.tracing import MAX_QUEUED, Operation, Tracer, WorkerSpans, traceparent
 from nameko_reliable.testing.waiting import wait_for
 from test_rpc import TooFewEggs
 
@@ -30,7 +30,7 @@ class Bakery:
     name = "bakery"
 
     log_context = LogContext()
-    tracing = Tracing()
+    tracing = WorkerSpans()
     db = Database()
     outbox = Outbox(OutboxEntry, events=[CakeBaked])
 
@@ -54,7 +54,7 @@ class Bakery:
 class Kitchen:
     name = "kitchen"
 
-    tracing = Tracing()
+    tracing = WorkerSpans()
     cluster = ClusterClient()
 
     @rpc
@@ -65,7 +65,7 @@ class Kitchen:
 class Cafe:
     name = "cafe"
 
-    tracing = Tracing()
+    tracing = WorkerSpans()
     db = Database()
     failures = []
 
@@ -237,15 +237,15 @@ def test_spans_are_dropped_rather_than_piled_up(services, closed_port, monkeypat
     tracer = bakery.shared_extensions[Tracer]
 
     for _ in range(5000):
-        tracer.begin(Operation("baking")).end()
+        tracer.entry_span(Operation("baking")).end()
 
     assert len(tracer._processor._batch_processor._queue) == MAX_QUEUED
 
 
 def test_that_spans_are_dropped_is_said_beside_that_the_collector_is_away(services, collector, caplog, monkeypatch):
     services(Bakery, **collector.settings)
-    for rarely in (kit._rarely, kit._rarely_dropped):
-        monkeypatch.setattr(rarely, "_next_at", 0.0)
+    for limit in (kit._limit_export_warnings, kit._limit_drop_warnings):
+        monkeypatch.setattr(limit, "_next_at", 0.0)
 
     for number in range(2):
         for name in ("exporter.otlp.proto.http.trace_exporter", "sdk._shared_internal"):
@@ -273,7 +273,7 @@ def test_a_greenlet_begins_in_no_trace_unless_it_is_given_one(services, collecto
         eventlet.sleep(0.01)
         return traceparent()
 
-    with tracer.begin(Operation("outer")):
+    with tracer.entry_span(Operation("outer")):
         own = traceparent()
         alone, given = eventlet.spawn(nap), eventlet.spawn(copy_context().run, nap)
         assert (alone.wait(), given.wait(), traceparent()) == (None, own, own)

@@ -89,7 +89,7 @@ def test_a_push_that_never_reaches_its_socket_is_an_error(gateway, collector):
     assert feed.hear()["type"] == "connected"
     [client] = live._clients
 
-    with live.tracer.begin(Operation("order")):
+    with live.tracer.entry_span(Operation("order")):
         for _ in range(MAX_QUEUED + 2):
             # The first is never all sent, the last finds no place.
             client.put("x" * 1_000_000, live.tracer.span(PUSH))

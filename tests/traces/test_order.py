@@ -165,7 +165,7 @@ def test_a_shop_whose_collector_is_away_loses_no_order_and_says_so_once(
     own_shop, smtp, closed_port, caplog, monkeypatch
 ):
     # Whatever an earlier test had to say within this minute.
-    monkeypatch.setattr(tracing._rarely, "_next_at", 0.0)
+    monkeypatch.setattr(tracing._limit_export_warnings, "_next_at", 0.0)
     for service in (Products, Orders, Notifications):
         own_shop.run(
             service, OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{closed_port}", OTEL_TRACES_SAMPLER_ARG="1"

@@ -2,7 +2,7 @@
 
     class Bakery:
         name = "bakery"
-        tracing = Tracing()
+        tracing = WorkerSpans()
 
 Settings: OTEL_EXPORTER_OTLP_ENDPOINT, the base URL of a collector that takes OTLP over HTTP; empty, nothing is
 traced, and nothing of OpenTelemetry imported. OTEL_TRACES_SAMPLER_ARG, the part of all traces that is kept, 0 to 1.
@@ -51,7 +51,7 @@ TRACEPARENT = re.compile("00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0
 _current: ContextVar[str | None] = ContextVar("traceparent", default=None)
 
 traceparent = _current.get
-_HERE: Any = object()
+_CURRENT_SPAN: Any = object()
 
 
 Kind: TypeAlias = Literal["server", "client", "producer", "consumer", "internal"]
@@ -70,7 +70,9 @@ def trace_fields() -> dict[str, str]:
     current = _current.get()
     if current is None:
         return {}
-    return {"trace_id": current[3:35], "span_id": current[36:52]} if _is_kept(current) else {"trace_id": current[3:35]}
+    if _is_sampled(current):
+        return {"trace_id": current[3:35], "span_id": current[36:52]}
+    return {"trace_id": current[3:35]}
 
 
 def trace_headers() -> dict[str, str]:
@@ -99,10 +101,10 @@ class Tracer(SharedExtension):
                 "service.name": self.container.service_name,
                 "deployment.environment.name": config["ENVIRONMENT"],
             }
-            self._begin(endpoint, resource)
+            self._set_up_export(endpoint, resource)
             self.is_on = True
 
-    def _begin(self, endpoint: str, resource: Mapping[str, str]) -> None:
+    def _set_up_export(self, endpoint: str, resource: Mapping[str, str]) -> None:
         from opentelemetry import trace
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource
@@ -110,8 +112,8 @@ class Tracer(SharedExtension):
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
         from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-        logging.getLogger("opentelemetry.exporter.otlp.proto.http.trace_exporter").addFilter(_rarely)
-        logging.getLogger("opentelemetry.sdk._shared_internal").addFilter(_rarely_dropped)
+        logging.getLogger("opentelemetry.exporter.otlp.proto.http.trace_exporter").addFilter(_limit_export_warnings)
+        logging.getLogger("opentelemetry.sdk._shared_internal").addFilter(_limit_drop_warnings)
         self._exporter = OTLPSpanExporter(endpoint=f"{endpoint}/v1/traces")
         # Its thread is a greenlet, since Nameko's command patches threads.
         self._processor = BatchSpanProcessor(
@@ -136,7 +138,7 @@ class Tracer(SharedExtension):
 
     kill = stop
 
-    def begin(self, operation: Operation, parent: object = None, link: object = None) -> "Span":
+    def entry_span(self, operation: Operation, parent: object = None, link: object = None) -> "Span":
         """A span for the block, the first one here of its trace: of `parent`'s, else of a new one.
 
         parent, link: the traceparent of a caller that decides about the trace, or that is only named by it;
@@ -144,34 +146,34 @@ class Tracer(SharedExtension):
         """
         if not self.is_on:
             return NO_SPAN
-        parent = _read(parent)
+        parent = _parse(parent)
         if parent is None:
-            return self._root(operation, _read(link))
-        return self._child(operation, parent) if _is_kept(parent) else _WithoutSpan(parent)
+            return self._root(operation, _parse(link))
+        return self._child(operation, parent) if _is_sampled(parent) else _TraceScope(parent)
 
-    def span(self, operation: Operation, parent: str | None = _HERE, began_at: int | None = None) -> "Span":
+    def span(self, operation: Operation, parent: str | None = _CURRENT_SPAN, began_at: int | None = None) -> "Span":
         """A span for the block, if it is part of a trace that is kept.
 
         parent: a traceparent or None, in the place of the one that the greenlet works in.
         began_at: in nanoseconds since 1970, if not now.
         """
-        if parent is _HERE:
+        if parent is _CURRENT_SPAN:
             parent = _current.get()
-        if parent is None or not _is_kept(parent) or not self.is_on:
+        if parent is None or not _is_sampled(parent) or not self.is_on:
             return NO_SPAN
         return self._child(operation, parent, began_at)
 
     def _root(self, operation: Operation, link: str | None) -> "Span":
         if random.random() >= self._ratio:  # noqa: S311 - who guesses it gains nothing
             # In one go, as most requests pay for it.
-            ids = _id(24)
-            return _WithoutSpan(f"00-{ids[:32]}-{ids[32:]}-00")
-        return RecordedSpan(self, operation, _id(16), link=link)
+            ids = _random_hex(24)
+            return _TraceScope(f"00-{ids[:32]}-{ids[32:]}-00")
+        return RecordedSpan(self, operation, _random_hex(16), link=link)
 
     def _child(self, operation: Operation, parent: str, began_at: int | None = None) -> "RecordedSpan":
         return RecordedSpan(self, operation, parent[3:35], parent, began_at=began_at)
 
-    def take(self, span: "RecordedSpan") -> None:
+    def export(self, span: "RecordedSpan") -> None:
         """Send a span that has ended, with others, later.
 
         OpenTelemetry hears of it only now: its own tracer, which hears of a span's start, costs twice as much.
@@ -191,20 +193,20 @@ class Tracer(SharedExtension):
         )
 
     def _context(self, traceparent: str) -> Any:
-        flags = self._trace.TraceFlags(_is_kept(traceparent))
+        flags = self._trace.TraceFlags(_is_sampled(traceparent))
         return self._trace.SpanContext(int(traceparent[3:35], 16), int(traceparent[36:52], 16), True, flags)
 
 
-def _id(count: int) -> str:
+def _random_hex(count: int) -> str:
     """So many bytes, in hexadecimal."""
     return random.randbytes(count).hex()  # noqa: S311 - who guesses it gains nothing
 
 
-def _is_kept(traceparent: str) -> bool:
+def _is_sampled(traceparent: str) -> bool:
     return traceparent[-1] == "1"
 
 
-def _read(given: object) -> str | None:
+def _parse(given: object) -> str | None:
     """A traceparent with no flag but the one that matters; None for anything else."""
     if not isinstance(given, str) or not (match := TRACEPARENT.fullmatch(given)):
         return None
@@ -214,7 +216,7 @@ def _read(given: object) -> str | None:
 class RecordedSpan:
     """The greenlet works in it within the `with`; an exception that leaves that is the span's."""
 
-    is_kept: Literal[True] = True
+    is_recorded: Literal[True] = True
     is_error = False
 
     def __init__(
@@ -229,7 +231,7 @@ class RecordedSpan:
         self._tracer = tracer
         self.name, self.kind, attributes = operation
         self.attributes: Mapping[str, Any] = attributes or {}
-        self.traceparent = f"00-{trace_id}-{_id(8)}-01"
+        self.traceparent = f"00-{trace_id}-{_random_hex(8)}-01"
         self.parent, self.link = parent, link
         self.began_at = began_at or time.time_ns()
 
@@ -246,28 +248,28 @@ class RecordedSpan:
     def end(self, error: BaseException | None = None) -> None:
         """Once, for a span in which nobody works, so without `with`."""
         if error is not None:
-            self._note_error(error)
-        self._tracer.take(self)
+            self._record_error(error)
+        self._tracer.export(self)
 
-    def _note_error(self, error: BaseException) -> None:
+    def _record_error(self, error: BaseException) -> None:
         if "rpc.method" in self.attributes:
-            self.note({"rpc.response.status_code": type(error).__name__})
+            self.set_attributes({"rpc.response.status_code": type(error).__name__})
         # A handler has nobody to answer.
         if self.kind == "consumer" or outcome_of(error) != "refused":
-            self.fail(f"{type(error).__module__}.{type(error).__qualname__}")
+            self.set_error(f"{type(error).__module__}.{type(error).__qualname__}")
 
-    def note(self, attributes: Mapping[str, Any]) -> None:
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         # Not in place: those of an operation are shared.
         self.attributes = {**self.attributes, **attributes}
 
-    def fail(self, error_type: str) -> None:
+    def set_error(self, error_type: str) -> None:
         """error_type: a class or a status; never a text, which may quote what somebody typed."""
-        self.note({"error.type": error_type})
+        self.set_attributes({"error.type": error_type})
         self.is_error = True
 
 
 class _NoSpan:
-    is_kept: Literal[False] = False
+    is_recorded: Literal[False] = False
 
     def __enter__(self) -> Self:
         return self
@@ -286,7 +288,7 @@ Span: TypeAlias = RecordedSpan | _NoSpan
 NO_SPAN = _NoSpan()
 
 
-class _WithoutSpan(_NoSpan):
+class _TraceScope(_NoSpan):
     """The greenlet works in a trace, but in no span of ours there; nothing below it begins a trace of its own."""
 
     def __init__(self, traceparent: str) -> None:
@@ -302,7 +304,7 @@ class _WithoutSpan(_NoSpan):
         _current.reset(self._token)
 
 
-class Tracing(DependencyProvider):
+class WorkerSpans(DependencyProvider):
     """A span for each call, event and run of a timer of the service.
 
     An entrypoint whose workers have spans has an `operation()` that they are about.
@@ -326,7 +328,7 @@ class Tracing(DependencyProvider):
             self._operations[entrypoint] = _operation_of(entrypoint)
         operation = self._operations[entrypoint]
         if operation is not None:
-            span = self.tracer.begin(operation, parent=worker_ctx.data.get(HEADER))
+            span = self.tracer.entry_span(operation, parent=worker_ctx.data.get(HEADER))
             self._spans[worker_ctx] = span.__enter__()
 
     def worker_result(self, worker_ctx: Any, result: Any = None, exc_info: Any = None) -> None:
@@ -336,8 +338,8 @@ class Tracing(DependencyProvider):
 
     def continued(self, traceparent: object) -> AbstractContextManager[object]:
         """For a block that belongs to that trace; with None, to the one that the worker is in."""
-        parent = _read(traceparent) if self.tracer.is_on else None
-        return nullcontext() if parent is None else _WithoutSpan(parent)
+        parent = _parse(traceparent) if self.tracer.is_on else None
+        return nullcontext() if parent is None else _TraceScope(parent)
 
 
 def _operation_of(entrypoint: Any) -> Operation | None:
@@ -346,7 +348,7 @@ def _operation_of(entrypoint: Any) -> Operation | None:
     return entrypoint.operation() if hasattr(entrypoint, "operation") else None
 
 
-class _Rarely(logging.Filter):
+class _RateLimit(logging.Filter):
     """A line a minute: a collector that is away is told of again with every batch, and each span that is dropped."""
 
     _next_at = 0.0
@@ -359,4 +361,4 @@ class _Rarely(logging.Filter):
         return True
 
 
-_rarely, _rarely_dropped = _Rarely(), _Rarely()
+_limit_export_warnings, _limit_drop_warnings = _RateLimit(), _RateLimit()

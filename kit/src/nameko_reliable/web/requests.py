@@ -88,12 +88,12 @@ class Requests:
                     requests_of(self.service, route, verb, int(answered)).observe(seconds)
                 fields = {"method": method, "path": path, "status": answered, "duration_ms": round(seconds * 1000, 1)}
                 logger.info("%s %s %d", method, path, answered, extra={"fields": fields})
-                if span.is_kept:
+                if span.is_recorded:
                     _describe(span, environ, int(answered))
 
     def _span(self, environ: WSGIEnvironment) -> Span:
         # A WebSocket's would be open for hours.
-        return NO_SPAN if _is_socket(environ) else self.tracer.begin(REQUEST, link=environ.get("HTTP_TRACEPARENT"))
+        return NO_SPAN if _is_socket(environ) else self.tracer.entry_span(REQUEST, link=environ.get("HTTP_TRACEPARENT"))
 
 
 def _is_socket(environ: WSGIEnvironment) -> bool:
@@ -115,9 +115,9 @@ def _describe(span: RecordedSpan, environ: WSGIEnvironment, status: int) -> None
         # The path of no route may hold anything.
         attributes |= {"http.route": route, "url.path": environ["PATH_INFO"]}
     span.name = name
-    span.note(attributes)
+    span.set_attributes(attributes)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        span.fail(str(status))
+        span.set_error(str(status))
 
 
 def _request_id(given: str) -> str:

@@ -49,7 +49,7 @@ class WsgiServer(Entrypoint):
                 port,
                 max_connections=MAX_CONNECTIONS,
                 timeout_seconds=SOCKET_TIMEOUT_SECONDS,
-                max_each=MAX_CONNECTIONS_EACH * max(1, config["RATE_LIMIT_SCALE"]),
+                max_per_address=MAX_CONNECTIONS_EACH * max(1, config["RATE_LIMIT_SCALE"]),
                 is_exempt=ClientAddresses(config["TRUSTED_PROXIES"]).trusts,
                 shares_port=True,
             )

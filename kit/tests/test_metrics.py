@@ -302,7 +302,7 @@ def test_a_query_whose_answer_is_no_value_harms_nothing_else(watched, bakery, co
 
 
 def test_a_slow_query_is_reported_when_it_is_there_and_not_asked_again_soon(watched, bakery, monkeypatch):
-    monkeypatch.setattr(gauges, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(gauges, "SCRAPE_SECONDS", 0.1)
     slowly = text("SELECT (SELECT count(*) FROM cakes) FROM pg_advisory_xact_lock(1)")
 
     class Archive:

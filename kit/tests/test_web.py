@@ -286,7 +286,7 @@ def test_an_answer_has_to_be_read_in_time(serve, monkeypatch, bytes_at_a_time):
 
 
 def test_an_address_has_a_maximum_of_connections(serve):
-    server = serve(max_each=2)
+    server = serve(max_per_address=2)
     held = [server.connect() for _ in range(2)]
 
     with server.connect() as one_more:
@@ -299,7 +299,7 @@ def test_an_address_has_a_maximum_of_connections(serve):
 
 
 def test_an_exempt_address_has_no_maximum_of_connections(serve):
-    server = serve(max_each=1, is_exempt=lambda host: host == "127.0.0.1")
+    server = serve(max_per_address=1, is_exempt=lambda host: host == "127.0.0.1")
 
     with server.connect(), server.connect():
         assert status_of(server.speak(POST + b"\r\n")) == 200

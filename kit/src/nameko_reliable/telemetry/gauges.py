@@ -32,11 +32,11 @@ logger = logging.getLogger(__name__)
 
 # The gauge, and its labels but the service.
 Series: TypeAlias = tuple[Any, ...]
-Ask: TypeAlias = Callable[[], Mapping[Series, float]]
+ReadValues: TypeAlias = Callable[[], Mapping[Series, float]]
 
 ANSWER_SECONDS = 1.5
 # Longer, so that who looks is told at once what gave no answer.
-LOOK_SECONDS = 2
+SCRAPE_SECONDS = 2
 # For what takes longer, and is asked less often.
 SLOW_ANSWER_SECONDS = 25
 # Each time on a new connection: those that are kept have a reader of their own.
@@ -64,33 +64,33 @@ class Inquiries(SharedExtension):
     def __init__(self) -> None:
         self._inquiries: list[_Inquiry] = []
 
-    def add(self, name: str, ask: Ask, every_seconds: float = 0) -> None:
+    def add(self, name: str, read: ReadValues, every_seconds: float = 0) -> None:
         """To be called in an extension's `setup`.
 
-        ask: returns {(gauge, *labels but the service): value}. every_seconds: 0 for each time that somebody looks.
+        read: returns {(gauge, *labels but the service): value}. every_seconds: 0 for each time that somebody looks.
         """
-        self._inquiries.append(_Inquiry(self.container, name, ask, every_seconds))
+        self._inquiries.append(_Inquiry(self.container, name, read, every_seconds))
 
     def refresh(self) -> None:
-        """Ask all that is due, at once. What needs longer than LOOK_SECONDS is there when somebody looks again."""
-        threads = [inquiry.begin() for inquiry in self._inquiries if inquiry.is_due()]
-        with eventlet.Timeout(LOOK_SECONDS, False):
+        """Read all that is due, at once. What needs longer than SCRAPE_SECONDS is there when somebody looks again."""
+        threads = [inquiry.start() for inquiry in self._inquiries if inquiry.is_due()]
+        with eventlet.Timeout(SCRAPE_SECONDS, False):
             for thread in threads:
                 thread.wait()
 
 
 class _Inquiry:
-    def __init__(self, container: Any, name: str, ask: Ask, every_seconds: float) -> None:
-        self._container, self._name, self._ask, self._every_seconds = container, name, ask, every_seconds
-        self._seconds = SLOW_ANSWER_SECONDS if every_seconds else ANSWER_SECONDS
+    def __init__(self, container: Any, name: str, read: ReadValues, every_seconds: float) -> None:
+        self._container, self._name, self._read, self._every_seconds = container, name, read, every_seconds
+        self._timeout_seconds = SLOW_ANSWER_SECONDS if every_seconds else ANSWER_SECONDS
         self._due_at = 0.0
         self._thread: Any = None
-        self._shown: set[Series] = set()
+        self._series: set[Series] = set()
 
     def is_due(self) -> bool:
         return self._thread is not None or time.monotonic() >= self._due_at
 
-    def begin(self) -> Any:
+    def start(self) -> Any:
         """The greenlet that asks; who looks meanwhile gets the same one."""
         if self._thread is None:
             self._thread = self._container.spawn_managed_thread(self._run, identifier=self._name)
@@ -100,28 +100,28 @@ class _Inquiry:
         success = 0
         try:
             # As it is no Exception, SQLAlchemy throws the connection away that it interrupts.
-            with eventlet.Timeout(self._seconds):
-                values = self._ask()
-            self._show(values)
+            with eventlet.Timeout(self._timeout_seconds):
+                values = self._read()
+            self._update(values)
             success = 1
         except (Exception, eventlet.Timeout) as error:
             # Whatever it is, the other metrics are told all the same.
-            self._show({})
+            self._update({})
             is_outage = isinstance(error, (ServiceUnavailable, BrokerUnavailable, eventlet.Timeout))
             logger.warning("%s could not be asked for: %r", self._name, error, exc_info=not is_outage)
         finally:
             self._thread, self._due_at = None, time.monotonic() + self._every_seconds
         INQUIRY_SUCCESS.labels(self._container.service_name, self._name).set(success)
 
-    def _show(self, values: Mapping[Series, float]) -> None:
-        for gauge, *labels in self._shown - values.keys():
+    def _update(self, values: Mapping[Series, float]) -> None:
+        for gauge, *labels in self._series - values.keys():
             gauge.remove(self._container.service_name, *labels)
-        self._shown &= values.keys()
+        self._series &= values.keys()
         for (gauge, *labels), value in values.items():
             # What is no number raises before there is a series for it.
             number = float(value)
             gauge.labels(self._container.service_name, *labels).set(number)
-            self._shown.add((gauge, *labels))
+            self._series.add((gauge, *labels))
 
 
 class QueryGauge(DependencyProvider):
@@ -139,9 +139,9 @@ class QueryGauge(DependencyProvider):
 
     def setup(self) -> None:
         [metric] = self.gauge.describe()
-        self.inquiries.add(metric.name, self._ask, self.every_seconds)
+        self.inquiries.add(metric.name, self._read, self.every_seconds)
 
-    def _ask(self) -> dict[Series, float]:
+    def _read(self) -> dict[Series, float]:
         with self.engine.session() as session:
             return {(self.gauge, *labels): value for *labels, value in session.execute(self.statement)}
 
@@ -156,13 +156,13 @@ class QueueDepths(SharedExtension):
 
     def setup(self) -> None:
         self._address = amqp_address(self.container.config)
-        self.inquiries.add("queues", self._ask, DEPTHS_INTERVAL_SECONDS)
+        self.inquiries.add("queues", self._read, DEPTHS_INTERVAL_SECONDS)
 
     def watch(self, queue_name: str, gauge: Gauge, *labels: str) -> None:
         """To be called in an extension's `setup`. labels: all but the service."""
         self._watched[queue_name] = gauge, *labels
 
-    def _ask(self) -> dict[Series, float]:
+    def _read(self) -> dict[Series, float]:
         connection = None
         try:
             connection = connect(self._address)

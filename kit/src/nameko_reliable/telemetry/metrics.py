@@ -30,7 +30,7 @@ from nameko_reliable.amqp.consumers import Consumers
 from nameko_reliable.database import Engine, ReadOnly
 from nameko_reliable.errors import ServiceUnavailable
 from nameko_reliable.telemetry.gauges import Inquiries
-from nameko_reliable.telemetry.registry import KIT, Prefixed
+from nameko_reliable.telemetry.registry import KIT, PrefixedRegistry
 from nameko_reliable.web.listener import Connection, Listener
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,9 @@ LAG_INTERVAL_SECONDS = 0.25
 # Status, content type and body.
 Page: TypeAlias = tuple[HTTPStatus, str, bytes]
 
-INFO = Gauge(
+NOT_FOUND: Page = HTTPStatus.NOT_FOUND, "text/plain", b"There are /metrics, /livez and /readyz.\n"
+
+SERVICE_INFO = Gauge(
     "service_info", "1 for each service of the process: whose process_* metrics are.", ["service"], registry=KIT
 )
 LOOP_LAG = Histogram(
@@ -74,7 +76,7 @@ class Metrics(DependencyProvider):
         host, port = config["METRICS_HOST"], config["METRICS_PORT"]
         try:
             self._listener = Listener(host, port, max_connections=MAX_REQUESTS, timeout_seconds=REQUEST_SECONDS)
-            self._listener.listen(self._serve, BACKLOG)
+            self._listener.listen(self._serve_connection, BACKLOG)
         except OSError as error:
             raise SystemExit(
                 f"Metrics can't be served on {host}, port {port} ({error.strerror}): "
@@ -83,7 +85,7 @@ class Metrics(DependencyProvider):
         self.port = self._listener.port
         self._threads: list[Any] = []
         self._pages = {"/metrics": self._metrics, "/livez": self._livez, "/readyz": self._readyz}
-        INFO.labels(self.container.service_name).set(1)
+        SERVICE_INFO.labels(self.container.service_name).set(1)
         WORKERS.labels(self.container.service_name).set(self.container.max_workers)
         # Not those of a crew (nameko_reliable.polling), which are none of them.
         BUSY_WORKERS.labels(self.container.service_name).set_function(self.container._worker_pool.running)
@@ -92,13 +94,14 @@ class Metrics(DependencyProvider):
         self._server = wsgi.Server(
             self._listener.socket,
             self._listener.socket.getsockname(),
-            self._answer,
+            self._serve_page,
             keepalive=False,
             socket_timeout=REQUEST_SECONDS,
             log_output=False,
             debug=False,
         )
-        self._threads = [self.container.spawn_managed_thread(run) for run in (self._listener.accept, self._watch_loop)]
+        loops = self._listener.accept, self._measure_loop_lag
+        self._threads = [self.container.spawn_managed_thread(loop) for loop in loops]
         logger.info("serving metrics on port %d", self.port)
 
     def stop(self) -> None:
@@ -108,24 +111,24 @@ class Metrics(DependencyProvider):
 
     kill = stop
 
-    def _serve(self, connection: Connection) -> None:
+    def _serve_connection(self, connection: Connection) -> None:
         with eventlet.Timeout(2 * REQUEST_SECONDS, False):
             self._server.process_request(connection)
 
-    def _answer(self, environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+    def _serve_page(self, environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         page = self._pages.get(environ["PATH_INFO"])
         if page is None or environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            status, kind, body = HTTPStatus.NOT_FOUND, "text/plain", b"There are /metrics, /livez and /readyz.\n"
+            status, content_type, body = NOT_FOUND
         else:
-            status, kind, body = page()
-        headers = [("Content-Type", kind), ("Content-Length", str(len(body))), ("Cache-Control", "no-store")]
+            status, content_type, body = page()
+        headers = [("Content-Type", content_type), ("Content-Length", str(len(body))), ("Cache-Control", "no-store")]
         start_response(f"{status.value} {status.phrase}", headers)
         return [b"" if environ["REQUEST_METHOD"] == "HEAD" else body]
 
     def _metrics(self) -> Page:
         self.inquiries.refresh()
-        shown = generate_latest(Prefixed(KIT, self.prefix)) + generate_latest()
-        return HTTPStatus.OK, CONTENT_TYPE_LATEST, shown
+        text = generate_latest(PrefixedRegistry(KIT, self.prefix)) + generate_latest()
+        return HTTPStatus.OK, CONTENT_TYPE_LATEST, text
 
     def _livez(self) -> Page:
         return HTTPStatus.OK, "text/plain", b"alive\n"
@@ -138,17 +141,17 @@ class Metrics(DependencyProvider):
 
     def _problems(self) -> Iterator[str]:
         """Sentences that say why the service can't do its work at the moment."""
-        parts = self.container.shared_extensions
-        if Consumers in parts and not parts[Consumers].connected:
-            refused = parts[Consumers].refused
+        extensions = self.container.shared_extensions
+        if Consumers in extensions and not extensions[Consumers].connected:
+            refused = extensions[Consumers].refused
             yield from (f"The broker refuses {name}: {refusal}" for name, refusal in refused.items())
             if not refused:
                 yield "The broker is not connected, or a queue is not consumed."
-        if Engine in parts:
-            yield from _database_problems(parts[Engine])
+        if Engine in extensions:
+            yield from _database_problems(extensions[Engine])
 
-    def _watch_loop(self) -> None:
-        _spare_what_stays()
+    def _measure_loop_lag(self) -> None:
+        _freeze_loaded_objects()
         lag = LOOP_LAG.labels(self.container.service_name)
         while True:
             due_at = time.monotonic() + LAG_INTERVAL_SECONDS
@@ -156,7 +159,7 @@ class Metrics(DependencyProvider):
             lag.observe(max(0, time.monotonic() - due_at))
 
 
-def _spare_what_stays() -> None:
+def _freeze_loaded_objects() -> None:
     """Have the garbage collector leave alone what is there when the process begins to work: modules, above all.
 
     To walk through that stops the loop for 80 ms, in a process at work once a second.

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Metric
 KIT = CollectorRegistry()
 
 
-class Prefixed:
+class PrefixedRegistry:
     """A registry's metrics, `PREFIX_` before each name; prometheus_client takes it for a registry."""
 
     def __init__(self, registry: CollectorRegistry, prefix: str) -> None:

@@ -13,7 +13,7 @@
 connection is closed.
 
 At `max_connections` no further connection is accepted until one ends: clients wait in the backlog. An address that has
-`max_each` connections gets no further one.
+`max_per_address` connections gets no further one.
 
 Not guaranteed: that a connection ends. `timeout_seconds` is for each single send or receive. A client that sends byte
 by byte needs a deadline of `serve`'s own, as nameko_reliable.web.protocol has them.
@@ -42,14 +42,14 @@ class Listener:
         *,
         max_connections: int,
         timeout_seconds: float,
-        max_each: float = math.inf,
+        max_per_address: float = math.inf,
         is_exempt: Callable[[str], bool] = lambda host: False,
         shares_port: bool = False,
     ) -> None:
         """Bind. Raises OSError when the address can't be had.
 
-        port: 0 takes a free one, which `listener.port` then names. is_exempt: whether `max_each` does not hold for an
-        address. shares_port: other processes may listen there, too.
+        port: 0 takes a free one, which `listener.port` then names. is_exempt: whether an address has no
+        `max_per_address`. shares_port: other processes may listen there, too.
         """
         self.socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -59,9 +59,9 @@ class Listener:
         self.port: int = self.socket.getsockname()[1]
         self.timeout_seconds = timeout_seconds
         self.connections: set[Connection] = set()
-        self._max_each = max_each
+        self._max_per_address = max_per_address
         self._is_exempt = is_exempt
-        self._of_address: Counter[str] = Counter()
+        self._count_by_address: Counter[str] = Counter()
         self._pool = eventlet.GreenPool(max_connections)
 
     def listen(self, serve: "Callable[[Connection], object]", backlog: int) -> None:
@@ -79,7 +79,7 @@ class Listener:
                 logger.warning("a connection was not accepted: %s", error)
                 eventlet.sleep(0.1)
             else:
-                self._begin(client, address)
+                self._start(client, address)
 
     def accept_waiting(self) -> None:
         """Serve the clients that are connected already, and return."""
@@ -92,7 +92,7 @@ class Listener:
             except OSError:
                 return  # No client waits, or no more can be served, as when another stop has closed the listener.
             else:
-                self._begin(client, address)
+                self._start(client, address)
 
     def close(self) -> None:
         """Stop listening. Connections stay."""
@@ -107,21 +107,21 @@ class Listener:
             for greenlet in list(self._pool.coroutines_running):
                 eventlet.kill(greenlet)
 
-    def _begin(self, client: Any, address: tuple[Any, ...]) -> None:
+    def _start(self, client: Any, address: tuple[Any, ...]) -> None:
         host = address[0]
-        if self._of_address[host] >= self._max_each and not self._is_exempt(host):
+        if self._count_by_address[host] >= self._max_per_address and not self._is_exempt(host):
             # Before anything is read: an address that holds that many open would else keep all others out.
             client.close()
             return
-        self._of_address[host] += 1
+        self._count_by_address[host] += 1
         client.settimeout(self.timeout_seconds)
         # An answer of more than one segment must not wait for the acknowledgement of the first.
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = Connection((address, client, wsgi.STATE_IDLE))
         self.connections.add(connection)
-        self._pool.spawn_n(self._run, connection)
+        self._pool.spawn_n(self._serve_and_close, connection)
 
-    def _run(self, connection: "Connection") -> None:
+    def _serve_and_close(self, connection: "Connection") -> None:
         try:
             self._serve(connection)
         except OSError as error:
@@ -131,9 +131,9 @@ class Listener:
         finally:
             self.connections.discard(connection)
             host = connection[0][0]
-            self._of_address[host] -= 1
-            if not self._of_address[host]:
-                del self._of_address[host]
+            self._count_by_address[host] -= 1
+            if not self._count_by_address[host]:
+                del self._count_by_address[host]
             greenio.shutdown_safe(connection[1])
             connection[1].close()
 

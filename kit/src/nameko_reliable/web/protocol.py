@@ -54,7 +54,7 @@ class Protocol(wsgi.HttpProtocol):
 
     def setup(self) -> None:
         super().setup()
-        self.wfile = _Answers(self.wfile, self.connection)
+        self.wfile = _AnswerFile(self.wfile, self.connection)
 
     def handle_one_response(self) -> None:
         self.wfile.deadline = None
@@ -120,9 +120,9 @@ class Protocol(wsgi.HttpProtocol):
         head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         logger.info("a request was refused: %d %s", code, title, extra={"fields": {"status": int(code)}})
         self.wfile.writelines([f"HTTP/1.1 {int(code)} {title}\r\n{head}\r\n".encode(), body])
-        self._let_it_be_read()
+        self._linger()
 
-    def _let_it_be_read(self) -> None:
+    def _linger(self) -> None:
         """Were the connection closed while the client still sends, the client would lose the answer."""
         with suppress(OSError), eventlet.Timeout(LINGER_SECONDS, False):
             self.connection.shutdown(socket.SHUT_WR)
@@ -131,22 +131,22 @@ class Protocol(wsgi.HttpProtocol):
 
     def get_environ(self) -> Any:
         environ = super().get_environ()
-        given = environ["eventlet.input"]
-        environ["wsgi.input"] = environ["eventlet.input"] = _Body(
-            StrictChunks(self.rfile) if given.chunked_input else self.rfile,
-            given.content_length,
+        original = environ["eventlet.input"]
+        environ["wsgi.input"] = environ["eventlet.input"] = _RequestBody(
+            StrictChunks(self.rfile) if original.chunked_input else self.rfile,
+            original.content_length,
             self.connection,
-            wfile=given.wfile,
-            wfile_line=given.wfile_line,
-            chunked_input=given.chunked_input,
+            wfile=original.wfile,
+            wfile_line=original.wfile_line,
+            chunked_input=original.chunked_input,
         )
-        if given.chunked_input:
+        if original.chunked_input:
             # It ends by itself: Werkzeug may read it without a Content-Length.
             environ["wsgi.input_terminated"] = True
         return environ
 
 
-class _Answers:
+class _AnswerFile:
     """A connection's file for answers. Each has to be read in ANSWER_SECONDS from its first byte."""
 
     deadline: float | None = None
@@ -179,17 +179,17 @@ class _Answers:
         """Nothing: what is written has been sent."""
 
 
-class _Body(wsgi.Input):
+class _RequestBody(wsgi.Input):
     """A body that has to be there in BODY_SECONDS from the first read."""
 
     deadline: float | None = None
 
     def _do_read(self, reader: Callable[[int], bytes], length: int | None = None) -> Any:
-        with self._in_time():
+        with self._time_limit():
             return super()._do_read(reader, length)
 
     def _chunked_read(self, rfile: StrictChunks, length: int | None = None, use_readline: bool = False) -> Any:
-        with self._in_time():
+        with self._time_limit():
             return super()._chunked_read(rfile, length, use_readline)
 
     def discard(self, buffer_size: int = 16 << 10) -> None:
@@ -202,7 +202,7 @@ class _Body(wsgi.Input):
             left -= len(data)
         raise OSError("the body is too large to throw away")
 
-    def _in_time(self) -> Any:
+    def _time_limit(self) -> Any:
         if self.deadline is None:
             self.deadline = time.monotonic() + BODY_SECONDS
         return eventlet.Timeout(max(0.001, self.deadline - time.monotonic()), TimeoutError("slow request body"))

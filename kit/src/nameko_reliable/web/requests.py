@@ -1,6 +1,6 @@
 """WSGI middleware that names, logs, counts and traces every request.
 
-    app = Requests(create_app(), service="bakery", tracer=tracer)
+    app = RequestMiddleware(create_app(), service="bakery", tracer=tracer)
 
 Between the app and the middleware, in the environ:
 
@@ -45,7 +45,7 @@ REQUESTS = Histogram(
     registry=KIT,
 )
 # To find a series takes longer than to count in it; there are few.
-requests_of = functools.cache(REQUESTS.labels)
+series_of = functools.cache(REQUESTS.labels)
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
@@ -54,7 +54,7 @@ Headers: TypeAlias = list[tuple[str, str]]
 Write: TypeAlias = Callable[[bytes], object]
 
 
-class Requests:
+class RequestMiddleware:
     def __init__(self, app: WSGIApplication, service: str, tracer: Tracer) -> None:
         self.app = app
         self.service = service
@@ -66,37 +66,38 @@ class Requests:
         request_id = environ["request_id"] = _request_id(environ.get("HTTP_X_REQUEST_ID", ""))
         answer_headers = environ["answer_headers"] = {**self.answer_headers, "X-Request-ID": request_id}
         # A WebSocket never starts a response. Any other request that starts none was cut off.
-        answered: int = HTTPStatus.SWITCHING_PROTOCOLS if _is_socket(environ) else HTTPStatus.INTERNAL_SERVER_ERROR
+        code: int = HTTPStatus.SWITCHING_PROTOCOLS if _is_websocket(environ) else HTTPStatus.INTERNAL_SERVER_ERROR
 
         def start(status: str, headers: Headers, exc_info: Any = None) -> Write:
-            nonlocal answered
-            answered = int(status[:3])
+            nonlocal code
+            code = int(status[:3])
             return start_response(status, [*headers, *answer_headers.items()], exc_info)
 
         with self._span(environ) as span, bind_log_fields(request_id=request_id):
             try:
                 return self.app(environ, start)
             except Exception:
-                answered = HTTPStatus.INTERNAL_SERVER_ERROR
+                code = HTTPStatus.INTERNAL_SERVER_ERROR
                 logger.exception("the app failed")
                 raise
             finally:
                 method, path = environ["REQUEST_METHOD"], environ.get("RAW_PATH_INFO", "")
                 seconds = time.perf_counter() - started_at
-                if answered != HTTPStatus.SWITCHING_PROTOCOLS:
+                if code != HTTPStatus.SWITCHING_PROTOCOLS:
                     route, verb = environ.get("route", "unmatched"), method if method in METHODS else "other"
-                    requests_of(self.service, route, verb, int(answered)).observe(seconds)
-                fields = {"method": method, "path": path, "status": answered, "duration_ms": round(seconds * 1000, 1)}
-                logger.info("%s %s %d", method, path, answered, extra={"fields": fields})
+                    series_of(self.service, route, verb, int(code)).observe(seconds)
+                fields = {"method": method, "path": path, "status": code, "duration_ms": round(seconds * 1000, 1)}
+                logger.info("%s %s %d", method, path, code, extra={"fields": fields})
                 if span.is_recorded:
-                    _describe(span, environ, int(answered))
+                    _describe(span, environ, int(code))
 
     def _span(self, environ: WSGIEnvironment) -> Span:
-        # A WebSocket's would be open for hours.
-        return NO_SPAN if _is_socket(environ) else self.tracer.entry_span(REQUEST, link=environ.get("HTTP_TRACEPARENT"))
+        if _is_websocket(environ):
+            return NO_SPAN  # It would be open for hours.
+        return self.tracer.entry_span(REQUEST, link=environ.get("HTTP_TRACEPARENT"))
 
 
-def _is_socket(environ: WSGIEnvironment) -> bool:
+def _is_websocket(environ: WSGIEnvironment) -> bool:
     upgrade: str = environ.get("HTTP_UPGRADE", "")
     return upgrade.lower() == "websocket"
 

@@ -26,7 +26,7 @@ from eventlet.green import socket
 from nameko_reliable.telemetry.tracing import Tracer
 from nameko_reliable.web.listener import Listener
 from nameko_reliable.web.protocol import KEEPALIVE_SECONDS, Protocol
-from nameko_reliable.web.requests import Requests
+from nameko_reliable.web.requests import RequestMiddleware
 
 
 class HttpServer:
@@ -36,7 +36,7 @@ class HttpServer:
         self._server = wsgi.Server(
             listener.socket,
             listener.socket.getsockname(),
-            Requests(app, service, tracer),
+            RequestMiddleware(app, service, tracer),
             protocol=Protocol,
             # Only a backstop: Protocol answers what is longer than its own limit.
             url_length_limit=wsgi.MAX_TOTAL_HEADER_SIZE,

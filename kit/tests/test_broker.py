@@ -14,14 +14,14 @@ PUBLISH = b"\x00\x3c\x00\x28"
 
 
 @pytest.fixture
-def publisher_of():
+def make_publisher():
     made = []
 
-    def publisher_of(uri, declare=(CAKES,)):
+    def make_publisher(uri, declare=(CAKES,)):
         made.append(ConfirmingPublisher({"hostname": uri}, declare))
         return made[-1]
 
-    yield publisher_of
+    yield make_publisher
     for publisher in made:
         publisher.close()
 
@@ -38,12 +38,12 @@ def outcome(function, *args, **kwargs):
         return type(error)
 
 
-def at_once(*functions):
+def concurrently(*functions):
     return [thread.wait() for thread in [eventlet.spawn(outcome, function) for function in functions]]
 
 
-def test_a_published_message_is_in_the_broker(publisher_of, broker):
-    publisher = publisher_of(broker.uri)
+def test_a_published_message_is_in_the_broker(make_publisher, broker):
+    publisher = make_publisher(broker.uri)
 
     publish(publisher, b'{"cake": 1}', persistent=True, headers={"oven": 2}, correlation_id="c", expiration="60000")
 
@@ -59,8 +59,8 @@ def test_half_a_surrogate_pair_can_be_encoded():
     assert kit.encode({"name": "\ud800"}) == b'{"name":"\\ud800"}'
 
 
-def test_a_message_that_no_queue_takes_is_unroutable(publisher_of, broker):
-    publisher = publisher_of(broker.uri)
+def test_a_message_that_no_queue_takes_is_unroutable(make_publisher, broker):
+    publisher = make_publisher(broker.uri)
 
     with pytest.raises(Unroutable):
         publish(publisher, queue="nowhere")
@@ -69,24 +69,24 @@ def test_a_message_that_no_queue_takes_is_unroutable(publisher_of, broker):
     assert broker.depth("cakes") == 1
 
 
-def test_messages_published_at_once_share_a_connection_and_none_a_confirm(publisher_of, proxy):
-    publisher = publisher_of(proxy.uri)
+def test_messages_published_at_once_share_a_connection_and_none_a_confirm(make_publisher, proxy):
+    publisher = make_publisher(proxy.uri)
     queues = ["cakes", "nowhere"] * 100
 
-    outcomes = at_once(*(lambda queue=queue: publish(publisher, queue=queue) for queue in queues))
+    outcomes = concurrently(*(lambda queue=queue: publish(publisher, queue=queue) for queue in queues))
 
     assert outcomes == [None, Unroutable] * 100
     assert proxy.accepted == 1
 
 
-def test_a_late_confirm_is_not_taken_for_another_messages(publisher_of, proxy):
-    publisher = publisher_of(proxy.uri)
+def test_a_late_confirm_is_not_taken_for_another_messages(make_publisher, proxy):
+    publisher = make_publisher(proxy.uri)
     publish(publisher)
     proxy.hold()
     with eventlet.Timeout(0.2, False):
         publish(publisher)
     other = eventlet.spawn(outcome, publish, publisher, queue="nowhere")
-    wait_for(lambda: publisher._link.pending)
+    wait_for(lambda: publisher._connection.pending)
 
     proxy.release()
 
@@ -94,8 +94,8 @@ def test_a_late_confirm_is_not_taken_for_another_messages(publisher_of, proxy):
     assert proxy.accepted == 1
 
 
-def test_without_a_confirm_the_next_message_gets_a_new_connection(publisher_of, proxy):
-    publisher = publisher_of(proxy.uri)
+def test_without_a_confirm_the_next_message_gets_a_new_connection(make_publisher, proxy):
+    publisher = make_publisher(proxy.uri)
     publish(publisher)
     proxy.hold()
 
@@ -107,22 +107,22 @@ def test_without_a_confirm_the_next_message_gets_a_new_connection(publisher_of, 
     assert proxy.accepted == 2
 
 
-def test_a_refused_message_costs_the_others_nothing(publisher_of, proxy, broker):
+def test_a_refused_message_costs_the_others_nothing(make_publisher, proxy, broker):
     full = Queue("full", queue_arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
-    publisher = publisher_of(proxy.uri, [CAKES, full])
+    publisher = make_publisher(proxy.uri, [CAKES, full])
     publish(publisher, queue="full")
     queues = ["cakes", "full", "nowhere"] * 50
 
-    outcomes = at_once(*(lambda queue=queue: publish(publisher, queue=queue) for queue in queues))
+    outcomes = concurrently(*(lambda queue=queue: publish(publisher, queue=queue) for queue in queues))
 
     assert outcomes == [None, Refused, Unroutable] * 50
     assert (broker.depth("cakes"), proxy.accepted) == (50, 1)
 
 
-def test_of_one_message_to_two_queues_the_broker_returns_the_one_that_nobody_took(publisher_of, broker):
-    publisher = publisher_of(broker.uri)
+def test_of_one_message_to_two_queues_the_broker_returns_the_one_that_nobody_took(make_publisher, broker):
+    publisher = make_publisher(broker.uri)
 
-    outcomes = at_once(
+    outcomes = concurrently(
         lambda: publish(publisher, message_id="m-1"),
         lambda: publish(publisher, message_id="m-1", queue="nowhere"),
     )
@@ -130,43 +130,43 @@ def test_of_one_message_to_two_queues_the_broker_returns_the_one_that_nobody_too
     assert outcomes == [None, Unroutable]
 
 
-def test_who_waits_for_a_confirm_hears_of_a_lost_connection(publisher_of, proxy):
-    publisher = publisher_of(proxy.uri)
+def test_who_waits_for_a_confirm_hears_of_a_lost_connection(make_publisher, proxy):
+    publisher = make_publisher(proxy.uri)
     publish(publisher)
     proxy.hold()
     waiting = [eventlet.spawn(outcome, publish, publisher, timeout_seconds=60) for _ in range(10)]
-    wait_for(lambda: len(publisher._link.pending) == 10)
+    wait_for(lambda: len(publisher._connection.pending) == 10)
 
     proxy.cut()
 
     assert [thread.wait() for thread in waiting] == [BrokerUnavailable] * 10
 
 
-def test_while_the_broker_is_away_each_message_fails_and_afterwards_each_goes(publisher_of, proxy, broker):
-    publisher = publisher_of(proxy.uri)
+def test_while_the_broker_is_away_each_message_fails_and_afterwards_each_goes(make_publisher, proxy, broker):
+    publisher = make_publisher(proxy.uri)
     publish(publisher)
     proxy.go_away()
 
-    outcomes = at_once(*[lambda: publish(publisher)] * 50)
+    outcomes = concurrently(*[lambda: publish(publisher)] * 50)
 
     assert outcomes == [BrokerUnavailable] * 50
     proxy.come_back()
     wait_for(lambda: outcome(publish, publisher) is None)
 
 
-def test_a_slow_connect_is_tried_once_for_all_who_wait(publisher_of, proxy):
-    publisher = publisher_of(proxy.uri)
+def test_a_slow_connect_is_tried_once_for_all_who_wait(make_publisher, proxy):
+    publisher = make_publisher(proxy.uri)
     proxy.hold()
 
-    outcomes = at_once(*[lambda: publish(publisher)] * 20)
+    outcomes = concurrently(*[lambda: publish(publisher)] * 20)
 
     assert outcomes == [BrokerUnavailable] * 20
     assert proxy.accepted == 1
 
 
-def test_a_broker_that_hangs_after_the_handshake_is_given_up(publisher_of, proxy, monkeypatch):
+def test_a_broker_that_hangs_after_the_handshake_is_given_up(make_publisher, proxy, monkeypatch):
     monkeypatch.setattr(kit, "SETUP_SECONDS", 0.3)
-    publisher = publisher_of(proxy.uri)
+    publisher = make_publisher(proxy.uri)
     proxy.hold_at(CHANNEL_OPEN)
 
     with pytest.raises(BrokerUnavailable):
@@ -175,8 +175,8 @@ def test_a_broker_that_hangs_after_the_handshake_is_given_up(publisher_of, proxy
     wait_for(lambda: not proxy.open)
 
 
-def test_a_deadline_amid_the_connect_leaves_no_connection(publisher_of, proxy):
-    publisher = publisher_of(proxy.uri)
+def test_a_deadline_amid_the_connect_leaves_no_connection(make_publisher, proxy):
+    publisher = make_publisher(proxy.uri)
     proxy.hold_at(CHANNEL_OPEN)
 
     with pytest.raises(KeyError) as kept, eventlet.Timeout(0.3, KeyError("the caller's")):
@@ -186,9 +186,9 @@ def test_a_deadline_amid_the_connect_leaves_no_connection(publisher_of, proxy):
     assert kept  # and with it the frames that hold the connection
 
 
-def test_a_refused_declaration_hinders_no_message(publisher_of, broker):
+def test_a_refused_declaration_hinders_no_message(make_publisher, broker):
     broker.declare("cakes", durable=False)
-    publisher = publisher_of(broker.uri, [CAKES, Queue("pies")])
+    publisher = make_publisher(broker.uri, [CAKES, Queue("pies")])
 
     publish(publisher, queue="pies")
 
@@ -197,8 +197,8 @@ def test_a_refused_declaration_hinders_no_message(publisher_of, broker):
     assert (name, "inequivalent arg 'durable'" in refusal) == ("cakes", True)
 
 
-def test_a_deadline_amid_a_frame_ends_the_connection(publisher_of, proxy, broker):
-    publisher = publisher_of(proxy.uri)
+def test_a_deadline_amid_a_frame_ends_the_connection(make_publisher, proxy, broker):
+    publisher = make_publisher(proxy.uri)
     publish(publisher)
     proxy.stop_reading()
 
@@ -211,8 +211,8 @@ def test_a_deadline_amid_a_frame_ends_the_connection(publisher_of, proxy, broker
     assert proxy.accepted == 2
 
 
-def test_a_missing_exchange_fails_its_message_and_no_later_one(publisher_of, broker):
-    publisher = publisher_of(broker.uri)
+def test_a_missing_exchange_fails_its_message_and_no_later_one(make_publisher, broker):
+    publisher = make_publisher(broker.uri)
 
     with pytest.raises(BrokerUnavailable):
         publisher.publish(b"{}", exchange="nowhere", routing_key="", timeout_seconds=5)
@@ -220,8 +220,8 @@ def test_a_missing_exchange_fails_its_message_and_no_later_one(publisher_of, bro
     publish(publisher)
 
 
-def test_a_new_connection_declares_again(publisher_of, broker):
-    publisher = publisher_of(broker.uri, [Queue("cakes", exchange=Exchange("bakery", type="topic"), routing_key="#")])
+def test_a_new_connection_declares_again(make_publisher, broker):
+    publisher = make_publisher(broker.uri, [Queue("cakes", exchange=Exchange("bakery", type="topic"), routing_key="#")])
     publish(publisher)
     with broker.channel() as channel:
         channel.queue_delete("cakes")
@@ -231,8 +231,8 @@ def test_a_new_connection_declares_again(publisher_of, broker):
     publisher.publish(b"{}", exchange="bakery", routing_key="any", mandatory=True, timeout_seconds=5)
 
 
-def test_a_closed_publisher_connects_no_more(publisher_of, proxy):
-    publisher = publisher_of(proxy.uri)
+def test_a_closed_publisher_connects_no_more(make_publisher, proxy):
+    publisher = make_publisher(proxy.uri)
     publish(publisher)
 
     publisher.close()
@@ -253,20 +253,20 @@ def watermark(servers):
     watermark("0.9")
 
 
-def test_a_blocked_broker_is_unavailable_until_it_is_not(publisher_of, broker, watermark):
-    publisher = publisher_of(broker.uri)
+def test_a_blocked_broker_is_unavailable_until_it_is_not(make_publisher, broker, watermark):
+    publisher = make_publisher(broker.uri)
     publish(publisher)
     watermark("0.0000001")
 
-    outcomes = at_once(*[lambda: publish(publisher, timeout_seconds=60)] * 5)
+    outcomes = concurrently(*[lambda: publish(publisher, timeout_seconds=60)] * 5)
 
     assert outcomes == [BrokerUnavailable] * 5
     watermark("0.9")
     wait_for(lambda: outcome(publish, publisher) is None)
 
 
-def test_confirmed_messages_outlive_the_broker_and_the_publisher_finds_it_again(publisher_of, own_broker):
-    publisher = publisher_of(own_broker.rabbitmq.uri())
+def test_confirmed_messages_outlive_the_broker_and_the_publisher_finds_it_again(make_publisher, own_broker):
+    publisher = make_publisher(own_broker.rabbitmq.uri())
     publish(publisher, persistent=True)
     # The message is on the disk; that the queue exists, the broker writes down a little later.
     own_broker.control("eval", "mnesia:sync_log().")

@@ -36,7 +36,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from nameko_reliable.errors import DatabaseUnavailable, RpcTimeout, ServiceUnavailable
-from nameko_reliable.postgres import database_url, is_outage, is_statements
+from nameko_reliable.postgres import database_url, is_outage, is_statement_error
 from nameko_reliable.telemetry.registry import KIT
 from nameko_reliable.telemetry.tracing import Operation, Tracer
 
@@ -161,7 +161,7 @@ class Engine(SharedExtension):
         except DBAPIError as error:
             # What follows the first line quotes the statement, and with it what people have written.
             reason = str(error.orig).partition("\n")[0]
-            if is_statements(error.orig):
+            if is_statement_error(error.orig):
                 logger.warning("the database gave up a statement: %s", reason)
                 raise ServiceUnavailable(service) from error.orig
             if is_outage(error.orig) or error.connection_invalidated:
@@ -187,7 +187,7 @@ class Engine(SharedExtension):
     def _drop_at_outage(self, failure):
         """SQLAlchemy's `handle_error`. A connect that failed says nothing about the connections that stand."""
         error = failure.original_exception
-        is_lost = failure.is_disconnect and isinstance(error, psycopg2.Error) and not is_statements(error)
+        is_lost = failure.is_disconnect and isinstance(error, psycopg2.Error) and not is_statement_error(error)
         if failure.connection is not None and (is_outage(error) or is_lost):
             failure.is_disconnect, failure.invalidate_pool_on_disconnect = True, False
             if failure.connection.info.get("made_at", math.inf) > self._dropped_at:

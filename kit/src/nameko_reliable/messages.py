@@ -66,10 +66,10 @@ def from_payload(cls: type[T], payload: object) -> T:
     if not isinstance(payload, dict):
         raise ValueError(f"{cls.__name__} is not a JSON object")
     values = {}
-    for name, (kind, required) in _fields(cls).items():
+    for name, (field_type, required) in _fields(cls).items():
         if name in payload:
             try:
-                values[name] = _convert(kind, payload[name])
+                values[name] = _convert(field_type, payload[name])
             except (ValueError, InvalidOperation) as error:
                 raise ValueError(f"{cls.__name__}.{name}: {error}") from None
         elif required:
@@ -79,44 +79,46 @@ def from_payload(cls: type[T], payload: object) -> T:
 
 @cache
 def _fields(cls: Any) -> dict[str, tuple[Any, bool]]:
-    kinds = typing.get_type_hints(cls)
+    field_types = typing.get_type_hints(cls)
     return {
-        f.name: (kinds[f.name], f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING)
+        f.name: (field_types[f.name], f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING)
         for f in dataclasses.fields(cls)
     }
 
 
-def _moment(text: str) -> datetime:
+def _aware_datetime(text: str) -> datetime:
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError("a time without its zone")
     return moment
 
 
-def _finite(text: str) -> Decimal:
+def _finite_decimal(text: str) -> Decimal:
     number = Decimal(text)
     if not number.is_finite():
         raise ValueError("not a finite number")
     return number
 
 
-_FROM_TEXT: dict[type, Callable[[str], object]] = {datetime: _moment, Decimal: _finite, UUID: UUID}
+_FROM_TEXT: dict[type, Callable[[str], object]] = {datetime: _aware_datetime, Decimal: _finite_decimal, UUID: UUID}
 
 
-def _convert(kind: Any, value: Any) -> Any:
-    if isinstance(kind, types.UnionType):
-        kinds = [k for k in kind.__args__ if k is not type(None)]
-        return None if value is None and len(kinds) < len(kind.__args__) else _convert(kinds[0], value)
-    if typing.get_origin(kind) is tuple:
+def _convert(field_type: Any, value: Any) -> Any:
+    if isinstance(field_type, types.UnionType):
+        types_of_value = [each for each in field_type.__args__ if each is not type(None)]
+        if value is None and len(types_of_value) < len(field_type.__args__):
+            return None
+        return _convert(types_of_value[0], value)
+    if typing.get_origin(field_type) is tuple:
         if not isinstance(value, list):
             raise ValueError("not a list")
-        return tuple(_convert(kind.__args__[0], item) for item in value)
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        return from_payload(kind, value)
-    if kind in _FROM_TEXT:
+        return tuple(_convert(field_type.__args__[0], item) for item in value)
+    if isinstance(field_type, type) and dataclasses.is_dataclass(field_type):
+        return from_payload(field_type, value)
+    if field_type in _FROM_TEXT:
         if not isinstance(value, str):
             raise ValueError("not a string")
-        return _FROM_TEXT[kind](value)
-    if type(value) is not kind:
-        raise ValueError(f"{value!r:.40} is no {kind.__name__}")
+        return _FROM_TEXT[field_type](value)
+    if type(value) is not field_type:
+        raise ValueError(f"{value!r:.40} is no {field_type.__name__}")
     return value

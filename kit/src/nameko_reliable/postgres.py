@@ -10,7 +10,7 @@ from sqlalchemy.exc import ArgumentError
 # See https://www.postgresql.org/docs/current/errcodes-appendix.html.
 
 # The database: no statement would succeed now, and any may later. A prefix of two stands for its whole class.
-DATABASE = (
+OUTAGE_STATES = (
     "08",  # connection exceptions; PgBouncer's, too, when it has no server to give
     "25006",  # read_only_sql_transaction: a standby, or a primary that was demoted
     "53100",  # disk_full: no write succeeds until there is room
@@ -24,7 +24,7 @@ DATABASE = (
     "58030",  # io_error: its disk
 )
 # This statement: the database works, and the same statement may succeed later.
-STATEMENT = (
+STATEMENT_STATES = (
     "25P03",  # idle_in_transaction_session_timeout: we were too slow between two statements
     "40001",  # serialization_failure: a concurrent update, or a standby's replay
     "40003",  # statement_completion_unknown
@@ -40,20 +40,20 @@ STATEMENT = (
 # For libpq where it waits by itself, as for migrations: of several hosts it takes the first that takes writes.
 WRITABLE_HOST = {"connect_timeout": 5, "target_session_attrs": "read-write"}
 
-SEVERAL_HOSTS = re.compile(r"([^:/]+://(?:[^/?#]*@)?)([^/?#@]*,[^/?#@]*)([/?#].*)?")
+MULTI_HOST_URI = re.compile(r"([^:/]+://(?:[^/?#]*@)?)([^/?#@]*,[^/?#@]*)([/?#].*)?")
 HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(?::([0-9]+))?")
 
 
 def is_outage(error: BaseException | None) -> bool:
     """Whether an error of psycopg2's is the database's own. A lost connection has no SQLSTATE."""
     if isinstance(error, psycopg2.Error) and error.pgcode:
-        return bool(error.pgcode.startswith(DATABASE))
+        return bool(error.pgcode.startswith(OUTAGE_STATES))
     return isinstance(error, (psycopg2.OperationalError, psycopg2.InterfaceError))
 
 
-def is_statements(error: BaseException | None) -> bool:
+def is_statement_error(error: BaseException | None) -> bool:
     """Whether an error of psycopg2's is this statement's alone, so that another try may succeed."""
-    return isinstance(error, psycopg2.Error) and error.pgcode in STATEMENT
+    return isinstance(error, psycopg2.Error) and error.pgcode in STATEMENT_STATES
 
 
 def database_url(uri: str) -> URL:
@@ -62,15 +62,15 @@ def database_url(uri: str) -> URL:
     Several hosts may stand in it as libpq has them, `…://user:password@a:5432,b:5433/bakery_db`, or as SQLAlchemy has
     them, `…://user:password@/bakery_db?host=a:5432&host=b:5433`.
     """
-    several = SEVERAL_HOSTS.fullmatch(uri)
-    if several is None:
+    multi_host = MULTI_HOST_URI.fullmatch(uri)
+    if multi_host is None:
         return make_url(uri)
     hosts, ports = [], []
-    for host_and_port in several[2].split(","):
+    for host_and_port in multi_host[2].split(","):
         parts = HOST.fullmatch(host_and_port)
         if parts is None:
             raise ArgumentError("Several hosts are written host:port,host:port.")
         hosts.append(parts[1].strip("[]"))
         ports.append(parts[2] or "")
-    url = make_url(several[1] + (several[3] or ""))
+    url = make_url(multi_host[1] + (multi_host[3] or ""))
     return url.update_query_dict({"host": ",".join(hosts), "port": ",".join(ports)})

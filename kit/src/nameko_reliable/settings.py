@@ -20,7 +20,7 @@ from nameko.extensions import DependencyProvider
 
 # A setting, or a pair of them.
 Need: TypeAlias = str | tuple[str, str]
-Unfit: TypeAlias = Callable[[Mapping[str, Any], Mapping[str, str]], Iterable[str]]
+Forbidden: TypeAlias = Callable[[Mapping[str, Any], Mapping[str, str]], Iterable[str]]
 
 
 class Settings(DependencyProvider):
@@ -28,15 +28,15 @@ class Settings(DependencyProvider):
 
     needs: the settings without which this service can do nothing, `SECTION.key` for one of a section. For a pair,
     the first is needed once the second is set.
-    unfit: of (values, the process's environment), sentences that say what stands against ENVIRONMENT=production.
+    forbidden: of (values, the process's environment), a sentence for each setting that ENVIRONMENT=production forbids.
     """
 
-    def __init__(self, schema: type[Schema], unfit: Unfit | None = None, needs: Iterable[Need] = ()) -> None:
-        self.schema, self.unfit, self.needs = schema, unfit, needs
+    def __init__(self, schema: type[Schema], forbidden: Forbidden | None = None, needs: Iterable[Need] = ()) -> None:
+        self.schema, self.forbidden, self.needs = schema, forbidden, needs
 
     def bind(self, container: Any, attr_name: str) -> Any:
         # Before any setup, so that nothing else comes first.
-        container.config = checked(self.schema(), container.config, self.needs, self.unfit)
+        container.config = checked(self.schema(), container.config, self.needs, self.forbidden)
         return super().bind(container, attr_name)
 
     def get_dependency(self, worker_ctx: Any) -> Any:
@@ -44,7 +44,7 @@ class Settings(DependencyProvider):
 
 
 def checked(
-    schema: Schema, config: Mapping[str, Any], needs: Iterable[Need] = (), unfit: Unfit | None = None
+    schema: Schema, config: Mapping[str, Any], needs: Iterable[Need] = (), forbidden: Forbidden | None = None
 ) -> dict[str, Any]:
     """The values that the schema loads from the configuration. Raises SystemExit with all that is wrong."""
     missing = _missing(schema, config, needs)
@@ -55,9 +55,9 @@ def checked(
         values, faults = cast(dict[str, Any], error.valid_data), error.normalized_messages()
     sentences = {**missing, **dict(_sentences(faults))}
     lines = [f"{name} {rest}" for name, rest in sentences.items()]
-    if unfit and values.get("ENVIRONMENT") == "production":
+    if forbidden and values.get("ENVIRONMENT") == "production":
         # One sentence for one setting: that it is wrong comes first.
-        reasons = [each for each in unfit(values, os.environ) if each.partition(" ")[0] not in sentences]
+        reasons = [each for each in forbidden(values, os.environ) if each.partition(" ")[0] not in sentences]
         if reasons:
             lines += ["ENVIRONMENT is production, but:", *(f"- {each}" for each in reasons)]
     if lines:

@@ -67,7 +67,7 @@ class Unroutable(Exception):
     """No queue took the message."""
 
 
-class ReadMessage(Message):
+class LenientMessage(Message):
     """A message that came. When its properties can't be decoded it has none.
 
     They may be anything: a text that isn't UTF-8, a time in the year 3 billion. py-amqp's own class raises in the
@@ -82,7 +82,7 @@ class ReadMessage(Message):
             self.properties: dict[str, Any] = {}
 
 
-method_framing.Message = ReadMessage
+method_framing.Message = LenientMessage
 
 
 def connect(address: Mapping[str, Any], **transport_options: Any) -> Any:
@@ -147,7 +147,7 @@ class ConfirmingPublisher:
     def __init__(self, address: Mapping[str, Any], declare: Sequence[Entity] = ()) -> None:
         self.address = address
         self.declare = declare
-        self._link: _Link | None = None
+        self._connection: _PublishingConnection | None = None
         self._connecting = Semaphore()
         self._closed = False
         self._failure, self._retry_at = "", 0.0
@@ -193,10 +193,10 @@ class ConfirmingPublisher:
                 confirm.event.wait()
         except NotConfirmed as error:
             # A broker that is silent may be half dead: the next message gets a new connection.
-            confirm.link.close(error)
+            confirm.connection.close(error)
             raise
         finally:
-            confirm.link.pending.pop(confirm.tag, None)
+            confirm.connection.pending.pop(confirm.tag, None)
         if confirm.returned:
             raise Unroutable
 
@@ -209,31 +209,31 @@ class ConfirmingPublisher:
 
     def reconnect(self) -> None:
         """Give the next message a new connection, and with it all that is to be declared."""
-        if self._link is not None:
-            self._link.close("a new connection is wanted")
+        if self._connection is not None:
+            self._connection.close("a new connection is wanted")
 
     def close(self) -> None:
         """For good."""
         self._closed = True
         self.reconnect()
 
-    def _connected(self) -> "_Link":
+    def _connected(self) -> "_PublishingConnection":
         with self._connecting:
             if self._closed:
                 raise BrokerUnavailable("the publisher was closed")
-            if self._link is None or self._link.closed:
+            if self._connection is None or self._connection.closed:
                 if time.monotonic() < self._retry_at:
                     # Callers that queued up behind a slow attempt fail with it, not after one of their own.
                     raise BrokerUnavailable(self._failure)
                 try:
-                    self._link = _Link(self.address, self.declare)
+                    self._connection = _PublishingConnection(self.address, self.declare)
                 except CONNECTION_ERRORS as error:
                     self._failure, self._retry_at = str(error), time.monotonic() + RETRY_SECONDS
                     raise BrokerUnavailable(self._failure) from error
-            return self._link
+            return self._connection
 
 
-class _Link:
+class _PublishingConnection:
     """One connection and the confirms that are pending on it. Once closed it is never used again."""
 
     def __init__(self, address: Mapping[str, Any], entities: Iterable[Entity]) -> None:
@@ -242,20 +242,20 @@ class _Link:
         self.closed = self._blocked = False
         self._tag = 0
         self._sending = Semaphore()
-        self._connection = connect(address, on_blocked=self._on_blocked, on_unblocked=self._on_unblocked)
+        self._amqp = connect(address, on_blocked=self._on_blocked, on_unblocked=self._on_unblocked)
         try:
             with no_answer_within(SETUP_SECONDS):
-                declaring = self._connection.channel()
+                declaring = self._amqp.channel()
                 for entity in entities:
                     if refusal := declare(declaring, entity):
                         logger.error("%s could not be declared: %s", entity.name, refusal)
                         self.refused[entity.name] = refusal
                 declaring.close()
-                self._channel = self._connection.channel()
+                self._channel = self._amqp.channel()
                 self._channel.confirm_select()
         except BaseException:
             # The caller's deadline among them.
-            self._connection.collect()
+            self._amqp.collect()
             raise
         self._channel.events["basic_ack"].add(self._on_ack)
         self._channel.events["basic_nack"].add(self._on_nack)
@@ -293,32 +293,32 @@ class _Link:
     def _read(self) -> None:
         try:
             while not self.closed:
-                drain(self._connection, idle_seconds=1)
+                drain(self._amqp, idle_seconds=1)
         except Exception as error:
             # Whatever it is: nobody else reads, so those who wait must hear of it.
             if not self.closed:
                 logger.warning("lost the publishing connection: %r", error)
                 self.close(error)
         finally:
-            self._connection.collect()
+            self._amqp.collect()
 
     def _fail_pending(self, reason: str) -> None:
         pending, self.pending = self.pending, {}
         for confirm in pending.values():
             confirm.fail(BrokerUnavailable(reason))
 
-    def _settled(self, tag: int, multiple: bool) -> Iterator["_Confirm"]:
+    def _pop_confirms(self, tag: int, multiple: bool) -> Iterator["_Confirm"]:
         for settled in [t for t in self.pending if t <= tag] if multiple else [tag]:
             confirm = self.pending.pop(settled, None)
             if confirm is not None:
                 yield confirm
 
     def _on_ack(self, tag: int, multiple: bool) -> None:
-        for confirm in self._settled(tag, multiple):
+        for confirm in self._pop_confirms(tag, multiple):
             confirm.event.send()
 
     def _on_nack(self, tag: int, multiple: bool) -> None:
-        for confirm in self._settled(tag, multiple):
+        for confirm in self._pop_confirms(tag, multiple):
             confirm.fail(Refused("the broker refused the message"))
 
     def _on_return(self, exception: Exception, exchange: str, routing_key: str, message: Message) -> None:
@@ -340,8 +340,8 @@ class _Link:
 class _Confirm:
     """Of one message; `event` fires when the broker has answered for it."""
 
-    def __init__(self, link: _Link, tag: int, identity: tuple[str, str, str]) -> None:
-        self.link, self.tag, self.identity = link, tag, identity
+    def __init__(self, connection: _PublishingConnection, tag: int, identity: tuple[str, str, str]) -> None:
+        self.connection, self.tag, self.identity = connection, tag, identity
         self.event = Event()
         self.returned = False
 

@@ -32,7 +32,7 @@ MAX_CLOCK_SECONDS = 10**11
 # `deadline` is of a worker's context, which Nameko's own clients and dispatchers hand on: it means nothing elsewhere.
 FIELDS = ("time_left", "sent_at", "sender", "wall_time", "deadline")
 # Names this process: each process has a monotonic clock of its own.
-PROCESS = uuid4().hex
+PROCESS_ID = uuid4().hex
 
 CLOCK_SKEW = Gauge(
     "clock_skew_seconds",
@@ -45,7 +45,7 @@ CLOCK_SKEW = Gauge(
 def time_fields(deadline: float) -> dict[str, float | str]:
     """What a call carries of its deadline, a time of this process's monotonic clock."""
     now = time.monotonic()
-    return {"time_left": max(0, deadline - now), "sent_at": now, "sender": PROCESS, "wall_time": time.time()}
+    return {"time_left": max(0, deadline - now), "sent_at": now, "sender": PROCESS_ID, "wall_time": time.time()}
 
 
 class SenderClocks:
@@ -67,8 +67,8 @@ class SenderClocks:
             return now + time_left
         sender = self._sender(fields["sender"])
         difference = now - _number(fields, "sent_at")
-        waited = difference - sender.smallest(difference, int(now))
-        sender.heard_at = now
+        waited = difference - sender.smallest_difference(difference, int(now))
+        sender.last_call_at = now
         if fields.get("wall_time") is not None:
             sender.skew = time.time() - _number(fields, "wall_time") - waited
         return now + time_left - waited
@@ -76,7 +76,8 @@ class SenderClocks:
     def skew(self) -> float:
         """The wall clocks' largest difference, of either sign; 0 when no process has called lately."""
         since = time.monotonic() - SKEW_SECONDS
-        return max((sender.skew for sender in self._senders.values() if sender.heard_at >= since), key=abs, default=0)
+        skews = (sender.skew for sender in self._senders.values() if sender.last_call_at >= since)
+        return max(skews, key=abs, default=0)
 
     def _sender(self, process: object) -> "_Sender":
         if not isinstance(process, str) or len(process) > 64:
@@ -90,19 +91,19 @@ class SenderClocks:
 
 class _Sender:
     def __init__(self) -> None:
-        self.heard_at, self.skew = 0.0, 0.0
+        self.last_call_at, self.skew = 0.0, 0.0
         # (second, the smallest difference in it), both growing: what is larger than a later one is never asked for.
-        self._smallest: deque[tuple[int, float]] = deque()
+        self._minima: deque[tuple[int, float]] = deque()
 
-    def smallest(self, difference: float, second: int) -> float:
+    def smallest_difference(self, difference: float, second: int) -> float:
         """The smallest difference within the last minute, this one included."""
-        while self._smallest and self._smallest[-1][1] >= difference:
-            self._smallest.pop()
-        if not self._smallest or self._smallest[-1][0] != second:
-            self._smallest.append((second, difference))
-        while self._smallest[0][0] <= second - WINDOW_SECONDS:
-            self._smallest.popleft()
-        return self._smallest[0][1]
+        while self._minima and self._minima[-1][1] >= difference:
+            self._minima.pop()
+        if not self._minima or self._minima[-1][0] != second:
+            self._minima.append((second, difference))
+        while self._minima[0][0] <= second - WINDOW_SECONDS:
+            self._minima.popleft()
+        return self._minima[0][1]
 
 
 def _number(fields: Mapping[str, Any], name: str, largest: float = MAX_CLOCK_SECONDS) -> float:

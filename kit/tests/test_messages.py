@@ -1,4 +1,4 @@
-"""nameko_reliable.messages: what goes to JSON comes back the same, and what has another shape does not come."""
+"""nameko_reliable.messages: JSON and back gives the same value, and any other JSON is refused."""
 
 import json
 import string
@@ -59,7 +59,7 @@ json_values = st.recursive(
 )
 field_names = st.sampled_from([*Cake.__dataclass_fields__, *string.ascii_lowercase])
 
-SOUND = {
+VALID = {
     "id": 1,
     "name": "Torte",
     "sold": False,
@@ -71,12 +71,12 @@ SOUND = {
 
 
 @given(cakes)
-def test_a_payload_comes_back_as_what_it_was(cake):
+def test_a_payload_is_read_back_as_the_same_value(cake):
     assert from_payload(Cake, json.loads(json.dumps(to_payload(cake)))) == cake
 
 
-@given(json_values | st.dictionaries(field_names, json_values).map(lambda odd: {**SOUND, **odd}))
-def test_whatever_comes_is_taken_or_is_a_value_error(payload):
+@given(json_values | st.dictionaries(field_names, json_values).map(lambda changes: {**VALID, **changes}))
+def test_any_json_is_read_or_is_a_value_error(payload):
     try:
         cake = from_payload(Cake, payload)
     except ValueError:
@@ -85,15 +85,15 @@ def test_whatever_comes_is_taken_or_is_a_value_error(payload):
 
 
 @given(moments)
-def test_a_timestamp_is_utc_with_z_and_27_characters(moment):
+def test_a_timestamp_is_in_utc_ends_with_z_and_has_27_characters(moment):
     text = timestamp(moment)
 
     assert (len(text), text[-1]) == (27, "Z")
     assert datetime.fromisoformat(text) == moment
 
 
-def test_defaults_fill_what_is_absent_and_unknown_fields_are_passed_over():
-    cake = from_payload(Cake, {**SOUND, "from_the_future": 1})
+def test_an_absent_field_gets_its_default_and_unknown_fields_are_ignored():
+    cake = from_payload(Cake, {**VALID, "from_the_future": 1})
 
     assert (cake.tags, cake.best_before, cake.top) == ((), None, None)
     assert cake.baked_at == datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -120,14 +120,14 @@ def test_defaults_fill_what_is_absent_and_unknown_fields_are_passed_over():
         ("top", [], "Layer is not a JSON object"),
     ],
 )
-def test_another_shape_is_refused_by_the_fields_name(field, value, reason):
+def test_a_value_of_another_type_is_refused_with_the_fields_name(field, value, reason):
     with pytest.raises(ValueError, match=rf"Cake\.{field}: .*({reason})"):
-        from_payload(Cake, {**SOUND, field: value})
+        from_payload(Cake, {**VALID, field: value})
 
 
-@pytest.mark.parametrize("field", SOUND)
-def test_a_field_without_a_default_must_be_there(field):
-    payload = {name: value for name, value in SOUND.items() if name != field}
+@pytest.mark.parametrize("field", VALID)
+def test_a_field_without_a_default_is_required(field):
+    payload = {name: value for name, value in VALID.items() if name != field}
 
     with pytest.raises(ValueError, match=rf"Cake\.{field} is missing"):
         from_payload(Cake, payload)

@@ -1,4 +1,4 @@
-"""nameko_reliable.settings: all bad settings end the process together, each with a sentence that says what to do."""
+"""nameko_reliable.settings: bad settings end the process with one sentence each."""
 
 import json
 import subprocess
@@ -29,8 +29,8 @@ class BakerySettings(Schema):
         return super().load(data, **kwargs)
 
 
-def unfit(values, environment):
-    """What a bakery must not open with."""
+def forbidden(values, environment):
+    """What production forbids."""
     if values.get("OVENS", 1) < 2:
         yield "OVENS must be two."
     if "MICE" in environment:
@@ -40,54 +40,54 @@ def unfit(values, environment):
 class Bakery:
     name = "bakery"
 
-    settings = Settings(BakerySettings, unfit, needs=["FLOUR", "MILLS.rye"])
+    settings = Settings(BakerySettings, forbidden, needs=["FLOUR", "MILLS.rye"])
 
     @rpc
     def count(self):
         return self.settings["OVENS"]
 
 
-def refusal(config, *args):
+def faults_of(config, *args):
     with pytest.raises(SystemExit) as ended:
         checked(BakerySettings(), config, *args)
     return str(ended.value).splitlines()
 
 
-def test_settings_are_injected_as_they_were_loaded(run_service, cluster):
+def test_a_service_gets_the_loaded_values(run_service, cluster):
     run_service(Bakery, OVENS="3", FLOUR="rye", MILLS={"rye": "wind"})
 
     assert cluster.bakery.count() == 3
 
 
-def test_all_that_is_wrong_is_said_at_once():
-    assert refusal({"OVENS": "11"}, ["FLOUR", "MILLS.rye"]) == [
+def test_all_faults_are_reported_together():
+    assert faults_of({"OVENS": "11"}, ["FLOUR", "MILLS.rye"]) == [
         "FLOUR is not set: it must be a kind of flour.",
         "RYE_MILL is not set: it must be a mill.",
         "OVENS must be a number from 1 to 10.",
     ]
 
 
-def test_what_is_no_section_is_a_sentence_too():
-    assert refusal({"MILLS": "wind", "FLOUR": "rye"}, ["MILLS.rye"]) == ["MILLS must be a section."]
+def test_a_section_that_is_not_a_mapping_is_a_fault():
+    assert faults_of({"MILLS": "wind", "FLOUR": "rye"}, ["MILLS.rye"]) == ["MILLS must be a section."]
 
 
-def test_a_fault_within_a_section_names_the_variable():
-    assert refusal({"MILLS": {"rye": "broken"}}) == ["RYE_MILL must turn."]
+def test_a_fault_in_a_section_names_the_environment_variable():
+    assert faults_of({"MILLS": {"rye": "broken"}}) == ["RYE_MILL must turn."]
 
 
 @pytest.mark.parametrize("config", [{}, {"FLOUR": "rye", "MILLS": {"rye": "wind"}}, {"MILLS": None}])
-def test_the_first_of_a_pair_is_needed_once_the_second_is_set(config):
+def test_the_first_of_a_pair_is_needed_when_the_second_is_set(config):
     pair = [("FLOUR", "OVENS")]
 
     checked(BakerySettings(), {**config, "MILLS": {}}, pair)
 
-    assert refusal({"OVENS": "3", "FLOUR": ""}, pair) == ["FLOUR is not set: it must be a kind of flour."]
+    assert faults_of({"OVENS": "3", "FLOUR": ""}, pair) == ["FLOUR is not set: it must be a kind of flour."]
 
 
-def test_in_production_all_that_stands_against_it_is_said_too(monkeypatch):
+def test_in_production_forbidden_settings_are_reported_too(monkeypatch):
     monkeypatch.setenv("MICE", "3")
 
-    assert refusal({"ENVIRONMENT": "production"}, ["FLOUR"], unfit) == [
+    assert faults_of({"ENVIRONMENT": "production"}, ["FLOUR"], forbidden) == [
         "FLOUR is not set: it must be a kind of flour.",
         "ENVIRONMENT is production, but:",
         "- OVENS must be two.",
@@ -95,21 +95,23 @@ def test_in_production_all_that_stands_against_it_is_said_too(monkeypatch):
     ]
 
 
-def test_in_production_a_setting_has_one_sentence_at_most():
-    assert refusal({"ENVIRONMENT": "production", "OVENS": "0"}, [], unfit) == ["OVENS must be a number from 1 to 10."]
+def test_a_faulty_setting_is_not_also_reported_as_forbidden():
+    config = {"ENVIRONMENT": "production", "OVENS": "0"}
+
+    assert faults_of(config, [], forbidden) == ["OVENS must be a number from 1 to 10."]
 
 
-def test_what_is_fit_for_production_is_taken():
-    assert checked(BakerySettings(), {"ENVIRONMENT": "production", "OVENS": "2"}, [], unfit)["OVENS"] == 2
+def test_production_takes_settings_that_are_not_forbidden():
+    assert checked(BakerySettings(), {"ENVIRONMENT": "production", "OVENS": "2"}, [], forbidden)["OVENS"] == 2
 
 
-def test_elsewhere_anything_is_fine(monkeypatch):
+def test_outside_production_nothing_is_forbidden(monkeypatch):
     monkeypatch.setenv("MICE", "3")
 
-    assert checked(BakerySettings(), {"ENVIRONMENT": "development"}, [], unfit)["OVENS"] == 1
+    assert checked(BakerySettings(), {"ENVIRONMENT": "development"}, [], forbidden)["OVENS"] == 1
 
 
-def test_a_service_with_bad_settings_ends_with_the_sentences_alone(tmp_path):
+def test_a_service_with_bad_settings_prints_only_the_sentences(tmp_path):
     (tmp_path / "config.yaml").write_text(json.dumps({"AMQP_URI": "amqp://localhost:1//", "OVENS": "11"}))
 
     ended = subprocess.run(

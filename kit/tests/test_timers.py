@@ -1,4 +1,4 @@
-"""nameko_reliable.timers: a method that runs every so often, whatever the wall clock says."""
+"""nameko_reliable.timers: a method that runs at an interval, independent of the wall clock."""
 
 import time
 
@@ -6,7 +6,7 @@ from nameko_reliable.testing.waiting import wait_for
 from nameko_reliable.timers import timer
 
 
-def test_a_timer_runs_on_when_the_wall_clock_is_set_back(run_service, monkeypatch):
+def test_a_timer_keeps_running_when_the_wall_clock_is_set_back(run_service, monkeypatch):
     ticks = []
 
     class Bakery:
@@ -26,7 +26,7 @@ def test_a_timer_runs_on_when_the_wall_clock_is_set_back(run_service, monkeypatc
     wait_for(lambda: len(ticks) >= number + 3)
 
 
-def test_a_timer_runs_first_when_its_interval_is_over_or_at_once_when_eager(run_service):
+def test_an_eager_timer_runs_at_once_and_any_other_after_its_interval(run_service):
     ticks = []
 
     class Bakery:

@@ -1,16 +1,16 @@
-"""What the kit itself may answer a call with. All cross the wire as themselves."""
+"""Errors that the kit itself answers a call with. The caller gets an instance of the same class."""
 
 from nameko.exceptions import BadRequest, deserialize_to_instance, registry
 
 
 def outcome_of(error: BaseException | None) -> str:
-    """How a call ended: ok, refused, error, timeout or unavailable. error: None, or what it raised.
+    """How a call ended: ok, refused, error, timeout or unavailable. error: the exception it raised, or None.
 
-    What is meant to cross the wire is an answer, `refused`, unless its class has another `outcome`.
+    An error class that is registered to cross the wire counts as `refused`, unless it has another `outcome`.
     """
     if error is None:
         return "ok"
-    # Nameko's own BadRequest says that the call was none.
+    # Nameko raises BadRequest for a malformed call: no method has refused it.
     if isinstance(error, BadRequest) or not isinstance(error, tuple(registry.values())):
         return "error"
     outcome: str = getattr(error, "outcome", "refused")
@@ -19,7 +19,7 @@ def outcome_of(error: BaseException | None) -> str:
 
 @deserialize_to_instance
 class RpcTimeout(Exception):
-    """The call's deadline passed. Whether the call was carried out is not known."""
+    """The call's deadline passed. The method may or may not have run."""
 
     outcome = "timeout"
 
@@ -30,7 +30,7 @@ class RpcTimeout(Exception):
 
 @deserialize_to_instance
 class ServiceUnavailable(Exception):
-    """No replica of the service listens, its broker is out of reach, or its database gave up a statement."""
+    """No replica of the service listens, the broker is unreachable, or the database gave up a statement."""
 
     outcome = "unavailable"
 
@@ -41,7 +41,7 @@ class ServiceUnavailable(Exception):
 
 @deserialize_to_instance
 class ServiceBusy(ServiceUnavailable):
-    """The service has more of such calls than it can answer in time. Nothing was carried out."""
+    """The service has more calls of this kind than it can answer in time. The method did not run."""
 
     def __init__(self, service: str, retry_after_seconds: int | str) -> None:
         super().__init__(service)
@@ -51,12 +51,12 @@ class ServiceBusy(ServiceUnavailable):
 
 @deserialize_to_instance
 class NotReplayable(Exception):
-    """There is no queue to give the parked message back to: it names none, or one that is gone."""
+    """The parked message has no queue to go back to: it names none, or one that no longer exists."""
 
 
 @deserialize_to_instance
 class TooManyParked(Exception):
-    """The parked message may be there, but not among the oldest, and no others can be looked at."""
+    """The parked message was not found among the oldest ones. It may be among the others, which cannot be read."""
 
     def __init__(self, looked_at: int | str, total: int | str) -> None:
         super().__init__(looked_at, total)
@@ -65,7 +65,7 @@ class TooManyParked(Exception):
 
 @deserialize_to_instance
 class ParkingLotBusy(Exception):
-    """Others look into the service's parking queue, one after the other. They are done within seconds."""
+    """Other calls are reading the service's parking queue, one at a time. They finish within seconds."""
 
     outcome = "unavailable"
 
@@ -76,4 +76,4 @@ class ParkingLotBusy(Exception):
 
 @deserialize_to_instance
 class DatabaseUnavailable(ServiceUnavailable):
-    """The service's database is out of reach, read-only or overloaded. A commit under way may have happened."""
+    """The service's database is unreachable, read-only or overloaded. A commit in progress may have succeeded."""

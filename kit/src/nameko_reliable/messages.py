@@ -3,9 +3,9 @@
     payload = to_payload(CakeBaked(cake="Torte", …))
     event = from_payload(CakeBaked, payload)      # raises ValueError with the field's name
 
-Types: int, str, bool, Decimal, UUID, datetime (aware), tuple[X, ...], X | None and dataclasses of
-these. Decimal and UUID travel as strings, times as ISO 8601 in UTC. A field with a default may be
-absent; unknown fields are passed over, so that a newer publisher may add some.
+Types: int, str, bool, Decimal, UUID, datetime (aware), tuple[X, ...], X | None and dataclasses of these. Decimal and
+UUID travel as strings, times as ISO 8601 in UTC. A field with a default may be absent. Unknown fields are ignored, so
+a newer publisher can add some.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ T = TypeVar("T", bound="DataclassInstance")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Event:
-    """An event class is a frozen dataclass of its own fields below this one.
+    """Base of all events. Each subclass is a frozen dataclass with its own fields.
 
     source: the service that emits it. subscribers: its durable handlers, as (service, method).
     """
@@ -37,7 +37,7 @@ class Event:
 
     event_id: UUID = dataclasses.field(default_factory=uuid4)
     timestamp: datetime = dataclasses.field(default_factory=lambda: datetime.now(UTC))
-    # Raised when a field changes its meaning. A handler parks a version that it doesn't know.
+    # Increase it when a field changes its meaning. A handler parks a version that it does not know.
     version: int = 1
 
 

@@ -1,4 +1,4 @@
-"""What goes with a session's transaction."""
+"""Functions that run once a session's transaction has committed."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 
 def after_commit(session: Session, function: Callable[[], object]) -> None:
-    """Call the function once the session's transaction has committed: not if it rolls back, nor for a savepoint."""
+    """Call the function once the session's transaction has committed. A rollback drops it; savepoints do not count."""
     if "after_commit" not in session.info:
         session.info["after_commit"] = []
         event.listen(session, "after_commit", _call_functions)

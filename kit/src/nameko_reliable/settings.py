@@ -1,12 +1,12 @@
-"""Settings that are checked once, at start, all of them: bad ones end the process with a list of sentences.
+"""Settings that are checked together, once, at start. Bad ones end the process with one sentence each.
 
     class Bakery:
         name = "bakery"
         settings = Settings(BakerySettings, needs=["DB_URIS.bakery"])
 
-The schema is a marshmallow Schema with a field for each setting, whose faults complete a sentence that begins
-with the setting's name. From then on the container's configuration is what the schema has loaded: all other
-extensions take its values as they are.
+The schema is a marshmallow Schema with a field for each setting. An error message of a field is the rest of a sentence
+that begins with the setting's name: "must be a number." The loaded values replace the container's configuration, so
+other extensions need not check them.
 """
 
 import os
@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from marshmallow import Schema, ValidationError
 from nameko.extensions import DependencyProvider
 
-# A setting, or a pair of them.
+# A setting, or a pair: the first is needed when the second is set.
 Need: TypeAlias = str | tuple[str, str]
 Forbidden: TypeAlias = Callable[[Mapping[str, Any], Mapping[str, str]], Iterable[str]]
 
@@ -26,16 +26,17 @@ Forbidden: TypeAlias = Callable[[Mapping[str, Any], Mapping[str, str]], Iterable
 class Settings(DependencyProvider):
     """Injects the loaded values.
 
-    needs: the settings without which this service can do nothing, `SECTION.key` for one of a section. For a pair,
-    the first is needed once the second is set.
-    forbidden: of (values, the process's environment), a sentence for each setting that ENVIRONMENT=production forbids.
+    needs: the settings that this service cannot run without, `SECTION.key` for one in a section. A pair (A, B) means
+    that A is needed when B is set.
+    forbidden: called with the values and the process's environment variables; returns a sentence for each setting that
+    ENVIRONMENT=production forbids.
     """
 
     def __init__(self, schema: type[Schema], forbidden: Forbidden | None = None, needs: Iterable[Need] = ()) -> None:
         self.schema, self.forbidden, self.needs = schema, forbidden, needs
 
     def bind(self, container: Any, attr_name: str) -> Any:
-        # Before any setup, so that nothing else comes first.
+        # Nameko binds all extensions before it sets any up, so each `setup` sees checked values.
         container.config = checked(self.schema(), container.config, self.needs, self.forbidden)
         return super().bind(container, attr_name)
 
@@ -46,7 +47,7 @@ class Settings(DependencyProvider):
 def checked(
     schema: Schema, config: Mapping[str, Any], needs: Iterable[Need] = (), forbidden: Forbidden | None = None
 ) -> dict[str, Any]:
-    """The values that the schema loads from the configuration. Raises SystemExit with all that is wrong."""
+    """The values that the schema loads from the configuration. Raises SystemExit with a sentence for each fault."""
     missing = _missing(schema, config, needs)
     values: dict[str, Any]
     try:
@@ -56,7 +57,7 @@ def checked(
     sentences = {**missing, **dict(_sentences(faults))}
     lines = [f"{name} {rest}" for name, rest in sentences.items()]
     if forbidden and values.get("ENVIRONMENT") == "production":
-        # One sentence for one setting: that it is wrong comes first.
+        # A setting gets one sentence: its fault comes before what production forbids.
         reasons = [each for each in forbidden(values, os.environ) if each.partition(" ")[0] not in sentences]
         if reasons:
             lines += ["ENVIRONMENT is production, but:", *(f"- {each}" for each in reasons)]
@@ -71,7 +72,7 @@ def _missing(schema: Schema, config: Mapping[str, Any], needs: Iterable[Need]) -
         name, condition = (need, None) if isinstance(need, str) else need
         section, _, key = name.partition(".")
         holder, last = (config.get(section) or {}, key) if key else (config, section)
-        # What is no section has a fault of its own.
+        # The schema itself reports a section that is not a mapping.
         is_missing = isinstance(holder, Mapping) and not holder.get(last)
         if is_missing and (condition is None or config.get(condition)):
             missing[_variable(section, key)] = str(schema.fields[section].error_messages["required"])
@@ -87,14 +88,14 @@ def _sentences(faults: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _variable(section: str, key: str) -> str:
-    """DB_URIS.bakery is what BAKERY_DB_URI says."""
+    """The environment variable of a setting: BAKERY_DB_URI for DB_URIS.bakery."""
     return f"{key.upper()}_{section.removesuffix('S')}" if key else section
 
 
 def amqp_address(config: Mapping[str, Any]) -> dict[str, Any]:
     """Kombu's arguments for a connection to the broker. With amqps:// its certificate and host name are verified.
 
-    AMQP_SSL_CA: the file of the authority's certificate; without one the system's authorities are trusted.
+    AMQP_SSL_CA: the file of the certificate authority; without it the system's authorities are trusted.
     """
     parts = urlsplit(config["AMQP_URI"])
     if parts.scheme != "amqps":

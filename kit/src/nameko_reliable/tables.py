@@ -1,4 +1,4 @@
-"""The tables of the kit, as mixins for a service's own models.
+"""The kit's tables, as mixins for a service's own models.
 
 class OutboxEntry(OutboxMixin, Base):
     pass
@@ -23,6 +23,8 @@ from nameko_reliable.messages import Event, to_payload
 
 
 class OutboxMixin:
+    """The events that the relay has still to publish."""
+
     __tablename__ = "outbox"
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
@@ -56,7 +58,7 @@ class OutboxMixin:
 
 
 class InboxMixin:
-    """Events: `class InboxEntry(InboxMixin, Base)`."""
+    """The events that the service has handled."""
 
     __tablename__ = "inbox"
 
@@ -65,13 +67,13 @@ class InboxMixin:
 
     @classmethod
     def take(cls, session: Session, event_id: UUID) -> bool:
-        """True for the first transaction that takes this event, false ever after."""
+        """True for the first transaction that takes this event, False for every later one."""
         taken = session.execute(insert(cls).values(event_id=event_id).on_conflict_do_nothing().returning(cls.event_id))
         return taken.first() is not None
 
 
 class AnswerMixin:
-    """Calls and what they were answered: `class Answer(AnswerMixin, Base)`. See `forget_old`."""
+    """Calls and their answers. Call `forget_old` from a timer, or the table grows without end."""
 
     __tablename__ = "answers"
 
@@ -81,7 +83,7 @@ class AnswerMixin:
 
     @classmethod
     def once(cls, session: Session, call_id: str, answer: Callable[[], Any]) -> Any:
-        """Return `answer()`, or what the transaction that ran it first for this call returned."""
+        """Return `answer()`. A call that is delivered again gets the first answer, without running `answer` again."""
         claimed = session.execute(insert(cls).values(call_id=call_id).on_conflict_do_nothing().returning(cls.call_id))
         if claimed.first() is None:
             return session.scalar(select(cls.answer).where(cls.call_id == call_id))
@@ -91,5 +93,5 @@ class AnswerMixin:
 
     @classmethod
     def forget_old(cls, session: Session) -> None:
-        """Delete the answers of more than a day ago: a call is delivered again at once or never."""
+        """Delete the answers that are older than a day. The broker delivers a call again at once or never."""
         session.execute(delete(cls).where(cls.answered_at < func.now() - text("interval '1 day'")))

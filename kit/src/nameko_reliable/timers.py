@@ -1,10 +1,10 @@
-"""Nameko's `timer` by the monotonic clock.
+"""Nameko's `timer`, by the monotonic clock.
 
     @timer(interval=60)
     def warm_oven(self):
         …
 
-Nameko's own goes by the wall clock: one that is set back an hour keeps it from running for an hour.
+Nameko's own uses the wall clock: when that is set back by an hour, the timer does not run for an hour.
 """
 
 import time

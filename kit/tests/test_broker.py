@@ -1,4 +1,4 @@
-"""nameko_reliable.amqp.broker: each message gets its own confirm, and no trouble outlives its cause."""
+"""nameko_reliable.amqp.broker: each message gets its own confirm, and publishing recovers from every failure."""
 
 import eventlet
 import pytest
@@ -10,7 +10,6 @@ from nameko_reliable.testing.waiting import wait_for
 
 CAKES = Queue("cakes", durable=True)
 CHANNEL_OPEN = b"\x00\x14\x00\x0a"
-PUBLISH = b"\x00\x3c\x00\x28"
 
 
 @pytest.fixture
@@ -42,7 +41,7 @@ def concurrently(*functions):
     return [thread.wait() for thread in [eventlet.spawn(outcome, function) for function in functions]]
 
 
-def test_a_published_message_is_in_the_broker(make_publisher, broker):
+def test_a_published_message_reaches_the_broker(make_publisher, broker):
     publisher = make_publisher(broker.uri)
 
     publish(publisher, b'{"cake": 1}', persistent=True, headers={"oven": 2}, correlation_id="c", expiration="60000")
@@ -55,11 +54,11 @@ def test_a_published_message_is_in_the_broker(make_publisher, broker):
     assert message.properties["expiration"] == "60000"
 
 
-def test_half_a_surrogate_pair_can_be_encoded():
+def test_a_lone_surrogate_can_be_encoded():
     assert kit.encode({"name": "\ud800"}) == b'{"name":"\\ud800"}'
 
 
-def test_a_message_that_no_queue_takes_is_unroutable(make_publisher, broker):
+def test_a_message_without_a_queue_is_unroutable(make_publisher, broker):
     publisher = make_publisher(broker.uri)
 
     with pytest.raises(Unroutable):
@@ -69,7 +68,7 @@ def test_a_message_that_no_queue_takes_is_unroutable(make_publisher, broker):
     assert broker.depth("cakes") == 1
 
 
-def test_messages_published_at_once_share_a_connection_and_none_a_confirm(make_publisher, proxy):
+def test_concurrent_messages_share_a_connection_and_have_their_own_confirms(make_publisher, proxy):
     publisher = make_publisher(proxy.uri)
     queues = ["cakes", "nowhere"] * 100
 
@@ -79,7 +78,7 @@ def test_messages_published_at_once_share_a_connection_and_none_a_confirm(make_p
     assert proxy.accepted == 1
 
 
-def test_a_late_confirm_is_not_taken_for_another_messages(make_publisher, proxy):
+def test_a_late_confirm_is_not_matched_to_the_next_message(make_publisher, proxy):
     publisher = make_publisher(proxy.uri)
     publish(publisher)
     proxy.hold()
@@ -94,7 +93,7 @@ def test_a_late_confirm_is_not_taken_for_another_messages(make_publisher, proxy)
     assert proxy.accepted == 1
 
 
-def test_without_a_confirm_the_next_message_gets_a_new_connection(make_publisher, proxy):
+def test_after_a_missing_confirm_the_next_message_gets_a_new_connection(make_publisher, proxy):
     publisher = make_publisher(proxy.uri)
     publish(publisher)
     proxy.hold()
@@ -107,7 +106,7 @@ def test_without_a_confirm_the_next_message_gets_a_new_connection(make_publisher
     assert proxy.accepted == 2
 
 
-def test_a_refused_message_costs_the_others_nothing(make_publisher, proxy, broker):
+def test_a_refused_message_does_not_affect_others(make_publisher, proxy, broker):
     full = Queue("full", queue_arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
     publisher = make_publisher(proxy.uri, [CAKES, full])
     publish(publisher, queue="full")
@@ -119,7 +118,7 @@ def test_a_refused_message_costs_the_others_nothing(make_publisher, proxy, broke
     assert (broker.depth("cakes"), proxy.accepted) == (50, 1)
 
 
-def test_of_one_message_to_two_queues_the_broker_returns_the_one_that_nobody_took(make_publisher, broker):
+def test_a_message_sent_to_two_queues_is_returned_only_for_the_missing_one(make_publisher, broker):
     publisher = make_publisher(broker.uri)
 
     outcomes = concurrently(
@@ -130,7 +129,7 @@ def test_of_one_message_to_two_queues_the_broker_returns_the_one_that_nobody_too
     assert outcomes == [None, Unroutable]
 
 
-def test_who_waits_for_a_confirm_hears_of_a_lost_connection(make_publisher, proxy):
+def test_a_lost_connection_fails_all_pending_confirms(make_publisher, proxy):
     publisher = make_publisher(proxy.uri)
     publish(publisher)
     proxy.hold()
@@ -142,7 +141,7 @@ def test_who_waits_for_a_confirm_hears_of_a_lost_connection(make_publisher, prox
     assert [thread.wait() for thread in waiting] == [BrokerUnavailable] * 10
 
 
-def test_while_the_broker_is_away_each_message_fails_and_afterwards_each_goes(make_publisher, proxy, broker):
+def test_messages_fail_while_the_broker_is_unreachable_and_succeed_afterwards(make_publisher, proxy, broker):
     publisher = make_publisher(proxy.uri)
     publish(publisher)
     proxy.go_away()
@@ -154,7 +153,7 @@ def test_while_the_broker_is_away_each_message_fails_and_afterwards_each_goes(ma
     wait_for(lambda: outcome(publish, publisher) is None)
 
 
-def test_a_slow_connect_is_tried_once_for_all_who_wait(make_publisher, proxy):
+def test_concurrent_messages_share_one_attempt_to_connect(make_publisher, proxy):
     publisher = make_publisher(proxy.uri)
     proxy.hold()
 
@@ -164,7 +163,7 @@ def test_a_slow_connect_is_tried_once_for_all_who_wait(make_publisher, proxy):
     assert proxy.accepted == 1
 
 
-def test_a_broker_that_hangs_after_the_handshake_is_given_up(make_publisher, proxy, monkeypatch):
+def test_connecting_to_a_broker_that_hangs_after_the_handshake_times_out(make_publisher, proxy, monkeypatch):
     monkeypatch.setattr(kit, "SETUP_SECONDS", 0.3)
     publisher = make_publisher(proxy.uri)
     proxy.hold_at(CHANNEL_OPEN)
@@ -175,7 +174,7 @@ def test_a_broker_that_hangs_after_the_handshake_is_given_up(make_publisher, pro
     wait_for(lambda: not proxy.open)
 
 
-def test_a_deadline_amid_the_connect_leaves_no_connection(make_publisher, proxy):
+def test_a_deadline_during_the_connect_leaves_no_connection(make_publisher, proxy):
     publisher = make_publisher(proxy.uri)
     proxy.hold_at(CHANNEL_OPEN)
 
@@ -183,10 +182,10 @@ def test_a_deadline_amid_the_connect_leaves_no_connection(make_publisher, proxy)
         publish(publisher)
 
     wait_for(lambda: not proxy.open)
-    assert kept  # and with it the frames that hold the connection
+    assert kept  # Its traceback keeps the frames alive, and so everything that they refer to.
 
 
-def test_a_refused_declaration_hinders_no_message(make_publisher, broker):
+def test_a_refused_declaration_does_not_stop_publishing(make_publisher, broker):
     broker.declare("cakes", durable=False)
     publisher = make_publisher(broker.uri, [CAKES, Queue("pies")])
 
@@ -197,7 +196,7 @@ def test_a_refused_declaration_hinders_no_message(make_publisher, broker):
     assert (name, "inequivalent arg 'durable'" in refusal) == ("cakes", True)
 
 
-def test_a_deadline_amid_a_frame_ends_the_connection(make_publisher, proxy, broker):
+def test_a_deadline_in_the_middle_of_a_frame_ends_the_connection(make_publisher, proxy, broker):
     publisher = make_publisher(proxy.uri)
     publish(publisher)
     proxy.stop_reading()
@@ -211,7 +210,7 @@ def test_a_deadline_amid_a_frame_ends_the_connection(make_publisher, proxy, brok
     assert proxy.accepted == 2
 
 
-def test_a_missing_exchange_fails_its_message_and_no_later_one(make_publisher, broker):
+def test_a_missing_exchange_fails_only_its_own_message(make_publisher, broker):
     publisher = make_publisher(broker.uri)
 
     with pytest.raises(BrokerUnavailable):
@@ -231,7 +230,7 @@ def test_a_new_connection_declares_again(make_publisher, broker):
     publisher.publish(b"{}", exchange="bakery", routing_key="any", mandatory=True, timeout_seconds=5)
 
 
-def test_a_closed_publisher_connects_no_more(make_publisher, proxy):
+def test_a_closed_publisher_does_not_connect_again(make_publisher, proxy):
     publisher = make_publisher(proxy.uri)
     publish(publisher)
 
@@ -244,7 +243,7 @@ def test_a_closed_publisher_connects_no_more(make_publisher, proxy):
 
 @pytest.fixture
 def watermark(servers):
-    """`watermark("0.5")`, of the machine's memory: above it the broker blocks whoever publishes."""
+    """`watermark("0.5")`, a share of the machine's memory: above it the broker blocks publishers."""
 
     def watermark(share):
         servers[1].control("set_vm_memory_high_watermark", share)
@@ -253,7 +252,7 @@ def watermark(servers):
     watermark("0.9")
 
 
-def test_a_blocked_broker_is_unavailable_until_it_is_not(make_publisher, broker, watermark):
+def test_a_blocked_broker_is_unavailable_until_it_is_unblocked(make_publisher, broker, watermark):
     publisher = make_publisher(broker.uri)
     publish(publisher)
     watermark("0.0000001")
@@ -265,10 +264,10 @@ def test_a_blocked_broker_is_unavailable_until_it_is_not(make_publisher, broker,
     wait_for(lambda: outcome(publish, publisher) is None)
 
 
-def test_confirmed_messages_outlive_the_broker_and_the_publisher_finds_it_again(make_publisher, own_broker):
+def test_confirmed_messages_survive_a_broker_crash_and_the_publisher_reconnects(make_publisher, own_broker):
     publisher = make_publisher(own_broker.rabbitmq.uri())
     publish(publisher, persistent=True)
-    # The message is on the disk; that the queue exists, the broker writes down a little later.
+    # The confirm says that the message is on disk. The broker writes the queue's own record a little later.
     own_broker.control("eval", "mnesia:sync_log().")
     own_broker.kill()
     down = outcome(publish, publisher)

@@ -3,13 +3,12 @@
     publisher = ConfirmingPublisher(amqp_address(config), declare=[exchange])
     publisher.publish(b"{}", exchange="bakery.events", routing_key="cake.baked", timeout_seconds=1)
 
-Nameko's own publisher builds a connection object for each message, and py-amqp's confirms are
-positional: the late ack of a message that timed out is taken for the next one's. Here a reader
-greenlet matches each ack to its message by delivery tag, so that any number of greenlets publish
-at once, each waits for its own confirm, and a late one finds nobody.
+Nameko's own publisher builds a connection object for each message. py-amqp matches confirms by position: it takes the
+late ack of a message that timed out for the ack of the next one. Here a reader greenlet matches each ack to its message
+by delivery tag. Any number of greenlets publish at once, each waits for its own confirm, and a late confirm is ignored.
 
-A refusal or a return is an answer about one message and costs the others nothing. Only a confirm that
-doesn't come in time, or a write that was interrupted, ends the connection.
+A refused or returned message fails alone. A confirm that does not come in time, or an interrupted write, ends the
+connection, and all messages that wait on it fail.
 """
 
 import json
@@ -52,15 +51,15 @@ Entity: TypeAlias = Exchange | Queue
 
 
 class BrokerUnavailable(Exception):
-    """The broker is down, out of reach or blocked. What was sent may or may not have arrived."""
+    """The broker is down, unreachable or blocked. The message may or may not have arrived."""
 
 
 class NotConfirmed(BrokerUnavailable):
-    """The broker said nothing about the message in time."""
+    """The broker did not confirm the message in time."""
 
 
 class Refused(BrokerUnavailable):
-    """The broker does not take this message, as a queue is full, for example. It may take others."""
+    """The broker refused this message, for example because a queue is full. It may take others."""
 
 
 class Unroutable(Exception):
@@ -68,10 +67,10 @@ class Unroutable(Exception):
 
 
 class LenientMessage(Message):
-    """A message that came. When its properties can't be decoded it has none.
+    """A received message. If its properties can't be decoded, it has none.
 
-    They may be anything: a text that isn't UTF-8, a time in the year 3 billion. py-amqp's own class raises in the
-    connection's reader, which would meet the message again and again.
+    A sender can set any bytes: text that isn't UTF-8, a time in the year 3 billion. py-amqp's own class raises in the
+    connection's reader. The broker would deliver the message again, and the reader would fail again, without end.
     """
 
     def _load_properties(self, class_id: int, buf: bytes, offset: int) -> None:
@@ -86,9 +85,9 @@ method_framing.Message = LenientMessage
 
 
 def connect(address: Mapping[str, Any], **transport_options: Any) -> Any:
-    """Open a connection; raises one of CONNECTION_ERRORS within CONNECT_TIMEOUT_SECONDS a step.
+    """Open a connection. Raises one of CONNECTION_ERRORS when a step takes more than CONNECT_TIMEOUT_SECONDS.
 
-    address: of nameko_reliable.settings.amqp_address.
+    address: from nameko_reliable.settings.amqp_address.
     """
     parameters = Connection(
         **address,
@@ -101,7 +100,7 @@ def connect(address: Mapping[str, Any], **transport_options: Any) -> Any:
 
 
 def drain(connection: Any, idle_seconds: float) -> None:
-    """Read and dispatch one frame if any comes within `idle_seconds`, and keep the heartbeat."""
+    """Read and dispatch one frame if one comes within `idle_seconds`. Send heartbeats when they are due."""
     with suppress(TimeoutError):
         connection.drain_events(timeout=idle_seconds)
     if time.monotonic() >= getattr(connection, "next_tick", 0):
@@ -110,14 +109,14 @@ def drain(connection: Any, idle_seconds: float) -> None:
 
 
 def declare(channel: Any, entity: Entity) -> str | None:
-    """Declare and bind a kombu exchange or queue; return None, or why the broker refuses it and what mends that.
+    """Declare and bind a kombu exchange or queue. Return None, or why the broker refuses it and how to fix that.
 
-    channel: one for declarations alone: the broker closes it when it refuses, and py-amqp opens it again.
+    channel: used only for declarations, since the broker closes it when it refuses one. py-amqp opens it again.
     """
     try:
         entity(channel).declare()
     except ChannelError as refusal:
-        # Another channel of the connection may have failed while this one waited for its answer.
+        # The error may belong to another channel of the connection, which failed during the declaration.
         if refusal.method_sig is None or refusal.method_sig[0] not in DECLARING_METHODS:
             raise
         reason: str = refusal.reply_text
@@ -128,20 +127,20 @@ def declare(channel: Any, entity: Entity) -> str | None:
 
 
 def encode(payload: object) -> bytes:
-    # Escaped, since a string may hold half of a surrogate pair, which UTF-8 can't.
+    # With escapes: a string may hold a lone surrogate, which UTF-8 cannot encode.
     return json.dumps(payload, separators=(",", ":")).encode()
 
 
 def no_answer_within(seconds: float) -> Any:
-    """A guard for the steps in which py-amqp itself would wait for a broker that hangs without end."""
+    """A time limit for steps in which py-amqp itself waits without end for a broker that hangs."""
     return eventlet.Timeout(seconds, OSError("no answer from the broker"))
 
 
 class ConfirmingPublisher:
-    """Not a Nameko extension.
+    """Publishes with a confirm for each message. `Publisher` is the Nameko extension that shares one.
 
-    address: of nameko_reliable.settings.amqp_address. declare: kombu exchanges and queues to declare on every connect.
-    One that the broker refuses is logged, and hinders nothing else.
+    address: from nameko_reliable.settings.amqp_address. declare: kombu exchanges and queues to declare on every
+    connect. When the broker refuses one, that is logged, and publishing goes on.
     """
 
     def __init__(self, address: Mapping[str, Any], declare: Sequence[Entity] = ()) -> None:
@@ -153,10 +152,10 @@ class ConfirmingPublisher:
         self._failure, self._retry_at = "", 0.0
 
     def publish(self, body: bytes | str, *, timeout_seconds: float, **message: Any) -> None:
-        """Send one message, see `send`, and return once the broker has it.
+        """Send one message, as `send` does, and return once the broker has confirmed it.
 
-        timeout_seconds: for the confirm; a connection that has to be made first has its own limits.
-        Raises Unroutable (mandatory alone), Refused, NotConfirmed, BrokerUnavailable.
+        timeout_seconds: the limit for the confirm. Opening a connection has limits of its own.
+        Raises Unroutable (only if mandatory), Refused, NotConfirmed, BrokerUnavailable.
         """
         self.wait(self.send(body, **message), timeout_seconds)
 
@@ -187,12 +186,12 @@ class ConfirmingPublisher:
         return self._connected().send(message, exchange, routing_key, mandatory)
 
     def wait(self, confirm: "_Confirm", timeout_seconds: float) -> None:
-        """Wait for the confirm of one sent message; raises as `publish` does."""
+        """Wait for the confirm of one sent message. Raises what `publish` raises."""
         try:
             with eventlet.Timeout(timeout_seconds, NotConfirmed("no confirm in time")):
                 confirm.event.wait()
         except NotConfirmed as error:
-            # A broker that is silent may be half dead: the next message gets a new connection.
+            # The connection may be dead: the next message gets a new one.
             confirm.connection.close(error)
             raise
         finally:
@@ -201,19 +200,19 @@ class ConfirmingPublisher:
             raise Unroutable
 
     def refused(self) -> dict[str, str]:
-        """{name: the broker's sentence} of what it refused to declare on the connection, which is made if need be.
+        """{name: the broker's reason} of the exchanges and queues that it refused to declare.
 
-        Raises BrokerUnavailable.
+        Connects first if there is no connection. Raises BrokerUnavailable.
         """
         return self._connected().refused
 
     def reconnect(self) -> None:
-        """Give the next message a new connection, and with it all that is to be declared."""
+        """Open a new connection for the next message, which declares all exchanges and queues again."""
         if self._connection is not None:
             self._connection.close("a new connection is wanted")
 
     def close(self) -> None:
-        """For good."""
+        """Close the connection; later messages raise BrokerUnavailable."""
         self._closed = True
         self.reconnect()
 
@@ -223,7 +222,7 @@ class ConfirmingPublisher:
                 raise BrokerUnavailable("the publisher was closed")
             if self._connection is None or self._connection.closed:
                 if time.monotonic() < self._retry_at:
-                    # Callers that queued up behind a slow attempt fail with it, not after one of their own.
+                    # Callers that waited for a slow connection attempt fail with it, without attempts of their own.
                     raise BrokerUnavailable(self._failure)
                 try:
                     self._connection = _PublishingConnection(self.address, self.declare)
@@ -234,7 +233,7 @@ class ConfirmingPublisher:
 
 
 class _PublishingConnection:
-    """One connection and the confirms that are pending on it. Once closed it is never used again."""
+    """One connection and its pending confirms. Once closed, it is not used again."""
 
     def __init__(self, address: Mapping[str, Any], entities: Iterable[Entity]) -> None:
         self.pending: dict[int, _Confirm] = {}
@@ -254,7 +253,7 @@ class _PublishingConnection:
                 self._channel = self._amqp.channel()
                 self._channel.confirm_select()
         except BaseException:
-            # The caller's deadline among them.
+            # Also when the caller's deadline interrupts the setup.
             self._amqp.collect()
             raise
         self._channel.events["basic_ack"].add(self._on_ack)
@@ -272,7 +271,7 @@ class _PublishingConnection:
             identity = exchange, routing_key, message.properties["message_id"]
             confirm = self.pending[self._tag] = _Confirm(self, self._tag, identity)
             try:
-                # Not basic_publish: it reads from the socket, which is the reader's alone.
+                # Not basic_publish, which reads from the socket: only the reader greenlet may read.
                 self._channel.send_method(
                     spec.Basic.Publish, "Bssbb", (0, exchange, routing_key, mandatory, False), message
                 )
@@ -280,13 +279,13 @@ class _PublishingConnection:
                 self.close(error)
                 raise BrokerUnavailable(str(error)) from error
             except BaseException as error:
-                # Killed or timed out, perhaps amid a frame.
+                # Killed or timed out, perhaps in the middle of a frame.
                 self.close(error)
                 raise
         return confirm
 
     def close(self, reason: object) -> None:
-        """Fail all that wait for a confirm; the reader closes the socket."""
+        """Fail all pending confirms. The reader closes the socket."""
         self.closed = True
         self._fail_pending(f"no confirm: {reason}")
 
@@ -295,7 +294,7 @@ class _PublishingConnection:
             while not self.closed:
                 drain(self._amqp, idle_seconds=1)
         except Exception as error:
-            # Whatever it is: nobody else reads, so those who wait must hear of it.
+            # Any error: without a reader no confirm would come.
             if not self.closed:
                 logger.warning("lost the publishing connection: %r", error)
                 self.close(error)
@@ -322,8 +321,8 @@ class _PublishingConnection:
             confirm.fail(Refused("the broker refused the message"))
 
     def _on_return(self, exception: Exception, exchange: str, routing_key: str, message: Message) -> None:
-        """Mark a message that no queue took; its ack follows."""
-        # It bears no delivery tag. One message may be on its way to several queues.
+        """Mark a message that no queue took. Its ack follows."""
+        # A return has no delivery tag, and one message may be sent to several queues.
         identity = exchange, routing_key, message.properties["message_id"]
         for confirm in self.pending.values():
             if confirm.identity == identity:
@@ -338,7 +337,7 @@ class _PublishingConnection:
 
 
 class _Confirm:
-    """Of one message; `event` fires when the broker has answered for it."""
+    """The pending confirm of one message. `event` is sent when the broker has answered."""
 
     def __init__(self, connection: _PublishingConnection, tag: int, identity: tuple[str, str, str]) -> None:
         self.connection, self.tag, self.identity = connection, tag, identity
@@ -360,7 +359,7 @@ class Publisher(SharedExtension):
         self.publish = self.core.publish
 
     def declare(self, *entities: Entity) -> None:
-        """Have exchanges and queues declared on every connect; to be called in an extension's `setup`."""
+        """Declare exchanges and queues on every connect. Call it in an extension's `setup`."""
         self._declare.extend(entities)
 
     def stop(self) -> None:

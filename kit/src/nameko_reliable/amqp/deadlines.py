@@ -1,15 +1,15 @@
-"""The time that a call has left, by monotonic clocks alone: a wall clock that is wrong, or is set, refuses no call.
+"""The time that a call has left, by monotonic clocks. A wall clock that is wrong or is set does not matter.
 
-A call carries the seconds it has left, its sender's monotonic clock, and an id of the sender's process. Two
-machines' monotonic clocks run at the same pace and have nothing else in common. So the receiver takes its own clock
-less the sender's, less the smallest such difference that it saw from that process within the last minute, as the
-time for which the message waited.
+A call carries the seconds it has left, the reading of its sender's monotonic clock, and an id of the sender's process.
+Monotonic clocks of two machines run at the same pace from unrelated origins. The receiver subtracts the sender's
+reading from its own. The smallest such difference of the last minute belongs to the message that waited least. How far
+a message's difference exceeds it is the time that the message waited.
 
-The first message of a process, or of a minute, counts as not having waited. The broker drops a call that waits in
-the queue for longer than it has left, so such a call may run up to twice its deadline, and no longer. A process
-whose machine was suspended, and its monotonic clock with it, is refused for a minute at most.
+The first message of a process, or of a minute, counts as one that did not wait. The broker drops a call that waits in
+the queue for longer than it has left, so such a call runs for at most twice its deadline. When a sender's machine was
+suspended, and its monotonic clock with it, its calls are refused for at most a minute.
 
-The sender's wall clock comes along for a gauge of skew, and is used for nothing else.
+The reading of the sender's wall clock is used only for the gauge of clock skew.
 """
 
 import time
@@ -25,39 +25,40 @@ from nameko_reliable.telemetry.registry import KIT
 
 WINDOW_SECONDS = 60
 SKEW_SECONDS = 300
-# Those heard from longest ago are forgotten first.
+# Beyond it, the sender with the oldest call is dropped.
 MAX_SENDERS = 1000
 MAX_TIME_LEFT_SECONDS = 3600
 MAX_CLOCK_SECONDS = 10**11
-# `deadline` is of a worker's context, which Nameko's own clients and dispatchers hand on: it means nothing elsewhere.
+# `deadline` is in a worker's context data, which stock Nameko clients and dispatchers pass on. A monotonic time has no
+# meaning in another process.
 FIELDS = ("time_left", "sent_at", "sender", "wall_time", "deadline")
-# Names this process: each process has a monotonic clock of its own.
+# Monotonic clocks of two processes cannot be compared.
 PROCESS_ID = uuid4().hex
 
 CLOCK_SKEW = Gauge(
     "clock_skew_seconds",
-    "This process's wall clock less that of a process that called it within five minutes: the one that differs most.",
+    "How far this process's wall clock is ahead of a caller's, negative if behind: the largest of the last 5 minutes.",
     ["service"],
     registry=KIT,
 )
 
 
 def time_fields(deadline: float) -> dict[str, float | str]:
-    """What a call carries of its deadline, a time of this process's monotonic clock."""
+    """The fields that a call carries. deadline: by this process's monotonic clock."""
     now = time.monotonic()
     return {"time_left": max(0, deadline - now), "sent_at": now, "sender": PROCESS_ID, "wall_time": time.time()}
 
 
 class SenderClocks:
-    """What one receiver knows of the clocks of the processes that call it."""
+    """The clocks of the processes that call one receiver."""
 
     def __init__(self) -> None:
         self._senders: dict[str, _Sender] = {}
 
     def deadline(self, fields: Mapping[str, Any]) -> float | None:
-        """The deadline of a call that has just come, by this process's monotonic clock; None for a call without one.
+        """The deadline of a call that has just arrived, by this process's monotonic clock. None if it has none.
 
-        fields: what `time_fields` made, or the time left alone. Raises MalformedRequest.
+        fields: from `time_fields`, or only the time left. Raises MalformedRequest.
         """
         if fields.get("time_left") is None:
             return None
@@ -74,7 +75,7 @@ class SenderClocks:
         return now + time_left - waited
 
     def skew(self) -> float:
-        """The wall clocks' largest difference, of either sign; 0 when no process has called lately."""
+        """The largest difference of wall clocks, positive or negative; 0 when no process has called lately."""
         since = time.monotonic() - SKEW_SECONDS
         skews = (sender.skew for sender in self._senders.values() if sender.last_call_at >= since)
         return max(skews, key=abs, default=0)
@@ -92,11 +93,11 @@ class SenderClocks:
 class _Sender:
     def __init__(self) -> None:
         self.last_call_at, self.skew = 0.0, 0.0
-        # (second, the smallest difference in it), both growing: what is larger than a later one is never asked for.
+        # (second, smallest difference in it), both ascending: a difference above a later one is never the minimum.
         self._minima: deque[tuple[int, float]] = deque()
 
     def smallest_difference(self, difference: float, second: int) -> float:
-        """The smallest difference within the last minute, this one included."""
+        """The smallest difference of the last minute, including this one."""
         while self._minima and self._minima[-1][1] >= difference:
             self._minima.pop()
         if not self._minima or self._minima[-1][0] != second:

@@ -1,4 +1,4 @@
-"""nameko_reliable.telemetry.logs: one line an entry, with the fields of its worker."""
+"""nameko_reliable.telemetry.logs: one line for each entry, with the fields of its worker."""
 
 import json
 import logging
@@ -63,7 +63,7 @@ class Bakery:
         logger.info("displaying")
 
 
-def test_an_entry_is_a_line_of_json(lines):
+def test_an_entry_is_one_line_of_json(lines):
     logger.warning("%d cakes\nin two lines", 3, extra={"fields": {"status": 200}})
 
     [line] = lines
@@ -74,7 +74,7 @@ def test_an_entry_is_a_line_of_json(lines):
     assert line["time"].endswith("Z")
 
 
-def test_a_workers_entries_have_its_fields(run_service, cluster, lines):
+def test_entries_of_a_worker_have_its_fields(run_service, cluster, lines):
     run_service(Bakery)
 
     cluster.within(5, request_id="r-1").bakery.bake("Torte")
@@ -84,7 +84,7 @@ def test_a_workers_entries_have_its_fields(run_service, cluster, lines):
     assert "event_id" not in line
 
 
-def test_a_handlers_entries_have_the_events_id(run_service, broker, lines):
+def test_entries_of_a_handler_have_the_id_of_its_event(run_service, broker, lines):
     run_service(Bakery)
     event = CakeBaked(cake="Torte")
 
@@ -99,7 +99,7 @@ def test_a_handlers_entries_have_the_events_id(run_service, broker, lines):
     assert (line["request_id"], line["event_id"]) == ("r-1", str(event.event_id))
 
 
-def test_workers_at_once_keep_their_fields_apart(run_service, cluster, lines):
+def test_concurrent_workers_do_not_share_fields(run_service, cluster, lines):
     run_service(Bakery)
 
     for thread in [
@@ -123,7 +123,7 @@ def test_bound_fields_end_with_their_block(lines):
     assert "request_id" not in after
 
 
-def test_an_exception_has_its_traceback(lines):
+def test_an_exception_is_logged_with_its_traceback(lines):
     try:
         raise KeyError("a bug")
     except KeyError:
@@ -134,14 +134,14 @@ def test_an_exception_has_its_traceback(lines):
     assert line["traceback"].endswith("KeyError: 'a bug'")
 
 
-def test_anything_can_be_written(lines):
-    logger.info("half a pair \ud800 and 🍄", extra={"fields": {"odd": object()}})
+def test_any_text_and_object_can_be_logged(lines):
+    logger.info("lone surrogate \ud800 and 🍄", extra={"fields": {"object": object()}})
 
     [line] = lines
-    assert line["message"] == "half a pair \ud800 and 🍄"
+    assert line["message"] == "lone surrogate \ud800 and 🍄"
 
 
-def test_text_is_for_people():
+def test_the_text_format_is_readable():
     plain = formatter("text", "INFO").format(record_of("%d cakes", 3, status=200))
     broken = formatter("text", "INFO").format(record_of("it broke \ud800", error=ZeroDivisionError("none")))
 
@@ -163,20 +163,20 @@ def test_no_control_character_reaches_a_terminal():
         ("json", "loud", "LOG_LEVEL must be DEBUG, INFO, WARNING, ERROR or CRITICAL."),
     ],
 )
-def test_a_bad_setting_is_a_sentence(kind, level, sentence):
+def test_a_bad_setting_ends_the_process_with_a_sentence(kind, level, sentence):
     with pytest.raises(SystemExit, match=sentence):
         formatter(kind, level)
 
 
-def test_an_answer_that_is_a_refusal_is_no_warning():
+def test_a_refusal_is_logged_as_info_and_a_bug_as_warning():
     refusal = record_of("(expected) error handling worker", error=KeyError("sold out"))
-    accident = record_of("error handling worker", error=KeyError("a bug"))
+    bug = record_of("error handling worker", error=KeyError("a bug"))
 
-    assert all(QuietExpectedErrors().filter(record) for record in (refusal, accident))
+    assert all(QuietExpectedErrors().filter(record) for record in (refusal, bug))
 
     assert (refusal.levelname, refusal.exc_info) == ("INFO", None)
-    assert accident.levelname == "WARNING"
-    assert accident.exc_info
+    assert bug.levelname == "WARNING"
+    assert bug.exc_info
 
 
 def test_an_outage_is_a_warning_of_one_line_with_its_cause():

@@ -1,4 +1,4 @@
-"""nameko_reliable.telemetry.metrics: what a process reports about itself."""
+"""nameko_reliable.telemetry.metrics and gauges: the metrics and the health of a process."""
 
 import gc
 from datetime import UTC, datetime, timedelta
@@ -22,7 +22,7 @@ from nameko_reliable.testing.metrics import Watched
 from nameko_reliable.testing.waiting import wait_for
 
 CAKES = Gauge("test_cakes", "Cakes by their name.", ["service", "cake"])
-ODD_CAKES = Gauge("test_odd_cakes", "Cakes, asked for wrongly.", ["service"])
+ODD_CAKES = Gauge("test_odd_cakes", "A query without a number.", ["service"])
 SLOW_CAKES = Gauge("test_slow_cakes", "Cakes, counted slowly.", ["service"])
 
 
@@ -55,7 +55,7 @@ class Bakery:
 
 @pytest.fixture
 def watched(run_service):
-    """`watched(Bakery)` starts it."""
+    """`watched(Bakery)` starts the service."""
     return lambda service_class, **settings: Watched(run_service(service_class, **settings))
 
 
@@ -65,7 +65,7 @@ def bakery(tables):
     return tables("bakery")
 
 
-def test_what_is_loaded_at_the_start_is_no_work_for_the_garbage_collector(watched, bakery):
+def test_the_garbage_collector_skips_objects_loaded_before_the_start(watched, bakery):
     gc.unfreeze()
     loaded = len(gc.get_objects())
 
@@ -75,7 +75,7 @@ def test_what_is_loaded_at_the_start_is_no_work_for_the_garbage_collector(watche
     assert len(gc.get_objects()) < loaded / 2
 
 
-def test_a_process_that_is_well_lives_and_is_ready(watched):
+def test_a_healthy_process_is_live_and_ready(watched):
     bakery = watched(Bakery)
 
     assert bakery.get("/livez").status_code == 200
@@ -84,7 +84,7 @@ def test_a_process_that_is_well_lives_and_is_ready(watched):
     assert "process_resident_memory_bytes" in bakery.get("/metrics").text
 
 
-def test_there_is_nothing_else(watched):
+def test_other_pages_and_methods_are_not_found(watched):
     bakery = watched(Bakery)
 
     assert bakery.get("/").status_code == 404
@@ -108,7 +108,7 @@ def test_a_service_is_not_ready_while_a_queue_is_refused(watched, broker, monkey
     wait_for(lambda: bakery.get("/readyz").status_code == 200)
 
 
-def test_without_the_broker_it_lives_but_is_not_ready_until_that_is_back(watched, proxy):
+def test_without_the_broker_a_process_is_live_but_not_ready(watched, proxy):
     bakery = watched(Bakery, AMQP_URI=proxy.uri)
 
     proxy.go_away()
@@ -122,7 +122,7 @@ def test_without_the_broker_it_lives_but_is_not_ready_until_that_is_back(watched
     wait_for(lambda: bakery.get("/readyz").status_code == 200)
 
 
-def test_without_the_database_it_lives_but_is_not_ready_until_that_is_back(watched, database_proxy):
+def test_without_the_database_a_process_is_live_but_not_ready(watched, database_proxy):
     proxy = database_proxy("bakery")
     bakery = watched(Bakery, DB_URIS={"bakery": proxy.uri})
 
@@ -137,7 +137,7 @@ def test_without_the_database_it_lives_but_is_not_ready_until_that_is_back(watch
     wait_for(lambda: bakery.get("/readyz").status_code == 200)
 
 
-def test_a_database_that_hangs_is_not_waited_for_long(watched, database_proxy):
+def test_readiness_does_not_wait_long_for_a_hanging_database(watched, database_proxy):
     proxy = database_proxy("bakery")
     bakery = watched(Bakery, DB_URIS={"bakery": proxy.uri})
     assert bakery.get("/readyz").status_code == 200
@@ -165,12 +165,12 @@ def test_a_taken_port_ends_the_process_with_a_sentence(watched, run_service):
 
 
 @pytest.mark.parametrize("host", ["203.0.113.1", "no.such.host.invalid"])
-def test_a_foreign_address_ends_the_process_with_a_sentence(run_service, host):
+def test_an_address_of_another_machine_ends_the_process_with_a_sentence(run_service, host):
     with pytest.raises(SystemExit, match=f"can't be served on {host}"):
         run_service(Bakery, METRICS_HOST=host)
 
 
-def test_calls_are_counted_by_method_and_outcome_at_both_ends(watched, bakery, cluster):
+def test_caller_and_service_count_calls_by_method_and_outcome(watched, bakery, cluster):
     server = watched(Bakery)
 
     cluster.bakery.look()
@@ -188,7 +188,7 @@ def test_calls_are_counted_by_method_and_outcome_at_both_ends(watched, bakery, c
     assert 0 < server.count("nameko_rpc_server_duration_seconds_sum", method="look") < 5
 
 
-def test_a_service_that_is_away_is_counted_by_its_caller(watched, cluster):
+def test_a_caller_counts_calls_to_an_unavailable_service(watched, cluster):
     server = watched(Bakery)
 
     with pytest.raises(Exception, match="nowhere"):
@@ -198,7 +198,7 @@ def test_a_service_that_is_away_is_counted_by_its_caller(watched, cluster):
     assert server.count(calls, service="caller", target="nowhere", outcome="unavailable") == 1
 
 
-def test_names_that_come_from_outside_make_no_labels(watched, bakery, calls):
+def test_made_up_names_of_methods_do_not_become_labels(watched, bakery, calls):
     server = watched(Bakery)
 
     calls.send("bakery.made_up")
@@ -212,7 +212,7 @@ def test_names_that_come_from_outside_make_no_labels(watched, bakery, calls):
 
 @pytest.fixture
 def press(watched, monkeypatch):
-    """A service with handlers that go well, go wrong, and go wrong for good."""
+    """A service with a handler that succeeds and one that always fails."""
     monkeypatch.setattr(gauges, "DEPTHS_INTERVAL_SECONDS", 0)
 
     class Press:
@@ -244,7 +244,7 @@ def test_events_are_counted_by_handler_and_outcome(press, broker):
     assert press.count("nameko_event_lag_seconds_count", handler="criticize") == 0
 
 
-def test_messages_that_wait_or_are_parked_are_reported(press, broker):
+def test_waiting_and_parked_messages_are_reported(press, broker):
     broker.publish(b"no event", exchange="bakery.events", routing_key="cake.baked")
 
     wait_for(lambda: press.value("nameko_parked_messages") == 2)
@@ -252,18 +252,18 @@ def test_messages_that_wait_or_are_parked_are_reported(press, broker):
     assert press.value("nameko_inquiry_success", inquiry="queues") == 1
 
 
-def test_the_outbox_reports_how_many_wait_and_since_when(watched, bakery, cluster):
+def test_the_outbox_reports_its_size_and_its_oldest_age(watched, bakery, cluster):
     server = watched(Bakery)
     cluster.bakery.bake("Torte")
     wait_for(lambda: server.count("nameko_outbox_published_total", event="cake.baked", outcome="confirmed") == 1)
-    # It is counted before its row is gone.
+    # It is counted before its row is deleted.
     wait_for(lambda: server.value("nameko_outbox_messages") == 0)
     assert server.value("nameko_outbox_oldest_age_seconds") == 0
 
     with bakery.engine.begin() as connection:
         for seconds in (90, 10):
             waiting = {"event_id": CakeBaked(cake="").event_id, "event_name": "cake.baked", "key": "1", "payload": {}}
-            # not_before: the relay leaves it there.
+            # not_before: the relay must not publish it during the test.
             at = {
                 "created_at": func.now() - timedelta(seconds=seconds),
                 "not_before": func.now() + timedelta(seconds=90),
@@ -274,7 +274,7 @@ def test_the_outbox_reports_how_many_wait_and_since_when(watched, bakery, cluste
     assert 90 <= server.value("nameko_outbox_oldest_age_seconds") < 120
 
 
-def test_a_query_is_reported_and_what_is_gone_with_it(watched, bakery, cluster):
+def test_a_query_gauge_follows_the_rows_of_its_query(watched, bakery, cluster):
     server = watched(Bakery)
     cluster.bakery.bake("Torte")
     assert server.value("test_cakes", cake="Torte") == 1
@@ -285,7 +285,7 @@ def test_a_query_is_reported_and_what_is_gone_with_it(watched, bakery, cluster):
 
 
 @pytest.mark.parametrize("columns", ["NULL", "'Torte', 1"])
-def test_a_query_whose_answer_is_no_value_harms_nothing_else(watched, bakery, columns):
+def test_a_query_without_a_numeric_value_does_not_affect_other_metrics(watched, bakery, columns):
     class Archive:
         name = "bakery"
 
@@ -301,7 +301,7 @@ def test_a_query_whose_answer_is_no_value_harms_nothing_else(watched, bakery, co
     assert server.value("test_cakes", cake="Torte") == 1
 
 
-def test_a_slow_query_is_reported_when_it_is_there_and_not_asked_again_soon(watched, bakery, monkeypatch):
+def test_a_slow_query_shows_once_it_is_done_and_is_not_repeated_before_its_interval(watched, bakery, monkeypatch):
     monkeypatch.setattr(gauges, "SCRAPE_SECONDS", 0.1)
     slowly = text("SELECT (SELECT count(*) FROM cakes) FROM pg_advisory_xact_lock(1)")
 
@@ -323,7 +323,7 @@ def test_a_slow_query_is_reported_when_it_is_there_and_not_asked_again_soon(watc
     assert server.value("test_slow_cakes") == 0
 
 
-def test_without_the_database_all_else_is_reported_and_that_it_is_away(watched, bakery, database_proxy):
+def test_without_the_database_other_metrics_are_reported_and_the_inquiry_as_failed(watched, bakery, database_proxy):
     proxy = database_proxy("bakery")
     server = watched(Bakery, DB_URIS={"bakery": proxy.uri})
     assert server.value("nameko_outbox_messages") == 0
@@ -340,7 +340,7 @@ def test_without_the_database_all_else_is_reported_and_that_it_is_away(watched, 
     assert server.value("nameko_inquiry_success", inquiry="outbox") == 1
 
 
-def test_a_database_that_hangs_does_not_hold_up_the_scrape(watched, bakery, database_proxy):
+def test_a_hanging_database_does_not_block_the_scrape(watched, bakery, database_proxy):
     proxy = database_proxy("bakery")
     server = watched(Bakery, DB_URIS={"bakery": proxy.uri})
 
@@ -357,7 +357,7 @@ def test_the_pool_the_workers_and_the_loop_are_reported(watched, bakery, cluster
     cluster.bakery.look()
 
     assert server.value("nameko_db_pool_size") == server.value("nameko_workers") + 2
-    # The relay looks now and then.
+    # The relay takes a connection now and then.
     wait_for(lambda: server.value("nameko_db_pool_in_use") == 0)
     assert server.count("nameko_db_pool_wait_seconds_count") >= 1
     wait_for(lambda: server.value("nameko_workers_busy") == 0)

@@ -1,4 +1,4 @@
-"""nameko_reliable.telemetry.tracing: one trace through every process, and none where none is wanted."""
+"""nameko_reliable.telemetry.tracing: one trace through every process, and none without an endpoint."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ from test_rpc import TooFewEggs
 
 QUEUE = "evt-bakery-cake.baked--cafe.display"
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331"
-KEPT, UNKEPT = f"{CALLER}-01", f"{CALLER}-00"
+SAMPLED, UNSAMPLED = f"{CALLER}-01", f"{CALLER}-00"
 SECRET = "ada@bakery.example"
 
 logger = logging.getLogger("bakery.test")
@@ -78,7 +78,7 @@ class Cafe:
 
 
 @pytest.fixture
-def soon(monkeypatch):
+def prompt_export(monkeypatch):
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
 
 
@@ -96,7 +96,7 @@ def lines():
 
 
 @pytest.fixture
-def services(run_service, tables, calls, soon, broker, config):
+def services(run_service, tables, calls, prompt_export, broker, config):
     """`services(Bakery, **settings)` runs them; `call(method, *args, traceparent=…)` is a caller's message."""
     with broker.channel() as channel:
         handler_queue(CakeBaked, "cafe", "display", config)(channel).declare()
@@ -116,10 +116,10 @@ def services(run_service, tables, calls, soon, broker, config):
     return services
 
 
-def test_a_trace_goes_through_calls_statements_and_the_outbox_to_the_handler(services, collector):
+def test_a_trace_covers_calls_statements_the_outbox_and_the_handler(services, collector):
     call = services(Bakery, Kitchen, Cafe, **collector.settings)
 
-    call("kitchen.order", "bake", "Torte", traceparent=KEPT)
+    call("kitchen.order", "bake", "Torte", traceparent=SAMPLED)
 
     [kitchen] = wait_for(lambda: collector.find("kitchen/order"))
     assert (f"00-{kitchen.trace_id}-{kitchen.parent_id}", kitchen.kind) == (CALLER, "server")
@@ -140,11 +140,11 @@ def test_a_trace_goes_through_calls_statements_and_the_outbox_to_the_handler(ser
     assert b"Torte" not in b"".join(collector.bodies)
 
 
-def test_a_message_that_is_tried_again_stays_in_its_trace(services, collector, monkeypatch):
+def test_a_retried_message_stays_in_its_trace(services, collector, monkeypatch):
     monkeypatch.setattr(Cafe, "failures", [ZeroDivisionError(SECRET)])
     call = services(Bakery, Cafe, **collector.settings)
 
-    call("bakery.bake", "Torte", traceparent=KEPT)
+    call("bakery.bake", "Torte", traceparent=SAMPLED)
 
     attempts = wait_for(lambda: len(collector.find("process bakery.events:cake.baked")) == 2 and collector.spans)
     first, second = (span for span in attempts if span.name == "process bakery.events:cake.baked")
@@ -154,21 +154,21 @@ def test_a_message_that_is_tried_again_stays_in_its_trace(services, collector, m
     assert SECRET.encode() not in b"".join(collector.bodies)
 
 
-def test_a_trace_that_its_caller_does_not_keep_makes_no_spans_and_is_passed_on(services, collector, broker, lines):
+def test_a_trace_that_the_caller_does_not_sample_makes_no_spans_and_is_passed_on(services, collector, broker, lines):
     call = services(Bakery, Kitchen, **collector.settings)
 
-    call("kitchen.order", "bake", "Torte", traceparent=UNKEPT)
+    call("kitchen.order", "bake", "Torte", traceparent=UNSAMPLED)
 
     [message] = wait_for(lambda: broker.peek(QUEUE))
-    assert message.headers["traceparent"] == UNKEPT
+    assert message.headers["traceparent"] == UNSAMPLED
     [line] = lines
-    assert (line["trace_id"], "span_id" in line) == (UNKEPT[3:35], False)
+    assert (line["trace_id"], "span_id" in line) == (UNSAMPLED[3:35], False)
     for container in call.containers:
         container.stop()
     assert collector.spans == []
 
 
-def test_of_a_ratio_of_none_nothing_is_kept(services, collector, broker):
+def test_with_a_ratio_of_0_no_trace_is_sampled(services, collector, broker):
     call = services(Bakery, **{**collector.settings, "OTEL_TRACES_SAMPLER_ARG": 0.0})
 
     call("bakery.bake", "Torte")
@@ -180,7 +180,7 @@ def test_of_a_ratio_of_none_nothing_is_kept(services, collector, broker):
 
 
 @pytest.mark.parametrize("traceparent", ["nonsense", f"{CALLER}-zz", f"00-{'0' * 32}-{'1' * 16}-01", 7])
-def test_what_is_no_traceparent_begins_a_trace_of_its_own(services, collector, traceparent):
+def test_a_malformed_traceparent_counts_as_missing(services, collector, traceparent):
     call = services(Bakery, **collector.settings)
 
     assert call("bakery.bake", "Torte", traceparent=traceparent)["error"] is None
@@ -189,7 +189,7 @@ def test_what_is_no_traceparent_begins_a_trace_of_its_own(services, collector, t
     assert server.parent_id is None
 
 
-def test_a_line_within_a_span_names_it_and_its_trace(services, collector, lines):
+def test_a_log_line_in_a_span_has_the_ids_of_span_and_trace(services, collector, lines):
     call = services(Bakery, **collector.settings)
 
     call("bakery.bake", "Torte")
@@ -200,7 +200,7 @@ def test_a_line_within_a_span_names_it_and_its_trace(services, collector, lines)
     assert line["request_id"]
 
 
-def test_a_refusal_is_an_answer_and_an_accident_an_error(services, collector):
+def test_a_span_is_an_error_after_a_bug_but_not_after_a_refusal(services, collector):
     call = services(Bakery, Kitchen, **collector.settings)
 
     call("kitchen.order", "refuse", 3)
@@ -214,11 +214,11 @@ def test_a_refusal_is_an_answer_and_an_accident_an_error(services, collector):
     assert all(span.is_error for span in burnt)
     server = next(span for span in burnt if span.kind == "server")
     assert server.attributes["error.type"] == "builtins.ZeroDivisionError"
-    # Texts of errors quote what people typed.
+    # Texts of errors may quote personal data.
     assert SECRET.encode() not in b"".join(collector.bodies)
 
 
-def test_what_stops_sends_its_last_spans(services, collector, monkeypatch):
+def test_a_stop_sends_the_last_spans(services, collector, monkeypatch):
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "60000")
     call = services(Bakery, **collector.settings)
     call("bakery.bake", "Torte")
@@ -229,7 +229,7 @@ def test_what_stops_sends_its_last_spans(services, collector, monkeypatch):
     assert collector.find("bakery/bake")
 
 
-def test_spans_are_dropped_rather_than_piled_up(services, closed_port, monkeypatch):
+def test_the_queue_of_spans_has_a_maximum_size(services, closed_port, monkeypatch):
     monkeypatch.setattr(kit, "FLUSH_SECONDS", 0.1)
     [bakery] = services(
         Bakery, OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{closed_port}", OTEL_TRACES_SAMPLER_ARG=1.0
@@ -242,7 +242,7 @@ def test_spans_are_dropped_rather_than_piled_up(services, closed_port, monkeypat
     assert len(tracer._processor._batch_processor._queue) == MAX_QUEUED
 
 
-def test_that_spans_are_dropped_is_said_beside_that_the_collector_is_away(services, collector, caplog, monkeypatch):
+def test_dropped_spans_and_failed_exports_are_each_logged_once_a_minute(services, collector, caplog, monkeypatch):
     services(Bakery, **collector.settings)
     for limit in (kit._limit_export_warnings, kit._limit_drop_warnings):
         monkeypatch.setattr(limit, "_next_at", 0.0)
@@ -254,10 +254,10 @@ def test_that_spans_are_dropped_is_said_beside_that_the_collector_is_away(servic
     assert [record.args[0] for record in caplog.records if record.name.startswith("opentelemetry")] == [0, 0]
 
 
-def test_without_an_endpoint_nothing_is_written_and_nothing_sent(services, broker, lines):
+def test_without_an_endpoint_messages_and_log_lines_have_no_trace(services, broker, lines):
     call = services(Bakery, OTEL_EXPORTER_OTLP_ENDPOINT="")
 
-    call("bakery.bake", "Torte", traceparent=KEPT)
+    call("bakery.bake", "Torte", traceparent=SAMPLED)
 
     [message] = wait_for(lambda: broker.peek(QUEUE))
     assert "traceparent" not in message.headers
@@ -265,7 +265,7 @@ def test_without_an_endpoint_nothing_is_written_and_nothing_sent(services, broke
     assert not line.keys() & {"trace_id", "span_id"}
 
 
-def test_a_greenlet_begins_in_no_trace_unless_it_is_given_one(services, collector):
+def test_a_new_greenlet_is_in_no_trace_unless_it_gets_a_copy_of_the_context(services, collector):
     [bakery] = services(Bakery, **collector.settings).containers
     tracer = bakery.shared_extensions[Tracer]
 

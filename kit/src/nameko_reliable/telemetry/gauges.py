@@ -1,4 +1,4 @@
-"""Gauges whose values have to be asked for, when they are looked at: of the database, of the broker.
+"""Gauges whose values are read from the database or the broker when /metrics is scraped.
 
     OLDEST_CAKE = Gauge("oldest_cake_age_seconds", "…", ["service"])
 
@@ -7,8 +7,8 @@
         metrics = Metrics(prefix="bakery")
         oldest_cake = QueryGauge(OLDEST_CAKE, text("SELECT …"))
 
-Every replica tells what stands in the database that all of them share: take the maximum, not the sum.
-While the answer fails to come its gauge has no value, and `inquiry_success` is 0.
+Replicas share a database and report the same value: aggregate with max(), not sum().
+While the database or the broker does not answer, the gauge has no value, and `inquiry_success` is 0.
 """
 
 import logging
@@ -30,21 +30,21 @@ from nameko_reliable.telemetry.registry import KIT
 
 logger = logging.getLogger(__name__)
 
-# The gauge, and its labels but the service.
+# A gauge and the values of its labels, without the service.
 Series: TypeAlias = tuple[Any, ...]
 ReadValues: TypeAlias = Callable[[], Mapping[Series, float]]
 
 ANSWER_SECONDS = 1.5
-# Longer, so that who looks is told at once what gave no answer.
+# More than ANSWER_SECONDS, so that the same scrape reports that an answer is missing.
 SCRAPE_SECONDS = 2
-# For what takes longer, and is asked less often.
+# For inquiries with an interval, which may take longer.
 SLOW_ANSWER_SECONDS = 25
-# Each time on a new connection: those that are kept have a reader of their own.
+# Each reading opens a connection, since on the lasting ones only their reader greenlets may read.
 DEPTHS_INTERVAL_SECONDS = 30
 
 INQUIRY_SUCCESS = Gauge(
     "inquiry_success",
-    "1 if the database or the broker answered when it was last asked for a gauge, else 0.",
+    "1 if the database or the broker answered the last inquiry for a gauge, else 0.",
     ["service", "inquiry"],
     registry=KIT,
 )
@@ -52,27 +52,27 @@ INQUIRY_SUCCESS = Gauge(
 
 QUEUE_MESSAGES = Gauge(
     "queue_messages",
-    "Messages that wait in a queue of the service, without those being handled.",
+    "Messages that wait in a queue of the service, without those that are being handled.",
     ["service", "queue"],
     registry=KIT,
 )
 
 
 class Inquiries(SharedExtension):
-    """What has to be asked before the service's metrics are told."""
+    """The reads of the database and the broker that a scrape starts."""
 
     def __init__(self) -> None:
         self._inquiries: list[_Inquiry] = []
 
     def add(self, name: str, read: ReadValues, every_seconds: float = 0) -> None:
-        """To be called in an extension's `setup`.
+        """Call it in an extension's `setup`.
 
-        read: returns {(gauge, *labels but the service): value}. every_seconds: 0 for each time that somebody looks.
+        read: returns {(gauge, *labels without the service): value}. every_seconds: 0 reads at each scrape.
         """
         self._inquiries.append(_Inquiry(self.container, name, read, every_seconds))
 
     def refresh(self) -> None:
-        """Read all that is due, at once. What needs longer than SCRAPE_SECONDS is there when somebody looks again."""
+        """Run the inquiries that are due, concurrently. A later scrape shows those that need over SCRAPE_SECONDS."""
         threads = [inquiry.start() for inquiry in self._inquiries if inquiry.is_due()]
         with eventlet.Timeout(SCRAPE_SECONDS, False):
             for thread in threads:
@@ -91,7 +91,7 @@ class _Inquiry:
         return self._thread is not None or time.monotonic() >= self._due_at
 
     def start(self) -> Any:
-        """The greenlet that asks; who looks meanwhile gets the same one."""
+        """The greenlet that reads. Concurrent scrapes share it."""
         if self._thread is None:
             self._thread = self._container.spawn_managed_thread(self._run, identifier=self._name)
         return self._thread
@@ -99,16 +99,16 @@ class _Inquiry:
     def _run(self) -> None:
         success = 0
         try:
-            # As it is no Exception, SQLAlchemy throws the connection away that it interrupts.
+            # A Timeout is not an Exception, so SQLAlchemy closes the connection that it interrupts.
             with eventlet.Timeout(self._timeout_seconds):
                 values = self._read()
             self._update(values)
             success = 1
         except (Exception, eventlet.Timeout) as error:
-            # Whatever it is, the other metrics are told all the same.
+            # No error of one inquiry may fail the scrape.
             self._update({})
             is_outage = isinstance(error, (ServiceUnavailable, BrokerUnavailable, eventlet.Timeout))
-            logger.warning("%s could not be asked for: %r", self._name, error, exc_info=not is_outage)
+            logger.warning("%s could not be read: %r", self._name, error, exc_info=not is_outage)
         finally:
             self._thread, self._due_at = None, time.monotonic() + self._every_seconds
         INQUIRY_SUCCESS.labels(self._container.service_name, self._name).set(success)
@@ -118,17 +118,17 @@ class _Inquiry:
             gauge.remove(self._container.service_name, *labels)
         self._series &= values.keys()
         for (gauge, *labels), value in values.items():
-            # What is no number raises before there is a series for it.
+            # A value that is no number raises here, before its series exists.
             number = float(value)
             gauge.labels(self._container.service_name, *labels).set(number)
             self._series.add((gauge, *labels))
 
 
 class QueryGauge(DependencyProvider):
-    """A gauge by a query of the service's own database.
+    """A gauge with the result of a query of the service's database.
 
-    gauge: of prometheus_client, its first label `service`. statement: SQLAlchemy's; its rows are the other labels,
-    then the value. every_seconds: for a query that takes long; each replica asks.
+    gauge: its first label is `service`. statement: each row has the values of the other labels, then the gauge's value.
+    every_seconds: the interval of a query that takes long. Each replica runs it.
     """
 
     inquiries = Inquiries()
@@ -147,7 +147,7 @@ class QueryGauge(DependencyProvider):
 
 
 class QueueDepths(SharedExtension):
-    """How many messages wait in the queues of the service."""
+    """Gauges of how many messages wait in the service's queues."""
 
     inquiries = Inquiries()
 
@@ -159,7 +159,7 @@ class QueueDepths(SharedExtension):
         self.inquiries.add("queues", self._read, DEPTHS_INTERVAL_SECONDS)
 
     def watch(self, queue_name: str, gauge: Gauge, *labels: str) -> None:
-        """To be called in an extension's `setup`. labels: all but the service."""
+        """Call it in an extension's `setup`. labels: without the service."""
         self._watched[queue_name] = gauge, *labels
 
     def _read(self) -> dict[Series, float]:
@@ -173,7 +173,7 @@ class QueueDepths(SharedExtension):
                         with connection.channel() as channel:
                             depths[key] = channel.queue_declare(queue_name, passive=True).message_count
                     except NotFound:
-                        pass  # It comes with its first consumer, and an automatically deleted one goes with its last.
+                        pass  # Not declared yet, or auto-deleted with its last consumer.
                 connection.close()
                 return depths
         except CONNECTION_ERRORS as error:

@@ -1,9 +1,9 @@
-"""Logs: one line of JSON an entry on standard output, or plain text for people.
+"""Logs: one line of JSON for each entry on standard output, or plain text for people.
 
-A line has `time`, `level`, `service`, `logger` and `message`, and within a worker `request_id`,
-`method` and, in handlers, `event_id`. A service gets them with `log_context = LogContext()`; others
-use `with bind_log_fields(request_id=…)`. What is passed as `extra={"fields": {…}}` is added.
-Within a trace (nameko_reliable.telemetry.tracing) there is its `trace_id`, and `span_id` if it is kept.
+A line has `time`, `level`, `service`, `logger` and `message`. In a worker it also has `method`, `request_id` and, in
+event handlers, `event_id`: a service with `log_context = LogContext()` sets them. Other code sets fields for a block
+with `bind_log_fields(request_id=…)`, and for one entry with `extra={"fields": {…}}`. In a trace
+(nameko_reliable.telemetry.tracing) a line has its `trace_id`, and `span_id` if the trace is sampled.
 """
 
 import json
@@ -22,7 +22,7 @@ from nameko_reliable.errors import ServiceUnavailable
 from nameko_reliable.messages import timestamp
 from nameko_reliable.telemetry.tracing import trace_fields
 
-# A greenlet starts with an empty context, so these are the fields of one worker or request.
+# Each greenlet has its own context, so the fields of concurrent workers and requests do not mix.
 _fields: ContextVar[dict[str, Any]] = ContextVar("log_fields", default={})  # noqa: B039 - never mutated
 _process: dict[str, str | None] = {"service": None}
 
@@ -31,7 +31,7 @@ log_fields = _fields.get
 
 class LogContext(DependencyProvider):
     def bind(self, container: Any, attr_name: str) -> Any:
-        # Before any setup, so that the first line has it, too.
+        # `bind` comes before every `setup`, so that the first line has it, too.
         _process["service"] = container.service_name
         return super().bind(container, attr_name)
 
@@ -57,7 +57,7 @@ def bind_log_fields(**fields: Any) -> Iterator[None]:
 def formatter(kind: str, level: str) -> logging.Formatter:
     """A logging formatter, "json" or "text", for the LOGGING section of a Nameko configuration.
 
-    level: only checked, since `logging` itself would answer an unknown one with a traceback.
+    level: only checked here, since `logging` itself ends with a traceback for an unknown one.
     """
     if level not in logging.getLevelNamesMapping():
         raise SystemExit("LOG_LEVEL must be DEBUG, INFO, WARNING, ERROR or CRITICAL.")
@@ -99,7 +99,7 @@ def _entry(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def _printable(text: str) -> str:
-    """Half a surrogate pair, which a client may send, can't be written as UTF-8; escaped it is JSON still."""
+    """Escape lone surrogates, which a client may send and UTF-8 cannot encode. The result is still JSON."""
     return text.encode(errors="backslashreplace").decode()
 
 
@@ -110,10 +110,10 @@ def _traceback(record: logging.LogRecord) -> dict[str, str]:
 
 
 class QuietExpectedErrors(logging.Filter):
-    """For the logger `nameko.containers`: what is no bug has no traceback.
+    """For the logger `nameko.containers`: only bugs get a traceback.
 
-    A refusal that is a method's answer is no warning. An outage is one, with its cause, each time that a handler or a
-    timer tries again.
+    An error that is a method's answer is logged as INFO. An outage is a WARNING with its cause, at each attempt of a
+    handler or timer.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -123,6 +123,6 @@ class QuietExpectedErrors(logging.Filter):
         elif isinstance(error, ServiceUnavailable):
             record.levelno, record.levelname, record.exc_info = logging.WARNING, "WARNING", None
             cause = f": {error.__cause__}" if error.__cause__ else ""
-            # PostgreSQL's further lines quote the statement.
+            # After the first line PostgreSQL quotes the statement.
             record.msg += f" is unavailable{cause}".partition("\n")[0].replace("%", "%%")
         return True

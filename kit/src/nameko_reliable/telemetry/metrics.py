@@ -1,15 +1,14 @@
-"""What a process reports about itself, on a port that is not the public's.
+"""Metrics and health of a process, on a port of their own that is not public.
 
     class Bakery:
         name = "bakery"
         metrics = Metrics(prefix="bakery")
 
-/metrics    what prometheus_client has counted in this process. Each metric stands beside the code that counts it;
-            those of the kit have the prefix before their names.
-/livez      200: the event loop turns
-/readyz     200 while the service's queues are consumed and its database takes writes, else 503 with the problems
+/metrics    all metrics of this process, for Prometheus. The names of the kit's own begin with the prefix.
+/livez      200: the event loop runs
+/readyz     200 while the service's queues are consumed and its database accepts writes, else 503 with the problems
 
-Settings: METRICS_HOST, and METRICS_PORT, where 0 takes a free port, which is logged.
+Settings: METRICS_HOST and METRICS_PORT. Port 0 takes a free port, which is logged.
 """
 
 import gc
@@ -47,24 +46,24 @@ Page: TypeAlias = tuple[HTTPStatus, str, bytes]
 NOT_FOUND: Page = HTTPStatus.NOT_FOUND, "text/plain", b"There are /metrics, /livez and /readyz.\n"
 
 SERVICE_INFO = Gauge(
-    "service_info", "1 for each service of the process: whose process_* metrics are.", ["service"], registry=KIT
+    "service_info", "1 for each service of the process, to join process_* metrics with.", ["service"], registry=KIT
 )
 LOOP_LAG = Histogram(
     "event_loop_lag_seconds",
-    "How much later than it should a greenlet woke up, every quarter of a second.",
+    "How late a greenlet wakes up from a sleep of a quarter of a second.",
     ["service"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
     registry=KIT,
 )
-WORKERS = Gauge("workers", "How many workers the service may have at once.", ["service"], registry=KIT)
-BUSY_WORKERS = Gauge("workers_busy", "How many workers are at work.", ["service"], registry=KIT)
+WORKERS = Gauge("workers", "How many workers the service may run at once.", ["service"], registry=KIT)
+BUSY_WORKERS = Gauge("workers_busy", "How many workers are running.", ["service"], registry=KIT)
 
-# The time a series began is of no use where rates are asked for, and one more series of each.
+# They would double the number of series, and rate() needs no creation times.
 disable_created_metrics()
 
 
 class Metrics(DependencyProvider):
-    """One for each process: a second one would ask for the same port."""
+    """Use it in one service of each process: a second one would need the same port."""
 
     inquiries = Inquiries()
 
@@ -87,7 +86,7 @@ class Metrics(DependencyProvider):
         self._pages = {"/metrics": self._metrics, "/livez": self._livez, "/readyz": self._readyz}
         SERVICE_INFO.labels(self.container.service_name).set(1)
         WORKERS.labels(self.container.service_name).set(self.container.max_workers)
-        # Not those of a crew (nameko_reliable.polling), which are none of them.
+        # Without the greenlets of nameko_reliable.polling, which are not in Nameko's pool of workers.
         BUSY_WORKERS.labels(self.container.service_name).set_function(self.container._worker_pool.running)
 
     def start(self) -> None:
@@ -140,7 +139,7 @@ class Metrics(DependencyProvider):
         return HTTPStatus.OK, "text/plain", b"ready\n"
 
     def _problems(self) -> Iterator[str]:
-        """Sentences that say why the service can't do its work at the moment."""
+        """Sentences that say why the service cannot work at the moment."""
         extensions = self.container.shared_extensions
         if Consumers in extensions and not extensions[Consumers].connected:
             refused = extensions[Consumers].refused
@@ -160,11 +159,11 @@ class Metrics(DependencyProvider):
 
 
 def _freeze_loaded_objects() -> None:
-    """Have the garbage collector leave alone what is there when the process begins to work: modules, above all.
+    """Exclude the objects that exist at the start, mostly modules, from garbage collection.
 
-    To walk through that stops the loop for 80 ms, in a process at work once a second.
+    A collection of them stops the event loop for 80 ms, about once a second in a busy process.
     """
-    # Once in a process: what becomes garbage in a cycle later is never freed.
+    # Only once: frozen objects that become cyclic garbage later are never freed.
     if not gc.get_freeze_count():
         gc.collect()
         gc.freeze()

@@ -1,4 +1,4 @@
-"""The kit's own metrics. Their names have no prefix: `Metrics(prefix=…)` puts one before them where it shows them."""
+"""The registry of the kit's own metrics. Their names have no prefix here: `Metrics(prefix=…)` adds it on /metrics."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ KIT = CollectorRegistry()
 
 
 class PrefixedRegistry:
-    """A registry's metrics, `PREFIX_` before each name; prometheus_client takes it for a registry."""
+    """The metrics of a registry with `PREFIX_` before each name, for prometheus_client's `generate_latest`."""
 
     def __init__(self, registry: CollectorRegistry, prefix: str) -> None:
         self.registry, self.prefix = registry, prefix

@@ -1,22 +1,22 @@
-"""Traces: what became of a request in every process that it came through, as OpenTelemetry has it.
+"""Traces: spans of all that a request causes, in every process, for OpenTelemetry.
 
     class Bakery:
         name = "bakery"
         tracing = WorkerSpans()
 
-Settings: OTEL_EXPORTER_OTLP_ENDPOINT, the base URL of a collector that takes OTLP over HTTP; empty, nothing is
-traced, and nothing of OpenTelemetry imported. OTEL_TRACES_SAMPLER_ARG, the part of all traces that is kept, 0 to 1.
-What else OpenTelemetry's exporter and resource read from the environment holds, too: OTEL_EXPORTER_OTLP_HEADERS,
+Settings: OTEL_EXPORTER_OTLP_ENDPOINT, the base URL of a collector that takes OTLP over HTTP. Without it there are no
+traces, and OpenTelemetry is not imported. OTEL_TRACES_SAMPLER_ARG, the share of traces that is sampled, 0 to 1.
+Variables that OpenTelemetry's exporter and resource read themselves work too: OTEL_EXPORTER_OTLP_HEADERS,
 OTEL_RESOURCE_ATTRIBUTES, …; and OTEL_BSP_SCHEDULE_DELAY.
 
-A trace begins with a request, or with a call, a message or a timer that comes without one. All below it follows
-that first decision, kept or not: what belongs to no trace, or to one that is not kept, makes no spans and costs next
-to nothing. A greenlet begins in no trace: who spawns one within a trace runs it in `contextvars.copy_context()`.
+A trace begins with an HTTP request, a timer, or a call or message that carries no trace. This point decides
+whether the trace is sampled, and all later parts follow. Code outside of a sampled trace makes no spans, at almost no
+cost. A new greenlet is in no trace: to keep the trace, spawn `contextvars.copy_context().run`.
 
-Where a trace crosses to another process, or waits in a table, it is a `traceparent` as W3C Trace Context has it.
-Nothing of a person goes into a span: no parameters, no addresses, no texts of errors.
+Between processes, and in tables, a trace is a `traceparent` of W3C Trace Context. Spans hold no personal data: no
+parameters, no addresses, no texts of errors.
 
-Not guaranteed: that a span arrives. While the collector is away the newest are kept, up to MAX_QUEUED.
+Not guaranteed: that a span arrives. While the collector is unreachable, the newest MAX_QUEUED spans are kept.
 """
 
 import functools
@@ -41,24 +41,23 @@ logger = logging.getLogger(__name__)
 
 HEADER = "traceparent"
 MAX_QUEUED = 2048
-# Encoding so many stops the loop for some 8 ms; sending them takes a millisecond or two, however many they are.
+# Encoding 256 spans stops the event loop for about 8 ms. Sending a batch of any size takes 1 to 2 ms.
 BATCH_SPANS = 256
 FLUSH_SECONDS = 2
 WARN_EVERY_SECONDS = 60
 TRACEPARENT = re.compile("00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
 
-# The traceparent of the span that this greenlet works in; of a trace that is not kept, its only one.
+# The traceparent of the greenlet's current span. A trace that is not sampled has the same one everywhere.
 _current: ContextVar[str | None] = ContextVar("traceparent", default=None)
 
 traceparent = _current.get
 _CURRENT_SPAN: Any = object()
 
-
 Kind: TypeAlias = Literal["server", "client", "producer", "consumer", "internal"]
 
 
 class Operation(NamedTuple):
-    """What a span is about. kind: server, client, producer, consumer or internal."""
+    """The name, kind and first attributes of a span."""
 
     name: str
     kind: Kind = "internal"
@@ -66,7 +65,7 @@ class Operation(NamedTuple):
 
 
 def trace_fields() -> dict[str, str]:
-    """For a line of the log: trace_id, and span_id where the trace is kept."""
+    """The log fields of the current trace: trace_id, and span_id if it is sampled."""
     current = _current.get()
     if current is None:
         return {}
@@ -76,19 +75,19 @@ def trace_fields() -> dict[str, str]:
 
 
 def trace_headers() -> dict[str, str]:
-    """What a message carries of the trace that it is sent in."""
+    """The headers that carry the current trace in a message."""
     current = _current.get()
     return {} if current is None else {HEADER: current}
 
 
 def context_of(message: Any) -> dict[str, Any]:
-    """What a worker's context data keep of it."""
+    """The part of a message's trace that a worker's context data keep."""
     given = (message.headers or {}).get(HEADER)
     return {} if given is None else {HEADER: given}
 
 
 class Tracer(SharedExtension):
-    """What the extensions of a service make their spans with."""
+    """Makes spans for a service's extensions, and sends them to the collector."""
 
     is_on = False
 
@@ -115,7 +114,7 @@ class Tracer(SharedExtension):
         logging.getLogger("opentelemetry.exporter.otlp.proto.http.trace_exporter").addFilter(_limit_export_warnings)
         logging.getLogger("opentelemetry.sdk._shared_internal").addFilter(_limit_drop_warnings)
         self._exporter = OTLPSpanExporter(endpoint=f"{endpoint}/v1/traces")
-        # Its thread is a greenlet, since Nameko's command patches threads.
+        # Its thread is a greenlet: Nameko's command patches threads.
         self._processor = BatchSpanProcessor(
             self._exporter, max_queue_size=MAX_QUEUED, max_export_batch_size=BATCH_SPANS
         )
@@ -139,10 +138,10 @@ class Tracer(SharedExtension):
     kill = stop
 
     def entry_span(self, operation: Operation, parent: object = None, link: object = None) -> "Span":
-        """A span for the block, the first one here of its trace: of `parent`'s, else of a new one.
+        """A span for the block where a trace enters this process: below `parent`, or in a new trace without one.
 
-        parent, link: the traceparent of a caller that decides about the trace, or that is only named by it;
-        what is none counts as missing.
+        parent: the caller's traceparent, whose decision on sampling holds. link: a traceparent to link to, which
+        decides nothing. A malformed one counts as missing.
         """
         if not self.is_on:
             return NO_SPAN
@@ -152,10 +151,10 @@ class Tracer(SharedExtension):
         return self._child(operation, parent) if _is_sampled(parent) else _TraceScope(parent)
 
     def span(self, operation: Operation, parent: str | None = _CURRENT_SPAN, began_at: int | None = None) -> "Span":
-        """A span for the block, if it is part of a trace that is kept.
+        """A span for the block, if the trace is sampled.
 
-        parent: a traceparent or None, in the place of the one that the greenlet works in.
-        began_at: in nanoseconds since 1970, if not now.
+        parent: a traceparent or None, instead of the greenlet's current one.
+        began_at: in nanoseconds since 1970; now by default.
         """
         if parent is _CURRENT_SPAN:
             parent = _current.get()
@@ -164,8 +163,8 @@ class Tracer(SharedExtension):
         return self._child(operation, parent, began_at)
 
     def _root(self, operation: Operation, link: str | None) -> "Span":
-        if random.random() >= self._ratio:  # noqa: S311 - who guesses it gains nothing
-            # In one go, as most requests pay for it.
+        if random.random() >= self._ratio:  # noqa: S311 - not a secret
+            # One call for both ids, since most requests pay for it.
             ids = _random_hex(24)
             return _TraceScope(f"00-{ids[:32]}-{ids[32:]}-00")
         return RecordedSpan(self, operation, _random_hex(16), link=link)
@@ -174,9 +173,9 @@ class Tracer(SharedExtension):
         return RecordedSpan(self, operation, parent[3:35], parent, began_at=began_at)
 
     def export(self, span: "RecordedSpan") -> None:
-        """Send a span that has ended, with others, later.
+        """Queue a span that has ended. It is sent in a batch, later.
 
-        OpenTelemetry hears of it only now: its own tracer, which hears of a span's start, costs twice as much.
+        OpenTelemetry's own tracer handles a span from its start, and costs twice as much.
         """
         self._processor.on_end(
             self._ended_span(
@@ -198,8 +197,8 @@ class Tracer(SharedExtension):
 
 
 def _random_hex(count: int) -> str:
-    """So many bytes, in hexadecimal."""
-    return random.randbytes(count).hex()  # noqa: S311 - who guesses it gains nothing
+    """`count` random bytes, in hexadecimal."""
+    return random.randbytes(count).hex()  # noqa: S311 - not a secret
 
 
 def _is_sampled(traceparent: str) -> bool:
@@ -207,14 +206,14 @@ def _is_sampled(traceparent: str) -> bool:
 
 
 def _parse(given: object) -> str | None:
-    """A traceparent with no flag but the one that matters; None for anything else."""
+    """A traceparent with only the `sampled` flag left; None if it is malformed."""
     if not isinstance(given, str) or not (match := TRACEPARENT.fullmatch(given)):
         return None
     return f"{given[:-2]}0{int(match[3], 16) & 1}"
 
 
 class RecordedSpan:
-    """The greenlet works in it within the `with`; an exception that leaves that is the span's."""
+    """A span that is sent. In its `with` block it is the greenlet's current span, and notes the block's exception."""
 
     is_recorded: Literal[True] = True
     is_error = False
@@ -246,7 +245,7 @@ class RecordedSpan:
         self.end(error)
 
     def end(self, error: BaseException | None = None) -> None:
-        """Once, for a span in which nobody works, so without `with`."""
+        """Call it once, for a span that is used without `with`."""
         if error is not None:
             self._record_error(error)
         self._tracer.export(self)
@@ -254,16 +253,16 @@ class RecordedSpan:
     def _record_error(self, error: BaseException) -> None:
         if "rpc.method" in self.attributes:
             self.set_attributes({"rpc.response.status_code": type(error).__name__})
-        # A handler has nobody to answer.
+        # A refusal answers a caller, and a handler has none.
         if self.kind == "consumer" or outcome_of(error) != "refused":
             self.set_error(f"{type(error).__module__}.{type(error).__qualname__}")
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
-        # Not in place: those of an operation are shared.
+        # A new dict, since spans share the attributes of their operation.
         self.attributes = {**self.attributes, **attributes}
 
     def set_error(self, error_type: str) -> None:
-        """error_type: a class or a status; never a text, which may quote what somebody typed."""
+        """error_type: a class or a status. Never an error's text, which may quote personal data."""
         self.set_attributes({"error.type": error_type})
         self.is_error = True
 
@@ -289,7 +288,7 @@ NO_SPAN = _NoSpan()
 
 
 class _TraceScope(_NoSpan):
-    """The greenlet works in a trace, but in no span of ours there; nothing below it begins a trace of its own."""
+    """Makes a traceparent the greenlet's current one, without a span: code in the block continues that trace."""
 
     def __init__(self, traceparent: str) -> None:
         self._traceparent = traceparent
@@ -305,10 +304,10 @@ class _TraceScope(_NoSpan):
 
 
 class WorkerSpans(DependencyProvider):
-    """A span for each call, event and run of a timer of the service.
+    """A span for each worker: for a call, an event or a run of a timer.
 
-    An entrypoint whose workers have spans has an `operation()` that they are about.
-    Within a worker, `continued` takes up a trace that waited in a table.
+    Timers, and entrypoints with a method `operation()`, have spans. In a worker, `continued` continues a trace whose
+    traceparent was stored in a table.
     """
 
     tracer = Tracer()
@@ -337,7 +336,7 @@ class WorkerSpans(DependencyProvider):
             span.__exit__(*(exc_info or (None, None, None)))
 
     def continued(self, traceparent: object) -> AbstractContextManager[object]:
-        """For a block that belongs to that trace; with None, to the one that the worker is in."""
+        """Run the block in the trace of that traceparent; with None, in the worker's own."""
         parent = _parse(traceparent) if self.tracer.is_on else None
         return nullcontext() if parent is None else _TraceScope(parent)
 
@@ -349,7 +348,7 @@ def _operation_of(entrypoint: Any) -> Operation | None:
 
 
 class _RateLimit(logging.Filter):
-    """A line a minute: a collector that is away is told of again with every batch, and each span that is dropped."""
+    """Lets one line a minute pass: OpenTelemetry logs each batch that fails, and each span that it drops."""
 
     _next_at = 0.0
 

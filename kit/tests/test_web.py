@@ -1,4 +1,4 @@
-"""nameko_reliable.web: what a client may send and how long it may take, spoken byte by byte."""
+"""nameko_reliable.web, tested byte by byte: the grammar of HTTP/1.1, deadlines, limits and stops."""
 
 import json
 import socket
@@ -21,7 +21,7 @@ POST = b"POST /cakes HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
 
 
 class Bakery:
-    """An app that answers with the body that it got, or with 400 when it could not read it."""
+    """An app that answers with the request's body, or with 400 if it could not read it."""
 
     answer_headers = {"X-Baker": "Ada"}
 
@@ -37,9 +37,9 @@ class Bakery:
 
 @pytest.fixture
 def serve():
-    """`serve(app)` is `address`, `listener` and `server`, `speak(b"…")` and, as a connection that stays, `connect()`.
+    """`serve(app)` starts a server. `send(b"…")` returns all that it answers; `connect()` returns an open connection.
 
-    Keywords are the Listener's.
+    Keyword arguments are the Listener's.
     """
     served = []
 
@@ -53,21 +53,21 @@ def serve():
         def connect():
             return socket.create_connection(address, timeout=10)
 
-        def speak(*parts):
-            """Send the parts on a connection of its own and return all that comes until it is closed."""
+        def send(*parts):
+            """Send the parts on a new connection. Return everything received until the server closes it."""
             with connect() as connection:
                 for part in parts:
                     connection.sendall(part)
-                return heard_on(connection)
+                return read_all(connection)
 
-        return SimpleNamespace(address=address, listener=listener, server=server, connect=connect, speak=speak)
+        return SimpleNamespace(address=address, listener=listener, server=server, connect=connect, send=send)
 
     yield serve
     for server in served:
         server.stop(seconds=0)
 
 
-def heard_on(connection):
+def read_all(connection):
     received = b""
     try:
         while data := connection.recv(65536):
@@ -94,7 +94,7 @@ def status_of(answer):
         (b"GET /cakes HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
         (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n", 414),
         (b"GET /cakes?" + b"x" * 100_000, 414),
-        # It still sends when it is refused.
+        # The client is still sending when the server refuses.
         (b"GET /cakes?" + b"x" * 5_000_000 + b" HTTP/1.1\r\n\r\n", 414),
         (b"GET /cakes HTTP/1.1\r\nX: " + b"x" * 9000 + b"\r\n\r\n", 431),
         (b"GET /cakes HTTP/1.1\r\n" + b"X: y\r\n" * 500 + b"\r\n", 431),
@@ -111,7 +111,7 @@ def status_of(answer):
     ids=lambda value: repr(value[-50:]) if isinstance(value, bytes) else None,
 )
 def test_a_malformed_head_is_refused_with_problem_details(serve, request_bytes, status):
-    answer = serve().speak(request_bytes)
+    answer = serve().send(request_bytes)
 
     head, _, body = answer.partition(b"\r\n\r\n")
     problem = json.loads(body)
@@ -134,8 +134,8 @@ def test_a_malformed_head_is_refused_with_problem_details(serve, request_bytes, 
     ],
     ids=lambda value: repr(value[-50:]) if isinstance(value, bytes) else None,
 )
-def test_the_app_gets_a_body_that_is_well_formed_and_an_error_for_any_other(serve, body, status):
-    answer = serve().speak(POST + body)
+def test_the_app_reads_a_well_formed_body_and_gets_an_error_for_a_malformed_one(serve, body, status):
+    answer = serve().send(POST + body)
 
     assert status_of(answer) == status
     assert answer.endswith(b"\r\n\r\ncake") == (status == 200)
@@ -172,9 +172,9 @@ CHUNKED = b"Transfer-Encoding: chunked"
     ],
     ids=repr,
 )
-def test_a_proxy_cannot_see_other_requests_than_the_server(serve, head, body):
-    """Either the end of a body is beyond doubt, or nothing after its head is taken for a request."""
-    answer = serve().speak(b"POST /cakes HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n\r\n" + body)
+def test_a_malformed_head_or_chunk_cannot_smuggle_a_request(serve, head, body):
+    """In each body a proxy could see a second request, where the server refuses the first."""
+    answer = serve().send(b"POST /cakes HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n\r\n" + body)
 
     assert status_of(answer) == 400
     assert answer.count(b"HTTP/1.1 ") == 1
@@ -189,12 +189,12 @@ def test_a_proxy_cannot_see_other_requests_than_the_server(serve, head, body):
     ],
     ids=["length", "chunks", "malformed"],
 )
-def test_a_body_that_the_app_does_not_read_is_discarded_or_ends_the_connection(serve, head, body, answers):
+def test_an_unread_body_is_discarded_or_if_malformed_ends_the_connection(serve, head, body, answers):
     def oven(environ, start_response):
         start_response("200 OK", [])
         return [b"cake"]
 
-    heard = serve(oven).speak(
+    answer = serve(oven).send(
         b"POST /cakes HTTP/1.1\r\nHost: x\r\n"
         + head
         + b"\r\n\r\n"
@@ -202,20 +202,20 @@ def test_a_body_that_the_app_does_not_read_is_discarded_or_ends_the_connection(s
         + b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
     )
 
-    assert heard.count(b"HTTP/1.1 200") == answers
+    assert answer.count(b"HTTP/1.1 200") == answers
 
 
 def test_one_connection_serves_many_requests(serve):
-    answers = serve().speak(GET, GET, GET.replace(b"Host", b"Connection: close\r\nHost"))
+    answers = serve().send(GET, GET, GET.replace(b"Host", b"Connection: close\r\nHost"))
 
     assert answers.count(b"HTTP/1.1 200") == 3
 
 
-def test_requests_are_logged_with_their_status_and_named_by_the_client_or_the_server(serve, caplog):
+def test_requests_are_logged_and_have_an_id_of_the_client_or_the_server(serve, caplog):
     server = serve()
 
-    named = server.speak(POST + b"X-Request-ID: order-1\r\n\r\n")
-    unusable = server.speak(POST + b"X-Request-ID: no name\r\n\r\n")
+    named = server.send(POST + b"X-Request-ID: order-1\r\n\r\n")
+    unusable = server.send(POST + b"X-Request-ID: no name\r\n\r\n")
 
     assert b"X-Request-ID: order-1\r\n" in named
     assert b"X-Request-ID: " in unusable and b"no name" not in unusable
@@ -223,24 +223,24 @@ def test_requests_are_logged_with_their_status_and_named_by_the_client_or_the_se
 
 
 @pytest.mark.parametrize("cut_off", [b"", b"GET /cakes HT", b"GET /cakes HTTP/1.1\r\nHost"])
-def test_a_client_that_leaves_in_the_middle_of_a_head_is_no_error(serve, caplog, cut_off):
+def test_a_client_that_leaves_in_the_middle_of_a_head_is_not_logged_as_an_error(serve, caplog, cut_off):
     server = serve()
     with server.connect() as connection:
         connection.sendall(cut_off)
 
     wait_for(lambda: not server.listener.connections)
-    assert status_of(server.speak(POST + b"\r\n")) == 200
+    assert status_of(server.send(POST + b"\r\n")) == 200
     assert not [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")]
 
 
 @pytest.mark.parametrize("begun", [b"GET", b"GET /cakes HTTP/1.1\r\n"])
-def test_the_head_of_a_request_has_to_come_in_time(serve, monkeypatch, begun):
+def test_the_head_of_a_request_has_a_deadline(serve, monkeypatch, begun):
     monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.5)
 
-    assert serve().speak(begun) == b""
+    assert serve().send(begun) == b""
 
 
-def test_a_head_that_comes_line_by_line_has_no_more_time(serve, monkeypatch):
+def test_a_head_that_comes_line_by_line_has_the_same_deadline(serve, monkeypatch):
     monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.5)
     with serve().connect() as connection:
         connection.sendall(b"GET /cakes HTTP/1.1\r\n")
@@ -251,20 +251,20 @@ def test_a_head_that_comes_line_by_line_has_no_more_time(serve, monkeypatch):
                 time.sleep(0.05)
 
 
-def test_a_body_has_to_come_in_time(serve, monkeypatch):
+def test_a_body_has_a_deadline(serve, monkeypatch):
     monkeypatch.setattr(protocol, "BODY_SECONDS", 0.5)
 
-    assert status_of(serve().speak(POST + b"Content-Length: 100\r\n\r\n{")) == 400
+    assert status_of(serve().send(POST + b"Content-Length: 100\r\n\r\n{")) == 400
 
 
-def test_a_kept_connection_is_closed_when_no_request_comes(serve, monkeypatch):
+def test_an_idle_connection_is_closed(serve, monkeypatch):
     monkeypatch.setattr(protocol, "KEEPALIVE_SECONDS", 0.5)
 
-    assert status_of(serve().speak(GET)) == 200
+    assert status_of(serve().send(GET)) == 200
 
 
 @pytest.mark.parametrize("bytes_at_a_time", [0, 1])
-def test_an_answer_has_to_be_read_in_time(serve, monkeypatch, bytes_at_a_time):
+def test_reading_an_answer_has_a_deadline(serve, monkeypatch, bytes_at_a_time):
     monkeypatch.setattr(protocol, "ANSWER_SECONDS", 0.5)
 
     def oven(environ, start_response):
@@ -278,11 +278,11 @@ def test_an_answer_has_to_be_read_in_time(serve, monkeypatch, bytes_at_a_time):
         slow.sendall(GET)
         wait_for(lambda: server.listener.connections)
 
-        def is_given_up():
+        def is_closed():
             slow.recv(bytes_at_a_time)
             return not server.listener.connections
 
-        wait_for(is_given_up)
+        wait_for(is_closed)
 
 
 def test_an_address_has_a_maximum_of_connections(serve):
@@ -294,7 +294,7 @@ def test_an_address_has_a_maximum_of_connections(serve):
 
     held.pop().close()
     wait_for(lambda: len(server.listener.connections) == 1)
-    assert status_of(server.speak(POST + b"\r\n")) == 200
+    assert status_of(server.send(POST + b"\r\n")) == 200
     held.pop().close()
 
 
@@ -302,10 +302,10 @@ def test_an_exempt_address_has_no_maximum_of_connections(serve):
     server = serve(max_per_address=1, is_exempt=lambda host: host == "127.0.0.1")
 
     with server.connect(), server.connect():
-        assert status_of(server.speak(POST + b"\r\n")) == 200
+        assert status_of(server.send(POST + b"\r\n")) == 200
 
 
-def test_beyond_the_maximum_of_all_connections_clients_wait(serve):
+def test_clients_beyond_the_maximum_of_all_connections_wait(serve):
     server = serve(max_connections=1)
     held = server.connect()
     wait_for(lambda: server.listener.connections)
@@ -318,10 +318,10 @@ def test_beyond_the_maximum_of_all_connections_clients_wait(serve):
         held.close()
 
         waiting.settimeout(10)
-        assert status_of(heard_on(waiting)) == 200
+        assert status_of(read_all(waiting)) == 200
 
 
-def test_an_app_that_fails_costs_its_own_connection_alone(serve, caplog):
+def test_an_error_of_the_app_does_not_affect_other_connections(serve, caplog):
     def oven(environ, start_response):
         if environ["PATH_INFO"] == "/burn":
             raise ZeroDivisionError("burnt")
@@ -330,13 +330,13 @@ def test_an_app_that_fails_costs_its_own_connection_alone(serve, caplog):
 
     server = serve(oven)
 
-    assert status_of(server.speak(GET.replace(b"cakes", b"burn"))) == 500
-    assert status_of(server.speak(POST + b"\r\n")) == 200
+    assert status_of(server.send(GET.replace(b"cakes", b"burn"))) == 500
+    assert status_of(server.send(POST + b"\r\n")) == 200
     assert "the app failed" in caplog.messages
 
 
 class Oven:
-    """An app that answers when it is told to."""
+    """An app that answers when the test lets it."""
 
     def __init__(self):
         self.is_hot, self.may_serve, self.is_going_away = Event(), Event(), False
@@ -364,10 +364,10 @@ def test_a_stop_finishes_running_requests_and_closes_idle_connections(serve):
     with eventlet.Timeout(10, AssertionError("the stop waits for the idle connection")):
         stopping.wait()
 
-    answer = heard_on(running)
+    answer = read_all(running)
     assert status_of(answer) == 200
     assert b"Connection: close\r\n" in answer
-    assert heard_on(idle) == b""
+    assert read_all(idle) == b""
     with pytest.raises(ConnectionRefusedError):
         server.connect()
 

@@ -3,11 +3,11 @@
     head = StrictHead(connection.makefile("rb"))
     line = head.readline()    # raises MalformedHead
 
-RFC 9112, 2 to 7, without the leniency that it allows: what is read more leniently, a proxy and this server could
-read differently, and see different requests.
+It follows RFC 9112, sections 2 to 7, without the leniency that they allow. If a proxy and this server read a malformed
+request differently, they see different requests (request smuggling).
 
-Not guaranteed: that a header's value makes sense. Its characters are checked, not its meaning; only Host,
-Content-Length and Transfer-Encoding are read.
+Not guaranteed: that a header's value makes sense. Only its characters are checked, and the values of Host,
+Content-Length and Transfer-Encoding.
 """
 
 import re
@@ -25,13 +25,13 @@ MAX_CHUNK_LINE_BYTES = 1000
 
 
 def names_one_host(headers: Message, version: str) -> bool:
-    """As RFC 9112, 3.2, demands. A request of HTTP/1.0 may name none."""
+    """Whether there is exactly one Host header (RFC 9112, 3.2), or none in HTTP/1.0."""
     hosts = len(headers.get_all("host", []))
     return hosts == 1 or (hosts == 0 and version == "HTTP/1.0")
 
 
 def delimits_body(headers: Message) -> bool:
-    """Whether the body's end is beyond doubt. Where it isn't, a proxy and this server could see different requests."""
+    """Whether the headers leave no doubt where the body ends. Otherwise a proxy could see other requests."""
     lengths = headers.get_all("content-length", [])
     encodings = headers.get_all("transfer-encoding", [])
     if encodings:
@@ -44,7 +44,7 @@ class MalformedHead(Exception):
 
 
 class StrictHead:
-    """A file whose lines are those of a head. Raises MalformedHead."""
+    """A file that reads the lines of a head. Raises MalformedHead."""
 
     def __init__(self, rfile: BinaryIO) -> None:
         self._readline = rfile.readline
@@ -57,9 +57,9 @@ class StrictHead:
 
 
 class StrictChunks:
-    """A file whose lines are those between chunks, as strict as a head's and short. Raises ChunkReadError.
+    """A file that reads chunks and the lines between them, which must be well-formed and short. Raises ChunkReadError.
 
-    After a malformed line nothing more is read: where the body ends is not known.
+    After a malformed line it reads nothing more, since the end of the body is unknown.
     """
 
     def __init__(self, rfile: BinaryIO) -> None:

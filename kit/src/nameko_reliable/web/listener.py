@@ -1,4 +1,4 @@
-"""A TCP port whose connections are served in greenlets, at most so many at once.
+"""A TCP port whose connections are served in greenlets, up to a maximum number at once.
 
     listener = Listener("127.0.0.1", 8080, max_connections=100, timeout_seconds=30)
     listener.listen(serve, backlog=64)
@@ -9,14 +9,13 @@
     listener.close()
     listener.finish(seconds=8)
 
-`serve(connection)` gets [address, socket, state]. What it raises costs this connection alone. When it returns, the
-connection is closed.
+`serve(connection)` gets [address, socket, state]. When it returns or raises, the connection is closed.
 
-At `max_connections` no further connection is accepted until one ends: clients wait in the backlog. An address that has
-`max_per_address` connections gets no further one.
+At `max_connections` the listener accepts no more until a connection ends: clients wait in the backlog. At
+`max_per_address` it closes each further connection of that address.
 
-Not guaranteed: that a connection ends. `timeout_seconds` is for each single send or receive. A client that sends byte
-by byte needs a deadline of `serve`'s own, as nameko_reliable.web.protocol has them.
+Not guaranteed: that a connection ends. `timeout_seconds` limits each single send or receive. Against clients that send
+byte by byte, `serve` needs deadlines of its own, like those of nameko_reliable.web.protocol.
 """
 
 import logging
@@ -33,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class Listener:
-    """connections: those that are open."""
+    """connections: the open ones."""
 
     def __init__(
         self,
@@ -46,10 +45,10 @@ class Listener:
         is_exempt: Callable[[str], bool] = lambda host: False,
         shares_port: bool = False,
     ) -> None:
-        """Bind. Raises OSError when the address can't be had.
+        """Bind to the address. Raises OSError if that fails.
 
-        port: 0 takes a free one, which `listener.port` then names. is_exempt: whether an address has no
-        `max_per_address`. shares_port: other processes may listen there, too.
+        port: 0 takes a free one, see `listener.port`. is_exempt: whether an address has no `max_per_address`.
+        shares_port: other processes may listen on the port, too.
         """
         self.socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -65,7 +64,7 @@ class Listener:
         self._pool = eventlet.GreenPool(max_connections)
 
     def listen(self, serve: "Callable[[Connection], object]", backlog: int) -> None:
-        """Clients may connect from now on. Raises OSError when another listens there."""
+        """Let clients connect from now on. Raises OSError if another process listens on the port."""
         self._serve = serve
         self.socket.listen(backlog)
 
@@ -75,31 +74,31 @@ class Listener:
             try:
                 client, address = self.socket.accept()
             except OSError as error:
-                # No file descriptor left, or the client left before its turn.
+                # No file descriptor is free, or the client has left.
                 logger.warning("a connection was not accepted: %s", error)
                 eventlet.sleep(0.1)
             else:
                 self._start(client, address)
 
     def accept_waiting(self) -> None:
-        """Serve the clients that are connected already, and return."""
+        """Serve the clients that wait in the backlog, and return."""
         self.socket.setblocking(False)
         while True:
             try:
                 client, address = self.socket.accept()
             except ConnectionAbortedError:
-                pass  # The client left before its turn.
+                pass  # The client has left.
             except OSError:
-                return  # No client waits, or no more can be served, as when another stop has closed the listener.
+                return  # No client waits, or the listener is closed already.
             else:
                 self._start(client, address)
 
     def close(self) -> None:
-        """Stop listening. Connections stay."""
+        """Stop listening. Open connections stay."""
         self.socket.close()
 
     def finish(self, seconds: float) -> None:
-        """Wait until all connections have ended, at most so long, then cut off the rest."""
+        """Wait up to `seconds` until all connections have ended, then cut off the rest."""
         with eventlet.Timeout(seconds, False):
             self._pool.waitall()
         if self._pool.running():
@@ -110,12 +109,12 @@ class Listener:
     def _start(self, client: Any, address: tuple[Any, ...]) -> None:
         host = address[0]
         if self._count_by_address[host] >= self._max_per_address and not self._is_exempt(host):
-            # Before anything is read: an address that holds that many open would else keep all others out.
+            # One address must not use up all connections.
             client.close()
             return
         self._count_by_address[host] += 1
         client.settimeout(self.timeout_seconds)
-        # An answer of more than one segment must not wait for the acknowledgement of the first.
+        # Otherwise the second segment of an answer waits for the acknowledgement of the first.
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = Connection((address, client, wsgi.STATE_IDLE))
         self.connections.add(connection)

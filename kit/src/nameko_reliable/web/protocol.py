@@ -2,13 +2,13 @@
 
     wsgi.Server(listener.socket, address, app, protocol=Protocol, keepalive=KEEPALIVE_SECONDS)
 
-No client can hold a greenlet for ever. The head of a request, its body, reading the answer and the pause between two
-requests each have a deadline. Lines, heads and what is discarded of an unread body have a maximum size.
+No client can hold a greenlet for ever. Receiving the head and the body, sending the answer and the pause between two
+requests each have a deadline. Lines, heads and the discarded rest of an unread body have a maximum size.
 
 A request that is refused before the app sees it gets `application/problem+json` (RFC 9457) with an X-Request-ID and
 the app's `answer_headers`. The answer names no software.
 
-Not guaranteed: that a request is answered in time. The app's own work has no deadline here, only what clients do.
+Not guaranteed: that a request is answered in time. The deadlines are for clients, not for the app's own work.
 """
 
 import json
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 HEAD_SECONDS = 15
 BODY_SECONDS = 30
 KEEPALIVE_SECONDS = 75
-# Of an answer that is all written, from its first byte to its last.
+# For the client to read a complete answer.
 ANSWER_SECONDS = 60
 LINGER_SECONDS = 1
 MAX_REQUEST_LINE_BYTES = 8000
@@ -47,7 +47,7 @@ MAX_DISCARDED_BYTES = 8 * 1024 * 1024
 
 
 class Protocol(wsgi.HttpProtocol):
-    """eventlet's, with deadlines, and refusals that are problem details and name no software."""
+    """eventlet's protocol with strict grammar, deadlines and problem documents."""
 
     rfile: Any
     wfile: Any
@@ -67,12 +67,12 @@ class Protocol(wsgi.HttpProtocol):
             line = super()._read_request_line()
         if len(line) < self.server.url_length_limit:
             return line
-        # What eventlet would answer is no problem document.
+        # Refused here, since eventlet's own refusal is not a problem document.
         self.send_error(HTTPStatus.REQUEST_URI_TOO_LONG)
         return b""
 
     def parse_request(self) -> bool:
-        # eventlet puts the file back afterwards.
+        # eventlet restores the file afterwards.
         self.rfile = StrictHead(self.rfile)
         try:
             with eventlet.Timeout(HEAD_SECONDS, TimeoutError("slow request head")):
@@ -123,7 +123,7 @@ class Protocol(wsgi.HttpProtocol):
         self._linger()
 
     def _linger(self) -> None:
-        """Were the connection closed while the client still sends, the client would lose the answer."""
+        """Read on for a moment: a connection closed while its client still sends loses the answer (lingering close)."""
         with suppress(OSError), eventlet.Timeout(LINGER_SECONDS, False):
             self.connection.shutdown(socket.SHUT_WR)
             while self.connection.recv(65536):
@@ -141,13 +141,13 @@ class Protocol(wsgi.HttpProtocol):
             chunked_input=original.chunked_input,
         )
         if original.chunked_input:
-            # It ends by itself: Werkzeug may read it without a Content-Length.
+            # Werkzeug may read it without a Content-Length: the chunks mark its end.
             environ["wsgi.input_terminated"] = True
         return environ
 
 
 class _AnswerFile:
-    """A connection's file for answers. Each has to be read in ANSWER_SECONDS from its first byte."""
+    """A connection's file for answers. The client has ANSWER_SECONDS to read each one."""
 
     deadline: float | None = None
 
@@ -171,16 +171,16 @@ class _AnswerFile:
                 self._wfile.writelines(lines)
                 self._wfile.flush()
         except OSError:
-            # What is left in the file must not be waited for once more when it is closed.
+            # Otherwise closing the file waits for the client again, to send the rest.
             greenio.shutdown_safe(self._connection)
             raise
 
     def flush(self) -> None:
-        """Nothing: what is written has been sent."""
+        """`writelines` has sent everything already."""
 
 
 class _RequestBody(wsgi.Input):
-    """A body that has to be there in BODY_SECONDS from the first read."""
+    """A request's body. It must arrive within BODY_SECONDS of the first read."""
 
     deadline: float | None = None
 
@@ -193,14 +193,14 @@ class _RequestBody(wsgi.Input):
             return super()._chunked_read(rfile, length, use_readline)
 
     def discard(self, buffer_size: int = 16 << 10) -> None:
-        """Read what the app left of the body, so that its client reads the answer; not without end."""
+        """Read what the app left unread, since clients send all of a body before they read the answer."""
         left = MAX_DISCARDED_BYTES
         while left > 0:
             data = self.read(buffer_size)
             if not data:
                 return
             left -= len(data)
-        raise OSError("the body is too large to throw away")
+        raise OSError("the body is too large to discard")
 
     def _time_limit(self) -> Any:
         if self.deadline is None:

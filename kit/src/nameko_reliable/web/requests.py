@@ -1,20 +1,19 @@
-"""WSGI middleware that names, logs, counts and traces every request.
+"""WSGI middleware that logs, counts and traces every request, and gives it an id.
 
     app = RequestMiddleware(create_app(), service="bakery", tracer=tracer)
 
-Between the app and the middleware, in the environ:
+App and middleware share in the environ:
 
-request_id       the client's X-Request-ID where it has a usable one, else a new one
-answer_headers   {name: value} that the answer carries, whichever part gives it. It starts as the app's
-                 `answer_headers`, if the app has any, with the X-Request-ID.
-route            the template of the request's route, `/cakes/{cake_id}`. The app sets it; the request is counted by it.
+request_id       the client's X-Request-ID if it is well-formed, else a new one
+answer_headers   {name: value}, added to every answer. It starts as the app's attribute `answer_headers`, if there is
+                 one, and the X-Request-ID.
+route            the template of the request's route, `/cakes/{cake_id}`, set by the app, for metrics and spans
 
-A trace begins with each request. A traceparent that comes in is named by the trace and decides nothing: any client can
-send one.
+A trace begins with each request. It links to the client's traceparent, which decides nothing: any client can send one.
 
 WebSockets are logged when they end. They are neither counted nor traced.
 
-Not guaranteed: that a request's body was read, or its answer was. What is logged is the status that the app gave.
+Not guaranteed: that the client received the answer. The logged status is the one that the app gave.
 """
 
 import functools
@@ -38,18 +37,18 @@ logger = logging.getLogger(__name__)
 REQUEST = Operation("HTTP", "server")
 REQUESTS = Histogram(
     "http_request_duration_seconds",
-    "Requests from their head to their answer, without WebSockets. route: its template, `unmatched` for a request that "
-    "fits none or was refused before.",
+    "Requests from their head to their answer, without WebSockets. route: its template, or `unmatched` if the request "
+    "fits none or was refused earlier.",
     ["service", "route", "method", "status"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
     registry=KIT,
 )
-# To find a series takes longer than to count in it; there are few.
+# Cached: finding a series takes longer than counting in it, and there are few.
 series_of = functools.cache(REQUESTS.labels)
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
-# WSGI's types. A function in a function has its annotations evaluated at each call, so they are names.
+# Names, since the annotations of a nested function are evaluated each time it is defined.
 Headers: TypeAlias = list[tuple[str, str]]
 Write: TypeAlias = Callable[[bytes], object]
 
@@ -65,7 +64,7 @@ class RequestMiddleware:
         started_at = time.perf_counter()
         request_id = environ["request_id"] = _request_id(environ.get("HTTP_X_REQUEST_ID", ""))
         answer_headers = environ["answer_headers"] = {**self.answer_headers, "X-Request-ID": request_id}
-        # A WebSocket never starts a response. Any other request that starts none was cut off.
+        # A WebSocket never calls start_response. Any other request without a status was cut off.
         code: int = HTTPStatus.SWITCHING_PROTOCOLS if _is_websocket(environ) else HTTPStatus.INTERNAL_SERVER_ERROR
 
         def start(status: str, headers: Headers, exc_info: Any = None) -> Write:
@@ -93,7 +92,7 @@ class RequestMiddleware:
 
     def _span(self, environ: WSGIEnvironment) -> Span:
         if _is_websocket(environ):
-            return NO_SPAN  # It would be open for hours.
+            return NO_SPAN  # A span would be open for hours.
         return self.tracer.entry_span(REQUEST, link=environ.get("HTTP_TRACEPARENT"))
 
 
@@ -113,7 +112,7 @@ def _describe(span: RecordedSpan, environ: WSGIEnvironment, status: int) -> None
     }
     if route is not None:
         name = f"{name} {route}"
-        # The path of no route may hold anything.
+        # Not for unmatched requests, whose path may hold anything.
         attributes |= {"http.route": route, "url.path": environ["PATH_INFO"]}
     span.name = name
     span.set_attributes(attributes)

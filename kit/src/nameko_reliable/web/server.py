@@ -1,4 +1,4 @@
-"""A WSGI app, served to the clients of a listener.
+"""A server that runs a WSGI app for the connections of a listener.
 
     listener = Listener("0.0.0.0", 8080, max_connections=1000, timeout_seconds=30)
     server = HttpServer(listener, app, service="bakery", tracer=tracer)
@@ -6,13 +6,13 @@
     …
     server.stop(seconds=8)
 
-The app may have `answer_headers`, {name: value}, which every answer carries, and `going_away()`, which a stop calls to
-end what never ends by itself: WebSockets.
+The app may have an attribute `answer_headers`, {name: value}, added to every answer. It may have a method
+`going_away()`, which a stop calls to end WebSockets.
 
-A stop accepts no more connections, lets running requests finish, and closes kept-alive connections after the answer
-they wait for.
+A stop accepts no more connections, lets running requests finish, and closes keep-alive connections once they have no
+request left.
 
-Not guaranteed: that a request is finished. What takes longer than the stop's seconds is cut off, and logged.
+Not guaranteed: that every request finishes. A stop cuts off and logs those that take longer than its seconds.
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ class HttpServer:
             listener.socket.getsockname(),
             RequestMiddleware(app, service, tracer),
             protocol=Protocol,
-            # Only a backstop: Protocol answers what is longer than its own limit.
+            # Protocol has its own, lower limit, and answers what exceeds that.
             url_length_limit=wsgi.MAX_TOTAL_HEADER_SIZE,
             keepalive=KEEPALIVE_SECONDS,
             socket_timeout=listener.timeout_seconds,
@@ -46,7 +46,7 @@ class HttpServer:
             log_output=False,
             debug=False,
         )
-        # Names are written as they are given: a keyword argument for this would warn.
+        # Keep the case of header names. The keyword argument for this warns.
         self._server.capitalize_response_headers = False
 
     def start(self, spawn: Callable[..., Any], backlog: int) -> None:
@@ -55,10 +55,10 @@ class HttpServer:
 
     def stop(self, seconds: float) -> None:
         self._acceptor.kill()
-        # A client that connected before the stop still gets an answer.
+        # Clients that connected before the stop still get an answer.
         self._listener.accept_waiting()
         self._listener.close()
-        # From here on every answer says `Connection: close`.
+        # Every later answer says `Connection: close`.
         self._server.keepalive = False
         for _, client, state in list(self._listener.connections):
             if state == wsgi.STATE_IDLE:
@@ -72,6 +72,6 @@ class HttpServer:
 
 
 def _stop_reading(client: Any) -> None:
-    """What the client has sent already is still answered."""
+    """End a connection for new requests. One that has already arrived is still answered."""
     with suppress(OSError):
         client.shutdown(socket.SHUT_RD)

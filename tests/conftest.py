@@ -1,10 +1,7 @@
 """What every test may ask for. Each server is started when the first test wants it, and ends with the session."""
 
-import signal
-
 import hypothesis
 import pytest
-from psycogreen.eventlet import patch_psycopg
 
 from nameko_reliable.testing.databases import DatabaseUris
 from nameko_reliable.testing.servers import free_port
@@ -17,17 +14,11 @@ from tests.infrastructure.sign_in_provider import SignInProvider
 from tests.infrastructure.smtp import Smtp
 from tests.shop import Shop
 
-patch_psycopg()
 # How long an example takes is a matter of the machine.
 hypothesis.settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("any machine")
-
-
-def pytest_configure():
-    # Whoever ends the tests with SIGTERM wants their servers gone, too, as with Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -43,6 +34,7 @@ def nothing_secret_is_logged(local_folder, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def databases(servers):
+    """The kit's, with tables by the services' migrations."""
     return Databases(servers[0])
 
 
@@ -91,21 +83,6 @@ def sign_in_provider(sign_in_provider_server):
     sign_in_provider_server.reset()
     yield sign_in_provider_server
     sign_in_provider_server.reset()
-
-
-@pytest.fixture
-def database(databases):
-    """`database("orders")` is the URI of this test's own database of orders, migrated and empty."""
-    made = {}
-
-    def database(service):
-        if service not in made:
-            made[service] = databases.new(service)
-        return made[service]
-
-    yield database
-    for uri in made.values():
-        databases.drop(uri)
 
 
 @pytest.fixture

@@ -1,96 +1,13 @@
-import signal
-from types import SimpleNamespace
-from uuid import uuid4
-
 import pytest
 from kombu import Exchange
-from psycogreen.eventlet import patch_psycopg
-from sqlalchemy import create_engine, select
-from sqlalchemy.orm import Session
 
 from bakery import Base
 from nameko_reliable.rpc import Cluster, ClusterClient
-from nameko_reliable.testing.databases import DatabaseUris
-from nameko_reliable.testing.proxy import UriProxy
-
-patch_psycopg()
 
 
-def pytest_configure():
-    # Whoever ends the tests with SIGTERM wants their servers gone, too, as with Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-
-
-@pytest.fixture
-def database(servers):
-    """`database("bakery")` is the URI of this test's own, empty database for the service."""
-    made = {}
-
-    def database(service):
-        if service not in made:
-            made[service] = f"test_{uuid4().hex}"
-            servers[0].execute(f'CREATE DATABASE "{made[service]}"')
-        return servers[0].postgres.uri(made[service])
-
-    yield database
-    for name in made.values():
-        servers[0].execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
-
-
-@pytest.fixture
-def config(broker, database):
-    """The kit's settings, with a broker and databases of this test's own."""
-    return {
-        "ENVIRONMENT": "development",
-        "AMQP_URI": broker.uri,
-        "rpc_exchange": "nameko-rpc",
-        "max_workers": 10,
-        "DB_URIS": DatabaseUris(database),
-        "METRICS_HOST": "127.0.0.1",
-        "METRICS_PORT": 0,
-        "OTEL_EXPORTER_OTLP_ENDPOINT": "",
-        "OTEL_TRACES_SAMPLER_ARG": 0.1,
-    }
-
-
-@pytest.fixture
-def database_proxy(database):
-    """`database_proxy("bakery")`: the same of a service's database."""
-    made = []
-
-    def database_proxy(service):
-        made.append(UriProxy(database(service)))
-        return made[-1]
-
-    yield database_proxy
-    for proxy in made:
-        proxy.release()
-        proxy.go_away()
-
-
-@pytest.fixture
-def tables(database):
-    """`tables("bakery").all(Cake.name)` reads the service's database, which now has the example's tables."""
-    engines = []
-
-    def tables(service):
-        engine = create_engine(database(service), isolation_level="AUTOCOMMIT")
-        engines.append(engine)
-        Base.metadata.create_all(engine)
-
-        def read(what):
-            with Session(engine) as session:
-                return session.scalars(select(what)).all()
-
-        def execute(statement):
-            with engine.connect() as connection:
-                connection.execute(statement)
-
-        return SimpleNamespace(all=read, execute=execute, engine=engine)
-
-    yield tables
-    for engine in engines:
-        engine.dispose()
+@pytest.fixture(scope="session")
+def make_tables():
+    return lambda service, engine: Base.metadata.create_all(engine)
 
 
 class Caller:

@@ -84,8 +84,7 @@ def test_a_transaction_that_an_exception_leaves_is_rolled_back(db_of, tables):
     assert cakes.all(Cake.name) == []
 
 
-def test_an_error_of_ours_is_no_outage(db_of, tables):
-    tables("bakery")
+def test_an_error_of_ours_is_no_outage(db_of):
     db = db_of()
 
     with pytest.raises(IntegrityError), db.transaction() as session:
@@ -213,10 +212,9 @@ def test_a_database_that_falls_silent_amid_a_statement_is_given_up(db_of, databa
 
 @pytest.mark.parametrize("method", ["look", "bake"])
 def test_a_call_waits_no_longer_than_it_may_take_for_a_database_that_hangs(
-    run_service, tables, cluster, database_proxy, monkeypatch, method
+    run_service, cluster, database_proxy, monkeypatch, method
 ):
     monkeypatch.setattr(kit, "OVERDUE_SECONDS", 0.2)
-    tables("bakery")
     proxy = database_proxy("bakery")
     run_service(Bakery, DB_URIS={"bakery": proxy.uri}, max_workers=1)
     cluster.bakery.look()

@@ -102,10 +102,9 @@ def test_a_parked_message_may_be_looked_at_more_often_than_any_limit(run_service
     assert lists[0]["total"] == 2
 
 
-def test_events_outlive_the_broker_wherever_they_are(run_service, tables, own_broker):
+def test_events_outlive_the_broker_wherever_they_are(run_service, own_broker):
     """On their way from the outbox, with a handler, in a delay queue, parked; in queues that the relay declared."""
     settings = {"AMQP_URI": own_broker.rabbitmq.uri(), **QUORUM}
-    tables("bakery")
     seen, broken = [], {"parked", "delayed", "held"}
 
     def display(event):

@@ -100,8 +100,6 @@ def services(run_service, tables, calls, prompt_export, broker, config):
     """`services(Bakery, **settings)` runs them; `call(method, *args, traceparent=…)` is a caller's message."""
     with broker.channel() as channel:
         handler_queue(CakeBaked, "cafe", "display", config)(channel).declare()
-    bakery = tables("bakery")
-    tables("cafe")
 
     def call(method, *arguments, traceparent=None):
         before = len(calls.answers())
@@ -112,7 +110,7 @@ def services(run_service, tables, calls, prompt_export, broker, config):
         call.containers = [run_service(service_class, **settings) for service_class in classes]
         return call
 
-    call.bakery = bakery
+    call.bakery = tables("bakery")
     return services
 
 

@@ -2,14 +2,12 @@
 
 import secrets
 
+from nameko_reliable.testing import configuration as kit
+
 
 def configuration(broker, database_uris, smtp, **settings):
     return {
-        "ENVIRONMENT": "development",
-        "AMQP_URI": broker.uri,
-        "rpc_exchange": "nameko-rpc",
-        "max_workers": 10,
-        "DB_URIS": database_uris,
+        **kit.configuration(broker, database_uris),
         "JWT_SECRET": secrets.token_hex(32),
         "BCRYPT_ROUNDS": 4,
         # Tests ask more than people do.
@@ -29,10 +27,6 @@ def configuration(broker, database_uris, smtp, **settings):
         "SMTP_PORT": smtp.port,
         "SMTP_TLS": "none",
         "MAIL_FROM": "Forage <shop@forage.example>",
-        "METRICS_HOST": "127.0.0.1",
-        "METRICS_PORT": 0,
         "SETTLE_AFTER_SECONDS": 600,
-        "OTEL_EXPORTER_OTLP_ENDPOINT": "",
-        "OTEL_TRACES_SAMPLER_ARG": 0.1,
         **settings,
     }

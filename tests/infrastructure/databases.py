@@ -1,34 +1,31 @@
-"""A fresh database for whoever asks, as a copy of one that was migrated once."""
+"""Databases for tests, each a copy of one that was migrated once, and open to its own service alone."""
 
 import os
 import re
 import secrets
 import subprocess
 import sys
-from itertools import count
 
 from contracts.types import SERVICES
 from dev.servers import make_databases
 from dev.settings import ROOT
+from nameko_reliable.testing import databases
 
 
-class Databases:
+class Databases(databases.Databases):
     def __init__(self, server):
-        self.server = server
+        # Of what is no service of the shop's.
+        super().__init__(server, make_tables=lambda service, engine: None)
         self.passwords = {service: secrets.token_hex(16) for service in SERVICES}
         make_databases(server.postgres, self.passwords)
         self._migrated = False
-        self._numbers = count(1)
 
     def new(self, service):
         """The URI of a new database, migrated when it is for a service of the shop, else empty."""
-        name = f"test_{next(self._numbers)}_{service}"
-        if service in SERVICES:
-            self._migrate_once()
-            self.server.execute(f'CREATE DATABASE "{name}" TEMPLATE {service}_db OWNER {service}')
-            return self._uri(service, name)
-        self.server.execute(f'CREATE DATABASE "{name}"')
-        return self.server.postgres.uri(name)
+        if service not in SERVICES:
+            return super().new(service)
+        self._migrate_once()
+        return self._uri(service, self.create(service, f"TEMPLATE {service}_db OWNER {service}"))
 
     def new_empty(self, service, statements):
         """The URI of a new database of the service's, for a backup to be restored into.
@@ -36,14 +33,10 @@ class Databases:
         statements: what makes orders_db.
         """
         self._migrate_once()
-        name = f"test_{next(self._numbers)}_{service}_restored"
+        name = f"test_{service}_{secrets.token_hex(4)}"
         for statement in statements.split(";")[:-1]:
             self.server.execute(re.sub(r"\borders\b", service, re.sub(r"\borders_db\b", name, statement)))
         return self._uri(service, name)
-
-    def drop(self, uri):
-        name = uri.rpartition("/")[2]
-        self.server.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
     def _uri(self, service, name):
         return self.server.postgres.uri(name, service, self.passwords[service])

@@ -1,21 +1,40 @@
-"""pytest fixtures, with `-p nameko_reliable.testing.plugin`: servers for the session, a broker for each test.
+"""pytest fixtures, with `-p nameko_reliable.testing.plugin`: servers of the session, each test's broker and databases.
 
-They want a fixture `config` of yours: the configuration of a service under test, with `broker.uri` as its AMQP_URI.
+A project overrides `make_tables`, and `config` for settings of its own:
+
+    @pytest.fixture(scope="session")
+    def make_tables():
+        return lambda service, engine: Base.metadata.create_all(engine)
+
+    @pytest.fixture
+    def config(config):
+        return {**config, "OVENS": 2}
 """
 
 import secrets
 import shutil
+import signal
 import socket
 import tempfile
 from pathlib import Path
 
 import pytest
 from nameko.standalone.rpc import ClusterRpcProxy
+from psycogreen.eventlet import patch_psycopg
 
 from nameko_reliable.testing.brokers import Brokers
 from nameko_reliable.testing.collector import Collector
+from nameko_reliable.testing.configuration import configuration
+from nameko_reliable.testing.databases import Databases, DatabaseUris, Tables
 from nameko_reliable.testing.proxy import UriProxy
 from nameko_reliable.testing.servers import Postgres, PostgresServer, RabbitMQ, RabbitMQServer, free_port
+
+
+def pytest_configure():
+    # A test's own statement must not stop the services in its process.
+    patch_psycopg()
+    # SIGTERM ends the session's servers, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
@@ -103,6 +122,65 @@ def collector():
     collector = Collector()
     yield collector
     collector.stop()
+
+
+@pytest.fixture(scope="session")
+def make_tables():
+    """`make_tables(service, engine)` makes the tables of a service in an empty database. By default it makes none.
+
+    It is called once for each service: the databases of the tests are copies.
+    """
+    return lambda service, engine: None
+
+
+@pytest.fixture(scope="session")
+def databases(servers, make_tables):
+    return Databases(servers[0], make_tables)
+
+
+@pytest.fixture
+def database(databases):
+    """`database("bakery")` is the URI of this test's own database of the service, with tables and no rows."""
+    made = DatabaseUris(databases.new)
+    yield made.get
+    for uri in made.values():
+        databases.drop(uri)
+
+
+@pytest.fixture
+def database_proxy(database):
+    """`database_proxy("bakery")`: the service's database at an address that can hang, break and be away."""
+    made = []
+
+    def database_proxy(service):
+        made.append(UriProxy(database(service)))
+        return made[-1]
+
+    yield database_proxy
+    for proxy in made:
+        proxy.release()
+        proxy.go_away()
+
+
+@pytest.fixture
+def tables(database):
+    """`tables("bakery").all(Cake.name)` reads the service's database; `execute` changes it."""
+    made = {}
+
+    def tables(service):
+        if service not in made:
+            made[service] = Tables(database(service))
+        return made[service]
+
+    yield tables
+    for each in made.values():
+        each.engine.dispose()
+
+
+@pytest.fixture
+def config(broker, database):
+    """The configuration of a service under test, with a broker and databases of this test's own."""
+    return configuration(broker, DatabaseUris(database))
 
 
 @pytest.fixture

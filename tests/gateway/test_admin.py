@@ -10,7 +10,6 @@ from gateway.routes import admin as admin_module
 from nameko_reliable import parking
 from nameko_reliable.messages import to_payload
 from nameko_reliable.rpc import rpc
-from nameko_reliable.testing.proxy import UriProxy
 from nameko_reliable.testing.waiting import wait_for
 from services.notifications import Notifications
 from services.orders import Orders
@@ -152,8 +151,7 @@ def test_what_a_service_has_that_is_too_slow_is_null_as_well(office, run_service
 
 
 @pytest.mark.parametrize("path", ["/admin/summary", "/admin/parked"])
-def test_without_the_broker_there_is_no_answer(open_office, broker, path):
-    proxy = UriProxy(broker.uri)
+def test_without_the_broker_there_is_no_answer(open_office, proxy, path):
     office = open_office(AMQP_URI=proxy.uri)
     wait_for(lambda: office.get(path).status_code == 200)
 

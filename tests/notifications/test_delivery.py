@@ -11,7 +11,6 @@ from dataclasses import replace
 import pytest
 
 from contracts.notifications import NotFailed
-from nameko_reliable.testing.proxy import UriProxy
 from nameko_reliable.testing.waiting import wait_for
 from services import notifications, notifications_mail
 from services.notifications import Notifications
@@ -354,9 +353,9 @@ def test_a_sender_that_is_asked_to_stop_gives_back_what_it_has_not_sent(own_shop
 
 
 def test_a_database_that_is_gone_at_each_step_loses_no_mail_and_doubles_none(
-    own_shop, run_notifications, scripted_smtp
+    own_shop, run_notifications, scripted_smtp, database_proxy
 ):
-    proxy = UriProxy(own_shop.config["DB_URIS"]["notifications"])
+    proxy = database_proxy("notifications")
     before, ended, later = order_created(), order_created(), order_created()
     scripted_smtp.on("DATA", hold_before := Hold(), to=before.user_email)
     scripted_smtp.on(".", hold_ended := Hold(), to=ended.user_email)
@@ -375,4 +374,3 @@ def test_a_database_that_is_gone_at_each_step_loses_no_mail_and_doubles_none(
     for event in (before, ended, later):
         wait_until(own_shop, event, status="sent", attempts=1)
         assert times(scripted_smtp, event) == 1
-    proxy.go_away()

@@ -10,7 +10,6 @@ from contracts.orders import OrderAbandoned
 from gateway import Gateway
 from nameko_reliable.errors import DatabaseUnavailable
 from nameko_reliable.testing.metrics import Watched
-from nameko_reliable.testing.proxy import UriProxy
 from nameko_reliable.testing.servers import free_port
 from nameko_reliable.testing.waiting import wait_for
 from services.products import Products
@@ -18,11 +17,9 @@ from tests.factories import a_line, a_product
 
 
 @pytest.fixture
-def primary(servers, database):
+def primary(servers, database_proxy):
     """The session's server, at an address that can go away."""
-    proxy = UriProxy(database("products"))
-    yield proxy
-    proxy.go_away()
+    yield database_proxy("products")
     restore(servers[0])
 
 

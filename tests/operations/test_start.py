@@ -5,7 +5,6 @@ from pathlib import Path
 
 import requests
 
-from nameko_reliable.testing.proxy import UriProxy
 from nameko_reliable.testing.waiting import wait_for
 
 
@@ -19,11 +18,10 @@ def test_every_line_of_a_process_names_its_service(processes):
     assert "starting services" in lines[0]["message"]
 
 
-def test_while_the_broker_is_awaited_at_the_start_it_lives_already(processes, broker):
-    away = UriProxy(broker.uri)
-    away.go_away()
+def test_while_the_broker_is_awaited_at_the_start_it_lives_already(processes, proxy):
+    proxy.go_away()
 
-    server = processes.start("services.users", AMQP_URI=away.uri)
+    server = processes.start("services.users", AMQP_URI=proxy.uri)
 
     port = wait_for(lambda: port_in(server.output()))
     assert requests.get(f"http://127.0.0.1:{port}/livez", timeout=10).status_code == 200

@@ -13,8 +13,6 @@ from nameko.standalone.events import get_event_exchange
 from nameko.standalone.rpc import ClusterRpcProxy
 from nameko.testing.services import entrypoint_hook
 
-from nameko_reliable.amqp.queues import handler_queue
-from nameko_reliable.messages import to_payload
 from nameko_reliable.testing.waiting import wait_for
 from tests.infrastructure.configuration import configuration
 
@@ -54,11 +52,7 @@ class Shop:
             yield rpc
 
     def publish(self, event):
-        """To its subscribers, as the relay of the event's source does; a hint to whoever listens."""
-        for subscriber in event.subscribers:
-            self.broker.publish(to_payload(event), queue=handler_queue(event, *subscriber, self.config).name)
-        if not event.subscribers:
-            self.broker.publish(to_payload(event), exchange=f"{event.source}.events", routing_key=event.name)
+        self.broker.publish_event(event)
 
     @contextmanager
     def listener(self, *event_classes):

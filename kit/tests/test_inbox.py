@@ -10,7 +10,6 @@ from nameko_reliable.database import Database
 from nameko_reliable.errors import DatabaseUnavailable
 from nameko_reliable.events import event_handler
 from nameko_reliable.inbox import once
-from nameko_reliable.messages import to_payload
 from nameko_reliable.rpc import rpc
 from nameko_reliable.testing.waiting import wait_for
 
@@ -183,7 +182,7 @@ def test_an_event_delivered_many_times_to_two_replicas_has_one_effect(tables, ru
     event = CakeBaked(cake="Torte")
 
     for _ in range(12):
-        broker.publish(to_payload(event), queue="evt-bakery-cake.baked--cafe.display")
+        broker.publish_event(event)
 
     wait_for(lambda: broker.depth("evt-bakery-cake.baked--cafe.display") == 0)
     wait_for(lambda: cafe.all(Cake.name) == ["Torte"])
@@ -213,7 +212,7 @@ def test_an_event_whose_handling_rolls_back_is_not_taken(tables, run_service, br
     cafe = tables("cafe")
     run_service(Cafe)
 
-    broker.publish(to_payload(CakeBaked(cake="Torte")), queue="evt-bakery-cake.baked--cafe.display")
+    broker.publish_event(CakeBaked(cake="Torte"))
 
     wait_for(lambda: cafe.all(Cake.name) == ["Torte"])
     assert len(tries) == 3

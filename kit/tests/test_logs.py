@@ -10,7 +10,6 @@ import pytest
 from bakery import CakeBaked
 from nameko_reliable.errors import DatabaseUnavailable
 from nameko_reliable.events import event_handler
-from nameko_reliable.messages import to_payload
 from nameko_reliable.rpc import rpc
 from nameko_reliable.telemetry.logs import LogContext, QuietExpectedErrors, bind_log_fields, formatter
 from nameko_reliable.testing.waiting import wait_for
@@ -88,12 +87,7 @@ def test_entries_of_a_handler_have_the_id_of_its_event(run_service, broker, line
     run_service(Bakery)
     event = CakeBaked(cake="Torte")
 
-    broker.publish(
-        to_payload(event),
-        exchange="bakery.events",
-        routing_key="cake.baked",
-        headers={"nameko.request_id": "r-1"},
-    )
+    broker.publish_event(event, headers={"nameko.request_id": "r-1"})
 
     [line] = wait_for(lambda: lines)
     assert (line["request_id"], line["event_id"]) == ("r-1", str(event.event_id))

@@ -12,7 +12,6 @@ from sqlalchemy import func, select, text
 from bakery import Cake, CakeBaked, OutboxEntry
 from nameko_reliable.database import Database
 from nameko_reliable.events import event_handler
-from nameko_reliable.messages import to_payload
 from nameko_reliable.outbox import Outbox
 from nameko_reliable.rpc import rpc
 from nameko_reliable.telemetry import gauges
@@ -234,7 +233,7 @@ def press(watched, monkeypatch):
 def test_events_are_counted_by_handler_and_outcome(press, broker):
     event = CakeBaked(cake="Torte", timestamp=datetime.now(UTC) - timedelta(seconds=90))
 
-    broker.publish(to_payload(event), exchange="bakery.events", routing_key="cake.baked")
+    broker.publish_event(event)
 
     attempts = "nameko_event_handler_duration_seconds_count"
     wait_for(lambda: press.count(attempts, event="cake.baked", handler="praise", outcome="handled") == 1)

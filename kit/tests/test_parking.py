@@ -15,7 +15,6 @@ from bakery import CakeBaked
 from nameko_reliable import parking
 from nameko_reliable.errors import NotReplayable, ParkingLotBusy, ServiceUnavailable, TooManyParked
 from nameko_reliable.events import event_handler
-from nameko_reliable.messages import to_payload
 from nameko_reliable.parking import ParkingLot
 from nameko_reliable.rpc import rpc
 from nameko_reliable.testing.waiting import wait_for
@@ -113,13 +112,7 @@ def park(broker, run_service, cafe):
 
     def park(*cakes):
         for cake in cakes:
-            event = CakeBaked(cake=cake)
-            broker.publish(
-                to_payload(event),
-                queue="evt-bakery-cake.baked--cafe.display",
-                message_id=str(event.event_id),
-                headers={"nameko.request_id": "r-1"},
-            )
+            broker.publish_event(CakeBaked(cake=cake), headers={"nameko.request_id": "r-1"})
         wait_for(lambda: broker.queue_exists("parked.cafe") and broker.depth("parked.cafe") == len(cakes))
         return container
 

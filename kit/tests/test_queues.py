@@ -9,7 +9,6 @@ from nameko_reliable.amqp import queues
 from nameko_reliable.database import Database
 from nameko_reliable.errors import DatabaseUnavailable
 from nameko_reliable.events import event_handler
-from nameko_reliable.messages import to_payload
 from nameko_reliable.outbox import Outbox
 from nameko_reliable.parking import ParkingLot
 from nameko_reliable.rpc import rpc
@@ -67,7 +66,7 @@ def test_what_comes_back_too_often_is_parked_with_its_reason_and_can_be_replayed
 
     run_service(cafe_of(display, pauses_seconds=(1,)), AMQP_URI=proxy.uri, **QUORUM)
     event = CakeBaked(cake="Torte")
-    broker.publish(to_payload(event), queue=QUEUE, headers={"nameko.request_id": "r-1", "x-attempt": 1})
+    broker.publish_event(event, headers={"nameko.request_id": "r-1", "x-attempt": 1})
     for number in (1, 2):
         wait_for(lambda number=number: len(tries) == number)
         proxy.cut()
@@ -93,7 +92,7 @@ def test_a_parked_message_may_be_looked_at_more_often_than_any_limit(run_service
 
     run_service(cafe_of(display, pauses_seconds=()), **QUORUM)
     for cake in "ab":
-        broker.publish(to_payload(CakeBaked(cake=cake)), queue=QUEUE)
+        broker.publish_event(CakeBaked(cake=cake))
     wait_for(lambda: broker.depth("parked.cafe") == 2)
 
     lists = [cluster.cafe.list() for _ in range(25)]

@@ -11,6 +11,10 @@ from urllib.parse import quote
 from amqp.exceptions import NotFound
 from kombu import Connection, Queue
 from kombu.message import Message
+from nameko.standalone.events import get_event_exchange
+
+from nameko_reliable.amqp.queues import handler_queue
+from nameko_reliable.messages import to_payload
 
 
 class Brokers:
@@ -58,22 +62,18 @@ class Broker:
 
     def publish(self, body, queue=None, exchange="", routing_key=None, **properties):
         """A raw message: bytes as they are, text as UTF-8, anything else as JSON."""
-        properties.setdefault("content_type", "application/json")
-        if not isinstance(body, (bytes, str)):
-            body = json.dumps(body)
-        if isinstance(body, str):
-            body = body.encode()
-        headers = properties.pop("headers", {})
         with self.channel() as channel:
-            channel.confirm_select()
-            message = channel.prepare_message(
-                body,
-                content_type=properties.pop("content_type"),
-                content_encoding=properties.pop("content_encoding", "utf-8"),
-                headers=headers,
-                properties=properties,
-            )
-            channel.basic_publish_confirm(message, exchange=exchange, routing_key=routing_key or queue or "")
+            _publish(channel, [(exchange, routing_key or queue or "")], body, **properties)
+
+    def publish_event(self, event, **properties):
+        """As the relay of the event's source does: to the exchange, and to the subscribers' queues that are there."""
+        exchange = get_event_exchange(event.source, {})
+        # A queue's name is the same whatever the configuration.
+        queues = [handler_queue(event, service, method, {}).name for service, method in event.subscribers]
+        addresses = [*(("", queue) for queue in queues), (exchange.name, event.name)]
+        with self.channel() as channel:
+            exchange(channel).declare()
+            _publish(channel, addresses, to_payload(event), message_id=str(event.event_id), **properties)
 
     def declare(self, name, **options):
         with self.channel() as channel:
@@ -142,3 +142,21 @@ class Broker:
 
     def _ask(self, path):
         return self._brokers.request("GET", path)
+
+
+def _publish(channel, addresses, body, **properties):
+    properties.setdefault("content_type", "application/json")
+    if not isinstance(body, (bytes, str)):
+        body = json.dumps(body)
+    if isinstance(body, str):
+        body = body.encode()
+    message = channel.prepare_message(
+        body,
+        content_type=properties.pop("content_type"),
+        content_encoding=properties.pop("content_encoding", "utf-8"),
+        headers=properties.pop("headers", {}),
+        properties=properties,
+    )
+    channel.confirm_select()
+    for exchange, routing_key in addresses:
+        channel.basic_publish_confirm(message, exchange=exchange, routing_key=routing_key)

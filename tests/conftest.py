@@ -1,9 +1,12 @@
 """What every test may ask for. Each server is started when the first test wants it, and ends with the session."""
 
+from contextlib import closing
+
 import hypothesis
 import pytest
 
 from nameko_reliable.testing.databases import DatabaseUris
+from nameko_reliable.testing.events import PublishedEvents
 from nameko_reliable.testing.servers import free_port
 from tests.infrastructure.configuration import configuration
 from tests.infrastructure.databases import Databases
@@ -89,6 +92,13 @@ def sign_in_provider(sign_in_provider_server):
 def config(broker, database, smtp):
     """What config.yaml would say, with a broker, databases and an SMTP server of this test's own."""
     return configuration(broker, DatabaseUris(database), smtp, GATEWAY_PORT=str(free_port()))
+
+
+@pytest.fixture
+def published_events(shop):
+    """As the kit's, of the shop that the tests of a folder share."""
+    with closing(PublishedEvents(shop.broker)) as published:
+        yield published
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import psycopg2.extras
 from kombu import Connection, Queue
 from nameko.containers import ServiceContainer
 from nameko.exceptions import deserialize
-from nameko.standalone.events import get_event_exchange
 from nameko.standalone.rpc import ClusterRpcProxy
 from nameko.testing.services import entrypoint_hook
 
@@ -53,25 +52,6 @@ class Shop:
 
     def publish(self, event):
         self.broker.publish_event(event)
-
-    @contextmanager
-    def listener(self, *event_classes):
-        """`heard(user_id)` gives the payloads of these events about a user that came in the block so far."""
-        name = uuid4().hex
-        self.broker.declare(name)
-        with self.broker.channel() as channel:
-            for event_class in event_classes:
-                exchange = get_event_exchange(event_class.source, self.config)(channel)
-                exchange.declare()
-                channel.queue_bind(name, exchange.name, event_class.name)
-
-        def heard(user_id):
-            payloads = [message.payload for message in self.broker.peek(name)]
-            return [payload for payload in payloads if payload["user_id"] == user_id]
-
-        yield heard
-        with self.broker.channel() as channel:
-            channel.queue_delete(name)
 
     def call_twice(self, service, method, **kwargs):
         """The two answers to one call that the broker delivers again, its replica having died unacknowledged."""

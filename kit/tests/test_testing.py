@@ -1,10 +1,62 @@
 """nameko_reliable.testing: what a project's own tests stand on."""
 
-from bakery import Base, Cake, CakeBaked, InboxEntry
+import pytest
+from nameko.events import EventDispatcher
+from nameko.testing.services import once
+
+from bakery import Base, Cake, CakeBaked, InboxEntry, OutboxEntry
 from nameko_reliable.database import Database
 from nameko_reliable.events import broadcast_handler, event_handler
+from nameko_reliable.outbox import Outbox
+from nameko_reliable.rpc import rpc
 from nameko_reliable.testing.databases import Databases, Tables
 from nameko_reliable.testing.waiting import wait_for
+
+
+class Bakery:
+    name = "bakery"
+
+    db = Database()
+    outbox = Outbox(OutboxEntry, events=[CakeBaked])
+
+    @rpc
+    def bake(self, *cakes, oven=0):
+        with self.db.transaction() as session:
+            for cake in cakes:
+                session.add(Cake(name=cake))
+                self.outbox.add(session, CakeBaked(cake=cake, oven=oven), key=oven)
+
+
+def test_a_published_event_is_waited_for_and_given_as_its_class(run_service, rpc, published_events, wait_for_event):
+    run_service(Bakery)
+
+    rpc.bakery.bake("Torte", "Strudel", oven=2)
+
+    strudel = wait_for_event(CakeBaked, where=lambda event: event.cake == "Strudel")
+    assert (strudel.oven, type(strudel)) == (2, CakeBaked)
+    assert [event.cake for event in published_events.all(CakeBaked)] == ["Torte", "Strudel"]
+
+
+def test_an_event_without_a_class_is_waited_for_by_source_and_name(run_service, wait_for_event):
+    class Press:
+        name = "press"
+
+        dispatch = EventDispatcher()
+
+        @once
+        def review(self):
+            self.dispatch("review.written", {"stars": 3})
+
+    run_service(Press)
+
+    assert wait_for_event("press", "review.written", where=lambda payload: payload["stars"] > 2) == {"stars": 3}
+
+
+def test_an_event_that_does_not_come_is_said_to_be_missing_among_those_that_came(broker, wait_for_event):
+    broker.publish_event(CakeBaked(cake="Torte"))
+
+    with pytest.raises(AssertionError, match=r"CakeBaked'> is not among those published: .*cake='Torte'"):
+        wait_for_event(CakeBaked, where=lambda event: event.cake == "Strudel", seconds=0)
 
 
 def test_an_event_that_a_test_publishes_comes_to_subscribers_and_listeners(run_service, broker, tables):

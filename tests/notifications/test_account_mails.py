@@ -4,7 +4,7 @@ import re
 import pytest
 from nameko.standalone.events import get_event_exchange
 
-from contracts.notifications import NotificationNotFound
+from contracts.notifications import NotificationCreated, NotificationNotFound
 from contracts.users import InvalidToken, MailNotNeeded
 from nameko_reliable.testing.waiting import wait_for
 from services.notifications import Notifications
@@ -338,14 +338,15 @@ def test_a_mail_about_the_password_says_so_to_an_admin(shop, smtp, account):
     assert notification["event_type"] == "password_reset"
 
 
-def test_account_mails_are_not_pushed(shop, smtp, account, pushes):
+def test_account_mails_are_not_pushed(shop, smtp, account, published_events):
     shop.publish(event := user_password_reset_requested(**account))
     wait_until(shop, event, status="sent")
 
     shop.publish(order := order_created(user_id=account["user_id"]))
 
-    wait_for(lambda: any(push.order_id == order.order_id for push in pushes))
-    assert [push.event_type for push in pushes if push.user_id == account["user_id"]] == ["order_confirmation"]
+    published_events.wait_for(NotificationCreated, where=lambda push: push.order_id == order.order_id)
+    pushes = published_events.all(NotificationCreated, where=lambda push: push.user_id == account["user_id"])
+    assert [push.event_type for push in pushes] == ["order_confirmation"]
 
 
 # Where the token is not

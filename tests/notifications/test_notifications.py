@@ -3,7 +3,7 @@ from uuid import uuid4
 
 import pytest
 
-from contracts.notifications import NotFailed, NotificationNotFound
+from contracts.notifications import NotFailed, NotificationCreated, NotificationNotFound
 from contracts.types import InvalidInput
 from nameko_reliable.telemetry.logs import formatter
 from nameko_reliable.testing.waiting import wait_for
@@ -563,13 +563,13 @@ def test_what_is_no_id_is_refused(notifications, notification_id):
 # Pushes
 
 
-def test_a_stored_notification_is_pushed_though_no_mail_can_go(shop, notifications, smtp, pushes):
+def test_a_stored_notification_is_pushed_though_no_mail_can_go(shop, notifications, smtp, wait_for_event):
     event = order_created()
     smtp.stop()
 
     shop.publish(event)
 
-    [push] = wait_for(lambda: [one for one in pushes if one.order_id == event.order_id])
+    push = wait_for_event(NotificationCreated, where=lambda push: push.order_id == event.order_id)
     stored = notifications.get_notification(notification_id=find(shop, event)["id"])
     assert (push.id, push.user_id, push.event_type, push.subject, push.message) == tuple(
         stored[name] for name in ("id", "user_id", "event_type", "subject", "message")

@@ -2,6 +2,7 @@
 
 import pytest
 
+from contracts.notifications import NotificationCreated
 from nameko_reliable.testing.waiting import wait_for
 from services.notifications import Notifications
 from tests.factories import a_customer, order_created, order_status_updated
@@ -10,6 +11,12 @@ from tests.factories import a_customer, order_created, order_status_updated
 @pytest.fixture
 def customer(shop, smtp):
     return a_customer()
+
+
+@pytest.fixture
+def pushes(published_events, customer):
+    """`pushes()`: what has been pushed to the customer so far."""
+    return lambda: published_events.all(NotificationCreated, where=lambda push: push.user_id == customer["user_id"])
 
 
 def orders_that_are_cancelled(number, customer, **fields):
@@ -79,7 +86,7 @@ def test_an_unproven_address_gets_six_order_mails_and_all_the_rest_in_lists_and_
         for event, kind in zip(events, ("order_confirmation", "order_status_update") * 5, strict=True)
     }
     assert [row["error_message"] for row in page["notifications"]].count(f"summed up in {summary_id}") == 4
-    wait_for(lambda: len([push for push in pushes if push.user_id == customer["user_id"]]) == 10)
+    wait_for(lambda: len(pushes()) == 10)
 
 
 def test_an_hour_later_one_mail_says_how_the_other_orders_stand(shop, smtp, customer):
@@ -192,4 +199,4 @@ def test_a_summary_is_for_the_inbox_and_for_admins_alone(shop, smtp, customer, p
     )
     own = shop.rpc.notifications.list_notifications(user_id=customer["user_id"])
     assert (own["total"], summary_id in [row["id"] for row in own["notifications"]]) == (8, False)
-    wait_for(lambda: len([push for push in pushes if push.user_id == customer["user_id"]]) == 8)
+    wait_for(lambda: len(pushes()) == 8)

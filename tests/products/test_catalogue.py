@@ -6,7 +6,6 @@ import pytest
 
 from contracts.products import InsufficientStock, ProductChanged, ProductNotFound, StaleVersion
 from contracts.types import MAX_INT, InvalidInput, Taken
-from nameko_reliable.events import broadcast_handler
 from nameko_reliable.testing.waiting import wait_for
 from services.products import Products
 from tests.factories import a_line, a_product
@@ -456,17 +455,13 @@ def test_a_creation_that_is_delivered_again_makes_one_product(shop):
 # Hints
 
 
-class Listener:
-    name = "listener"
-    heard = []
-
-    @broadcast_handler(ProductChanged)
-    def hear(self, event):
-        self.heard.append(event)
+@pytest.fixture
+def told(published_events):
+    """`told(product)`: the changes of the product that have been told so far."""
+    return lambda product: published_events.all(ProductChanged, where=lambda event: event.id == product["id"])
 
 
-def test_changes_of_a_product_are_told_at_intervals_and_the_last_one_always(shop, products):
-    shop.run(Listener)
+def test_changes_of_a_product_are_told_at_intervals_and_the_last_one_always(products, told):
     product = products.create_product(**a_product(stock_quantity=0))
     other = products.create_product(**a_product())
     began = time.monotonic()
@@ -477,21 +472,19 @@ def test_changes_of_a_product_are_told_at_intervals_and_the_last_one_always(shop
     products.update_product(product_id=other["id"], price="99")
 
     last = (26, product["revision"] + 1)
-    heard = lambda: [event for event in Listener.heard if event.id == product["id"]]  # noqa: E731
-    wait_for(lambda: [(event.stock_quantity, event.revision) for event in heard()][-1:] == [last])
-    assert len(heard()) <= 2 + (time.monotonic() - began) / 0.25
-    assert [event.revision for event in heard()] == sorted(event.revision for event in heard())
-    wait_for(lambda: [str(event.price) for event in Listener.heard if event.id == other["id"]][-1:] == ["99.00"])
+    wait_for(lambda: [(event.stock_quantity, event.revision) for event in told(product)][-1:] == [last])
+    assert len(told(product)) <= 2 + (time.monotonic() - began) / 0.25
+    assert [event.revision for event in told(product)] == sorted(event.revision for event in told(product))
+    wait_for(lambda: [str(event.price) for event in told(other)][-1:] == ["99.00"])
 
 
-def test_a_refused_change_is_not_told(shop, products):
-    shop.run(Listener)
+def test_a_refused_change_is_not_told(products, told):
     product = products.create_product(**a_product(stock_quantity=1))
-    told = products.create_product(**a_product())
+    other = products.create_product(**a_product())
 
     refusal_of(products.set_stock.call_async(product_id=product["id"], delta=-2))
     refusal_of(products.reserve_stock.call_async(reservation_id=str(uuid4()), lines=[a_line(product, 2)]))
-    products.set_stock(product_id=told["id"], delta=1)
+    products.set_stock(product_id=other["id"], delta=1)
 
-    wait_for(lambda: any(event.id == told["id"] and event.revision == 2 for event in Listener.heard))
-    assert {event.revision for event in Listener.heard if event.id == product["id"]} <= {1}
+    wait_for(lambda: any(event.revision == 2 for event in told(other)))
+    assert {event.revision for event in told(product)} <= {1}

@@ -44,10 +44,15 @@ def is_verified(shop, account):
 
 
 @pytest.fixture
-def heard(shop):
-    """`heard(user_id)`: what users has asked to be mailed to an account."""
-    with shop.listener(UserPasswordResetRequested, UserVerificationRequested) as heard:
-        yield heard
+def heard(published_events):
+    """`heard(user_id)`: what users has asked to be mailed to an account, as it was published."""
+    names = [UserPasswordResetRequested.name, UserVerificationRequested.name]
+
+    def heard(user_id):
+        every = [payload for name in names for payload in published_events.all("users", name)]
+        return [payload for payload in every if payload["user_id"] == user_id]
+
+    return heard
 
 
 # Asking for a new password

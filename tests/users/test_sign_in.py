@@ -14,7 +14,7 @@ from contracts.users import (
     UnprovenAddress,
     UserRegistered,
 )
-from nameko_reliable.testing.waiting import wait_for
+from nameko_reliable.testing.events import PublishedEvents
 from services.users import Users
 from tests.factories import an_account
 from tests.shop import refusal_of, running_shop
@@ -81,11 +81,12 @@ def test_a_newcomer_gets_an_account_and_a_session(client_shop, sign_in, email):
 
 
 def test_a_newcomer_is_told_to_the_shop(client_shop, sign_in, email):
-    with client_shop.listener(UserRegistered) as heard:
-        user = user_of(client_shop, sign_in(email=email))
+    published = PublishedEvents(client_shop.broker)
 
-        [payload] = wait_for(lambda: heard(user["id"]))
-    assert payload["email"] == email
+    user = user_of(client_shop, sign_in(email=email))
+
+    event = published.wait_for(UserRegistered, where=lambda event: event.user_id == user["id"])
+    assert event.email == email
 
 
 def test_who_comes_back_has_the_same_account_whatever_address_they_have_now(client_shop, sign_in, email):

@@ -5,8 +5,7 @@ import jwt
 import pytest
 
 from contracts.types import InvalidInput, Taken
-from contracts.users import InvalidCredentials, UserNotFound, UserRegistered
-from nameko_reliable.testing.waiting import wait_for
+from contracts.users import InvalidCredentials, UserNotFound
 from services.users import Users
 from tests.factories import an_account
 from tests.shop import refusal_of
@@ -101,11 +100,10 @@ def test_a_registration_out_of_bounds_is_refused(shop):
     assert set(refusal.value.errors) == {"email", "username", "password"}
 
 
-def test_a_registration_is_told_to_the_shop(shop):
-    with shop.listener(UserRegistered) as heard:
-        user = shop.rpc.users.register(**an_account())
+def test_a_registration_is_told_to_the_shop(shop, wait_for_event):
+    user = shop.rpc.users.register(**an_account())
 
-        [payload] = wait_for(lambda: heard(user["id"]))
+    payload = wait_for_event("users", "user.registered", where=lambda payload: payload["user_id"] == user["id"])
     assert payload["email"] == user["email"]
     assert not set(payload) & {"password", "password_hash", "token"}
 

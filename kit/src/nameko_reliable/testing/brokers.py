@@ -116,6 +116,10 @@ class Broker:
         for name in self.connections():
             self._brokers.request("DELETE", f"connections/{quote(name, safe='')}")
 
+    def trace(self):
+        """Have the broker publish a copy of each message to the exchange amq.rabbitmq.trace, from now on."""
+        self._brokers.request("PUT", f"vhosts/{self.vhost}", {"tracing": True})
+
     @contextmanager
     def full(self, name):
         """In the block the queue takes no message beyond those that are in it, and at least one."""

@@ -26,6 +26,7 @@ from nameko_reliable.testing.brokers import Brokers
 from nameko_reliable.testing.collector import Collector
 from nameko_reliable.testing.configuration import configuration
 from nameko_reliable.testing.databases import Databases, DatabaseUris, Tables
+from nameko_reliable.testing.events import PublishedEvents
 from nameko_reliable.testing.proxy import UriProxy
 from nameko_reliable.testing.servers import Postgres, PostgresServer, RabbitMQ, RabbitMQServer, free_port
 
@@ -85,6 +86,21 @@ def broker(brokers):
     broker = brokers.new()
     yield broker
     brokers.delete(broker)
+
+
+@pytest.fixture
+def published_events(broker):
+    """The events that are published in this test: `published_events.all(CakeBaked)` are those so far."""
+    return PublishedEvents(broker)
+
+
+@pytest.fixture
+def wait_for_event(published_events):
+    """`wait_for_event(CakeBaked)` returns the first that is published in this test, as soon as it is.
+
+    `wait_for_event("bakery", "cake.baked", where=lambda payload: payload["cake"] == "Torte", seconds=5)`
+    """
+    return published_events.wait_for
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from nameko.exceptions import deserialize
 from nameko.standalone.rpc import ClusterRpcProxy
 from nameko.testing.services import entrypoint_hook
 
+from nameko_reliable.testing.outbox import OutboxTable
 from nameko_reliable.testing.waiting import wait_for
 from tests.infrastructure.configuration import configuration
 
@@ -52,6 +53,9 @@ class Shop:
 
     def publish(self, event):
         self.broker.publish_event(event)
+
+    def outbox(self, service_class):
+        return OutboxTable(service_class, self.config["DB_URIS"][service_class.name])
 
     def call_twice(self, service, method, **kwargs):
         """The two answers to one call that the broker delivers again, its replica having died unacknowledged."""

@@ -59,6 +59,20 @@ def test_an_event_that_does_not_come_is_said_to_be_missing_among_those_that_came
         wait_for_event(CakeBaked, where=lambda event: event.cake == "Strudel", seconds=0)
 
 
+def test_a_held_outbox_shows_the_events_that_were_committed(run_service, rpc, outbox, published_events, wait_for_event):
+    run_service(Bakery)
+
+    with outbox(Bakery).held() as pending:
+        rpc.bakery.bake("Torte", "Strudel", oven=1)
+        rpc.bakery.bake("Pie", oven=2)
+
+        assert [event.cake for event in pending()] == ["Torte", "Strudel", "Pie"]
+        assert [event.cake for event in pending(key=2)] == ["Pie"]
+        assert published_events.all(CakeBaked) == []
+    wait_for_event(CakeBaked, where=lambda event: event.cake == "Pie")
+    wait_for(lambda: outbox(Bakery).pending() == [])
+
+
 def test_an_event_that_a_test_publishes_comes_to_subscribers_and_listeners(run_service, broker, tables):
     heard = []
 

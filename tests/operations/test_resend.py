@@ -41,7 +41,7 @@ def delete_queues(shop, service, *event_classes):
 
 def wait_until_sent(shop, *services):
     for service in services:
-        wait_for(lambda service=service: shop.sql(service, "SELECT count(*) FROM outbox") == [(0,)])
+        wait_for(lambda service=service: shop.outbox(service).pending() == [])
 
 
 def test_mails_whose_events_were_deleted_come_and_the_others_no_second_time(own_shop, environment, smtp):
@@ -60,14 +60,14 @@ def test_mails_whose_events_were_deleted_come_and_the_others_no_second_time(own_
     own_shop.rpc.users.request_password_reset(email=early["email"])
     own_shop.rpc.orders.update_status(order_id=order["id"], status="confirmed")
     wait_for(lambda: own_shop.sql("users", "SELECT count(*) FROM mail_requests WHERE answered_at IS NULL") == [(0,)])
-    wait_until_sent(own_shop, "orders", "users")
+    wait_until_sent(own_shop, Orders, Users)
     kinds = (OrderCreated, OrderStatusUpdated, UserRegistered, UserPasswordResetRequested)
     lost = delete_queues(own_shop, "notifications", *kinds)
 
     # The second time is one too many.
     for _ in range(2):
         resend(["--since", since(timedelta(hours=1))])
-    wait_until_sent(own_shop, "orders", "users")
+    wait_until_sent(own_shop, Orders, Users)
     own_shop.run(Notifications)
 
     wait_for(lambda: (len(smtp.messages(to=early["email"])), len(smtp.messages(to=late["email"]))) == (4, 1))
@@ -90,12 +90,12 @@ def test_stock_of_a_cancel_that_was_deleted_goes_back_once(own_shop, environment
     wait_for(lambda: own_shop.rpc.products.get_product(product_id=product["id"])["stock_quantity"] == 7)
     products.stop()
     own_shop.rpc.orders.update_status(order_id=orders[1]["id"], status="cancelled")
-    wait_until_sent(own_shop, "orders")
+    wait_until_sent(own_shop, Orders)
     lost = delete_queues(own_shop, "products", OrderStatusUpdated)
 
     resend(["--since", since(timedelta(hours=1)), "--service", "orders"])
 
-    wait_until_sent(own_shop, "orders")
+    wait_until_sent(own_shop, Orders)
     own_shop.run(Products)
     wait_for(lambda: own_shop.rpc.products.get_product(product_id=product["id"])["stock_quantity"] == 10)
     assert lost == 1

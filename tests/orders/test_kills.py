@@ -3,9 +3,10 @@
 import psutil
 import pytest
 
-from contracts.orders import RequestInFlight
+from contracts.orders import OrderCreated, RequestInFlight
 from nameko_reliable.testing.waiting import wait_for
 from services.notifications import Notifications
+from services.orders import Orders
 from services.products import Products
 from tests.factories import a_customer, a_line, a_product, place_order
 
@@ -91,19 +92,19 @@ def test_killed_between_reservation_and_commit_and_never_asked_again(own_shop, s
 def test_killed_between_commit_and_publishing(own_shop, start_orders, product, customer, smtp):
     own_shop.run(Notifications)
     orders = start_orders()
-    with own_shop.transaction("orders", "SELECT pg_advisory_xact_lock(hashtext('outbox'))"):
+    with own_shop.outbox(Orders).held() as pending:
         order = place_order(own_shop.rpc, a_line(product, 3), customer=customer, key="key")
 
         orders.kill()
 
-        assert own_shop.sql("orders", "SELECT event_name FROM outbox") == [("order.created",)]
+        assert [type(event) for event in pending()] == [OrderCreated]
         assert states(own_shop) == ["open"]
 
     start_orders()
     assert place_order(own_shop.rpc, a_line(product, 3), customer=customer, key="key") == order
     wait_for(lambda: states(own_shop) == ["committed"])
     wait_for(lambda: len(smtp.messages(to=customer["user_email"])) == 1)
-    assert own_shop.sql("orders", "SELECT event_name FROM outbox") == []
+    assert own_shop.outbox(Orders).pending() == []
     assert stock(own_shop, product) == 7
 
 

@@ -152,15 +152,6 @@ def test_the_limits_are_multiplied_like_every_other(own_shop, scale, most):
 # Orders that are never confirmed
 
 
-@pytest.fixture
-def held_outbox(shop):
-    """The relay stands still, so that its rows can be seen."""
-    with shop.transaction("orders", "SELECT pg_advisory_xact_lock(hashtext('outbox'))"):
-        yield lambda order: shop.sql(
-            "orders", "SELECT event_name, payload FROM outbox WHERE key = %s ORDER BY id", str(order["id"])
-        )
-
-
 def let_pass(shop, hours, *orders):
     ids = [order["id"] for order in orders]
     older = "UPDATE orders SET created_at = created_at - make_interval(hours => %s) WHERE id = ANY(%s)"
@@ -176,7 +167,7 @@ def steps(shop, order):
     return [(step["status"], step["by"]) for step in history]
 
 
-def test_an_order_that_stays_pending_is_cancelled_by_the_shop_itself(shop, product, held_outbox):
+def test_an_order_that_stays_pending_is_cancelled_by_the_shop_itself(shop, product, events_of):
     late, early, confirmed = (place_order(shop.rpc, a_line(product, 2)) for _ in range(3))
     shop.rpc.orders.update_status(order_id=confirmed["id"], status="confirmed")
     let_pass(shop, 49, late, confirmed)
@@ -186,9 +177,9 @@ def test_an_order_that_stays_pending_is_cancelled_by_the_shop_itself(shop, produ
 
     assert steps(shop, late) == [("pending", "customer"), ("cancelled", "system")]
     assert [steps(shop, order)[-1][0] for order in (early, confirmed)] == ["pending", "confirmed"]
-    name, payload = held_outbox(late)[-1]
-    assert (name, payload["sequence"], payload["old_status"]) == (OrderStatusUpdated.name, 2, "pending")
-    assert (payload["new_status"], payload["reason"]) == ("cancelled", "not-confirmed")
+    event = events_of(late)[-1]
+    assert (type(event), event.sequence, event.old_status) == (OrderStatusUpdated, 2, "pending")
+    assert (event.new_status, event.reason) == ("cancelled", "not-confirmed")
 
 
 def test_what_the_shop_cancels_gives_its_stock_back(shop, product):

@@ -14,6 +14,7 @@ from contracts.users import (
     UserVerificationRequested,
 )
 from nameko_reliable.testing.waiting import wait_for
+from services.users import Users
 from tests.factories import an_account
 from tests.shop import refusal_of
 
@@ -71,7 +72,7 @@ def test_who_asks_ten_times_is_sent_one_mail(shop, account, heard):
         shop.rpc.users.request_password_reset(email=account["email"])
 
     wait_for(lambda: shop.sql("users", "SELECT count(*) FROM mail_requests WHERE answered_at IS NULL") == [(0,)])
-    wait_for(lambda: shop.sql("users", "SELECT count(*) FROM outbox") == [(0,)])
+    wait_for(lambda: shop.outbox(Users).pending() == [])
     assert len(heard(account["id"])) == 1
 
 
@@ -104,7 +105,7 @@ def test_an_address_gets_three_mails_of_a_kind_in_half_an_hour(shop, account, he
             shop.sql("users", "UPDATE mail_requests SET answered_at = answered_at - interval '61 seconds'")
 
     ask_every_minute(6)
-    wait_for(lambda: shop.sql("users", "SELECT count(*) FROM outbox") == [(0,)])
+    wait_for(lambda: shop.outbox(Users).pending() == [])
     assert len(heard(account["id"])) == 3
     shop.sql("users", "UPDATE mail_requests SET answered_at = answered_at - interval '25 minutes'")
     ask_every_minute(1)
@@ -132,7 +133,7 @@ def test_a_disabled_account_and_nobody_are_sent_nothing(shop, account, heard):
         shop.rpc.users.request_password_reset(email=email)
 
     wait_for(lambda: shop.sql("users", "SELECT count(*) FROM mail_requests WHERE answered_at IS NULL") == [(0,)])
-    wait_for(lambda: shop.sql("users", "SELECT count(*) FROM outbox") == [(0,)])
+    wait_for(lambda: shop.outbox(Users).pending() == [])
     assert len(heard(account["id"])) == 0
 
 
@@ -293,7 +294,7 @@ def test_who_asks_for_the_mail_ten_times_is_sent_one(shop, account, heard):
     shop.rpc.users.request_password_reset(email=account["email"])
 
     wait_for(lambda: shop.sql("users", "SELECT count(*) FROM mail_requests WHERE answered_at IS NULL") == [(0,)])
-    wait_for(lambda: shop.sql("users", "SELECT count(*) FROM outbox") == [(0,)])
+    wait_for(lambda: shop.outbox(Users).pending() == [])
     assert len(heard(account["id"])) == 2, "one of each kind"
 
 

@@ -63,6 +63,8 @@ DECLARE_PAUSE_SECONDS = 1
 # In the place of a queue's name.
 EXCHANGE = ""
 REMEMBERED_ROWS = 10_000
+# Held by the relay that is at work.
+RELAY_LOCK = func.hashtext("outbox")
 
 WAITING = Gauge("outbox_messages", "Events that wait in the outbox.", ["service"], registry=KIT)
 OLDEST_AGE = Gauge(
@@ -144,7 +146,7 @@ class Outbox(DependencyProvider):
         """Publish what is due; true when another round may find more."""
         try:
             with self.engine.session() as session:
-                if not session.scalar(select(func.pg_try_advisory_xact_lock(func.hashtext("outbox")))):
+                if not session.scalar(select(func.pg_try_advisory_xact_lock(RELAY_LOCK))):
                     # Another replica's round; it may have looked before our commit.
                     eventlet.sleep(OTHER_REPLICA_SECONDS)
                     return True

@@ -27,6 +27,7 @@ from nameko_reliable.testing.collector import Collector
 from nameko_reliable.testing.configuration import configuration
 from nameko_reliable.testing.databases import Databases, DatabaseUris, Tables
 from nameko_reliable.testing.events import PublishedEvents
+from nameko_reliable.testing.outbox import OutboxTable
 from nameko_reliable.testing.proxy import UriProxy
 from nameko_reliable.testing.servers import Postgres, PostgresServer, RabbitMQ, RabbitMQServer, free_port
 
@@ -191,6 +192,15 @@ def tables(database):
     yield tables
     for each in made.values():
         each.engine.dispose()
+
+
+@pytest.fixture
+def outbox(database):
+    """`outbox(Bakery).pending()`: the events of the service that have been committed and not published yet.
+
+    They leave at once. `with outbox(Bakery).held() as pending:` keeps them there.
+    """
+    return lambda service_class: OutboxTable(service_class, database(service_class.name))
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def test_a_published_event_is_waited_for_and_given_as_its_class(run_service, rpc
     rpc.bakery.bake("Torte", "Strudel", oven=2)
 
     strudel = wait_for_event(CakeBaked, where=lambda event: event.cake == "Strudel")
-    assert (strudel.oven, type(strudel)) == (2, CakeBaked)
+    assert (strudel.cake, strudel.oven, type(strudel)) == ("Strudel", 2, CakeBaked)
     assert [event.cake for event in published_events.all(CakeBaked)] == ["Torte", "Strudel"]
 
 

@@ -74,9 +74,8 @@ class Bakery:
 
 
 @pytest.fixture
-def bakery(tables, run_service):
+def bakery(run_service):
     """A running Bakery's container."""
-    tables("bakery")
     return run_service(Bakery)
 
 

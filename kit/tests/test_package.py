@@ -99,7 +99,8 @@ def test_without_the_extra_for_traces_services_need_nothing_of_opentelemetry(imp
 def test_the_kit_knows_no_word_of_its_first_user(word):
     # An underscore parts words, too.
     pattern = re.compile(f"(?<![a-z]){word}(?![a-z])", re.IGNORECASE)
-    files = [*SOURCES.rglob("*.py"), KIT / "README.md", KIT / "CHANGELOG.md", KIT / "LICENSE", KIT / "pyproject.toml"]
+    texts = [KIT / name for name in ("README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml")]
+    files = [*SOURCES.rglob("*.py"), *KIT.glob("docs/*.md"), *texts]
 
     found = [
         f"{path.relative_to(KIT)}:{number}: {line.strip()}"

@@ -13,7 +13,7 @@ from nameko.rpc import rpc as stock_rpc
 from nameko.standalone.events import event_dispatcher
 from sqlalchemy import create_engine, inspect
 
-from bakery import CakeBaked
+from bakery import Base, CakeBaked
 from nameko_reliable import moving
 from nameko_reliable.__main__ import main
 from nameko_reliable.amqp import consumers
@@ -271,6 +271,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "moving.md"
 def test_the_pages_tables_are_those_of_the_mixins(database, tables):
     [statements] = re.findall(r"```sql\n(.*?)```", PAGE.read_text(), re.DOTALL)
     made = create_engine(database("cafe"))
+    Base.metadata.drop_all(made)
 
     with made.begin() as connection:
         connection.exec_driver_sql(statements)

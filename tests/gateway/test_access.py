@@ -46,7 +46,7 @@ def test_every_operation_says_who_may_use_it(operation):
 
 
 @of_access("user", "owner", "owner or admin", "admin")
-def test_without_a_token_the_answer_is_401_whatever_else_is_wrong(anonymous, operation):
+def test_a_request_without_a_token_gets_401_before_validation(anonymous, operation):
     answer = anonymous.request(operation.method, operation.path_with(1), **HOPELESS)
 
     assert answer.status_code == 401
@@ -55,7 +55,7 @@ def test_without_a_token_the_answer_is_401_whatever_else_is_wrong(anonymous, ope
 
 
 @of_access("admin")
-def test_a_customer_at_an_admins_route_gets_403_whatever_else_is_wrong(customer, operation):
+def test_a_customer_gets_403_at_an_admin_route_before_validation(customer, operation):
     answer = customer.request(operation.method, operation.path_with(1), **HOPELESS)
 
     assert answer.status_code == 403
@@ -63,7 +63,7 @@ def test_a_customer_at_an_admins_route_gets_403_whatever_else_is_wrong(customer,
 
 
 @of_access("public")
-def test_everybody_may_use_a_public_route(shop, operation):
+def test_anyone_may_use_a_public_route(shop, operation):
     """Also with a token that doesn't hold: a public route ignores it."""
     for headers in ({}, {"Authorization": "Bearer nonsense"}):
         answer = requests.request(
@@ -73,12 +73,12 @@ def test_everybody_may_use_a_public_route(shop, operation):
 
 
 @of_access("user", "owner", "owner or admin")
-def test_a_customer_may_use_a_users_route(customer, operation):
+def test_a_customer_may_use_a_user_route(customer, operation):
     assert kind_of_refusal(customer.request(operation.method, operation.path_with(1), **HOPELESS)) is None
 
 
 @every_operation
-def test_an_admin_is_refused_nowhere_by_role(admin, operation):
+def test_an_admin_is_never_refused_by_role(admin, operation):
     # Not followed: a redirect leads out of the shop.
     answer = admin.request(operation.method, operation.path_with(999_999_999), allow_redirects=False)
 
@@ -86,7 +86,7 @@ def test_an_admin_is_refused_nowhere_by_role(admin, operation):
 
 
 @pytest.mark.parametrize("operation", RAISED, ids=str)
-def test_a_parameter_for_admins_is_refused_to_all_others(anonymous, customer, admin, operation):
+def test_an_admin_parameter_is_refused_to_other_callers(anonymous, customer, admin, operation):
     path = f"{operation.path_with(1)}?{'='.join(operation.admin_when)}"
 
     assert anonymous.request(operation.method, path).status_code == 401
@@ -121,7 +121,7 @@ def ask(client, operation, ids):
 
 
 @of_access("owner", "owner or admin")
-def test_what_is_somebody_elses_does_not_exist(belongings, customer, operation):
+def test_another_users_resource_is_not_found(belongings, customer, operation):
     answer = ask(customer, operation, belongings.ids)
 
     assert answer.status_code == 404
@@ -132,12 +132,12 @@ def test_what_is_somebody_elses_does_not_exist(belongings, customer, operation):
 
 
 @of_access("owner", "owner or admin")
-def test_what_is_ones_own_is_there(belongings, operation):
+def test_an_owner_finds_their_own_resource(belongings, operation):
     assert ask(belongings.owner, operation, belongings.ids).status_code in (200, 204, 409)
 
 
 @of_access("owner", "owner or admin")
-def test_an_admin_sees_what_is_somebody_elses_where_it_says_so(belongings, admin, operation):
+def test_an_admin_sees_another_users_resource_where_the_access_level_says_so(belongings, admin, operation):
     answer = ask(admin, operation, belongings.ids)
 
     assert (answer.status_code == 404) == (operation.access == "owner")
@@ -172,7 +172,7 @@ def test_an_admin_sees_what_is_somebody_elses_where_it_says_so(belongings, admin
     ],
     ids=str,
 )
-def test_a_token_that_is_not_whole_true_and_fresh_is_refused(anonymous, new_token, changes):
+def test_an_incomplete_forged_or_expired_token_is_refused(anonymous, new_token, changes):
     answer = anonymous.get("/users/me", headers={"Authorization": f"Bearer {new_token(**changes)}"})
 
     assert answer.status_code == 401
@@ -192,7 +192,7 @@ def test_a_token_without_a_signature_is_refused(anonymous, new_token, algorithm)
         assert anonymous.get("/users/me", headers={"Authorization": f"Bearer {unsigned}"}).status_code == 401
 
 
-def test_a_role_that_was_raised_by_hand_is_refused(shop, customer):
+def test_a_token_with_a_forged_role_is_refused(shop, customer):
     header, claims, signature = customer.token.split(".")
     raised = json.loads(jwt.utils.base64url_decode(claims)) | {"role": "admin"}
     forger = Client(shop.url, f"{header}.{part(raised)}.{signature}")
@@ -210,7 +210,7 @@ def test_a_token_that_carries_its_own_key_is_refused(anonymous, new_token):
     assert anonymous.get("/users", headers={"Authorization": f"Bearer {forged}"}).status_code == 401
 
 
-def test_a_disabled_user_gets_no_new_token_and_the_old_one_runs_out(shop, admin, new_customer, new_token):
+def test_a_disabled_user_gets_no_new_token_and_the_old_one_expires(shop, admin, new_customer, new_token):
     user = new_customer()
     login = user.post("/users/login", {"email": user.user["email"], "password": PASSWORD}).json()
     admin.patch(f"/users/{user.user['id']}", {"is_active": False})
@@ -231,7 +231,7 @@ def test_a_broken_authorization_header_is_refused(anonymous, header):
     assert answer.status_code == 401
 
 
-def test_while_the_secret_is_rotated_tokens_of_both_are_good_and_of_no_other(tokens, new_token):
+def test_during_a_secret_rotation_only_tokens_of_the_two_secrets_are_accepted(tokens, new_token):
     current, previous, other = (secrets.token_hex() for _ in range(3))
     tokens.container.config = {"JWT_SECRET": current, "JWT_SECRET_PREVIOUS": previous}
 
@@ -280,7 +280,7 @@ def test_a_view_without_an_access_decorator_keeps_the_app_from_starting():
         ("http://[", True),
     ],
 )
-def test_origins_are_the_shops_or_foreign(origin, is_foreign):
+def test_an_origin_is_the_shops_or_foreign(origin, is_foreign):
     origins = Origins({"FRONTEND_URL": "http://shop.example:8080", "ALLOWED_ORIGINS": ["https://other.example"]})
 
     with pytest.raises(ForeignOrigin) if is_foreign else nullcontext():

@@ -24,12 +24,12 @@ from gateway.addresses import ClientAddresses, neighbourhood
         (("10.0.0.0/8",), "203.0.113.1, fe80::1%eth0, 10.1.1.1", "10.1.1.1"),
     ],
 )
-def test_the_client_is_the_nearest_whom_no_trusted_proxy_stands_for(trusted, forwarded, address):
+def test_the_client_is_the_nearest_address_that_is_no_trusted_proxy(trusted, forwarded, address):
     addresses = ClientAddresses([ip_network(network) for network in trusted])
 
     assert addresses.of({"REMOTE_ADDR": "10.0.0.1", "HTTP_X_FORWARDED_FOR": forwarded}) == address
 
 
-def test_all_of_a_64_is_one_neighbourhood():
+def test_the_addresses_of_an_ipv6_64_are_one_client_network():
     assert neighbourhood("2001:db8:1:2:3::4") == neighbourhood("2001:db8:1:2::") == "2001:db8:1:2::/64"
     assert neighbourhood("203.0.113.1") == "203.0.113.1"

@@ -50,7 +50,7 @@ def sections_of(office):
 # Sums
 
 
-def test_an_order_counts_today_and_a_cancelled_one_only_by_its_status(admin, customer, new_product):
+def test_an_order_counts_on_its_day_and_a_cancelled_one_only_by_status(admin, customer, new_product):
     # By the order's own day: a run may cross midnight.
     before = admin.get("/admin/summary").json()["orders"]
     line = {"product_id": new_product(price="12.30")["id"], "quantity": 2}
@@ -80,7 +80,7 @@ def cents(sales):
 
 
 @pytest.mark.parametrize(("query", "days"), [("", 30), ("?days=1", 1), ("?days=90", 90)])
-def test_there_is_an_entry_for_every_day_without_a_gap(admin, query, days):
+def test_the_summary_has_an_entry_for_every_day(admin, query, days):
     summary = admin.get(f"/admin/summary{query}").json()
 
     dates = [date.fromisoformat(day["date"]) for day in summary["orders"]["daily"]]
@@ -96,7 +96,7 @@ def test_days_out_of_bounds_are_refused(admin, days):
     assert problem(answer)["errors"].keys() == {"days"}
 
 
-def test_products_that_run_low_are_shown_as_in_the_catalogue(admin, new_product):
+def test_low_stock_products_are_shown_as_in_the_catalogue(admin, new_product):
     product = new_product(stock_quantity=0, name="! Truffle")
 
     stock = admin.get("/admin/summary").json()["stock"]
@@ -106,7 +106,7 @@ def test_products_that_run_low_are_shown_as_in_the_catalogue(admin, new_product)
     assert product in stock["products"]
 
 
-def test_what_a_service_has_that_is_away_is_null_and_the_rest_stands(office, run_service):
+def test_the_sections_of_an_unreachable_service_are_null(office, run_service):
     run_service(Orders)
     run_service(Notifications)
 
@@ -119,7 +119,7 @@ def test_what_a_service_has_that_is_away_is_null_and_the_rest_stands(office, run
     assert sections["parked"] == {"products": None, "notifications": 0}
 
 
-def test_without_any_service_all_is_null(office):
+def test_all_sections_are_null_without_any_service(office):
     answer = office.get("/admin/summary?days=7")
 
     parked = {"products": None, "notifications": None}
@@ -127,7 +127,7 @@ def test_without_any_service_all_is_null(office):
     assert answer.json() == {"days": 7, "orders": None, "stock": None, "mails": None, "parked": parked}
 
 
-def test_what_a_service_has_that_is_too_slow_is_null_as_well(office, run_service, monkeypatch):
+def test_the_sections_of_a_slow_service_are_null(office, run_service, monkeypatch):
     monkeypatch.setattr(admin_module, "SUMMARY_SECONDS", 1)
     leave = Event()
 
@@ -151,7 +151,7 @@ def test_what_a_service_has_that_is_too_slow_is_null_as_well(office, run_service
 
 
 @pytest.mark.parametrize("path", ["/admin/summary", "/admin/parked"])
-def test_without_the_broker_there_is_no_answer(open_office, proxy, path):
+def test_the_back_office_gets_503_without_the_broker(open_office, proxy, path):
     office = open_office(AMQP_URI=proxy.uri)
     wait_for(lambda: office.get(path).status_code == 200)
 
@@ -206,7 +206,7 @@ def test_parked_messages_of_all_services_are_listed(office, parked):
     assert sections_of(office)["parked"] == {"products": 1, "notifications": 1}
 
 
-def test_the_newest_message_comes_first_and_pages_fit_together(office, parked, broker):
+def test_parked_messages_are_paged_newest_first(office, parked, broker):
     for service, hour in (("products", 1), ("notifications", 3), ("products", 2), ("notifications", 4)):
         headers = {"x-parked-at": hour * 3600}
         broker.publish(str(hour), queue=f"parked.{service}", message_id=f"m-{hour}", headers=headers)
@@ -225,7 +225,7 @@ def test_the_newest_message_comes_first_and_pages_fit_together(office, parked, b
     ]
 
 
-def test_links_lead_to_no_page_that_would_be_refused(office, parked, broker):
+def test_page_links_never_lead_to_a_refused_page(office, parked, broker):
     with broker.channel() as channel:
         for _ in range(1100):
             message = channel.prepare_message(b"x", content_encoding="binary")
@@ -246,13 +246,13 @@ def test_a_page_out_of_bounds_is_refused(admin, query):
     assert admin.get(f"/admin/parked?{query}").status_code == 422
 
 
-def test_a_huge_message_is_shown_in_part(parked):
+def test_the_body_of_a_huge_message_is_cut(parked):
     [message] = parked(products="x" * 1_000_000)["messages"]
 
     assert len(message["body"]) == 2001
 
 
-def test_services_that_are_away_are_named(office, run_service):
+def test_unreachable_services_are_listed_as_away(office, run_service):
     run_service(Products)
 
     page = wait_for(lambda: (page := office.get("/admin/parked").json())["away"] == ["notifications"] and page)
@@ -273,7 +273,7 @@ def test_a_message_is_replayed(office, parked):
     assert office.post(f"{path}/replay").status_code == 404
 
 
-def test_a_message_that_can_be_handled_now_is_gone_after_its_replay(office, parked, broker, smtp):
+def test_a_message_that_its_handler_accepts_is_gone_after_its_replay(office, parked, broker, smtp):
     event = order_created()
     headers = {"x-parked-from": QUEUES["notifications"]}
     broker.publish(to_payload(event), queue="parked.notifications", message_id="m-1", headers=headers)
@@ -297,7 +297,7 @@ def test_a_message_is_discarded_once(office, parked):
     assert office.get("/admin/parked").json()["total"] == 0
 
 
-def test_a_message_that_came_from_no_queue_can_only_be_discarded(office, parked, broker):
+def test_a_message_without_a_source_queue_can_only_be_discarded(office, parked, broker):
     broker.publish("x", queue="parked.products", message_id="foreign")
     [message] = wait_for(lambda: office.get("/admin/parked").json()["messages"])
 
@@ -309,7 +309,7 @@ def test_a_message_that_came_from_no_queue_can_only_be_discarded(office, parked,
     assert office.delete("/admin/parked/products/foreign").status_code == 204
 
 
-def test_all_messages_with_a_reason_are_discarded_and_all_others_replayed(office, parked, broker, smtp):
+def test_selected_messages_are_discarded_and_the_others_replayed(office, parked, broker, smtp):
     parked(products="no JSON", notifications="no JSON")
     event = order_created()
     headers = {"x-parked-from": QUEUES["notifications"], "x-parked-reason": "SMTP was slow"}
@@ -346,14 +346,14 @@ def test_all_messages_with_a_reason_are_discarded_and_all_others_replayed(office
     ],
     ids=str,
 )
-def test_a_selection_that_makes_no_sense_is_refused(admin, selection):
+def test_an_invalid_selection_is_refused(admin, selection):
     for action in ("replay", "discard"):
         answer = admin.post(f"/admin/parked/{action}", {"service": "products", **selection})
         assert answer.status_code == 422
         assert list(answer.json()["errors"]) == list(selection)
 
 
-def test_a_service_whose_parked_messages_others_look_at_is_not_said_to_be_away(office, run_service, monkeypatch):
+def test_a_busy_parking_queue_gets_503_and_is_not_listed_as_away(office, run_service, monkeypatch):
     monkeypatch.setattr(parking, "TURN_SECONDS", 0.3)
     run_service(Notifications)
     products = run_service(Products)
@@ -368,7 +368,7 @@ def test_a_service_whose_parked_messages_others_look_at_is_not_said_to_be_away(o
 
 
 @pytest.mark.parametrize("service", ["orders", "users", "mushrooms", "__class__", "within"])
-def test_who_parks_nothing_has_no_parked_messages(admin, service):
+def test_a_service_without_a_parking_queue_is_not_found(admin, service):
     path = f"/admin/parked/{service}"
     for answer in (
         admin.delete(f"{path}/1"),
@@ -378,5 +378,5 @@ def test_who_parks_nothing_has_no_parked_messages(admin, service):
         assert problem(answer)["type"] == "not-found"
 
 
-def test_a_parked_message_of_a_service_that_is_away_waits(office):
+def test_discarding_a_message_of_an_unreachable_service_gets_503(office):
     assert office.delete("/admin/parked/products/1").status_code == 503

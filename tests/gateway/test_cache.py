@@ -46,7 +46,7 @@ class SlowFill:
         self._go_on.send_exception(error)
 
 
-def test_an_answer_is_kept_for_five_seconds(cache, clock):
+def test_a_response_is_kept_for_five_seconds(cache, clock):
     kept = cache.fetch("/products/1", answer, product_id=1)
 
     clock.now += 4.9
@@ -65,7 +65,7 @@ def test_a_dropped_product_is_forgotten_and_others_are_not(cache):
     assert cache.get("/products/2") is not None
 
 
-def test_lists_and_categories_go_with_any_product(cache):
+def test_dropping_any_product_drops_lists_and_categories(cache):
     for key in ("/products", "/products?limit=5", "/products/categories"):
         cache.fetch(key, answer)
 
@@ -74,7 +74,7 @@ def test_lists_and_categories_go_with_any_product(cache):
     assert not any(cache.get(key) for key in ("/products", "/products?limit=5", "/products/categories"))
 
 
-def test_a_hundred_who_miss_at_once_make_one_fill(cache):
+def test_a_hundred_concurrent_misses_make_one_fill(cache):
     fill = SlowFill()
     readers = [eventlet.spawn(cache.fetch, "/products", fill) for _ in range(100)]
     eventlet.sleep(0)
@@ -85,7 +85,7 @@ def test_a_hundred_who_miss_at_once_make_one_fill(cache):
     assert fill.calls == 1
 
 
-def test_all_who_wait_for_a_fill_share_its_failure_and_nothing_is_kept(cache):
+def test_a_failed_fill_fails_all_its_readers_and_is_not_kept(cache):
     fill = SlowFill()
     readers = [eventlet.spawn(cache.fetch, "/products", fill) for _ in range(3)]
     eventlet.sleep(0)
@@ -111,7 +111,7 @@ def test_a_fill_that_began_before_a_drop_is_not_kept(cache, key, product_id):
     assert cache.get(key) is None
 
 
-def test_who_asks_after_a_drop_does_not_wait_for_a_fill_from_before(cache):
+def test_a_read_after_a_drop_does_not_wait_for_an_earlier_fill(cache):
     old = SlowFill()
     eventlet.spawn(cache.fetch, "/products/1", old, 1)
     eventlet.sleep(0)
@@ -125,7 +125,7 @@ def test_who_asks_after_a_drop_does_not_wait_for_a_fill_from_before(cache):
     assert cache.get("/products/1").body == b"new"
 
 
-def test_a_drop_of_another_product_leaves_a_fill_alone(cache):
+def test_a_drop_of_another_product_does_not_cancel_a_fill(cache):
     fill = SlowFill()
     eventlet.spawn(cache.fetch, "/products/1", fill, 1)
     eventlet.sleep(0)
@@ -137,7 +137,7 @@ def test_a_drop_of_another_product_leaves_a_fill_alone(cache):
     assert cache.get("/products/1").body == b"still true"
 
 
-def test_news_older_than_what_was_seen_change_nothing(cache):
+def test_an_older_revision_changes_nothing(cache):
     assert cache.follow(1, revision=7)
     cache.fetch("/products/1", answer, product_id=1)
 
@@ -146,7 +146,7 @@ def test_news_older_than_what_was_seen_change_nothing(cache):
     assert cache.get("/products/1") is not None
 
 
-def test_the_cache_is_bounded_and_the_oldest_go_first(cache, monkeypatch):
+def test_the_cache_is_bounded_and_drops_the_oldest_first(cache, monkeypatch):
     monkeypatch.setattr(cache_module, "MAX_BYTES", 10_000)
 
     for number in range(100):
@@ -157,7 +157,7 @@ def test_the_cache_is_bounded_and_the_oldest_go_first(cache, monkeypatch):
     assert len(cache._answers) == len(cache._keys[None]) < 10
 
 
-def test_what_is_remembered_of_revisions_is_bounded(cache, monkeypatch):
+def test_the_number_of_known_revisions_is_bounded(cache, monkeypatch):
     monkeypatch.setattr(cache_module, "MAX_REVISIONS", 10)
 
     for product_id in range(100):
@@ -166,7 +166,7 @@ def test_what_is_remembered_of_revisions_is_bounded(cache, monkeypatch):
     assert len(cache._revisions) == 10
 
 
-def test_the_order_of_a_query_makes_no_difference_to_its_key():
+def test_the_order_of_query_parameters_does_not_change_the_key():
     queries = "limit=5&offset=1&", "offset=1&limit=5"
 
     keys = {key_of({"RAW_PATH_INFO": "/products", "QUERY_STRING": query}) for query in queries}
@@ -194,7 +194,7 @@ def test_if_none_match_is_a_list_of_tags_or_a_star(header, expected):
     assert matches(header, '"3-ab"') is expected
 
 
-def test_a_tag_carries_the_version_and_follows_the_body():
+def test_an_etag_carries_the_version_and_changes_with_the_body():
     first, second = Answer(b"{}", version=3), Answer(b"[]", version=3)
 
     assert first.etag.startswith('"3-')

@@ -81,7 +81,7 @@ def test_every_operation_names_its_access_and_its_problems(document):
             assert "401" in operation["responses"], name
 
 
-def test_the_bounds_in_the_document_are_those_that_hold(document):
+def test_the_document_states_the_bounds_of_fields_and_parameters(document):
     product = document["components"]["schemas"]["ProductRequest"]["properties"]
     limit = next(p for p in document["paths"]["/products"]["get"]["parameters"] if p["name"] == "limit")
 
@@ -90,7 +90,7 @@ def test_the_bounds_in_the_document_are_those_that_hold(document):
     assert (limit["schema"]["minimum"], limit["schema"]["maximum"], limit["schema"]["default"]) == (1, 100, 20)
 
 
-def test_every_reference_leads_somewhere(document):
+def test_every_reference_resolves(document):
     def references(value):
         if isinstance(value, dict):
             yield from [value["$ref"]] if "$ref" in value else []
@@ -105,7 +105,7 @@ def test_every_reference_leads_somewhere(document):
             target = target[step]
 
 
-def test_the_page_needs_nothing_from_elsewhere(anonymous):
+def test_the_docs_page_loads_only_files_of_the_gateway(anonymous):
     page = anonymous.get("/docs")
     assets = re.findall(r'(?:src|href)="([^"]+)"', page.text)
 
@@ -123,5 +123,5 @@ def test_the_page_needs_nothing_from_elsewhere(anonymous):
 @pytest.mark.parametrize(
     "path", ["/docs/nothing.js", "/docs/..%2fpackage.json", "/docs/swagger-ui.js.map", "/docs/%2e%2e/x", "/docs/"]
 )
-def test_the_page_serves_its_own_files_alone(anonymous, path):
+def test_the_docs_page_serves_only_its_own_files(anonymous, path):
     assert anonymous.get(path).status_code == 404

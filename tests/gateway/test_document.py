@@ -73,16 +73,16 @@ def ask(shop, session):
 
 
 @schema.parametrize()
-def test_an_admin_is_answered_as_the_document_says(case, ask, boss):
+def test_answers_to_an_admin_match_the_document(case, ask, boss):
     ask(case, boss)
 
 
 @schema_for_customers.parametrize()
-def test_a_customer_is_answered_as_the_document_says(case, ask, buyer):
+def test_answers_to_a_customer_match_the_document(case, ask, buyer):
     ask(case, buyer)
 
 
-def test_what_one_answer_leads_to_is_as_the_document_says(shop, boss, tmp_path):
+def test_sequences_of_calls_match_the_document(shop, boss, tmp_path):
     # Only where the document asks for a token: admins also see what was taken off the catalogue.
     config = tmp_path / "schemathesis.toml"
     config.write_text(f'{CONFIG.read_text()}\n[auth.openapi.bearer]\nbearer = "{boss.token}"\n')

@@ -108,7 +108,7 @@ def answered():
 
 
 @pytest.mark.parametrize(("error", "status", "word"), EXAMPLES, ids=lambda value: type(value).__name__)
-def test_each_refusal_has_its_status_and_word(answered, error, status, word):
+def test_each_error_has_its_status_and_type(answered, error, status, word):
     details, headers = answered(error)
 
     assert (details["status"], details["type"]) == (status, word)
@@ -118,7 +118,7 @@ def test_each_refusal_has_its_status_and_word(answered, error, status, word):
 
 
 @pytest.mark.parametrize(("error", "status", "word"), EXAMPLES, ids=lambda value: type(value).__name__)
-def test_a_call_is_counted_as_what_its_error_is_to_a_client(error, status, word):
+def test_the_outcome_metric_of_a_call_matches_the_status_of_its_error(error, status, word):
     expected = {502: "unavailable", 503: "unavailable", 504: "timeout"}.get(status, "refused")
     if word == "not-configured":
         # It would go on for ever, and nothing is down.
@@ -127,7 +127,7 @@ def test_a_call_is_counted_as_what_its_error_is_to_a_client(error, status, word)
     assert outcome_of(error) == expected
 
 
-def test_no_refusal_is_without_an_example():
+def test_every_error_class_has_an_example():
     leaves = {
         error_class
         for module in ("types", *SERVICES)
@@ -138,7 +138,7 @@ def test_no_refusal_is_without_an_example():
     assert leaves <= {type(error) for error, _, _ in EXAMPLES}
 
 
-def test_an_error_says_what_it_knows(answered):
+def test_the_fields_of_an_error_are_in_the_body(answered):
     details, _ = answered(InsufficientStock(3, 5, 2))
 
     assert (details["product_id"], details["requested"], details["available"]) == (3, 5, 2)
@@ -151,19 +151,19 @@ def test_money_stays_a_string(answered):
     assert (details["given"], details["current"]) == ("1.00", "1.10")
 
 
-def test_an_errors_own_status_does_not_hide_the_problems(answered):
+def test_a_status_field_of_an_error_does_not_replace_the_http_status(answered):
     details, _ = answered(NotFailed(3, "sent"))
 
     assert details["status"] == 409
     assert "sent" in details["detail"]
 
 
-def test_who_should_come_back_is_told_when(answered):
+def test_a_temporary_error_has_a_retry_after_header(answered):
     assert answered(RequestInFlight(7))[1]["Retry-After"] == "7"
     assert "Retry-After" in answered(ServiceUnavailable("orders"))[1]
 
 
-def test_a_bug_is_logged_and_its_inside_is_not_told(answered, caplog):
+def test_an_unexpected_error_is_logged_and_its_details_are_hidden(answered, caplog):
     details, _ = answered(KeyError("secret detail"))
 
     assert (details["status"], details["type"]) == (500, "internal-error")
@@ -171,7 +171,7 @@ def test_a_bug_is_logged_and_its_inside_is_not_told(answered, caplog):
     assert [record.exc_info[1].args for record in caplog.records] == [("secret detail",)]
 
 
-def test_a_type_word_has_one_status():
+def test_a_problem_type_has_one_status():
     statuses = {}
     for problem in PROBLEMS.values():
         assert statuses.setdefault(problem.type, problem.status) == problem.status

@@ -48,7 +48,7 @@ def cookies_set_by(answer):
     return cookies
 
 
-def test_a_browser_goes_to_the_provider_and_comes_back_as_somebody(shop, browser, sign_in_provider):
+def test_a_browser_signs_in_at_the_provider(shop, browser, sign_in_provider):
     email = an_account()["email"]
     start = browser.go("/auth/google")
     code, state = sign_in_provider.log_in(start.headers["Location"], email=email)
@@ -66,7 +66,7 @@ def test_a_browser_goes_to_the_provider_and_comes_back_as_somebody(shop, browser
     assert back.headers["Cache-Control"] == "no-store"
 
 
-def test_the_way_to_the_provider_says_what_openid_connect_wants(browser, sign_in_provider):
+def test_the_redirect_to_the_provider_has_the_openid_connect_parameters(browser, sign_in_provider):
     url = browser.begin()
 
     query = {name: value for name, [value] in parse_qs(urlsplit(url).query).items()}
@@ -83,7 +83,7 @@ def test_the_way_to_the_provider_says_what_openid_connect_wants(browser, sign_in
     }
 
 
-def test_the_state_is_in_a_cookie_that_comes_back_from_the_provider(browser):
+def test_the_state_is_kept_in_a_lax_cookie(browser):
     answer = browser.go("/auth/google")
 
     [(name, cookie)] = cookies_set_by(answer).items()
@@ -93,7 +93,7 @@ def test_the_state_is_in_a_cookie_that_comes_back_from_the_provider(browser):
     assert cookie["httponly"]
 
 
-def test_sign_ins_in_two_tabs_don_t_spoil_each_other(browser, sign_in_provider):
+def test_sign_ins_in_two_tabs_both_succeed(browser, sign_in_provider):
     first_url, second_url = browser.begin(), browser.begin()
     people = [an_account()["email"] for _ in range(2)]
     answers = [
@@ -105,7 +105,7 @@ def test_sign_ins_in_two_tabs_don_t_spoil_each_other(browser, sign_in_provider):
     assert [email_in(answer) for answer in returns] == people
 
 
-def test_a_browser_keeps_a_few_sign_ins_at_most(browser):
+def test_a_browser_keeps_a_limited_number_of_sign_ins(browser):
     urls = [browser.begin() for _ in range(25)]
 
     assert len(browser.cookies) <= 11
@@ -113,7 +113,7 @@ def test_a_browser_keeps_a_few_sign_ins_at_most(browser):
 
 
 @pytest.mark.parametrize("tampered", ("", "another state", "é", None))
-def test_a_state_that_is_not_the_cookies_is_refused(browser, sign_in_provider, tampered):
+def test_a_state_that_differs_from_its_cookie_is_refused(browser, sign_in_provider, tampered):
     code, state = sign_in_provider.log_in(browser.begin(), email=an_account()["email"])
     query = {"code": code, "state": tampered} if tampered is not None else {"code": code}
 
@@ -133,7 +133,7 @@ def test_a_state_without_its_cookie_is_refused(shop, browser, sign_in_provider):
     assert answer.status_code == 400
 
 
-def test_who_declines_at_the_provider_is_told_so(browser):
+def test_a_declined_sign_in_is_refused(browser):
     state = state_of(browser.begin())
 
     answer = browser.go("/auth/google/callback", error="access_denied", state=state)
@@ -142,7 +142,7 @@ def test_who_declines_at_the_provider_is_told_so(browser):
     assert problem(answer)["type"] == "sign-in-refused"
 
 
-def test_a_reload_leads_where_the_first_answer_did(shop, browser, sign_in_provider):
+def test_a_reloaded_callback_redirects_like_the_first(shop, browser, sign_in_provider):
     email = an_account()["email"]
     code, state = sign_in_provider.log_in(browser.begin(), email=email)
     first = browser.go("/auth/google/callback", code=code, state=state)
@@ -153,7 +153,7 @@ def test_a_reload_leads_where_the_first_answer_did(shop, browser, sign_in_provid
     assert browser.post(f"{shop.url}/auth/refresh").status_code == 200
 
 
-def test_a_reload_without_the_session_s_cookie_leads_to_the_storefront_without_a_token(browser, sign_in_provider):
+def test_a_reloaded_callback_without_the_session_cookie_redirects_without_a_token(browser, sign_in_provider):
     """As browsers reload what another site led to: the cookie is Strict."""
     code, state = sign_in_provider.log_in(browser.begin(), email=an_account()["email"])
     browser.go("/auth/google/callback", code=code, state=state)
@@ -164,7 +164,7 @@ def test_a_reload_without_the_session_s_cookie_leads_to_the_storefront_without_a
     assert (answer.status_code, answer.headers["Location"]) == (302, "http://shop.example:8080/auth/callback")
 
 
-def test_a_reload_after_logging_out_logs_no_one_in(shop, browser, sign_in_provider):
+def test_a_reloaded_callback_after_a_logout_is_refused(shop, browser, sign_in_provider):
     code, state = sign_in_provider.log_in(browser.begin(), email=an_account()["email"])
     browser.go("/auth/google/callback", code=code, state=state)
     refresh_token = browser.cookies["forage_refresh"]
@@ -177,7 +177,7 @@ def test_a_reload_after_logging_out_logs_no_one_in(shop, browser, sign_in_provid
     assert problem(answer)["type"] == "sign-in-refused"
 
 
-def test_a_code_is_good_once(browser, sign_in_provider):
+def test_a_code_works_once(browser, sign_in_provider):
     code, state = sign_in_provider.log_in(browser.begin(), email=an_account()["email"])
     browser.go("/auth/google/callback", code=code, state=state)
     fresh_state = state_of(browser.begin())
@@ -209,7 +209,7 @@ def test_a_forged_id_token_is_refused(browser, sign_in_provider, forge):
     assert "forage_refresh" not in browser.cookies
 
 
-def test_an_address_nobody_vouches_for_is_refused(browser, sign_in_provider):
+def test_an_unverified_address_is_refused(browser, sign_in_provider):
     code, state = sign_in_provider.log_in(browser.begin(), email=an_account()["email"], email_verified=False)
 
     answer = browser.go("/auth/google/callback", code=code, state=state)
@@ -219,7 +219,7 @@ def test_an_address_nobody_vouches_for_is_refused(browser, sign_in_provider):
 
 
 @pytest.mark.parametrize("ail", ("stop", "hang"))
-def test_a_provider_that_is_down_or_slow_is_a_502(browser, sign_in_provider, ail):
+def test_an_unreachable_or_slow_provider_gets_502(browser, sign_in_provider, ail):
     code, state = sign_in_provider.log_in(browser.begin(), email=an_account()["email"])
     if ail == "stop":
         sign_in_provider.stop()
@@ -245,7 +245,7 @@ def test_the_access_token_is_in_the_fragment_alone(browser, sign_in_provider):
     assert token not in location.partition("#")[0]
 
 
-def test_who_else_one_can_sign_in_with_is_listed(shop, browser):
+def test_the_sign_in_providers_are_listed(shop, browser):
     assert browser.go("/auth/providers").json() == ["google"]
 
 
@@ -256,7 +256,7 @@ def assert_led_back(answer, why):
     assert answer.content == b""
 
 
-def test_a_browser_that_is_refused_is_led_back_to_the_storefront_which_says_why(browser):
+def test_a_refused_browser_is_redirected_to_the_storefront_with_the_reason(browser):
     state = state_of(browser.begin())
 
     answer = browser.go("/auth/google/callback", accept=PAGE, error="access_denied", state=state)
@@ -264,7 +264,7 @@ def test_a_browser_that_is_refused_is_led_back_to_the_storefront_which_says_why(
     assert_led_back(answer, "sign-in-refused")
 
 
-def test_a_browser_with_an_address_nobody_vouches_for_is_led_back(browser, sign_in_provider):
+def test_a_browser_with_an_unverified_address_is_redirected_to_the_storefront(browser, sign_in_provider):
     code, state = sign_in_provider.log_in(browser.begin(), email=an_account()["email"], email_verified=False)
 
     answer = browser.go("/auth/google/callback", accept=PAGE, code=code, state=state)
@@ -273,7 +273,7 @@ def test_a_browser_with_an_address_nobody_vouches_for_is_led_back(browser, sign_
     assert "forage_refresh" not in browser.cookies
 
 
-def test_a_browser_that_asks_too_often_is_led_back_as_well(run_gateway):
+def test_a_rate_limited_browser_is_redirected_to_the_storefront(run_gateway):
     gateway = run_gateway(RATE_LIMIT_SCALE="0.03")
     ask = partial(requests.get, f"{gateway.url}/auth/google", headers={"Accept": PAGE}, allow_redirects=False)
     ask()
@@ -283,7 +283,7 @@ def test_a_browser_that_asks_too_often_is_led_back_as_well(run_gateway):
     assert_led_back(answer, "rate-limited")
 
 
-def test_a_browser_is_led_back_when_the_provider_is_away_from_the_first(browser, sign_in_provider, monkeypatch):
+def test_a_browser_is_redirected_to_the_storefront_while_the_provider_is_down(browser, sign_in_provider, monkeypatch):
     monkeypatch.setattr(openid, "KEPT_SECONDS", 0)
     sign_in_provider.stop()
 
@@ -294,14 +294,14 @@ def test_a_browser_is_led_back_when_the_provider_is_away_from_the_first(browser,
 
 
 @pytest.mark.parametrize("accept", ("*/*", "application/json", "application/json, text/html;q=0.5", ""))
-def test_who_does_not_prefer_pages_gets_the_problem(browser, accept):
+def test_a_client_that_does_not_prefer_html_gets_the_problem(browser, accept):
     answer = browser.go("/auth/google/callback", accept=accept, state="another")
 
     assert answer.status_code == 400
     assert problem(answer)["type"] == "sign-in-refused"
 
 
-def test_the_other_ways_to_log_in_answer_with_problems_whatever_one_prefers(shop):
+def test_other_auth_routes_answer_browsers_with_problems(shop):
     answer = requests.post(f"{shop.url}/auth/refresh", headers={"Accept": PAGE})
 
     assert answer.status_code == 401

@@ -20,7 +20,7 @@ OURS, OTHER, FOREIGN = "http://shop.example:8080", "https://third.example", "htt
 
 
 @every_answer
-def test_every_answer_keeps_browsers_on_a_short_leash(anonymous, method, path, headers, status):
+def test_every_answer_has_the_security_headers(anonymous, method, path, headers, status):
     answer = anonymous.request(method, path, headers=headers)
 
     assert answer.status_code == status
@@ -32,7 +32,7 @@ def test_every_answer_keeps_browsers_on_a_short_leash(anonymous, method, path, h
     assert "Strict-Transport-Security" not in answer.headers
 
 
-def test_what_is_refused_before_it_is_a_request_has_them_too(shop):
+def test_the_answer_to_a_malformed_request_has_the_security_headers(shop):
     with socket.create_connection(("127.0.0.1", shop.port), timeout=10) as connection:
         connection.sendall(b"nonsense\r\n\r\n")
         head = connection.recv(65536).partition(b"\r\n\r\n")[0].decode()
@@ -42,7 +42,7 @@ def test_what_is_refused_before_it_is_a_request_has_them_too(shop):
     assert "Server" not in head
 
 
-def test_a_socket_has_them_and_its_request_id(shop):
+def test_a_websocket_handshake_has_the_security_headers_and_its_request_id(shop):
     connection = websocket.create_connection(shop.ws_url, header=["X-Request-ID: r-1"])
 
     headers = connection.getheaders()
@@ -54,14 +54,14 @@ def test_a_socket_has_them_and_its_request_id(shop):
     connection.close()
 
 
-def test_a_shop_on_https_says_that_it_stays_there(run_gateway):
+def test_a_shop_on_https_sends_hsts(run_gateway):
     url = run_gateway(FRONTEND_URL="https://shop.example").url
 
     assert re.fullmatch(r"max-age=\d{8}", requests.get(f"{url}/livez").headers["Strict-Transport-Security"])
 
 
 @pytest.mark.parametrize("scheme", ["https", "HTTPS"])
-def test_a_shop_on_https_keeps_its_cookies_there(run_gateway, customer, scheme):
+def test_a_shop_on_https_sets_secure_cookies(run_gateway, customer, scheme):
     client = Client(run_gateway(FRONTEND_URL=f"{scheme}://shop.example").url)
     account = {"email": customer.user["email"], "password": PASSWORD}
 
@@ -72,7 +72,7 @@ def test_a_shop_on_https_keeps_its_cookies_there(run_gateway, customer, scheme):
         assert "; Secure;" in answer.headers["Set-Cookie"]
 
 
-def test_styles_in_the_page_are_fine_at_docs_alone(anonymous):
+def test_only_the_docs_page_allows_inline_styles(anonymous):
     policy = anonymous.get("/docs").headers["Content-Security-Policy"]
 
     assert "style-src 'self' 'unsafe-inline'" in policy
@@ -80,7 +80,7 @@ def test_styles_in_the_page_are_fine_at_docs_alone(anonymous):
     assert "unsafe" not in CONTENT_SECURITY_POLICY
 
 
-def test_without_the_files_of_the_page_a_gateway_says_what_to_run(tmp_path, monkeypatch):
+def test_a_gateway_without_its_docs_assets_names_the_command_to_run(tmp_path, monkeypatch):
     monkeypatch.setattr(docs_module, "ASSETS", tmp_path)
 
     with pytest.raises(SystemExit, match="run `npm ci`"):
@@ -93,7 +93,7 @@ def of_cors(answer):
 
 @pytest.mark.parametrize("origin", [OURS, OTHER])
 @every_answer
-def test_our_other_origins_may_read_every_answer(anonymous, method, path, headers, status, origin):
+def test_allowed_origins_may_read_every_answer(anonymous, method, path, headers, status, origin):
     answer = anonymous.request(method, path, headers={"Origin": origin, **headers})
 
     assert answer.status_code == status
@@ -104,7 +104,7 @@ def test_our_other_origins_may_read_every_answer(anonymous, method, path, header
     assert answer.headers["Vary"] == "Origin"
 
 
-def test_our_other_origins_may_read_that_they_ask_too_often(run_gateway):
+def test_allowed_origins_may_read_rate_limit_refusals(run_gateway):
     url = run_gateway(RATE_LIMIT_SCALE="0.001").url
 
     answers = [requests.get(f"{url}/auth/providers", headers={"Origin": OURS}) for _ in range(2)]
@@ -116,7 +116,7 @@ def test_our_other_origins_may_read_that_they_ask_too_often(run_gateway):
 
 @pytest.mark.parametrize("origin", [FOREIGN, "null", "", "http://shop.example", "https://shop.example:8080", "*"])
 @pytest.mark.parametrize("path", ["/products/categories", "/mushrooms"])
-def test_other_pages_may_read_nothing(anonymous, origin, path):
+def test_foreign_origins_may_read_nothing(anonymous, origin, path):
     answer = anonymous.get(path, headers={"Origin": origin})
 
     assert not of_cors(answer)
@@ -124,7 +124,7 @@ def test_other_pages_may_read_nothing(anonymous, origin, path):
 
 
 @pytest.mark.parametrize("path", ["/orders", "/products/1", "/mushrooms", "/auth/refresh"])
-def test_a_browser_that_asks_first_is_told_what_the_api_uses(anonymous, path):
+def test_a_preflight_answer_lists_the_methods_and_headers_of_the_api(anonymous, path):
     ask = {
         "Origin": OURS,
         "Access-Control-Request-Method": "PATCH",
@@ -142,7 +142,7 @@ def test_a_browser_that_asks_first_is_told_what_the_api_uses(anonymous, path):
     assert "*" not in str(answer.headers)
 
 
-def test_a_foreign_browser_that_asks_first_is_allowed_nothing(anonymous):
+def test_a_preflight_of_a_foreign_origin_is_allowed_nothing(anonymous):
     ask = {"Origin": FOREIGN, "Access-Control-Request-Method": "POST"}
 
     assert "Access-Control-Allow-Origin" not in anonymous.request("OPTIONS", "/orders", headers=ask).headers
@@ -151,7 +151,7 @@ def test_a_foreign_browser_that_asks_first_is_allowed_nothing(anonymous):
 @pytest.mark.parametrize(
     ("given", "sent"), [("https://a.example:443", "https://a.example"), ("http://b:80", "http://b")]
 )
-def test_an_origin_is_compared_as_browsers_send_it(given, sent):
+def test_an_origin_is_compared_without_its_default_port(given, sent):
     assert Origins({"FRONTEND_URL": OURS, "ALLOWED_ORIGINS": [given]}).allow(sent)
 
 
@@ -162,7 +162,7 @@ def test_no_other_origin_is_allowed():
 
 
 @pytest.mark.parametrize("path", ["/auth/refresh", "/auth/logout"])
-def test_a_route_with_a_cookie_refuses_a_foreign_page_before_anything_else(anonymous, path):
+def test_a_cookie_route_refuses_a_foreign_origin_first(anonymous, path):
     answer = anonymous.post(path, headers={"Origin": FOREIGN, "Authorization": "Bearer nonsense"})
 
     assert answer.status_code == 403
@@ -170,7 +170,7 @@ def test_a_route_with_a_cookie_refuses_a_foreign_page_before_anything_else(anony
     assert "ALLOWED_ORIGINS" in answer.json()["detail"]
 
 
-def test_a_page_of_an_allowed_origin_does_all_that_a_storefront_does(anonymous, admin, new_product, open_feed):
+def test_a_page_of_an_allowed_origin_can_use_the_whole_storefront_api(anonymous, admin, new_product, open_feed):
     product, email = new_product(), f"{uuid4().hex}@forage.example"
     account = {"email": email, "username": uuid4().hex, "password": PASSWORD}
     for client in (anonymous, admin):

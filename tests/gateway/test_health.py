@@ -16,7 +16,7 @@ SECONDS_OF_TAR = 20
 SERVICES = {"users", "products", "orders", "notifications"}
 
 
-def test_a_shop_that_is_well_says_so(anonymous):
+def test_a_healthy_shop_reports_healthy(anonymous):
     answer = anonymous.get("/health")
 
     health = answer.json()
@@ -29,12 +29,12 @@ def test_a_shop_that_is_well_says_so(anonymous):
         assert service["response_time_ms"] > 0
 
 
-def test_probes_answer_200_while_all_is_well(anonymous):
+def test_probes_answer_200_in_a_healthy_shop(anonymous):
     assert anonymous.get("/livez").status_code == 200
     assert anonymous.get("/readyz").status_code == 200
 
 
-def test_what_a_process_tells_operators_is_not_for_the_public(shop, anonymous):
+def test_metrics_are_not_public(shop, anonymous):
     assert anonymous.get("/metrics").status_code == 404
     assert requests.get(f"http://127.0.0.1:{provider(shop.gateway, 'metrics').port}/metrics").status_code == 200
 
@@ -68,7 +68,7 @@ def test_with_all_services_down_the_gateway_lives_but_is_not_ready(url):
     assert "Retry-After" in ready.headers
 
 
-def test_a_service_that_is_not_there_is_503_at_once(url):
+def test_a_call_to_a_stopped_service_is_503_at_once(url):
     answer = requests.get(f"{url}/products")
 
     # One that is waited for in vain is a 504.
@@ -110,7 +110,7 @@ class Doctor:
         Doctor.visits += 1
 
 
-def test_who_asks_at_once_shares_an_answer(url, run_service, monkeypatch):
+def test_concurrent_health_requests_share_one_check(url, run_service, monkeypatch):
     monkeypatch.setattr(health_module, "SHARED_SECONDS", 3600)
     run_service(Doctor)
 
@@ -137,7 +137,7 @@ def test_a_slow_service_is_504_after_five_seconds(tar):
     assert 4.5 < time.monotonic() - started_at < SECONDS_OF_TAR
 
 
-def test_a_slow_service_holds_the_health_up_for_two_seconds_at_most(tar):
+def test_a_slow_service_delays_the_health_check_by_two_seconds_at_most(tar):
     answer = requests.get(f"{tar}/health")
 
     assert answer.json()["services"]["products"]["status"] == "down"
@@ -145,7 +145,7 @@ def test_a_slow_service_holds_the_health_up_for_two_seconds_at_most(tar):
     assert answer.elapsed.total_seconds() < 5
 
 
-def test_a_bug_in_a_service_is_500_without_its_inside(tar, caplog):
+def test_an_unexpected_error_of_a_service_is_500_without_its_details(tar, caplog):
     answer = requests.get(f"{tar}/products/1")
 
     assert answer.status_code == 500
@@ -154,5 +154,5 @@ def test_a_bug_in_a_service_is_500_without_its_inside(tar, caplog):
     assert any(record.name == "gateway.errors" and record.exc_info for record in caplog.records)
 
 
-def test_a_call_that_the_service_does_not_know_is_500(tar):
+def test_a_call_with_a_wrong_signature_is_500(tar):
     assert requests.get(f"{tar}/products").status_code == 500

@@ -121,7 +121,7 @@ def is_refused_or_done(admin, caplog):
     ]
 
 
-def test_paths(operation, is_refused_or_done):
+def test_no_path_gets_a_5xx(operation, is_refused_or_done):
     method, path = operation.method, operation.path
     if "{" not in path:
         path += "/{more}"
@@ -130,7 +130,7 @@ def test_paths(operation, is_refused_or_done):
         is_refused_or_done(method, prefix + piece + rest.partition("}")[2])
 
 
-def test_queries(operation, ids, is_refused_or_done):
+def test_no_query_gets_a_5xx(operation, ids, is_refused_or_done):
     method, path = operation.method, operation.path.format(**ids)
     parameters = operation.described.get("parameters", ())
     names = [parameter["name"] for parameter in parameters if parameter["in"] == "query"]
@@ -143,7 +143,7 @@ def test_queries(operation, ids, is_refused_or_done):
         is_refused_or_done(method, f"{path}?{query}")
 
 
-def test_headers(operation, ids, is_refused_or_done):
+def test_no_header_gets_a_5xx(operation, ids, is_refused_or_done):
     method, path = operation.method, operation.path
     if path in EACH_PART:
         names = (*READ_BY_ALL, *READ_BY_SOME)
@@ -157,7 +157,7 @@ def test_headers(operation, ids, is_refused_or_done):
         is_refused_or_done(method, path.format(**ids), data=body, headers=headers)
 
 
-def test_bodies(operation, ids, is_refused_or_done):
+def test_no_body_gets_a_5xx(operation, ids, is_refused_or_done):
     method, path = operation.method, operation.path
     if operation.body_schema is None:
         # Who takes no body looks at none.
@@ -168,7 +168,7 @@ def test_bodies(operation, ids, is_refused_or_done):
         is_refused_or_done(method, path.format(**ids), data=body, headers={"Content-Type": "application/json"})
 
 
-def test_fields(operation, ids, is_refused_or_done):
+def test_no_field_value_gets_a_5xx(operation, ids, is_refused_or_done):
     method, path, schema = operation.method, operation.path, operation.body_schema
     if schema is None:
         return

@@ -31,7 +31,7 @@ def remaining(answer):
 
 
 @every_answer
-def test_every_answer_tells_the_limit_and_what_is_left(anonymous, method, path, headers, status):
+def test_every_answer_reports_the_limit_and_the_remaining_quota(anonymous, method, path, headers, status):
     answer = anonymous.request(method, path, headers=headers)
 
     assert answer.status_code == status
@@ -39,7 +39,7 @@ def test_every_answer_tells_the_limit_and_what_is_left(anonymous, method, path, 
     assert re.match(r'"default";r=59[0-9]{4};t=([1-9]|[1-5][0-9]|60)\b', answer.headers["RateLimit"])
 
 
-def test_a_cached_answer_tells_it_too(run_gateway, new_product):
+def test_a_cached_answer_reports_the_remaining_quota(run_gateway, new_product):
     url = f"{run_gateway().url}/products/{new_product()['id']}"
 
     first, second = requests.get(url), requests.get(url)
@@ -47,7 +47,7 @@ def test_a_cached_answer_tells_it_too(run_gateway, new_product):
     assert remaining(second) == remaining(first) - 1
 
 
-def test_a_refused_handshake_tells_it_too(shop):
+def test_a_refused_handshake_reports_the_limit(shop):
     with pytest.raises(websocket.WebSocketBadStatusException) as refusal:
         websocket.create_connection(shop.ws_url, origin="https://evil.example")
 
@@ -55,7 +55,7 @@ def test_a_refused_handshake_tells_it_too(shop):
     assert "ratelimit" in refusal.value.resp_headers
 
 
-def test_who_asks_too_often_is_refused_and_told_when_to_go_on(run_gateway):
+def test_a_request_over_the_limit_is_refused_with_retry_after(run_gateway):
     url = run_gateway(RATE_LIMIT_SCALE="0.01").url
     assert statuses(f"{url}/auth/providers", 6) == [200] * 6
 
@@ -70,7 +70,7 @@ def test_who_asks_too_often_is_refused_and_told_when_to_go_on(run_gateway):
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/health"])
-def test_probes_are_told_the_limit_but_never_refused(run_gateway, path):
+def test_probes_are_counted_and_never_refused(run_gateway, path):
     url = run_gateway(RATE_LIMIT_SCALE="0.002").url
 
     answers = [requests.get(url + path) for _ in range(3)]
@@ -80,13 +80,13 @@ def test_probes_are_told_the_limit_but_never_refused(run_gateway, path):
     assert requests.get(f"{url}/auth/providers").status_code == 429
 
 
-def test_reads_from_the_cache_are_limited_too(run_gateway, new_product):
+def test_cached_reads_are_limited(run_gateway, new_product):
     url = f"{run_gateway(RATE_LIMIT_SCALE='0.01').url}/products/{new_product()['id']}"
 
     assert statuses(url, 7) == [200] * 6 + [429]
 
 
-def test_a_new_window_begins_when_the_old_one_is_over(run_gateway, monkeypatch):
+def test_a_new_window_restores_the_quota(run_gateway, monkeypatch):
     monkeypatch.setattr(limits_module, "WINDOW_SECONDS", 1)
     url = run_gateway(RATE_LIMIT_SCALE="0.002").url
     wait_for(lambda: requests.get(f"{url}/auth/providers").status_code == 429, pause_seconds=0)
@@ -94,7 +94,7 @@ def test_a_new_window_begins_when_the_old_one_is_over(run_gateway, monkeypatch):
     assert wait_for(lambda: requests.get(f"{url}/auth/providers").status_code == 200)
 
 
-def test_users_are_counted_apart_and_strangers_by_their_address(run_gateway, customer, new_customer, new_token):
+def test_users_are_counted_separately_and_anonymous_clients_by_address(run_gateway, customer, new_customer, new_token):
     url = run_gateway(RATE_LIMIT_SCALE="0.005").url
     ada, bo = customer.token, new_customer().token
     expired = new_token(sub=str(customer.user["id"]), exp=1)
@@ -108,7 +108,7 @@ def test_users_are_counted_apart_and_strangers_by_their_address(run_gateway, cus
     assert [status(), status(expired), status("nonsense"), status()] == [200, 200, 200, 429]
 
 
-def test_logins_have_a_limit_of_their_own_by_address(run_gateway, customer, new_customer):
+def test_logins_have_a_separate_limit_by_address(run_gateway, customer, new_customer):
     gateway = run_gateway(RATE_LIMIT_SCALE="0.1")
     ada, bo = (Client(gateway.url, somebody.token) for somebody in (customer, new_customer()))
 
@@ -130,7 +130,7 @@ def test_logins_have_a_limit_of_their_own_by_address(run_gateway, customer, new_
         ("/auth/refresh", 401, 6),
     ],
 )
-def test_what_is_costly_or_can_be_guessed_at_is_limited(run_gateway, path, status, allowed):
+def test_costly_and_guessable_routes_are_limited(run_gateway, path, status, allowed):
     url = run_gateway(RATE_LIMIT_SCALE="0.1").url
 
     answers = [requests.post(url + path, json={}).status_code for _ in range(allowed + 1)]
@@ -138,7 +138,7 @@ def test_what_is_costly_or_can_be_guessed_at_is_limited(run_gateway, path, statu
     assert answers == [status] * allowed + [429]
 
 
-def test_a_proxy_that_is_trusted_names_the_client(run_gateway):
+def test_a_trusted_proxy_names_the_client(run_gateway):
     url = run_gateway(RATE_LIMIT_SCALE="0.002", TRUSTED_PROXIES="127.0.0.1").url
 
     def status(address):
@@ -148,7 +148,7 @@ def test_a_proxy_that_is_trusted_names_the_client(run_gateway):
     assert [status("2001:db8::1"), status("2001:db8::2:3:4:5"), status("2001:db8:0:1::1")] == [200, 429, 200]
 
 
-def test_nobody_else_may_name_the_client(run_gateway):
+def test_an_untrusted_proxy_does_not_name_the_client(run_gateway):
     url = run_gateway(RATE_LIMIT_SCALE="0.002").url
 
     assert requests.get(f"{url}/auth/providers", headers={"X-Forwarded-For": "203.0.113.1"}).status_code == 200
@@ -172,7 +172,7 @@ def warnings(caplog):
     return [record for record in caplog.records if record.name == "gateway.limits" and record.levelname == "WARNING"]
 
 
-def test_gateways_with_a_redis_count_together(run_gateway, redis):
+def test_gateways_with_one_redis_count_together(run_gateway, redis):
     first, second = (run_gateway(RATE_LIMIT_SCALE="0.005", RATE_LIMIT_STORAGE_URI=redis.uri).url for _ in range(2))
 
     assert statuses(f"{first}/auth/providers", 2) == [200, 200]
@@ -180,7 +180,7 @@ def test_gateways_with_a_redis_count_together(run_gateway, redis):
     assert statuses(f"{first}/auth/providers", 1) == [429]
 
 
-def test_without_its_redis_a_gateway_lets_requests_pass_and_says_so_once(run_gateway, redis, monkeypatch, caplog):
+def test_a_gateway_without_its_redis_admits_requests_and_warns_once(run_gateway, redis, monkeypatch, caplog):
     monkeypatch.setattr(limits_module, "STORAGE_PAUSE_SECONDS", 0)
     url = run_gateway(RATE_LIMIT_SCALE="0.002", RATE_LIMIT_STORAGE_URI=redis.uri).url
     assert statuses(f"{url}/auth/providers", 2) == [200, 429]
@@ -198,7 +198,7 @@ def test_without_its_redis_a_gateway_lets_requests_pass_and_says_so_once(run_gat
         assert statuses(f"{url}/auth/providers", 2) == [200, 429]
 
 
-def test_a_redis_that_hangs_is_not_asked_by_every_request(run_gateway, redis, caplog):
+def test_a_hanging_redis_is_not_asked_for_every_request(run_gateway, redis, caplog):
     gateway = run_gateway(RATE_LIMIT_SCALE="0.002", RATE_LIMIT_STORAGE_URI=redis.uri)
     storage, asked = provider(gateway.container, "limits")._storage, []
     count = storage.incr
@@ -211,13 +211,13 @@ def test_a_redis_that_hangs_is_not_asked_by_every_request(run_gateway, redis, ca
     redis.send(signal.SIGCONT)
 
 
-def test_a_redis_that_is_away_does_not_hinder_the_start(run_gateway, closed_port):
+def test_a_gateway_starts_while_its_redis_is_unreachable(run_gateway, closed_port):
     url = run_gateway(RATE_LIMIT_STORAGE_URI=f"redis://127.0.0.1:{closed_port}/0").url
 
     assert requests.get(f"{url}/auth/providers").status_code == 200
 
 
-def test_more_requests_than_can_be_worked_on_are_refused_but_not_cached_reads(
+def test_requests_over_the_concurrency_limit_are_refused_and_cached_reads_are_not(
     run_gateway, customer, new_product, monkeypatch
 ):
     monkeypatch.setattr(cache, "TTL_SECONDS", 60)
@@ -238,7 +238,7 @@ def test_more_requests_than_can_be_worked_on_are_refused_but_not_cached_reads(
     feed.close()
 
 
-def test_a_request_gives_its_place_back_whatever_came_of_it(run_gateway, customer, monkeypatch):
+def test_every_request_releases_its_slot(run_gateway, customer, monkeypatch):
     gateway = run_gateway()
     monkeypatch.setattr(provider(gateway.container, "limits").in_flight, "most", 1)
     client = Client(gateway.url, customer.token)
@@ -272,7 +272,7 @@ def status_from(address, gateway, body):
 
 
 @pytest.mark.parametrize("framing", FRAMINGS)
-def test_a_body_that_does_not_come_holds_up_no_other(run_gateway, framing):
+def test_unfinished_bodies_block_no_other_request(run_gateway, framing):
     gateway = run_gateway()
 
     with slow_bodies(gateway, limits_module.MAX_BIG_BODIES + 1, HEAD + framing + b" "):
@@ -282,7 +282,7 @@ def test_a_body_that_does_not_come_holds_up_no_other(run_gateway, framing):
 
 
 @pytest.mark.parametrize("framing", FRAMINGS)
-def test_large_bodies_under_way_are_counted_for_each_address(run_gateway, monkeypatch, framing):
+def test_concurrent_large_bodies_are_limited_for_each_address(run_gateway, monkeypatch, framing):
     monkeypatch.setattr(limits_module, "MAX_BIG_BODIES_EACH", 2)
     gateway = run_gateway(RATE_LIMIT_SCALE="1")
     big_bodies = provider(gateway.container, "limits").big_bodies
@@ -301,7 +301,7 @@ def test_large_bodies_under_way_are_counted_for_each_address(run_gateway, monkey
     assert [status_from("127.0.3.1", gateway, BIG) for _ in range(3)] == [415] * 3
 
 
-def test_large_bodies_of_all_addresses_have_a_limit_too(run_gateway, monkeypatch):
+def test_concurrent_large_bodies_of_all_addresses_are_limited(run_gateway, monkeypatch):
     monkeypatch.setattr(limits_module, "MAX_BIG_BODIES", 1)
     gateway = run_gateway()
 
@@ -312,7 +312,7 @@ def test_large_bodies_of_all_addresses_have_a_limit_too(run_gateway, monkeypatch
     assert status == 503
 
 
-def test_requests_in_flight_are_counted_for_each_address(run_gateway, customer, monkeypatch):
+def test_concurrent_requests_are_limited_for_each_address(run_gateway, customer, monkeypatch):
     gateway = run_gateway(RATE_LIMIT_SCALE="1")
     in_flight = provider(gateway.container, "limits").in_flight
     monkeypatch.setattr(in_flight, "most_each", 1)

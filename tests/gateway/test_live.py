@@ -35,7 +35,7 @@ def test_a_client_is_greeted_and_may_ping(open_feed):
     assert feed.hear_until("pong") == {"type": "pong"}
 
 
-def test_a_user_by_header_hears_of_their_order(customer, open_feed, new_product):
+def test_a_user_authenticated_by_header_gets_their_notification(customer, open_feed, new_product):
     product = new_product()
     feed = open_feed(customer.token)
 
@@ -50,7 +50,7 @@ def test_a_user_by_header_hears_of_their_order(customer, open_feed, new_product)
     assert (kept["subject"], kept["message"]) == (push["data"]["subject"], push["data"]["message"])
 
 
-def test_a_user_by_message_hears_of_their_orders_steps(customer, admin, open_feed, new_product):
+def test_a_user_authenticated_by_message_gets_status_updates(customer, admin, open_feed, new_product):
     placed = order(customer, new_product())
     feed = open_feed()
     feed.say(type="authenticate", token=customer.token)
@@ -63,7 +63,7 @@ def test_a_user_by_message_hears_of_their_orders_steps(customer, admin, open_fee
         kinds.add(feed.hear_until("notification")["data"]["event_type"])
 
 
-def test_nobody_else_hears_of_an_order(customer, new_customer, admin, open_feed, new_product):
+def test_other_clients_get_no_notification_of_an_order(customer, new_customer, admin, open_feed, new_product):
     product = new_product()
     own, stranger, boss, anonymous = (
         open_feed(token) for token in (customer.token, new_customer().token, admin.token, None)
@@ -78,7 +78,7 @@ def test_nobody_else_hears_of_an_order(customer, new_customer, admin, open_feed,
         assert feed.hears_nothing_more()
 
 
-def test_all_sockets_of_a_user_hear_of_their_order(customer, open_feed, new_product):
+def test_all_sockets_of_a_user_get_the_notification(customer, open_feed, new_product):
     feeds = [open_feed(customer.token) for _ in range(3)]
 
     order(customer, new_product())
@@ -86,7 +86,7 @@ def test_all_sockets_of_a_user_hear_of_their_order(customer, open_feed, new_prod
     assert len({feed.hear_until("notification")["data"]["id"] for feed in feeds}) == 1
 
 
-def test_everybody_hears_of_a_changed_product(admin, open_feed, new_product):
+def test_every_client_gets_a_product_change(admin, open_feed, new_product):
     product = new_product(price="3.00", stock_quantity=5)
     feed = open_feed()
 
@@ -102,7 +102,7 @@ def test_everybody_hears_of_a_changed_product(admin, open_feed, new_product):
     assert isinstance(revision, int)
 
 
-def test_who_watches_hears_of_those_products_alone(shop, open_feed, new_product):
+def test_a_watching_client_gets_only_changes_of_the_watched_products(shop, open_feed, new_product):
     watched, other = new_product(), new_product()
     feed = open_feed()
     feed.watch(other)
@@ -150,7 +150,7 @@ def test_who_watches_hears_of_those_products_alone(shop, open_feed, new_product)
     ],
     ids=lambda message: repr(message[:40]),
 )
-def test_garbage_gets_an_error_and_the_socket_stays(open_feed, caplog, message):
+def test_an_invalid_message_gets_an_error_and_the_socket_stays_open(open_feed, caplog, message):
     feed = open_feed()
     feed.watch()
 
@@ -172,7 +172,7 @@ def test_a_bad_token_in_the_handshake_leaves_the_client_anonymous(new_feed, cust
     assert feed.hear_until("authenticated")["user_id"] == customer.user["id"]
 
 
-def test_when_the_token_expires_the_user_is_anonymous_again(customer, open_feed, new_token, new_product):
+def test_a_client_is_anonymous_after_its_token_expires(customer, open_feed, new_token, new_product):
     control = open_feed(customer.token)
     feed = open_feed(new_token(sub=str(customer.user["id"]), exp=int(time.time()) + 3))
 
@@ -185,7 +185,7 @@ def test_when_the_token_expires_the_user_is_anonymous_again(customer, open_feed,
     assert feed.hears_nothing_more()
 
 
-def test_a_user_may_become_another(customer, new_customer, open_feed, new_product):
+def test_a_client_may_authenticate_as_another_user(customer, new_customer, open_feed, new_product):
     feed, other = open_feed(customer.token), new_customer()
     feed.say(type="authenticate", token=other.token)
     assert feed.hear_until("authenticated")["user_id"] == other.user["id"]
@@ -199,7 +199,7 @@ def test_a_user_may_become_another(customer, new_customer, open_feed, new_produc
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://shop.example"])
-def test_a_foreign_page_is_refused_before_the_upgrade(shop, origin):
+def test_a_foreign_origin_is_refused_before_the_upgrade(shop, origin):
     with pytest.raises(websocket.WebSocketBadStatusException) as refusal:
         websocket.create_connection(shop.ws_url, origin=origin)
 
@@ -208,11 +208,11 @@ def test_a_foreign_page_is_refused_before_the_upgrade(shop, origin):
 
 
 @pytest.mark.parametrize("origin", ["http://shop.example:8080", "https://third.example", "http://{host}"])
-def test_the_shops_own_pages_are_welcome(shop, open_feed, origin):
+def test_the_shops_own_origins_may_connect(shop, open_feed, origin):
     open_feed(origin=origin.format(host=shop.url.removeprefix("http://")))
 
 
-def test_who_asks_for_methods_with_an_upgrade_gets_them(anonymous):
+def test_options_with_an_upgrade_lists_the_methods(anonymous):
     answer = anonymous.request(
         "OPTIONS", "/ws/notifications", headers={"Connection": "Upgrade", "Upgrade": "websocket"}
     )
@@ -243,7 +243,7 @@ def test_a_broken_handshake_is_malformed(anonymous, headers):
     assert problem(answer)["type"] == "malformed-request"
 
 
-def test_a_message_that_is_too_big_closes_the_socket_with_the_reason(open_feed, live):
+def test_an_oversized_message_closes_the_socket_with_its_code(open_feed, live):
     feed = open_feed()
     # As others do at any time.
     live.push_product(ProductChanged(id=2**62, price=1, stock_quantity=1, is_active=True, revision=1))
@@ -253,7 +253,7 @@ def test_a_message_that_is_too_big_closes_the_socket_with_the_reason(open_feed, 
     assert feed.closing_code() == 1009
 
 
-def test_bytes_that_are_no_websocket_frames_close_the_socket(open_feed, live):
+def test_invalid_frames_close_the_socket(open_feed, live):
     before = set(live._clients)
     feed = open_feed()
 
@@ -262,7 +262,7 @@ def test_bytes_that_are_no_websocket_frames_close_the_socket(open_feed, live):
     wait_for(lambda: not live._clients - before)
 
 
-def test_the_server_pings_and_clears_away_who_does_not_answer(open_feed, live, monkeypatch):
+def test_a_client_that_does_not_answer_pings_is_closed(open_feed, live, monkeypatch):
     monkeypatch.setitem(live_module.SOCKET_OPTIONS, "ping_interval", 0.3)
     before = set(live._clients)
     silent = open_feed()
@@ -274,7 +274,7 @@ def test_the_server_pings_and_clears_away_who_does_not_answer(open_feed, live, m
     assert websocket.ABNF.OPCODE_PING in list(opcodes)
 
 
-def test_who_answers_pings_stays(open_feed, monkeypatch):
+def test_a_client_that_answers_pings_stays_connected(open_feed, monkeypatch):
     monkeypatch.setitem(live_module.SOCKET_OPTIONS, "ping_interval", 1)
     feed = open_feed()
     feed.watch()
@@ -286,7 +286,7 @@ def test_who_answers_pings_stays(open_feed, monkeypatch):
     assert feed.hears_nothing_more()
 
 
-def test_a_slow_reader_is_dropped_and_nobody_waits_for_it(open_feed, live, monkeypatch):
+def test_a_slow_reader_is_dropped_and_blocks_no_other_client(open_feed, live, monkeypatch):
     monkeypatch.setattr(live_module, "SEND_SECONDS", 600)
     monkeypatch.setattr(live_module, "SEND_BUFFER_BYTES", 4096)
     before = set(live._clients)
@@ -317,7 +317,7 @@ def test_a_burst_of_messages_is_answered(open_feed):
     assert [feed.hear()["type"] for _ in range(live_module.MAX_BURST - 2)] == ["pong"] * (live_module.MAX_BURST - 2)
 
 
-def test_who_says_too_much_is_told_so_and_shown_out(open_feed, live):
+def test_a_client_over_the_message_rate_gets_an_error_and_is_closed(open_feed, live):
     before = set(live._clients)
     feed = open_feed()
 
@@ -343,7 +343,7 @@ SAID_AT_ONCE = bytes([0x81, 0x80 | len(SAID)]) + MASK + SAID
     ],
     ids=["pings", "pongs", "parts of a message"],
 )
-def test_a_flood_of_small_frames_is_held_back_and_nobody_waits_for_it(open_feed, begin, flood, end):
+def test_a_flood_of_small_frames_is_throttled_and_blocks_no_other_client(open_feed, begin, flood, end):
     seconds = 1
     frames = live_module.MAX_FRAME_BURST + live_module.FRAMES_PER_SECOND * seconds
     flooder, other = open_feed(), open_feed()
@@ -359,7 +359,7 @@ def test_a_flood_of_small_frames_is_held_back_and_nobody_waits_for_it(open_feed,
     assert time.monotonic() - started_at >= seconds
 
 
-def test_bytes_that_come_one_by_one_are_held_back_too(monkeypatch):
+def test_a_client_that_sends_single_bytes_is_throttled(monkeypatch):
     monkeypatch.setattr(live_module, "MAX_FRAME_BURST", 3)
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -378,7 +378,7 @@ def test_bytes_that_come_one_by_one_are_held_back_too(monkeypatch):
     sizes=st.lists(st.sampled_from([0, 1, 125, 126, 127, 2**16 - 1, 2**16, 2**16 + 1])),
     cuts=st.lists(st.integers(0, 2**16)),
 )
-def test_frames_are_counted_however_they_come(sizes, cuts):
+def test_frames_are_counted_however_the_stream_is_split(sizes, cuts):
     def head(size):
         if size < 126:
             return bytes([0x82, 0x80 | size])
@@ -392,7 +392,7 @@ def test_frames_are_counted_however_they_come(sizes, cuts):
     assert sum(frames.begin_in(stream[start:end]) for start, end in pairwise(bounds)) == len(sizes)
 
 
-def test_after_a_pause_one_may_speak_again(open_feed, monkeypatch):
+def test_a_client_may_send_again_after_a_pause(open_feed, monkeypatch):
     monkeypatch.setattr(live_module, "MAX_BURST", 3)
     monkeypatch.setattr(live_module, "MESSAGES_PER_SECOND", 1_000_000)
     feed = open_feed()
@@ -424,7 +424,7 @@ def test_a_user_has_a_limited_number_of_sockets_however_they_authenticate(custom
     assert late.hear_until("authenticated")
 
 
-def test_more_sockets_than_can_be_held_are_refused_before_the_upgrade(shop, open_feed, monkeypatch):
+def test_sockets_over_the_total_limit_are_refused_before_the_upgrade(shop, open_feed, monkeypatch):
     open_feed()
     monkeypatch.setattr(live_module, "MAX_SOCKETS", 1)
 

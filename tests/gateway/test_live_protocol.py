@@ -214,7 +214,7 @@ def is_undisturbed(bystander, live):
 
 @garbage
 @given(steps=st.lists(harmless, max_size=15))
-def test_garbage_is_answered_in_order_and_hears_of_nobody(met, live, bystander, steps):
+def test_invalid_messages_are_answered_in_order_without_other_users_news(met, live, bystander, steps):
     expected = [kind for _, kinds in steps for kind in kinds]
     with met() as stranger:
         stranger.say_bytes(b"".join(data for data, _ in steps))
@@ -229,7 +229,7 @@ def test_garbage_is_answered_in_order_and_hears_of_nobody(met, live, bystander, 
 # Not shrunk: a code that doesn't come is waited for.
 @settings(garbage, max_examples=10, phases=[Phase.generate])
 @given(steps=st.lists(harmless, max_size=5))
-def test_what_breaks_the_protocol_ends_the_socket_with_the_reason(met, live, bystander, what, steps):
+def test_a_protocol_error_closes_the_socket_with_its_code(met, live, bystander, what, steps):
     code, breaking = BREAKING[what]
     with met() as stranger:
         stranger.say_bytes(b"".join(data for data, _ in steps) + breaking)
@@ -240,7 +240,7 @@ def test_what_breaks_the_protocol_ends_the_socket_with_the_reason(met, live, bys
 
 @garbage
 @given(steps=st.lists(harmless, max_size=5), rest=st.binary(max_size=300), is_cut=st.booleans())
-def test_a_stream_that_stops_anywhere_is_forgotten(met, live, bystander, steps, rest, is_cut):
+def test_a_stream_cut_at_any_byte_is_cleaned_up(met, live, bystander, steps, rest, is_cut):
     data = b"".join(data for data, _ in steps)
     with met() as stranger:
         stranger.say_bytes(data[: len(data) * len(rest) // 300] if is_cut else data + rest)

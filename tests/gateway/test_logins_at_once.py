@@ -55,7 +55,7 @@ def slow_hashes(monkeypatch):
     may_end.set()
 
 
-def test_fifty_logins_at_once_hold_up_no_one_and_each_succeeds_or_is_refused_at_once(crowd, slow_hashes):
+def test_fifty_concurrent_logins_block_no_other_call_and_each_succeeds_or_is_refused_at_once(crowd, slow_hashes):
     slow_hashes.set()
     browser = requests.Session()
     headers = {"Authorization": f"Bearer {log_in(crowd, crowd.first, browser).json()['access_token']}"}
@@ -77,9 +77,7 @@ def test_fifty_logins_at_once_hold_up_no_one_and_each_succeeds_or_is_refused_at_
     assert all(int(answer.headers["Retry-After"]) >= 1 for answer in refused)
 
 
-def test_a_login_that_would_wait_too_long_is_refused_at_once_and_those_that_need_not_wait_are_taken(
-    crowd, slow_hashes, monkeypatch
-):
+def test_a_login_that_would_wait_too_long_is_refused_at_once_and_others_succeed(crowd, slow_hashes, monkeypatch):
     # As if a hash took minutes, or the process had been frozen amid one.
     monkeypatch.setattr(passwords, "MARGIN", 10**6)
 

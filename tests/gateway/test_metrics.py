@@ -14,7 +14,7 @@ def watched(shop):
     return Watched(shop.gateway)
 
 
-def test_requests_are_counted_by_the_template_of_their_route_from_the_cache_or_not(watched, anonymous, new_product):
+def test_cached_and_uncached_requests_are_counted_by_route_template(watched, anonymous, new_product):
     product = new_product()
 
     answers = [anonymous.get(f"/products/{product['id']}").status_code for _ in range(3)]
@@ -33,7 +33,7 @@ def test_refusals_are_counted_under_their_route_and_status(watched, anonymous):
     assert watched.count(COUNT, route="/orders", status="401") == 1
 
 
-def test_what_clients_make_up_makes_no_labels(watched, shop, anonymous):
+def test_invented_paths_and_methods_make_no_labels(watched, shop, anonymous):
     anonymous.get("/made-up/1")
     anonymous.delete("/livez")
     requests.request("MADEUP", f"{shop.url}/products")
@@ -45,7 +45,7 @@ def test_what_clients_make_up_makes_no_labels(watched, shop, anonymous):
     assert "made-up" not in told and "madeup" not in told
 
 
-def test_sockets_are_counted_by_who_they_are_and_not_among_the_requests(watched, open_feed, new_customer):
+def test_sockets_are_counted_by_state_and_not_as_requests(watched, open_feed, new_customer):
     customer = new_customer()
     before = {state: watched.value("forage_websockets", state=state) or 0 for state in ("anonymous", "authenticated")}
 

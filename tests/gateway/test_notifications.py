@@ -33,7 +33,7 @@ def notification(customer, new_product):
     return wait_for(sent)
 
 
-def test_a_customer_reads_what_they_were_told(customer, notification):
+def test_a_customer_reads_their_notifications(customer, notification):
     listed = customer.get("/notifications")
     single = customer.get(f"/notifications/{notification['id']}")
 
@@ -69,7 +69,7 @@ def test_notifications_are_filtered_and_paged(customer, notification):
     assert customer.get("/notifications?page=2&page_size=1").json() == {"notifications": [], "total": 1}
 
 
-def test_a_notification_is_its_recipients_and_the_admins(customer, admin, new_customer, notification):
+def test_a_notification_is_shown_only_to_its_recipient_and_admins(customer, admin, new_customer, notification):
     path = f"/notifications/{notification['id']}"
     stranger = new_customer()
 
@@ -85,7 +85,7 @@ def test_a_notification_is_its_recipients_and_the_admins(customer, admin, new_cu
         assert problem(answer)["type"] == "notification-not-found"
 
 
-def test_only_a_failed_notification_is_tried_again(customer, admin, notification):
+def test_a_sent_notification_cannot_be_retried(customer, admin, notification):
     for client in (customer, admin):
         refusal = client.post(f"/notifications/retry/{notification['id']}")
 
@@ -93,7 +93,7 @@ def test_only_a_failed_notification_is_tried_again(customer, admin, notification
         assert problem(refusal)["type"] == "not-failed"
 
 
-def test_a_failed_notification_goes_out_when_it_is_tried_again(customer, new_product, smtp):
+def test_a_retry_sends_a_failed_notification(customer, new_product, smtp):
     smtp.reject(customer.user["email"], "550 No such mailbox")
     customer.post("/orders", {"items": [{"product_id": new_product()["id"], "quantity": 1}]})
     (failed,) = wait_for(lambda: customer.get("/notifications?status=failed").json()["notifications"])
@@ -118,7 +118,7 @@ def test_a_query_out_of_bounds_is_refused(customer, query):
 
 
 @pytest.mark.parametrize("body", [{}, {"read": None}, {"read": "true"}, {"read": True, "id": 1}, []])
-def test_a_mark_is_true_or_false(customer, notification, body):
+def test_a_read_mark_must_be_true_or_false(customer, notification, body):
     answer = customer.patch(f"/notifications/{notification['id']}", body)
 
     assert answer.status_code == 422

@@ -61,14 +61,14 @@ def test_an_order_is_placed_and_found_at_its_address(customer, new_product):
     assert [step.keys() for step in order["history"]] == [{"status", "at", "by"}]
 
 
-def test_what_is_not_there_can_not_be_ordered(customer):
+def test_an_unknown_product_cannot_be_ordered(customer):
     refusal = customer.post("/orders", {"items": [{"product_id": 987654321, "quantity": 1}]})
 
     assert refusal.status_code == 404
     assert problem(refusal)["product_id"] == 987654321
 
 
-def test_more_than_there_is_can_not_be_ordered(customer, anonymous, new_product):
+def test_an_order_beyond_the_stock_is_refused(customer, anonymous, new_product):
     plenty, scarce = new_product(stock_quantity=5), new_product(stock_quantity=2)
 
     refusal = customer.post("/orders", cart((plenty, 1), (scarce, 3)))
@@ -80,7 +80,7 @@ def test_more_than_there_is_can_not_be_ordered(customer, anonymous, new_product)
     assert anonymous.get(f"/products/{plenty['id']}").json()["stock_quantity"] == 5
 
 
-def test_a_price_that_no_longer_holds_is_refused(customer, admin, new_product):
+def test_an_outdated_price_is_refused(customer, admin, new_product):
     product = new_product(price="3.00")
     admin.patch(f"/products/{product['id']}", {"price": "3.50"})
     line = {"product_id": product["id"], "quantity": 1}
@@ -151,7 +151,7 @@ def test_the_same_key_with_another_body_is_refused(customer, new_product):
     assert problem(refusal)["type"] == "key-reused"
 
 
-def test_without_a_key_each_request_is_an_order_of_its_own(customer, new_product):
+def test_each_request_without_a_key_makes_a_new_order(customer, new_product):
     product = new_product()
 
     first, second = (customer.post("/orders", cart((product, 1))).json() for _ in range(2))
@@ -167,7 +167,7 @@ def test_a_key_out_of_bounds_is_refused(customer, new_product, key):
     assert "Idempotency-Key" in problem(refusal)["errors"]
 
 
-def test_a_repeat_of_what_is_in_flight_is_told_to_come_back(customer, new_product):
+def test_a_repeat_of_a_request_in_flight_gets_retry_after(customer, new_product):
     product = new_product(stock_quantity=100)
     key = {"Idempotency-Key": str(uuid4())}
 
@@ -204,7 +204,7 @@ def test_orders_are_filtered_by_status(customer, order):
     assert customer.get("/orders?status=shipped").json() == []
 
 
-def test_an_admin_finds_anybodys_orders(admin, customer, order):
+def test_an_admin_finds_the_orders_of_all_customers(admin, customer, order):
     email = customer.user["email"]
     day = date.fromisoformat(order["created_at"][:10])
     today, tomorrow = day.isoformat(), (day + timedelta(days=1)).isoformat()
@@ -222,7 +222,7 @@ def test_an_admin_finds_anybodys_orders(admin, customer, order):
 
 
 @pytest.mark.parametrize("query", ["q=ada", "from=2026-01-01", "to=2026-01-01", "all=false&q=ada"])
-def test_searches_are_for_all_orders_only(customer, query):
+def test_a_search_needs_all_true(customer, query):
     answer = customer.get(f"/orders?{query}")
 
     assert answer.status_code == 422
@@ -236,7 +236,7 @@ def test_a_list_out_of_bounds_is_refused(admin, query):
     assert query.split("=")[0] in problem(answer)["errors"]
 
 
-def test_an_order_is_its_customers_and_the_admins_and_nobody_elses(order, customer, admin, new_customer):
+def test_an_order_is_shown_only_to_its_customer_and_admins(order, customer, admin, new_customer):
     path = f"/orders/{order['id']}"
     stranger = new_customer()
 
@@ -246,7 +246,7 @@ def test_an_order_is_its_customers_and_the_admins_and_nobody_elses(order, custom
     assert problem(customer.get("/orders/987654321"))["status"] == 404
 
 
-def test_an_order_takes_its_steps_and_remembers_them(admin, order):
+def test_an_order_goes_through_its_steps_and_records_them(admin, order):
     path = f"/orders/{order['id']}/status"
 
     for status in ("confirmed", "shipped", "delivered"):
@@ -265,7 +265,7 @@ def test_an_illegal_step_is_refused(admin, order):
     assert (problem(refusal)["old_status"], problem(refusal)["new_status"]) == ("pending", "delivered")
 
 
-def test_a_customer_may_cancel_and_nothing_else(customer, order):
+def test_a_customer_may_only_cancel(customer, order):
     path = f"/orders/{order['id']}/status"
 
     refusal = customer.patch(path, {"status": "confirmed"})
@@ -277,13 +277,13 @@ def test_a_customer_may_cancel_and_nothing_else(customer, order):
 
 
 @pytest.mark.parametrize("body", [{}, {"status": "lost"}, {"status": 3}, {"status": "cancelled", "by": "me"}, [], "x"])
-def test_a_status_that_there_is_not_is_refused(customer, order, body):
+def test_an_unknown_status_is_refused(customer, order, body):
     answer = customer.patch(f"/orders/{order['id']}/status", body)
 
     assert answer.status_code == 422
 
 
-def test_an_order_beyond_what_an_account_may_have_open_is_refused_with_a_sentence(customer):
+def test_an_order_beyond_the_limit_of_open_orders_is_refused_with_the_numbers(customer):
     heap = {"items": [{"product_id": number, "quantity": 10_000} for number in range(1, 22)]}
 
     answer = customer.post("/orders", heap)

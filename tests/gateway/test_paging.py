@@ -69,7 +69,7 @@ def test_the_links_lead_through_the_whole_list(get_page, first):
     assert total == str(THINGS)
 
 
-def test_pages_and_offsets_are_two_names_for_one_place(get_page):
+def test_a_page_and_its_offset_give_the_same_list(get_page):
     by_page, by_offset = get_page(page=2, limit=2), get_page(offset=2, limit=2)
 
     assert by_page[:2] == by_offset[:2]
@@ -87,7 +87,7 @@ def test_pages_and_offsets_are_two_names_for_one_place(get_page):
     }
 
 
-def test_a_page_beyond_the_end_is_empty_and_leads_back(get_page):
+def test_a_page_beyond_the_end_is_empty_and_links_back(get_page):
     ids, total, links = get_page(page=9, limit=2)
 
     assert (ids, total) == ([], str(THINGS))
@@ -98,7 +98,7 @@ def test_a_page_beyond_the_end_is_empty_and_leads_back(get_page):
     }
 
 
-def test_an_offset_beyond_the_end_leads_back_to_a_page_with_things(get_page):
+def test_an_offset_beyond_the_end_links_back_to_a_page_with_items(get_page):
     ids, _, links = get_page(offset=18, limit=10)
 
     assert ids == []
@@ -113,7 +113,7 @@ def position(link):
     return next(part for part in link.removeprefix("?").split("&") if part.startswith(("page=", "offset=", "skip=")))
 
 
-def test_the_older_names_go_on_working(lists):
+def test_the_older_parameter_names_still_work(lists):
     customer, _, _ = lists["/orders"]
 
     orders = customer.get("/orders?skip=4&limit=2")
@@ -128,7 +128,7 @@ def test_the_older_names_go_on_working(lists):
     "query", ["page=0", "page=x", "offset=-1", "page=1&offset=0", "limit=0", "limit=101", "page=99999999999999"]
 )
 @pytest.mark.parametrize("path", ["/products", "/users", "/orders", "/notifications"])
-def test_a_place_that_is_none_or_two_is_refused(admin, path, query):
+def test_an_invalid_or_doubled_position_is_refused(admin, path, query):
     answer = admin.get(f"{path}?{query}")
 
     assert answer.status_code == 422
@@ -138,5 +138,5 @@ def test_a_place_that_is_none_or_two_is_refused(admin, path, query):
 @pytest.mark.parametrize(
     "query", ["/orders?skip=0&page=1", "/orders?skip=0&offset=0", "/notifications?limit=5&page_size=5"]
 )
-def test_an_older_name_beside_the_newer_one_is_refused(customer, query):
+def test_an_older_name_together_with_the_newer_one_is_refused(customer, query):
     assert customer.get(query).status_code == 422

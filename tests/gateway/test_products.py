@@ -33,7 +33,7 @@ def replacement(product, **changes):
     return kept | changes
 
 
-def test_an_admin_adds_a_product_that_everybody_sees(admin, anonymous):
+def test_a_product_added_by_an_admin_is_public(admin, anonymous):
     product = {"name": "Cep 🍄", "price": "8.5", "stock_quantity": 3, "sku": f"cep-{uuid4().hex}", "category": "Fresh"}
 
     created = admin.post("/products", product)
@@ -104,7 +104,7 @@ def test_categories_are_counted(anonymous, new_product, category):
     assert all(entry["category"] for entry in categories)
 
 
-def test_an_inactive_product_exists_for_admins_alone(admin, anonymous, customer, new_product, category):
+def test_an_inactive_product_is_shown_only_to_admins(admin, anonymous, customer, new_product, category):
     product = new_product(category=category)
 
     deleted = admin.delete(f"/products/{product['id']}")
@@ -120,7 +120,7 @@ def test_an_inactive_product_exists_for_admins_alone(admin, anonymous, customer,
     assert [entry["id"] for entry in inactive["items"]] == [product["id"]]
 
 
-def test_a_deleted_product_comes_back_when_it_is_made_active(admin, anonymous, new_product):
+def test_a_deleted_product_can_be_made_active_again(admin, anonymous, new_product):
     product = new_product()
     admin.delete(f"/products/{product['id']}")
 
@@ -129,7 +129,7 @@ def test_a_deleted_product_comes_back_when_it_is_made_active(admin, anonymous, n
     assert anonymous.get(f"/products/{product['id']}").status_code == 200
 
 
-def test_put_replaces_all_but_the_stock(admin, new_product):
+def test_put_replaces_all_fields_except_the_stock(admin, new_product):
     product = new_product(description="Golden", stock_quantity=7)
 
     replaced = admin.put(f"/products/{product['id']}", replacement(product, name="Girolle", description=None))
@@ -139,7 +139,7 @@ def test_put_replaces_all_but_the_stock(admin, new_product):
     assert replaced.json()["stock_quantity"] == 7
 
 
-def test_patch_changes_what_it_names(admin, new_product):
+def test_patch_changes_only_the_given_fields(admin, new_product):
     product = new_product(description="Golden")
 
     changed = admin.patch(f"/products/{product['id']}", {"price": "31.00"})
@@ -189,7 +189,7 @@ def test_a_product_out_of_bounds_is_refused_by_field(admin, field, value):
 
 
 @pytest.mark.parametrize("fields", ({"name": "TV"}, {"name": "米酒"}, {"price": "0"}, {"description": "x" * 10_000}))
-def test_what_real_catalogues_have_is_taken(admin, fields):
+def test_values_of_real_catalogues_are_accepted(admin, fields):
     product = {"name": "Cep", "price": "8.50", "stock_quantity": 3} | fields
 
     created = admin.post("/products", product)
@@ -199,7 +199,7 @@ def test_what_real_catalogues_have_is_taken(admin, fields):
     assert created.json()["sku"] == f"P-{created.json()['id']}"
 
 
-def test_without_a_sku_put_and_patch_keep_the_one_there_is_and_null_asks_for_a_made_one(admin, new_product):
+def test_an_edit_without_a_sku_keeps_it_and_a_null_sku_is_replaced_by_a_generated_one(admin, new_product):
     product = new_product()
     path, whole = f"/products/{product['id']}", {"name": "Cep", "price": "8.50"}
 
@@ -210,7 +210,7 @@ def test_without_a_sku_put_and_patch_keep_the_one_there_is_and_null_asks_for_a_m
     assert [answer.json()["sku"] for answer in made] == [f"P-{product['id']}"] * 2
 
 
-def test_a_gift_is_ordered_for_nothing(admin, customer, new_product):
+def test_a_product_with_price_zero_can_be_ordered(admin, customer, new_product):
     gift = new_product(price="0.00")
     line = {"product_id": gift["id"], "quantity": 2, "unit_price": "0.00"}
 
@@ -223,7 +223,7 @@ def test_a_gift_is_ordered_for_nothing(admin, customer, new_product):
 
 
 @pytest.mark.parametrize("is_active", (True, False))
-def test_a_taken_sku_names_the_product_that_has_it(admin, new_product, is_active):
+def test_the_refusal_of_a_taken_sku_names_the_other_product(admin, new_product, is_active):
     holder, other = new_product(), new_product()
     if not is_active:
         admin.delete(f"/products/{holder['id']}")
@@ -242,7 +242,7 @@ def test_a_taken_sku_names_the_product_that_has_it(admin, new_product, is_active
     assert admin.get(f"/products/{other['id']}").json() == other
 
 
-def test_a_taken_sku_is_refused_whatever_its_case(admin, new_product):
+def test_a_taken_sku_is_refused_in_any_case(admin, new_product):
     product = new_product()
 
     refusal = admin.post(
@@ -253,7 +253,7 @@ def test_a_taken_sku_is_refused_whatever_its_case(admin, new_product):
     assert (problem(refusal)["type"], problem(refusal)["field"]) == ("taken", "sku")
 
 
-def test_the_stock_is_set_or_moved_and_never_below_zero(admin, new_product):
+def test_the_stock_is_set_or_changed_by_a_delta_and_never_below_zero(admin, new_product):
     product = new_product(stock_quantity=5)
     stock = f"/products/{product['id']}/stock"
 
@@ -276,7 +276,7 @@ def test_a_change_of_stock_is_one_number(admin, new_product, body):
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
-def test_what_is_not_there_can_not_be_edited(admin, method):
+def test_an_unknown_product_cannot_be_edited(admin, method):
     product = {"name": "Cep", "price": "8.50", "sku": "CEP-404"}
 
     answer = admin.request(method, "/products/987654321", json=None if method == "DELETE" else product)
@@ -287,7 +287,7 @@ def test_what_is_not_there_can_not_be_edited(admin, method):
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH"])
 @pytest.mark.parametrize("mark", ["{}", "W/{}", '"999-0", {}', "*"])
-def test_an_edit_of_the_version_that_was_read_goes_through(admin, new_product, method, mark):
+def test_an_edit_with_a_current_if_match_succeeds(admin, new_product, method, mark):
     product = new_product()
     etag = admin.get(f"/products/{product['id']}").headers["ETag"]
 
@@ -301,7 +301,7 @@ def test_an_edit_of_the_version_that_was_read_goes_through(admin, new_product, m
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH"])
 @pytest.mark.parametrize("mark", ["{}", "W/{}", '"998-0", {}', '"none-of-ours"', '"99999999999999999999-0"', '""'])
-def test_an_edit_of_an_older_version_is_refused(admin, new_product, method, mark):
+def test_a_stale_if_match_is_refused(admin, new_product, method, mark):
     product = new_product()
     etag = admin.get(f"/products/{product['id']}").headers["ETag"]
     admin.patch(f"/products/{product['id']}", {"name": "Girolle"})
@@ -335,7 +335,7 @@ def test_a_broken_if_match_is_malformed(admin, new_product, mark):
 
 @pytest.mark.parametrize("path", ["/products", "/products/categories", "/products/{id}"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_who_has_the_catalogue_already_gets_304(anonymous, customer, admin, new_product, path, method):
+def test_a_matching_if_none_match_gets_304(anonymous, customer, admin, new_product, path, method):
     path = path.format(**new_product())
     fresh = anonymous.get(path)
 
@@ -349,7 +349,7 @@ def test_who_has_the_catalogue_already_gets_304(anonymous, customer, admin, new_
         assert client.request(method, path, headers={"If-None-Match": '"old"'}).status_code == 200
 
 
-def test_head_says_what_get_would(anonymous, new_product):
+def test_head_has_the_headers_of_get(anonymous, new_product):
     path = f"/products/{new_product()['id']}"
     for _ in ("filled", "cached"):
         head = anonymous.request("HEAD", path)
@@ -360,7 +360,7 @@ def test_head_says_what_get_would(anonymous, new_product):
             assert head.headers[name] == get.headers[name]
 
 
-def test_reads_after_an_edit_through_the_same_gateway_are_never_older(admin, anonymous, new_product, category):
+def test_reads_after_an_edit_at_the_same_gateway_are_never_stale(admin, anonymous, new_product, category):
     product = new_product(category=category)
     for number in range(30):
         name = f"Edit {number}"
@@ -370,7 +370,7 @@ def test_reads_after_an_edit_through_the_same_gateway_are_never_older(admin, ano
         assert anonymous.get("/products", params={"category": category}).json()["items"][0]["name"] == name
 
 
-def test_an_order_shows_in_the_stock_at_once(anonymous, customer, new_product):
+def test_an_order_reduces_the_shown_stock_at_once(anonymous, customer, new_product):
     product = new_product(stock_quantity=10)
     path = f"/products/{product['id']}"
     for left in (9, 8, 7):
@@ -390,7 +390,7 @@ def test_a_change_made_elsewhere_reaches_the_cache_by_its_event(shop, anonymous,
     wait_for(lambda: anonymous.get(path).json()["stock_quantity"] == 3, seconds=TTL_SECONDS - 1)
 
 
-def test_cached_reads_answer_without_the_service(shop, anonymous, new_product):
+def test_a_cached_answer_has_the_content_and_headers_of_the_first(shop, anonymous, new_product):
     path = f"/products/{new_product()['id']}"
     filled = anonymous.get(path)
 
@@ -401,7 +401,7 @@ def test_cached_reads_answer_without_the_service(shop, anonymous, new_product):
     assert cached.headers["X-Request-ID"] != filled.headers["X-Request-ID"]
 
 
-def test_an_admin_sees_what_is_and_not_what_is_cached(shop, admin, new_product):
+def test_an_admins_reads_bypass_the_cache(shop, admin, new_product):
     product = new_product()
     everybody = Client(shop.url)
     everybody.get(f"/products/{product['id']}")
@@ -412,12 +412,12 @@ def test_an_admin_sees_what_is_and_not_what_is_cached(shop, admin, new_product):
 @pytest.mark.parametrize(
     "path", ["/products/0", f"/products/{2**63}", f"/products/{'9' * 400}", "/products/01", "/products/-1"]
 )
-def test_an_id_that_nothing_can_have_is_not_found(anonymous, path):
+def test_an_impossible_id_is_not_found(anonymous, path):
     assert problem(anonymous.get(path))["status"] == 404
 
 
 @pytest.mark.parametrize("query", ["limit=2", "limit=2&offset=1"])
-def test_a_query_that_is_part_of_the_path_is_not_answered_from_the_cache(anonymous, new_product, query):
+def test_a_query_encoded_in_the_path_is_not_answered_from_the_cache(anonymous, new_product, query):
     new_product()
     assert anonymous.get(f"/products?{query}").status_code == 200
 
@@ -426,7 +426,7 @@ def test_a_query_that_is_part_of_the_path_is_not_answered_from_the_cache(anonymo
     assert (answer.status_code, answer.json()["type"]) == (404, "not-found")
 
 
-def test_a_product_that_is_asked_for_by_another_spelling_is_as_new_as_by_its_own(anonymous, admin, new_product):
+def test_a_percent_encoded_path_shows_an_edit_at_once(anonymous, admin, new_product):
     product = new_product()
     paths = [f"/products/{product['id']}", "/products/" + "".join(f"%{ord(digit):x}" for digit in str(product["id"]))]
     assert [anonymous.get(path).json()["price"] for path in paths] == ["29.99", "29.99"]

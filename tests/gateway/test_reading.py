@@ -29,12 +29,12 @@ from gateway.schemas import OrderQuery, ProductQuery
     ],
     ids=lambda body: repr(body[:20]),
 )
-def test_what_is_not_json_is_malformed(body):
+def test_invalid_json_is_malformed(body):
     with pytest.raises(MalformedRequest):
         read_json(body)
 
 
-def test_json_is_read_as_it_is():
+def test_valid_json_is_read():
     text = '{"name": "🍄 فطر", "numbers": [1, -2.5, 1e3], "nothing": null, "yes": true}'
 
     assert read_json(text.encode()) == {
@@ -50,7 +50,7 @@ def test_query_strings_are_decoded():
 
 
 @pytest.mark.parametrize("query", [b"name=%ff", b"name=\xff", b"%c3%28=1", b"&".join(b"a%d=1" % n for n in range(51))])
-def test_query_strings_that_can_not_be_read_are_malformed(query):
+def test_unreadable_query_strings_are_malformed(query):
     with pytest.raises(MalformedRequest):
         read_query(query)
 
@@ -62,7 +62,7 @@ def test_a_repeated_parameter_is_named():
     assert refusal.value.errors.keys() == {"limit"}
 
 
-def test_blank_searches_look_for_nothing_in_particular():
+def test_blank_search_terms_are_ignored():
     query = ProductQuery().load({"name": "", "category": " ", "sort_by": ""})
 
     assert (query["name"], query["category"], query["sort_by"]) == (None, None, "-created_at")
@@ -78,7 +78,7 @@ def test_blank_searches_look_for_nothing_in_particular():
         ("2026-11-22T10:00:00 02:00", "2026-11-22T08:00:00Z", "2026-11-22T08:00:00Z"),
     ],
 )
-def test_a_bare_date_counts_whole_and_a_time_is_in_utc(given, start, end):
+def test_a_bare_date_covers_the_whole_day_and_times_are_in_utc(given, start, end):
     query = OrderQuery().load({"all": "true", "from": given, "to": given})
 
     assert (query["created_from"], query["created_to"]) == (start, end)
@@ -87,5 +87,5 @@ def test_a_bare_date_counts_whole_and_a_time_is_in_utc(given, start, end):
 @pytest.mark.parametrize(
     "given", ["yesterday", "2026-13-01", "0000-01-01", "9999-12-31", "0001-01-01T00:00+14:00", "1e9"]
 )
-def test_a_time_that_is_none_is_refused(given):
+def test_an_invalid_time_is_refused(given):
     assert "to" in OrderQuery().validate({"all": "true", "to": given})

@@ -64,7 +64,7 @@ LOGIN = b"POST /users/login HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-
     ],
     ids=lambda value: repr(value[-50:]) if isinstance(value, bytes) else None,
 )
-def test_a_request_that_is_no_sound_http_is_refused(speak, request_bytes, status):
+def test_an_invalid_http_request_is_refused(speak, request_bytes, status):
     answer = speak(request_bytes)
 
     head, _, body = answer.partition(b"\r\n\r\n")
@@ -101,7 +101,7 @@ def test_a_trusted_proxy_may_have_more_connections(run_gateway, monkeypatch):
         connection.close()
 
 
-def test_a_body_that_is_cut_off_is_refused(shop):
+def test_a_truncated_body_is_refused(shop):
     with socket.create_connection(("127.0.0.1", shop.port), timeout=10) as connection:
         connection.sendall(LOGIN + b'Content-Length: 100\r\n\r\n{"email"')
         connection.shutdown(socket.SHUT_WR)
@@ -109,7 +109,7 @@ def test_a_body_that_is_cut_off_is_refused(shop):
         assert status_of(connection.recv(65536)) == 400
 
 
-def test_a_body_has_to_come_in_time(speak, monkeypatch):
+def test_a_body_over_its_time_limit_is_refused(speak, monkeypatch):
     monkeypatch.setattr(protocol, "BODY_SECONDS", 0.5)
 
     answer = speak(LOGIN + b"Content-Length: 100\r\n\r\n{")
@@ -131,7 +131,7 @@ class Kitchen:
         return []
 
 
-def test_a_stop_finishes_what_runs_and_ends_the_rest(config, run_service, caplog):
+def test_a_stop_finishes_running_requests_and_closes_idle_connections(config, run_service, caplog):
     gateway = run_service(Gateway)
     run_service(Kitchen)
     url = f"http://127.0.0.1:{config['GATEWAY_PORT']}"
@@ -155,7 +155,7 @@ def test_a_stop_finishes_what_runs_and_ends_the_rest(config, run_service, caplog
     assert not [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")]
 
 
-def test_a_second_signal_does_not_keep_a_stop_from_ending(config, processes):
+def test_a_second_signal_does_not_prevent_a_clean_stop(config, processes):
     gateway = processes.start("gateway")
     address = ("127.0.0.1", int(config["GATEWAY_PORT"]))
     wait_for(lambda: accepts(address))
@@ -176,7 +176,7 @@ def accepts(address):
         return True
 
 
-def test_two_gateways_share_a_port_and_one_may_leave(config, run_service):
+def test_two_gateways_share_a_port_and_one_may_stop(config, run_service):
     first = run_service(Gateway)
     second = run_service(Gateway)
     url = f"http://127.0.0.1:{config['GATEWAY_PORT']}"
@@ -187,7 +187,7 @@ def test_two_gateways_share_a_port_and_one_may_leave(config, run_service):
     second.stop()
 
 
-def test_a_taken_port_is_said_in_a_sentence():
+def test_a_taken_port_is_reported_in_a_sentence():
     with socket.socket() as other:
         other.bind(("0.0.0.0", 0))
         other.listen()

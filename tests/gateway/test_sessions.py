@@ -51,7 +51,7 @@ def cookie_set_by(answer, name=COOKIE):
     return SimpleCookie(answer.headers["Set-Cookie"])[name]
 
 
-def test_a_login_sets_a_cookie_that_no_script_and_no_other_site_gets(browser):
+def test_a_login_sets_an_http_only_and_same_site_cookie(browser):
     cookie = cookie_set_by(browser.log_in())
 
     assert cookie["httponly"]
@@ -84,7 +84,7 @@ def test_a_refresh_gives_a_new_access_token_and_rotates_the_cookie(shop, browser
 
 
 @pytest.mark.parametrize("cookie", (None, "", "nonsense", "é", "x" * 3000))
-def test_a_refresh_without_a_sound_cookie_is_refused(shop, cookie):
+def test_a_refresh_without_a_valid_cookie_is_refused(shop, cookie):
     headers = {} if cookie is None else {"Cookie": f"{COOKIE}={cookie}".encode()}
 
     answer = requests.post(f"{shop.url}/auth/refresh", headers=headers)
@@ -108,7 +108,7 @@ def test_a_stolen_cookie_that_is_used_later_ends_the_session(shop, browser):
     assert browser.post("/auth/refresh").status_code == 401
 
 
-def test_a_logout_ends_the_session_and_takes_the_cookie(shop, browser):
+def test_a_logout_ends_the_session_and_clears_the_cookie(shop, browser):
     browser.log_in()
     cookie = browser.cookie
 
@@ -121,7 +121,7 @@ def test_a_logout_ends_the_session_and_takes_the_cookie(shop, browser):
     assert browser.post("/auth/logout").status_code == 204
 
 
-def test_devices_are_seen_and_logged_out_one_by_one(shop, browser):
+def test_sessions_are_listed_and_ended_one_by_one(shop, browser):
     browser.log_in(**{"User-Agent": "Phone/1.0\u00fc".encode("latin-1")})
     phone = browser.cookie
     browser.log_in(**{"User-Agent": "Laptop/2.0"})
@@ -136,7 +136,7 @@ def test_devices_are_seen_and_logged_out_one_by_one(shop, browser):
     assert [session["current"] for session in browser.get("/users/me/sessions").json()] == [True]
 
 
-def test_somebody_elses_session_cannot_be_ended(shop, browser):
+def test_another_users_session_cannot_be_ended(shop, browser):
     browser.log_in()
     [session] = browser.get("/users/me/sessions").json()
     other = Browser(shop)
@@ -150,7 +150,7 @@ def test_somebody_elses_session_cannot_be_ended(shop, browser):
 
 
 @pytest.mark.parametrize(("method", "path"), COOKIE_ROUTES)
-def test_a_foreign_page_cannot_use_the_cookie(browser, method, path):
+def test_a_foreign_origin_cannot_use_the_cookie(browser, method, path):
     browser.log_in()
     before = browser.cookie
 
@@ -178,7 +178,7 @@ def test_a_changed_password_ends_the_session_that_changed_it(browser):
     assert browser.log_in(password="lactarius deliciosus").status_code == 200
 
 
-def test_a_wrong_old_password_is_said_beside_its_field(browser):
+def test_a_wrong_old_password_is_reported_by_field(browser):
     browser.log_in()
 
     answer = browser.post("/users/me/password", {"old_password": "wrong", "password": "lactarius deliciosus"})
@@ -187,7 +187,7 @@ def test_a_wrong_old_password_is_said_beside_its_field(browser):
     assert problem(answer)["errors"].keys() == {"old_password"}
 
 
-def test_too_many_failures_are_told_when_to_try_again(browser):
+def test_too_many_failed_logins_get_retry_after(browser):
     for _ in range(6):
         assert browser.log_in(password="wrong").status_code == 401
 
@@ -273,7 +273,7 @@ def test_an_admin_disables_an_account_and_makes_another_an_admin(admin, shop):
     admin.patch(f"/users/{promoted.user['id']}", {"role": "customer"})
 
 
-def test_a_disabled_admin_does_not_enable_themselves(admin, new_customer):
+def test_a_disabled_admin_cannot_enable_themselves(admin, new_customer):
     former = new_customer("admin")
     admin.patch(f"/users/{former.user['id']}", {"is_active": False})
 
@@ -283,7 +283,7 @@ def test_a_disabled_admin_does_not_enable_themselves(admin, new_customer):
     assert problem(answer)["type"] == "not-allowed"
 
 
-def test_an_account_that_is_not_there_cannot_be_changed(admin):
+def test_an_unknown_account_cannot_be_changed(admin):
     answer = admin.patch("/users/999999999", {"is_active": False})
 
     assert answer.status_code == 404

@@ -23,7 +23,7 @@ def gateway(run_gateway, collector, monkeypatch):
     return run_gateway(**collector.settings)
 
 
-def test_nobody_outside_can_have_a_trace_kept(run_gateway, collector):
+def test_a_client_cannot_force_a_trace_to_be_kept(run_gateway, collector):
     gateway = run_gateway(**{**collector.settings, "OTEL_TRACES_SAMPLER_ARG": "0"})
 
     answer = requests.get(f"{gateway.url}/products", headers={"traceparent": FROM_OUTSIDE}, timeout=10)
@@ -33,7 +33,7 @@ def test_nobody_outside_can_have_a_trace_kept(run_gateway, collector):
     assert collector.spans == []
 
 
-def test_a_request_is_named_by_its_route_also_when_the_cache_answers(gateway, collector):
+def test_a_span_is_named_by_its_route_even_for_a_cached_answer(gateway, collector):
     def made_a_call():
         requests.get(f"{gateway.url}/products?name=secret", timeout=10)
         return {collector.find("products/list_products", below=span) != [] for span in collector.find("GET /products")}
@@ -45,7 +45,7 @@ def test_a_request_is_named_by_its_route_also_when_the_cache_answers(gateway, co
     assert b"secret" not in b"".join(collector.bodies)
 
 
-def test_of_an_address_that_is_no_route_and_of_an_invented_method_nothing_is_told(gateway, collector):
+def test_a_span_reveals_no_unknown_path_and_no_invented_method(gateway, collector):
     requests.request("ADA", f"{gateway.url}/ada@forage.example", timeout=10)
 
     [span] = wait_for(lambda: collector.find("HTTP"))
@@ -77,7 +77,7 @@ def test_a_websocket_makes_no_span(gateway, collector):
     assert {span.name for span in collector.spans} == {"GET /livez"}
 
 
-def test_an_offer_of_another_protocol_is_a_request_like_others(gateway, collector):
+def test_a_request_that_offers_another_protocol_makes_a_span(gateway, collector):
     requests.get(f"{gateway.url}/livez", headers={"Upgrade": "h2c", "Connection": "Upgrade"}, timeout=10)
 
     wait_for(lambda: collector.find("GET /livez"))

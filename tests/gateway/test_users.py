@@ -28,7 +28,7 @@ def test_a_new_customer_registers_logs_in_and_sees_their_account(anonymous, acco
 
 
 @pytest.mark.parametrize("taken", ["email", "username"])
-def test_a_taken_address_or_name_is_refused_whatever_its_case(anonymous, account, taken):
+def test_a_taken_address_or_name_is_refused_in_any_case(anonymous, account, taken):
     anonymous.post("/users/register", account)
     other = {"email": "x" + account["email"], "username": "x" + account["username"], "password": PASSWORD}
 
@@ -40,7 +40,7 @@ def test_a_taken_address_or_name_is_refused_whatever_its_case(anonymous, account
 
 
 @pytest.mark.parametrize("email", (".{}@b.example", "{}..b@b.example", "{}@b.--", "{}@1.2.3.44"))
-def test_an_address_that_no_mail_server_takes_is_refused_though_an_older_account_goes_on(
+def test_registration_refuses_an_address_that_cannot_receive_mail_and_older_accounts_still_work(
     shop, anonymous, account, new_product, email
 ):
     email = email.format(account["username"])
@@ -77,7 +77,7 @@ def test_every_cause_of_a_refused_login_looks_the_same(anonymous, account):
     assert wrong_password.headers["WWW-Authenticate"] == "Bearer"
 
 
-def test_what_is_wrong_with_a_registration_is_said_by_field(anonymous):
+def test_registration_errors_are_reported_by_field(anonymous):
     refusal = anonymous.post("/users/register", {"email": "nope", "password": "short", "role": "admin"})
 
     assert refusal.status_code == 422
@@ -85,7 +85,7 @@ def test_what_is_wrong_with_a_registration_is_said_by_field(anonymous):
     assert problem(refusal)["errors"].keys() == {"email", "username", "password", "role"}
 
 
-def test_the_token_of_an_account_that_is_gone_does_not_hold(anonymous, new_token):
+def test_the_token_of_a_deleted_account_is_refused(anonymous, new_token):
     answer = anonymous.get("/users/me", headers={"Authorization": f"Bearer {new_token(sub='999999999')}"})
 
     assert answer.status_code == 401

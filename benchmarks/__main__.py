@@ -9,7 +9,7 @@ import warnings
 warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")  # docs/decisions/ says why it is here
 
 from benchmarks import scenarios, tracing  # noqa: E402, F401
-from benchmarks.load import Failed  # noqa: E402
+from benchmarks.load import BenchmarkFailed  # noqa: E402
 from benchmarks.report import Report  # noqa: E402
 from benchmarks.shop import SCENARIOS, running_shop  # noqa: E402
 from nameko_reliable.testing.servers import CannotStart  # noqa: E402
@@ -28,7 +28,7 @@ def main(names):
         with running_shop() as shop:
             for name in names or SCENARIOS:
                 SCENARIOS[name](shop, Report(shop, int(seconds)))
-    except (CannotStart, Failed) as reason:
+    except (CannotStart, BenchmarkFailed) as reason:
         sys.exit(f"forage: {reason}")
     except KeyboardInterrupt:
         sys.exit("forage: stopped")

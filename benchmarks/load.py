@@ -19,11 +19,11 @@ from kombu import Connection, Queue
 ANSWER_SECONDS = 15
 
 
-class Failed(Exception):
+class BenchmarkFailed(Exception):
     """Carries the sentence that says what went wrong."""
 
 
-class Load:
+class LoadResult:
     """What came of one: latencies_ms of all answers, errors {what came instead: how often}, seconds in all."""
 
     def __init__(self):
@@ -51,7 +51,7 @@ def request(method, path, body=None, **headers):
 
 def http(port, clients, seconds, expected=200):
     """Have each client send until the time is over. clients: an iterator of requests each. expected: the status."""
-    load, started_at = Load(), time.perf_counter()
+    load, started_at = LoadResult(), time.perf_counter()
     with selectors.DefaultSelector() as selector:
         for number, requests in enumerate(clients):
             client = _Client(port, number, requests)
@@ -60,7 +60,7 @@ def http(port, clients, seconds, expected=200):
         while selector.get_map():
             ready = selector.select(ANSWER_SECONDS)
             if not ready:
-                raise Failed(f"The gateway gave no answer in {ANSWER_SECONDS} s.")
+                raise BenchmarkFailed(f"The gateway gave no answer in {ANSWER_SECONDS} s.")
             for key, _ in ready:
                 client = key.data
                 status = client.receive()
@@ -104,7 +104,7 @@ class _Client:
         """The status, once the answer is there to its end, else None."""
         data = self.socket.recv(65536)
         if not data:
-            raise Failed("The gateway closed a connection.")
+            raise BenchmarkFailed("The gateway closed a connection.")
         self._answer += data
         head_bytes = self._answer.find(b"\r\n\r\n") + 4
         if head_bytes < 4:
@@ -117,7 +117,7 @@ class _Client:
 
 def rpc(uri, service, method, outstanding, seconds):
     """Calls without arguments, so many of them at once, by one client that speaks AMQP and nothing more."""
-    load = Load()
+    load = LoadResult()
     reply_to, body = uuid4().hex, b'{"args":[],"kwargs":{}}'
     with Connection(uri) as connection, connection.channel() as channel:
         Queue(reply_to, exclusive=True, channel=channel).declare()

@@ -1,11 +1,11 @@
 """A line for each thing measured: how much, how fast, and who paid for it."""
 
-from benchmarks.load import Load, percentile
+from benchmarks.load import LoadResult, percentile
 
-PAYING = ("users", "products", "orders", "notifications", "gateway", "rabbitmq", "postgres")
+REPORTED_PARTS = ("users", "products", "orders", "notifications", "gateway", "rabbitmq", "postgres")
 COLUMNS = (
     f"{'':34} {'per s':>8} {'p50':>7} {'p95':>7} {'p99':>7} {'errors':>6}  "
-    + " ".join(f"{name[:8]:>8}" for name in PAYING)
+    + " ".join(f"{name[:8]:>8}" for name in REPORTED_PARTS)
     + f" {'all':>8}  busiest"
 )
 HEAD = f"{'':43} {'ms until the answer':^23} {'':6}  {'CPU ms for each':^71}\n{COLUMNS}"
@@ -22,7 +22,7 @@ class Row:
         load = self.load
         timed = [percentile(load.latencies_ms, percent) for percent in (50, 95, 99)] if any(load.latencies_ms) else []
         times = " ".join(f"{value:7.1f}" for value in timed) or f"{'-':>7} {'-':>7} {'-':>7}"
-        paid = [self.cpu_ms[part] for part in PAYING]
+        paid = [self.cpu_ms[part] for part in REPORTED_PARTS]
         cpu = " ".join(f"{value:8.3f}" for value in [*paid, sum(paid)])
         busiest = sorted(self.busy, key=self.busy.get, reverse=True)[:2]
         return (
@@ -43,7 +43,7 @@ class Report:
         print(f"  {text}", flush=True)
 
     def measure(self, name, run, settle=False):
-        """Add what `run()`, which returns a Load, took. settle: what it set off counts, too, and is waited for."""
+        """Add what `run()` took, which returns a LoadResult. settle: what it set off counts too, and is waited for."""
         before = self.shop.cpu_seconds()
         load = run()
         during = self.shop.cpu_seconds()
@@ -63,7 +63,7 @@ class Report:
         """The same for what is not requests: so many are done when `run()` returns the seconds that they took."""
 
         def counted():
-            load = Load()
+            load = LoadResult()
             load.seconds, load.latencies_ms = run(), [0] * count
             return load
 

@@ -9,19 +9,19 @@ from uuid import uuid4
 import psutil
 
 from benchmarks import load
-from benchmarks.load import Failed, Load, request
+from benchmarks.load import BenchmarkFailed, LoadResult, request
 from benchmarks.shop import PASSWORD, scenario, seconds_for
 from nameko_reliable.testing.waiting import wait_for
 
 WARM_UP_SECONDS = 1
-MANY = 32
+CLIENTS = 32
 CUSTOMERS = 8
 SOCKETS = 1000
 PUSHES = 10
 EVENTS = 2000
 # Far from those of real orders.
-FIRST_MADE_UP_ORDER = 10**12
-SENT = f"notifications WHERE order_id >= {FIRST_MADE_UP_ORDER} AND status = 'sent'"
+FIRST_INVENTED_ORDER = 10**12
+SENT = f"notifications WHERE order_id >= {FIRST_INVENTED_ORDER} AND status = 'sent'"
 
 
 def measure(shop, report, name, clients, expected=200, settle=False):
@@ -58,7 +58,7 @@ def catalogue(shop, report):
         etag = socket.recv(65536).partition(b"ETag: ")[2].partition(b"\r\n")[0].decode()
 
     def all_send(data):
-        return lambda: [repeat(data)] * MANY
+        return lambda: [repeat(data)] * CLIENTS
 
     admin = {"Authorization": f"Bearer {shop.admin()}"}
     measure(shop, report, "a product", all_send(request("GET", product)))
@@ -76,11 +76,11 @@ def orders(shop, report):
     bytes_before, orders_before = shop.database_bytes(), shop.count("orders", "orders")
     for name, clients, chosen in (
         ("one customer", 1, products),
-        (f"{MANY} customers", MANY, products),
-        (f"{MANY} customers, one product", MANY, products[:1]),
+        (f"{CLIENTS} customers", CLIENTS, products),
+        (f"{CLIENTS} customers, one product", CLIENTS, products[:1]),
     ):
         place_orders(shop, report, name, clients, chosen, tokens)
-    shop.check()
+    shop.check_books()
     report.note("The books are right.")
     placed = shop.count("orders", "orders") - orders_before
     grown = {service: (size - bytes_before[service]) / placed for service, size in shop.database_bytes().items()}
@@ -114,11 +114,11 @@ def lists(shop, report):
     authorization = {"Authorization": f"Bearer {token}"}
     body = {"items": [{"product_id": product["id"], "quantity": 1}]}
     for _ in range(100):
-        shop.ask("POST", "/orders", body, token)
+        shop.request("POST", "/orders", body, token)
     shop.wait_until_settled()
     for path in ("/orders?limit=20", "/notifications?page_size=20"):
         data = request("GET", path, **authorization)
-        measure(shop, report, path, lambda data=data: [repeat(data)] * MANY)
+        measure(shop, report, path, lambda data=data: [repeat(data)] * CLIENTS)
 
 
 @scenario("logins")
@@ -136,7 +136,7 @@ def logins(shop, report):
 def rpc(shop, report):
     """products.health, one SELECT, by a client that speaks AMQP alone."""
     report.title("RPC: products.health")
-    for outstanding in (1, MANY):
+    for outstanding in (1, CLIENTS):
 
         def run(seconds, outstanding=outstanding):
             return load.rpc(shop.settings.amqp_uri(), "products", "health", outstanding, seconds)
@@ -170,25 +170,25 @@ def _open_socket(shop, number):
     while b'"type":"connected"' not in data:
         more = socket.recv(65536)
         if not more:
-            raise Failed(f"A WebSocket was refused: {data.decode(errors='replace')}")
+            raise BenchmarkFailed(f"A WebSocket was refused: {data.decode(errors='replace')}")
         data += more
     return socket
 
 
 def _push(shop, held, products, admin):
     """Change each product once; every socket is to hear of each. A latency is from the change's request on."""
-    result, started_at = Load(), time.perf_counter()
+    result, started_at = LoadResult(), time.perf_counter()
     with selectors.DefaultSelector() as selector:
         for socket in held:
             selector.register(socket, selectors.EVENT_READ)
         for product in products:
             changed_at = time.perf_counter()
-            shop.ask("PATCH", f"/products/{product['id']}/stock", {"delta": 1}, admin)
+            shop.request("PATCH", f"/products/{product['id']}/stock", {"delta": 1}, admin)
             left = len(held)
             while left:
                 ready = selector.select(load.ANSWER_SECONDS)
                 if not ready:
-                    raise Failed(f"{left} of {len(held)} sockets heard nothing of a change.")
+                    raise BenchmarkFailed(f"{left} of {len(held)} sockets heard nothing of a change.")
                 for key, _ in ready:
                     if b'"type":"product"' in key.fileobj.recv(65536):
                         result.latencies_ms.append((time.perf_counter() - changed_at) * 1000)
@@ -225,7 +225,7 @@ def events(shop, report):
     finally:
         for replica in handlers:
             replica.send(signal.SIGCONT)
-    shop.sql("notifications", "DELETE FROM notifications WHERE order_id >= %s", FIRST_MADE_UP_ORDER)
+    shop.sql("notifications", "DELETE FROM notifications WHERE order_id >= %s", FIRST_INVENTED_ORDER)
 
 
 def _fill_outbox(shop):
@@ -242,7 +242,7 @@ def _fill_outbox(shop):
                 'product_price', '9.90', 'quantity', 1, 'subtotal', '9.90')))
         FROM (SELECT gen_random_uuid() AS id, %s + n AS order_id FROM generate_series(1, %s) AS n) AS made_up
         """,
-        FIRST_MADE_UP_ORDER,
+        FIRST_INVENTED_ORDER,
         EVENTS,
     )
 
@@ -250,11 +250,11 @@ def _fill_outbox(shop):
 @scenario("replicas")
 def replicas(shop, report):
     """Orders with more replicas. On a machine of a few cores they can't bring more, but show what they cost."""
-    report.title(f"Orders of {MANY} customers, with more replicas of each of orders, products and gateway")
+    report.title(f"Orders of {CLIENTS} customers, with more replicas of each of orders, products and gateway")
     products, tokens = shop.products(), shop.customers(CUSTOMERS)
     for replicas in (1, 2, 3):
         shop.scale(orders=replicas, products=replicas, gateway=replicas)
-        place_orders(shop, report, f"{replicas} of each", MANY, products, tokens)
+        place_orders(shop, report, f"{replicas} of each", CLIENTS, products, tokens)
     shop.scale()
-    shop.check()
+    shop.check_books()
     report.note("The books are right.")

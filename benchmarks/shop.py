@@ -19,7 +19,7 @@ import psutil
 import psycopg2
 from nameko.standalone.rpc import ClusterRpcProxy
 
-from benchmarks.load import Failed
+from benchmarks.load import BenchmarkFailed
 from contracts.types import SERVICES
 from dev import npm
 from dev.programs import require_programs
@@ -56,12 +56,12 @@ def running_shop():
     try:
         shop = Shop(folder)
         try:
-            shop.come_up()
+            shop.start()
             yield shop
         finally:
             shop.stop()
     except Exception as error:
-        raise Failed(f"{error}\nThe logs are in {folder}.") from error
+        raise BenchmarkFailed(f"{error}\nThe logs are in {folder}.") from error
     except KeyboardInterrupt:
         shutil.rmtree(folder)
         raise
@@ -92,7 +92,7 @@ class Shop:
         self.replicas = {part: [] for part in PARTS}
         self.port = self.settings.ports["GATEWAY_PORT"]
 
-    def come_up(self):
+    def start(self):
         for server in self.servers.values():
             server.start()
         for server in self.servers.values():
@@ -147,7 +147,7 @@ class Shop:
         started = [replica for replicas in self.replicas.values() for replica in replicas]
         for replica in started:
             if replica.process.poll() is not None:
-                raise Failed(f"{replica.name} ended: {replica.output().strip()}")
+                raise BenchmarkFailed(f"{replica.name} ended: {replica.output().strip()}")
         gateways = self.replicas["gateway"]
         return all("listening on port" in gateway.output() for gateway in gateways) and all(map(_is_ready, started))
 
@@ -162,7 +162,7 @@ class Shop:
         parts = {part: sum(map(_cpu_seconds, pids)) for part, pids in self.process_trees().items()}
         return {**parts, "clients": time.process_time()}
 
-    def ask(self, method, path, body=None, token=None):
+    def request(self, method, path, body=None, token=None):
         """What the gateway answers."""
         headers = {"Content-Type": "application/json"} if body is not None else {}
         if token:
@@ -173,10 +173,10 @@ class Shop:
             with urllib.request.urlopen(request, timeout=20) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
-            raise Failed(f"{method} {path} was answered {error.code}: {error.read().decode()}") from error
+            raise BenchmarkFailed(f"{method} {path} was answered {error.code}: {error.read().decode()}") from error
 
     def log_in(self, email, password):
-        return self.ask("POST", "/users/login", {"email": email, "password": password})["access_token"]
+        return self.request("POST", "/users/login", {"email": email, "password": password})["access_token"]
 
     def customers(self, count):
         """The access tokens of so many customers, who register when they are first wanted."""
@@ -185,7 +185,7 @@ class Shop:
     def _customer(self, email):
         if not self.sql("users", "SELECT id FROM users WHERE email = %s", email):
             account = {"email": email, "username": email.partition("@")[0], "password": PASSWORD}
-            self.ask("POST", "/users/register", account)
+            self.request("POST", "/users/register", account)
             # An address that was never proven would be sent few of its mails.
             self.sql("users", "UPDATE users SET email_verified_at = now() WHERE email = %s", email)
         return self.log_in(email, PASSWORD)
@@ -194,7 +194,7 @@ class Shop:
         return self.log_in("admin@forage.example", PASSWORD)
 
     def products(self):
-        return self.ask("GET", "/products?limit=100")["items"]
+        return self.request("GET", "/products?limit=100")["items"]
 
     def rpc(self):
         return ClusterRpcProxy({"AMQP_URI": self.settings.amqp_uri()}, timeout=10)
@@ -216,7 +216,7 @@ class Shop:
         return {service: self.sql(service, size)[0][0] for service in SERVICES}
 
     def wait_until_settled(self):
-        """Return when all that has happened was told: no event and no mail is under way. Raises Failed."""
+        """Return when all that has happened was told: no event and no mail is under way. Raises BenchmarkFailed."""
 
         def settled():
             under_way = {
@@ -233,10 +233,10 @@ class Shop:
         try:
             wait_for(settled, SETTLE_SECONDS, pause_seconds=0.1)
         except AssertionError as error:
-            raise Failed(f"The shop came to no rest: {error}") from error
+            raise BenchmarkFailed(f"The shop came to no rest: {error}") from error
 
-    def check(self):
-        """Raise Failed unless the books are right: a fast wrong answer is worth nothing."""
+    def check_books(self):
+        """Raise BenchmarkFailed unless the books are right: a fast wrong answer is worth nothing."""
         self.wait_until_settled()
         off = self.sql(
             "products",
@@ -262,7 +262,7 @@ class Shop:
             "parked messages": parked,
         }
         if any(wrong.values()):
-            raise Failed(f"The books are wrong: { {what: found for what, found in wrong.items() if found} }")
+            raise BenchmarkFailed(f"The books are wrong: { {what: found for what, found in wrong.items() if found} }")
 
 
 def _is_ready(replica):

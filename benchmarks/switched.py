@@ -23,14 +23,14 @@ TURN_SECONDS = 0.1
 # So many that spans are sent in some of them: a multiple of 4.
 TURNS = 20
 
-begun = 0
+begun_spans = 0
 is_watching = False
 
 
 def counted(begin):
     def counted_begin(*arguments, **trace):
-        global begun
-        begun += 1
+        global begun_spans
+        begun_spans += 1
         return begin(*arguments, **trace)
 
     return counted_begin
@@ -58,10 +58,10 @@ def take_turns():
             # on, off, off, on, …: what drifts hits both alike.
             if number % 2:
                 switch()
-            before, started_at = begun, time.process_time()
+            before, started_at = begun_spans, time.process_time()
             eventlet.sleep(TURN_SECONDS)
             seconds[Tracer.entry_span] += time.process_time() - started_at
-            requests[Tracer.entry_span] += begun - before
+            requests[Tracer.entry_span] += begun_spans - before
         pairs.append([seconds[way] * 1e6 / max(1, requests[way]) for way in (off, on)])
     # Without the last one, which went on when nobody asked any more.
     print("pairs:", json.dumps(pairs[:-1]), flush=True)

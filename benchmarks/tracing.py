@@ -8,8 +8,8 @@ from itertools import repeat
 from statistics import median, quantiles
 
 from benchmarks import load
-from benchmarks.load import Failed, request
-from benchmarks.scenarios import CUSTOMERS, MANY, ordering
+from benchmarks.load import BenchmarkFailed, request
+from benchmarks.scenarios import CLIENTS, CUSTOMERS, ordering
 from benchmarks.shop import PARTS, scenario
 from nameko_reliable.testing.collector import Collector
 from nameko_reliable.testing.waiting import wait_for
@@ -42,17 +42,17 @@ def tracing(shop, report):
             }
             shop.scale(settings, nameko=[sys.executable, "-m", "benchmarks.switched"])
             reads = _pairs_of_reads(shop, WATCH_SECONDS * report.seconds)
-            _tell(report, f"a cached read, {float(ratio):.0%} kept", reads)
+            _note_pairs(report, f"a cached read, {float(ratio):.0%} kept", reads)
         # The last ratio's shop.
-        _tell(report, "an order, 100% kept", _pairs_of_orders(shop, PAIRS_OF_ORDERS * report.seconds))
+        _note_pairs(report, "an order, 100% kept", _pairs_of_orders(shop, PAIRS_OF_ORDERS * report.seconds))
         shop.scale()
         if not collector.bodies:
-            raise Failed("No span came.")
+            raise BenchmarkFailed("No span came.")
     finally:
         collector.stop()
 
 
-def _tell(report, what, pairs):
+def _note_pairs(report, what, pairs):
     """pairs: (µs without traces, µs with them) each."""
     without = median(pair[0] for pair in pairs)
     first, middle, last = quantiles(pair[1] - pair[0] for pair in pairs)
@@ -65,12 +65,12 @@ def _tell(report, what, pairs):
 def _load(shop, clients, seconds, expected):
     done = load.http(shop.port, clients, seconds, expected)
     if done.errors:
-        raise Failed(f"Not all was answered {expected}: {dict(done.errors)}")
+        raise BenchmarkFailed(f"Not all was answered {expected}: {dict(done.errors)}")
     return done
 
 
 def _pairs_of_reads(shop, seconds):
-    reads = [repeat(request("GET", f"/products/{shop.products()[0]['id']}"))] * MANY
+    reads = [repeat(request("GET", f"/products/{shop.products()[0]['id']}"))] * CLIENTS
     _load(shop, reads, 1, 200)
     [gateway] = shop.replicas["gateway"]
     gateway.send(signal.SIGUSR2)
@@ -85,7 +85,7 @@ def _pairs_of_orders(shop, count):
     def turn():
         shop.wait_until_settled()
         before = shop.cpu_seconds()
-        done = _load(shop, ordering(MANY, products, tokens), ORDERS_TURN_SECONDS, 201)
+        done = _load(shop, ordering(CLIENTS, products, tokens), ORDERS_TURN_SECONDS, 201)
         shop.wait_until_settled()
         after = shop.cpu_seconds()
         return sum(after[part] - before[part] for part in PARTS) * 1e6 / done.count

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks.load import Load, percentile, request
+from benchmarks.load import LoadResult, percentile, request
 from benchmarks.report import Row
 from dev.settings import ROOT
 
@@ -62,7 +62,7 @@ def test_of_a_single_answer_every_percentile_is_its_own():
 
 
 def test_a_row_tells_rate_times_errors_and_what_each_process_paid():
-    load = Load()
+    load = LoadResult()
     load.latencies_ms, load.seconds = [10.0, 30.0, 20.0, 40.0], 2.0
     load.errors[503] = 1
     spent = {name: 0.0 for name in ("users", "products", "orders", "notifications", "gateway", "rabbitmq", "postgres")}

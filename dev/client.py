@@ -9,11 +9,11 @@ import sys
 
 from dev import npm
 from gateway.app import create_app
-from gateway.auth import Tokens
+from gateway.auth import AccessTokens
 from gateway.cache import Cache
 from gateway.limits import Limits
-from gateway.live import Live
-from gateway.routes.docs import Page
+from gateway.live import LiveFeed
+from gateway.routes.docs import DocsAssets
 from nameko_reliable.testing.servers import CannotStart
 
 TYPES = npm.FRONTEND / "src" / "api" / "schema.d.ts"
@@ -23,7 +23,7 @@ PROBLEM = {"$ref": "#/components/schemas/ProblemView"}
 def document():
     """The OpenAPI document, without a running shop."""
     config = {"FRONTEND_URL": "http://localhost:8080", "ALLOWED_ORIGINS": [], "GOOGLE_CLIENT_ID": None}
-    app = create_app(config, None, Tokens(), Cache(), Live(), Limits(), Page())
+    app = create_app(config, None, AccessTokens(), Cache(), LiveFeed(), Limits(), DocsAssets())
     return json.loads(app.extensions["openapi.json"])
 
 

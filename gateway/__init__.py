@@ -9,11 +9,11 @@ from contracts.production import demo_settings
 from contracts.products import ProductChanged
 from contracts.settings import ShopSettings
 from gateway.app import create_app
-from gateway.auth import Tokens
+from gateway.auth import AccessTokens
 from gateway.cache import Cache
 from gateway.limits import Limits
-from gateway.live import Live
-from gateway.routes.docs import Page
+from gateway.live import LiveFeed
+from gateway.routes.docs import DocsAssets
 from gateway.server import wsgi_server
 from nameko_reliable.events import broadcast_handler
 from nameko_reliable.rpc import ClusterClient
@@ -31,21 +31,23 @@ class Gateway:
     tracing = WorkerSpans()
     metrics = Metrics(prefix="forage")
     cluster = ClusterClient()
-    tokens = Tokens()
+    access_tokens = AccessTokens()
     cache = Cache()
-    live = Live()
+    live_feed = LiveFeed()
     limits = Limits()
-    page = Page()
+    docs_assets = DocsAssets()
 
     @wsgi_server
     def app(self):
-        return create_app(self.config, self.cluster, self.tokens, self.cache, self.live, self.limits, self.page)
+        return create_app(
+            self.config, self.cluster, self.access_tokens, self.cache, self.live_feed, self.limits, self.docs_assets
+        )
 
     @broadcast_handler(ProductChanged)
     def follow_product(self, event):
-        if self.cache.follow(event.id, event.revision):
-            self.live.push_product(event)
+        if self.cache.apply_change(event.id, event.revision):
+            self.live_feed.push_product(event)
 
     @broadcast_handler(NotificationCreated)
     def push_notification(self, event):
-        self.live.push_notification(event)
+        self.live_feed.push_notification(event)

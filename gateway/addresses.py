@@ -6,39 +6,39 @@ from ipaddress import ip_address, ip_network
 IPV6_PREFIX_BITS = 64
 
 
-class ClientAddresses:
-    """trusted: the networks of our proxies."""
+class TrustedProxies:
+    """networks: the networks of our proxies."""
 
-    def __init__(self, trusted):
-        self.trusted = trusted
+    def __init__(self, networks):
+        self.networks = networks
 
-    def of(self, environ):
+    def client_address(self, environ):
         """The nearest address, counted from us, that is no trusted proxy's."""
         address = environ["REMOTE_ADDR"]
-        if not self.trusted:
+        if not self.networks:
             return address
         for hop in reversed(environ.get("HTTP_X_FORWARDED_FOR", "").split(",")):
-            if not self.trusts(address):
+            if not self.contains(address):
                 break
-            named = _address(hop)
+            named = _parse_hop(hop)
             if named is None:
                 break
             address = named
         return address
 
-    def trusts(self, address):
+    def contains(self, address):
         """Whether it is a proxy of ours."""
-        return any(ip_address(address) in network for network in self.trusted)
+        return any(ip_address(address) in network for network in self.networks)
 
 
-def neighbourhood(address):
+def client_network(address):
     """The addresses that are probably the same client's: an IPv4 address itself, the /64 of an IPv6 one."""
     if ":" not in address:
         return address
     return str(ip_network((address, IPV6_PREFIX_BITS), strict=False))
 
 
-def _address(hop):
+def _parse_hop(hop):
     """An address of X-Forwarded-For, which some proxies write with a port; None for anything else."""
     hop = hop.strip()
     if hop.startswith("["):

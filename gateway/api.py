@@ -21,7 +21,7 @@ from werkzeug.routing import BaseConverter
 
 from contracts.types import MAX_BIGINT, InvalidInput, Money, Time
 from gateway.auth import ADMIN, PUBLIC
-from gateway.document import UNCOUNTED, Keywords, describe, headers_of
+from gateway.document import SERVER_REFUSALS, MetaKeywords, extend_spec, response_headers
 from gateway.errors import (
     PROBLEM_JSON,
     AccessDenied,
@@ -31,8 +31,8 @@ from gateway.errors import (
     RateLimited,
     Unauthenticated,
     UnsupportedBody,
-    answer,
     problem_of,
+    problem_response,
 )
 from gateway.schemas import Moment, ProblemView
 from nameko_reliable.errors import RpcTimeout, ServiceUnavailable
@@ -52,10 +52,10 @@ def read_json(body):
     try:
         return json.loads(
             body.decode("utf-8"),
-            object_pairs_hook=_distinct,
+            object_pairs_hook=_without_duplicate_keys,
             parse_constant=_refuse_constant,
-            parse_float=_finite,
-            parse_int=_short,
+            parse_float=_finite_float,
+            parse_int=_short_int,
         )
     except UnicodeDecodeError:
         raise MalformedRequest("The body is not UTF-8.") from None
@@ -65,7 +65,7 @@ def read_json(body):
         raise MalformedRequest(f"The body is not JSON: {error}.") from None
 
 
-def _distinct(pairs):
+def _without_duplicate_keys(pairs):
     members = dict(pairs)
     if len(members) < len(pairs):
         raise ValueError("an object has the same key twice")
@@ -76,20 +76,20 @@ def _refuse_constant(name):
     raise ValueError(f"{name} is no JSON number")
 
 
-def _finite(text):
+def _finite_float(text):
     number = float(text)
     if not math.isfinite(number):
         raise ValueError("a number is too large")
     return number
 
 
-def _short(digits):
+def _short_int(digits):
     if len(digits) > MAX_DIGITS:
         raise ValueError("a number has too many digits")
     return int(digits)
 
 
-def _refuse_what_is_large(value):
+def _check_size(value):
     """Raises InvalidInput when its lists and objects hold too many values, MalformedRequest when they are too deep."""
     count, waiting = 0, [(value, 1)]
     while waiting:
@@ -131,7 +131,7 @@ class StrictParser(FlaskParser):
         if len(body) > MAX_BODY_BYTES:
             raise http.RequestEntityTooLarge
         value = read_json(body)
-        _refuse_what_is_large(value)
+        _check_size(value)
         return value
 
     def load_querystring(self, request, schema):
@@ -143,15 +143,15 @@ class StrictParser(FlaskParser):
         raise InvalidInput(errors) from None
 
 
-def refuse_queries(view):
+def refuse_unknown_parameters(view):
     """For routes that take no query parameters: 422 for any."""
-    if request.query_string and "query" not in _locations(view):
+    if request.query_string and "query" not in _parameter_locations(view):
         unknown = read_query(request.query_string)
         if unknown:
             raise InvalidInput({name: ["Unknown field."] for name in unknown})
 
 
-def _locations(view):
+def _parameter_locations(view):
     parameters = getattr(view, "_apidoc", {}).get("arguments", {}).get("parameters", ())
     return {parameter["in"] for parameter in parameters}
 
@@ -166,13 +166,13 @@ class IdConverter(BaseConverter):
 
 
 class Blueprint(flask_smorest.Blueprint):
-    """asks_services: whether its views may find a service away."""
+    """calls_services: whether its views may find a service away."""
 
     ARGUMENTS_PARSER = StrictParser()
 
-    def __init__(self, *args, asks_services=True, **kwargs):
+    def __init__(self, *args, calls_services=True, **kwargs):
         super().__init__(*args, **kwargs)
-        self.asks_services = asks_services
+        self.calls_services = calls_services
         self._prepare_doc_cbks.append(self._prepare_access_doc)
 
     def body(self, schema):
@@ -182,14 +182,14 @@ class Blueprint(flask_smorest.Blueprint):
         of the service's method that the gateway itself fills in.
         """
         names = {field.data_key or name for name, field in schema.load_fields.items()}
-        needed = {field.data_key or name for name, field in schema.load_fields.items() if field.required}
-        needed = set() if schema.partial else needed
+        required = {field.data_key or name for name, field in schema.load_fields.items() if field.required}
+        required = set() if schema.partial else required
 
         def decorator(view):
             @wraps(view)
             def checked(*args, **kwargs):
                 members = self.ARGUMENTS_PARSER.load_json(request, schema)
-                if not isinstance(members, dict) or members.keys() - names or needed - members.keys():
+                if not isinstance(members, dict) or members.keys() - names or required - members.keys():
                     raise InvalidInput(schema.validate(members))
                 return view(members, *args, **kwargs)
 
@@ -219,19 +219,19 @@ class Blueprint(flask_smorest.Blueprint):
         return decorator
 
     @staticmethod
-    def takes(header):
+    def request_header(header):
         """Document a request header: an OpenAPI parameter object. The view reads it itself."""
-        return _noting(header=header)
+        return _with_doc(header=header)
 
     @staticmethod
-    def reads(cookie, needed):
-        """Document a cookie. needed: nothing goes without it."""
-        return _noting(cookie=(cookie, needed))
+    def request_cookie(cookie, required):
+        """Document a cookie. required: nothing goes without it."""
+        return _with_doc(cookie=(cookie, required))
 
     @staticmethod
     def problems(*error_classes):
         """Document what else a view may answer."""
-        return _noting(problems=error_classes)
+        return _with_doc(problems=error_classes)
 
     def _store_endpoint_docs(self, endpoint, view, parameters, tags, **options):
         marks = {name: getattr(view, name, None) for name in ("access", "admin_when", "with_cookie")}
@@ -242,7 +242,7 @@ class Blueprint(flask_smorest.Blueprint):
         access, admin_when = doc_info["access"], doc_info["admin_when"]
         if "header" in doc_info:
             doc.setdefault("parameters", []).append({"in": "header", **doc_info["header"]})
-        doc["security"] = _ways_in(access, admin_when, *doc_info.get("cookie", ()))
+        doc["security"] = _security_of(access, admin_when, *doc_info.get("cookie", ()))
         doc["x-access"] = access
         if admin_when:
             doc["x-admin-when"] = admin_when
@@ -250,20 +250,20 @@ class Blueprint(flask_smorest.Blueprint):
         doc_info["docstring"]["description"] = "\n\n".join(
             filter(None, [doc_info["docstring"].get("description"), note])
         )
-        by_status = {status: {word} for status, word in UNCOUNTED.items()}
+        by_status = {status: {word} for status, word in SERVER_REFUSALS.items()}
         for error_class in self._possible_errors(doc, doc_info):
             problem = problem_of(error_class)
             by_status.setdefault(problem.status, set()).add(problem.type)
         # flask-smorest names its own errors; ours are below.
         responses = doc["responses"] = {
-            status: {**response, "headers": headers_of(status, *response.get("headers", ()))}
+            status: {**response, "headers": response_headers(status, *response.get("headers", ()))}
             for status, response in doc["responses"].items()
             if not isinstance(response, str)
         }
         for status, types in sorted(by_status.items()):
             responses[str(status)] = {
                 "description": ", ".join(f"`{word}`" for word in sorted(types)),
-                "headers": headers_of(status),
+                "headers": response_headers(status),
                 "content": {PROBLEM_JSON: {"schema": ProblemView}},
             }
         return doc
@@ -282,12 +282,12 @@ class Blueprint(flask_smorest.Blueprint):
         if "requestBody" in doc:
             yield from (UnsupportedBody, http.RequestEntityTooLarge)
         yield from doc_info.get("problems", ())
-        if self.asks_services:
+        if self.calls_services:
             yield from (ServiceUnavailable, RpcTimeout)
         yield Exception
 
 
-def _noting(**notes):
+def _with_doc(**notes):
     def decorator(view):
         view._apidoc = {**getattr(view, "_apidoc", {}), **notes}
         return view
@@ -295,14 +295,14 @@ def _noting(**notes):
     return decorator
 
 
-def _ways_in(access, admin_when, cookie=None, needed=False):
+def _security_of(access, admin_when, cookie=None, required=False):
     """An operation's `security`: alternatives, each with all that it takes."""
     ways = [{}] if access == PUBLIC else [{"bearer": []}]
     if access == PUBLIC and admin_when:
         ways.append({"bearer": []})
     if cookie:
         with_it = [{**way, cookie: []} for way in ways]
-        ways = with_it if needed else ways + with_it
+        ways = with_it if required else ways + with_it
     return ways if any(ways) else []
 
 
@@ -310,12 +310,12 @@ class Api(flask_smorest.Api):
     ERROR_SCHEMA = ProblemView
 
     def init_app(self, app, **kwargs):
-        super().init_app(app, spec_kwargs={"extra_plugins": [Keywords()]}, **kwargs)
-        describe(self.spec, self.ma_plugin.converter)
+        super().init_app(app, spec_kwargs={"extra_plugins": [MetaKeywords()]}, **kwargs)
+        extend_spec(self.spec, self.ma_plugin.converter)
         self.register_field(Money, "string", "decimal")
         self.register_field(Moment, "string", "date-time")
         self.register_field(Time, "string", "date-time")
         self.register_converter(IdConverter, lambda converter: {"type": "integer", "minimum": 1, "maximum": MAX_BIGINT})
 
     def _register_error_handlers(self):
-        self._app.register_error_handler(Exception, answer)
+        self._app.register_error_handler(Exception, problem_response)

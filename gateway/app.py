@@ -7,20 +7,20 @@ from flask.json.provider import DefaultJSONProvider
 
 from gateway import hooks
 from gateway.api import MAX_BODY_BYTES, Api, IdConverter
-from gateway.auth import Origins
-from gateway.cache import CachedReads
-from gateway.headers import CrossOrigin, security_headers
-from gateway.limits import LimitedRequests
+from gateway.auth import AllowedOrigins
+from gateway.cache import CacheMiddleware
+from gateway.headers import CorsMiddleware, security_headers
+from gateway.limits import RateLimitMiddleware
 from gateway.live import SOCKET_OPTIONS
 from gateway.routes import admin, auth, docs, health, notifications, orders, products, users
 
 
-def create_app(config, cluster, tokens, cache, live, limits, page):
+def create_app(config, cluster, access_tokens, cache, live_feed, limits, docs_assets):
     """A Flask app.
 
     config: FRONTEND_URL, ALLOWED_ORIGINS and GOOGLE_CLIENT_ID. cluster: calls to the services, with `within`.
-    tokens, cache, live, limits, page: what stays for all requests, of gateway/auth.py, cache.py, live.py,
-    limits.py and routes/docs.py.
+    access_tokens, cache, live_feed, limits, docs_assets: what stays for all requests, of gateway/auth.py, cache.py,
+    live.py, limits.py and routes/docs.py.
     Raises RuntimeError when a view has no access decorator.
     """
     app = Flask(__name__, static_folder=None)
@@ -30,20 +30,20 @@ def create_app(config, cluster, tokens, cache, live, limits, page):
         cluster=cluster,
         health_checks=health.HealthChecks(),
         limits=limits,
-        live=live,
-        origins=Origins(config),
-        page=page,
-        tokens=tokens,
+        live_feed=live_feed,
+        origins=AllowedOrigins(config),
+        docs_assets=docs_assets,
+        access_tokens=access_tokens,
     )
     for hook in hooks.BEFORE:
         app.before_request(hook)
     app.after_request(hooks.forbid_storing)
-    app.teardown_request(hooks.release_places)
+    app.teardown_request(hooks.release_slots)
     register_routes(app)
     refuse_open_views(app)
-    put_middleware_before(app)
+    add_middleware(app)
     app.answer_headers = security_headers(config)
-    app.going_away = live.going_away
+    app.going_away = live_feed.close_all
     return app
 
 
@@ -79,11 +79,12 @@ def refuse_open_views(app):
         raise RuntimeError(f"These views need an access decorator: {', '.join(open_views)}")
 
 
-def put_middleware_before(app):
+def add_middleware(app):
     """Around Flask, from the outside in: CORS, the default rate limit, the cache."""
     parts = app.extensions
-    cached = CachedReads(app.wsgi_app, parts["cache"])
-    app.wsgi_app = CrossOrigin(LimitedRequests(cached, parts["limits"], parts["tokens"]), parts["origins"])
+    cached = CacheMiddleware(app.wsgi_app, parts["cache"])
+    limited = RateLimitMiddleware(cached, parts["limits"], parts["access_tokens"])
+    app.wsgi_app = CorsMiddleware(limited, parts["origins"])
 
 
 class _Utf8Json(DefaultJSONProvider):

@@ -4,7 +4,7 @@
     @admin
     def create_product(): ...
 
-A decorator only marks the view; `admit` enforces the mark before anything of the request is
+A decorator only marks the view; `authorize` enforces the mark before anything of the request is
 looked at, so the order of decorators can't open a route. The app refuses to start with a view
 that has no mark.
 """
@@ -45,12 +45,12 @@ class Caller:
         return self.role == ADMIN
 
     @property
-    def own(self):
+    def user_id_filter(self):
         """The user_id that limits a call to the caller's own things; None, no limit, for admins."""
         return None if self.is_admin else self.user_id
 
 
-class Tokens(DependencyProvider):
+class AccessTokens(DependencyProvider):
     """Reads access tokens that were signed with config's JWT_SECRET, or JWT_SECRET_PREVIOUS."""
 
     def setup(self):
@@ -71,14 +71,14 @@ class Tokens(DependencyProvider):
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
             raise Unauthenticated("The token is not valid.") from None
         sub, email, role, issued_at = claims["sub"], claims["email"], claims["role"], claims["iat"]
-        is_whole = (
+        is_valid = (
             re.fullmatch("[1-9][0-9]{0,18}", sub)
             and int(sub) <= MAX_BIGINT
             and isinstance(email, str)
             and role in ROLES
             and isinstance(issued_at, (int, float))
         )
-        if not is_whole:
+        if not is_valid:
             raise Unauthenticated("The token is not valid.")
         if issued_at > time.time() + MAX_SKEW_SECONDS:
             raise Unauthenticated("The token does not hold yet.")
@@ -91,7 +91,7 @@ class Tokens(DependencyProvider):
                 return jwt.decode(token, secret, algorithms=[ALGORITHM], options=options)
         return jwt.decode(token, self.secrets[-1], algorithms=[ALGORITHM], options=options)
 
-    def caller(self, authorization):
+    def read_header(self, authorization):
         """The Caller of an Authorization header, None without one; raises Unauthenticated."""
         if not authorization:
             return None
@@ -130,10 +130,10 @@ def admin_when(parameter, value):
     return decorator
 
 
-def admit(view, caller, token_fault, query):
+def authorize(view, caller, token_error, query):
     """Raise Unauthenticated or AccessDenied unless `view` is open to the Caller, or to None: nobody in particular.
 
-    token_fault: why a token that was sent gave no Caller. A public view ignores it.
+    token_error: why a token that was sent gave no Caller. A public view ignores it.
     """
     needs = view.access
     if hasattr(view, "admin_when"):
@@ -141,30 +141,30 @@ def admit(view, caller, token_fault, query):
         if value in query.getlist(parameter):
             needs = ADMIN
     if needs != PUBLIC and caller is None:
-        raise Unauthenticated(token_fault)
+        raise Unauthenticated(token_error)
     if needs == ADMIN and not caller.is_admin:
         raise AccessDenied
 
 
-class Origins:
+class AllowedOrigins:
     """The origins whose pages may use cookies and WebSockets: FRONTEND_URL's and ALLOWED_ORIGINS."""
 
     def __init__(self, config):
-        self.allowed = {_origin(url) for url in (config["FRONTEND_URL"], *config["ALLOWED_ORIGINS"])}
+        self.allowed = {_normalize_origin(url) for url in (config["FRONTEND_URL"], *config["ALLOWED_ORIGINS"])}
 
-    def allow(self, origin):
+    def allows(self, origin):
         """Whether it is one of them. What is no origin, as a sandboxed page's "null", is none."""
-        return _origin(origin) in self.allowed
+        return _normalize_origin(origin) in self.allowed
 
     def check(self, origin, host):
         """Raise ForeignOrigin unless there is none, or it is the same host's or an allowed one."""
-        if origin is None or self.allow(origin):
+        if origin is None or self.allows(origin):
             return
-        if not host or _origin(origin).partition("://")[2] != host.lower():
+        if not host or _normalize_origin(origin).partition("://")[2] != host.lower():
             raise ForeignOrigin
 
 
-def _origin(url):
+def _normalize_origin(url):
     """As browsers send it: without the scheme's own port."""
     try:
         parts = urlsplit(url.strip().lower())

@@ -24,7 +24,7 @@ NOT_MODIFIED = f"{HTTPStatus.NOT_MODIFIED.value} {HTTPStatus.NOT_MODIFIED.phrase
 OK = f"{HTTPStatus.OK.value} {HTTPStatus.OK.phrase}"
 
 
-class Answer:
+class CachedResponse:
     """A body with its validator, `"<version>-<hash of the body>"`, version 0 for lists, and its route's template.
 
     headers: more of the answer's, by name.
@@ -39,12 +39,12 @@ class Answer:
     def respond(self, if_none_match):
         """(status line, headers, body): without the body when the client has it."""
         headers = [("Cache-Control", "no-cache"), ("ETag", self.etag), *self.headers.items()]
-        if if_none_match and matches(if_none_match, self.etag):
+        if if_none_match and etag_matches(if_none_match, self.etag):
             return NOT_MODIFIED, headers, b""
         return OK, [*headers, ("Content-Type", "application/json"), ("Content-Length", str(len(self.body)))], self.body
 
 
-def matches(if_none_match, etag):
+def etag_matches(if_none_match, etag):
     """Whether an If-None-Match header covers the etag: a list of tags, weak or strong, or `*`."""
     return if_none_match.strip() == "*" or etag in re.findall(r'"[\x21\x23-\x7e\x80-\xff]*"', if_none_match)
 
@@ -64,7 +64,7 @@ class Cache(DependencyProvider):
     """One for the process. product_id None: an answer about many products."""
 
     def __init__(self):
-        self._answers = OrderedDict()  # key: (answer, expires_at, product_id), oldest first
+        self._responses = OrderedDict()  # key: (answer, expires_at, product_id), oldest first
         self._keys = defaultdict(set)  # product_id: the keys of its answers
         self._bytes = 0
         self._fills = {}
@@ -75,29 +75,29 @@ class Cache(DependencyProvider):
 
     def get(self, key):
         """The kept answer, if it still holds."""
-        answer, expires_at, _ = self._answers.get(key, (None, 0, None))
-        return answer if expires_at > time.monotonic() else None
+        response, expires_at, _ = self._responses.get(key, (None, 0, None))
+        return response if expires_at > time.monotonic() else None
 
     def fetch(self, key, fill, product_id=None):
         """The kept answer, or what `fill()` returns; of those who ask at once, one fills for all."""
-        answer = self.get(key)
-        if answer is not None:
-            return answer
+        response = self.get(key)
+        if response is not None:
+            return response
         if key in self._fills:
             return self._fills[key].done.wait()
-        mine = self._fills[key] = _Fill(product_id)
+        own_fill = self._fills[key] = _Fill(product_id)
         try:
-            answer = fill()
+            response = fill()
         except BaseException as error:
-            mine.done.send_exception(error)
+            own_fill.done.send_exception(error)
             raise
         else:
-            if self._fills.get(key) is mine:
-                self._store(key, answer, product_id)
-            mine.done.send(answer)
-            return answer
+            if self._fills.get(key) is own_fill:
+                self._store(key, response, product_id)
+            own_fill.done.send(response)
+            return response
         finally:
-            if self._fills.get(key) is mine:
+            if self._fills.get(key) is own_fill:
                 del self._fills[key]
 
     def drop(self, product_ids):
@@ -110,7 +110,7 @@ class Cache(DependencyProvider):
             if fill.product_id in dropped:
                 del self._fills[key]
 
-    def follow(self, product_id, revision):
+    def apply_change(self, product_id, revision):
         """Drop a product that has changed; False for news older than what was seen already."""
         if revision < self._revisions.get(product_id, 0):
             return False
@@ -121,28 +121,28 @@ class Cache(DependencyProvider):
         self.drop([product_id])
         return True
 
-    def _store(self, key, answer, product_id):
+    def _store(self, key, response, product_id):
         self._forget(key)
-        self._answers[key] = answer, time.monotonic() + TTL_SECONDS, product_id
+        self._responses[key] = response, time.monotonic() + TTL_SECONDS, product_id
         self._keys[product_id].add(key)
-        self._bytes += _size(key, answer)
+        self._bytes += _size(key, response)
         while self._bytes > MAX_BYTES:
-            self._forget(next(iter(self._answers)))
+            self._forget(next(iter(self._responses)))
 
     def _forget(self, key):
-        answer, _, product_id = self._answers.pop(key, (None, 0, None))
-        if answer is not None:
-            self._bytes -= _size(key, answer)
+        response, _, product_id = self._responses.pop(key, (None, 0, None))
+        if response is not None:
+            self._bytes -= _size(key, response)
             self._keys[product_id].discard(key)
             if not self._keys[product_id]:
                 del self._keys[product_id]
 
 
-def _size(key, answer):
-    return sum(map(len, key)) + len(answer.body) + 500
+def _size(key, response):
+    return sum(map(len, key)) + len(response.body) + 500
 
 
-class CachedReads:
+class CacheMiddleware:
     """WSGI middleware: answers catalogue reads that are in the cache, except for admins."""
 
     def __init__(self, app, cache):
@@ -152,11 +152,11 @@ class CachedReads:
     def __call__(self, environ, start_response):
         method = environ["REQUEST_METHOD"]
         if environ["RAW_PATH_INFO"].startswith(CATALOGUE) and method in ("GET", "HEAD"):
-            answer = self.cache.get(key_of(environ))
+            response = self.cache.get(key_of(environ))
             caller = environ["caller"]
-            if answer is not None and not (caller is not None and caller.is_admin):
-                environ["route"] = answer.route
-                status, headers, body = answer.respond(environ.get("HTTP_IF_NONE_MATCH"))
+            if response is not None and not (caller is not None and caller.is_admin):
+                environ["route"] = response.route
+                status, headers, body = response.respond(environ.get("HTTP_IF_NONE_MATCH"))
                 start_response(status, headers)
                 return [] if method == "HEAD" else [body]
         return self.app(environ, start_response)

@@ -11,7 +11,7 @@ import hmac
 
 from flask import after_this_request, current_app, request
 
-from gateway.headers import is_on_https
+from gateway.headers import uses_https
 
 REFRESH, SIGN_IN = "forage_refresh", "forage_sign_in"
 # As long as users keeps what they stand for.
@@ -25,22 +25,22 @@ def read_refresh():
     return request.cookies.get(REFRESH)
 
 
-def keep_refresh(token):
+def set_refresh(token):
     """Set the cookie with the answer, whatever that will be."""
     _set(REFRESH, token, REFRESH_SECONDS, "Strict")
 
 
-def drop_refresh():
+def clear_refresh():
     _set(REFRESH, "", 0, "Strict")
 
 
-def sign_in_stage(state):
+def read_sign_in_stage(state):
     """How far this browser's sign-in with that state is: BEGUN, FINISHED, or None when it began elsewhere."""
     stage, _, expected = request.cookies.get(_sign_in_name(state), "").partition(".")
     return stage if state and hmac.compare_digest(expected.encode(), state.encode()) else None
 
 
-def keep_sign_in(state, stage):
+def set_sign_in_stage(state, stage):
     others = [name for name in request.cookies if name.startswith(SIGN_IN) and name != _sign_in_name(state)]
     if len(others) >= MAX_SIGN_INS:
         for name in others:
@@ -58,7 +58,7 @@ def _set_sign_in(name, value, seconds):
 
 
 def _set(name, value, seconds, same_site):
-    secure = is_on_https(current_app.config)
+    secure = uses_https(current_app.config)
 
     @after_this_request
     def set_cookie(response):

@@ -22,7 +22,7 @@ SECURITY_SCHEMES = {
     },
 }
 POLICY = r'"[a-z]+";q=[0-9]+;w=[0-9]+'
-LEFT = r'"[a-z]+";r=[0-9]+;t=[0-9]+'
+REMAINING = r'"[a-z]+";r=[0-9]+;t=[0-9]+'
 HEADERS = {
     "X-Request-ID": {
         "description": "the request's own, or one that was made for it",
@@ -37,7 +37,7 @@ HEADERS = {
     },
     "RateLimit": {
         "description": "what is left of it, and in how many seconds it is whole again; absent while nobody counts",
-        "schema": {"type": "string", "pattern": f"^{LEFT}(, {LEFT})*$"},
+        "schema": {"type": "string", "pattern": f"^{REMAINING}(, {REMAINING})*$"},
     },
     "Retry-After": {"description": "seconds", "schema": {"type": "integer", "minimum": 1}},
     "WWW-Authenticate": {"required": True, "schema": {"type": "string", "pattern": "^Bearer"}},
@@ -60,9 +60,9 @@ HEADERS = {
     "Set-Cookie": {"description": f"`{REFRESH}`, or `{SIGN_IN}_…`", "schema": {"type": "string"}},
 }
 # The server's own refusals, which never get as far as being counted.
-UNCOUNTED = {414: "request-uri-too-long", 431: "request-header-fields-too-large"}
-EVERY_ANSWER = ("X-Request-ID", "Cache-Control", "RateLimit-Policy", "RateLimit")
-BY_STATUS = {
+SERVER_REFUSALS = {414: "request-uri-too-long", 431: "request-header-fields-too-large"}
+COMMON_HEADERS = ("X-Request-ID", "Cache-Control", "RateLimit-Policy", "RateLimit")
+HEADERS_BY_STATUS = {
     401: ("WWW-Authenticate",),
     409: ("Retry-After",),
     429: ("Retry-After",),
@@ -72,25 +72,25 @@ BY_STATUS = {
 }
 
 
-def headers_of(status, *more):
+def response_headers(status, *more):
     """What answers of this status carry, for a response object."""
-    if status in UNCOUNTED:
+    if status in SERVER_REFUSALS:
         return {name: name for name in ("X-Request-ID", "Cache-Control")}
-    return {name: name for name in (*EVERY_ANSWER, *BY_STATUS.get(int(status), ()), *more)}
+    return {name: name for name in (*COMMON_HEADERS, *HEADERS_BY_STATUS.get(int(status), ()), *more)}
 
 
-def describe(spec, converter):
+def extend_spec(spec, converter):
     """Add to a new spec, and to the converter that reads schemas for it."""
     for name, scheme in SECURITY_SCHEMES.items():
         spec.components.security_scheme(name, scheme)
     for name, header in HEADERS.items():
         spec.components.header(name, header)
     converter.add_attribute_function(field2own_pattern)
-    converter.add_attribute_function(field2null_or_view)
+    converter.add_attribute_function(field2nullable_view)
     converter.add_parameter_attribute_function(field2query_value)
 
 
-class Keywords(BasePlugin):
+class MetaKeywords(BasePlugin):
     """Takes a schema's `Meta.keywords` over: rules that JSON Schema has words for and marshmallow has none."""
 
     def schema_helper(self, name, definition, schema=None, **kwargs):
@@ -100,20 +100,20 @@ class Keywords(BasePlugin):
 def field2own_pattern(self, field, ret, **kwargs):
     pattern = ret.get("pattern") or getattr(field, "pattern", None)
     if pattern is None and isinstance(field, Line):
-        unseen = CONTROLS + (FORMATS if isinstance(field, Name) else "")
-        pattern = _line(ret.get("minLength", 0), ret.get("maxLength"), unseen)
+        invisible = CONTROLS + (FORMATS if isinstance(field, Name) else "")
+        pattern = _line_pattern(ret.get("minLength", 0), ret.get("maxLength"), invisible)
     return {"pattern": pattern} if pattern else {}
 
 
-def field2null_or_view(self, field, ret, **kwargs):
+def field2nullable_view(self, field, ret, **kwargs):
     """Of a view that may be null apispec says that any object will do."""
     views = [schema for schema in ret.get("anyOf", ()) if "$ref" in schema]
     return {"anyOf": [*views, {"type": "object", "nullable": True, "enum": [None]}]} if views else {}
 
 
-def _line(min_length, max_length, unseen):
-    """Trimmed, so many characters, of which none is unseen."""
-    inside, end = f"[^{unseen}]", rf"[^\s{unseen}]"
+def _line_pattern(min_length, max_length, invisible):
+    """Trimmed, so many characters, of which none is invisible."""
+    inside, end = f"[^{invisible}]", rf"[^\s{invisible}]"
     most = "" if max_length is None else max_length - 2
     text = f"{end}{inside}{{{max(0, min_length - 2)},{most}}}{end}"
     if min_length < 2:

@@ -11,7 +11,7 @@ import logging
 from dataclasses import dataclass
 
 from flask import Response, request
-from simple_websocket import ConnectionError as NoWebSocketServer
+from simple_websocket import ConnectionError as HandshakeError
 from werkzeug import exceptions as http
 from werkzeug.routing import WebsocketMismatch
 from wsproto.utilities import RemoteProtocolError
@@ -205,7 +205,7 @@ PROBLEMS = {
     Overloaded: Problem(503, "overloaded", "Too much is going on here just now.", 1),
     UnsupportedBody: Problem(415, "unsupported-media-type", "Send JSON, as application/json."),
     RemoteProtocolError: Problem(400, "malformed-request", "The WebSocket handshake can't be read."),
-    NoWebSocketServer: Problem(400, "malformed-request", "The WebSocket handshake can't be read."),
+    HandshakeError: Problem(400, "malformed-request", "The WebSocket handshake can't be read."),
     WebsocketMismatch: Problem(426, "upgrade-required", "This address speaks WebSocket alone."),
     http.BadRequest: Problem(400, "malformed-request", "The request can't be read."),
     http.NotFound: Problem(404, "not-found", "There is nothing at this address."),
@@ -223,12 +223,7 @@ def problem_of(error_class):
     return next(PROBLEMS[base] for base in error_class.__mro__ if base in PROBLEMS)
 
 
-def answer(error):
-    """The HTTP response that says what went wrong."""
-    return refusal(error, request)
-
-
-def refusal(error, request):
+def problem_response(error, request=request):
     """The same outside of Flask. It is a WSGI app."""
     problem = problem_of(type(error))
     if problem is PROBLEMS[Exception]:

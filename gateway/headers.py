@@ -23,17 +23,17 @@ def security_headers(config):
         "X-Content-Type-Options": "nosniff",
         "Referrer-Policy": "no-referrer",
     }
-    if is_on_https(config):
+    if uses_https(config):
         headers["Strict-Transport-Security"] = f"max-age={HSTS_SECONDS}"
     return headers
 
 
-def is_on_https(config):
+def uses_https(config):
     """Whether browsers reach the shop over https alone. config: FRONTEND_URL."""
     return config["FRONTEND_URL"].startswith("https://")
 
 
-class CrossOrigin:
+class CorsMiddleware:
     """WSGI middleware: lets the pages of our own other origins read the answer (CORS)."""
 
     def __init__(self, app, origins):
@@ -44,7 +44,7 @@ class CrossOrigin:
         headers = environ["answer_headers"]
         headers["Vary"] = "Origin"
         origin = environ.get("HTTP_ORIGIN")
-        if origin is not None and self.origins.allow(origin):
+        if origin is not None and self.origins.allows(origin):
             headers["Access-Control-Allow-Origin"] = origin
             headers["Access-Control-Allow-Credentials"] = "true"
             headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS

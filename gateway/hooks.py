@@ -18,9 +18,9 @@ from flask import current_app, g, request
 from werkzeug.exceptions import NotFound
 
 from contracts.types import MAX_BIGINT
-from gateway.addresses import neighbourhood
-from gateway.api import refuse_queries
-from gateway.auth import admit
+from gateway.addresses import client_network
+from gateway.api import refuse_unknown_parameters
+from gateway.auth import authorize
 from gateway.headers import preflight
 from gateway.limits import BoundedBody
 from gateway.routes import health
@@ -28,30 +28,30 @@ from gateway.routes import health
 CALL_SECONDS = 5.0
 
 
-def name_route():
+def set_route():
     """For the log, the metrics and the trace."""
     if request.url_rule is not None:
-        request.environ["route"] = template_of(request.url_rule.rule)
+        request.environ["route"] = route_template(request.url_rule.rule)
 
 
 @functools.cache
-def template_of(rule):
+def route_template(rule):
     """Flask's rule as the API's document writes it: `/orders/{order_id}`."""
     return re.sub("<(?:[^:>]+:)?([^>]+)>", r"{\1}", rule)
 
 
-def admit_caller():
+def authorize_caller():
     """Check the origin where a cookie counts, the view's own rate limit, and the caller's access."""
-    view = _asked_view()
+    view = _requested_view()
     if view is None:
         return
     if hasattr(view, "with_cookie"):
         current_app.extensions["origins"].check(request.headers.get("Origin"), request.headers.get("Host"))
-    address = neighbourhood(request.environ["client_address"])
+    address = client_network(request.environ["client_address"])
     if hasattr(view, "limit"):
-        current_app.extensions["limits"].spend(view.limit, address, request.environ["answer_headers"])
+        current_app.extensions["limits"].count(view.limit, address, request.environ["answer_headers"])
     g.caller = request.environ["caller"]
-    admit(view, g.caller, request.environ["token_fault"], request.args)
+    authorize(view, g.caller, request.environ["token_error"], request.args)
     # As far as a line of text goes.
     user_agent = re.sub("[^\x20-\x7e]", "", request.headers.get("User-Agent", ""))[:300]
     g.client = {"client_address": address, "user_agent": user_agent or None}
@@ -59,35 +59,35 @@ def admit_caller():
 
 def read_request():
     """Check the ids of the path and the query, and read the body."""
-    view = _asked_view()
+    view = _requested_view()
     if view is None:
         return
     if not all(1 <= value <= MAX_BIGINT for value in request.view_args.values() if isinstance(value, int)):
         raise NotFound
-    refuse_queries(view)
-    g.places = ExitStack()
+    refuse_unknown_parameters(view)
+    g.slots = ExitStack()
     # Nothing else takes a body: the server throws it away.
     if request.method in ("POST", "PUT", "PATCH"):
-        big_body = current_app.extensions["limits"].big_bodies.take(g.client["client_address"])
-        body = BoundedBody(request.environ["wsgi.input"], lambda: g.places.enter_context(big_body))
+        large_body = current_app.extensions["limits"].large_bodies.take(g.client["client_address"])
+        body = BoundedBody(request.environ["wsgi.input"], lambda: g.slots.enter_context(large_body))
         request.environ["wsgi.input"] = body
         request.get_data()
 
 
 def begin_work():
     """Take a place among the requests in flight, and start the time that the services have."""
-    if _asked_view() is None:
+    if _requested_view() is None:
         return
     # Only after the body is read: a slow sender uses up neither the services' time nor one of the places.
     # Sockets have a limit of their own. Health checks have none: a busy gateway is healthy.
     if not request.url_rule.websocket and request.blueprint != health.blp.name:
-        g.places.enter_context(current_app.extensions["limits"].in_flight.take(g.client["client_address"]))
+        g.slots.enter_context(current_app.extensions["limits"].in_flight.take(g.client["client_address"]))
     cluster = current_app.extensions["cluster"]
     g.shop = cluster.within(seconds=CALL_SECONDS, request_id=request.environ.get("request_id"))
     g.cache = current_app.extensions["cache"]
 
 
-BEFORE = (name_route, preflight, admit_caller, read_request, begin_work)
+BEFORE = (set_route, preflight, authorize_caller, read_request, begin_work)
 
 
 def forbid_storing(response):
@@ -96,11 +96,11 @@ def forbid_storing(response):
     return response
 
 
-def release_places(error):
-    if "places" in g:
-        g.places.close()
+def release_slots(error):
+    if "slots" in g:
+        g.slots.close()
 
 
-def _asked_view():
+def _requested_view():
     """None when there is none at the address, or the question is only for its methods."""
     return None if request.method == "OPTIONS" else current_app.view_functions.get(request.endpoint)

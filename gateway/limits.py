@@ -24,8 +24,8 @@ from limits.storage import storage_from_string
 from nameko.extensions import DependencyProvider
 from werkzeug import Request
 
-from gateway.addresses import ClientAddresses, neighbourhood
-from gateway.errors import Overloaded, RateLimited, Unauthenticated, refusal
+from gateway.addresses import TrustedProxies, client_network
+from gateway.errors import Overloaded, RateLimited, Unauthenticated, problem_response
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +38,10 @@ PROBES = ("/livez", "/readyz", "/health")
 STORAGE_SECONDS = 0.25
 STORAGE_PAUSE_SECONDS = 5
 # At once: of all clients together, and of one address, which a RATE_LIMIT_SCALE above 1 multiplies.
-MAX_IN_FLIGHT, MAX_IN_FLIGHT_EACH = 512, 64
+MAX_IN_FLIGHT, MAX_IN_FLIGHT_PER_ADDRESS = 512, 64
 # What a body takes of memory without being counted.
-BIG_BODY_BYTES = 16 * 1024
-MAX_BIG_BODIES, MAX_BIG_BODIES_EACH = 128, 8
+LARGE_BODY_BYTES = 16 * 1024
+MAX_LARGE_BODIES, MAX_LARGE_BODIES_PER_ADDRESS = 128, 8
 
 
 def limited(name):
@@ -75,22 +75,22 @@ class Limits(DependencyProvider):
         scale = config["RATE_LIMIT_SCALE"]
         self._limits = {name: Limit(name, max(1, round(quota * scale))) for name, quota in LIMITS.items()}
         self._storage = _storage(config["RATE_LIMIT_STORAGE_URI"])
-        self.addresses = ClientAddresses(config["TRUSTED_PROXIES"])
-        of_one_address = max(1, scale)
-        self.in_flight = ConcurrencyLimit(MAX_IN_FLIGHT, MAX_IN_FLIGHT_EACH * of_one_address)
-        self.big_bodies = ConcurrencyLimit(MAX_BIG_BODIES, MAX_BIG_BODIES_EACH * of_one_address)
+        self.trusted_proxies = TrustedProxies(config["TRUSTED_PROXIES"])
+        address_scale = max(1, scale)
+        self.in_flight = ConcurrencyLimit(MAX_IN_FLIGHT, MAX_IN_FLIGHT_PER_ADDRESS * address_scale)
+        self.large_bodies = ConcurrencyLimit(MAX_LARGE_BODIES, MAX_LARGE_BODIES_PER_ADDRESS * address_scale)
         self._failures = (self._storage.base_exceptions, OSError, eventlet.Timeout)
-        self._is_away = False
-        self._ask_again_at = 0
+        self._is_unreachable = False
+        self._retry_at = 0
 
     def get_dependency(self, worker_ctx):
         return self
 
-    def spend(self, name, who, answer_headers):
-        """Count a request of `who`, and tell them in the answer's headers. Raises RateLimited."""
+    def count(self, name, client, answer_headers):
+        """Count a request of `client`, and tell them in the answer's headers. Raises RateLimited."""
         limit = self._limits[name]
         _add(answer_headers, "RateLimit-Policy", limit.policy)
-        counted = self._count(f"{name}/{who}")
+        counted = self._count(f"{name}/{client}")
         if counted is None:
             return
         count, resets_in_seconds = counted
@@ -100,7 +100,7 @@ class Limits(DependencyProvider):
 
     def _count(self, key):
         """(requests in this window, seconds until the next); None while the storage is away."""
-        if self._ask_again_at > time.monotonic():
+        if self._retry_at > time.monotonic():
             return None
         try:
             # The socket's own timeouts know nothing of looking a name up.
@@ -108,14 +108,14 @@ class Limits(DependencyProvider):
                 count = self._storage.incr(key, WINDOW_SECONDS)
                 resets_at = self._storage.get_expiry(key)
         except self._failures as error:
-            self._ask_again_at = time.monotonic() + STORAGE_PAUSE_SECONDS
-            if not self._is_away:
+            self._retry_at = time.monotonic() + STORAGE_PAUSE_SECONDS
+            if not self._is_unreachable:
                 logger.warning("requests are not limited: RATE_LIMIT_STORAGE_URI can't be reached: %r", error)
-            self._is_away = True
+            self._is_unreachable = True
             return None
-        if self._is_away:
+        if self._is_unreachable:
             logger.info("requests are limited again")
-            self._is_away = False
+            self._is_unreachable = False
         return count, min(WINDOW_SECONDS, max(1, math.ceil(resets_at - time.time())))
 
 
@@ -139,49 +139,49 @@ def _add(headers, name, item):
     headers[name] = f"{headers[name]}, {item}" if name in headers else item
 
 
-class LimitedRequests:
+class RateLimitMiddleware:
     """WSGI middleware: the default limit. Also settles who asks, in the environ.
 
-    client_address. caller: None without a valid access token. token_fault: what is wrong with the one that was
+    client_address. caller: None without a valid access token. token_error: what is wrong with the one that was
     sent, which a public route doesn't care about; None when there is none or a good one.
     """
 
-    def __init__(self, app, limits, tokens):
+    def __init__(self, app, limits, access_tokens):
         self.app = app
         self.limits = limits
-        self.tokens = tokens
+        self.access_tokens = access_tokens
 
     def __call__(self, environ, start_response):
-        address = environ["client_address"] = self.limits.addresses.of(environ)
-        caller, fault = self._caller(environ.get("HTTP_AUTHORIZATION"))
-        environ["caller"], environ["token_fault"] = caller, fault
-        who = neighbourhood(address) if caller is None else f"user {caller.user_id}"
+        address = environ["client_address"] = self.limits.trusted_proxies.client_address(environ)
+        caller, token_error = self._caller(environ.get("HTTP_AUTHORIZATION"))
+        environ["caller"], environ["token_error"] = caller, token_error
+        client = client_network(address) if caller is None else f"user {caller.user_id}"
         try:
-            self.limits.spend(DEFAULT, who, environ["answer_headers"])
+            self.limits.count(DEFAULT, client, environ["answer_headers"])
         except RateLimited as error:
             if environ["PATH_INFO"] not in PROBES:
-                return refusal(error, Request(environ))(environ, start_response)
+                return problem_response(error, Request(environ))(environ, start_response)
         return self.app(environ, start_response)
 
     def _caller(self, authorization):
         try:
-            return self.tokens.caller(authorization), None
+            return self.access_tokens.read_header(authorization), None
         except Unauthenticated as error:
             return None, error.reason
 
 
 class ConcurrencyLimit:
-    """At most `most` requests at once, and at most `most_each` of one address. taken: how many there are now."""
+    """At most `maximum` requests at once, and at most `max_per_address` of one address. taken: how many run now."""
 
-    def __init__(self, most, most_each):
-        self.most, self.most_each = most, most_each
+    def __init__(self, maximum, max_per_address):
+        self.maximum, self.max_per_address = maximum, max_per_address
         self.taken = 0
         self._of_address = Counter()
 
     @contextmanager
     def take(self, address):
         """Count one request for the block. Raises Overloaded at either limit."""
-        if self.taken >= self.most or self._of_address[address] >= self.most_each:
+        if self.taken >= self.maximum or self._of_address[address] >= self.max_per_address:
             raise Overloaded
         self.taken += 1
         self._of_address[address] += 1
@@ -195,15 +195,15 @@ class ConcurrencyLimit:
 
 
 class BoundedBody:
-    """A request body for WSGI. `enter_big` is called once more than BIG_BODY_BYTES are asked for.
+    """A request body for WSGI. `on_large` is called once more than LARGE_BODY_BYTES are asked for.
 
     By then so much has arrived: a client that only says that it will send a large body holds nothing.
     """
 
-    def __init__(self, body, enter_big):
+    def __init__(self, body, on_large):
         self._body = body
-        self._enter_big = enter_big
-        self._left = BIG_BODY_BYTES
+        self._on_large = on_large
+        self._left = LARGE_BODY_BYTES
 
     def read(self, size=-1):
         """As a raw stream's: a part may be shorter than asked for, and only the end is empty."""
@@ -212,6 +212,6 @@ class BoundedBody:
                 part = self._body.read(self._left if size < 0 else min(size, self._left))
                 self._left -= len(part)
                 return part
-            self._enter_big()
+            self._on_large()
             self._left = None
         return self._body.read(size)

@@ -57,7 +57,7 @@ SOCKETS = Gauge("forage_websockets", "Open WebSockets. state: anonymous, authent
 PUSH = Operation("WebSocket push", "producer")
 
 
-class Live(DependencyProvider):
+class LiveFeed(DependencyProvider):
     """One for the process. Its config: RATE_LIMIT_SCALE."""
 
     tracer = Tracer()
@@ -82,10 +82,10 @@ class Live(DependencyProvider):
             "is_active": event.is_active,
             "revision": event.revision,
         }
-        text = _text(type="product", data=data)
+        text = _dump(type="product", data=data)
         for client in list(self._clients):
-            if client.watched is None or event.id in client.watched:
-                client.put(text)
+            if client.watched_ids is None or event.id in client.watched_ids:
+                client.enqueue(text)
 
     def push_notification(self, event):
         """Tell the sockets of the notification's user, and no others."""
@@ -98,106 +98,106 @@ class Live(DependencyProvider):
             "sequence": event.sequence,
             "timestamp": timestamp(event.timestamp),
         }
-        text = _text(type="notification", data=data)
+        text = _dump(type="notification", data=data)
         for client in list(self._of_user.get(event.user_id, ())):
             if client.seconds_left() > 0:
-                client.put(text, self.tracer.span(PUSH))
+                client.enqueue(text, self.tracer.span(PUSH))
 
     def refuse_when_full(self, address):
         """Raises Overloaded when one more socket would be too many, in all or from that address."""
         if len(self._clients) >= MAX_SOCKETS or self._of_address[address] >= self.max_address_sockets:
             raise Overloaded
 
-    def serve(self, ws, tokens, authorization, address):
+    def serve(self, ws, access_tokens, authorization, address):
         """Talk with one client until it is gone. Raises ConnectionClosed, as simple_websocket does."""
-        client = _Client(ws, on_expiry=self._identify)
+        client = _Client(ws, on_expiry=self._set_caller)
         self._clients.add(client)
-        _sockets_of(client).inc()
+        _gauge_of(client).inc()
         self._of_address[address] += 1
         client.start()
         try:
-            client.say(type="connected", message="Welcome to Forage.")
+            client.send(type="connected", message="Welcome to Forage.")
             if authorization:
-                self._authenticate(client, lambda: tokens.caller(authorization))
+                self._authenticate(client, lambda: access_tokens.read_header(authorization))
             while True:
                 text = ws.receive()
-                if not client.may_speak():
-                    client.say(type="error", detail=f"More than {MESSAGES_PER_SECOND} messages a second.")
+                if client.is_over_message_rate():
+                    client.send(type="error", detail=f"More than {MESSAGES_PER_SECOND} messages a second.")
                     client.close(CloseReason.POLICY_VIOLATION)
                     return
-                self._handle(client, text, tokens)
+                self._handle(client, text, access_tokens)
         finally:
             self._clients.discard(client)
             self._of_address[address] -= 1
             if not self._of_address[address]:
                 del self._of_address[address]
-            self._identify(client, None)
-            _sockets_of(client).dec()
+            self._set_caller(client, None)
+            _gauge_of(client).dec()
             client.stop()
 
-    def going_away(self):
+    def close_all(self):
         """Close every socket with 1001, after what is queued for it."""
         for client in list(self._clients):
-            client.put(CloseReason.GOING_AWAY)
+            client.enqueue(CloseReason.GOING_AWAY)
 
-    def _handle(self, client, text, tokens):
+    def _handle(self, client, text, access_tokens):
         try:
             message = json.loads(text) if isinstance(text, str) else None
         except (ValueError, RecursionError):
             message = None
         kind = message.get("type") if isinstance(message, dict) else None
         if kind == "ping":
-            client.say(type="pong")
+            client.send(type="pong")
         elif kind == "authenticate":
-            self._authenticate(client, lambda: tokens.read(message.get("token")))
+            self._authenticate(client, lambda: access_tokens.read(message.get("token")))
         elif kind == "watch":
             self._watch(client, message.get("product_ids"))
         else:
-            client.say(type="error", detail='Send JSON with a "type" of ping, authenticate or watch.')
+            client.send(type="error", detail='Send JSON with a "type" of ping, authenticate or watch.')
 
     def _authenticate(self, client, read_caller):
         try:
             caller = read_caller()
         except Unauthenticated as error:
-            client.say(type="error", detail=error.reason)
+            client.send(type="error", detail=error.reason)
         else:
             if len(self._of_user.get(caller.user_id, set()) - {client}) >= MAX_USER_SOCKETS:
-                client.say(type="error", detail=f"A user may have {MAX_USER_SOCKETS} sockets at most.")
+                client.send(type="error", detail=f"A user may have {MAX_USER_SOCKETS} sockets at most.")
                 return
-            self._identify(client, caller)
+            self._set_caller(client, caller)
             # Also wakes the writer, which has to wait for the token's end now.
-            client.say(type="authenticated", user_id=caller.user_id)
+            client.send(type="authenticated", user_id=caller.user_id)
 
     def _watch(self, client, product_ids):
-        sound = isinstance(product_ids, list) and len(product_ids) <= MAX_WATCHED
-        if sound and all(type(id) is int and 0 < id <= MAX_BIGINT for id in product_ids):
-            client.watched = frozenset(product_ids)
+        is_valid = isinstance(product_ids, list) and len(product_ids) <= MAX_WATCHED
+        if is_valid and all(type(id) is int and 0 < id <= MAX_BIGINT for id in product_ids):
+            client.watched_ids = frozenset(product_ids)
         else:
-            client.say(type="error", detail=f"product_ids must be a list of {MAX_WATCHED} product ids at most.")
+            client.send(type="error", detail=f"product_ids must be a list of {MAX_WATCHED} product ids at most.")
 
-    def _identify(self, client, caller):
+    def _set_caller(self, client, caller):
         if client.caller is not None:
             sockets = self._of_user[client.caller.user_id]
             sockets.discard(client)
             if not sockets:
                 del self._of_user[client.caller.user_id]
-        _sockets_of(client).dec()
+        _gauge_of(client).dec()
         client.caller = caller
-        _sockets_of(client).inc()
+        _gauge_of(client).inc()
         if caller is not None:
             self._of_user.setdefault(caller.user_id, set()).add(client)
 
 
 class _Client:
-    """caller: None while anonymous. watched: the product ids to hear of, None for all."""
+    """caller: None while anonymous. watched_ids: the product ids to hear of, None for all."""
 
     def __init__(self, ws, on_expiry):
         self.ws = ws
         self.caller = None
-        self.watched = None
+        self.watched_ids = None
         self._on_expiry = on_expiry
         self._queue = LightQueue(MAX_QUEUED)
-        self._words = _Allowance(MAX_BURST, MESSAGES_PER_SECOND)
+        self._message_rate = _TokenBucket(MAX_BURST, MESSAGES_PER_SECOND)
 
     def start(self):
         self._writer = eventlet.spawn(self._write)
@@ -208,31 +208,31 @@ class _Client:
         while not self._queue.empty():
             self._queue.get()[1].end(ConnectionClosed())
         self.ws.thread.join(CLOSE_SECONDS)
-        self._hang_up()
+        self._disconnect()
         # The reader closes the socket. The server must not do so under its feet.
         self.ws.thread.join(CLOSE_SECONDS)
 
     def close(self, reason):
         """After what is queued for the client; but not long after."""
-        self.put(reason)
+        self.enqueue(reason)
         with eventlet.Timeout(CLOSE_SECONDS, False):
             self._writer.wait()
 
-    def may_speak(self):
+    def is_over_message_rate(self):
         """Count one message of the client: MAX_BURST at once are fine, and MESSAGES_PER_SECOND."""
-        return self._words.spend(1) >= 0
+        return self._message_rate.spend(1) < 0
 
-    def say(self, **message):
-        self.put(_text(**message))
+    def send(self, **message):
+        self.enqueue(_dump(**message))
 
-    def put(self, text, span=NO_SPAN):
+    def enqueue(self, text, span=NO_SPAN):
         """text: or a CloseReason, which ends the socket. span: of the text, until it is sent."""
         try:
             self._queue.put_nowait((text, span))
         except Full as error:
             span.end(error)
             logger.info("dropped a WebSocket that reads too slowly")
-            self._hang_up()
+            self._disconnect()
 
     def seconds_left(self):
         """Until the caller's token expires; negative afterwards. Only for one who is authenticated."""
@@ -250,7 +250,7 @@ class _Client:
                 with span:
                     self.ws.send(text)
         except (OSError, ConnectionClosed, ProtocolError):
-            self._hang_up()
+            self._disconnect()
 
     def _next(self):
         """The next text to send with its span, or the news that the token has expired, whatever comes first."""
@@ -262,38 +262,38 @@ class _Client:
             return self._queue.get(timeout=self.seconds_left())
         except Empty:
             self._on_expiry(self, None)
-            return _text(type="expired"), NO_SPAN
+            return _dump(type="expired"), NO_SPAN
 
-    def _hang_up(self):
+    def _disconnect(self):
         """Make the reader see the end of the connection, whatever state that is in."""
         with suppress(OSError):
             self.ws.sock.shutdown(socket.SHUT_RDWR)
 
 
-class _Allowance:
+class _TokenBucket:
     """So many at once, and so many more each second."""
 
-    def __init__(self, most, per_second):
-        self._most, self._per_second = most, per_second
-        self._left, self._counted_at = most, time.monotonic()
+    def __init__(self, capacity, per_second):
+        self._capacity, self._per_second = capacity, per_second
+        self._left, self._counted_at = capacity, time.monotonic()
 
     def spend(self, count):
         """What is left then; less than nothing is a debt."""
         now = time.monotonic()
-        self._left = min(self._most, self._left + (now - self._counted_at) * self._per_second) - count
+        self._left = min(self._capacity, self._left + (now - self._counted_at) * self._per_second) - count
         self._counted_at = now
         return self._left
 
 
-class Frames:
+class FrameCounter:
     """Counts the frames of a WebSocket by their heads, before anything else is done about them."""
 
     def __init__(self):
-        self._begun, self._payload_bytes = b"", 0
+        self._partial_head, self._payload_bytes = b"", 0
 
-    def begin_in(self, data):
+    def count_in(self, data):
         """How many frames have their head's end in the next piece of the stream."""
-        data, at, count = self._begun + data, self._payload_bytes, 0
+        data, at, count = self._partial_head + data, self._payload_bytes, 0
         while len(data) >= at + 2:
             length = data[at + 1] & 127
             rest = at + 2 + {126: 2, 127: 8}.get(length, 0)
@@ -304,7 +304,7 @@ class Frames:
             # A client's frame has a mask of four bytes.
             at = rest + 4 + length
             count += 1
-        self._begun, self._payload_bytes = data[at:], max(0, at - len(data))
+        self._partial_head, self._payload_bytes = data[at:], max(0, at - len(data))
         return count
 
 
@@ -323,11 +323,11 @@ class ClientSocket:
         self._sending = Semaphore()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self.fileno, self.shutdown = sock.fileno, sock.shutdown
-        self._frames, self._allowance = Frames(), _Allowance(MAX_FRAME_BURST, FRAMES_PER_SECOND)
+        self._frames, self._frame_rate = FrameCounter(), _TokenBucket(MAX_FRAME_BURST, FRAMES_PER_SECOND)
 
     def recv(self, size):
         data = self._sock.recv(size)
-        left = self._allowance.spend(max(1, self._frames.begin_in(data)))
+        left = self._frame_rate.spend(max(1, self._frames.count_in(data)))
         if left < 0:
             eventlet.sleep(-left / FRAMES_PER_SECOND)
         return data
@@ -352,10 +352,10 @@ class ClientSocket:
         return self
 
 
-def _sockets_of(client):
+def _gauge_of(client):
     """The gauge that the client counts in."""
     return SOCKETS.labels("gateway", "anonymous" if client.caller is None else "authenticated")
 
 
-def _text(**message):
+def _dump(**message):
     return json.dumps(message, ensure_ascii=False, separators=(",", ":"))

@@ -46,13 +46,13 @@ class Query(Schema):
     """An empty search field looks for nothing in particular."""
 
     @pre_load
-    def leave_out_what_is_empty(self, data, **kwargs):
+    def drop_empty_terms(self, data, **kwargs):
         return {
             name: value for name, value in data.items() if value or not isinstance(self.fields.get(name), fields.String)
         }
 
     @post_load
-    def leave_out_what_is_blank(self, data, **kwargs):
+    def clear_blank_terms(self, data, **kwargs):
         return {name: None if value == "" else value for name, value in data.items()}
 
 
@@ -68,7 +68,7 @@ class OrderQuery(Query, orders.OrderQuery):
     created_to = Moment(load_default=None, data_key="to", after_day=True)
 
     @validates_schema(skip_on_field_errors=False)
-    def searches_go_over_all(self, data, **kwargs):
+    def require_all_for_searches(self, data, **kwargs):
         given = {"q": data.get("q"), "from": data.get("created_from"), "to": data.get("created_to")}
         if not data.get("all") and any(given.values()):
             raise ValidationError({name: ["Only with all=true."] for name, value in given.items() if value})
@@ -92,7 +92,7 @@ class ParkedQuery(types.PageQuery):
     offset = fields.Integer(load_default=0, validate=validate.Range(0, MAX_PARKED_OFFSET))
 
     @validates_schema
-    def is_within_reach(self, data, **kwargs):
+    def check_reach(self, data, **kwargs):
         if (data.get("page", 1) - 1) * data["limit"] > MAX_PARKED_OFFSET:
             raise ValidationError(f"Must begin with one of the first {MAX_PARKED_OFFSET} messages.", "page")
 

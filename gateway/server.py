@@ -18,7 +18,7 @@ import logging
 from eventlet.event import Event
 from nameko.extensions import Entrypoint
 
-from gateway.addresses import ClientAddresses
+from gateway.addresses import TrustedProxies
 from nameko_reliable.telemetry.tracing import Tracer
 from nameko_reliable.web.listener import Listener
 from nameko_reliable.web.server import HttpServer
@@ -50,7 +50,7 @@ class WsgiServer(Entrypoint):
                 max_connections=MAX_CONNECTIONS,
                 timeout_seconds=SOCKET_TIMEOUT_SECONDS,
                 max_per_address=MAX_CONNECTIONS_EACH * max(1, config["RATE_LIMIT_SCALE"]),
-                is_exempt=ClientAddresses(config["TRUSTED_PROXIES"]).trusts,
+                is_exempt=TrustedProxies(config["TRUSTED_PROXIES"]).contains,
                 shares_port=True,
             )
         except OSError as error:

@@ -45,7 +45,7 @@ def summarize(query):
     What a service has that is stopped, or too slow, is null; only without the broker there is no answer.
     """
     shop = g.shop.within(seconds=SUMMARY_SECONDS)
-    orders, stock, mails, *parked = _ask_all(
+    orders, stock, mails, *parked = _call_all(
         partial(shop.orders.summarize_orders, **query),
         shop.products.summarize_stock,
         shop.notifications.summarize_mails,
@@ -71,7 +71,7 @@ def list_parked(query):
     Of more than 1,000 of a service the oldest 1,000 are listed; `total` counts all.
     """
     end = query["offset"] + query["limit"]
-    answers = _ask_all(*(partial(getattr(g.shop, service).list_parked, limit=end) for service in SUBSCRIBERS))
+    answers = _call_all(*(partial(getattr(g.shop, service).list_parked, limit=end) for service in SUBSCRIBERS))
     answered = {service: answer for service, answer in zip(SUBSCRIBERS, answers, strict=True) if answer is not None}
     messages = [
         {"service": service, "id": message.pop("message_id"), **message}
@@ -138,20 +138,20 @@ def _subscriber(service):
     return getattr(g.shop, service)
 
 
-def _ask_all(*calls):
+def _call_all(*calls):
     """The answers to calls made at once, None for that of a service that is away.
 
     Raises ServiceUnavailable when it is the broker that is, and ParkingLotBusy.
     """
-    asked = [eventlet.spawn(copy_context().run, _ask, call) for call in calls]
-    answers = [greenlet.wait() for greenlet in asked]
+    greenlets = [eventlet.spawn(copy_context().run, _call, call) for call in calls]
+    answers = [greenlet.wait() for greenlet in greenlets]
     for answer in answers:
         if isinstance(answer, (ServiceUnavailable, ParkingLotBusy)):
             raise answer
     return answers
 
 
-def _ask(call):
+def _call(call):
     try:
         return call()
     except ParkingLotBusy as error:

@@ -20,13 +20,13 @@ from contracts.users import (
 from gateway import cookies
 from gateway.api import JSON, Blueprint
 from gateway.auth import public, with_cookie
-from gateway.errors import PROBLEM_JSON, answer, problem_of
+from gateway.errors import PROBLEM_JSON, problem_of, problem_response
 from gateway.limits import limited
 from gateway.schemas import SignInQuery, TokenView
 from nameko_reliable.errors import ServiceBusy
 
 # Without a preference (no Accept, */*) a client gets the first of the two kinds, a problem.
-HTML, BROWSED = "text/html", ("auth.google", "auth.google_callback")
+HTML, BROWSER_ENDPOINTS = "text/html", ("auth.google", "auth.google_callback")
 
 blp = Blueprint("auth", __name__, description="Logging in and out")
 
@@ -40,14 +40,14 @@ blp = Blueprint("auth", __name__, description="Logging in and out")
 @blp.problems(ServiceBusy, InvalidCredentials, TooManyFailures)
 def login(credentials):
     """Get an access token, and the cookie that refreshes it, for an address and a password."""
-    return _keep_session(g.shop.users.login(**credentials, **g.client))
+    return _set_session_cookie(g.shop.users.login(**credentials, **g.client))
 
 
 @blp.route("/auth/refresh", methods=["POST"])
 @public
 @with_cookie
 @limited("refresh")
-@blp.reads(cookies.REFRESH, needed=True)
+@blp.request_cookie(cookies.REFRESH, required=True)
 @blp.response(200, TokenView, headers=["Set-Cookie"])
 @blp.problems(InvalidSession)
 def refresh():
@@ -55,20 +55,20 @@ def refresh():
     refresh_token = cookies.read_refresh()
     if not refresh_token:
         raise InvalidSession
-    return _keep_session(g.shop.users.refresh(refresh_token=refresh_token))
+    return _set_session_cookie(g.shop.users.refresh(refresh_token=refresh_token))
 
 
 @blp.route("/auth/logout", methods=["POST"])
 @public
 @with_cookie
-@blp.reads(cookies.REFRESH, needed=False)
+@blp.request_cookie(cookies.REFRESH, required=False)
 @blp.response(204, headers=["Set-Cookie"])
 def logout():
     """End the cookie's session. An access token that is out already holds until it expires, 15 minutes at most."""
     refresh_token = cookies.read_refresh()
     if refresh_token:
         g.shop.users.logout(refresh_token=refresh_token)
-    cookies.drop_refresh()
+    cookies.clear_refresh()
 
 
 @blp.route("/auth/providers")
@@ -91,15 +91,15 @@ def google():
     but the general limit of requests.
     """
     sign_in = g.shop.users.google_sign_in_url()
-    cookies.keep_sign_in(sign_in["state"], cookies.BEGUN)
-    return _go_to(sign_in["url"])
+    cookies.set_sign_in_stage(sign_in["state"], cookies.BEGUN)
+    return _redirect(sign_in["url"])
 
 
 @blp.route("/auth/google/callback")
 @public
 @limited("login")
 @blp.arguments(SignInQuery, location="query", unknown=EXCLUDE)
-@blp.reads(cookies.SIGN_IN, needed=True)
+@blp.request_cookie(cookies.SIGN_IN, required=True)
 @blp.response(302, headers=["Location", "Set-Cookie"])
 @blp.problems(SignInRefused, SignInProviderAway, NotConfigured, UnprovenAddress, AccountDisabled)
 def google_callback(query):
@@ -110,49 +110,50 @@ def google_callback(query):
     but the general limit of requests.
     """
     code, state = query["code"], query["state"]
-    stage = cookies.sign_in_stage(state)
+    stage = cookies.read_sign_in_stage(state)
     if stage is None:
         raise SignInRefused("This sign-in did not begin in this browser: begin it here.")
     if stage == cookies.FINISHED:
-        return _come_back_again()
+        return _repeat_redirect()
     if not code:
         raise SignInRefused("The provider did not sign you in: begin again.")
-    tokens = _keep_session(g.shop.users.google_sign_in(code=code, state=state, **g.client))
-    cookies.keep_sign_in(state, cookies.FINISHED)
-    return _come_back(f"token={tokens['access_token']}")
+    tokens = _set_session_cookie(g.shop.users.google_sign_in(code=code, state=state, **g.client))
+    cookies.set_sign_in_stage(state, cookies.FINISHED)
+    return _redirect_to_storefront(f"token={tokens['access_token']}")
 
 
-def _come_back_again():
+def _repeat_redirect():
     refresh_token = cookies.read_refresh()
     if not refresh_token:
         # A browser keeps this cookie back where another site led to the address. The storefront then finds it.
-        return _come_back()
+        return _redirect_to_storefront()
     try:
-        tokens = _keep_session(g.shop.users.refresh(refresh_token=refresh_token))
+        tokens = _set_session_cookie(g.shop.users.refresh(refresh_token=refresh_token))
     except InvalidSession:
         raise SignInRefused("This sign-in's session has ended: begin again.") from None
-    return _come_back(f"token={tokens['access_token']}")
+    return _redirect_to_storefront(f"token={tokens['access_token']}")
 
 
 @blp.errorhandler(Exception)
-def refuse(error):
+def handle_error(error):
     """A problem, but for who reads pages: a fragment of one."""
-    problem = answer(error)
-    if request.endpoint in BROWSED and request.accept_mimetypes.best_match((PROBLEM_JSON, JSON, HTML)) == HTML:
-        return _come_back(f"error={problem_of(type(error)).type}")
+    problem = problem_response(error)
+    preferred = request.accept_mimetypes.best_match((PROBLEM_JSON, JSON, HTML))
+    if request.endpoint in BROWSER_ENDPOINTS and preferred == HTML:
+        return _redirect_to_storefront(f"error={problem_of(type(error)).type}")
     return problem
 
 
-def _come_back(fragment=""):
-    return _go_to(f"{current_app.config['FRONTEND_URL']}/auth/callback{fragment and '#'}{fragment}")
+def _redirect_to_storefront(fragment=""):
+    return _redirect(f"{current_app.config['FRONTEND_URL']}/auth/callback{fragment and '#'}{fragment}")
 
 
-def _go_to(url):
+def _redirect(url):
     """Flask's redirect would put the address, which may hold a token, into a page as well."""
     return Response(status=302, headers={"Location": url})
 
 
-def _keep_session(tokens):
+def _set_session_cookie(tokens):
     """What the body says of them; the refresh token goes into its cookie."""
-    cookies.keep_refresh(tokens.pop("refresh_token"))
+    cookies.set_refresh(tokens.pop("refresh_token"))
     return tokens

@@ -9,7 +9,7 @@ from werkzeug.exceptions import NotFound
 from gateway.api import Blueprint
 from gateway.auth import public
 
-blp = Blueprint("docs", __name__, description="This document", asks_services=False)
+blp = Blueprint("docs", __name__, description="This document", calls_services=False)
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs"
 ASSETS = FOLDER / "node_modules" / "swagger-ui-dist"
@@ -45,7 +45,7 @@ CONTENT_SECURITY_POLICY = (
 )
 
 
-class Page(DependencyProvider):
+class DocsAssets(DependencyProvider):
     """The page's files, read once: `files` is {name: bytes}."""
 
     def setup(self):
@@ -92,4 +92,4 @@ def asset(name):
         return Response(START, mimetype="text/javascript")
     if name not in TYPES:
         raise NotFound
-    return Response(current_app.extensions["page"].files[name], content_type=TYPES[name])
+    return Response(current_app.extensions["docs_assets"].files[name], content_type=TYPES[name])

@@ -12,7 +12,7 @@ from gateway.errors import NotReady
 from gateway.schemas import HealthView, ProbeView
 from nameko_reliable.messages import timestamp
 
-blp = Blueprint("health", __name__, description="How the shop is", asks_services=False)
+blp = Blueprint("health", __name__, description="How the shop is", calls_services=False)
 
 HEALTH_SECONDS = 2
 READY_SECONDS = 1
@@ -24,7 +24,7 @@ SHARED_SECONDS = 0.5
 @blp.response(200, HealthView)
 def health():
     """What answers and how fast; 200 whatever is down."""
-    services = current_app.extensions["health_checks"].ask_all(g.shop, HEALTH_SECONDS)
+    services = current_app.extensions["health_checks"].check_all(g.shop, HEALTH_SECONDS)
     up = [service["status"] == "up" for service in services.values()]
     return {
         "status": "healthy" if all(up) else "degraded" if any(up) else "unhealthy",
@@ -49,7 +49,7 @@ def livez():
 @blp.problems(NotReady)
 def readyz():
     """Whether requests make sense here: the broker is in reach and one service at least answers."""
-    services = current_app.extensions["health_checks"].ask_all(g.shop, READY_SECONDS)
+    services = current_app.extensions["health_checks"].check_all(g.shop, READY_SECONDS)
     if all(service["status"] == "down" for service in services.values()):
         raise NotReady
     return {"status": "up"}
@@ -61,20 +61,20 @@ class HealthChecks:
     def __init__(self):
         self._latest = {}  # seconds that it may take: (started_at, greenlet)
 
-    def ask_all(self, shop, seconds):
-        started_at, answers = self._latest.get(seconds, (float("-inf"), None))
+    def check_all(self, shop, seconds):
+        started_at, checks = self._latest.get(seconds, (float("-inf"), None))
         if monotonic() - started_at > SHARED_SECONDS:
-            answers = eventlet.spawn(copy_context().run, _ask_all, shop.within(seconds=seconds))
-            self._latest[seconds] = monotonic(), answers
-        return answers.wait()
+            checks = eventlet.spawn(copy_context().run, _check_all, shop.within(seconds=seconds))
+            self._latest[seconds] = monotonic(), checks
+        return checks.wait()
 
 
-def _ask_all(shop):
-    asked = {service: eventlet.spawn(copy_context().run, _ask, shop, service) for service in SERVICES}
-    return {service: greenlet.wait() for service, greenlet in asked.items()}
+def _check_all(shop):
+    checks = {service: eventlet.spawn(copy_context().run, _check, shop, service) for service in SERVICES}
+    return {service: greenlet.wait() for service, greenlet in checks.items()}
 
 
-def _ask(shop, service):
+def _check(shop, service):
     started_at = perf_counter()
     try:
         getattr(shop, service).health()

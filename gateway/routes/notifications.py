@@ -3,7 +3,7 @@ from flask_sock import Sock
 
 from contracts.notifications import NotFailed, NotificationNotFound, NotificationPageView, NotificationView, ReadMark
 from contracts.users import MailNotNeeded
-from gateway.addresses import neighbourhood
+from gateway.addresses import client_network
 from gateway.api import Blueprint
 from gateway.auth import admin_when, owner, owner_or_admin, public, user
 from gateway.live import ClientSocket
@@ -32,7 +32,7 @@ def list_notifications(query):
 @blp.problems(NotificationNotFound)
 def get_notification(notification_id):
     """One notification, for its recipient and for admins."""
-    return g.shop.notifications.get_notification(notification_id=notification_id, user_id=g.caller.own)
+    return g.shop.notifications.get_notification(notification_id=notification_id, user_id=g.caller.user_id_filter)
 
 
 @blp.route("/notifications/<id:notification_id>", methods=["PATCH"])
@@ -51,25 +51,25 @@ def mark_read(mark, notification_id):
 @blp.problems(NotificationNotFound, NotFailed, MailNotNeeded)
 def retry_notification(notification_id):
     """Send a failed or uncertain notification again; after 3 s the answer has it as `pending` still."""
-    return g.shop.notifications.retry_notification(notification_id=notification_id, user_id=g.caller.own)
+    return g.shop.notifications.retry_notification(notification_id=notification_id, user_id=g.caller.user_id_filter)
 
 
 @sock.route("/ws/notifications")
 @public
 def feed(ws):
-    live, tokens = current_app.extensions["live"], current_app.extensions["tokens"]
-    live.serve(ws, tokens, request.headers.get("Authorization"), _address())
+    live_feed, access_tokens = current_app.extensions["live_feed"], current_app.extensions["access_tokens"]
+    live_feed.serve(ws, access_tokens, request.headers.get("Authorization"), _address())
 
 
 def _address():
-    return neighbourhood(request.environ["client_address"])
+    return client_network(request.environ["client_address"])
 
 
 @sock.bp.before_request
 def prepare_upgrade():
     """Refuse foreign pages while an HTTP answer is still possible, and give the socket to two senders."""
     current_app.extensions["origins"].check(request.headers.get("Origin"), request.headers.get("Host"))
-    current_app.extensions["live"].refuse_when_full(_address())
+    current_app.extensions["live_feed"].refuse_when_full(_address())
     # Compression would cost each socket 300 kB, and lets a small message unpack to a huge one.
     request.environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)
     request.environ["eventlet.input"] = ClientSocket(

@@ -35,7 +35,7 @@ IDEMPOTENCY_KEY = {
 @user
 @blp.body(OrderRequest())
 @blp.response(201, OrderView, headers=["Location"])
-@blp.takes(IDEMPOTENCY_KEY)
+@blp.request_header(IDEMPOTENCY_KEY)
 @blp.problems(ProductNotFound, InsufficientStock, PriceChanged, TooManyOpenOrders, RequestInFlight, KeyReused)
 def create_order(order):
     """Order: the stock of every line is taken, or nothing is."""
@@ -73,7 +73,7 @@ def list_orders(query):
 @blp.problems(OrderNotFound)
 def get_order(order_id):
     """One order, for its customer and for admins."""
-    return g.shop.orders.get_order(order_id=order_id, user_id=g.caller.own)
+    return g.shop.orders.get_order(order_id=order_id, user_id=g.caller.user_id_filter)
 
 
 @blp.route("/orders/<id:order_id>/status", methods=["PATCH"])
@@ -86,7 +86,7 @@ def update_status(change, order_id):
     order = g.shop.orders.update_status(
         order_id=order_id,
         status=change["status"],
-        user_id=g.caller.own,
+        user_id=g.caller.user_id_filter,
         email_verified=g.caller.email_verified,
     )
     g.cache.drop(item["product_id"] for item in order["items"])

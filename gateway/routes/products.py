@@ -18,7 +18,7 @@ from contracts.products import (
 from contracts.types import MAX_INT
 from gateway.api import Blueprint
 from gateway.auth import admin, admin_when, public
-from gateway.cache import Answer, key_of
+from gateway.cache import CachedResponse, key_of
 from gateway.errors import MalformedRequest
 from gateway.paging import PAGE_HEADERS, page_headers
 from gateway.schemas import ProductQuery
@@ -26,11 +26,11 @@ from gateway.schemas import ProductQuery
 blp = Blueprint("products", __name__, description="The catalogue")
 
 PRODUCT_FIELDS = tuple(ProductView().fields)
-TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
-TAGS = rf"{TAG}(?:\s*,\s*{TAG})*"
+ETAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
+ETAGS = rf"{ETAG}(?:\s*,\s*{ETAG})*"
 IF_MATCH = {
     "name": "If-Match",
-    "schema": {"type": "string", "pattern": rf"^(?:\*|{TAGS})$"},
+    "schema": {"type": "string", "pattern": rf"^(?:\*|{ETAGS})$"},
     "example": '"3-0123456789abcdef"',
     "description": "the ETag that was read",
 }
@@ -43,7 +43,7 @@ IF_NONE_MATCH = {"name": "If-None-Match", "schema": {"type": "string"}}
 @blp.arguments(ProductQuery, location="query")
 @blp.response(200, ProductPageView, headers=["ETag", *PAGE_HEADERS])
 @blp.alt_response(304, success=True, headers=["ETag", *PAGE_HEADERS])
-@blp.takes(IF_NONE_MATCH)
+@blp.request_header(IF_NONE_MATCH)
 def list_products(query):
     """A page of the catalogue.
 
@@ -52,27 +52,27 @@ def list_products(query):
 
     def fill():
         page = g.shop.products.list_products(**query)
-        page["items"] = [_shown(product) for product in page["items"]]
-        return _answer(page, headers=page_headers(query, page["total"]))
+        page["items"] = [_public_fields(product) for product in page["items"]]
+        return _cacheable(page, headers=page_headers(query, page["total"]))
 
-    return _read(fill, cached=query["is_active"])
+    return _respond(fill, cached=query["is_active"])
 
 
 @blp.route("/products/categories")
 @public
 @blp.response(200, CategoryView(many=True), headers=["ETag"])
 @blp.alt_response(304, success=True, headers=["ETag"])
-@blp.takes(IF_NONE_MATCH)
+@blp.request_header(IF_NONE_MATCH)
 def list_categories():
     """The categories, each with how many products it has."""
-    return _read(lambda: _answer(g.shop.products.list_categories()))
+    return _respond(lambda: _cacheable(g.shop.products.list_categories()))
 
 
 @blp.route("/products/<id:product_id>")
 @public
 @blp.response(200, ProductView, headers=["ETag"])
 @blp.alt_response(304, success=True, headers=["ETag"])
-@blp.takes(IF_NONE_MATCH)
+@blp.request_header(IF_NONE_MATCH)
 @blp.problems(ProductNotFound)
 def get_product(product_id):
     """One product; an inactive one for admins only."""
@@ -80,9 +80,9 @@ def get_product(product_id):
 
     def fill():
         product = g.shop.products.get_product(product_id=product_id, include_inactive=by_admin)
-        return _answer(_shown(product), product["version"])
+        return _cacheable(_public_fields(product), product["version"])
 
-    return _read(fill, product_id)
+    return _respond(fill, product_id)
 
 
 @blp.route("/products", methods=["POST"])
@@ -93,31 +93,31 @@ def get_product(product_id):
 def create_product(product):
     """Add a product."""
     created = g.shop.products.create_product(**product)
-    return _edited(created), 201, {"Location": f"/products/{created['id']}"}
+    return _respond_edited(created), 201, {"Location": f"/products/{created['id']}"}
 
 
 @blp.route("/products/<id:product_id>", methods=["PUT"])
 @admin
 @blp.body(ProductReplacement())
 @blp.response(200, ProductView, headers=["ETag"])
-@blp.takes(IF_MATCH)
+@blp.request_header(IF_MATCH)
 @blp.problems(ProductNotFound, SkuTaken, StaleVersion)
 def replace_product(product, product_id):
     """Replace a product; its stock stays when it isn't given."""
     version = _expected_version(product_id)
-    return _edited(g.shop.products.replace_product(product_id=product_id, version=version, **product))
+    return _respond_edited(g.shop.products.replace_product(product_id=product_id, version=version, **product))
 
 
 @blp.route("/products/<id:product_id>", methods=["PATCH"])
 @admin
 @blp.body(ProductChanges(partial=True))
 @blp.response(200, ProductView, headers=["ETag"])
-@blp.takes(IF_MATCH)
+@blp.request_header(IF_MATCH)
 @blp.problems(ProductNotFound, SkuTaken, StaleVersion)
 def update_product(changes, product_id):
     """Change some fields of a product."""
     version = _expected_version(product_id)
-    return _edited(g.shop.products.update_product(product_id=product_id, version=version, **changes))
+    return _respond_edited(g.shop.products.update_product(product_id=product_id, version=version, **changes))
 
 
 @blp.route("/products/<id:product_id>/stock", methods=["PATCH"])
@@ -127,7 +127,7 @@ def update_product(changes, product_id):
 @blp.problems(ProductNotFound, InsufficientStock)
 def set_stock(change, product_id):
     """Set the stock, or change it by `delta`."""
-    return _edited(g.shop.products.set_stock(product_id=product_id, **change))
+    return _respond_edited(g.shop.products.set_stock(product_id=product_id, **change))
 
 
 @blp.route("/products/<id:product_id>", methods=["DELETE"])
@@ -140,30 +140,30 @@ def delete_product(product_id):
     return Response(status=204)
 
 
-def _shown(record):
+def _public_fields(record):
     """What everybody may know of a ProductRecord."""
     return {name: record[name] for name in PRODUCT_FIELDS}
 
 
-def _answer(result, version=0, headers=None):
-    return Answer(json.dumps(result).encode(), version, request.environ["route"], headers)
+def _cacheable(result, version=0, headers=None):
+    return CachedResponse(json.dumps(result).encode(), version, request.environ["route"], headers)
 
 
-def _read(fill, product_id=None, cached=True):
+def _respond(fill, product_id=None, cached=True):
     """The catalogue as the public sees it comes from the cache; admins see what is."""
     if cached and not (g.caller is not None and g.caller.is_admin):
-        answer = g.cache.fetch(key_of(request.environ), fill, product_id)
+        response = g.cache.fetch(key_of(request.environ), fill, product_id)
     else:
-        answer = fill()
-    status, headers, body = answer.respond(request.headers.get("If-None-Match"))
+        response = fill()
+    status, headers, body = response.respond(request.headers.get("If-None-Match"))
     return Response(body, status, headers)
 
 
-def _edited(product):
+def _respond_edited(product):
     """The product as it is now. Reads that come after this answer must not be older."""
     g.cache.drop([product["id"]])
-    answer = _answer(_shown(product), product["version"])
-    return Response(answer.body, headers={"ETag": answer.etag}, mimetype="application/json")
+    response = _cacheable(_public_fields(product), product["version"])
+    return Response(response.body, headers={"ETag": response.etag}, mimetype="application/json")
 
 
 def _expected_version(product_id):
@@ -171,7 +171,7 @@ def _expected_version(product_id):
     header = request.headers.get("If-Match", "*").strip()
     if header == "*":
         return None
-    if not re.fullmatch(TAGS, header):
+    if not re.fullmatch(ETAGS, header):
         raise MalformedRequest('If-Match must be a list of tags like "3-0123456789abcdef", or *.')
     # A tag that is none of ours fits no version.
     versions = {int(number or 0) for number in re.findall(r'"(?:([0-9]{1,9})-)?[^"]*"', header)}

@@ -120,7 +120,7 @@ def request_verification():
 @blp.route("/users/me/sessions")
 @user
 @with_cookie
-@blp.reads(cookies.REFRESH, needed=False)
+@blp.request_cookie(cookies.REFRESH, required=False)
 @blp.response(200, SessionView(many=True))
 def list_sessions():
     """Where the caller is logged in, last used first. `current` is the session of the cookie."""

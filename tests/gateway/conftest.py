@@ -12,7 +12,7 @@ import requests
 from nameko.runners import ServiceRunner
 
 from gateway import Gateway
-from gateway.auth import Tokens
+from gateway.auth import AccessTokens
 from nameko_reliable.testing.servers import free_port
 from nameko_reliable.testing.waiting import wait_for
 from services.notifications import Notifications
@@ -181,19 +181,19 @@ def new_token(shop):
 
 
 @pytest.fixture
-def tokens():
+def access_tokens():
     """Reads tokens signed with a secret of their own."""
-    tokens = Tokens()
-    tokens.container = SimpleNamespace(config={"JWT_SECRET": secrets.token_hex(), "JWT_SECRET_PREVIOUS": None})
-    tokens.setup()
-    return tokens
+    access_tokens = AccessTokens()
+    access_tokens.container = SimpleNamespace(config={"JWT_SECRET": secrets.token_hex(), "JWT_SECRET_PREVIOUS": None})
+    access_tokens.setup()
+    return access_tokens
 
 
 @pytest.fixture
 def new_feed(shop):
     """`new_feed(header=[…])` is a Feed. After the test the shop has forgotten it: others count its sockets."""
-    live, feeds = provider(shop.gateway, "live"), []
-    before = set(live._clients)
+    live_feed, feeds = provider(shop.gateway, "live_feed"), []
+    before = set(live_feed._clients)
 
     def new_feed(**options):
         feeds.append(Feed(shop.ws_url, **options))
@@ -202,7 +202,7 @@ def new_feed(shop):
     yield new_feed
     for feed in feeds:
         feed.close()
-    wait_for(lambda: not live._clients - before)
+    wait_for(lambda: not live_feed._clients - before)
 
 
 @pytest.fixture

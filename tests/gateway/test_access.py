@@ -12,7 +12,7 @@ import requests
 from flask import Flask
 
 from gateway.app import refuse_open_views
-from gateway.auth import Origins, public
+from gateway.auth import AllowedOrigins, public
 from gateway.errors import ForeignOrigin, Unauthenticated
 from nameko_reliable.testing.waiting import wait_for
 
@@ -20,11 +20,11 @@ from .conftest import PASSWORD, Client, problem
 from .documents import operations
 
 # Nothing about these is right but their address.
-HOPELESS = {"data": b"\xff{", "headers": {"Content-Type": "text/plain"}}
+INVALID_BODY = {"data": b"\xff{", "headers": {"Content-Type": "text/plain"}}
 REFUSALS = {"unauthenticated", "access-denied"}
 OPERATIONS = list(operations())
 # A query parameter's value may need more than the rest of its operation.
-RAISED = [operation for operation in OPERATIONS if operation.admin_when]
+WITH_ADMIN_PARAMETER = [operation for operation in OPERATIONS if operation.admin_when]
 every_operation = pytest.mark.parametrize("operation", OPERATIONS, ids=str)
 
 
@@ -47,7 +47,7 @@ def test_every_operation_says_who_may_use_it(operation):
 
 @of_access("user", "owner", "owner or admin", "admin")
 def test_a_request_without_a_token_gets_401_before_validation(anonymous, operation):
-    answer = anonymous.request(operation.method, operation.path_with(1), **HOPELESS)
+    answer = anonymous.request(operation.method, operation.path_with(1), **INVALID_BODY)
 
     assert answer.status_code == 401
     assert answer.headers["WWW-Authenticate"] == "Bearer"
@@ -56,7 +56,7 @@ def test_a_request_without_a_token_gets_401_before_validation(anonymous, operati
 
 @of_access("admin")
 def test_a_customer_gets_403_at_an_admin_route_before_validation(customer, operation):
-    answer = customer.request(operation.method, operation.path_with(1), **HOPELESS)
+    answer = customer.request(operation.method, operation.path_with(1), **INVALID_BODY)
 
     assert answer.status_code == 403
     assert problem(answer)["type"] == "access-denied"
@@ -74,7 +74,7 @@ def test_anyone_may_use_a_public_route(shop, operation):
 
 @of_access("user", "owner", "owner or admin")
 def test_a_customer_may_use_a_user_route(customer, operation):
-    assert kind_of_refusal(customer.request(operation.method, operation.path_with(1), **HOPELESS)) is None
+    assert kind_of_refusal(customer.request(operation.method, operation.path_with(1), **INVALID_BODY)) is None
 
 
 @every_operation
@@ -85,7 +85,7 @@ def test_an_admin_is_never_refused_by_role(admin, operation):
     assert kind_of_refusal(answer) is None
 
 
-@pytest.mark.parametrize("operation", RAISED, ids=str)
+@pytest.mark.parametrize("operation", WITH_ADMIN_PARAMETER, ids=str)
 def test_an_admin_parameter_is_refused_to_other_callers(anonymous, customer, admin, operation):
     path = f"{operation.path_with(1)}?{'='.join(operation.admin_when)}"
 
@@ -98,7 +98,7 @@ def test_an_admin_parameter_is_refused_to_other_callers(anonymous, customer, adm
 
 
 @pytest.fixture
-def belongings(shop, new_customer, new_product):
+def owned(shop, new_customer, new_product):
     """A customer with one of each thing that somebody can own: path parameter → id."""
     owner = new_customer()
     order = owner.post("/orders", {"items": [{"product_id": new_product()["id"], "quantity": 1}]}).json()
@@ -116,29 +116,29 @@ def belongings(shop, new_customer, new_product):
     return SimpleNamespace(owner=owner, ids=ids)
 
 
-def ask(client, operation, ids):
+def send(client, operation, ids):
     return client.request(operation.method, operation.path.format(**ids), json=operation.example_body)
 
 
 @of_access("owner", "owner or admin")
-def test_another_users_resource_is_not_found(belongings, customer, operation):
-    answer = ask(customer, operation, belongings.ids)
+def test_another_users_resource_is_not_found(owned, customer, operation):
+    answer = send(customer, operation, owned.ids)
 
     assert answer.status_code == 404
     # The same as for what was never there.
-    nobodys = ask(customer, operation, dict.fromkeys(belongings.ids, 999_999_999))
+    nobodys = send(customer, operation, dict.fromkeys(owned.ids, 999_999_999))
     assert problem(answer)["type"] == problem(nobodys)["type"]
     assert problem(answer).keys() == problem(nobodys).keys()
 
 
 @of_access("owner", "owner or admin")
-def test_an_owner_finds_their_own_resource(belongings, operation):
-    assert ask(belongings.owner, operation, belongings.ids).status_code in (200, 204, 409)
+def test_an_owner_finds_their_own_resource(owned, operation):
+    assert send(owned.owner, operation, owned.ids).status_code in (200, 204, 409)
 
 
 @of_access("owner", "owner or admin")
-def test_an_admin_sees_another_users_resource_where_the_access_level_says_so(belongings, admin, operation):
-    answer = ask(admin, operation, belongings.ids)
+def test_an_admin_sees_another_users_resource_where_the_access_level_says_so(owned, admin, operation):
+    answer = send(admin, operation, owned.ids)
 
     assert (answer.status_code == 404) == (operation.access == "owner")
 
@@ -231,25 +231,29 @@ def test_a_broken_authorization_header_is_refused(anonymous, header):
     assert answer.status_code == 401
 
 
-def test_during_a_secret_rotation_only_tokens_of_the_two_secrets_are_accepted(tokens, new_token):
+def test_during_a_secret_rotation_only_tokens_of_the_two_secrets_are_accepted(access_tokens, new_token):
     current, previous, other = (secrets.token_hex() for _ in range(3))
-    tokens.container.config = {"JWT_SECRET": current, "JWT_SECRET_PREVIOUS": previous}
+    access_tokens.container.config = {"JWT_SECRET": current, "JWT_SECRET_PREVIOUS": previous}
 
-    tokens.setup()
+    access_tokens.setup()
 
-    assert tokens.read(new_token(secret=current)).user_id == tokens.read(new_token(secret=previous)).user_id == 1
+    assert (
+        access_tokens.read(new_token(secret=current)).user_id
+        == access_tokens.read(new_token(secret=previous)).user_id
+        == 1
+    )
     with pytest.raises(Unauthenticated, match="not valid"):
-        tokens.read(new_token(secret=other))
+        access_tokens.read(new_token(secret=other))
     with pytest.raises(Unauthenticated, match="expired"):
-        tokens.read(new_token(secret=previous, exp=int(time.time()) - 1))
+        access_tokens.read(new_token(secret=previous, exp=int(time.time()) - 1))
 
 
 @pytest.mark.parametrize("claim, counts", ((True, True), (False, False), ("true", False), (1, False)))
-def test_only_a_claim_of_true_proves_the_address(tokens, new_token, claim, counts):
-    tokens.container.config = {"JWT_SECRET": (secret := secrets.token_hex()), "JWT_SECRET_PREVIOUS": None}
-    tokens.setup()
+def test_only_a_claim_of_true_proves_the_address(access_tokens, new_token, claim, counts):
+    access_tokens.container.config = {"JWT_SECRET": (secret := secrets.token_hex()), "JWT_SECRET_PREVIOUS": None}
+    access_tokens.setup()
 
-    assert tokens.read(new_token(secret=secret, email_verified=claim)).email_verified is counts
+    assert access_tokens.read(new_token(secret=secret, email_verified=claim)).email_verified is counts
 
 
 def test_a_view_without_an_access_decorator_keeps_the_app_from_starting():
@@ -281,7 +285,7 @@ def test_a_view_without_an_access_decorator_keeps_the_app_from_starting():
     ],
 )
 def test_an_origin_is_the_shops_or_foreign(origin, is_foreign):
-    origins = Origins({"FRONTEND_URL": "http://shop.example:8080", "ALLOWED_ORIGINS": ["https://other.example"]})
+    origins = AllowedOrigins({"FRONTEND_URL": "http://shop.example:8080", "ALLOWED_ORIGINS": ["https://other.example"]})
 
     with pytest.raises(ForeignOrigin) if is_foreign else nullcontext():
         origins.check(origin, "gateway.example:3000")

@@ -2,7 +2,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from gateway.addresses import ClientAddresses, neighbourhood
+from gateway.addresses import TrustedProxies, client_network
 
 
 @pytest.mark.parametrize(
@@ -25,11 +25,11 @@ from gateway.addresses import ClientAddresses, neighbourhood
     ],
 )
 def test_the_client_is_the_nearest_address_that_is_no_trusted_proxy(trusted, forwarded, address):
-    addresses = ClientAddresses([ip_network(network) for network in trusted])
+    proxies = TrustedProxies([ip_network(network) for network in trusted])
 
-    assert addresses.of({"REMOTE_ADDR": "10.0.0.1", "HTTP_X_FORWARDED_FOR": forwarded}) == address
+    assert proxies.client_address({"REMOTE_ADDR": "10.0.0.1", "HTTP_X_FORWARDED_FOR": forwarded}) == address
 
 
 def test_the_addresses_of_an_ipv6_64_are_one_client_network():
-    assert neighbourhood("2001:db8:1:2:3::4") == neighbourhood("2001:db8:1:2::") == "2001:db8:1:2::/64"
-    assert neighbourhood("203.0.113.1") == "203.0.113.1"
+    assert client_network("2001:db8:1:2:3::4") == client_network("2001:db8:1:2::") == "2001:db8:1:2::/64"
+    assert client_network("203.0.113.1") == "203.0.113.1"

@@ -129,23 +129,23 @@ def test_all_sections_are_null_without_any_service(office):
 
 def test_the_sections_of_a_slow_service_are_null(office, run_service, monkeypatch):
     monkeypatch.setattr(admin_module, "SUMMARY_SECONDS", 1)
-    leave = Event()
+    may_answer = Event()
 
-    class Tar:
+    class SlowOrders:
         name = "orders"
 
         @rpc
         def summarize_orders(self, days):
-            leave.wait()
+            may_answer.wait()
 
     run_service(Products)
-    run_service(Tar)
+    run_service(SlowOrders)
 
     sections = wait_for(
         lambda: (found := sections_of(office))["stock"] and found["parked"]["products"] is not None and found
     )
 
-    leave.send()
+    may_answer.send()
     assert sections["orders"] is None
     assert sections["parked"] == {"products": 0, "notifications": None}
 

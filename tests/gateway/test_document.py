@@ -39,13 +39,13 @@ def session():
 
 
 @pytest.fixture(scope="module")
-def boss(new_customer):
+def second_admin(new_customer):
     """An admin of this module's own: what is asked here may disable or rename the caller."""
     return new_customer("admin")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def the_others_admin_stays_one(shop, admin):
+def first_admin_stays_admin(shop, admin):
     """Of all accounts the one that later tests need may have been demoted or disabled."""
     yield
     shop.sql("users", "UPDATE users SET role = 'admin', is_active = true WHERE id = %s", admin.user["id"])
@@ -57,10 +57,10 @@ def buyer(new_customer):
 
 
 @pytest.fixture(scope="module")
-def ask(shop, session):
-    """`ask(case, client)` sends what schemathesis made up, and checks the answer."""
+def send(shop, session):
+    """`send(case, client)` sends what schemathesis made up, and checks the answer."""
 
-    def ask(case, client):
+    def send(case, client):
         case.call_and_validate(
             base_url=shop.url,
             session=session,
@@ -69,23 +69,23 @@ def ask(shop, session):
             timeout=15,
         )
 
-    return ask
+    return send
 
 
 @schema.parametrize()
-def test_answers_to_an_admin_match_the_document(case, ask, boss):
-    ask(case, boss)
+def test_answers_to_an_admin_match_the_document(case, send, second_admin):
+    send(case, second_admin)
 
 
 @schema_for_customers.parametrize()
-def test_answers_to_a_customer_match_the_document(case, ask, buyer):
-    ask(case, buyer)
+def test_answers_to_a_customer_match_the_document(case, send, buyer):
+    send(case, buyer)
 
 
-def test_sequences_of_calls_match_the_document(shop, boss, tmp_path):
+def test_sequences_of_calls_match_the_document(shop, second_admin, tmp_path):
     # Only where the document asks for a token: admins also see what was taken off the catalogue.
     config = tmp_path / "schemathesis.toml"
-    config.write_text(f'{CONFIG.read_text()}\n[auth.openapi.bearer]\nbearer = "{boss.token}"\n')
+    config.write_text(f'{CONFIG.read_text()}\n[auth.openapi.bearer]\nbearer = "{second_admin.token}"\n')
     schemathesis = Path(sys.executable).with_name("schemathesis")
     options = ["--phases=stateful", "--max-redirects=0", "--continue-on-failure", "--no-color"]
 

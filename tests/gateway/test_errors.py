@@ -40,7 +40,7 @@ from contracts.users import (
     UnprovenAddress,
     UserNotFound,
 )
-from gateway.errors import PROBLEMS, answer, problem_of
+from gateway.errors import PROBLEMS, problem_of, problem_response
 from nameko_reliable.errors import (
     DatabaseUnavailable,
     NotReplayable,
@@ -101,7 +101,7 @@ def answered():
 
     def answered(error):
         with Flask("shop").test_request_context("/orders/3", environ_overrides={"request_id": "r-1"}):
-            response = answer(error)
+            response = problem_response(error)
         return json.loads(response.data), response.headers
 
     return answered

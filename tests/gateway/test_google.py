@@ -12,7 +12,7 @@ from tests.factories import an_account
 from .conftest import problem
 
 # As Chromium and Firefox send it when somebody follows a link.
-PAGE = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
+ACCEPT_HTML = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_a_reloaded_callback_redirects_like_the_first(shop, browser, sign_in_pro
     code, state = sign_in_provider.log_in(browser.begin(), email=email)
     first = browser.go("/auth/google/callback", code=code, state=state)
 
-    reload = browser.go("/auth/google/callback", accept=PAGE, code=code, state=state)
+    reload = browser.go("/auth/google/callback", accept=ACCEPT_HTML, code=code, state=state)
 
     assert [email_in(answer) for answer in (first, reload)] == [email, email]
     assert browser.post(f"{shop.url}/auth/refresh").status_code == 200
@@ -159,7 +159,7 @@ def test_a_reloaded_callback_without_the_session_cookie_redirects_without_a_toke
     browser.go("/auth/google/callback", code=code, state=state)
     del browser.cookies["forage_refresh"]
 
-    answer = browser.go("/auth/google/callback", accept=PAGE, code=code, state=state)
+    answer = browser.go("/auth/google/callback", accept=ACCEPT_HTML, code=code, state=state)
 
     assert (answer.status_code, answer.headers["Location"]) == (302, "http://shop.example:8080/auth/callback")
 
@@ -218,10 +218,10 @@ def test_an_unverified_address_is_refused(browser, sign_in_provider):
     assert problem(answer)["type"] == "unproven-address"
 
 
-@pytest.mark.parametrize("ail", ("stop", "hang"))
-def test_an_unreachable_or_slow_provider_gets_502(browser, sign_in_provider, ail):
+@pytest.mark.parametrize("failure", ("stop", "hang"))
+def test_an_unreachable_or_slow_provider_gets_502(browser, sign_in_provider, failure):
     code, state = sign_in_provider.log_in(browser.begin(), email=an_account()["email"])
-    if ail == "stop":
+    if failure == "stop":
         sign_in_provider.stop()
     else:
         sign_in_provider.answer("/oauth2/token", sign_in_provider.hang)
@@ -249,7 +249,7 @@ def test_the_sign_in_providers_are_listed(shop, browser):
     assert browser.go("/auth/providers").json() == ["google"]
 
 
-def assert_led_back(answer, why):
+def assert_redirected_to_storefront(answer, why):
     assert answer.status_code == 302
     assert answer.headers["Location"] == f"http://shop.example:8080/auth/callback#error={why}"
     assert answer.headers["Cache-Control"] == "no-store"
@@ -259,37 +259,37 @@ def assert_led_back(answer, why):
 def test_a_refused_browser_is_redirected_to_the_storefront_with_the_reason(browser):
     state = state_of(browser.begin())
 
-    answer = browser.go("/auth/google/callback", accept=PAGE, error="access_denied", state=state)
+    answer = browser.go("/auth/google/callback", accept=ACCEPT_HTML, error="access_denied", state=state)
 
-    assert_led_back(answer, "sign-in-refused")
+    assert_redirected_to_storefront(answer, "sign-in-refused")
 
 
 def test_a_browser_with_an_unverified_address_is_redirected_to_the_storefront(browser, sign_in_provider):
     code, state = sign_in_provider.log_in(browser.begin(), email=an_account()["email"], email_verified=False)
 
-    answer = browser.go("/auth/google/callback", accept=PAGE, code=code, state=state)
+    answer = browser.go("/auth/google/callback", accept=ACCEPT_HTML, code=code, state=state)
 
-    assert_led_back(answer, "unproven-address")
+    assert_redirected_to_storefront(answer, "unproven-address")
     assert "forage_refresh" not in browser.cookies
 
 
 def test_a_rate_limited_browser_is_redirected_to_the_storefront(run_gateway):
     gateway = run_gateway(RATE_LIMIT_SCALE="0.03")
-    ask = partial(requests.get, f"{gateway.url}/auth/google", headers={"Accept": PAGE}, allow_redirects=False)
+    ask = partial(requests.get, f"{gateway.url}/auth/google", headers={"Accept": ACCEPT_HTML}, allow_redirects=False)
     ask()
 
     answer = ask()
 
-    assert_led_back(answer, "rate-limited")
+    assert_redirected_to_storefront(answer, "rate-limited")
 
 
 def test_a_browser_is_redirected_to_the_storefront_while_the_provider_is_down(browser, sign_in_provider, monkeypatch):
     monkeypatch.setattr(openid, "KEPT_SECONDS", 0)
     sign_in_provider.stop()
 
-    answer = browser.go("/auth/google", accept=PAGE)
+    answer = browser.go("/auth/google", accept=ACCEPT_HTML)
 
-    assert_led_back(answer, "sign-in-provider-away")
+    assert_redirected_to_storefront(answer, "sign-in-provider-away")
     assert not browser.cookies
 
 
@@ -302,7 +302,7 @@ def test_a_client_that_does_not_prefer_html_gets_the_problem(browser, accept):
 
 
 def test_other_auth_routes_answer_browsers_with_problems(shop):
-    answer = requests.post(f"{shop.url}/auth/refresh", headers={"Accept": PAGE})
+    answer = requests.post(f"{shop.url}/auth/refresh", headers={"Accept": ACCEPT_HTML})
 
     assert answer.status_code == 401
     assert problem(answer)["type"] == "invalid-session"

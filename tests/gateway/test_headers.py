@@ -9,10 +9,10 @@ import requests
 import websocket
 
 from gateway import cookies
-from gateway.auth import Origins
+from gateway.auth import AllowedOrigins
 from gateway.headers import CONTENT_SECURITY_POLICY
 from gateway.routes import docs as docs_module
-from gateway.routes.docs import Page
+from gateway.routes.docs import DocsAssets
 
 from .conftest import PASSWORD, Client, every_answer
 
@@ -84,7 +84,7 @@ def test_a_gateway_without_its_docs_assets_names_the_command_to_run(tmp_path, mo
     monkeypatch.setattr(docs_module, "ASSETS", tmp_path)
 
     with pytest.raises(SystemExit, match="run `npm ci`"):
-        Page().setup()
+        DocsAssets().setup()
 
 
 def of_cors(answer):
@@ -152,13 +152,13 @@ def test_a_preflight_of_a_foreign_origin_is_allowed_nothing(anonymous):
     ("given", "sent"), [("https://a.example:443", "https://a.example"), ("http://b:80", "http://b")]
 )
 def test_an_origin_is_compared_without_its_default_port(given, sent):
-    assert Origins({"FRONTEND_URL": OURS, "ALLOWED_ORIGINS": [given]}).allow(sent)
+    assert AllowedOrigins({"FRONTEND_URL": OURS, "ALLOWED_ORIGINS": [given]}).allows(sent)
 
 
 def test_no_other_origin_is_allowed():
-    origins = Origins({"FRONTEND_URL": OURS, "ALLOWED_ORIGINS": []})
+    origins = AllowedOrigins({"FRONTEND_URL": OURS, "ALLOWED_ORIGINS": []})
 
-    assert not any(origins.allow(origin) for origin in (FOREIGN, "null", "", "*"))
+    assert not any(origins.allows(origin) for origin in (FOREIGN, "null", "", "*"))
 
 
 @pytest.mark.parametrize("path", ["/auth/refresh", "/auth/logout"])

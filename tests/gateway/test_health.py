@@ -12,7 +12,7 @@ from services.users import Users
 
 from .conftest import problem, provider
 
-SECONDS_OF_TAR = 20
+SLOW_SECONDS = 20
 SERVICES = {"users", "products", "orders", "notifications"}
 
 
@@ -77,18 +77,18 @@ def test_a_call_to_a_stopped_service_is_503_at_once(url):
     assert answer.headers["Retry-After"]
 
 
-class Tar:
+class SlowCatalogue:
     """Answers in the name of the catalogue, but slowly."""
 
     name = "products"
 
     @rpc
     def list_categories(self):
-        time.sleep(SECONDS_OF_TAR)
+        time.sleep(SLOW_SECONDS)
 
     @rpc
     def health(self):
-        time.sleep(SECONDS_OF_TAR)
+        time.sleep(SLOW_SECONDS)
 
     @rpc
     def get_product(self, product_id, include_inactive):
@@ -99,54 +99,54 @@ class Tar:
         pass
 
 
-class Doctor:
+class CountingCatalogue:
     """Counts in the name of the catalogue how often it was asked how it is."""
 
     name = "products"
-    visits = 0
+    checks = 0
 
     @rpc
     def health(self):
-        Doctor.visits += 1
+        CountingCatalogue.checks += 1
 
 
 def test_concurrent_health_requests_share_one_check(url, run_service, monkeypatch):
     monkeypatch.setattr(health_module, "SHARED_SECONDS", 3600)
-    run_service(Doctor)
+    run_service(CountingCatalogue)
 
-    askers = [eventlet.spawn(requests.get, f"{url}/health") for _ in range(20)]
+    requesters = [eventlet.spawn(requests.get, f"{url}/health") for _ in range(20)]
 
-    assert {asker.wait().json()["services"]["products"]["status"] for asker in askers} == {"up"}
-    assert Doctor.visits == 1
+    assert {requester.wait().json()["services"]["products"]["status"] for requester in requesters} == {"up"}
+    assert CountingCatalogue.checks == 1
 
 
 @pytest.fixture
-def tar(url, run_service):
-    run_service(Tar)
+def slow_catalogue(url, run_service):
+    run_service(SlowCatalogue)
     wait_for(lambda: requests.get(f"{url}/products/1").status_code == 500)
     return url
 
 
-def test_a_slow_service_is_504_after_five_seconds(tar):
+def test_a_slow_service_is_504_after_five_seconds(slow_catalogue):
     started_at = time.monotonic()
 
-    answer = requests.get(f"{tar}/products/categories")
+    answer = requests.get(f"{slow_catalogue}/products/categories")
 
     assert answer.status_code == 504
     assert problem(answer)["type"] == "timeout"
-    assert 4.5 < time.monotonic() - started_at < SECONDS_OF_TAR
+    assert 4.5 < time.monotonic() - started_at < SLOW_SECONDS
 
 
-def test_a_slow_service_delays_the_health_check_by_two_seconds_at_most(tar):
-    answer = requests.get(f"{tar}/health")
+def test_a_slow_service_delays_the_health_check_by_two_seconds_at_most(slow_catalogue):
+    answer = requests.get(f"{slow_catalogue}/health")
 
     assert answer.json()["services"]["products"]["status"] == "down"
     # What is asked without a limit of its own has five.
     assert answer.elapsed.total_seconds() < 5
 
 
-def test_an_unexpected_error_of_a_service_is_500_without_its_details(tar, caplog):
-    answer = requests.get(f"{tar}/products/1")
+def test_an_unexpected_error_of_a_service_is_500_without_its_details(slow_catalogue, caplog):
+    answer = requests.get(f"{slow_catalogue}/products/1")
 
     assert answer.status_code == 500
     assert problem(answer)["type"] == "internal-error"
@@ -154,5 +154,5 @@ def test_an_unexpected_error_of_a_service_is_500_without_its_details(tar, caplog
     assert any(record.name == "gateway.errors" and record.exc_info for record in caplog.records)
 
 
-def test_a_call_with_a_wrong_signature_is_500(tar):
-    assert requests.get(f"{tar}/products").status_code == 500
+def test_a_call_with_a_wrong_signature_is_500(slow_catalogue):
+    assert requests.get(f"{slow_catalogue}/products").status_code == 500

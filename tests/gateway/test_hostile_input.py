@@ -11,7 +11,7 @@ from .documents import operations
 
 pytestmark = pytest.mark.usefixtures("failures_are_forgotten")
 
-PIECES = ["0", "-1", "01", "1.0", "1e3", str(2**63), "9" * 500, "None", "true", "%00", "%ff", "%2e%2e", "1%2f1", "';--"]
+PARTS = ["0", "-1", "01", "1.0", "1e3", str(2**63), "9" * 500, "None", "true", "%00", "%ff", "%2e%2e", "1%2f1", "';--"]
 TEXTS = [
     "",
     " ",
@@ -30,8 +30,8 @@ NUMBERS = [0, -1, 1.5, 1e308, 2**31, 2**63, -(2**63) - 1, 10**28 + 1]
 OTHERS = [None, True, [], {}, [[]], [None], {"a": {"a": []}}]
 VALUES = TEXTS + NUMBERS + OTHERS
 TOO_LONG = b" " * (2 * 1024 * 1024)
-NO_JSON = [b"", b"{", b"\xff\xfe", b"\x00", b"NaN", b"[1e400]", b"[" * 100_000, TOO_LONG]
-NO_OBJECTS = [
+NOT_JSON = [b"", b"{", b"\xff\xfe", b"\x00", b"NaN", b"[1e400]", b"[" * 100_000, TOO_LONG]
+NOT_OBJECTS = [
     b"null",
     b"[]",
     b"3",
@@ -52,8 +52,8 @@ def text_of(case):
     return json.dumps(case).replace("10000000000000000000000000001", "1" * 4000)
 
 
-def sound_body(operation, ids):
-    sound = {
+def valid_body(operation, ids):
+    valid = {
         "email": "ada@forage.example",
         "username": "Ada",
         "password": "boletus edulis",
@@ -69,7 +69,7 @@ def sound_body(operation, ids):
         "status": "confirmed",
         "read": True,
     }
-    return {name: sound[name] for name in operation.body_schema["properties"] if name in sound}
+    return {name: valid[name] for name in operation.body_schema["properties"] if name in valid}
 
 
 @pytest.fixture(params=operations(), ids=str)
@@ -80,7 +80,7 @@ def operation(request):
 @pytest.fixture(scope="module", autouse=True)
 def nothing_here_is_secret(nothing_secret_is_logged):
     """Also what is sent as a password or a token."""
-    nothing_secret_is_logged.harmless.update(PIECES, TEXTS)
+    nothing_secret_is_logged.harmless.update(PARTS, TEXTS)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def ids(new_customer, new_product):
 
 
 @pytest.fixture
-def is_refused_or_done(admin, caplog):
+def send(admin, caplog):
     """Asks as who may do most: no 5xx, and every refusal is a problem."""
 
     def check(method, path, **options):
@@ -121,29 +121,29 @@ def is_refused_or_done(admin, caplog):
     ]
 
 
-def test_no_path_gets_a_5xx(operation, is_refused_or_done):
+def test_no_path_gets_a_5xx(operation, send):
     method, path = operation.method, operation.path
     if "{" not in path:
         path += "/{more}"
     prefix, _, rest = path.partition("{")
-    for piece in PIECES:
-        is_refused_or_done(method, prefix + piece + rest.partition("}")[2])
+    for part in PARTS:
+        send(method, prefix + part + rest.partition("}")[2])
 
 
-def test_no_query_gets_a_5xx(operation, ids, is_refused_or_done):
+def test_no_query_gets_a_5xx(operation, ids, send):
     method, path = operation.method, operation.path.format(**ids)
     parameters = operation.described.get("parameters", ())
     names = [parameter["name"] for parameter in parameters if parameter["in"] == "query"]
-    values = [quote(text[:2000], errors="surrogatepass") for text in TEXTS] + PIECES[:6]
+    values = [quote(text[:2000], errors="surrogatepass") for text in TEXTS] + PARTS[:6]
     for name, value in [*combinations(names, values), ("unknown", "1"), ("%ff", "%ff")]:
-        is_refused_or_done(method, f"{path}?{name}={value}")
+        send(method, f"{path}?{name}={value}")
     if operation.path not in EACH_PART:
         return
     for query in ("&&&", "=", "=&=", "%", "a" * 7000, "&".join(f"a{n}" for n in range(1000))):
-        is_refused_or_done(method, f"{path}?{query}")
+        send(method, f"{path}?{query}")
 
 
-def test_no_header_gets_a_5xx(operation, ids, is_refused_or_done):
+def test_no_header_gets_a_5xx(operation, ids, send):
     method, path = operation.method, operation.path
     if path in EACH_PART:
         names = (*READ_BY_ALL, *READ_BY_SOME)
@@ -151,34 +151,34 @@ def test_no_header_gets_a_5xx(operation, ids, is_refused_or_done):
         described = [parameter["name"] for parameter in operation.described.get("parameters", ())]
         names = [name for name in READ_BY_SOME if name in described]
     # A broken body would be refused first.
-    body = text_of(sound_body(operation, ids)) if operation.body_schema else None
+    body = text_of(valid_body(operation, ids)) if operation.body_schema else None
     for name, value in combinations(names, (b"", b"\xff\xfe", b'"' * 3000, b"," * 5000)):
         headers = {"Content-Type": "application/json", name: value}
-        is_refused_or_done(method, path.format(**ids), data=body, headers=headers)
+        send(method, path.format(**ids), data=body, headers=headers)
 
 
-def test_no_body_gets_a_5xx(operation, ids, is_refused_or_done):
+def test_no_body_gets_a_5xx(operation, ids, send):
     method, path = operation.method, operation.path
     if operation.body_schema is None:
         # Who takes no body looks at none.
         bodies = (b"{", TOO_LONG)
     else:
-        bodies = NO_JSON + NO_OBJECTS if path in EACH_PART else NO_OBJECTS
+        bodies = NOT_JSON + NOT_OBJECTS if path in EACH_PART else NOT_OBJECTS
     for body in bodies:
-        is_refused_or_done(method, path.format(**ids), data=body, headers={"Content-Type": "application/json"})
+        send(method, path.format(**ids), data=body, headers={"Content-Type": "application/json"})
 
 
-def test_no_field_value_gets_a_5xx(operation, ids, is_refused_or_done):
+def test_no_field_value_gets_a_5xx(operation, ids, send):
     method, path, schema = operation.method, operation.path, operation.body_schema
     if schema is None:
         return
-    whole = sound_body(operation, ids)
+    whole = valid_body(operation, ids)
     cases = [whole | {name: value} for name in schema["properties"] for value in VALUES]
     if "items" in whole:
         fields = ("product_id", "quantity", "unit_price")
         cases += [{"items": [whole["items"][0] | {name: value}]} for name in fields for value in VALUES]
     for case in cases:
-        is_refused_or_done(
+        send(
             method,
             path.format(**ids),
             data=text_of(case),

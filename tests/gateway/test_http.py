@@ -205,19 +205,19 @@ def test_the_log_has_no_tokens_and_no_passwords(anonymous, customer, open_feed, 
     assert "boletus edulis" not in text
 
 
-class Talker:
+class LoggingCatalogue:
     name = "products"
     log_context = LogContext()
 
     @rpc
     def list_categories(self):
-        logging.getLogger("talker").info("here")
+        logging.getLogger("catalogue").info("here")
         return []
 
 
 def test_the_request_id_is_passed_to_the_service(config, run_service, log):
     run_service(Gateway)
-    run_service(Talker)
+    run_service(LoggingCatalogue)
     client = Client(f"http://127.0.0.1:{config['GATEWAY_PORT']}")
 
     def answered():
@@ -226,7 +226,7 @@ def test_the_request_id_is_passed_to_the_service(config, run_service, log):
 
     wait_for(answered)
 
-    assert [entry["request_id"] for entry in log() if entry["logger"] == "talker"] == ["travels"]
+    assert [entry["request_id"] for entry in log() if entry["logger"] == "catalogue"] == ["travels"]
 
 
 def test_an_address_with_double_slashes_is_not_redirected(anonymous):

@@ -11,7 +11,7 @@ import websocket
 
 from gateway import cache
 from gateway import limits as limits_module
-from gateway.limits import BIG_BODY_BYTES
+from gateway.limits import LARGE_BODY_BYTES
 from nameko_reliable.testing.servers import Server, free_port
 from nameko_reliable.testing.waiting import wait_for
 from tests.infrastructure.clients import client_at
@@ -224,7 +224,7 @@ def test_requests_over_the_concurrency_limit_are_refused_and_cached_reads_are_no
     gateway = run_gateway()
     client, path = Client(gateway.url, customer.token), f"/products/{new_product()['id']}"
     assert client.get(path).status_code == 200
-    monkeypatch.setattr(provider(gateway.container, "limits").in_flight, "most", 0)
+    monkeypatch.setattr(provider(gateway.container, "limits").in_flight, "maximum", 0)
 
     refused = client.get("/users/me")
 
@@ -240,7 +240,7 @@ def test_requests_over_the_concurrency_limit_are_refused_and_cached_reads_are_no
 
 def test_every_request_releases_its_slot(run_gateway, customer, monkeypatch):
     gateway = run_gateway()
-    monkeypatch.setattr(provider(gateway.container, "limits").in_flight, "most", 1)
+    monkeypatch.setattr(provider(gateway.container, "limits").in_flight, "maximum", 1)
     client = Client(gateway.url, customer.token)
 
     statuses = [client.get(path).status_code for path in ("/users/me", "/orders/0", "/users/me?x=1", "/users/me")]
@@ -249,7 +249,7 @@ def test_every_request_releases_its_slot(run_gateway, customer, monkeypatch):
 
 
 HEAD = b"POST /users/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-BIG = b" " * (BIG_BODY_BYTES + 1)
+BIG = b" " * (LARGE_BODY_BYTES + 1)
 FRAMINGS = [b"Content-Length: %d\r\n\r\n" % len(BIG), b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(BIG)]
 
 
@@ -275,7 +275,7 @@ def status_from(address, gateway, body):
 def test_unfinished_bodies_block_no_other_request(run_gateway, framing):
     gateway = run_gateway()
 
-    with slow_bodies(gateway, limits_module.MAX_BIG_BODIES + 1, HEAD + framing + b" "):
+    with slow_bodies(gateway, limits_module.MAX_LARGE_BODIES + 1, HEAD + framing + b" "):
         statuses = [status_from("127.0.0.1", gateway, body) for body in (BIG, iter([BIG]))]
 
     assert statuses == [415, 415]
@@ -283,12 +283,12 @@ def test_unfinished_bodies_block_no_other_request(run_gateway, framing):
 
 @pytest.mark.parametrize("framing", FRAMINGS)
 def test_concurrent_large_bodies_are_limited_for_each_address(run_gateway, monkeypatch, framing):
-    monkeypatch.setattr(limits_module, "MAX_BIG_BODIES_EACH", 2)
+    monkeypatch.setattr(limits_module, "MAX_LARGE_BODIES_PER_ADDRESS", 2)
     gateway = run_gateway(RATE_LIMIT_SCALE="1")
-    big_bodies = provider(gateway.container, "limits").big_bodies
+    large_bodies = provider(gateway.container, "limits").large_bodies
 
     with slow_bodies(gateway, 2, HEAD + framing + BIG[:-1], address="127.0.3.1"):
-        wait_for(lambda: big_bodies.taken == 2)
+        wait_for(lambda: large_bodies.taken == 2)
         refused = client_at("127.0.3.1").post(f"{gateway.url}/users/login", data=BIG)
         small = status_from("127.0.3.1", gateway, b"{}")
         another_address = status_from("127.0.3.2", gateway, BIG)
@@ -297,16 +297,16 @@ def test_concurrent_large_bodies_are_limited_for_each_address(run_gateway, monke
     assert problem(refused)["type"] == "overloaded"
     assert (small, another_address) == (415, 415)
     # A client that has left, or was answered, is no longer counted.
-    wait_for(lambda: big_bodies.taken == 0)
+    wait_for(lambda: large_bodies.taken == 0)
     assert [status_from("127.0.3.1", gateway, BIG) for _ in range(3)] == [415] * 3
 
 
 def test_concurrent_large_bodies_of_all_addresses_are_limited(run_gateway, monkeypatch):
-    monkeypatch.setattr(limits_module, "MAX_BIG_BODIES", 1)
+    monkeypatch.setattr(limits_module, "MAX_LARGE_BODIES", 1)
     gateway = run_gateway()
 
     with slow_bodies(gateway, 1, HEAD + FRAMINGS[0] + BIG[:-1], address="127.0.3.1"):
-        wait_for(lambda: provider(gateway.container, "limits").big_bodies.taken == 1)
+        wait_for(lambda: provider(gateway.container, "limits").large_bodies.taken == 1)
         status = status_from("127.0.3.2", gateway, BIG)
 
     assert status == 503
@@ -315,7 +315,7 @@ def test_concurrent_large_bodies_of_all_addresses_are_limited(run_gateway, monke
 def test_concurrent_requests_are_limited_for_each_address(run_gateway, customer, monkeypatch):
     gateway = run_gateway(RATE_LIMIT_SCALE="1")
     in_flight = provider(gateway.container, "limits").in_flight
-    monkeypatch.setattr(in_flight, "most_each", 1)
+    monkeypatch.setattr(in_flight, "max_per_address", 1)
     headers = {"Authorization": f"Bearer {customer.token}"}
 
     with in_flight.take("127.0.3.1"):

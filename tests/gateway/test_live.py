@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from contracts.products import ProductChanged
 from gateway import live as live_module
-from gateway.live import ClientSocket, Frames
+from gateway.live import ClientSocket, FrameCounter
 from nameko_reliable.testing.waiting import wait_for
 from tests.infrastructure.feed import Feed
 
@@ -19,8 +19,8 @@ from .conftest import problem, provider
 
 
 @pytest.fixture
-def live(shop):
-    return next(provider for provider in shop.gateway.dependencies if provider.attr_name == "live")
+def live_feed(shop):
+    return provider(shop.gateway, "live_feed")
 
 
 def order(customer, product):
@@ -243,31 +243,31 @@ def test_a_broken_handshake_is_malformed(anonymous, headers):
     assert problem(answer)["type"] == "malformed-request"
 
 
-def test_an_oversized_message_closes_the_socket_with_its_code(open_feed, live):
+def test_an_oversized_message_closes_the_socket_with_its_code(open_feed, live_feed):
     feed = open_feed()
     # As others do at any time.
-    live.push_product(ProductChanged(id=2**62, price=1, stock_quantity=1, is_active=True, revision=1))
+    live_feed.push_product(ProductChanged(id=2**62, price=1, stock_quantity=1, is_active=True, revision=1))
 
     feed.socket.send("x" * (live_module.MAX_MESSAGE_BYTES + 1))
 
     assert feed.closing_code() == 1009
 
 
-def test_invalid_frames_close_the_socket(open_feed, live):
-    before = set(live._clients)
+def test_invalid_frames_close_the_socket(open_feed, live_feed):
+    before = set(live_feed._clients)
     feed = open_feed()
 
     feed.socket.sock.sendall(b"GET / HTTP/1.1\r\n\r\n" + bytes(range(256)))
 
-    wait_for(lambda: not live._clients - before)
+    wait_for(lambda: not live_feed._clients - before)
 
 
-def test_a_client_that_does_not_answer_pings_is_closed(open_feed, live, monkeypatch):
+def test_a_client_that_does_not_answer_pings_is_closed(open_feed, live_feed, monkeypatch):
     monkeypatch.setitem(live_module.SOCKET_OPTIONS, "ping_interval", 0.3)
-    before = set(live._clients)
+    before = set(live_feed._clients)
     silent = open_feed()
 
-    wait_for(lambda: not live._clients - before)
+    wait_for(lambda: not live_feed._clients - before)
 
     # Product news may have come first.
     opcodes = iter(lambda: silent.socket.recv_data(control_frame=True)[0], websocket.ABNF.OPCODE_CLOSE)
@@ -286,19 +286,19 @@ def test_a_client_that_answers_pings_stays_connected(open_feed, monkeypatch):
     assert feed.hears_nothing_more()
 
 
-def test_a_slow_reader_is_dropped_and_blocks_no_other_client(open_feed, live, monkeypatch):
+def test_a_slow_reader_is_dropped_and_blocks_no_other_client(open_feed, live_feed, monkeypatch):
     monkeypatch.setattr(live_module, "SEND_SECONDS", 600)
     monkeypatch.setattr(live_module, "SEND_BUFFER_BYTES", 4096)
-    before = set(live._clients)
+    before = set(live_feed._clients)
     open_feed(sockopt=((socket.SOL_SOCKET, socket.SO_RCVBUF, 4096),))
-    slow = next(iter(live._clients - before))
+    slow = next(iter(live_feed._clients - before))
     quick = open_feed()
     event = ProductChanged(id=2**62, price=1, stock_quantity=1, is_active=True, revision=1)
 
     # Later it would be dropped as one that answers no ping.
     with eventlet.Timeout(live_module.PING_SECONDS, AssertionError("the slow reader is waited for")):
-        while slow in live._clients:
-            live.push_product(event)
+        while slow in live_feed._clients:
+            live_feed.push_product(event)
             assert quick.hear_until("product")
 
 
@@ -317,15 +317,15 @@ def test_a_burst_of_messages_is_answered(open_feed):
     assert [feed.hear()["type"] for _ in range(live_module.MAX_BURST - 2)] == ["pong"] * (live_module.MAX_BURST - 2)
 
 
-def test_a_client_over_the_message_rate_gets_an_error_and_is_closed(open_feed, live):
-    before = set(live._clients)
+def test_a_client_over_the_message_rate_gets_an_error_and_is_closed(open_feed, live_feed):
+    before = set(live_feed._clients)
     feed = open_feed()
 
     say_at_once(feed, 3 * live_module.MAX_BURST)
 
     assert "messages a second" in feed.hear_until("error")["detail"]
     assert feed.closing_code() == 1008
-    wait_for(lambda: not live._clients - before)
+    wait_for(lambda: not live_feed._clients - before)
 
 
 MASK = bytes(4)
@@ -387,9 +387,9 @@ def test_frames_are_counted_however_the_stream_is_split(sizes, cuts):
     # What looks like a head, in a payload, is none.
     stream = b"".join(head(size) + MASK + b"\x89\x80" * (size // 2) + b"\x89" * (size % 2) for size in sizes)
     bounds = sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts)})
-    frames = Frames()
+    frames = FrameCounter()
 
-    assert sum(frames.begin_in(stream[start:end]) for start, end in pairwise(bounds)) == len(sizes)
+    assert sum(frames.count_in(stream[start:end]) for start, end in pairwise(bounds)) == len(sizes)
 
 
 def test_a_client_may_send_again_after_a_pause(open_feed, monkeypatch):
@@ -403,7 +403,7 @@ def test_a_client_may_send_again_after_a_pause(open_feed, monkeypatch):
         assert feed.hear_until("pong")
 
 
-def test_a_user_has_a_limited_number_of_sockets_however_they_authenticate(customer, new_feed, open_feed, live):
+def test_a_user_has_a_limited_number_of_sockets_however_they_authenticate(customer, new_feed, open_feed, live_feed):
     most = live_module.MAX_USER_SOCKETS
     feeds = [open_feed(customer.token) for _ in range(most)]
 
@@ -413,13 +413,13 @@ def test_a_user_has_a_limited_number_of_sockets_however_they_authenticate(custom
 
     for feed in (late, late_by_header):
         assert str(most) in feed.hear_until("error")["detail"]
-    assert len(live._of_user[customer.user["id"]]) == most
+    assert len(live_feed._of_user[customer.user["id"]]) == most
     late_by_header.close()
     # Who has a place may give a newer token.
     feeds[0].say(type="authenticate", token=customer.token)
     assert feeds[0].hear_until("authenticated")
     feeds[0].close()
-    wait_for(lambda: len(live._of_user[customer.user["id"]]) < most)
+    wait_for(lambda: len(live_feed._of_user[customer.user["id"]]) < most)
     late.say(type="authenticate", token=customer.token)
     assert late.hear_until("authenticated")
 
@@ -450,19 +450,19 @@ def test_an_address_has_a_limited_number_of_sockets(run_gateway):
     assert refusal.value.status_code == 503
     assert json.loads(refusal.value.resp_body)["type"] == "overloaded"
     feeds.pop(0).close()
-    live = provider(gateway.container, "live")
-    wait_for(lambda: live._of_address == {"2001:db8::/64": 1, "203.0.113.1": 1})
+    live_feed = provider(gateway.container, "live_feed")
+    wait_for(lambda: live_feed._of_address == {"2001:db8::/64": 1, "203.0.113.1": 1})
     feeds.append(open_from("2001:db8::3"))
     for feed in feeds:
         feed.close()
-    wait_for(lambda: live._of_address == {})
+    wait_for(lambda: live_feed._of_address == {})
 
 
-def test_closed_sockets_are_forgotten(customer, open_feed, live):
-    before = set(live._clients)
+def test_closed_sockets_are_forgotten(customer, open_feed, live_feed):
+    before = set(live_feed._clients)
     feed = open_feed(customer.token)
-    assert live._clients - before
+    assert live_feed._clients - before
 
     feed.close()
 
-    wait_for(lambda: not live._clients - before and customer.user["id"] not in live._of_user)
+    wait_for(lambda: not live_feed._clients - before and customer.user["id"] not in live_feed._of_user)

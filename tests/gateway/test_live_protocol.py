@@ -21,11 +21,11 @@ from tests.infrastructure.feed import Feed
 
 from .conftest import provider
 
-TEXT, BINARY, CLOSE, PING, PONG, MORE = 0x1, 0x2, 0x8, 0x9, 0xA, 0x0
-PROTOCOL_ERROR, NO_UTF8, TOO_BIG = 1002, 1007, 1009
+TEXT, BINARY, CLOSE, PING, PONG, CONTINUATION = 0x1, 0x2, 0x8, 0x9, 0xA, 0x0
+PROTOCOL_ERROR, INVALID_UTF8, TOO_BIG = 1002, 1007, 1009
 MASK = b"\x0f\xf0\x55\xaa"
 numbers = count(1)
-garbage = settings(max_examples=100, derandomize=True, database=None)
+example_settings = settings(max_examples=100, derandomize=True, database=None)
 
 
 def frame(opcode, payload=b"", *, is_last=True, reserved_bits=0, is_masked=True, length=None):
@@ -49,24 +49,24 @@ def fragments(opcode, payload, cuts):
     bounds = [0, *sorted(cut % (len(payload) + 1) for cut in cuts), len(payload)]
     parts = [payload[start:end] for start, end in pairwise(bounds)]
     last = len(parts) - 1
-    return [frame(opcode if n == 0 else MORE, part, is_last=n == last) for n, part in enumerate(parts)]
+    return [frame(opcode if n == 0 else CONTINUATION, part, is_last=n == last) for n, part in enumerate(parts)]
 
 
 # What is said, as (frames, types of what is answered)
 
 
-def said(message, kind):
+def message_frame(message, kind):
     return frame(TEXT, json.dumps(message).encode()), [kind] if kind else []
 
 
-SOUND_PING = said({"type": "ping"}, "pong")
+VALID_PING = message_frame({"type": "ping"}, "pong")
 names = st.text(max_size=8) | st.just("type")
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(names, inner, max_size=4),
     max_leaves=15,
 )
-no_ids = json_values.filter(lambda value: not isinstance(value, list)) | st.lists(json_values, min_size=1).filter(
+invalid_ids = json_values.filter(lambda value: not isinstance(value, list)) | st.lists(json_values, min_size=1).filter(
     lambda ids: any(type(id) is not int or not 0 < id < 2**63 for id in ids)
 )
 huge_texts = st.sampled_from(
@@ -95,7 +95,7 @@ def forged_tokens(draw):
     return jwt.encode(claims, key, algorithm)
 
 
-def no_message_of_ours(text):
+def is_unknown_message(text):
     try:
         message = json.loads(text)
     except (ValueError, RecursionError):
@@ -105,14 +105,14 @@ def no_message_of_ours(text):
 
 small_texts = (
     st.text(max_size=200) | json_values.map(json.dumps) | st.fixed_dictionaries({"type": json_values}).map(json.dumps)
-).filter(no_message_of_ours)
+).filter(is_unknown_message)
 cuts = st.lists(st.integers(0, 10_000), max_size=4)
 harmless = st.one_of(
-    st.just(SOUND_PING),
-    st.just(said({"type": "watch", "product_ids": [2**62]}, None)),
+    st.just(VALID_PING),
+    st.just(message_frame({"type": "watch", "product_ids": [2**62]}, None)),
     (small_texts | huge_texts).map(lambda text: (frame(TEXT, text.encode()), ["error"])),
-    no_ids.map(lambda ids: said({"type": "watch", "product_ids": ids}, "error")),
-    (json_values | forged_tokens()).map(lambda token: said({"type": "authenticate", "token": token}, "error")),
+    invalid_ids.map(lambda ids: message_frame({"type": "watch", "product_ids": ids}, "error")),
+    (json_values | forged_tokens()).map(lambda token: message_frame({"type": "authenticate", "token": token}, "error")),
     st.binary(max_size=200).map(lambda data: (frame(BINARY, data), ["error"])),
     st.binary(max_size=125).map(lambda data: (frame(PONG, data), [])),
     st.binary(max_size=125).map(lambda data: (frame(PING, data), [])),
@@ -122,15 +122,15 @@ harmless = st.one_of(
         lambda it: (frame(PING, it[1]).join(fragments(TEXT, b'{"type": "ping"}', it[0])), ["pong"])
     ),
 )
-BREAKING = {
+PROTOCOL_ERRORS = {
     "a frame without a mask": (PROTOCOL_ERROR, frame(TEXT, b'{"type": "ping"}', is_masked=False)),
     "an opcode that is none": (PROTOCOL_ERROR, frame(0x3, b"x")),
     "a control opcode that is none": (PROTOCOL_ERROR, frame(0xB)),
     "a bit of an extension": (PROTOCOL_ERROR, frame(TEXT, b"x", reserved_bits=4)),
-    "no UTF-8": (NO_UTF8, frame(TEXT, b"\xff\xfe")),
-    "half a character": (NO_UTF8, frame(TEXT, "🍄".encode()[:2])),
-    "half a surrogate pair": (NO_UTF8, frame(TEXT, "\ud83c".encode(errors="surrogatepass"))),
-    "the rest of no message": (PROTOCOL_ERROR, frame(MORE, b"x")),
+    "no UTF-8": (INVALID_UTF8, frame(TEXT, b"\xff\xfe")),
+    "half a character": (INVALID_UTF8, frame(TEXT, "🍄".encode()[:2])),
+    "half a surrogate pair": (INVALID_UTF8, frame(TEXT, "\ud83c".encode(errors="surrogatepass"))),
+    "the rest of no message": (PROTOCOL_ERROR, frame(CONTINUATION, b"x")),
     "a message in another": (PROTOCOL_ERROR, frame(TEXT, b"x", is_last=False) + frame(TEXT, b"x")),
     "a ping that is too long": (PROTOCOL_ERROR, frame(PING, b"x" * 126)),
     "a ping in parts": (PROTOCOL_ERROR, frame(PING, b"x", is_last=False)),
@@ -139,7 +139,7 @@ BREAKING = {
     "a goodbye of one byte": (PROTOCOL_ERROR, frame(CLOSE, b"x")),
     "a goodbye with no code of the protocol": (PROTOCOL_ERROR, frame(CLOSE, struct.pack("!H", 1005))),
     "a goodbye with a code too low": (PROTOCOL_ERROR, frame(CLOSE, struct.pack("!H", 999))),
-    "a goodbye that is no UTF-8": (NO_UTF8, frame(CLOSE, struct.pack("!H", 1000) + b"\xff")),
+    "a goodbye that is no UTF-8": (INVALID_UTF8, frame(CLOSE, struct.pack("!H", 1000) + b"\xff")),
     "a message that is too big": (TOO_BIG, frame(TEXT, b"x" * (MAX_MESSAGE_BYTES + 1))),
     "data that are too big": (TOO_BIG, frame(BINARY, b"x" * (MAX_MESSAGE_BYTES + 1))),
     "too much of what was announced": (TOO_BIG, frame(TEXT, b"x" * (MAX_MESSAGE_BYTES + 1), length=("Q", 2**40))),
@@ -152,10 +152,10 @@ BREAKING = {
 }
 
 
-class Stranger(Feed):
+class RawFeed(Feed):
     """A socket of nobody's that says whatever it is told to."""
 
-    def say_bytes(self, data):
+    def send_bytes(self, data):
         self.socket.sock.sendall(data)
 
     def hear_types(self, count):
@@ -164,8 +164,8 @@ class Stranger(Feed):
 
 
 @pytest.fixture(scope="module")
-def live(shop):
-    return provider(shop.gateway, "live")
+def live_feed(shop):
+    return provider(shop.gateway, "live_feed")
 
 
 @pytest.fixture(scope="module")
@@ -181,20 +181,20 @@ def bystander(shop, new_customer):
 
 
 @pytest.fixture(scope="module")
-def met(shop, live):
-    """`with met() as stranger:` is a new socket; after the block the shop has forgotten it."""
+def connect(shop, live_feed):
+    """`with connect() as client:` is a new socket; after the block the shop has forgotten it."""
 
     @contextmanager
-    def met():
-        before = set(live._clients)
-        stranger = Stranger(shop.ws_url)
-        assert stranger.hear()["type"] == "connected"
-        yield stranger
+    def connect():
+        before = set(live_feed._clients)
+        client = RawFeed(shop.ws_url)
+        assert client.hear()["type"] == "connected"
+        yield client
         with suppress(OSError, WebSocketException):
-            stranger.socket.sock.close()
-        wait_for(lambda: not live._clients - before)
+            client.socket.sock.close()
+        wait_for(lambda: not live_feed._clients - before)
 
-    return met
+    return connect
 
 
 @pytest.fixture(autouse=True)
@@ -203,46 +203,46 @@ def nothing_goes_wrong(caplog):
     assert not [record for record in caplog.records if record.exc_info]
 
 
-def is_undisturbed(bystander, live):
+def is_undisturbed(bystander, live_feed):
     """Whether a notification for the bystander is the next thing that they hear."""
     about = {"event_type": "order_confirmation", "subject": "Thanks", "message": "It is on its way."}
     about |= {"order_id": 1, "sequence": 1}
     number = next(numbers)
-    live.push_notification(NotificationCreated(id=number, user_id=bystander.user_id, **about))
+    live_feed.push_notification(NotificationCreated(id=number, user_id=bystander.user_id, **about))
     return bystander.hear()["data"]["id"] == number
 
 
-@garbage
+@example_settings
 @given(steps=st.lists(harmless, max_size=15))
-def test_invalid_messages_are_answered_in_order_without_other_users_news(met, live, bystander, steps):
+def test_invalid_messages_are_answered_in_order_without_other_users_news(connect, live_feed, bystander, steps):
     expected = [kind for _, kinds in steps for kind in kinds]
-    with met() as stranger:
-        stranger.say_bytes(b"".join(data for data, _ in steps))
-        assert stranger.hear_types(len(expected)) == expected
+    with connect() as client:
+        client.send_bytes(b"".join(data for data, _ in steps))
+        assert client.hear_types(len(expected)) == expected
 
-        assert is_undisturbed(bystander, live)
-        stranger.say_bytes(SOUND_PING[0])
-        assert stranger.hear_types(1) == ["pong"]
+        assert is_undisturbed(bystander, live_feed)
+        client.send_bytes(VALID_PING[0])
+        assert client.hear_types(1) == ["pong"]
 
 
-@pytest.mark.parametrize("what", BREAKING)
+@pytest.mark.parametrize("case", PROTOCOL_ERRORS)
 # Not shrunk: a code that doesn't come is waited for.
-@settings(garbage, max_examples=10, phases=[Phase.generate])
+@settings(example_settings, max_examples=10, phases=[Phase.generate])
 @given(steps=st.lists(harmless, max_size=5))
-def test_a_protocol_error_closes_the_socket_with_its_code(met, live, bystander, what, steps):
-    code, breaking = BREAKING[what]
-    with met() as stranger:
-        stranger.say_bytes(b"".join(data for data, _ in steps) + breaking)
+def test_a_protocol_error_closes_the_socket_with_its_code(connect, live_feed, bystander, case, steps):
+    code, breaking = PROTOCOL_ERRORS[case]
+    with connect() as client:
+        client.send_bytes(b"".join(data for data, _ in steps) + breaking)
 
-        assert stranger.closing_code() == code
-        assert is_undisturbed(bystander, live)
+        assert client.closing_code() == code
+        assert is_undisturbed(bystander, live_feed)
 
 
-@garbage
+@example_settings
 @given(steps=st.lists(harmless, max_size=5), rest=st.binary(max_size=300), is_cut=st.booleans())
-def test_a_stream_cut_at_any_byte_is_cleaned_up(met, live, bystander, steps, rest, is_cut):
+def test_a_stream_cut_at_any_byte_is_cleaned_up(connect, live_feed, bystander, steps, rest, is_cut):
     data = b"".join(data for data, _ in steps)
-    with met() as stranger:
-        stranger.say_bytes(data[: len(data) * len(rest) // 300] if is_cut else data + rest)
+    with connect() as client:
+        client.send_bytes(data[: len(data) * len(rest) // 300] if is_cut else data + rest)
 
-    assert is_undisturbed(bystander, live)
+    assert is_undisturbed(bystander, live_feed)

@@ -18,12 +18,12 @@ from tests.factories import an_account
 from .conftest import problem
 
 LOGINS = 50
-PLACES = min(len(os.sched_getaffinity(0)), 5)
-MOST_TAKEN = PLACES + HashingLimit.most_waiting
+HASHING_SLOTS = min(len(os.sched_getaffinity(0)), 5)
+MOST_ACCEPTED = HASHING_SLOTS + HashingLimit.most_waiting
 
 
 @pytest.fixture
-def crowd(own_shop, monkeypatch):
+def crowded_shop(own_shop, monkeypatch):
     """A shop with many accounts: `url`, `first` and `accounts`."""
     # However busy this machine is, what is let in gets its answer.
     monkeypatch.setattr(hooks, "CALL_SECONDS", 600)
@@ -40,9 +40,9 @@ def crowd(own_shop, monkeypatch):
     return own_shop
 
 
-def log_in(crowd, account, session=requests):
+def log_in(crowded_shop, account, session=requests):
     body = {"email": account["email"], "password": account["password"]}
-    return session.post(f"{crowd.url}/users/login", json=body, timeout=60)
+    return session.post(f"{crowded_shop.url}/users/login", json=body, timeout=60)
 
 
 @pytest.fixture
@@ -55,39 +55,39 @@ def slow_hashes(monkeypatch):
     may_end.set()
 
 
-def test_fifty_concurrent_logins_block_no_other_call_and_each_succeeds_or_is_refused_at_once(crowd, slow_hashes):
+def test_fifty_concurrent_logins_block_no_other_call_and_each_succeeds_or_is_refused_at_once(crowded_shop, slow_hashes):
     slow_hashes.set()
     browser = requests.Session()
-    headers = {"Authorization": f"Bearer {log_in(crowd, crowd.first, browser).json()['access_token']}"}
+    headers = {"Authorization": f"Bearer {log_in(crowded_shop, crowded_shop.first, browser).json()['access_token']}"}
     slow_hashes.clear()
 
     refused, logged_in = [], []
-    logins = [eventlet.spawn(log_in, crowd, account) for account in crowd.accounts]
+    logins = [eventlet.spawn(log_in, crowded_shop, account) for account in crowded_shop.accounts]
     for login in logins:
         login.link(lambda login: (logged_in if login.wait().status_code == 200 else refused).append(login.wait()))
-    wait_for(lambda: len(refused) >= LOGINS - MOST_TAKEN, seconds=60)
-    me = requests.get(f"{crowd.url}/users/me", headers=headers, timeout=30)
-    refresh = browser.post(f"{crowd.url}/auth/refresh", timeout=30)
+    wait_for(lambda: len(refused) >= LOGINS - MOST_ACCEPTED, seconds=60)
+    me = requests.get(f"{crowded_shop.url}/users/me", headers=headers, timeout=30)
+    refresh = browser.post(f"{crowded_shop.url}/auth/refresh", timeout=30)
     slow_hashes.set()
     wait_for(lambda: len(refused) + len(logged_in) == LOGINS, seconds=60)
 
     assert (me.status_code, refresh.status_code) == (200, 200)
-    assert len(logged_in) == MOST_TAKEN
+    assert len(logged_in) == MOST_ACCEPTED
     assert {(answer.status_code, problem(answer)["type"]) for answer in refused} == {(503, "overloaded")}
     assert all(int(answer.headers["Retry-After"]) >= 1 for answer in refused)
 
 
-def test_a_login_that_would_wait_too_long_is_refused_at_once_and_others_succeed(crowd, slow_hashes, monkeypatch):
+def test_a_login_that_would_wait_too_long_is_refused_at_once_and_others_succeed(crowded_shop, slow_hashes, monkeypatch):
     # As if a hash took minutes, or the process had been frozen amid one.
     monkeypatch.setattr(passwords, "MARGIN", 10**6)
 
     answers = []
-    for account in crowd.accounts[: PLACES + 1]:
-        eventlet.spawn(log_in, crowd, account).link(lambda login: answers.append(login.wait()))
+    for account in crowded_shop.accounts[: HASHING_SLOTS + 1]:
+        eventlet.spawn(log_in, crowded_shop, account).link(lambda login: answers.append(login.wait()))
     wait_for(lambda: answers)
     slow_hashes.set()
-    wait_for(lambda: len(answers) == PLACES + 1, seconds=60)
+    wait_for(lambda: len(answers) == HASHING_SLOTS + 1, seconds=60)
 
     assert (answers[0].status_code, problem(answers[0])["type"]) == (503, "overloaded")
     assert int(answers[0].headers["Retry-After"]) >= 1
-    assert [answer.status_code for answer in answers[1:]] == [200] * PLACES
+    assert [answer.status_code for answer in answers[1:]] == [200] * HASHING_SLOTS

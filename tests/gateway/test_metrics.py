@@ -41,8 +41,8 @@ def test_invented_paths_and_methods_make_no_labels(watched, shop, anonymous):
     assert watched.count(COUNT, route="unmatched", method="GET", status="404") == 1
     assert watched.count(COUNT, route="unmatched", method="DELETE", status="405") == 1
     assert watched.count(COUNT, route="unmatched", method="other") == 1
-    told = watched.get("/metrics").text.lower()
-    assert "made-up" not in told and "madeup" not in told
+    exposed = watched.get("/metrics").text.lower()
+    assert "made-up" not in exposed and "madeup" not in exposed
 
 
 def test_sockets_are_counted_by_state_and_not_as_requests(watched, open_feed, new_customer):

@@ -8,16 +8,16 @@ import requests
 
 from nameko_reliable.testing.waiting import wait_for
 
-THINGS = 5
+ITEMS = 5
 
 
 @pytest.fixture(scope="module")
 def lists(new_customer, new_product, admin):
-    """{path: (client, query, member)} of lists with five things each. member: None where the answer is the list."""
+    """{path: (client, query, member)} of lists with five items each. member: None where the answer is the list."""
     category, name = uuid4().hex, f"pager{uuid4().hex[:8]}"
-    product, *_ = [new_product(category=category) for _ in range(THINGS)]
+    product, *_ = [new_product(category=category) for _ in range(ITEMS)]
     customer = new_customer()
-    for _ in range(THINGS):
+    for _ in range(ITEMS):
         assert customer.post("/orders", {"items": [{"product_id": product["id"], "quantity": 1}]}).status_code == 201
         account = {
             "email": f"{name}{uuid4().hex}@forage.example",
@@ -25,7 +25,7 @@ def lists(new_customer, new_product, admin):
             "password": "boletus edulis",
         }
         assert admin.post("/users/register", account).status_code == 201
-    wait_for(lambda: customer.get("/notifications").json()["total"] == THINGS)
+    wait_for(lambda: customer.get("/notifications").json()["total"] == ITEMS)
     return {
         "/products": (customer, {"category": category}, "items"),
         "/users": (admin, {"q": name}, "items"),
@@ -42,9 +42,9 @@ def get_page(request, lists):
     def get_page(**position):
         answer = client.get(request.param, params={**query, **position})
         assert answer.status_code == 200, answer.text
-        things = answer.json()[member] if member else answer.json()
+        items = answer.json()[member] if member else answer.json()
         links = {name: link["url"] for name, link in answer.links.items()}
-        return [thing["id"] for thing in things], answer.headers["X-Total-Count"], links
+        return [item["id"] for item in items], answer.headers["X-Total-Count"], links
 
     get_page.follow = lambda link: requests.compat.urljoin(client.url + request.param, link)
     get_page.headers = {"Authorization": f"Bearer {client.token}"}
@@ -60,13 +60,13 @@ def test_the_links_lead_through_the_whole_list(get_page, first):
     pages = [ids]
     while "next" in links:
         answer = requests.get(get_page.follow(links["next"]), headers=get_page.headers, timeout=15)
-        things = answer.json()[get_page.member] if get_page.member else answer.json()
-        pages.append([thing["id"] for thing in things])
+        items = answer.json()[get_page.member] if get_page.member else answer.json()
+        pages.append([item["id"] for item in items])
         links = {name: link["url"] for name, link in answer.links.items()}
 
     assert [len(page) for page in pages] == [2, 2, 1]
     assert [*chain(*pages)] == everything
-    assert total == str(THINGS)
+    assert total == str(ITEMS)
 
 
 def test_a_page_and_its_offset_give_the_same_list(get_page):
@@ -90,7 +90,7 @@ def test_a_page_and_its_offset_give_the_same_list(get_page):
 def test_a_page_beyond_the_end_is_empty_and_links_back(get_page):
     ids, total, links = get_page(page=9, limit=2)
 
-    assert (ids, total) == ([], str(THINGS))
+    assert (ids, total) == ([], str(ITEMS))
     assert {name: position(link) for name, link in links.items()} == {
         "first": "page=1",
         "prev": "page=3",

@@ -117,23 +117,23 @@ def test_a_body_over_its_time_limit_is_refused(speak, monkeypatch):
     assert status_of(answer) == 400
 
 
-class Kitchen:
+class BlockingCatalogue:
     """Answers in the name of the catalogue, once, when it is told to."""
 
     name = "products"
 
-    orders_taken, may_serve = Event(), Event()
+    is_called, may_answer = Event(), Event()
 
     @rpc
     def list_categories(self):
-        self.orders_taken.send()
-        self.may_serve.wait()
+        self.is_called.send()
+        self.may_answer.wait()
         return []
 
 
 def test_a_stop_finishes_running_requests_and_closes_idle_connections(config, run_service, caplog):
     gateway = run_service(Gateway)
-    run_service(Kitchen)
+    run_service(BlockingCatalogue)
     url = f"http://127.0.0.1:{config['GATEWAY_PORT']}"
     wait_for(lambda: requests.get(f"{url}/products/categories?warm=up").status_code == 422)
     idle = requests.Session()
@@ -141,11 +141,11 @@ def test_a_stop_finishes_running_requests_and_closes_idle_connections(config, ru
     feed = Feed(f"{url.replace('http', 'ws')}/ws/notifications")
     assert feed.hear()["type"] == "connected"
     running = eventlet.spawn(requests.get, f"{url}/products/categories")
-    Kitchen.orders_taken.wait()
+    BlockingCatalogue.is_called.wait()
 
     stopping = eventlet.spawn(gateway.stop)
     wait_for(lambda: not accepts(("127.0.0.1", int(config["GATEWAY_PORT"]))))
-    Kitchen.may_serve.send()
+    BlockingCatalogue.may_answer.send()
     stopping.wait()
 
     assert running.wait().json() == []

@@ -57,7 +57,7 @@ def test_a_span_reveals_no_unknown_path_and_no_invented_method(gateway, collecto
 
 
 def test_an_answer_of_500_or_more_is_an_error(gateway, collector):
-    provider(gateway.container, "limits").in_flight.most = 0
+    provider(gateway.container, "limits").in_flight.maximum = 0
 
     requests.get(f"{gateway.url}/products/1", timeout=10)
 
@@ -84,15 +84,15 @@ def test_a_request_that_offers_another_protocol_makes_a_span(gateway, collector)
 
 
 def test_a_push_that_never_reaches_its_socket_is_an_error(gateway, collector):
-    live = provider(gateway.container, "live")
+    live_feed = provider(gateway.container, "live_feed")
     feed = Feed(gateway.ws_url, sockopt=((socket.SOL_SOCKET, socket.SO_RCVBUF, 4096),))
     assert feed.hear()["type"] == "connected"
-    [client] = live._clients
+    [client] = live_feed._clients
 
-    with live.tracer.entry_span(Operation("order")):
+    with live_feed.tracer.entry_span(Operation("order")):
         for _ in range(MAX_QUEUED + 2):
             # The first is never all sent, the last finds no place.
-            client.put("x" * 1_000_000, live.tracer.span(PUSH))
+            client.enqueue("x" * 1_000_000, live_feed.tracer.span(PUSH))
 
     pushes = wait_for(lambda: len(found := collector.find(PUSH.name)) == MAX_QUEUED + 2 and found)
     assert all(push.is_error for push in pushes)

@@ -1,7 +1,7 @@
-"""The only way in: REST and WebSocket outside, RPC and events inside.
+"""The shop's only public entry: REST and WebSocket for clients, RPC and events inside.
 
-Emits nothing. Handles `product.changed` (its cache, every socket) and `notification.created` (its
-user's sockets), as every other gateway does too.
+Emits no events. Every gateway handles `product.changed`, for its cache and all sockets, and `notification.created`,
+for the sockets of its user.
 """
 
 from contracts.notifications import NotificationCreated

@@ -1,8 +1,8 @@
-"""Where a request comes from, as far as the proxies in front of us can be trusted."""
+"""The address of a request's client, which trusted proxies name in X-Forwarded-For."""
 
 from ipaddress import ip_address, ip_network
 
-# A household or a server has at least so much of IPv6 to itself.
+# A household or a server has at least a /64 of IPv6 to itself.
 IPV6_PREFIX_BITS = 64
 
 
@@ -13,33 +13,33 @@ class TrustedProxies:
         self.networks = networks
 
     def client_address(self, environ):
-        """The nearest address, counted from us, that is no trusted proxy's."""
+        """The nearest address, counted from us, that is not a trusted proxy's."""
         address = environ["REMOTE_ADDR"]
         if not self.networks:
             return address
         for hop in reversed(environ.get("HTTP_X_FORWARDED_FOR", "").split(",")):
             if not self.contains(address):
                 break
-            named = _parse_hop(hop)
-            if named is None:
+            forwarded = _parse_hop(hop)
+            if forwarded is None:
                 break
-            address = named
+            address = forwarded
         return address
 
     def contains(self, address):
-        """Whether it is a proxy of ours."""
+        """Whether the address is that of a trusted proxy."""
         return any(ip_address(address) in network for network in self.networks)
 
 
 def client_network(address):
-    """The addresses that are probably the same client's: an IPv4 address itself, the /64 of an IPv6 one."""
+    """The addresses that one client probably has: an IPv4 address itself, the /64 of an IPv6 address."""
     if ":" not in address:
         return address
     return str(ip_network((address, IPV6_PREFIX_BITS), strict=False))
 
 
 def _parse_hop(hop):
-    """An address of X-Forwarded-For, which some proxies write with a port; None for anything else."""
+    """An address of X-Forwarded-For, which some proxies write with a port. None for anything else."""
     hop = hop.strip()
     if hop.startswith("["):
         hop = hop[1:].partition("]")[0]

@@ -1,9 +1,8 @@
-"""flask-smorest, made strict and made to speak of problems.
+"""flask-smorest with strict parsing and problem responses.
 
-JSON is read as the RFCs mean it: UTF-8, no duplicate keys, no NaN, no number that a float can't
-hold. Query strings may have no unknown, no repeated and no undecodable parameters, also on routes
-that take none. Every operation in the OpenAPI document names its access and its problems, the
-latter from gateway/errors.py's table.
+JSON is read as the RFCs require: UTF-8, no duplicate keys, no NaN, no number that a float cannot hold. Unknown,
+repeated and undecodable query parameters are refused, also on routes without parameters. Every operation in the
+OpenAPI document names its access and its problems, which come from the table of gateway/errors.py.
 """
 
 import json
@@ -38,9 +37,9 @@ from gateway.schemas import Moment, ProblemView
 from nameko_reliable.errors import RpcTimeout, ServiceUnavailable
 
 MAX_BODY_BYTES = 1024 * 1024
-# A schema takes some 20 µs for each value, and writes a sentence about each that is wrong.
+# A schema takes about 20 µs for each value, and writes a message for each invalid one.
 MAX_JSON_VALUES = 2000
-# More than any body of the API has; what is passed on must be written as JSON again.
+# Deeper than any body of the API. Values for a service must be written as JSON again.
 MAX_JSON_DEPTH = 20
 MAX_DIGITS = 400
 MAX_QUERY_PARAMETERS = 50
@@ -48,7 +47,7 @@ JSON = "application/json"
 
 
 def read_json(body):
-    """The value of a JSON text; raises MalformedRequest."""
+    """The value of a JSON text. Raises MalformedRequest."""
     try:
         return json.loads(
             body.decode("utf-8"),
@@ -73,7 +72,7 @@ def _without_duplicate_keys(pairs):
 
 
 def _refuse_constant(name):
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _finite_float(text):
@@ -90,7 +89,7 @@ def _short_int(digits):
 
 
 def _check_size(value):
-    """Raises InvalidInput when its lists and objects hold too many values, MalformedRequest when they are too deep."""
+    """Raise InvalidInput when lists and objects hold too many values, MalformedRequest when they are too deep."""
     count, waiting = 0, [(value, 1)]
     while waiting:
         container, depth = waiting.pop()
@@ -105,7 +104,7 @@ def _check_size(value):
 
 
 def read_query(query_string):
-    """{name: value} of a query string's bytes; raises MalformedRequest, or InvalidInput for a repetition."""
+    """{name: value} of a query string's bytes. Raises MalformedRequest, or InvalidInput for a repeated name."""
     try:
         pairs = parse_qsl(
             query_string.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=MAX_QUERY_PARAMETERS
@@ -138,13 +137,13 @@ class StrictParser(FlaskParser):
         return read_query(request.query_string)
 
     def handle_error(self, error, request, schema, *, error_status_code, error_headers):
-        # webargs puts the place, "json" or "query", on top.
+        # webargs puts the location, "json" or "query", on top.
         (errors,) = error.normalized_messages().values()
         raise InvalidInput(errors) from None
 
 
 def refuse_unknown_parameters(view):
-    """For routes that take no query parameters: 422 for any."""
+    """Raise InvalidInput for a query parameter at a route that takes none."""
     if request.query_string and "query" not in _parameter_locations(view):
         unknown = read_query(request.query_string)
         if unknown:
@@ -157,7 +156,7 @@ def _parameter_locations(view):
 
 
 class IdConverter(BaseConverter):
-    """An id in a path, digits without leading zeros. One beyond a bigint becomes 0, which nothing has."""
+    """An id in a path: digits without leading zeros. An id beyond a bigint becomes 0, which no row has."""
 
     regex = "0|[1-9][0-9]*"
 
@@ -166,7 +165,7 @@ class IdConverter(BaseConverter):
 
 
 class Blueprint(flask_smorest.Blueprint):
-    """calls_services: whether its views may find a service away."""
+    """calls_services: whether its views call services, which may be unavailable."""
 
     ARGUMENTS_PARSER = StrictParser()
 
@@ -176,10 +175,10 @@ class Blueprint(flask_smorest.Blueprint):
         self._prepare_doc_cbks.append(self._prepare_access_doc)
 
     def body(self, schema):
-        """Document a body, and give its members to the view as they came: the service that they are for checks them.
+        """Document a body, and pass its members to the view unchanged. The service validates their values.
 
-        Here is seen to it alone that all members that must be there are, and no others: none can pass for an argument
-        of the service's method that the gateway itself fills in.
+        Only the names are checked here: all required members and no unknown ones. So no member can replace an
+        argument that the gateway itself passes to the service.
         """
         names = {field.data_key or name for name, field in schema.load_fields.items()}
         required = {field.data_key or name for name, field in schema.load_fields.items() if field.required}
@@ -202,7 +201,7 @@ class Blueprint(flask_smorest.Blueprint):
         return decorator
 
     def response(self, status_code, schema=None, **kwargs):
-        """Document an answer. What the view returns is written as it is: services answer in the schema's shape."""
+        """Document an answer. The view's result is sent unchanged: services answer in the schema's shape."""
         document = super().response(status_code, schema, **kwargs)
 
         def decorator(view):
@@ -220,17 +219,17 @@ class Blueprint(flask_smorest.Blueprint):
 
     @staticmethod
     def request_header(header):
-        """Document a request header: an OpenAPI parameter object. The view reads it itself."""
+        """Document a request header, an OpenAPI parameter object. The view itself reads it."""
         return _with_doc(header=header)
 
     @staticmethod
     def request_cookie(cookie, required):
-        """Document a cookie. required: nothing goes without it."""
+        """Document a cookie. required: whether the request is refused without it."""
         return _with_doc(cookie=(cookie, required))
 
     @staticmethod
     def problems(*error_classes):
-        """Document what else a view may answer."""
+        """Document the errors that a view may raise besides those of every view."""
         return _with_doc(problems=error_classes)
 
     def _store_endpoint_docs(self, endpoint, view, parameters, tags, **options):
@@ -254,7 +253,7 @@ class Blueprint(flask_smorest.Blueprint):
         for error_class in self._possible_errors(doc, doc_info):
             problem = problem_of(error_class)
             by_status.setdefault(problem.status, set()).add(problem.type)
-        # flask-smorest names its own errors; ours are below.
+        # flask-smorest's own errors, which are strings here, are replaced by ours.
         responses = doc["responses"] = {
             status: {**response, "headers": response_headers(status, *response.get("headers", ()))}
             for status, response in doc["responses"].items()
@@ -296,14 +295,14 @@ def _with_doc(**notes):
 
 
 def _security_of(access, admin_when, cookie=None, required=False):
-    """An operation's `security`: alternatives, each with all that it takes."""
-    ways = [{}] if access == PUBLIC else [{"bearer": []}]
+    """An operation's `security`: alternatives, each with all its credentials."""
+    alternatives = [{}] if access == PUBLIC else [{"bearer": []}]
     if access == PUBLIC and admin_when:
-        ways.append({"bearer": []})
+        alternatives.append({"bearer": []})
     if cookie:
-        with_it = [{**way, cookie: []} for way in ways]
-        ways = with_it if required else ways + with_it
-    return ways if any(ways) else []
+        with_cookie = [{**credentials, cookie: []} for credentials in alternatives]
+        alternatives = with_cookie if required else alternatives + with_cookie
+    return alternatives if any(alternatives) else []
 
 
 class Api(flask_smorest.Api):

@@ -16,11 +16,10 @@ from gateway.routes import admin, auth, docs, health, notifications, orders, pro
 
 
 def create_app(config, cluster, access_tokens, cache, live_feed, limits, docs_assets):
-    """A Flask app.
+    """The gateway's Flask app.
 
-    config: FRONTEND_URL, ALLOWED_ORIGINS and GOOGLE_CLIENT_ID. cluster: calls to the services, with `within`.
-    access_tokens, cache, live_feed, limits, docs_assets: what stays for all requests, of gateway/auth.py, cache.py,
-    live.py, limits.py and routes/docs.py.
+    config: FRONTEND_URL, ALLOWED_ORIGINS and GOOGLE_CLIENT_ID. cluster: the services' RPC client. All other arguments
+    are dependencies that live as long as the process.
     Raises RuntimeError when a view has no access decorator.
     """
     app = Flask(__name__, static_folder=None)
@@ -53,14 +52,14 @@ def configure(app, config):
         API_TITLE="Forage",
         API_VERSION="1",
         OPENAPI_VERSION="3.0.3",
-        # Of a chunked body Werkzeug reads so much and is silent about the rest: the one byte more tells.
+        # Werkzeug cuts a chunked body off here without an error. One byte more shows that it was too long.
         MAX_CONTENT_LENGTH=MAX_BODY_BYTES + 1,
         SOCK_SERVER_OPTIONS=SOCKET_OPTIONS,
         FRONTEND_URL=config["FRONTEND_URL"],
         GOOGLE_CLIENT_ID=config["GOOGLE_CLIENT_ID"],
     )
     app.url_map.converters["id"] = IdConverter
-    # Else it would redirect to whatever Host the client named.
+    # Otherwise Flask would redirect `//` to the Host that the client sent.
     app.url_map.merge_slashes = False
 
 
@@ -73,14 +72,14 @@ def register_routes(app):
 
 
 def refuse_open_views(app):
-    """Raise RuntimeError when a view has no access decorator: no route is open by forgetting."""
+    """Raise RuntimeError when a view has no access decorator, so that no route is open by mistake."""
     open_views = [endpoint for endpoint, view in app.view_functions.items() if not hasattr(view, "access")]
     if open_views:
         raise RuntimeError(f"These views need an access decorator: {', '.join(open_views)}")
 
 
 def add_middleware(app):
-    """Around Flask, from the outside in: CORS, the default rate limit, the cache."""
+    """Wrap Flask, from the outside in: CORS, the default rate limit, the cache."""
     parts = app.extensions
     cached = CacheMiddleware(app.wsgi_app, parts["cache"])
     limited = RateLimitMiddleware(cached, parts["limits"], parts["access_tokens"])

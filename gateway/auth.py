@@ -1,12 +1,11 @@
-"""Who calls, and who may: access tokens, access decorators, origins.
+"""Authentication and authorization: access tokens, access decorators, allowed origins.
 
     @blp.route("/products", methods=["POST"])
     @admin
     def create_product(): ...
 
-A decorator only marks the view; `authorize` enforces the mark before anything of the request is
-looked at, so the order of decorators can't open a route. The app refuses to start with a view
-that has no mark.
+A decorator only marks the view. `authorize` enforces the mark before the request is parsed, so the order of
+decorators cannot open a route. The app refuses to start when a view has no mark.
 """
 
 import re
@@ -26,13 +25,13 @@ from gateway.errors import AccessDenied, ForeignOrigin, Unauthenticated
 ALGORITHM = "HS256"
 CLAIMS = ("exp", "iat", "sub", "email", "email_verified", "role", "jti")
 PUBLIC, USER, OWNER, OWNER_OR_ADMIN, ADMIN = "public", "user", "owner", "owner or admin", "admin"
-# How far the clock of whoever signed may be ahead of ours.
+# How far the clock of the token's signer may be ahead of ours.
 MAX_SKEW_SECONDS = 30
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """email_verified: whether the address was proven when the token was made. expires_at: seconds since the epoch."""
+    """email_verified: whether the address was verified when the token was made. expires_at: seconds since the epoch."""
 
     user_id: int
     email: str
@@ -46,12 +45,12 @@ class Caller:
 
     @property
     def user_id_filter(self):
-        """The user_id that limits a call to the caller's own things; None, no limit, for admins."""
+        """The user_id that restricts a call to the caller's own data; None, no restriction, for admins."""
         return None if self.is_admin else self.user_id
 
 
 class AccessTokens(DependencyProvider):
-    """Reads access tokens that were signed with config's JWT_SECRET, or JWT_SECRET_PREVIOUS."""
+    """Reads access tokens. Its config: JWT_SECRET and JWT_SECRET_PREVIOUS, one of which signed them."""
 
     def setup(self):
         config = self.container.config
@@ -61,13 +60,13 @@ class AccessTokens(DependencyProvider):
         return self
 
     def read(self, token):
-        """The token's Caller; raises Unauthenticated with the reason."""
+        """The token's Caller. Raises Unauthenticated with the reason."""
         try:
             claims = self._verified(token)
         except jwt.ExpiredSignatureError:
             raise Unauthenticated("The token has expired.") from None
         except jwt.ImmatureSignatureError:
-            raise Unauthenticated("The token does not hold yet.") from None
+            raise Unauthenticated("The token is not valid yet.") from None
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
             raise Unauthenticated("The token is not valid.") from None
         sub, email, role, issued_at = claims["sub"], claims["email"], claims["role"], claims["iat"]
@@ -81,7 +80,7 @@ class AccessTokens(DependencyProvider):
         if not is_valid:
             raise Unauthenticated("The token is not valid.")
         if issued_at > time.time() + MAX_SKEW_SECONDS:
-            raise Unauthenticated("The token does not hold yet.")
+            raise Unauthenticated("The token is not valid yet.")
         return Caller(int(sub), email, claims["email_verified"] is True, role, claims["exp"])
 
     def _verified(self, token):
@@ -92,12 +91,12 @@ class AccessTokens(DependencyProvider):
         return jwt.decode(token, self.secrets[-1], algorithms=[ALGORITHM], options=options)
 
     def read_header(self, authorization):
-        """The Caller of an Authorization header, None without one; raises Unauthenticated."""
+        """The Caller of an Authorization header; None without one. Raises Unauthenticated."""
         if not authorization:
             return None
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer":
-            raise Unauthenticated("Only Bearer tokens are known.")
+            raise Unauthenticated("Only Bearer tokens are supported.")
         return self.read(token.strip())
 
 
@@ -108,14 +107,14 @@ def _mark(view, access):
 
 public = partial(_mark, access=PUBLIC)
 user = partial(_mark, access=USER)
-# For other users the thing does not exist: the service, which is told who asks, says 404.
+# For other users the resource does not exist: the service compares the caller with the owner and answers 404.
 owner = partial(_mark, access=OWNER)
 owner_or_admin = partial(_mark, access=OWNER_OR_ADMIN)
 admin = partial(_mark, access=ADMIN)
 
 
 def with_cookie(view):
-    """The view reads a cookie, which browsers also send along for foreign pages: those are refused."""
+    """Refuse foreign origins: the view reads a cookie, which browsers send for their pages too."""
     view.with_cookie = True
     return view
 
@@ -131,9 +130,9 @@ def admin_when(parameter, value):
 
 
 def authorize(view, caller, token_error, query):
-    """Raise Unauthenticated or AccessDenied unless `view` is open to the Caller, or to None: nobody in particular.
+    """Raise Unauthenticated or AccessDenied unless the caller may use the view. caller: None when anonymous.
 
-    token_error: why a token that was sent gave no Caller. A public view ignores it.
+    token_error: why the token that was sent is not valid. A public view ignores it.
     """
     needs = view.access
     if hasattr(view, "admin_when"):
@@ -147,17 +146,17 @@ def authorize(view, caller, token_error, query):
 
 
 class AllowedOrigins:
-    """The origins whose pages may use cookies and WebSockets: FRONTEND_URL's and ALLOWED_ORIGINS."""
+    """The origins whose pages may use cookies and WebSockets: that of FRONTEND_URL, and ALLOWED_ORIGINS."""
 
     def __init__(self, config):
         self.allowed = {_normalize_origin(url) for url in (config["FRONTEND_URL"], *config["ALLOWED_ORIGINS"])}
 
     def allows(self, origin):
-        """Whether it is one of them. What is no origin, as a sandboxed page's "null", is none."""
+        """Whether the origin is one of them. A sandboxed page's "null" never is."""
         return _normalize_origin(origin) in self.allowed
 
     def check(self, origin, host):
-        """Raise ForeignOrigin unless there is none, or it is the same host's or an allowed one."""
+        """Raise ForeignOrigin unless the origin is None, that of the same host, or an allowed one."""
         if origin is None or self.allows(origin):
             return
         if not host or _normalize_origin(origin).partition("://")[2] != host.lower():
@@ -165,7 +164,7 @@ class AllowedOrigins:
 
 
 def _normalize_origin(url):
-    """As browsers send it: without the scheme's own port."""
+    """The origin as browsers send it: without the scheme's default port."""
     try:
         parts = urlsplit(url.strip().lower())
         default_port = {"http": 80, "https": 443}.get(parts.scheme) == parts.port

@@ -1,9 +1,9 @@
-"""The catalogue's answers, kept as the bytes that go out.
+"""The catalogue's responses, cached as the bytes that are sent.
 
-Reads of the public catalogue are answered from here before the web framework sees them. An entry
-lives TTL_SECONDS, and goes at once when its product is dropped; a list or the categories go with
-any product. Concurrent misses of a key make one fill. A fill that began before a drop goes to
-those who waited for it, but it is not stored, and whoever asks after the drop doesn't wait for it.
+Public reads of the catalogue are answered from the cache, before Flask. An entry lives for TTL_SECONDS. It is removed
+at once when its product is dropped; lists and categories are removed with any product. Concurrent misses of a key
+make one fill. The readers of a fill that began before a drop get its result. It is not stored, and reads after the
+drop do not wait for it.
 """
 
 import re
@@ -25,9 +25,9 @@ OK = f"{HTTPStatus.OK.value} {HTTPStatus.OK.phrase}"
 
 
 class CachedResponse:
-    """A body with its validator, `"<version>-<hash of the body>"`, version 0 for lists, and its route's template.
+    """A body with its ETag, `"<version>-<hash of the body>"`.
 
-    headers: more of the answer's, by name.
+    version: 0 for lists. route: the template of its route. headers: further headers, {name: value}.
     """
 
     def __init__(self, body, version=0, route=None, headers=None):
@@ -37,7 +37,7 @@ class CachedResponse:
         self.etag = f'"{version}-{blake2b(body, digest_size=8).hexdigest()}"'
 
     def respond(self, if_none_match):
-        """(status line, headers, body): without the body when the client has it."""
+        """(status line, headers, body). The body is empty when the client already has it."""
         headers = [("Cache-Control", "no-cache"), ("ETag", self.etag), *self.headers.items()]
         if if_none_match and etag_matches(if_none_match, self.etag):
             return NOT_MODIFIED, headers, b""
@@ -45,12 +45,12 @@ class CachedResponse:
 
 
 def etag_matches(if_none_match, etag):
-    """Whether an If-None-Match header covers the etag: a list of tags, weak or strong, or `*`."""
+    """Whether an If-None-Match header matches. The header is a list of tags, weak or strong, or `*`."""
     return if_none_match.strip() == "*" or etag in re.findall(r'"[\x21\x23-\x7e\x80-\xff]*"', if_none_match)
 
 
 def key_of(environ):
-    """The cache's key of a request: its path and its query as they were sent, but in one order of the query's parts."""
+    """The cache key of a request: its path and its query parameters as sent, the parameters sorted."""
     return environ["RAW_PATH_INFO"], *sorted(filter(None, environ.get("QUERY_STRING", "").split("&")))
 
 
@@ -61,25 +61,25 @@ class _Fill:
 
 
 class Cache(DependencyProvider):
-    """One for the process. product_id None: an answer about many products."""
+    """One for the process. product_id: None for a response about many products."""
 
     def __init__(self):
-        self._responses = OrderedDict()  # key: (answer, expires_at, product_id), oldest first
-        self._keys = defaultdict(set)  # product_id: the keys of its answers
+        self._responses = OrderedDict()  # key: (response, expires_at, product_id), oldest first
+        self._keys = defaultdict(set)  # product_id: the keys of its responses
         self._bytes = 0
-        self._fills = {}
-        self._revisions = OrderedDict()
+        self._fills = {}  # key: the fill in progress
+        self._revisions = OrderedDict()  # product_id: the latest known revision
 
     def get_dependency(self, worker_ctx):
         return self
 
     def get(self, key):
-        """The kept answer, if it still holds."""
+        """The cached response, or None when there is none or it has expired."""
         response, expires_at, _ = self._responses.get(key, (None, 0, None))
         return response if expires_at > time.monotonic() else None
 
     def fetch(self, key, fill, product_id=None):
-        """The kept answer, or what `fill()` returns; of those who ask at once, one fills for all."""
+        """The cached response, or the result of `fill()`. Concurrent reads of a key share one fill."""
         response = self.get(key)
         if response is not None:
             return response
@@ -101,7 +101,7 @@ class Cache(DependencyProvider):
                 del self._fills[key]
 
     def drop(self, product_ids):
-        """Forget all that shows one of these products, the fills under way included."""
+        """Remove the responses that show one of these products, and detach the fills in progress."""
         dropped = {None, *product_ids}
         for product_id in dropped & self._keys.keys():
             for key in list(self._keys[product_id]):
@@ -111,7 +111,7 @@ class Cache(DependencyProvider):
                 del self._fills[key]
 
     def apply_change(self, product_id, revision):
-        """Drop a product that has changed; False for news older than what was seen already."""
+        """Drop a product that has changed. False when a later revision is known already."""
         if revision < self._revisions.get(product_id, 0):
             return False
         self._revisions[product_id] = revision
@@ -143,7 +143,7 @@ def _size(key, response):
 
 
 class CacheMiddleware:
-    """WSGI middleware: answers catalogue reads that are in the cache, except for admins."""
+    """WSGI middleware: answers reads of the catalogue from the cache, except for admins."""
 
     def __init__(self, app, cache):
         self.app = app

@@ -1,9 +1,9 @@
-"""The cookies: a session's refresh token, and the state of each sign-in that was begun.
+"""The cookies: a session's refresh token, and the state of each sign-in.
 
-Scripts can't read them, and they go over https alone where the shop has it.
+Scripts cannot read them. A shop on https sends them over https only.
 
-Each sign-in has a cookie of its own, named after its state, so that tabs don't spoil each other's. A finished one is
-kept as such until it expires: a reload of the provider's answer is then told from a forged one.
+Each sign-in has its own cookie, named after its state, so that sign-ins in two tabs do not disturb each other. The
+cookie of a finished sign-in is kept until it expires. It distinguishes a reloaded callback from a forged one.
 """
 
 import hashlib
@@ -14,9 +14,9 @@ from flask import after_this_request, current_app, request
 from gateway.headers import uses_https
 
 REFRESH, SIGN_IN = "forage_refresh", "forage_sign_in"
-# As long as users keeps what they stand for.
+# As long as users keeps the session and the sign-in.
 REFRESH_SECONDS, SIGN_IN_SECONDS = 30 * 24 * 3600, 10 * 60
-# More would not fit into the head of a request with other cookies.
+# More would not fit into a request's headers beside other cookies.
 MAX_SIGN_INS = 10
 BEGUN, FINISHED = "begun", "finished"
 
@@ -26,7 +26,7 @@ def read_refresh():
 
 
 def set_refresh(token):
-    """Set the cookie with the answer, whatever that will be."""
+    """Set the cookie with the answer to this request, also when that is an error."""
     _set(REFRESH, token, REFRESH_SECONDS, "Strict")
 
 
@@ -35,7 +35,7 @@ def clear_refresh():
 
 
 def read_sign_in_stage(state):
-    """How far this browser's sign-in with that state is: BEGUN, FINISHED, or None when it began elsewhere."""
+    """The stage of this browser's sign-in with that state: BEGUN, FINISHED, or None when it began elsewhere."""
     stage, _, expected = request.cookies.get(_sign_in_name(state), "").partition(".")
     return stage if state and hmac.compare_digest(expected.encode(), state.encode()) else None
 
@@ -53,7 +53,7 @@ def _sign_in_name(state):
 
 
 def _set_sign_in(name, value, seconds):
-    # Strict would keep it from coming back from the provider.
+    # The browser would not send a Strict cookie on its way back from the provider.
     _set(name, value, seconds, "Lax")
 
 

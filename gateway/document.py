@@ -1,7 +1,7 @@
-"""What the OpenAPI document says beyond what flask-smorest reads off schemas and views.
+"""The parts of the OpenAPI document that flask-smorest does not derive from schemas and views.
 
-Patterns are ECMAScript's. What no schema can express (a password that many use, two lines of an order
-that contradict each other) is refused all the same: tests/gateway/test_document.py lists it.
+Patterns are ECMAScript regular expressions. Some rules fit into no schema: common passwords, order lines that
+contradict each other. tests/gateway/schemathesis.toml lists the routes that have such rules.
 """
 
 from apispec import BasePlugin
@@ -13,30 +13,30 @@ from gateway.cookies import REFRESH, SIGN_IN
 
 SECURITY_SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
-    REFRESH: {"type": "apiKey", "in": "cookie", "name": REFRESH, "description": "a session, from logging in"},
+    REFRESH: {"type": "apiKey", "in": "cookie", "name": REFRESH, "description": "a session's refresh token"},
     SIGN_IN: {
         "type": "apiKey",
         "in": "cookie",
         "name": SIGN_IN,
-        "description": f"`{SIGN_IN}_` and a part made of the state: each sign-in has a cookie of its own",
+        "description": f"`{SIGN_IN}_` and a hash of the state: each sign-in has its own cookie",
     },
 }
 POLICY = r'"[a-z]+";q=[0-9]+;w=[0-9]+'
 REMAINING = r'"[a-z]+";r=[0-9]+;t=[0-9]+'
 HEADERS = {
     "X-Request-ID": {
-        "description": "the request's own, or one that was made for it",
+        "description": "the id that came with the request, or a generated one",
         "required": True,
         "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"},
     },
     "Cache-Control": {"required": True, "schema": {"type": "string", "enum": ["no-store", "no-cache"]}},
     "RateLimit-Policy": {
-        "description": "what one may ask: limits, each with its quota and its window in seconds",
+        "description": "the limits of this request, each with its quota and its window in seconds",
         "required": True,
         "schema": {"type": "string", "pattern": f"^{POLICY}(, {POLICY})*$"},
     },
     "RateLimit": {
-        "description": "what is left of it, and in how many seconds it is whole again; absent while nobody counts",
+        "description": "the remaining quota, and the seconds until the window ends; absent without a count",
         "schema": {"type": "string", "pattern": f"^{REMAINING}(, {REMAINING})*$"},
     },
     "Retry-After": {"description": "seconds", "schema": {"type": "integer", "minimum": 1}},
@@ -48,18 +48,18 @@ HEADERS = {
     },
     "Location": {"required": True, "schema": {"type": "string"}},
     "Link": {
-        "description": "the pages `first`, `prev`, `next` and `last`, as far as there are any (RFC 8288)",
+        "description": "the pages `first`, `prev`, `next` and `last`, where they exist (RFC 8288)",
         "required": True,
         "schema": {"type": "string", "pattern": '^<.+>; rel="first"'},
     },
     "X-Total-Count": {
-        "description": "how many there are in all",
+        "description": "the number of items in the whole list",
         "required": True,
         "schema": {"type": "integer", "minimum": 0},
     },
     "Set-Cookie": {"description": f"`{REFRESH}`, or `{SIGN_IN}_…`", "schema": {"type": "string"}},
 }
-# The server's own refusals, which never get as far as being counted.
+# The HTTP server sends these before the request is counted.
 SERVER_REFUSALS = {414: "request-uri-too-long", 431: "request-header-fields-too-large"}
 COMMON_HEADERS = ("X-Request-ID", "Cache-Control", "RateLimit-Policy", "RateLimit")
 HEADERS_BY_STATUS = {
@@ -73,14 +73,14 @@ HEADERS_BY_STATUS = {
 
 
 def response_headers(status, *more):
-    """What answers of this status carry, for a response object."""
+    """The headers of answers with this status, for an OpenAPI response object."""
     if status in SERVER_REFUSALS:
         return {name: name for name in ("X-Request-ID", "Cache-Control")}
     return {name: name for name in (*COMMON_HEADERS, *HEADERS_BY_STATUS.get(int(status), ()), *more)}
 
 
 def extend_spec(spec, converter):
-    """Add to a new spec, and to the converter that reads schemas for it."""
+    """Add security schemes and headers to a new spec, and our rules to the converter of its schemas."""
     for name, scheme in SECURITY_SCHEMES.items():
         spec.components.security_scheme(name, scheme)
     for name, header in HEADERS.items():
@@ -91,7 +91,7 @@ def extend_spec(spec, converter):
 
 
 class MetaKeywords(BasePlugin):
-    """Takes a schema's `Meta.keywords` over: rules that JSON Schema has words for and marshmallow has none."""
+    """Copies a schema's `Meta.keywords`: rules that JSON Schema can express and marshmallow cannot."""
 
     def schema_helper(self, name, definition, schema=None, **kwargs):
         return getattr(schema.Meta, "keywords", {})
@@ -106,13 +106,13 @@ def field2own_pattern(self, field, ret, **kwargs):
 
 
 def field2nullable_view(self, field, ret, **kwargs):
-    """Of a view that may be null apispec says that any object will do."""
+    """Describe a nullable view as the view or null. apispec alone would allow any object."""
     views = [schema for schema in ret.get("anyOf", ()) if "$ref" in schema]
     return {"anyOf": [*views, {"type": "object", "nullable": True, "enum": [None]}]} if views else {}
 
 
 def _line_pattern(min_length, max_length, invisible):
-    """Trimmed, so many characters, of which none is invisible."""
+    """A pattern for a text of that length once trimmed, without invisible characters."""
     inside, end = f"[^{invisible}]", rf"[^\s{invisible}]"
     most = "" if max_length is None else max_length - 2
     text = f"{end}{inside}{{{max(0, min_length - 2)},{most}}}{end}"
@@ -124,7 +124,7 @@ def _line_pattern(min_length, max_length, invisible):
 
 
 def field2query_value(self, field, ret, **kwargs):
-    """In a query nothing is null, and a text that is empty counts as not given."""
+    """A query parameter is never null, and an empty text counts as not given."""
     schema = ret["schema"]
     if schema.pop("nullable", False):
         del schema["default"]

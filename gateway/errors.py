@@ -1,9 +1,8 @@
-"""Every refusal as an HTTP answer: the one table from error class to status, type word, title and detail.
+"""Every error as an HTTP answer: one table from error class to status, type, title and detail.
 
-Answers are RFC 9457 problem details. An error's own fields (`product_id`, `available`, …) go
-into the body beside the standard members and fill the detail's blanks. A class that is not in
-the table is looked up by its bases; what no row fits is a bug, logged once and answered 500
-without its inside.
+Answers are RFC 9457 problem details. An error's own fields (`product_id`, `available`, …) are added to the standard
+members and fill the placeholders of the detail. A class without a row has that of its nearest base class. An error
+without any row is a bug: it is logged, and answered with 500 and no details.
 """
 
 import json
@@ -67,7 +66,7 @@ PROBLEM_JSON = "application/problem+json"
 
 
 class Unauthenticated(Exception):
-    """No access token, or none that holds. reason: what is wrong with the one that was sent."""
+    """The request has no valid access token. reason: why the token that was sent is not valid."""
 
     def __init__(self, reason=None):
         super().__init__(reason)
@@ -75,15 +74,15 @@ class Unauthenticated(Exception):
 
 
 class AccessDenied(Exception):
-    """The caller's role is too small for the route."""
+    """The caller's role does not allow the route."""
 
 
 class ForeignOrigin(Exception):
-    """A page of another site made the browser ask."""
+    """The request comes from a page of another site."""
 
 
 class MalformedRequest(Exception):
-    """The request can't be read. reason: a sentence that says where."""
+    """The request cannot be parsed. reason: a sentence that says why."""
 
     def __init__(self, reason):
         super().__init__(reason)
@@ -91,11 +90,11 @@ class MalformedRequest(Exception):
 
 
 class UnsupportedBody(Exception):
-    """The body is not said to be JSON."""
+    """The content type of the body is not JSON."""
 
 
 class RateLimited(Exception):
-    """limit: its name. quota: requests in its window."""
+    """limit: the name of the limit. quota: the requests that it allows in its window."""
 
     def __init__(self, limit, quota, retry_after_seconds):
         super().__init__(limit, quota, retry_after_seconds)
@@ -103,7 +102,7 @@ class RateLimited(Exception):
 
 
 class Overloaded(Exception):
-    """There are as many requests, or sockets, as we can work on."""
+    """The number of concurrent requests, large bodies or sockets is at its limit."""
 
 
 class NotReady(Exception):
@@ -112,7 +111,7 @@ class NotReady(Exception):
 
 @dataclass(frozen=True)
 class Problem:
-    """detail: a sentence, with blanks for the error's fields."""
+    """detail: a sentence, with placeholders for the error's fields."""
 
     status: int
     type: str
@@ -127,26 +126,26 @@ class Problem:
 PROBLEMS = {
     InvalidInput: Problem(422, "invalid-input", "Some values are missing, malformed or out of bounds."),
     InvalidCredentials: Problem(401, "invalid-credentials", "The address or the password is wrong."),
-    InvalidSession: Problem(401, "invalid-session", "The session is over: log in again."),
-    InvalidToken: Problem(400, "invalid-token", "This link was used already or is too old: ask for a new one."),
+    InvalidSession: Problem(401, "invalid-session", "The session has ended: log in again."),
+    InvalidToken: Problem(400, "invalid-token", "This link was used already or has expired: ask for a new one."),
     TooManyFailures: Problem(
         429, "too-many-failures", "Too many logins have failed: try again in {retry_after_seconds} s."
     ),
     SignInRefused: Problem(400, "sign-in-refused", "{reason}"),
     AccountDisabled: Problem(403, "account-disabled", "This account is disabled."),
     NotAllowed: Problem(403, "not-allowed", "You may not do this."),
-    NotFound: Problem(404, "not-found", "There is no such thing."),
+    NotFound: Problem(404, "not-found", "This does not exist."),
     UserNotFound: Problem(404, "user-not-found", "There is no such user."),
     ProductNotFound: Problem(404, "product-not-found", "There is no product {product_id}."),
     OrderNotFound: Problem(404, "order-not-found", "There is no order {order_id}."),
     NotificationNotFound: Problem(404, "notification-not-found", "There is no notification {notification_id}."),
     SessionNotFound: Problem(404, "session-not-found", "There is no session {session_id}."),
-    ParkedMessageNotFound: Problem(404, "parked-message-not-found", "This message is not parked, or no longer."),
-    Conflict: Problem(409, "conflict", "The state of things stands against this."),
+    ParkedMessageNotFound: Problem(404, "parked-message-not-found", "There is no such parked message."),
+    Conflict: Problem(409, "conflict", "The current state does not allow this."),
     Taken: Problem(409, "taken", "This {field} is taken."),
     SkuTaken: Problem(409, "taken", "Product {product[id]}, {product[name]}, has this SKU."),
     InsufficientStock: Problem(
-        409, "insufficient-stock", "{requested} of product {product_id} were asked for, {available} are left."
+        409, "insufficient-stock", "{requested} of product {product_id} were requested, {available} are left."
     ),
     TooManyOpenOrders: Problem(
         409,
@@ -156,7 +155,7 @@ PROBLEMS = {
         "An account whose address is not confirmed is allowed fewer.",
     ),
     PriceChanged: Problem(409, "price-changed", "Product {product_id} costs {current} now, no longer {given}."),
-    IllegalTransition: Problem(409, "illegal-transition", "What is {old_status} can't become {new_status}."),
+    IllegalTransition: Problem(409, "illegal-transition", "An order that is {old_status} cannot become {new_status}."),
     NotFailed: Problem(
         409,
         "not-failed",
@@ -168,58 +167,54 @@ PROBLEMS = {
     RequestInFlight: Problem(
         409, "request-in-flight", "The first request with this Idempotency-Key has not finished yet."
     ),
-    LastAdmin: Problem(409, "last-admin", "This is the last admin: make somebody else one first."),
+    LastAdmin: Problem(409, "last-admin", "This is the last admin: make another user an admin first."),
     UnprovenAddress: Problem(
-        409, "unproven-address", "The provider does not vouch for your address: register, or log in with the password."
+        409, "unproven-address", "The provider has not verified your address: register, or log in with your password."
     ),
-    StaleVersion: Problem(412, "stale-version", "If-Match has version {given}, but {current} holds."),
+    StaleVersion: Problem(412, "stale-version", "If-Match names version {given}, the current version is {current}."),
     KeyReused: Problem(422, "key-reused", "This Idempotency-Key was used with another body."),
     Unavailable: Problem(503, "service-unavailable", "A service is down; nothing was changed.", 2),
     ProductsUnavailable: Problem(503, "service-unavailable", "The catalogue is down; nothing was ordered.", 2),
     ProductsTimeout: Problem(504, "timeout", "The catalogue did not answer in time; nothing was ordered.", 2),
-    NotConfigured: Problem(503, "not-configured", "No sign-in provider is set up here."),
+    NotConfigured: Problem(503, "not-configured", "No sign-in provider is configured."),
     SignInProviderAway: Problem(502, "sign-in-provider-away", "The sign-in provider does not answer.", 5),
-    NotReplayable: Problem(
-        409, "not-replayable", "There is no queue to give this message back to: it can only be discarded."
-    ),
+    NotReplayable: Problem(409, "not-replayable", "The queue of this message is not known: it can only be discarded."),
     TooManyParked: Problem(
         409,
         "too-many-parked",
-        "Of {total} messages the oldest {looked_at} can be reached, and this is not among them: "
-        "replay or discard those first, or all.",
+        "This message is not among the oldest {looked_at} of {total}, which alone can be reached: "
+        "replay or discard those first.",
     ),
-    ParkingLotBusy: Problem(503, "parking-lot-busy", "Others are at the parked messages just now: try again.", 1),
+    ParkingLotBusy: Problem(503, "parking-lot-busy", "Another request is using the parked messages: try again.", 1),
     ServiceUnavailable: Problem(503, "service-unavailable", "A service is down.", 2),
-    RpcTimeout: Problem(504, "timeout", "A service did not answer in time. What was asked of it may have happened.", 2),
-    ServiceBusy: Problem(503, "overloaded", "Too many ask for this at once: try again in {retry_after_seconds} s."),
+    RpcTimeout: Problem(504, "timeout", "A service did not answer in time. It may still have done its work.", 2),
+    ServiceBusy: Problem(503, "overloaded", "Too many such requests at once: try again in {retry_after_seconds} s."),
     NotReady: Problem(503, "not-ready", "No service answers.", 2),
-    Unauthenticated: Problem(401, "unauthenticated", "A valid access token is needed."),
+    Unauthenticated: Problem(401, "unauthenticated", "A valid access token is required."),
     AccessDenied: Problem(403, "access-denied", "Your role does not allow this."),
-    ForeignOrigin: Problem(
-        403, "foreign-origin", "This page's origin is not one of the shop's: ALLOWED_ORIGINS must name it."
-    ),
+    ForeignOrigin: Problem(403, "foreign-origin", "This page's origin is not allowed: add it to ALLOWED_ORIGINS."),
     MalformedRequest: Problem(400, "malformed-request", "{reason}"),
     RateLimited: Problem(
-        429, "rate-limited", "The limit {limit} is {quota} requests a minute: go on in {retry_after_seconds} s."
+        429, "rate-limited", "The limit {limit} is {quota} requests a minute: try again in {retry_after_seconds} s."
     ),
-    Overloaded: Problem(503, "overloaded", "Too much is going on here just now.", 1),
+    Overloaded: Problem(503, "overloaded", "The gateway is overloaded: try again.", 1),
     UnsupportedBody: Problem(415, "unsupported-media-type", "Send JSON, as application/json."),
     RemoteProtocolError: Problem(400, "malformed-request", "The WebSocket handshake can't be read."),
     HandshakeError: Problem(400, "malformed-request", "The WebSocket handshake can't be read."),
-    WebsocketMismatch: Problem(426, "upgrade-required", "This address speaks WebSocket alone."),
+    WebsocketMismatch: Problem(426, "upgrade-required", "This address accepts only WebSocket connections."),
     http.BadRequest: Problem(400, "malformed-request", "The request can't be read."),
     http.NotFound: Problem(404, "not-found", "There is nothing at this address."),
-    http.MethodNotAllowed: Problem(405, "method-not-allowed", "This address does not take that method."),
-    http.RequestEntityTooLarge: Problem(413, "too-large", "A body may have 1 MiB at most."),
-    Exception: Problem(500, "internal-error", "Something went wrong here; the log has it under the request_id."),
+    http.MethodNotAllowed: Problem(405, "method-not-allowed", "This address does not support that method."),
+    http.RequestEntityTooLarge: Problem(413, "too-large", "A body may have at most 1 MiB."),
+    Exception: Problem(500, "internal-error", "An unexpected error occurred. The log has it under the request_id."),
 }
 
-# Classes whose fields are meant for the client.
+# Errors whose fields are sent to the client.
 EXPOSED_ERRORS = (ShopError, ServiceUnavailable, RpcTimeout, TooManyParked, RateLimited)
 
 
 def problem_of(error_class):
-    """The row of the table that fits the class best."""
+    """The row of the class, or of its nearest base class."""
     return next(PROBLEMS[base] for base in error_class.__mro__ if base in PROBLEMS)
 
 

@@ -1,6 +1,6 @@
-"""What browsers are told with every answer.
+"""The security and CORS headers of every answer.
 
-The server puts `environ["answer_headers"]` on whatever goes out; it starts as `security_headers`.
+The server adds `environ["answer_headers"]` to every answer. They start as `security_headers`.
 """
 
 from flask import Response, request
@@ -29,12 +29,12 @@ def security_headers(config):
 
 
 def uses_https(config):
-    """Whether browsers reach the shop over https alone. config: FRONTEND_URL."""
+    """Whether browsers reach the shop over https only. config: FRONTEND_URL."""
     return config["FRONTEND_URL"].startswith("https://")
 
 
 class CorsMiddleware:
-    """WSGI middleware: lets the pages of our own other origins read the answer (CORS)."""
+    """WSGI middleware: lets pages of the allowed origins read the answer (CORS)."""
 
     def __init__(self, app, origins):
         self.app = app
@@ -52,7 +52,7 @@ class CorsMiddleware:
 
 
 def preflight():
-    """The answer to a browser that asks before it sends a page's request; None to any other request."""
+    """The answer to a CORS preflight request; None for any other request."""
     if request.method != "OPTIONS" or "Access-Control-Request-Method" not in request.headers:
         return None
     response = Response(status=204)

@@ -1,12 +1,12 @@
-"""What happens before and after every view, in the order of `BEFORE`.
+"""The hooks that run before every view, in the order of `BEFORE`, and after it.
 
     for hook in BEFORE:
         app.before_request(hook)
 
-A hook that raises, or returns an answer, ends the request: the view and the later hooks do not run. Views find
+A hook that raises or returns an answer ends the request: the later hooks and the view do not run. Views find
 `g.caller`, `g.client`, `g.shop` (calls to the services, with a deadline) and `g.cache`.
 
-Not guaranteed: that a hook runs for an answer from the cache, or for a request over the default rate limit. Both are
+Not guaranteed: hooks do not run for answers from the cache, nor for requests over the default rate limit. Both are
 answered before Flask (gateway/cache.py, gateway/limits.py).
 """
 
@@ -29,19 +29,19 @@ CALL_SECONDS = 5.0
 
 
 def set_route():
-    """For the log, the metrics and the trace."""
+    """Set the route's template for the log, the metrics and the trace."""
     if request.url_rule is not None:
         request.environ["route"] = route_template(request.url_rule.rule)
 
 
 @functools.cache
 def route_template(rule):
-    """Flask's rule as the API's document writes it: `/orders/{order_id}`."""
+    """A Flask rule in the notation of OpenAPI: `/orders/{order_id}`."""
     return re.sub("<(?:[^:>]+:)?([^>]+)>", r"{\1}", rule)
 
 
 def authorize_caller():
-    """Check the origin where a cookie counts, the view's own rate limit, and the caller's access."""
+    """Check the origin where the view reads a cookie, the view's own rate limit, and the caller's access."""
     view = _requested_view()
     if view is None:
         return
@@ -52,13 +52,13 @@ def authorize_caller():
         current_app.extensions["limits"].count(view.limit, address, request.environ["answer_headers"])
     g.caller = request.environ["caller"]
     authorize(view, g.caller, request.environ["token_error"], request.args)
-    # As far as a line of text goes.
+    # users accepts one line of at most 300 characters.
     user_agent = re.sub("[^\x20-\x7e]", "", request.headers.get("User-Agent", ""))[:300]
     g.client = {"client_address": address, "user_agent": user_agent or None}
 
 
 def read_request():
-    """Check the ids of the path and the query, and read the body."""
+    """Check the path's ids and the query parameters, and read the body."""
     view = _requested_view()
     if view is None:
         return
@@ -66,7 +66,7 @@ def read_request():
         raise NotFound
     refuse_unknown_parameters(view)
     g.slots = ExitStack()
-    # Nothing else takes a body: the server throws it away.
+    # The server discards the bodies of all other methods.
     if request.method in ("POST", "PUT", "PATCH"):
         large_body = current_app.extensions["limits"].large_bodies.take(g.client["client_address"])
         body = BoundedBody(request.environ["wsgi.input"], lambda: g.slots.enter_context(large_body))
@@ -75,11 +75,11 @@ def read_request():
 
 
 def begin_work():
-    """Take a place among the requests in flight, and start the time that the services have."""
+    """Take a slot for a concurrent request, and start the deadline of the calls to services."""
     if _requested_view() is None:
         return
-    # Only after the body is read: a slow sender uses up neither the services' time nor one of the places.
-    # Sockets have a limit of their own. Health checks have none: a busy gateway is healthy.
+    # Only after the body is read, so that a slow sender uses neither a slot nor the services' time.
+    # Sockets have their own limit. Health checks have none, as a busy gateway is healthy.
     if not request.url_rule.websocket and request.blueprint != health.blp.name:
         g.slots.enter_context(current_app.extensions["limits"].in_flight.take(g.client["client_address"]))
     cluster = current_app.extensions["cluster"]
@@ -91,7 +91,7 @@ BEFORE = (set_route, preflight, authorize_caller, read_request, begin_work)
 
 
 def forbid_storing(response):
-    """Unless the view allows it."""
+    """Answer with `no-store` unless the view set something else."""
     response.headers.setdefault("Cache-Control", "no-store")
     return response
 
@@ -102,5 +102,5 @@ def release_slots(error):
 
 
 def _requested_view():
-    """None when there is none at the address, or the question is only for its methods."""
+    """None when no view has the address, and for OPTIONS, which only asks for the methods."""
     return None if request.method == "OPTIONS" else current_app.view_functions.get(request.endpoint)

@@ -1,15 +1,15 @@
-"""How much one may ask: requests in a time, requests at once, and large bodies at once.
+"""The limits on requests: their rate, concurrent requests, and concurrent large bodies.
 
     @blp.route("/users/login", methods=["POST"])
     @limited("login")
     def login(): ...
 
-Every request counts against the default limit, of the user whose access token it carries, else of
-its client's address. A view that is marked counts against the limit of that name, too, always by
-address. Every answer tells what is left, as draft-ietf-httpapi-ratelimit-headers-10 has it.
+Every request counts against the default limit: of its user when it has a valid access token, else of its client's
+address. A marked view also counts against its named limit, always by address. Every answer reports the remaining
+quota, as draft-ietf-httpapi-ratelimit-headers-10 defines.
 
-The counts are this process's, or in the Redis of RATE_LIMIT_STORAGE_URI those of all gateways.
-Not guaranteed: that anything is counted while that Redis is away. Requests pass then.
+Each process counts for itself; with RATE_LIMIT_STORAGE_URI all gateways count together in that Redis.
+Not guaranteed: while that Redis is unreachable, no request is counted and none is refused.
 """
 
 import logging
@@ -31,21 +31,21 @@ logger = logging.getLogger(__name__)
 
 DEFAULT = "default"
 WINDOW_SECONDS = 60
-# Requests in WINDOW_SECONDS, before RATE_LIMIT_SCALE.
+# Requests in WINDOW_SECONDS. RATE_LIMIT_SCALE multiplies them.
 LIMITS = {DEFAULT: 600, "login": 30, "refresh": 60, "register": 20, "reset": 10}
-# Counted, never refused: behind a proxy that isn't trusted customers would use up the orchestrator's quota.
+# Counted and never refused: behind an untrusted proxy, customers would use up the orchestrator's quota.
 PROBES = ("/livez", "/readyz", "/health")
 STORAGE_SECONDS = 0.25
 STORAGE_PAUSE_SECONDS = 5
-# At once: of all clients together, and of one address, which a RATE_LIMIT_SCALE above 1 multiplies.
+# Of all clients, and of one address. A RATE_LIMIT_SCALE above 1 multiplies the second.
 MAX_IN_FLIGHT, MAX_IN_FLIGHT_PER_ADDRESS = 512, 64
-# What a body takes of memory without being counted.
+# A body up to this size is not counted.
 LARGE_BODY_BYTES = 16 * 1024
 MAX_LARGE_BODIES, MAX_LARGE_BODIES_PER_ADDRESS = 128, 8
 
 
 def limited(name):
-    """Count a view's calls by client address, too, against the limit of that name in LIMITS."""
+    """Mark a view: its requests also count, by client address, against this limit of LIMITS."""
 
     if name not in LIMITS:
         raise ValueError(f"There is no limit {name!r} in LIMITS.")
@@ -68,7 +68,7 @@ class Limit:
 
 
 class Limits(DependencyProvider):
-    """Counts, with config's RATE_LIMIT_STORAGE_URI, RATE_LIMIT_SCALE and TRUSTED_PROXIES. One for the process."""
+    """One for the process. Its config: RATE_LIMIT_STORAGE_URI, RATE_LIMIT_SCALE and TRUSTED_PROXIES."""
 
     def setup(self):
         config = self.container.config
@@ -87,7 +87,7 @@ class Limits(DependencyProvider):
         return self
 
     def count(self, name, client, answer_headers):
-        """Count a request of `client`, and tell them in the answer's headers. Raises RateLimited."""
+        """Count a request of the client, and add the result to the answer's headers. Raises RateLimited."""
         limit = self._limits[name]
         _add(answer_headers, "RateLimit-Policy", limit.policy)
         counted = self._count(f"{name}/{client}")
@@ -99,11 +99,11 @@ class Limits(DependencyProvider):
             raise RateLimited(name, limit.quota, resets_in_seconds)
 
     def _count(self, key):
-        """(requests in this window, seconds until the next); None while the storage is away."""
+        """(requests in this window, seconds until the next window); None while the storage is unreachable."""
         if self._retry_at > time.monotonic():
             return None
         try:
-            # The socket's own timeouts know nothing of looking a name up.
+            # The socket's timeouts do not cover the DNS lookup.
             with eventlet.Timeout(2 * STORAGE_SECONDS):
                 count = self._storage.incr(key, WINDOW_SECONDS)
                 resets_at = self._storage.get_expiry(key)
@@ -122,7 +122,7 @@ class Limits(DependencyProvider):
 def _storage(redis_uri):
     if redis_uri is None:
         return storage_from_string("memory://")
-    # Here, since it imports what there is of OpenTelemetry.
+    # Imported here, as redis imports OpenTelemetry where that is installed.
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
@@ -130,7 +130,7 @@ def _storage(redis_uri):
         redis_uri,
         socket_timeout=STORAGE_SECONDS,
         socket_connect_timeout=STORAGE_SECONDS,
-        # More tries would run into the timeout of _count, which may cut a reply in two.
+        # A retry would exceed the timeout of _count, which may cut a reply in two.
         retry=Retry(NoBackoff(), 0),
     )
 
@@ -140,10 +140,11 @@ def _add(headers, name, item):
 
 
 class RateLimitMiddleware:
-    """WSGI middleware: the default limit. Also settles who asks, in the environ.
+    """WSGI middleware: applies the default limit, and adds the client to the environ.
 
-    client_address. caller: None without a valid access token. token_error: what is wrong with the one that was
-    sent, which a public route doesn't care about; None when there is none or a good one.
+    client_address  the client's address
+    caller          the Caller; None without a valid access token
+    token_error     why the token that was sent is not valid, else None
     """
 
     def __init__(self, app, limits, access_tokens):
@@ -171,7 +172,7 @@ class RateLimitMiddleware:
 
 
 class ConcurrencyLimit:
-    """At most `maximum` requests at once, and at most `max_per_address` of one address. taken: how many run now."""
+    """At most `maximum` requests at once, and at most `max_per_address` of one address. taken: the current number."""
 
     def __init__(self, maximum, max_per_address):
         self.maximum, self.max_per_address = maximum, max_per_address
@@ -195,9 +196,9 @@ class ConcurrencyLimit:
 
 
 class BoundedBody:
-    """A request body for WSGI. `on_large` is called once more than LARGE_BODY_BYTES are asked for.
+    """A WSGI request body that calls `on_large` before it reads beyond LARGE_BODY_BYTES.
 
-    By then so much has arrived: a client that only says that it will send a large body holds nothing.
+    That many bytes have arrived by then: a client that only announces a large body takes no slot.
     """
 
     def __init__(self, body, on_large):
@@ -206,7 +207,7 @@ class BoundedBody:
         self._left = LARGE_BODY_BYTES
 
     def read(self, size=-1):
-        """As a raw stream's: a part may be shorter than asked for, and only the end is empty."""
+        """Like a raw stream's: a part may be shorter than `size`, and only the end is empty."""
         if self._left is not None:
             if self._left:
                 part = self._body.read(self._left if size < 0 else min(size, self._left))

@@ -1,8 +1,7 @@
-"""The WebSocket feed: who is connected, who they are, and what each of them gets.
+"""The WebSocket feed: its connected clients, their users, and the messages that each client gets.
 
-One greenlet reads a socket, one writes it, from a bounded queue; whoever pushes only puts into
-queues and never waits. A client that doesn't empty its queue is dropped. What a client missed it
-reads over HTTP.
+Each socket has a greenlet that reads it and one that writes to it, from a bounded queue. A push fills queues and
+never waits. A client whose queue is full is dropped. It reads the messages that it missed over HTTP.
 """
 
 import json
@@ -35,7 +34,7 @@ MAX_QUEUED = 200
 SEND_SECONDS = 10
 SEND_BUFFER_BYTES = 64 * 1024
 CLOSE_SECONDS = 1
-# A piece holds 170 frames at most, of 20 µs each and in debt for CLOSE_SECONDS or two.
+# 1 KiB holds at most 170 frames: about 3.4 ms of work, and a pause of 1.7 s at FRAMES_PER_SECOND.
 RECEIVE_BYTES = 1024
 SOCKET_OPTIONS = {
     "ping_interval": PING_SECONDS,
@@ -45,11 +44,11 @@ SOCKET_OPTIONS = {
 
 MAX_SOCKETS = 4096
 MAX_USER_SOCKETS = 20
-# Before RATE_LIMIT_SCALE.
+# RATE_LIMIT_SCALE multiplies it.
 MAX_ADDRESS_SOCKETS = 200
 MESSAGES_PER_SECOND = 20
 MAX_BURST = 60
-# Pings, pongs and parts of messages are frames, too.
+# Pings, pongs and the parts of a fragmented message are frames too.
 FRAMES_PER_SECOND = 100
 MAX_FRAME_BURST = 300
 
@@ -74,7 +73,7 @@ class LiveFeed(DependencyProvider):
         return self
 
     def push_product(self, event):
-        """Tell everyone who watches the product, or watches none in particular."""
+        """Send the change to the clients that watch the product, and to those that watch all products."""
         data = {
             "id": event.id,
             "price": str(event.price),
@@ -88,7 +87,7 @@ class LiveFeed(DependencyProvider):
                 client.enqueue(text)
 
     def push_notification(self, event):
-        """Tell the sockets of the notification's user, and no others."""
+        """Send the notification to the sockets of its user, and to no others."""
         data = {
             "id": event.id,
             "event_type": event.event_type,
@@ -104,12 +103,12 @@ class LiveFeed(DependencyProvider):
                 client.enqueue(text, self.tracer.span(PUSH))
 
     def refuse_when_full(self, address):
-        """Raises Overloaded when one more socket would be too many, in all or from that address."""
+        """Raise Overloaded when the number of sockets, in all or of that address, is at its limit."""
         if len(self._clients) >= MAX_SOCKETS or self._of_address[address] >= self.max_address_sockets:
             raise Overloaded
 
     def serve(self, ws, access_tokens, authorization, address):
-        """Talk with one client until it is gone. Raises ConnectionClosed, as simple_websocket does."""
+        """Serve one client until its connection ends. Raises ConnectionClosed, as simple_websocket does."""
         client = _Client(ws, on_expiry=self._set_caller)
         self._clients.add(client)
         _gauge_of(client).inc()
@@ -136,7 +135,7 @@ class LiveFeed(DependencyProvider):
             client.stop()
 
     def close_all(self):
-        """Close every socket with 1001, after what is queued for it."""
+        """Close every socket with 1001 once its queue is sent."""
         for client in list(self._clients):
             client.enqueue(CloseReason.GOING_AWAY)
 
@@ -165,7 +164,7 @@ class LiveFeed(DependencyProvider):
                 client.send(type="error", detail=f"A user may have {MAX_USER_SOCKETS} sockets at most.")
                 return
             self._set_caller(client, caller)
-            # Also wakes the writer, which has to wait for the token's end now.
+            # Also wakes the writer, which must now wait for the end of the token.
             client.send(type="authenticated", user_id=caller.user_id)
 
     def _watch(self, client, product_ids):
@@ -189,7 +188,7 @@ class LiveFeed(DependencyProvider):
 
 
 class _Client:
-    """caller: None while anonymous. watched_ids: the product ids to hear of, None for all."""
+    """caller: None while anonymous. watched_ids: the products whose changes it gets; None for all."""
 
     def __init__(self, ws, on_expiry):
         self.ws = ws
@@ -203,30 +202,30 @@ class _Client:
         self._writer = eventlet.spawn(self._write)
 
     def stop(self):
-        """Wait for the client to close too, so that it reads why we did; but not long."""
+        """Disconnect. The client gets CLOSE_SECONDS to close first, so that it reads our reason."""
         self._writer.kill()
         while not self._queue.empty():
             self._queue.get()[1].end(ConnectionClosed())
         self.ws.thread.join(CLOSE_SECONDS)
         self._disconnect()
-        # The reader closes the socket. The server must not do so under its feet.
+        # The reader closes the socket. The server must not close it while the reader runs.
         self.ws.thread.join(CLOSE_SECONDS)
 
     def close(self, reason):
-        """After what is queued for the client; but not long after."""
+        """Close once the queue is sent, after CLOSE_SECONDS at most."""
         self.enqueue(reason)
         with eventlet.Timeout(CLOSE_SECONDS, False):
             self._writer.wait()
 
     def is_over_message_rate(self):
-        """Count one message of the client: MAX_BURST at once are fine, and MESSAGES_PER_SECOND."""
+        """Count one message of the client. Allowed: MAX_BURST at once, and MESSAGES_PER_SECOND."""
         return self._message_rate.spend(1) < 0
 
     def send(self, **message):
         self.enqueue(_dump(**message))
 
     def enqueue(self, text, span=NO_SPAN):
-        """text: or a CloseReason, which ends the socket. span: of the text, until it is sent."""
+        """text: a message, or a CloseReason, which ends the socket. span: ends when the message is sent."""
         try:
             self._queue.put_nowait((text, span))
         except Full as error:
@@ -235,7 +234,7 @@ class _Client:
             self._disconnect()
 
     def seconds_left(self):
-        """Until the caller's token expires; negative afterwards. Only for one who is authenticated."""
+        """Until the caller's token expires; negative afterwards. The client must be authenticated."""
         return self.caller.expires_at - time.time()
 
     def _write(self):
@@ -244,7 +243,7 @@ class _Client:
                 text, span = self._next()
                 if isinstance(text, CloseReason):
                     self.ws.close(text)
-                    # close() alone doesn't wake the reader.
+                    # close() alone does not wake the reader.
                     self.ws.event.set()
                     return
                 with span:
@@ -253,7 +252,7 @@ class _Client:
             self._disconnect()
 
     def _next(self):
-        """The next text to send with its span, or the news that the token has expired, whatever comes first."""
+        """(text, span): the next in the queue, or the message that the token has expired."""
         if self.caller is None:
             return self._queue.get()
         try:
@@ -265,20 +264,20 @@ class _Client:
             return _dump(type="expired"), NO_SPAN
 
     def _disconnect(self):
-        """Make the reader see the end of the connection, whatever state that is in."""
+        """Shut the socket down, so that the reader sees its end in any state of the protocol."""
         with suppress(OSError):
             self.ws.sock.shutdown(socket.SHUT_RDWR)
 
 
 class _TokenBucket:
-    """So many at once, and so many more each second."""
+    """`capacity` at once, refilled by `per_second`."""
 
     def __init__(self, capacity, per_second):
         self._capacity, self._per_second = capacity, per_second
         self._left, self._counted_at = capacity, time.monotonic()
 
     def spend(self, count):
-        """What is left then; less than nothing is a debt."""
+        """Take `count` and return the rest. A negative rest is a debt."""
         now = time.monotonic()
         self._left = min(self._capacity, self._left + (now - self._counted_at) * self._per_second) - count
         self._counted_at = now
@@ -286,13 +285,13 @@ class _TokenBucket:
 
 
 class FrameCounter:
-    """Counts the frames of a WebSocket by their heads, before anything else is done about them."""
+    """Counts the frames of a WebSocket by their heads, before anything else parses them."""
 
     def __init__(self):
         self._partial_head, self._payload_bytes = b"", 0
 
     def count_in(self, data):
-        """How many frames have their head's end in the next piece of the stream."""
+        """The number of frames whose head ends in the next piece of the stream."""
         data, at, count = self._partial_head + data, self._payload_bytes, 0
         while len(data) >= at + 2:
             length = data[at + 1] & 127
@@ -309,12 +308,13 @@ class FrameCounter:
 
 
 class ClientSocket:
-    """A WebSocket client's socket. `send` sends all, in order, in SEND_SECONDS; simple_websocket relies on that.
+    """A WebSocket client's socket.
 
-    `recv` slows down a client that sends many small frames, or single bytes; other clients do not notice.
+    `send` sends everything in order, within SEND_SECONDS. simple_websocket relies on that: its reader (pings, pongs)
+    and our writer both send, and a frame must not end up inside another.
+    `recv` throttles a client that sends many small frames or single bytes. Other clients are not slowed down.
 
-    Its reader greenlet (pings, pongs) and our writer both send: a part of one frame must not end up
-    in another. answer_headers: {name: value} that the answer to the handshake, the first thing sent, gets.
+    answer_headers: {name: value}, added to the answer to the handshake, which is sent first.
     """
 
     def __init__(self, sock, answer_headers):
@@ -340,7 +340,7 @@ class ClientSocket:
             self._sock.sendall(data)
 
     def close(self):
-        """After the client has stopped sending: else what is unread would make it lose our last words."""
+        """Close once the client has stopped sending. Unread data would make it lose our last message."""
         with suppress(OSError), eventlet.Timeout(CLOSE_SECONDS, False):
             self._sock.shutdown(socket.SHUT_WR)
             while self._sock.recv(MAX_MESSAGE_BYTES):
@@ -348,7 +348,7 @@ class ClientSocket:
         self._sock.close()
 
     def get_socket(self):
-        """In the place of eventlet's input in the WSGI environment."""
+        """Lets it replace eventlet's input in the WSGI environ."""
         return self
 
 

@@ -1,4 +1,4 @@
-"""What every list says of its pages."""
+"""The paging headers of every list."""
 
 from urllib.parse import urlencode
 
@@ -8,11 +8,11 @@ PAGE_HEADERS = ["X-Total-Count", "Link"]
 
 
 def page_headers(query, total):
-    """PAGE_HEADERS, by name, for the list that is asked for.
+    """{name: value} of PAGE_HEADERS for the requested list.
 
-    query: as contracts.types.PageQuery loads it. total: how many things the whole list has.
-    Links are relative to the address that was asked, which a proxy may know by another path, and speak of pages where
-    the client does.
+    query: as contracts.types.PageQuery loads it. total: the number of items in the whole list.
+    Links are relative to the requested address, as a proxy may know it by another path. They use `page` where the
+    request does.
     """
     limit, offset = query["limit"], query["offset"]
     start = offset % limit

@@ -1,4 +1,4 @@
-"""What the HTTP API takes in its query strings and gives in its bodies. The bodies it takes: contracts/."""
+"""Schemas of the HTTP API: query strings and answers. The schemas of request bodies are in contracts/."""
 
 import re
 from datetime import UTC, date, datetime, time, timedelta
@@ -15,7 +15,7 @@ NULLABLE = {"allow_none": True}
 
 
 class Moment(fields.Field):
-    """An ISO 8601 date or time, UTC unless it says otherwise; loads to an ISO 8601 time with `Z`.
+    """An ISO 8601 date or time, in UTC unless it has an offset. Loads to an ISO 8601 time with `Z`.
 
     after_day: a bare date means the end of that day, not its beginning.
     """
@@ -30,7 +30,7 @@ class Moment(fields.Field):
                 moment = datetime.combine(date.fromisoformat(value), time(), UTC)
                 moment += timedelta(days=1) if self.after_day else timedelta()
             else:
-                # A + that was not escaped arrives as a space.
+                # An unescaped + arrives as a space.
                 moment = datetime.fromisoformat(value.replace(" ", "+") if "T" in value else value)
                 moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
         except (ValueError, OverflowError):
@@ -43,7 +43,7 @@ def Flag(**kwargs):
 
 
 class Query(Schema):
-    """An empty search field looks for nothing in particular."""
+    """Empty search terms are ignored."""
 
     @pre_load
     def drop_empty_terms(self, data, **kwargs):
@@ -61,7 +61,7 @@ class ProductQuery(Query, products.ProductQuery):
 
 
 class OrderQuery(Query, orders.OrderQuery):
-    """from, to: orders created at `from` or later and before `to`; a bare date counts whole."""
+    """from, to: orders created at `from` or later and before `to`. A bare date covers the whole day."""
 
     all = Flag(load_default=False)
     created_from = Moment(load_default=None, data_key="from")
@@ -87,7 +87,7 @@ MAX_PARKED_OFFSET = 1000
 
 
 class ParkedQuery(types.PageQuery):
-    """No further: each page takes all that is newer from the services, which list the oldest 1,000 alone."""
+    """The offset is bounded, as each page loads all newer messages from the services, which list 1,000 at most."""
 
     offset = fields.Integer(load_default=0, validate=validate.Range(0, MAX_PARKED_OFFSET))
 
@@ -102,14 +102,14 @@ class ParkedSelection(types.ParkedSelection):
 
 
 class SignInQuery(Schema):
-    """Of what a provider adds, and each adds something else, these two count."""
+    """Providers add parameters of their own, which are ignored."""
 
     code = fields.String(load_default="", validate=validate.Length(max=4000))
     state = fields.String(load_default="", validate=validate.Length(max=1000))
 
 
 class AcceptedView(View):
-    """What happens after the answer, in a sentence."""
+    """detail: a sentence that says what happens next."""
 
     detail = fields.String()
 
@@ -126,7 +126,7 @@ ParkedCountView = View.from_dict(
 
 
 class SummaryView(View):
-    """Null: the service that has it is away."""
+    """A section is null when its service is unreachable or too slow."""
 
     days = fields.Integer()
     orders = fields.Nested(OrderSummaryView, **NULLABLE)
@@ -136,7 +136,7 @@ class SummaryView(View):
 
 
 class ParkedMessageView(View):
-    """queue, reason, attempts, parked_at: null for a message that was not parked by its service."""
+    """queue, reason, attempts, parked_at: null for a message that its service did not park."""
 
     service = fields.String(validate=validate.OneOf(SUBSCRIBERS))
     id = fields.String()
@@ -148,7 +148,7 @@ class ParkedMessageView(View):
 
 
 class ParkedPageView(View):
-    """total: of the services that answered, listed or not. away: those that didn't."""
+    """total: the messages of the services that answered, listed or not. away: the services that did not answer."""
 
     messages = fields.List(fields.Nested(ParkedMessageView))
     total = fields.Integer()
@@ -158,7 +158,7 @@ class ParkedPageView(View):
 
 
 class ParkedProgressView(View):
-    """done: replayed or discarded by this call. kept: looked at, and still parked. left: still to be looked at."""
+    """done: replayed or discarded by this call. kept: examined and still parked. left: not examined yet."""
 
     done = fields.Integer()
     kept = fields.Integer()
@@ -187,7 +187,7 @@ class ProbeView(View):
 
 
 class ProblemView(Schema):
-    """RFC 9457. `type` is a fixed word to branch on; an error's own fields stand beside these."""
+    """RFC 9457. `type` is a fixed word to branch on. An error's own fields are further members."""
 
     class Meta:
         unknown = INCLUDE
@@ -198,4 +198,4 @@ class ProblemView(Schema):
     detail = fields.String(required=True)
     instance = fields.String(required=True)
     request_id = fields.String(required=True)
-    errors = fields.Dict(fields.String(), fields.Raw(), metadata={"description": "sentences by field, with 422"})
+    errors = fields.Dict(fields.String(), fields.Raw(), metadata={"description": "messages by field, with 422"})

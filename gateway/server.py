@@ -8,9 +8,9 @@
         def app(self):
             return create_app(self.config)
 
-The method is called once, at the start, in a worker, so with its dependencies injected. Several
-gateways may share the port. What a client may send, how long it may take, and what a stop does are
-the kit's: nameko_reliable.web.protocol and nameko_reliable.web.server.
+The method is called once, at the start, in a worker, with its dependencies injected. Several gateways may share the
+port. The kit parses requests, limits their time and stops the server: nameko_reliable.web.protocol and
+nameko_reliable.web.server.
 """
 
 import logging
@@ -25,9 +25,9 @@ from nameko_reliable.web.server import HttpServer
 
 logger = logging.getLogger(__name__)
 
-# More than the sockets of gateway/live.py, which keep theirs.
+# More than MAX_SOCKETS of gateway/live.py, as each socket holds a connection.
 MAX_CONNECTIONS = 5120
-# Of one address; a RATE_LIMIT_SCALE above 1 multiplies it. Proxies of TRUSTED_PROXIES may have more.
+# Of one address. A RATE_LIMIT_SCALE above 1 multiplies it. TRUSTED_PROXIES are exempt.
 MAX_CONNECTIONS_EACH = 512
 BACKLOG = 1024
 # For each single send or receive.
@@ -36,7 +36,7 @@ STOP_SECONDS = 8
 
 
 class WsgiServer(Entrypoint):
-    """Listens on config's GATEWAY_PORT; 0 takes a free one, which `port` then names."""
+    """Listens on GATEWAY_PORT. With 0 it takes a free port. port: the port it listens on."""
 
     tracer = Tracer()
 

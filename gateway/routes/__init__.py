@@ -1,1 +1,1 @@
-"""The views, a module for each service that they ask."""
+"""The views, one module for each part of the API."""

@@ -38,11 +38,11 @@ MESSAGE_ID = {
 @blp.arguments(SummaryQuery, location="query")
 @blp.response(200, SummaryView)
 def summarize(query):
-    """What goes on: sales by day, stock that runs low, mails, messages that no handler could take.
+    """The shop's sums: sales by day, low stock, mails, parked messages.
 
-    Days are UTC's, oldest first, today the last; a cancelled order counts in `by_status` alone, which counts all
-    orders there are. Of the active products with `low_stock_threshold` left or fewer, the ten lowest are shown.
-    What a service has that is stopped, or too slow, is null; only without the broker there is no answer.
+    Days are in UTC, oldest first, and end today. A cancelled order counts only in `by_status`, which counts all
+    orders. `products` has the ten active products with the lowest stock, `low_stock_threshold` or less.
+    A section is null when its service is stopped or too slow. Without the broker the answer is 503.
     """
     shop = g.shop.within(seconds=SUMMARY_SECONDS)
     orders, stock, mails, *parked = _call_all(
@@ -66,9 +66,9 @@ def summarize(query):
 @blp.response(200, ParkedPageView, headers=PAGE_HEADERS)
 @blp.problems(ParkingLotBusy)
 def list_parked(query):
-    """Messages that no handler could take, newest first, of all services but those that are `away`.
+    """Messages that no handler could process, newest first, of all services except those in `away`.
 
-    Of more than 1,000 of a service the oldest 1,000 are listed; `total` counts all.
+    At most the oldest 1,000 messages of a service are listed; `total` counts all.
     """
     end = query["offset"] + query["limit"]
     answers = _call_all(*(partial(getattr(g.shop, service).list_parked, limit=end) for service in SUBSCRIBERS))
@@ -96,7 +96,7 @@ def list_parked(query):
 @blp.response(204)
 @blp.problems(NotFound, ParkedMessageNotFound, NotReplayable, TooManyParked, ParkingLotBusy)
 def replay_parked(service, message_id):
-    """Hand the message to its handler once more. If that fails, it's parked again, under another id."""
+    """Pass the message to its handler again. If that fails, it is parked again under another id."""
     _subscriber(service).replay_parked(message_id=message_id)
 
 
@@ -105,7 +105,7 @@ def replay_parked(service, message_id):
 @blp.response(204)
 @blp.problems(NotFound, ParkedMessageNotFound, TooManyParked, ParkingLotBusy)
 def discard_parked(service, message_id):
-    """Drop the message for good."""
+    """Delete the message permanently."""
     _subscriber(service).discard_parked(message_id=message_id)
 
 
@@ -115,9 +115,9 @@ def discard_parked(service, message_id):
 @blp.response(200, ParkedProgressView)
 @blp.problems(ParkingLotBusy)
 def replay_all_parked(selection):
-    """Hand up to 500 messages of a service to their handlers once more, the oldest first.
+    """Pass up to 500 messages of a service to their handlers again, oldest first.
 
-    Send the answer's `left` with the next call, until it is 0: what fails again meanwhile is not replayed twice.
+    Send the answer's `left` with the next call, until it is 0. So a message that fails again is not replayed twice.
     """
     return _subscriber(selection.pop("service")).replay_all_parked(**selection)
 
@@ -128,7 +128,7 @@ def replay_all_parked(selection):
 @blp.response(200, ParkedProgressView)
 @blp.problems(ParkingLotBusy)
 def discard_all_parked(selection):
-    """Drop up to 500 messages of a service for good, the oldest first; go on as with `replay`."""
+    """Delete up to 500 messages of a service permanently, oldest first. Continue as with `replay`."""
     return _subscriber(selection.pop("service")).discard_all_parked(**selection)
 
 
@@ -139,9 +139,9 @@ def _subscriber(service):
 
 
 def _call_all(*calls):
-    """The answers to calls made at once, None for that of a service that is away.
+    """The results of concurrent calls, None where the service is unavailable or too slow.
 
-    Raises ServiceUnavailable when it is the broker that is, and ParkingLotBusy.
+    Raises ServiceUnavailable when the broker is unreachable, and ParkingLotBusy.
     """
     greenlets = [eventlet.spawn(copy_context().run, _call, call) for call in calls]
     answers = [greenlet.wait() for greenlet in greenlets]

@@ -1,6 +1,7 @@
-"""Logging in and out. The refresh token travels in its cookie alone, the access token never in a query.
+"""Logging in and out. The refresh token travels only in its cookie, the access token never in a query string.
 
-A browser on its way to or from Google shows what it gets: a refusal leads it to the storefront, which says why.
+A browser on its way to or from Google displays the answer. So a refusal redirects it to the storefront, which shows
+the reason.
 """
 
 from flask import Response, current_app, g, jsonify, request
@@ -25,7 +26,6 @@ from gateway.limits import limited
 from gateway.schemas import SignInQuery, TokenView
 from nameko_reliable.errors import ServiceBusy
 
-# Without a preference (no Accept, */*) a client gets the first of the two kinds, a problem.
 HTML, BROWSER_ENDPOINTS = "text/html", ("auth.google", "auth.google_callback")
 
 blp = Blueprint("auth", __name__, description="Logging in and out")
@@ -51,7 +51,7 @@ def login(credentials):
 @blp.response(200, TokenView, headers=["Set-Cookie"])
 @blp.problems(InvalidSession)
 def refresh():
-    """Get a new access token for the cookie, which is replaced. A cookie that was used before ends its session."""
+    """Get a new access token for the cookie, which is replaced. Later use of the old cookie ends the session."""
     refresh_token = cookies.read_refresh()
     if not refresh_token:
         raise InvalidSession
@@ -64,7 +64,7 @@ def refresh():
 @blp.request_cookie(cookies.REFRESH, required=False)
 @blp.response(204, headers=["Set-Cookie"])
 def logout():
-    """End the cookie's session. An access token that is out already holds until it expires, 15 minutes at most."""
+    """End the cookie's session. Its access token stays valid until it expires, 15 minutes at most."""
     refresh_token = cookies.read_refresh()
     if refresh_token:
         g.shop.users.logout(refresh_token=refresh_token)
@@ -75,7 +75,7 @@ def logout():
 @public
 @blp.response(200, {"type": "array", "items": {"type": "string", "enum": ["google"]}})
 def providers():
-    """Where else one can sign in."""
+    """The external sign-in providers."""
     return jsonify(["google"] if current_app.config["GOOGLE_CLIENT_ID"] else [])
 
 
@@ -85,10 +85,10 @@ def providers():
 @blp.response(302, headers=["Location", "Set-Cookie"])
 @blp.problems(NotConfigured, SignInProviderAway)
 def google():
-    """Go and sign in at Google.
+    """Redirect to the sign-in at Google.
 
-    A client that prefers `text/html` is led to the storefront's `/auth/callback#error=<type>` by whatever goes wrong,
-    but the general limit of requests.
+    After an error a client that prefers `text/html` is redirected to the storefront's `/auth/callback#error=<type>`.
+    Only the default rate limit always answers with a problem.
     """
     sign_in = g.shop.users.google_sign_in_url()
     cookies.set_sign_in_stage(sign_in["state"], cookies.BEGUN)
@@ -103,20 +103,20 @@ def google():
 @blp.response(302, headers=["Location", "Set-Cookie"])
 @blp.problems(SignInRefused, SignInProviderAway, NotConfigured, UnprovenAddress, AccountDisabled)
 def google_callback(query):
-    """Come back from Google: on to the storefront, with the access token in the fragment.
+    """Finish the sign-in: redirect to the storefront, with the access token in the fragment.
 
-    A reload leads there again, with a new token if the browser sends the session's cookie.
-    A client that prefers `text/html` is led to the storefront's `/auth/callback#error=<type>` by whatever goes wrong,
-    but the general limit of requests.
+    A reload redirects there again, with a new token if the browser sends the session's cookie.
+    After an error a client that prefers `text/html` is redirected to the storefront's `/auth/callback#error=<type>`.
+    Only the default rate limit always answers with a problem.
     """
     code, state = query["code"], query["state"]
     stage = cookies.read_sign_in_stage(state)
     if stage is None:
-        raise SignInRefused("This sign-in did not begin in this browser: begin it here.")
+        raise SignInRefused("This sign-in did not start in this browser: start again.")
     if stage == cookies.FINISHED:
         return _repeat_redirect()
     if not code:
-        raise SignInRefused("The provider did not sign you in: begin again.")
+        raise SignInRefused("The provider did not sign you in: start again.")
     tokens = _set_session_cookie(g.shop.users.google_sign_in(code=code, state=state, **g.client))
     cookies.set_sign_in_stage(state, cookies.FINISHED)
     return _redirect_to_storefront(f"token={tokens['access_token']}")
@@ -125,19 +125,20 @@ def google_callback(query):
 def _repeat_redirect():
     refresh_token = cookies.read_refresh()
     if not refresh_token:
-        # A browser keeps this cookie back where another site led to the address. The storefront then finds it.
+        # Browsers withhold a Strict cookie on a redirect from another site. The storefront's own requests have it.
         return _redirect_to_storefront()
     try:
         tokens = _set_session_cookie(g.shop.users.refresh(refresh_token=refresh_token))
     except InvalidSession:
-        raise SignInRefused("This sign-in's session has ended: begin again.") from None
+        raise SignInRefused("This sign-in's session has ended: start again.") from None
     return _redirect_to_storefront(f"token={tokens['access_token']}")
 
 
 @blp.errorhandler(Exception)
 def handle_error(error):
-    """A problem, but for who reads pages: a fragment of one."""
+    """A problem; for a browser a redirect to the storefront with the problem's type."""
     problem = problem_response(error)
+    # Without a preference (no Accept, */*) this is the first, a problem.
     preferred = request.accept_mimetypes.best_match((PROBLEM_JSON, JSON, HTML))
     if request.endpoint in BROWSER_ENDPOINTS and preferred == HTML:
         return _redirect_to_storefront(f"error={problem_of(type(error)).type}")
@@ -149,11 +150,11 @@ def _redirect_to_storefront(fragment=""):
 
 
 def _redirect(url):
-    """Flask's redirect would put the address, which may hold a token, into a page as well."""
+    """Flask's redirect would also write the address, which may hold a token, into a page."""
     return Response(status=302, headers={"Location": url})
 
 
 def _set_session_cookie(tokens):
-    """What the body says of them; the refresh token goes into its cookie."""
+    """Move the refresh token into its cookie. Returns the rest, for the body."""
     cookies.set_refresh(tokens.pop("refresh_token"))
     return tokens

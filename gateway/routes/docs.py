@@ -1,4 +1,4 @@
-"""The contract as a document and as a page. The page's files come with an npm package: it works offline."""
+"""The OpenAPI document, and a page that shows it. An npm package brings the page's files, so it works offline."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ TYPES = {
     "favicon-32x32.png": "image/png",
 }
 NAME = {"in": "path", "name": "name", "required": True, "schema": {"type": "string", "enum": ["start.js", *TYPES]}}
-# Addresses are relative, so that the page works behind a proxy's prefix too.
+# Relative addresses also work behind a proxy's path prefix.
 PAGE = """<!doctype html>
 <html lang="en">
   <head>
@@ -46,7 +46,7 @@ CONTENT_SECURITY_POLICY = (
 
 
 class DocsAssets(DependencyProvider):
-    """The page's files, read once: `files` is {name: bytes}."""
+    """The page's files, read once. files: {name: bytes}."""
 
     def setup(self):
         try:
@@ -59,8 +59,8 @@ class DocsAssets(DependencyProvider):
 
 
 def keep_document(app, spec):
-    """Write the OpenAPI document down once: it doesn't change while the process lives."""
-    # Beside itself, wherever a proxy puts it.
+    """Serialize the OpenAPI document once: it does not change while the process runs."""
+    # Relative to the document's own address, as a proxy may add a path prefix.
     spec.options["servers"] = [{"url": "."}]
     app.extensions["openapi.json"] = json.dumps(spec.to_dict(), indent=2).encode()
 
@@ -77,7 +77,7 @@ def openapi():
 @public
 @blp.response(200, {"type": "string"}, content_type="text/html")
 def page():
-    """A page to read it and to try it."""
+    """A page to read this document and try the API."""
     request.environ["answer_headers"]["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
     return Response(PAGE, mimetype="text/html")
 

@@ -12,7 +12,7 @@ from gateway.errors import NotReady
 from gateway.schemas import HealthView, ProbeView
 from nameko_reliable.messages import timestamp
 
-blp = Blueprint("health", __name__, description="How the shop is", calls_services=False)
+blp = Blueprint("health", __name__, description="Health checks", calls_services=False)
 
 HEALTH_SECONDS = 2
 READY_SECONDS = 1
@@ -23,7 +23,7 @@ SHARED_SECONDS = 0.5
 @public
 @blp.response(200, HealthView)
 def health():
-    """What answers and how fast; 200 whatever is down."""
+    """The status and response time of each service. The status is 200 in any case."""
     services = current_app.extensions["health_checks"].check_all(g.shop, HEALTH_SECONDS)
     up = [service["status"] == "up" for service in services.values()]
     return {
@@ -48,7 +48,7 @@ def livez():
 @blp.response(200, ProbeView)
 @blp.problems(NotReady)
 def readyz():
-    """Whether requests make sense here: the broker is in reach and one service at least answers."""
+    """Whether to send requests here: the broker is reachable and at least one service answers."""
     services = current_app.extensions["health_checks"].check_all(g.shop, READY_SECONDS)
     if all(service["status"] == "down" for service in services.values()):
         raise NotReady
@@ -56,10 +56,10 @@ def readyz():
 
 
 class HealthChecks:
-    """Requests within SHARED_SECONDS of each other share one round of questions, running or finished."""
+    """Requests within SHARED_SECONDS of each other share one round of checks, running or finished."""
 
     def __init__(self):
-        self._latest = {}  # seconds that it may take: (started_at, greenlet)
+        self._latest = {}  # timeout in seconds: (started_at, greenlet)
 
     def check_all(self, shop, seconds):
         started_at, checks = self._latest.get(seconds, (float("-inf"), None))
@@ -79,6 +79,6 @@ def _check(shop, service):
     try:
         getattr(shop, service).health()
         status = "up"
-    except Exception:  # Whatever it is, the answer to the question is no.
+    except Exception:  # any error means down
         status = "down"
     return {"status": status, "response_time_ms": round((perf_counter() - started_at) * 1000, 1)}

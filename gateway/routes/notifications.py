@@ -10,7 +10,7 @@ from gateway.live import ClientSocket
 from gateway.paging import PAGE_HEADERS, page_headers
 from gateway.schemas import NotificationQuery
 
-blp = Blueprint("notifications", __name__, description="What the shop told its customers")
+blp = Blueprint("notifications", __name__, description="Notifications to customers")
 sock = Sock()
 
 
@@ -20,7 +20,7 @@ sock = Sock()
 @blp.arguments(NotificationQuery, location="query")
 @blp.response(200, NotificationPageView, headers=PAGE_HEADERS)
 def list_notifications(query):
-    """The caller's notifications, newest first; with all=true everybody's. after_id: only those with a higher id."""
+    """The caller's notifications, newest first; with all=true those of all users. after_id: only higher ids."""
     user_id = None if query.pop("all") else g.caller.user_id
     page = g.shop.notifications.list_notifications(user_id=user_id, **query)
     return page, 200, page_headers(query, page["total"])
@@ -50,7 +50,7 @@ def mark_read(mark, notification_id):
 @blp.response(200, NotificationView)
 @blp.problems(NotificationNotFound, NotFailed, MailNotNeeded)
 def retry_notification(notification_id):
-    """Send a failed or uncertain notification again; after 3 s the answer has it as `pending` still."""
+    """Send a failed or uncertain notification again. After 3 s it is answered as `pending`."""
     return g.shop.notifications.retry_notification(notification_id=notification_id, user_id=g.caller.user_id_filter)
 
 
@@ -67,10 +67,10 @@ def _address():
 
 @sock.bp.before_request
 def prepare_upgrade():
-    """Refuse foreign pages while an HTTP answer is still possible, and give the socket to two senders."""
+    """Refuse foreign origins while an HTTP answer is still possible, and wrap the socket for its two senders."""
     current_app.extensions["origins"].check(request.headers.get("Origin"), request.headers.get("Host"))
     current_app.extensions["live_feed"].refuse_when_full(_address())
-    # Compression would cost each socket 300 kB, and lets a small message unpack to a huge one.
+    # Compression costs 300 kB for each socket, and a small message can unpack to a huge one.
     request.environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)
     request.environ["eventlet.input"] = ClientSocket(
         request.environ["eventlet.input"].get_socket(), request.environ["answer_headers"]

@@ -27,7 +27,7 @@ blp = Blueprint("orders", __name__, description="Orders")
 IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": IdempotencyKey.pattern},
-    "description": "A repeat with the same key and body answers with the first order.",
+    "description": "A repeat with the same key and body returns the first order.",
 }
 
 
@@ -38,7 +38,7 @@ IDEMPOTENCY_KEY = {
 @blp.request_header(IDEMPOTENCY_KEY)
 @blp.problems(ProductNotFound, InsufficientStock, PriceChanged, TooManyOpenOrders, RequestInFlight, KeyReused)
 def create_order(order):
-    """Order: the stock of every line is taken, or nothing is."""
+    """Place an order. The stock of all its lines is reserved, or none."""
     idempotency_key = _idempotency_key()
     with _dropping_products(order["items"]):
         created = g.shop.orders.create_order(
@@ -57,10 +57,10 @@ def create_order(order):
 @blp.arguments(OrderQuery, location="query")
 @blp.response(200, OrderView(many=True), headers=PAGE_HEADERS)
 def list_orders(query):
-    """The caller's orders, newest first; with all=true everybody's.
+    """The caller's orders, newest first; with all=true those of all customers.
 
-    q: a part of the customer's address, or an order's id. from, to: created at `from` or later and before
-    `to`; a bare date counts whole.
+    q: a part of the customer's address, or an order's id. from, to: created at `from` or later and before `to`. A
+    bare date covers the whole day.
     """
     user_id = None if query.pop("all") else g.caller.user_id
     page = g.shop.orders.list_orders(user_id=user_id, **query)
@@ -82,7 +82,7 @@ def get_order(order_id):
 @blp.response(200, OrderView)
 @blp.problems(OrderNotFound, NotAllowed, IllegalTransition)
 def update_status(change, order_id):
-    """Move an order on; its customer may only cancel it."""
+    """Change the status of an order. Its customer may only cancel it."""
     order = g.shop.orders.update_status(
         order_id=order_id,
         status=change["status"],
@@ -105,9 +105,9 @@ def _idempotency_key():
 
 @contextmanager
 def _dropping_products(items):
-    """Whatever came of the call, these products' stock may have changed, or was not what the cache says.
+    """Drop these products from the cache after the call, also when it fails: their stock may differ from the cache.
 
-    items: as they came, perhaps not at all what they must be.
+    items: not validated.
     """
     try:
         yield

@@ -47,7 +47,7 @@ IF_NONE_MATCH = {"name": "If-None-Match", "schema": {"type": "string"}}
 def list_products(query):
     """A page of the catalogue.
 
-    `name` finds words, each of them in the name, the SKU, the category or the description, without accents and case.
+    `name` searches words: each must be in the name, SKU, category or description. Accents and case are ignored.
     """
 
     def fill():
@@ -64,7 +64,7 @@ def list_products(query):
 @blp.alt_response(304, success=True, headers=["ETag"])
 @blp.request_header(IF_NONE_MATCH)
 def list_categories():
-    """The categories, each with how many products it has."""
+    """The categories, each with the number of its products."""
     return _respond(lambda: _cacheable(g.shop.products.list_categories()))
 
 
@@ -75,7 +75,7 @@ def list_categories():
 @blp.request_header(IF_NONE_MATCH)
 @blp.problems(ProductNotFound)
 def get_product(product_id):
-    """One product; an inactive one for admins only."""
+    """One product. An inactive one is shown only to admins."""
     by_admin = g.caller is not None and g.caller.is_admin
 
     def fill():
@@ -103,7 +103,7 @@ def create_product(product):
 @blp.request_header(IF_MATCH)
 @blp.problems(ProductNotFound, SkuTaken, StaleVersion)
 def replace_product(product, product_id):
-    """Replace a product; its stock stays when it isn't given."""
+    """Replace a product. Its stock stays when it is not given."""
     version = _expected_version(product_id)
     return _respond_edited(g.shop.products.replace_product(product_id=product_id, version=version, **product))
 
@@ -135,13 +135,13 @@ def set_stock(change, product_id):
 @blp.response(204)
 @blp.problems(ProductNotFound)
 def delete_product(product_id):
-    """Take a product off the catalogue; orders keep what they show of it."""
+    """Remove a product from the catalogue. Orders keep their copy of its data."""
     g.cache.drop([g.shop.products.delete_product(product_id=product_id)["id"]])
     return Response(status=204)
 
 
 def _public_fields(record):
-    """What everybody may know of a ProductRecord."""
+    """The public fields of a ProductRecord."""
     return {name: record[name] for name in PRODUCT_FIELDS}
 
 
@@ -150,7 +150,7 @@ def _cacheable(result, version=0, headers=None):
 
 
 def _respond(fill, product_id=None, cached=True):
-    """The catalogue as the public sees it comes from the cache; admins see what is."""
+    """Public reads come from the cache; admins read the current data."""
     if cached and not (g.caller is not None and g.caller.is_admin):
         response = g.cache.fetch(key_of(request.environ), fill, product_id)
     else:
@@ -160,20 +160,20 @@ def _respond(fill, product_id=None, cached=True):
 
 
 def _respond_edited(product):
-    """The product as it is now. Reads that come after this answer must not be older."""
+    """The edited product. It is dropped from the cache first, so that reads after this answer are not older."""
     g.cache.drop([product["id"]])
     response = _cacheable(_public_fields(product), product["version"])
     return Response(response.body, headers={"ETag": response.etag}, mimetype="application/json")
 
 
 def _expected_version(product_id):
-    """The version that If-Match names, None when any will do; raises MalformedRequest."""
+    """The version that If-Match names; None when it accepts any. Raises MalformedRequest."""
     header = request.headers.get("If-Match", "*").strip()
     if header == "*":
         return None
     if not re.fullmatch(ETAGS, header):
         raise MalformedRequest('If-Match must be a list of tags like "3-0123456789abcdef", or *.')
-    # A tag that is none of ours fits no version.
+    # A tag that is not ours becomes 0, which is no product's version.
     versions = {int(number or 0) for number in re.findall(r'"(?:([0-9]{1,9})-)?[^"]*"', header)}
     versions = {version for version in versions if version <= MAX_INT}
     if len(versions) > 1:

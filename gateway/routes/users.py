@@ -37,7 +37,7 @@ blp = Blueprint("users", __name__, description="Accounts")
 @blp.response(201, UserView)
 @blp.problems(ServiceBusy, Taken)
 def register(registration):
-    """Open an account. A mail asks to prove the address."""
+    """Open an account. A mail asks to verify the address."""
     return g.shop.users.register(**registration)
 
 
@@ -47,7 +47,7 @@ def register(registration):
 @blp.body(PasswordResetRequest())
 @blp.response(202, AcceptedView)
 def request_password_reset(request):
-    """Have a link for a new password mailed, if there is such an account: the answer doesn't tell."""
+    """Mail a link for a new password, if the account exists. The answer does not reveal whether it does."""
     g.shop.users.request_password_reset(**request)
     return {"detail": "If this address has an account, a mail with a link is on its way to it."}
 
@@ -59,7 +59,7 @@ def request_password_reset(request):
 @blp.response(204)
 @blp.problems(ServiceBusy, InvalidToken)
 def reset_password(reset):
-    """Set a new password with the token of the mail's link. All sessions of the account end."""
+    """Set a new password with the token of the mailed link. All sessions of the account end."""
     g.shop.users.reset_password(**reset)
 
 
@@ -70,7 +70,7 @@ def reset_password(reset):
 @blp.response(204)
 @blp.problems(InvalidToken)
 def verify_email(verification):
-    """Prove the account's address with the token of the mail's link."""
+    """Verify the account's address with the token of the mailed link."""
     g.shop.users.verify_email(**verification)
 
 
@@ -82,7 +82,7 @@ def me():
     try:
         return g.shop.users.get_user(user_id=g.caller.user_id)
     except UserNotFound:
-        raise Unauthenticated("The account is gone.") from None
+        raise Unauthenticated("The account no longer exists.") from None
 
 
 @blp.route("/users/me", methods=["PATCH"])
@@ -102,7 +102,7 @@ def update_profile(profile):
 @blp.response(204)
 @blp.problems(ServiceBusy, TooManyFailures, UserNotFound)
 def change_password(change):
-    """Set a new password. All sessions of the account end, this one among them."""
+    """Set a new password. All sessions of the account end, including this one."""
     g.shop.users.change_password(user_id=g.caller.user_id, **change, client_address=g.client["client_address"])
 
 
@@ -112,9 +112,9 @@ def change_password(change):
 @blp.response(202, AcceptedView)
 @blp.problems(UserNotFound)
 def request_verification():
-    """Have the mail that asks to prove the address sent once more; an address that is proven gets none."""
+    """Send the verification mail again. A verified address gets none."""
     g.shop.users.request_verification(user_id=g.caller.user_id)
-    return {"detail": "Unless your address is proven already, a mail with a link is on its way to it."}
+    return {"detail": "Unless your address is already verified, a mail with a link is on its way to it."}
 
 
 @blp.route("/users/me/sessions")
@@ -123,7 +123,7 @@ def request_verification():
 @blp.request_cookie(cookies.REFRESH, required=False)
 @blp.response(200, SessionView(many=True))
 def list_sessions():
-    """Where the caller is logged in, last used first. `current` is the session of the cookie."""
+    """The caller's sessions, last used first. `current` marks the session of the cookie."""
     return g.shop.users.list_sessions(user_id=g.caller.user_id, refresh_token=cookies.read_refresh())
 
 
@@ -133,7 +133,7 @@ def list_sessions():
 @blp.response(204)
 @blp.problems(SessionNotFound)
 def end_session(session_id):
-    """Log one of the caller's devices out: it gets no new access token. The one that it has expires soon."""
+    """End one of the caller's sessions. It gets no new access token; its last one soon expires."""
     g.shop.users.end_session(user_id=g.caller.user_id, session_id=session_id)
 
 
@@ -142,7 +142,7 @@ def end_session(session_id):
 @blp.arguments(UserQuery, location="query")
 @blp.response(200, UserPageView, headers=PAGE_HEADERS)
 def list_users(query):
-    """All accounts, by id. q: a part of the address or the name."""
+    """All accounts, ordered by id. q: a part of the address or the name."""
     page = g.shop.users.list_users(**query)
     return page, 200, page_headers(query, page["total"])
 
@@ -153,5 +153,5 @@ def list_users(query):
 @blp.response(200, UserView)
 @blp.problems(UserNotFound, LastAdmin, NotAllowed)
 def update_user(changes, user_id):
-    """Change an account's role, or disable or enable it. Either ends its sessions."""
+    """Change an account's role, or disable or enable it. A new role or disabling ends its sessions."""
     return g.shop.users.update_user(user_id=user_id, admin_id=g.caller.user_id, **changes)

@@ -142,7 +142,7 @@ def test_the_fields_of_an_error_are_in_the_body(answered):
     details, _ = answered(InsufficientStock(3, 5, 2))
 
     assert (details["product_id"], details["requested"], details["available"]) == (3, 5, 2)
-    assert details["detail"] == "5 of product 3 were asked for, 2 are left."
+    assert details["detail"] == "5 of product 3 were requested, 2 are left."
 
 
 def test_money_stays_a_string(answered):

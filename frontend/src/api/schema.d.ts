@@ -66,7 +66,7 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Get a new access token for the cookie, which is replaced. A cookie that was used before ends its session.
+         * Get a new access token for the cookie, which is replaced. Later use of the old cookie ends the session.
          * @description Access: public.
          */
         post: {
@@ -114,7 +114,7 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * End the cookie's session. An access token that is out already holds until it expires, 15 minutes at most.
+         * End the cookie's session. Its access token stays valid until it expires, 15 minutes at most.
          * @description Access: public.
          */
         post: {
@@ -158,7 +158,7 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Where else one can sign in.
+         * The external sign-in providers.
          * @description Access: public.
          */
         get: {
@@ -206,9 +206,9 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Go and sign in at Google.
-         * @description A client that prefers `text/html` is led to the storefront's `/auth/callback#error=<type>` by whatever goes wrong,
-         *     but the general limit of requests.
+         * Redirect to the sign-in at Google.
+         * @description After an error a client that prefers `text/html` is redirected to the storefront's `/auth/callback#error=<type>`.
+         *     Only the default rate limit always answers with a problem.
          *
          *     Access: public.
          */
@@ -255,10 +255,10 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Come back from Google: on to the storefront, with the access token in the fragment.
-         * @description A reload leads there again, with a new token if the browser sends the session's cookie.
-         *     A client that prefers `text/html` is led to the storefront's `/auth/callback#error=<type>` by whatever goes wrong,
-         *     but the general limit of requests.
+         * Finish the sign-in: redirect to the storefront, with the access token in the fragment.
+         * @description A reload redirects there again, with a new token if the browser sends the session's cookie.
+         *     After an error a client that prefers `text/html` is redirected to the storefront's `/auth/callback#error=<type>`.
+         *     Only the default rate limit always answers with a problem.
          *
          *     Access: public.
          */
@@ -310,7 +310,7 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Open an account. A mail asks to prove the address.
+         * Open an account. A mail asks to verify the address.
          * @description Access: public.
          */
         post: {
@@ -362,7 +362,7 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Have a link for a new password mailed, if there is such an account: the answer doesn't tell.
+         * Mail a link for a new password, if the account exists. The answer does not reveal whether it does.
          * @description Access: public.
          */
         post: {
@@ -414,7 +414,7 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Set a new password with the token of the mail's link. All sessions of the account end.
+         * Set a new password with the token of the mailed link. All sessions of the account end.
          * @description Access: public.
          */
         post: {
@@ -464,7 +464,7 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Prove the account's address with the token of the mail's link.
+         * Verify the account's address with the token of the mailed link.
          * @description Access: public.
          */
         post: {
@@ -598,7 +598,7 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Set a new password. All sessions of the account end, this one among them.
+         * Set a new password. All sessions of the account end, including this one.
          * @description Access: user.
          */
         post: {
@@ -648,7 +648,7 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Have the mail that asks to prove the address sent once more; an address that is proven gets none.
+         * Send the verification mail again. A verified address gets none.
          * @description Access: user.
          */
         post: {
@@ -694,7 +694,7 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Where the caller is logged in, last used first. `current` is the session of the cookie.
+         * The caller's sessions, last used first. `current` marks the session of the cookie.
          * @description Access: user.
          */
         get: {
@@ -747,7 +747,7 @@ export interface paths {
         put?: never;
         post?: never;
         /**
-         * Log one of the caller's devices out: it gets no new access token. The one that it has expires soon.
+         * End one of the caller's sessions. It gets no new access token; its last one soon expires.
          * @description Access: owner.
          */
         delete: {
@@ -792,7 +792,7 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * All accounts, by id. q: a part of the address or the name.
+         * All accounts, ordered by id. q: a part of the address or the name.
          * @description Access: admin.
          */
         get: {
@@ -854,7 +854,7 @@ export interface paths {
         options?: never;
         head?: never;
         /**
-         * Change an account's role, or disable or enable it. Either ends its sessions.
+         * Change an account's role, or disable or enable it. A new role or disabling ends its sessions.
          * @description Access: admin.
          */
         patch: {
@@ -903,7 +903,7 @@ export interface paths {
         };
         /**
          * A page of the catalogue.
-         * @description `name` finds words, each of them in the name, the SKU, the category or the description, without accents and case.
+         * @description `name` searches words: each must be in the name, SKU, category or description. Accents and case are ignored.
          *
          *     Access: public. is_active=false: admin.
          */
@@ -1005,7 +1005,7 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * The categories, each with how many products it has.
+         * The categories, each with the number of its products.
          * @description Access: public.
          */
         get: {
@@ -1064,7 +1064,7 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * One product; an inactive one for admins only.
+         * One product. An inactive one is shown only to admins.
          * @description Access: public.
          */
         get: {
@@ -1108,7 +1108,7 @@ export interface paths {
             };
         };
         /**
-         * Replace a product; its stock stays when it isn't given.
+         * Replace a product. Its stock stays when it is not given.
          * @description Access: admin.
          */
         put: {
@@ -1154,7 +1154,7 @@ export interface paths {
         };
         post?: never;
         /**
-         * Take a product off the catalogue; orders keep what they show of it.
+         * Remove a product from the catalogue. Orders keep their copy of its data.
          * @description Access: admin.
          */
         delete: {
@@ -1299,9 +1299,9 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * The caller's orders, newest first; with all=true everybody's.
-         * @description q: a part of the customer's address, or an order's id. from, to: created at `from` or later and before
-         *     `to`; a bare date counts whole.
+         * The caller's orders, newest first; with all=true those of all customers.
+         * @description q: a part of the customer's address, or an order's id. from, to: created at `from` or later and before `to`. A
+         *     bare date covers the whole day.
          *
          *     Access: user. all=true: admin.
          */
@@ -1347,14 +1347,14 @@ export interface paths {
         };
         put?: never;
         /**
-         * Order: the stock of every line is taken, or nothing is.
+         * Place an order. The stock of all its lines is reserved, or none.
          * @description Access: user.
          */
         post: {
             parameters: {
                 query?: never;
                 header?: {
-                    /** @description A repeat with the same key and body answers with the first order. */
+                    /** @description A repeat with the same key and body returns the first order. */
                     "Idempotency-Key"?: string;
                 };
                 path?: never;
@@ -1460,7 +1460,7 @@ export interface paths {
         options?: never;
         head?: never;
         /**
-         * Move an order on; its customer may only cancel it.
+         * Change the status of an order. Its customer may only cancel it.
          * @description Access: owner or admin.
          */
         patch: {
@@ -1508,7 +1508,7 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * The caller's notifications, newest first; with all=true everybody's. after_id: only those with a higher id.
+         * The caller's notifications, newest first; with all=true those of all users. after_id: only higher ids.
          * @description Access: user. all=true: admin.
          */
         get: {
@@ -1662,7 +1662,7 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Send a failed or uncertain notification again; after 3 s the answer has it as `pending` still.
+         * Send a failed or uncertain notification again. After 3 s it is answered as `pending`.
          * @description Access: owner or admin.
          */
         post: {
@@ -1710,10 +1710,10 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * What goes on: sales by day, stock that runs low, mails, messages that no handler could take.
-         * @description Days are UTC's, oldest first, today the last; a cancelled order counts in `by_status` alone, which counts all
-         *     orders there are. Of the active products with `low_stock_threshold` left or fewer, the ten lowest are shown.
-         *     What a service has that is stopped, or too slow, is null; only without the broker there is no answer.
+         * The shop's sums: sales by day, low stock, mails, parked messages.
+         * @description Days are in UTC, oldest first, and end today. A cancelled order counts only in `by_status`, which counts all
+         *     orders. `products` has the ten active products with the lowest stock, `low_stock_threshold` or less.
+         *     A section is null when its service is stopped or too slow. Without the broker the answer is 503.
          *
          *     Access: admin.
          */
@@ -1764,8 +1764,8 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Messages that no handler could take, newest first, of all services but those that are `away`.
-         * @description Of more than 1,000 of a service the oldest 1,000 are listed; `total` counts all.
+         * Messages that no handler could process, newest first, of all services except those in `away`.
+         * @description At most the oldest 1,000 messages of a service are listed; `total` counts all.
          *
          *     Access: admin.
          */
@@ -1823,7 +1823,7 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Hand the message to its handler once more. If that fails, it's parked again, under another id.
+         * Pass the message to its handler again. If that fails, it is parked again under another id.
          * @description Access: admin.
          */
         post: {
@@ -1876,7 +1876,7 @@ export interface paths {
         put?: never;
         post?: never;
         /**
-         * Drop the message for good.
+         * Delete the message permanently.
          * @description Access: admin.
          */
         delete: {
@@ -1924,8 +1924,8 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Hand up to 500 messages of a service to their handlers once more, the oldest first.
-         * @description Send the answer's `left` with the next call, until it is 0: what fails again meanwhile is not replayed twice.
+         * Pass up to 500 messages of a service to their handlers again, oldest first.
+         * @description Send the answer's `left` with the next call, until it is 0. So a message that fails again is not replayed twice.
          *
          *     Access: admin.
          */
@@ -1978,7 +1978,7 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Drop up to 500 messages of a service for good, the oldest first; go on as with `replay`.
+         * Delete up to 500 messages of a service permanently, oldest first. Continue as with `replay`.
          * @description Access: admin.
          */
         post: {
@@ -2028,7 +2028,7 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * What answers and how fast; 200 whatever is down.
+         * The status and response time of each service. The status is 200 in any case.
          * @description Access: public.
          */
         get: {
@@ -2124,7 +2124,7 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Whether requests make sense here: the broker is in reach and one service at least answers.
+         * Whether to send requests here: the broker is reachable and at least one service answers.
          * @description Access: public.
          */
         get: {
@@ -2220,7 +2220,7 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * A page to read it and to try it.
+         * A page to read this document and try the API.
          * @description Access: public.
          */
         get: {
@@ -2323,7 +2323,7 @@ export interface components {
             detail: string;
             instance: string;
             request_id: string;
-            /** @description sentences by field, with 422 */
+            /** @description messages by field, with 422 */
             errors?: {
                 [key: string]: unknown;
             };
@@ -2678,12 +2678,12 @@ export interface components {
     parameters: never;
     requestBodies: never;
     headers: {
-        /** @description the request's own, or one that was made for it */
+        /** @description the id that came with the request, or a generated one */
         "X-Request-ID": string;
         "Cache-Control": "no-store" | "no-cache";
-        /** @description what one may ask: limits, each with its quota and its window in seconds */
+        /** @description the limits of this request, each with its quota and its window in seconds */
         "RateLimit-Policy": string;
-        /** @description what is left of it, and in how many seconds it is whole again; absent while nobody counts */
+        /** @description the remaining quota, and the seconds until the window ends; absent without a count */
         RateLimit: string;
         /** @description seconds */
         "Retry-After": number;
@@ -2691,9 +2691,9 @@ export interface components {
         /** @description `"<version>-<hash>"` */
         ETag: string;
         Location: string;
-        /** @description the pages `first`, `prev`, `next` and `last`, as far as there are any (RFC 8288) */
+        /** @description the pages `first`, `prev`, `next` and `last`, where they exist (RFC 8288) */
         Link: string;
-        /** @description how many there are in all */
+        /** @description the number of items in the whole list */
         "X-Total-Count": number;
         /** @description `forage_refresh`, or `forage_sign_in_…` */
         "Set-Cookie": string;

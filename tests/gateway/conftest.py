@@ -1,4 +1,4 @@
-"""One whole shop for the session's gateway tests: every service and the gateway, in this process."""
+"""A whole shop for all gateway tests of the session: every service and the gateway, in this process."""
 
 import secrets
 import time
@@ -29,7 +29,7 @@ _numbers = count(1)
 
 @pytest.fixture(scope="session")
 def shop(brokers, databases, smtp_server, sign_in_provider_server):
-    """`url`, `ws_url`, `config`, `rpc`, `sql`, and the `gateway`'s container."""
+    """`url`, `ws_url`, `port`, `config`, `rpc`, `sql`, and the container of the `gateway`."""
     services = (Users, Products, Orders, Notifications)
     broker = brokers.new()
     config = configuration(
@@ -66,7 +66,7 @@ def shop(brokers, databases, smtp_server, sign_in_provider_server):
 
 @pytest.fixture
 def run_gateway(shop, container_factory):
-    """`run_gateway(RATE_LIMIT_SCALE="0.1")` is one more gateway of the shop: `url`, and its `container`."""
+    """`run_gateway(RATE_LIMIT_SCALE="0.1")` starts another gateway of the shop: `url`, `ws_url` and its `container`."""
 
     def run(**settings):
         config = {**shop.config, "GATEWAY_PORT": str(free_port()), **settings}
@@ -84,7 +84,7 @@ def provider(container, name):
 
 
 class Client:
-    """HTTP as one person: `ada.get("/orders")` is a `requests` response. No cookies, no retries."""
+    """HTTP as one user: `ada.get("/orders")` is a `requests` response."""
 
     def __init__(self, url, token=None, user=None):
         self.url, self.token, self.user = url, token, user
@@ -118,7 +118,7 @@ def anonymous(shop):
 
 @pytest.fixture(scope="session")
 def new_customer(shop):
-    """`new_customer()` registers somebody and logs them in."""
+    """`new_customer()` registers a customer and logs them in."""
 
     def new(role="customer"):
         number = next(_numbers)
@@ -138,7 +138,7 @@ def new_customer(shop):
 
 @pytest.fixture(scope="module")
 def failures_are_forgotten(shop):
-    """For who logs in wrongly many times: else the next test would be told to wait."""
+    """For tests with many failed logins, which would make the next test wait."""
     yield
     shop.sql("users", "DELETE FROM login_failures")
 
@@ -155,7 +155,7 @@ def customer(new_customer):
 
 @pytest.fixture(scope="session")
 def new_product(admin):
-    """`new_product(stock_quantity=3)` is a product in the catalogue, as the API shows it."""
+    """`new_product(stock_quantity=3)` adds a product and returns it as the API shows it."""
 
     def new(**fields):
         product = {"name": "Chanterelle", "price": "29.99", "stock_quantity": 10, "sku": f"T-{uuid4().hex[:12]}"}
@@ -168,7 +168,7 @@ def new_product(admin):
 
 @pytest.fixture
 def new_token(shop):
-    """Signs an access token as users does; keywords change its claims, None leaves one out."""
+    """Signs an access token as users does. Keywords change its claims; None leaves one out."""
 
     def new(secret=shop.config["JWT_SECRET"], algorithm="HS256", **changes):
         now = int(time.time())
@@ -182,7 +182,7 @@ def new_token(shop):
 
 @pytest.fixture
 def access_tokens():
-    """Reads tokens signed with a secret of their own."""
+    """AccessTokens with a secret of this test's own."""
     access_tokens = AccessTokens()
     access_tokens.container = SimpleNamespace(config={"JWT_SECRET": secrets.token_hex(), "JWT_SECRET_PREVIOUS": None})
     access_tokens.setup()
@@ -191,7 +191,7 @@ def access_tokens():
 
 @pytest.fixture
 def new_feed(shop):
-    """`new_feed(header=[…])` is a Feed. After the test the shop has forgotten it: others count its sockets."""
+    """`new_feed(header=[…])` opens a Feed. It is closed after the test, as other tests count the shop's sockets."""
     live_feed, feeds = provider(shop.gateway, "live_feed"), []
     before = set(live_feed._clients)
 
@@ -207,7 +207,7 @@ def new_feed(shop):
 
 @pytest.fixture
 def open_feed(new_feed):
-    """`open_feed(token)` is a Feed that has been greeted, and has been told who it is."""
+    """`open_feed(token)` opens a Feed and reads its greeting and the answer to its token."""
 
     def open_feed(token=None, **options):
         feed = new_feed(header=[f"Authorization: Bearer {token}"] if token else [], **options)
@@ -219,7 +219,7 @@ def open_feed(new_feed):
     return open_feed
 
 
-# Answers of every part that gives some, to one who has no token.
+# An answer of each part that gives answers, without a token.
 every_answer = pytest.mark.parametrize(
     ("method", "path", "headers", "status"),
     [
@@ -244,7 +244,7 @@ every_answer = pytest.mark.parametrize(
 
 
 def problem(answer):
-    """The answer's problem details, checked for the members that all have."""
+    """The answer's problem details. Checks the members that all problems have."""
     assert answer.headers["Content-Type"] == "application/problem+json", answer.text
     assert answer.headers["Cache-Control"] == "no-store"
     details = answer.json()

@@ -7,7 +7,7 @@ from dev.client import document
 
 @dataclass(frozen=True)
 class Operation:
-    """access: who may use it. admin_when: the (parameter, value) of a query that only admins may send, or None."""
+    """access: its access level. admin_when: the (parameter, value) of a query that only admins may send, or None."""
 
     method: str
     path: str
@@ -38,7 +38,7 @@ class Operation:
 
     @property
     def example_body(self):
-        """The last of each choice, true for each flag; None without a body."""
+        """The last value of each enum, else true; None without a body."""
         if self.body_schema is None:
             return None
         return {
@@ -47,7 +47,7 @@ class Operation:
         }
 
     def path_with(self, value):
-        """The path with this in the place of every parameter."""
+        """The path with this value for every parameter."""
         pieces = self.path.split("{")
         return pieces[0] + "".join(f"{value}{piece.partition('}')[2]}" for piece in pieces[1:])
 

@@ -1,4 +1,4 @@
-"""Who may do what: every operation of the OpenAPI document, asked as everybody there is."""
+"""Access: every operation of the OpenAPI document, requested with each role."""
 
 import json
 import secrets
@@ -19,11 +19,11 @@ from nameko_reliable.testing.waiting import wait_for
 from .conftest import PASSWORD, Client, problem
 from .documents import operations
 
-# Nothing about these is right but their address.
+# Only the address of these requests is valid.
 INVALID_BODY = {"data": b"\xff{", "headers": {"Content-Type": "text/plain"}}
 REFUSALS = {"unauthenticated", "access-denied"}
 OPERATIONS = list(operations())
-# A query parameter's value may need more than the rest of its operation.
+# Operations with a query parameter that only admins may send.
 WITH_ADMIN_PARAMETER = [operation for operation in OPERATIONS if operation.admin_when]
 every_operation = pytest.mark.parametrize("operation", OPERATIONS, ids=str)
 
@@ -34,7 +34,7 @@ def of_access(*levels):
 
 
 def kind_of_refusal(answer):
-    """`unauthenticated`, `access-denied` or None, whatever else the answer says."""
+    """`unauthenticated`, `access-denied`, or None for any other answer."""
     kind = answer.json().get("type") if "problem+json" in answer.headers.get("Content-Type", "") else None
     return kind if kind in REFUSALS else None
 
@@ -64,7 +64,7 @@ def test_a_customer_gets_403_at_an_admin_route_before_validation(customer, opera
 
 @of_access("public")
 def test_anyone_may_use_a_public_route(shop, operation):
-    """Also with a token that doesn't hold: a public route ignores it."""
+    """A public route also ignores an invalid token."""
     for headers in ({}, {"Authorization": "Bearer nonsense"}):
         answer = requests.request(
             operation.method, shop.url + operation.path_with(1), headers=headers, allow_redirects=False, timeout=15
@@ -79,7 +79,7 @@ def test_a_customer_may_use_a_user_route(customer, operation):
 
 @every_operation
 def test_an_admin_is_never_refused_by_role(admin, operation):
-    # Not followed: a redirect leads out of the shop.
+    # A redirect would lead out of the shop.
     answer = admin.request(operation.method, operation.path_with(999_999_999), allow_redirects=False)
 
     assert kind_of_refusal(answer) is None
@@ -94,12 +94,12 @@ def test_an_admin_parameter_is_refused_to_other_callers(anonymous, customer, adm
     assert admin.request(operation.method, path).status_code == 200
 
 
-# Owners
+# Ownership
 
 
 @pytest.fixture
 def owned(shop, new_customer, new_product):
-    """A customer with one of each thing that somebody can own: path parameter → id."""
+    """A customer with one of each resource that has an owner. ids: {path parameter: id}."""
     owner = new_customer()
     order = owner.post("/orders", {"items": [{"product_id": new_product()["id"], "quantity": 1}]}).json()
 
@@ -125,10 +125,10 @@ def test_another_users_resource_is_not_found(owned, customer, operation):
     answer = send(customer, operation, owned.ids)
 
     assert answer.status_code == 404
-    # The same as for what was never there.
-    nobodys = send(customer, operation, dict.fromkeys(owned.ids, 999_999_999))
-    assert problem(answer)["type"] == problem(nobodys)["type"]
-    assert problem(answer).keys() == problem(nobodys).keys()
+    # The answer is the same as for an unknown id.
+    unknown = send(customer, operation, dict.fromkeys(owned.ids, 999_999_999))
+    assert problem(answer)["type"] == problem(unknown)["type"]
+    assert problem(answer).keys() == problem(unknown).keys()
 
 
 @of_access("owner", "owner or admin")
@@ -203,7 +203,7 @@ def test_a_token_with_a_forged_role_is_refused(shop, customer):
 
 def test_a_token_that_carries_its_own_key_is_refused(anonymous, new_token):
     claims = jwt.decode(new_token(role="admin"), options={"verify_signature": False})
-    key = "a key of the forger's own, of 32 bytes"
+    key = "a forger's key, of 32 bytes or more"
     header = {"jwk": {"kty": "oct", "k": part(key)}, "kid": "/dev/null", "jku": "https://evil.example/keys"}
     forged = jwt.encode(claims, key, algorithm="HS256", headers=header)
 
@@ -215,7 +215,7 @@ def test_a_disabled_user_gets_no_new_token_and_the_old_one_expires(shop, admin, 
     login = user.post("/users/login", {"email": user.user["email"], "password": PASSWORD}).json()
     admin.patch(f"/users/{user.user['id']}", {"is_active": False})
 
-    # As docs/security.md says: access tokens are checked by their signature alone, for 15 minutes at most.
+    # As docs/security.md says, only the signature of an access token is checked. It lives for 15 minutes at most.
     assert user.get("/orders").status_code == 200
     assert user.post("/auth/refresh").status_code == 401
     claims = jwt.decode(login["access_token"], options={"verify_signature": False})

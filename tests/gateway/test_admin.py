@@ -1,4 +1,4 @@
-"""What the back office has of its own: its sums, and the messages that no handler could take."""
+"""The back office: its sums, and the parked messages."""
 
 from datetime import date, timedelta
 
@@ -27,7 +27,7 @@ QUEUES = {
 
 @pytest.fixture
 def open_office(config, run_service, new_token):
-    """`open_office()` is an admin at a gateway of this test's own, without services."""
+    """`open_office()` is an admin's client at a gateway of this test's own, without services."""
 
     def open_office(**settings):
         run_service(Gateway, **settings)
@@ -51,7 +51,7 @@ def sections_of(office):
 
 
 def test_an_order_counts_on_its_day_and_a_cancelled_one_only_by_status(admin, customer, new_product):
-    # By the order's own day: a run may cross midnight.
+    # Compared by the order's own day, as the test may run over midnight.
     before = admin.get("/admin/summary").json()["orders"]
     line = {"product_id": new_product(price="12.30")["id"], "quantity": 2}
     placed = customer.post("/orders", {"items": [line]}).json()
@@ -167,7 +167,7 @@ def test_the_back_office_gets_503_without_the_broker(open_office, proxy, path):
 
 @pytest.fixture
 def parked(office, run_service, broker):
-    """`parked(notifications="not JSON")` has services park what they can't handle, and returns the office's list."""
+    """`parked(notifications="not JSON")` makes services park these messages, and returns the parked messages."""
     run_service(Products)
     run_service(Notifications)
 
@@ -183,7 +183,7 @@ def parked(office, run_service, broker):
 
 
 def test_parked_messages_of_all_services_are_listed(office, parked):
-    page = parked(products="no JSON", notifications="none either")
+    page = parked(products="no JSON", notifications="no JSON")
 
     assert {name: page[name] for name in ("total", "limit", "offset", "away")} == {
         "total": 2,
@@ -266,7 +266,7 @@ def test_a_message_is_replayed(office, parked):
 
     answer = office.post(f"{path}/replay")
 
-    # Its handler can't take it now either, so it comes back as another.
+    # Its handler fails again, so it is parked under another id.
     [again] = wait_for(lambda: office.get("/admin/parked").json()["messages"])
     assert (answer.status_code, answer.content) == (204, b"")
     assert (again["body"], again["id"] == message["id"]) == ("no JSON", False)

@@ -29,7 +29,7 @@ def forbidden():
 
 
 class SlowFill:
-    """A fill that answers when it is told to."""
+    """A fill that waits for `finish` or `fail`."""
 
     def __init__(self):
         self.calls = 0

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-# Every route of the design that this gateway has.
+# The routes that design and documentation promise.
 OPERATIONS = {
     "POST /users/register",
     "POST /users/login",

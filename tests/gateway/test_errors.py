@@ -97,7 +97,7 @@ EXAMPLES = [
 
 @pytest.fixture
 def answered():
-    """`answered(error)` is the problem and the headers that a client would get."""
+    """`answered(error)` is the problem and the headers that a client gets for the error."""
 
     def answered(error):
         with Flask("shop").test_request_context("/orders/3", environ_overrides={"request_id": "r-1"}):
@@ -121,7 +121,7 @@ def test_each_error_has_its_status_and_type(answered, error, status, word):
 def test_the_outcome_metric_of_a_call_matches_the_status_of_its_error(error, status, word):
     expected = {502: "unavailable", 503: "unavailable", 504: "timeout"}.get(status, "refused")
     if word == "not-configured":
-        # It would go on for ever, and nothing is down.
+        # This state is permanent, and no service is down.
         expected = "refused"
 
     assert outcome_of(error) == expected

@@ -11,13 +11,13 @@ from tests.factories import an_account
 
 from .conftest import problem
 
-# As Chromium and Firefox send it when somebody follows a link.
+# The Accept header of Chromium and Firefox when a user follows a link.
 ACCEPT_HTML = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
 
 
 @pytest.fixture
 def browser(shop):
-    """Follows no redirect: the test looks where each leads."""
+    """A browser that follows no redirects, so that tests can check them."""
 
     class Browser(requests.Session):
         def go(self, path, accept="*/*", **query):
@@ -35,7 +35,7 @@ def state_of(url):
 
 
 def email_in(answer):
-    """Of the access token in the fragment."""
+    """The address in the access token of the fragment."""
     token = answer.headers["Location"].partition("#token=")[2]
     return jwt.decode(token, options={"verify_signature": False})["email"]
 
@@ -121,11 +121,11 @@ def test_a_state_that_differs_from_its_cookie_is_refused(browser, sign_in_provid
 
     assert answer.status_code == 400
     assert problem(answer)["type"] == "sign-in-refused"
-    assert browser.go("/auth/google/callback", code=code, state=state).status_code == 302, "it is not spent"
+    assert browser.go("/auth/google/callback", code=code, state=state).status_code == 302, "the state can still be used"
 
 
 def test_a_state_without_its_cookie_is_refused(shop, browser, sign_in_provider):
-    """Else a link could sign its reader in as somebody else."""
+    """Otherwise a link could sign its reader in to another account."""
     code, state = sign_in_provider.log_in(browser.begin(), email=an_account()["email"])
 
     answer = requests.get(f"{shop.url}/auth/google/callback", params={"code": code, "state": state})
@@ -154,7 +154,7 @@ def test_a_reloaded_callback_redirects_like_the_first(shop, browser, sign_in_pro
 
 
 def test_a_reloaded_callback_without_the_session_cookie_redirects_without_a_token(browser, sign_in_provider):
-    """As browsers reload what another site led to: the cookie is Strict."""
+    """Browsers withhold the Strict cookie when another site redirected to the reloaded page."""
     code, state = sign_in_provider.log_in(browser.begin(), email=an_account()["email"])
     browser.go("/auth/google/callback", code=code, state=state)
     del browser.cookies["forage_refresh"]
@@ -228,7 +228,7 @@ def test_an_unreachable_or_slow_provider_gets_502(browser, sign_in_provider, fai
 
     answer = browser.go("/auth/google/callback", code=code, state=state)
 
-    # A call that takes 5 s is a 504.
+    # A call that takes 5 s gets 504.
     assert answer.status_code == 502
     assert problem(answer)["type"] == "sign-in-provider-away"
 

@@ -1,4 +1,4 @@
-"""What browsers are told with every answer, whoever gives it."""
+"""The security and CORS headers of every answer, whichever part gives it."""
 
 import re
 import socket
@@ -87,7 +87,7 @@ def test_a_gateway_without_its_docs_assets_names_the_command_to_run(tmp_path, mo
         DocsAssets().setup()
 
 
-def of_cors(answer):
+def cors_headers(answer):
     return {name for name in answer.headers if name.startswith("Access-Control-")}
 
 
@@ -119,7 +119,7 @@ def test_allowed_origins_may_read_rate_limit_refusals(run_gateway):
 def test_foreign_origins_may_read_nothing(anonymous, origin, path):
     answer = anonymous.get(path, headers={"Origin": origin})
 
-    assert not of_cors(answer)
+    assert not cors_headers(answer)
     assert answer.headers["Vary"] == "Origin"
 
 

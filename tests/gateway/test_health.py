@@ -41,7 +41,7 @@ def test_metrics_are_not_public(shop, anonymous):
 
 @pytest.fixture
 def url(config, run_service):
-    """A gateway without any service."""
+    """The URL of a gateway without any service."""
     run_service(Gateway)
     return f"http://127.0.0.1:{config['GATEWAY_PORT']}"
 
@@ -71,14 +71,14 @@ def test_with_all_services_down_the_gateway_lives_but_is_not_ready(url):
 def test_a_call_to_a_stopped_service_is_503_at_once(url):
     answer = requests.get(f"{url}/products")
 
-    # One that is waited for in vain is a 504.
+    # A call that waits until its deadline gets 504.
     assert answer.status_code == 503
     assert problem(answer)["type"] == "service-unavailable"
     assert answer.headers["Retry-After"]
 
 
 class SlowCatalogue:
-    """Answers in the name of the catalogue, but slowly."""
+    """Replaces products and answers slowly."""
 
     name = "products"
 
@@ -100,7 +100,7 @@ class SlowCatalogue:
 
 
 class CountingCatalogue:
-    """Counts in the name of the catalogue how often it was asked how it is."""
+    """Replaces products and counts its health checks."""
 
     name = "products"
     checks = 0
@@ -141,7 +141,7 @@ def test_a_slow_service_delays_the_health_check_by_two_seconds_at_most(slow_cata
     answer = requests.get(f"{slow_catalogue}/health")
 
     assert answer.json()["services"]["products"]["status"] == "down"
-    # What is asked without a limit of its own has five.
+    # Other calls may take five seconds.
     assert answer.elapsed.total_seconds() < 5
 
 

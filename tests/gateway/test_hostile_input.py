@@ -1,4 +1,4 @@
-"""Every operation of the OpenAPI document, asked with what nobody should send: never a 5xx."""
+"""Every operation of the OpenAPI document, requested with hostile input: never a 5xx."""
 
 import json
 from itertools import product as combinations
@@ -40,15 +40,15 @@ NOT_OBJECTS = [
     b'{"items": ' + b"[" * 900 + b"]" * 900 + b"}",
     b'{"items": [' + b"{}," * 50_000 + b"{}]}",
 ]
-# Lines, headers and what is no JSON are read before any route. So they are asked of each part that reads requests in a
-# way of its own: routes with a body and without one, one with a cookie, the cache.
+# Request lines, headers and JSON syntax are parsed before any route. So they are tested on one route of each kind: with
+# a body, without one, with a cookie, and from the cache.
 EACH_PART = ("/orders", "/products", "/auth/refresh")
 READ_BY_ALL = ("Origin", "X-Request-ID", "Accept", "Content-Type", "Host")
 READ_BY_SOME = ("If-Match", "If-None-Match", "Idempotency-Key")
 
 
 def text_of(case):
-    """JSON of it; Python writes no whole number of thousands of digits by itself."""
+    """The case as JSON. Python refuses to write an integer of thousands of digits."""
     return json.dumps(case).replace("10000000000000000000000000001", "1" * 4000)
 
 
@@ -78,14 +78,14 @@ def operation(request):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def nothing_here_is_secret(nothing_secret_is_logged):
-    """Also what is sent as a password or a token."""
+def values_are_no_secrets(nothing_secret_is_logged):
+    """The values that these tests send as passwords and tokens are no secrets."""
     nothing_secret_is_logged.harmless.update(PARTS, TEXTS)
 
 
 @pytest.fixture(scope="module")
 def ids(new_customer, new_product):
-    """Things that are there, for paths that lead somewhere."""
+    """The ids of existing resources, for the parameters of paths."""
     product, customer = new_product(), new_customer()
     order = customer.post("/orders", {"items": [{"product_id": product["id"], "quantity": 1}]}).json()
     return {
@@ -102,18 +102,18 @@ def ids(new_customer, new_product):
 
 @pytest.fixture
 def send(admin, caplog):
-    """Asks as who may do most: no 5xx, and every refusal is a problem."""
+    """`send(method, path)` sends a request as an admin, and checks that it gets no 5xx, and a problem if refused."""
 
-    def check(method, path, **options):
-        # With cookies, requests itself would choke on a broken Host.
+    def send(method, path, **options):
+        # With cookies, requests itself fails on a broken Host.
         admin.session.cookies.clear()
-        # Not followed: a redirect leads out of the shop.
+        # A redirect would lead out of the shop.
         answer = admin.request(method, path, allow_redirects=False, **options)
         assert answer.status_code < 500, (path[:200], str(options)[:200], answer.text)
         if answer.status_code >= 400:
             problem(answer)
 
-    yield check
+    yield send
     assert not [
         record
         for record in caplog.records
@@ -150,7 +150,7 @@ def test_no_header_gets_a_5xx(operation, ids, send):
     else:
         described = [parameter["name"] for parameter in operation.described.get("parameters", ())]
         names = [name for name in READ_BY_SOME if name in described]
-    # A broken body would be refused first.
+    # An invalid body would be refused first.
     body = text_of(valid_body(operation, ids)) if operation.body_schema else None
     for name, value in combinations(names, (b"", b"\xff\xfe", b'"' * 3000, b"," * 5000)):
         headers = {"Content-Type": "application/json", name: value}
@@ -160,7 +160,7 @@ def test_no_header_gets_a_5xx(operation, ids, send):
 def test_no_body_gets_a_5xx(operation, ids, send):
     method, path = operation.method, operation.path
     if operation.body_schema is None:
-        # Who takes no body looks at none.
+        # A route without a body ignores one.
         bodies = (b"{", TOO_LONG)
     else:
         bodies = NOT_JSON + NOT_OBJECTS if path in EACH_PART else NOT_OBJECTS

@@ -168,7 +168,7 @@ def test_no_header_names_the_software(anonymous):
 
 @pytest.fixture
 def log():
-    """`log()` is what was logged since, as the entries of the JSON log."""
+    """`log()` is the list of entries that were logged since the start of the test."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(formatter("json", "INFO"))
@@ -221,7 +221,7 @@ def test_the_request_id_is_passed_to_the_service(config, run_service, log):
     client = Client(f"http://127.0.0.1:{config['GATEWAY_PORT']}")
 
     def answered():
-        # Not from the cache: no call has been answered yet.
+        # The cache is empty, as no call has been answered yet.
         return client.get("/products/categories", headers={"X-Request-ID": "travels"}).status_code == 200
 
     wait_for(answered)
@@ -230,7 +230,7 @@ def test_the_request_id_is_passed_to_the_service(config, run_service, log):
 
 
 def test_an_address_with_double_slashes_is_not_redirected(anonymous):
-    """Least of all to the host that the client named."""
+    """Flask would redirect it to the Host that the client sent."""
     answer = anonymous.get("//products//1", headers={"Host": "evil.example"}, allow_redirects=False)
 
     assert answer.status_code == 404

@@ -1,4 +1,4 @@
-"""How much one may ask: tests of gateway/limits.py, each with a gateway and counts of its own."""
+"""The limits of gateway/limits.py. Most tests start a gateway with counts of its own."""
 
 import re
 import signal
@@ -110,7 +110,7 @@ def test_users_are_counted_separately_and_anonymous_clients_by_address(run_gatew
 
 def test_logins_have_a_separate_limit_by_address(run_gateway, customer, new_customer):
     gateway = run_gateway(RATE_LIMIT_SCALE="0.1")
-    ada, bo = (Client(gateway.url, somebody.token) for somebody in (customer, new_customer()))
+    ada, bo = (Client(gateway.url, user.token) for user in (customer, new_customer()))
 
     answers = [client.post("/users/login", WRONG) for client in (ada, bo, ada, bo)]
 
@@ -157,7 +157,7 @@ def test_an_untrusted_proxy_does_not_name_the_client(run_gateway):
 
 @pytest.fixture
 def redis(tmp_path):
-    """A Redis of this test's own, with its `uri`. Takes less than a second."""
+    """A Redis of this test's own, with its `uri`."""
     port = free_port()
     command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)]
     server = Server("redis", tmp_path, command, is_ready=lambda: "Ready to accept connections" in server.output())
@@ -258,12 +258,12 @@ def port_of(gateway):
 
 
 @contextmanager
-def slow_bodies(gateway, count, begun, address="127.0.0.1"):
-    """So many connections that have sent the beginning of a request and then nothing."""
+def slow_bodies(gateway, count, start, address="127.0.0.1"):
+    """`count` connections that have sent the start of a request and send nothing more."""
     with ExitStack() as stack:
         for _ in range(count):
             connection = socket.create_connection(("127.0.0.1", port_of(gateway)), source_address=(address, 0))
-            stack.enter_context(connection).sendall(begun)
+            stack.enter_context(connection).sendall(start)
         yield
 
 
@@ -296,7 +296,7 @@ def test_concurrent_large_bodies_are_limited_for_each_address(run_gateway, monke
     assert refused.status_code == 503
     assert problem(refused)["type"] == "overloaded"
     assert (small, another_address) == (415, 415)
-    # A client that has left, or was answered, is no longer counted.
+    # A client that has disconnected or got its answer is no longer counted.
     wait_for(lambda: large_bodies.taken == 0)
     assert [status_from("127.0.3.1", gateway, BIG) for _ in range(3)] == [415] * 3
 

@@ -92,11 +92,11 @@ def test_every_client_gets_a_product_change(admin, open_feed, new_product):
 
     admin.patch(f"/products/{product['id']}", {"price": "3.50", "is_active": False})
 
-    def news():
+    def latest_change():
         data = feed.hear_until("product")["data"]
         return data if data["id"] == product["id"] and data["price"] == "3.50" else None
 
-    data = wait_for(news)
+    data = wait_for(latest_change)
     revision = data.pop("revision")
     assert data == {"id": product["id"], "price": "3.50", "stock_quantity": 5, "is_active": False}
     assert isinstance(revision, int)
@@ -111,7 +111,7 @@ def test_a_watching_client_gets_only_changes_of_the_watched_products(shop, open_
     shop.rpc.products.set_stock(product_id=other["id"], stock_quantity=1)
     shop.rpc.products.set_stock(product_id=watched["id"], stock_quantity=2)
 
-    # The hint of its creation may still be on its way.
+    # The event of its creation may still arrive.
     wait_for(lambda: feed.hear_until("product")["data"]["stock_quantity"] == 2)
     assert feed.hears_nothing_more()
 
@@ -245,7 +245,7 @@ def test_a_broken_handshake_is_malformed(anonymous, headers):
 
 def test_an_oversized_message_closes_the_socket_with_its_code(open_feed, live_feed):
     feed = open_feed()
-    # As others do at any time.
+    # Other clients' changes may arrive at any time.
     live_feed.push_product(ProductChanged(id=2**62, price=1, stock_quantity=1, is_active=True, revision=1))
 
     feed.socket.send("x" * (live_module.MAX_MESSAGE_BYTES + 1))
@@ -269,7 +269,7 @@ def test_a_client_that_does_not_answer_pings_is_closed(open_feed, live_feed, mon
 
     wait_for(lambda: not live_feed._clients - before)
 
-    # Product news may have come first.
+    # Product messages may come first.
     opcodes = iter(lambda: silent.socket.recv_data(control_frame=True)[0], websocket.ABNF.OPCODE_CLOSE)
     assert websocket.ABNF.OPCODE_PING in list(opcodes)
 
@@ -279,7 +279,7 @@ def test_a_client_that_answers_pings_stays_connected(open_feed, monkeypatch):
     feed = open_feed()
     feed.watch()
 
-    # The second comes once the first was answered, as the client does by itself.
+    # The second ping comes once the first is answered, which the client library does.
     opcodes = [feed.socket.recv_data(control_frame=True)[0] for _ in range(2)]
 
     assert opcodes == [websocket.ABNF.OPCODE_PING] * 2
@@ -295,14 +295,14 @@ def test_a_slow_reader_is_dropped_and_blocks_no_other_client(open_feed, live_fee
     quick = open_feed()
     event = ProductChanged(id=2**62, price=1, stock_quantity=1, is_active=True, revision=1)
 
-    # Later it would be dropped as one that answers no ping.
-    with eventlet.Timeout(live_module.PING_SECONDS, AssertionError("the slow reader is waited for")):
+    # After PING_SECONDS it would be dropped because it answers no ping.
+    with eventlet.Timeout(live_module.PING_SECONDS, AssertionError("the slow reader blocks")):
         while slow in live_feed._clients:
             live_feed.push_product(event)
             assert quick.hear_until("product")
 
 
-def say_at_once(feed, count):
+def send_at_once(feed, count):
     for _ in range(count):
         feed.say(type="ping")
 
@@ -311,8 +311,8 @@ def test_a_burst_of_messages_is_answered(open_feed):
     feed = open_feed()
     feed.watch()
 
-    # Two more were said.
-    say_at_once(feed, live_module.MAX_BURST - 2)
+    # Two messages were sent by watch().
+    send_at_once(feed, live_module.MAX_BURST - 2)
 
     assert [feed.hear()["type"] for _ in range(live_module.MAX_BURST - 2)] == ["pong"] * (live_module.MAX_BURST - 2)
 
@@ -321,7 +321,7 @@ def test_a_client_over_the_message_rate_gets_an_error_and_is_closed(open_feed, l
     before = set(live_feed._clients)
     feed = open_feed()
 
-    say_at_once(feed, 3 * live_module.MAX_BURST)
+    send_at_once(feed, 3 * live_module.MAX_BURST)
 
     assert "messages a second" in feed.hear_until("error")["detail"]
     assert feed.closing_code() == 1008
@@ -329,17 +329,17 @@ def test_a_client_over_the_message_rate_gets_an_error_and_is_closed(open_feed, l
 
 
 MASK = bytes(4)
-PING, PONG, MORE = (bytes([first, 0x80]) + MASK for first in (0x89, 0x8A, 0x00))
-SAID = json.dumps({"type": "ping"}).encode()
-SAID_AT_ONCE = bytes([0x81, 0x80 | len(SAID)]) + MASK + SAID
+PING, PONG, CONTINUATION = (bytes([first, 0x80]) + MASK for first in (0x89, 0x8A, 0x00))
+MESSAGE = json.dumps({"type": "ping"}).encode()
+WHOLE_MESSAGE = bytes([0x81, 0x80 | len(MESSAGE)]) + MASK + MESSAGE
 
 
 @pytest.mark.parametrize(
     ("begin", "flood", "end"),
     [
-        (b"", PING, SAID_AT_ONCE),
-        (b"", PONG, SAID_AT_ONCE),
-        (bytes([0x01, 0x80]) + MASK, MORE, bytes([0x80, 0x80 | len(SAID)]) + MASK + SAID),
+        (b"", PING, WHOLE_MESSAGE),
+        (b"", PONG, WHOLE_MESSAGE),
+        (bytes([0x01, 0x80]) + MASK, CONTINUATION, bytes([0x80, 0x80 | len(MESSAGE)]) + MASK + MESSAGE),
     ],
     ids=["pings", "pongs", "parts of a message"],
 )
@@ -384,7 +384,7 @@ def test_frames_are_counted_however_the_stream_is_split(sizes, cuts):
             return bytes([0x82, 0x80 | size])
         return bytes([0x82, 0xFE]) + size.to_bytes(2) if size < 2**16 else bytes([0x82, 0xFF]) + size.to_bytes(8)
 
-    # What looks like a head, in a payload, is none.
+    # Bytes of a payload that look like a head are not counted.
     stream = b"".join(head(size) + MASK + b"\x89\x80" * (size // 2) + b"\x89" * (size % 2) for size in sizes)
     bounds = sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts)})
     frames = FrameCounter()
@@ -415,7 +415,7 @@ def test_a_user_has_a_limited_number_of_sockets_however_they_authenticate(custom
         assert str(most) in feed.hear_until("error")["detail"]
     assert len(live_feed._of_user[customer.user["id"]]) == most
     late_by_header.close()
-    # Who has a place may give a newer token.
+    # An authenticated socket may send a newer token.
     feeds[0].say(type="authenticate", token=customer.token)
     assert feeds[0].hear_until("authenticated")
     feeds[0].close()

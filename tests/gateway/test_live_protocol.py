@@ -1,6 +1,7 @@
-"""The WebSocket feed, told garbage: an answer to what can be read, a proper code for what can't, and nobody's news.
+"""Invalid messages and frames to the WebSocket feed.
 
-Frames are made by hand: no client library would send these.
+A readable message gets an answer, a protocol error closes the socket with its code, and no client gets another user's
+news. Frames are made by hand, as no client library sends invalid ones.
 """
 
 import json
@@ -29,7 +30,7 @@ example_settings = settings(max_examples=100, derandomize=True, database=None)
 
 
 def frame(opcode, payload=b"", *, is_last=True, reserved_bits=0, is_masked=True, length=None):
-    """A client's frame. length: as (format of struct, number), other than what the payload has."""
+    """A client's frame. length: (struct format, number), to claim another length than the payload's."""
     first = is_last << 7 | reserved_bits << 4 | opcode
     if length is None:
         size = len(payload)
@@ -45,14 +46,14 @@ def frame(opcode, payload=b"", *, is_last=True, reserved_bits=0, is_masked=True,
 
 
 def fragments(opcode, payload, cuts):
-    """The frames of one message in several parts."""
+    """The frames of one fragmented message."""
     bounds = [0, *sorted(cut % (len(payload) + 1) for cut in cuts), len(payload)]
     parts = [payload[start:end] for start, end in pairwise(bounds)]
     last = len(parts) - 1
     return [frame(opcode if n == 0 else CONTINUATION, part, is_last=n == last) for n, part in enumerate(parts)]
 
 
-# What is said, as (frames, types of what is answered)
+# Messages, as (frames, types of the answers)
 
 
 def message_frame(message, kind):
@@ -91,7 +92,7 @@ def forged_tokens(draw):
         )
     )
     algorithm = draw(st.sampled_from(["none", "HS256", "HS512"]))
-    key = None if algorithm == "none" else "a forger's own key, of more than 64 bytes, so that any algorithm takes it"
+    key = None if algorithm == "none" else "a forger's key, of more than 64 bytes, so that any algorithm accepts it"
     return jwt.encode(claims, key, algorithm)
 
 
@@ -117,49 +118,52 @@ harmless = st.one_of(
     st.binary(max_size=125).map(lambda data: (frame(PONG, data), [])),
     st.binary(max_size=125).map(lambda data: (frame(PING, data), [])),
     st.tuples(small_texts, cuts).map(lambda it: (b"".join(fragments(TEXT, it[0].encode(), it[1])), ["error"])),
-    # A control frame may come between the parts of a message.
+    # A control frame may come between the fragments of a message.
     st.tuples(cuts, st.binary(max_size=125)).map(
         lambda it: (frame(PING, it[1]).join(fragments(TEXT, b'{"type": "ping"}', it[0])), ["pong"])
     ),
 )
 PROTOCOL_ERRORS = {
     "a frame without a mask": (PROTOCOL_ERROR, frame(TEXT, b'{"type": "ping"}', is_masked=False)),
-    "an opcode that is none": (PROTOCOL_ERROR, frame(0x3, b"x")),
-    "a control opcode that is none": (PROTOCOL_ERROR, frame(0xB)),
-    "a bit of an extension": (PROTOCOL_ERROR, frame(TEXT, b"x", reserved_bits=4)),
-    "no UTF-8": (INVALID_UTF8, frame(TEXT, b"\xff\xfe")),
+    "an unknown opcode": (PROTOCOL_ERROR, frame(0x3, b"x")),
+    "an unknown control opcode": (PROTOCOL_ERROR, frame(0xB)),
+    "a reserved bit": (PROTOCOL_ERROR, frame(TEXT, b"x", reserved_bits=4)),
+    "invalid UTF-8": (INVALID_UTF8, frame(TEXT, b"\xff\xfe")),
     "half a character": (INVALID_UTF8, frame(TEXT, "🍄".encode()[:2])),
     "half a surrogate pair": (INVALID_UTF8, frame(TEXT, "\ud83c".encode(errors="surrogatepass"))),
-    "the rest of no message": (PROTOCOL_ERROR, frame(CONTINUATION, b"x")),
-    "a message in another": (PROTOCOL_ERROR, frame(TEXT, b"x", is_last=False) + frame(TEXT, b"x")),
+    "a continuation without a message": (PROTOCOL_ERROR, frame(CONTINUATION, b"x")),
+    "a message inside another": (PROTOCOL_ERROR, frame(TEXT, b"x", is_last=False) + frame(TEXT, b"x")),
     "a ping that is too long": (PROTOCOL_ERROR, frame(PING, b"x" * 126)),
-    "a ping in parts": (PROTOCOL_ERROR, frame(PING, b"x", is_last=False)),
-    "a length that is negative": (PROTOCOL_ERROR, frame(TEXT, b"x", length=("Q", 2**63))),
-    "a length spelled too long": (PROTOCOL_ERROR, frame(TEXT, b"x", length=("Q", 1))),
-    "a goodbye of one byte": (PROTOCOL_ERROR, frame(CLOSE, b"x")),
-    "a goodbye with no code of the protocol": (PROTOCOL_ERROR, frame(CLOSE, struct.pack("!H", 1005))),
-    "a goodbye with a code too low": (PROTOCOL_ERROR, frame(CLOSE, struct.pack("!H", 999))),
-    "a goodbye that is no UTF-8": (INVALID_UTF8, frame(CLOSE, struct.pack("!H", 1000) + b"\xff")),
+    "a fragmented ping": (PROTOCOL_ERROR, frame(PING, b"x", is_last=False)),
+    "a negative length": (PROTOCOL_ERROR, frame(TEXT, b"x", length=("Q", 2**63))),
+    "a length in too many bytes": (PROTOCOL_ERROR, frame(TEXT, b"x", length=("Q", 1))),
+    "a close frame of one byte": (PROTOCOL_ERROR, frame(CLOSE, b"x")),
+    "a close frame with a reserved code": (PROTOCOL_ERROR, frame(CLOSE, struct.pack("!H", 1005))),
+    "a close frame with a code below 1000": (PROTOCOL_ERROR, frame(CLOSE, struct.pack("!H", 999))),
+    "a close frame with invalid UTF-8": (INVALID_UTF8, frame(CLOSE, struct.pack("!H", 1000) + b"\xff")),
     "a message that is too big": (TOO_BIG, frame(TEXT, b"x" * (MAX_MESSAGE_BYTES + 1))),
-    "data that are too big": (TOO_BIG, frame(BINARY, b"x" * (MAX_MESSAGE_BYTES + 1))),
-    "too much of what was announced": (TOO_BIG, frame(TEXT, b"x" * (MAX_MESSAGE_BYTES + 1), length=("Q", 2**40))),
-    "too big a message in parts": (
+    "binary data that are too big": (TOO_BIG, frame(BINARY, b"x" * (MAX_MESSAGE_BYTES + 1))),
+    "too much of a huge message": (
+        TOO_BIG,
+        frame(TEXT, b"x" * (MAX_MESSAGE_BYTES + 1), length=("Q", 2**40)),
+    ),
+    "a fragmented message that is too big": (
         TOO_BIG,
         b"".join(fragments(TEXT, b"x" * (MAX_MESSAGE_BYTES + 1), range(0, 9000, 90))),
     ),
-    "a proper goodbye": (1000, frame(CLOSE, struct.pack("!H", 1000) + b"bye")),
-    "a goodbye of one's own": (4321, frame(CLOSE, struct.pack("!H", 4321))),
+    "a normal close": (1000, frame(CLOSE, struct.pack("!H", 1000) + b"bye")),
+    "a close with a private code": (4321, frame(CLOSE, struct.pack("!H", 4321))),
 }
 
 
 class RawFeed(Feed):
-    """A socket of nobody's that says whatever it is told to."""
+    """An anonymous client that sends raw bytes."""
 
     def send_bytes(self, data):
         self.socket.sock.sendall(data)
 
     def hear_types(self, count):
-        """The types of so many messages."""
+        """The types of the next `count` messages."""
         return [self.hear()["type"] for _ in range(count)]
 
 
@@ -170,7 +174,7 @@ def live_feed(shop):
 
 @pytest.fixture(scope="module")
 def bystander(shop, new_customer):
-    """A customer, `user_id`, who is connected all the while. They only listen: what they say would be counted."""
+    """The feed of a customer, `user_id`, connected during the whole module. It only listens, as its messages count."""
     customer = new_customer()
     feed = Feed(shop.ws_url, header=[f"Authorization: Bearer {customer.token}"])
     feed.user_id = customer.user["id"]
@@ -182,7 +186,7 @@ def bystander(shop, new_customer):
 
 @pytest.fixture(scope="module")
 def connect(shop, live_feed):
-    """`with connect() as client:` is a new socket; after the block the shop has forgotten it."""
+    """`with connect() as client:` opens a socket. After the block the gateway has removed it."""
 
     @contextmanager
     def connect():
@@ -204,7 +208,7 @@ def nothing_goes_wrong(caplog):
 
 
 def is_undisturbed(bystander, live_feed):
-    """Whether a notification for the bystander is the next thing that they hear."""
+    """Whether the next message to the bystander is a notification of their own."""
     about = {"event_type": "order_confirmation", "subject": "Thanks", "message": "It is on its way."}
     about |= {"order_id": 1, "sequence": 1}
     number = next(numbers)
@@ -226,13 +230,13 @@ def test_invalid_messages_are_answered_in_order_without_other_users_news(connect
 
 
 @pytest.mark.parametrize("case", PROTOCOL_ERRORS)
-# Not shrunk: a code that doesn't come is waited for.
+# Not shrunk, as each missing code is waited for.
 @settings(example_settings, max_examples=10, phases=[Phase.generate])
 @given(steps=st.lists(harmless, max_size=5))
 def test_a_protocol_error_closes_the_socket_with_its_code(connect, live_feed, bystander, case, steps):
-    code, breaking = PROTOCOL_ERRORS[case]
+    code, data = PROTOCOL_ERRORS[case]
     with connect() as client:
-        client.send_bytes(b"".join(data for data, _ in steps) + breaking)
+        client.send_bytes(b"".join(frames for frames, _ in steps) + data)
 
         assert client.closing_code() == code
         assert is_undisturbed(bystander, live_feed)

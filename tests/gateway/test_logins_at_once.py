@@ -1,4 +1,4 @@
-"""Many logins at once: they wait for the processor, and hold up no one else."""
+"""Many concurrent logins: they wait for a processor, and block no other calls."""
 
 import os
 
@@ -24,8 +24,8 @@ MOST_ACCEPTED = HASHING_SLOTS + HashingLimit.most_waiting
 
 @pytest.fixture
 def crowded_shop(own_shop, monkeypatch):
-    """A shop with many accounts: `url`, `first` and `accounts`."""
-    # However busy this machine is, what is let in gets its answer.
+    """A shop with many accounts: `url`, and the accounts `first` and `accounts`."""
+    # So that accepted logins get their answer on a busy machine too.
     monkeypatch.setattr(hooks, "CALL_SECONDS", 600)
     own_shop.run(Users)
     own_shop.run(Gateway)
@@ -48,7 +48,7 @@ def log_in(crowded_shop, account, session=requests):
 @pytest.fixture
 def slow_hashes(monkeypatch):
     """No password is checked before `slow_hashes.set()`."""
-    # Waited for in threads, not in greenlets.
+    # The waiting is in threads, not in greenlets.
     may_end, check = patcher.original("threading").Event(), bcrypt.checkpw
     monkeypatch.setattr(bcrypt, "checkpw", lambda *arguments: may_end.wait() and check(*arguments))
     yield may_end
@@ -78,7 +78,7 @@ def test_fifty_concurrent_logins_block_no_other_call_and_each_succeeds_or_is_ref
 
 
 def test_a_login_that_would_wait_too_long_is_refused_at_once_and_others_succeed(crowded_shop, slow_hashes, monkeypatch):
-    # As if a hash took minutes, or the process had been frozen amid one.
+    # As if a hash took minutes, or the process had been frozen during one.
     monkeypatch.setattr(passwords, "MARGIN", 10**6)
 
     answers = []

@@ -1,4 +1,4 @@
-"""What the gateway counts: requests by their route, and sockets by who they are."""
+"""The gateway's metrics: requests by route, and sockets by state."""
 
 import pytest
 import requests

@@ -23,7 +23,7 @@ FIELDS = {
 
 @pytest.fixture
 def notification(customer, new_product):
-    """What the customer was told about an order, once the mail is out."""
+    """The notification of a customer's order, once its mail is sent."""
     customer.post("/orders", {"items": [{"product_id": new_product()["id"], "quantity": 1}]})
 
     def sent():

@@ -16,7 +16,7 @@ def cart(*lines):
 
 @pytest.fixture
 def order(customer, new_product):
-    """One that the customer has just placed."""
+    """A new order of the customer."""
     return customer.post("/orders", cart((new_product(), 1))).json()
 
 
@@ -291,14 +291,14 @@ def test_an_order_beyond_the_limit_of_open_orders_is_refused_with_the_numbers(cu
     assert answer.status_code == 409
     details = problem(answer)
     assert details["type"] == "too-many-open-orders"
-    # Of the tests' own RATE_LIMIT_SCALE.
+    # Multiplied by the tests' RATE_LIMIT_SCALE.
     assert (details["most_orders"], details["most_units"]) == (20_000, 200_000)
     assert "0 open orders with 0 units, and this one has 210000; 20000 orders with 200000 units" in details["detail"]
-    # The same is said to those whose address is confirmed.
+    # Accounts with a confirmed address get the same sentence.
     assert details["detail"].endswith("An account whose address is not confirmed is allowed fewer.")
 
 
-# Whether the address is proven
+# Mails to proven and unproven addresses
 
 
 def order_mails(smtp, person):
@@ -312,8 +312,8 @@ def order_and_cancel(person, product, times):
         assert person.patch(f"/orders/{order['id']}/status", {"status": "cancelled"}).status_code == 200
 
 
-def wait_until_told(person, number):
-    """Until so many notifications stand in the list, none of them with a mail that waits."""
+def wait_until_notified(person, number):
+    """Wait until the person has `number` notifications, and none of their mails is pending."""
     wait_for(lambda: person.get("/notifications").json()["total"] == number)
     wait_for(lambda: person.get("/notifications?status=pending").json()["total"] == 0)
 
@@ -321,7 +321,7 @@ def wait_until_told(person, number):
 def test_ordering_and_cancelling_in_a_loop_sends_six_mails_to_an_unproven_address(customer, new_product, smtp):
     order_and_cancel(customer, new_product(), times=10)
 
-    wait_until_told(customer, 20)
+    wait_until_notified(customer, 20)
     assert len(order_mails(smtp, customer)) == 6
     listed = customer.get("/notifications").json()["notifications"]
     assert len({row["error_message"] for row in listed}) == 2
@@ -335,7 +335,7 @@ def test_a_proven_address_gets_a_mail_for_every_step(shop, customer, new_product
     order_and_cancel(proven, new_product(), times=4)
     proven.patch(f"/orders/{ordered_before['id']}/status", {"status": "cancelled"})
 
-    wait_until_told(proven, 10)
+    wait_until_notified(proven, 10)
     assert len(order_mails(smtp, customer)) == 10
 
 

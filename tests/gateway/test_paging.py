@@ -1,4 +1,4 @@
-"""The one habit of all lists: `limit` with `offset` or `page`, `X-Total-Count`, and `Link`."""
+"""The paging of all lists: `limit` with `offset` or `page`, `X-Total-Count`, and `Link`."""
 
 from itertools import chain
 from uuid import uuid4

@@ -24,7 +24,7 @@ FIELDS = {
 
 @pytest.fixture
 def category():
-    """One that nothing is in yet."""
+    """A category without products."""
     return f"category {uuid4().hex}"
 
 
@@ -403,8 +403,7 @@ def test_a_cached_answer_has_the_content_and_headers_of_the_first(shop, anonymou
 
 def test_an_admins_reads_bypass_the_cache(shop, admin, new_product):
     product = new_product()
-    everybody = Client(shop.url)
-    everybody.get(f"/products/{product['id']}")
+    Client(shop.url).get(f"/products/{product['id']}")
 
     assert admin.get(f"/products/{product['id']}", headers={"If-None-Match": '"old"'}).status_code == 200
 

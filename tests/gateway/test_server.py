@@ -1,4 +1,4 @@
-"""The gateway as an HTTP server, spoken to byte by byte. What holds for any app is in kit/tests/test_web.py."""
+"""The gateway as an HTTP server, on raw sockets. kit/tests/test_web.py tests what holds for any app."""
 
 import json
 import signal
@@ -21,7 +21,7 @@ from tests.infrastructure.feed import Feed
 
 @pytest.fixture
 def speak(shop):
-    """`speak(b"…")` sends the bytes on a connection of its own and returns all that comes until it is closed."""
+    """`speak(b"…")` sends the bytes on a new connection and returns everything received until it is closed."""
 
     def speak(*parts):
         with socket.create_connection(("127.0.0.1", shop.port), timeout=10) as connection:
@@ -39,7 +39,7 @@ def speak(shop):
 
 
 def server_of(gateway):
-    """The extension of a gateway's container."""
+    """The WsgiServer of a gateway's container."""
     return next(entrypoint for entrypoint in gateway.entrypoints if isinstance(entrypoint, server_module.WsgiServer))
 
 
@@ -118,7 +118,7 @@ def test_a_body_over_its_time_limit_is_refused(speak, monkeypatch):
 
 
 class BlockingCatalogue:
-    """Answers in the name of the catalogue, once, when it is told to."""
+    """Replaces products and answers once, after `may_answer`."""
 
     name = "products"
 
@@ -166,7 +166,7 @@ def test_a_second_signal_does_not_prevent_a_clean_stop(config, processes):
 
         gateway.send(signal.SIGTERM)
 
-        # Until now it waits for the body.
+        # Until now the gateway waits for the body.
         connection.shutdown(socket.SHUT_WR)
         assert gateway.process.wait(timeout=SECONDS_TO_END) == 0
 

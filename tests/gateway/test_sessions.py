@@ -20,7 +20,7 @@ COOKIE_ROUTES = [
 
 
 class Browser(Client):
-    """Keeps cookies, and remembers the account that it logged in with."""
+    """A client that keeps cookies and has an account of its own."""
 
     def __init__(self, shop):
         super().__init__(shop.url)
@@ -99,7 +99,7 @@ def test_a_stolen_cookie_that_is_used_later_ends_the_session(shop, browser):
     stolen = browser.cookie
     browser.post("/auth/refresh")
     [session] = browser.get("/users/me/sessions").json()
-    assert refresh_with(shop, stolen).status_code == 200, "two tabs at once both live on"
+    assert refresh_with(shop, stolen).status_code == 200, "two tabs may refresh at once"
     aged = "UPDATE refresh_tokens SET replaced_at = replaced_at - interval '11 seconds' WHERE session_id = %s"
     shop.sql("users", aged, session["id"])
 

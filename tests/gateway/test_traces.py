@@ -1,4 +1,4 @@
-"""What a request's span says, and who decides about it."""
+"""The spans of requests and pushes, and which traces are kept."""
 
 import socket
 
@@ -13,7 +13,7 @@ from tests.infrastructure.feed import Feed
 from .conftest import provider
 from .test_server import server_of
 
-# It says that it is kept, and whoever decides by the id keeps this one first.
+# Its flag says that it is kept, and a sampler by trace id would keep it at any ratio.
 FROM_OUTSIDE = f"00-{'1' * 16}{'0' * 16}-{'1' * 16}-01"
 
 
@@ -38,7 +38,7 @@ def test_a_span_is_named_by_its_route_even_for_a_cached_answer(gateway, collecto
         requests.get(f"{gateway.url}/products?name=secret", timeout=10)
         return {collector.find("products/list_products", below=span) != [] for span in collector.find("GET /products")}
 
-    # News of a product that another test made may empty the cache.
+    # The event of another test's product may empty the cache.
     wait_for(lambda: made_a_call() == {True, False})
 
     assert {span.attributes["http.route"] for span in collector.find("GET /products")} == {"/products"}
@@ -91,7 +91,7 @@ def test_a_push_that_never_reaches_its_socket_is_an_error(gateway, collector):
 
     with live_feed.tracer.entry_span(Operation("order")):
         for _ in range(MAX_QUEUED + 2):
-            # The first is never all sent, the last finds no place.
+            # The first is never sent completely, and the last does not fit into the queue.
             client.enqueue("x" * 1_000_000, live_feed.tracer.span(PUSH))
 
     pushes = wait_for(lambda: len(found := collector.find(PUSH.name)) == MAX_QUEUED + 2 and found)

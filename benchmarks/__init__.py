@@ -1,4 +1,4 @@
-"""What one machine's shop can do, and what each process pays for it. `make bench` runs them all.
+"""Benchmarks of a shop on one machine: its throughput, and the CPU time of each process. `make bench` runs them all.
 
-A module of scenarios registers each with `@scenario("name")` (benchmarks/shop.py) and is imported in __main__.
+A module of scenarios registers each with `@scenario("name")` (benchmarks/shop.py). __main__ imports the module.
 """

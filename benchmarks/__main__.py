@@ -1,4 +1,4 @@
-"""`make bench`, or python -m benchmarks [SCENARIO …]: numbers about a shop of its own, and no judgement."""
+"""`make bench`, or python -m benchmarks [SCENARIO …]: measures a shop that it starts, and judges nothing."""
 
 import os
 import platform
@@ -6,7 +6,7 @@ import signal
 import sys
 import warnings
 
-warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")  # docs/decisions/ says why it is here
+warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")  # docs/decisions/ says why we use it
 
 from benchmarks import scenarios, tracing  # noqa: E402, F401
 from benchmarks.load import BenchmarkFailed  # noqa: E402
@@ -16,7 +16,7 @@ from nameko_reliable.testing.servers import CannotStart  # noqa: E402
 
 
 def main(names):
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # then the shop's folder is removed, too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the shop's folder is removed
     unknown = [name for name in names if name not in SCENARIOS]
     if unknown:
         sys.exit(f"forage: There is no scenario {' or '.join(unknown)}; there are {', '.join(SCENARIOS)}.")

@@ -1,8 +1,8 @@
 """Closed loops: each client sends its next request when it has the answer to its last one.
 
-The clients share one thread, one selector and requests that are bytes already, so that they take little from the
-servers they share the cores with; their CPU time is told, too. A tool like wrk would take less still, but logs
-nobody in, gives no order a key of its own, and speaks neither AMQP nor WebSocket.
+The clients share the cores with the servers. So they run in one thread with one selector, and send prepared bytes;
+their CPU time is reported too. A tool like wrk takes less, but cannot log in, send a new key with each order, or
+speak AMQP and WebSocket.
 """
 
 import json
@@ -20,11 +20,11 @@ ANSWER_SECONDS = 15
 
 
 class BenchmarkFailed(Exception):
-    """Carries the sentence that says what went wrong."""
+    """Its text is a sentence that says what went wrong."""
 
 
 class LoadResult:
-    """What came of one: latencies_ms of all answers, errors {what came instead: how often}, seconds in all."""
+    """latencies_ms: of all answers. errors: {unexpected answer: count}. seconds: the whole duration."""
 
     def __init__(self):
         self.latencies_ms, self.errors, self.seconds = [], Counter(), 0
@@ -35,7 +35,7 @@ class LoadResult:
 
 
 def percentile(values, percent):
-    """The smallest value that so many percent of all don't exceed."""
+    """The smallest value that `percent` percent of the values do not exceed."""
     return sorted(values)[max(0, math.ceil(len(values) * percent / 100) - 1)]
 
 
@@ -50,7 +50,7 @@ def request(method, path, body=None, **headers):
 
 
 def http(port, clients, seconds, expected=200):
-    """Have each client send until the time is over. clients: an iterator of requests each. expected: the status."""
+    """Let each client send requests for that time. clients: iterators of requests. expected: the status."""
     load, started_at = LoadResult(), time.perf_counter()
     with selectors.DefaultSelector() as selector:
         for number, requests in enumerate(clients):
@@ -80,13 +80,13 @@ def http(port, clients, seconds, expected=200):
 
 
 def connect(port, number):
-    """Each client has an address of its own, as customers have: limits by address count it by itself."""
+    """Connect from an address that is the client's alone, since limits count by address."""
     address = f"127.0.{1 + number // 250}.{1 + number % 250}"
     return socket.create_connection(("127.0.0.1", port), ANSWER_SECONDS, source_address=(address, 0))
 
 
 class _Client:
-    """One kept connection."""
+    """One connection, kept open."""
 
     def __init__(self, port, number, requests):
         self.socket = connect(port, number)
@@ -101,7 +101,7 @@ class _Client:
         self.socket.sendall(data)
 
     def receive(self):
-        """The status, once the answer is there to its end, else None."""
+        """The status, once the whole answer is received; None before."""
         data = self.socket.recv(65536)
         if not data:
             raise BenchmarkFailed("The gateway closed a connection.")
@@ -116,7 +116,7 @@ class _Client:
 
 
 def rpc(uri, service, method, outstanding, seconds):
-    """Calls without arguments, so many of them at once, by one client that speaks AMQP and nothing more."""
+    """Calls without arguments by a bare AMQP client. outstanding: the number of calls at once."""
     load = LoadResult()
     reply_to, body = uuid4().hex, b'{"args":[],"kwargs":{}}'
     with Connection(uri) as connection, connection.channel() as channel:

@@ -1,4 +1,4 @@
-"""A line for each thing measured: how much, how fast, and who paid for it."""
+"""One line for each measurement: throughput, latencies, and CPU time of each process."""
 
 from benchmarks.load import LoadResult, percentile
 
@@ -12,7 +12,7 @@ HEAD = f"{'':43} {'ms until the answer':^23} {'':6}  {'CPU ms for each':^71}\n{C
 
 
 class Row:
-    """busy: {part: share of a core while the load lasted}. cpu_ms: {part: CPU time for each, with what came later}."""
+    """busy: {part: share of a core during the load}. cpu_seconds: {part: CPU time, with that of follow-up work}."""
 
     def __init__(self, name, load, busy, cpu_seconds):
         self.name, self.load, self.busy = name, load, busy
@@ -43,7 +43,7 @@ class Report:
         print(f"  {text}", flush=True)
 
     def measure(self, name, run, settle=False):
-        """Add what `run()` took, which returns a LoadResult. settle: what it set off counts too, and is waited for."""
+        """Add a line for `run()`, which returns a LoadResult. settle: wait for the follow-up work and count it too."""
         before = self.shop.cpu_seconds()
         load = run()
         during = self.shop.cpu_seconds()
@@ -60,7 +60,7 @@ class Report:
         return row
 
     def count(self, name, count, run):
-        """The same for what is not requests: so many are done when `run()` returns the seconds that they took."""
+        """The same for work without requests: `run()` does `count` units of it and returns its seconds."""
 
         def counted():
             load = LoadResult()

@@ -1,4 +1,4 @@
-"""What people and processes ask of a shop. Each scenario lasts some seconds and changes nothing for the others."""
+"""The scenarios. Each lasts some seconds and does not affect the others."""
 
 import selectors
 import signal
@@ -19,13 +19,13 @@ CUSTOMERS = 8
 SOCKETS = 1000
 PUSHES = 10
 EVENTS = 2000
-# Far from those of real orders.
+# Far above the ids of real orders.
 FIRST_INVENTED_ORDER = 10**12
 SENT = f"notifications WHERE order_id >= {FIRST_INVENTED_ORDER} AND status = 'sent'"
 
 
 def measure(shop, report, name, clients, expected=200, settle=False):
-    """clients: makes the list of them anew, since the warm-up takes one."""
+    """clients: makes a new list of clients, as the warm-up uses one up."""
 
     def run(seconds):
         return load.http(shop.port, clients(), seconds, expected)
@@ -38,19 +38,19 @@ def measure(shop, report, name, clients, expected=200, settle=False):
 
 @scenario("idle")
 def idle(shop, report):
-    """What processes that nobody asks anything take: heartbeats, timers, and the relays' and polls' looks."""
-    report.title("Idle, each being a second")
+    """The CPU time of idle processes: heartbeats, timers, and the queries of relays and polls."""
+    report.title("Idle, per second")
 
     def wait():
         time.sleep(report.seconds)
         return report.seconds
 
-    report.count("nobody asks", report.seconds, wait)
+    report.count("no requests", report.seconds, wait)
 
 
 @scenario("catalogue")
 def catalogue(shop, report):
-    """Reads of the catalogue: from the gateway's cache, and, as admins read, from products."""
+    """Reads of the catalogue: from the gateway's cache, and, for admins, from products."""
     report.title("Catalogue, GET")
     product = f"/products/{shop.products()[0]['id']}"
     with load.connect(shop.port, 0) as socket:
@@ -70,8 +70,8 @@ def catalogue(shop, report):
 
 @scenario("orders")
 def orders(shop, report):
-    """Orders of one line, with all that follows from them: reservations settled, notifications stored, mails sent."""
-    report.title("Orders, POST, with all that follows")
+    """Orders of one line, with their follow-up work: reservations settled, notifications stored, mails sent."""
+    report.title("Orders, POST, with their follow-up work")
     products, tokens = shop.products(), shop.customers(CUSTOMERS)
     bytes_before, orders_before = shop.database_bytes(), shop.count("orders", "orders")
     for name, clients, chosen in (
@@ -93,7 +93,7 @@ def place_orders(shop, report, name, clients, products, tokens):
 
 
 def ordering(clients, products, tokens):
-    """So many clients, each of whom orders one of a product again and again."""
+    """Clients that each order one unit of a product, again and again. clients: their number."""
 
     def place(number):
         product, token = products[number % len(products)], tokens[number % len(tokens)]
@@ -107,8 +107,8 @@ def ordering(clients, products, tokens):
 
 @scenario("lists")
 def lists(shop, report):
-    """A customer's orders and notifications, 20 of them."""
-    report.title("A customer's lists, GET, 20 of 100 and more")
+    """Pages of 20 of a customer's orders and notifications."""
+    report.title("A customer's lists, GET, pages of 20 of at least 100")
     [token] = shop.customers(1)
     product = shop.products()[0]
     authorization = {"Authorization": f"Bearer {token}"}
@@ -123,7 +123,7 @@ def lists(shop, report):
 
 @scenario("logins")
 def logins(shop, report):
-    """Right passwords, hashed by bcrypt with the 12 rounds of a default."""
+    """Correct passwords, hashed by bcrypt with the default of 12 rounds."""
     report.title("Logins, POST")
     shop.customers(CUSTOMERS)
     accounts = [{"email": f"customer-{number}@forage.example", "password": PASSWORD} for number in range(CUSTOMERS)]
@@ -134,7 +134,7 @@ def logins(shop, report):
 
 @scenario("rpc")
 def rpc(shop, report):
-    """products.health, one SELECT, by a client that speaks AMQP alone."""
+    """products.health, one SELECT, called by a bare AMQP client."""
     report.title("RPC: products.health")
     for outstanding in (1, CLIENTS):
 
@@ -147,7 +147,7 @@ def rpc(shop, report):
 
 @scenario("sockets")
 def sockets(shop, report):
-    """WebSockets that are held, and changes of products that all of them hear of."""
+    """Open WebSockets, and product changes that are pushed to all of them."""
     report.title(f"WebSockets: a change of a product, pushed to {SOCKETS}")
     gateway = psutil.Process(shop.replicas["gateway"][0].process.pid)
     products, admin = shop.products(), shop.admin()
@@ -159,7 +159,7 @@ def sockets(shop, report):
     finally:
         for socket in held:
             socket.close()
-    report.note(f"{SOCKETS} sockets took {memory_bytes / SOCKETS / 1024:.0f} KiB of the gateway's memory each.")
+    report.note(f"Each of {SOCKETS} sockets took {memory_bytes / SOCKETS / 1024:.0f} KiB of the gateway's memory.")
 
 
 def _open_socket(shop, number):
@@ -176,7 +176,7 @@ def _open_socket(shop, number):
 
 
 def _push(shop, held, products, admin):
-    """Change each product once; every socket is to hear of each. A latency is from the change's request on."""
+    """Change each product once, and wait for it at every socket. A latency starts with the change's request."""
     result, started_at = LoadResult(), time.perf_counter()
     with selectors.DefaultSelector() as selector:
         for socket in held:
@@ -188,7 +188,7 @@ def _push(shop, held, products, admin):
             while left:
                 ready = selector.select(load.ANSWER_SECONDS)
                 if not ready:
-                    raise BenchmarkFailed(f"{left} of {len(held)} sockets heard nothing of a change.")
+                    raise BenchmarkFailed(f"{left} of {len(held)} sockets did not get a change.")
                 for key, _ in ready:
                     if b'"type":"product"' in key.fileobj.recv(65536):
                         result.latencies_ms.append((time.perf_counter() - changed_at) * 1000)
@@ -199,10 +199,10 @@ def _push(shop, held, products, admin):
 
 @scenario("events")
 def events(shop, report):
-    """A backlog of order.created: out of the outbox, into products, into notifications, and on as mails.
+    """A backlog of order.created, from the outbox to products, to notifications, and to mails.
 
-    Their orders don't exist: neither products nor notifications asks. A process that is not measured is halted,
-    for less than the broker waits for a heartbeat.
+    The orders do not exist: neither products nor notifications checks them. Processes that are not measured are
+    paused, for less time than the broker's heartbeat timeout.
     """
     report.title(f"Events: a backlog of {EVENTS} order.created, step by step")
     shop.wait_until_settled()
@@ -249,7 +249,7 @@ def _fill_outbox(shop):
 
 @scenario("replicas")
 def replicas(shop, report):
-    """Orders with more replicas. On a machine of a few cores they can't bring more, but show what they cost."""
+    """Orders with more replicas. On a machine with few cores they do not add throughput, but show their cost."""
     report.title(f"Orders of {CLIENTS} customers, with more replicas of each of orders, products and gateway")
     products, tokens = shop.products(), shop.customers(CUSTOMERS)
     for replicas in (1, 2, 3):

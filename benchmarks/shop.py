@@ -1,6 +1,7 @@
-"""A shop of the benchmarks' own, on 127.0.0.1 alone, whose processes' CPU time is counted.
+"""The shop that is measured. It listens on 127.0.0.1 only, and the CPU time of its processes is counted.
 
-It stores as safely as one in production, logs to files, and limits nobody. Its mails go to a server that keeps them.
+It stores data as durably as in production, logs to files, and has no effective rate limits. An SMTP server of its own
+keeps its mails.
 """
 
 import json
@@ -30,7 +31,7 @@ from nameko_reliable.testing.waiting import wait_for
 from tests.infrastructure.smtp import Smtp
 
 PARTS = (*SERVICES, "gateway")
-# In which all events of a scenario must have been handled.
+# All events of a scenario must be handled within this time.
 SETTLE_SECONDS = 300
 PASSWORD = "a walk in the woods"
 NAMEKO = (str(ROOT / ".venv/bin/nameko"),)
@@ -39,7 +40,7 @@ SCENARIOS = {}
 
 
 def scenario(name):
-    """Register a function as a scenario: it is given the shop and a report, to which it adds rows."""
+    """Register a function as a scenario. It gets the shop and a report, to which it adds rows."""
 
     def register(function):
         SCENARIOS[name] = function
@@ -50,7 +51,7 @@ def scenario(name):
 
 @contextmanager
 def running_shop():
-    """Its folder stays when the block fails: the logs in it say why."""
+    """A started Shop. Its folder with the logs is kept when the block fails."""
     folder = Path(tempfile.mkdtemp(prefix="forage-bench-"))
     folder.chmod(0o711)
     try:
@@ -107,7 +108,7 @@ class Shop:
         subprocess.run([sys.executable, "ops/seed.py"], cwd=ROOT, env=demo, check=True, capture_output=True)
         with self.rpc() as rpc:
             for product in self.products():
-                # Nobody is to find it sold out.
+                # It must not sell out.
                 rpc.products.set_stock(product_id=product["id"], stock_quantity=10**9)
 
     def stop(self):
@@ -123,9 +124,9 @@ class Shop:
             replicas.clear()
 
     def scale(self, environment=None, nameko=NAMEKO, **counts):
-        """Have so many replicas of each part, one where nothing is said.
+        """Restart the parts with these numbers of replicas, one by default.
 
-        They are all started anew. environment: more settings, for all. nameko: the command that runs them.
+        environment: further settings for all. nameko: the command that runs them.
         """
         self.stop_parts()
         for part in PARTS:
@@ -152,18 +153,18 @@ class Shop:
         return all("listening on port" in gateway.output() for gateway in gateways) and all(map(_is_ready, started))
 
     def process_trees(self):
-        """{part: the ids of its replicas' first processes}, with the servers and the mails'."""
+        """{part: the ids of its replicas' first processes}, including PostgreSQL, RabbitMQ and the mail server."""
         trees = {part: [replica.process.pid for replica in replicas] for part, replicas in self.replicas.items()}
         trees |= {name: [server.process.pid] for name, server in self.servers.items()}
         return {**trees, "mail server": [self.smtp.server.process.pid]}
 
     def cpu_seconds(self):
-        """{part: CPU time since its start}, that of its children included; the clients are this process itself."""
+        """{part: CPU time since its start}, including its children. The clients are this process itself."""
         parts = {part: sum(map(_cpu_seconds, pids)) for part, pids in self.process_trees().items()}
         return {**parts, "clients": time.process_time()}
 
     def request(self, method, path, body=None, token=None):
-        """What the gateway answers."""
+        """The gateway's answer, read from JSON. Raises BenchmarkFailed when it is an error."""
         headers = {"Content-Type": "application/json"} if body is not None else {}
         if token:
             headers["Authorization"] = f"Bearer {token}"
@@ -179,14 +180,14 @@ class Shop:
         return self.request("POST", "/users/login", {"email": email, "password": password})["access_token"]
 
     def customers(self, count):
-        """The access tokens of so many customers, who register when they are first wanted."""
+        """The access tokens of that number of customers, who are registered at first use."""
         return [self._customer(f"customer-{number}@forage.example") for number in range(count)]
 
     def _customer(self, email):
         if not self.sql("users", "SELECT id FROM users WHERE email = %s", email):
             account = {"email": email, "username": email.partition("@")[0], "password": PASSWORD}
             self.request("POST", "/users/register", account)
-            # An address that was never proven would be sent few of its mails.
+            # An unproven address would get only some of its mails.
             self.sql("users", "UPDATE users SET email_verified_at = now() WHERE email = %s", email)
         return self.log_in(email, PASSWORD)
 
@@ -200,14 +201,14 @@ class Shop:
         return ClusterRpcProxy({"AMQP_URI": self.settings.amqp_uri()}, timeout=10)
 
     def sql(self, service, statement, *parameters):
-        """The rows that a statement gives, in a transaction of its own."""
+        """The rows of a statement, run in its own transaction."""
         uri = self.settings.database_uri(service, f"{service}_db").replace("+psycopg2", "")
         with closing(psycopg2.connect(uri)) as connection, connection, connection.cursor() as cursor:
             cursor.execute(statement, parameters)
             return cursor.fetchall() if cursor.description else []
 
     def count(self, service, rows):
-        """rows: what stands after FROM."""
+        """rows: the part of the query after FROM."""
         return self.sql(service, f"SELECT count(*) FROM {rows}")[0][0]
 
     def database_bytes(self):
@@ -216,27 +217,27 @@ class Shop:
         return {service: self.sql(service, size)[0][0] for service in SERVICES}
 
     def wait_until_settled(self):
-        """Return when all that has happened was told: no event and no mail is under way. Raises BenchmarkFailed."""
+        """Wait until no event and no mail is in progress. Raises BenchmarkFailed after SETTLE_SECONDS."""
 
         def settled():
-            under_way = {
+            pending = {
                 "events in the outbox": self.count("orders", "outbox") + self.count("users", "outbox"),
                 "open reservations": self.count("products", "reservations WHERE state = 'open'"),
-                "orders nobody was told of": self.count("orders", "orders")
+                "orders without a notification": self.count("orders", "orders")
                 - self.count("notifications", "notifications WHERE event_name = 'order.created'"),
                 "mails": self.count("notifications", "notifications WHERE status = 'pending'"),
             }
-            left = {what: count for what, count in under_way.items() if count}
-            assert not left, f"there are {left}"
+            left = {name: count for name, count in pending.items() if count}
+            assert not left, f"{left}"
             return True
 
         try:
             wait_for(settled, SETTLE_SECONDS, pause_seconds=0.1)
         except AssertionError as error:
-            raise BenchmarkFailed(f"The shop came to no rest: {error}") from error
+            raise BenchmarkFailed(f"The shop did not finish its work: {error}") from error
 
     def check_books(self):
-        """Raise BenchmarkFailed unless the books are right: a fast wrong answer is worth nothing."""
+        """Raise BenchmarkFailed unless orders, stock and notifications agree: a fast wrong answer is useless."""
         self.wait_until_settled()
         off = self.sql(
             "products",
@@ -250,23 +251,23 @@ class Shop:
         )
         orders = self.sql("orders", "SELECT reservation_id FROM orders ORDER BY 1")
         committed = self.sql("products", "SELECT id FROM reservations WHERE state = 'committed' ORDER BY 1")
-        told = self.sql("notifications", "SELECT order_id FROM notifications WHERE event_name = 'order.created'")
-        untold = set(self.sql("orders", "SELECT id FROM orders")) - set(told)
+        notified = self.sql("notifications", "SELECT order_id FROM notifications WHERE event_name = 'order.created'")
+        missing = set(self.sql("orders", "SELECT id FROM orders")) - set(notified)
         with self.rpc() as rpc:
             parked = rpc.products.count_parked() + rpc.notifications.count_parked()
         wrong = {
             "products whose stock is not their ledger's sum": off,
-            "products of which not as many were sold as taken": set(sold) ^ set(taken),
+            "products whose sold and reserved units differ": set(sold) ^ set(taken),
             "orders without their reservation, or reservations without their order": set(orders) ^ set(committed),
-            "orders nobody was told of": untold,
+            "orders without a notification": missing,
             "parked messages": parked,
         }
         if any(wrong.values()):
-            raise BenchmarkFailed(f"The books are wrong: { {what: found for what, found in wrong.items() if found} }")
+            raise BenchmarkFailed(f"The books are wrong: { {name: found for name, found in wrong.items() if found} }")
 
 
 def _is_ready(replica):
-    """What its /readyz says, on the port that its log names."""
+    """Whether its /readyz answers 200. Its log names the port."""
     port = re.search(r"serving metrics on port (\d+)", replica.output())
     if port is None:
         return False
@@ -278,10 +279,10 @@ def _is_ready(replica):
 
 
 def _cpu_seconds(pid):
-    """psutil's own sum leaves out children of children. Those that have ended count at their parent."""
+    """CPU time of a process and its descendants. Those that have ended count in their parent's times."""
     first = psutil.Process(pid)
     total = 0
-    # The parent last: it has those that end meanwhile.
+    # The parent last: it counts children that end meanwhile.
     for process in [*first.children(recursive=True), first]:
         with suppress(psutil.NoSuchProcess):
             times = process.cpu_times()
@@ -289,8 +290,8 @@ def _cpu_seconds(pid):
     return total
 
 
-def seconds_for(condition, most=SETTLE_SECONDS, pause_seconds=0.02):
-    """How long it takes until the condition is met."""
+def seconds_for(condition, max_seconds=SETTLE_SECONDS, pause_seconds=0.02):
+    """Wait for the condition and return the seconds that it took."""
     started_at = time.monotonic()
-    wait_for(condition, most, pause_seconds)
+    wait_for(condition, max_seconds, pause_seconds)
     return time.monotonic() - started_at

@@ -1,9 +1,10 @@
-"""`nameko`, whose traces go off and on: one process with them and without, by turns.
+"""The `nameko` command with tracing that is switched off and on, to compare both in one process.
 
     python -m benchmarks.switched run --config config.yaml gateway
 
-SIGUSR1 turns them off, and the next one on again. From SIGUSR2 on that happens by itself, in turns of TURN_SECONDS; at
-the next one it prints `pairs: [[off, on], …]`, the µs of CPU that a request took, each pair of TURNS turns.
+SIGUSR1 switches tracing off, and the next SIGUSR1 on again. After a SIGUSR2 the process switches by itself, in turns of
+TURN_SECONDS. At the next SIGUSR2 it prints `pairs: [[off, on], …]`, the µs of CPU for a request; each pair is the mean
+of TURNS turns.
 """
 
 import json
@@ -13,14 +14,14 @@ from collections import Counter
 
 import eventlet
 
-eventlet.monkey_patch()  # as Nameko's command does, which comes too late for what is imported here
+eventlet.monkey_patch()  # Nameko's command does it too late for these imports
 
 from nameko.cli.main import main  # noqa: E402
 
 from nameko_reliable.telemetry.tracing import NO_SPAN, Tracer  # noqa: E402
 
 TURN_SECONDS = 0.1
-# So many that spans are sent in some of them: a multiple of 4.
+# Enough turns that spans are exported in some of them. A multiple of 4.
 TURNS = 20
 
 begun_spans = 0
@@ -55,7 +56,7 @@ def take_turns():
     while is_watching:
         seconds, requests = Counter(), Counter()
         for number in range(TURNS):
-            # on, off, off, on, …: what drifts hits both alike.
+            # on, off, off, on, …: a drift affects both equally.
             if number % 2:
                 switch()
             before, started_at = begun_spans, time.process_time()
@@ -63,7 +64,7 @@ def take_turns():
             seconds[Tracer.entry_span] += time.process_time() - started_at
             requests[Tracer.entry_span] += begun_spans - before
         pairs.append([seconds[way] * 1e6 / max(1, requests[way]) for way in (off, on)])
-    # Without the last one, which went on when nobody asked any more.
+    # Without the last pair, which ran on after the load had ended.
     print("pairs:", json.dumps(pairs[:-1]), flush=True)
 
 

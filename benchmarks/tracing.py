@@ -1,4 +1,4 @@
-"""What traces cost."""
+"""The cost of tracing."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from nameko_reliable.testing.collector import Collector
 from nameko_reliable.testing.waiting import wait_for
 
 RATIOS = ("0", "0.1", "1")
-# For each second that a row of other scenarios takes.
+# For each second of a row of other scenarios.
 WATCH_SECONDS = 8
 PAIRS_OF_ORDERS = 6
 ORDERS_TURN_SECONDS = 1
@@ -23,13 +23,13 @@ ORDERS_TURN_SECONDS = 1
 
 @scenario("tracing")
 def tracing(shop, report):
-    """Cached reads and orders, by short turns with traces and without, in the same processes.
+    """Cached reads and orders, in short turns with and without traces, in the same processes.
 
-    A machine's speed changes within seconds, and two shops differ by a tenth without any reason. So each turn is
-    compared with the one beside it. Orders are so few in a turn that only what all of them cost when kept is seen.
+    A machine's speed changes within seconds, and two runs of a shop differ by a tenth. So each turn is compared with
+    its neighbour. A turn has few orders, so only the cost of keeping all their traces is visible.
     """
     collector = Collector()
-    # To read them would take time from the clients.
+    # Parsing the spans would take time from the clients.
     collector.take = collector.bodies.append
     print("\nTraces, CPU of the shop's own processes", flush=True)
     try:
@@ -37,27 +37,27 @@ def tracing(shop, report):
             settings = {
                 "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
                 "OTEL_TRACES_SAMPLER_ARG": ratio,
-                # Spans are sent when they are enough, so in a turn that has made some, and not by a clock.
+                # Spans are exported when a batch is full, so in a turn that made some, and not by a timer.
                 "OTEL_BSP_SCHEDULE_DELAY": "60000",
             }
             shop.scale(settings, nameko=[sys.executable, "-m", "benchmarks.switched"])
             reads = _pairs_of_reads(shop, WATCH_SECONDS * report.seconds)
             _note_pairs(report, f"a cached read, {float(ratio):.0%} kept", reads)
-        # The last ratio's shop.
+        # The shop still runs with the last ratio.
         _note_pairs(report, "an order, 100% kept", _pairs_of_orders(shop, PAIRS_OF_ORDERS * report.seconds))
         shop.scale()
         if not collector.bodies:
-            raise BenchmarkFailed("No span came.")
+            raise BenchmarkFailed("No span was exported.")
     finally:
         collector.stop()
 
 
-def _note_pairs(report, what, pairs):
-    """pairs: (µs without traces, µs with them) each."""
+def _note_pairs(report, name, pairs):
+    """pairs: of (µs without traces, µs with traces)."""
     without = median(pair[0] for pair in pairs)
     first, middle, last = quantiles(pair[1] - pair[0] for pair in pairs)
     report.note(
-        f"{what}: {without:.0f} µs without traces, {middle:+.1f} with, {middle / without:+.1%} "
+        f"{name}: {without:.0f} µs without traces, {middle:+.1f} with, {middle / without:+.1%} "
         f"(median of {len(pairs)} pairs, half of them from {first:+.1f} to {last:+.1f})."
     )
 
@@ -65,7 +65,7 @@ def _note_pairs(report, what, pairs):
 def _load(shop, clients, seconds, expected):
     done = load.http(shop.port, clients, seconds, expected)
     if done.errors:
-        raise BenchmarkFailed(f"Not all was answered {expected}: {dict(done.errors)}")
+        raise BenchmarkFailed(f"Some answers were not {expected}: {dict(done.errors)}")
     return done
 
 
@@ -95,6 +95,6 @@ def _pairs_of_orders(shop, count):
         return turn()
 
     turn()
-    # on, off, off, on, …, as the next pair begins the way that this one ends.
+    # on, off, off, on, …: each pair starts with the state in which the last one ended.
     pairs = [[turn(), switched_turn()] for _ in range(count)]
     return [pair if number % 2 else pair[::-1] for number, pair in enumerate(pairs)]

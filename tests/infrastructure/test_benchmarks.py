@@ -48,7 +48,7 @@ def test_in_a_fresh_clone_the_shortest_bench_installs_what_it_needs_and_prints_i
 
     assert bench.returncode == 0, bench.stdout + bench.stderr
     assert "CPU ms for each" in bench.stdout
-    [row] = [line.split() for line in bench.stdout.splitlines() if line.startswith("nobody asks")]
+    [row] = [line.split() for line in bench.stdout.splitlines() if line.startswith("no requests")]
     assert row[2] == "1.0"
 
 

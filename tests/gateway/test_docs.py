@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-# The routes that design and documentation promise.
+# Every route of the API.
 OPERATIONS = {
     "POST /users/register",
     "POST /users/login",

@@ -78,7 +78,7 @@ def test_a_call_to_a_stopped_service_is_503_at_once(url):
 
 
 class SlowCatalogue:
-    """Replaces products and answers slowly."""
+    """A service named products that answers slowly."""
 
     name = "products"
 
@@ -100,7 +100,7 @@ class SlowCatalogue:
 
 
 class CountingCatalogue:
-    """Replaces products and counts its health checks."""
+    """A service named products that counts its health checks."""
 
     name = "products"
     checks = 0

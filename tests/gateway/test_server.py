@@ -118,7 +118,7 @@ def test_a_body_over_its_time_limit_is_refused(speak, monkeypatch):
 
 
 class BlockingCatalogue:
-    """Replaces products and answers once, after `may_answer`."""
+    """A service named products that answers once, after `may_answer`."""
 
     name = "products"
 

@@ -4,6 +4,8 @@ Emits no events. Every gateway handles `product.changed`, for its cache and all 
 for the sockets of its user.
 """
 
+from flask import Flask
+
 from contracts.notifications import NotificationCreated
 from contracts.production import demo_settings
 from contracts.products import ProductChanged
@@ -38,16 +40,16 @@ class Gateway:
     docs_assets = DocsAssets()
 
     @wsgi_server
-    def app(self):
+    def app(self) -> Flask:
         return create_app(
             self.config, self.cluster, self.access_tokens, self.cache, self.live_feed, self.limits, self.docs_assets
         )
 
     @broadcast_handler(ProductChanged)
-    def follow_product(self, event):
+    def follow_product(self, event: ProductChanged) -> None:
         if self.cache.apply_change(event.id, event.revision):
             self.live_feed.push_product(event)
 
     @broadcast_handler(NotificationCreated)
-    def push_notification(self, event):
+    def push_notification(self, event: NotificationCreated) -> None:
         self.live_feed.push_notification(event)

@@ -1,6 +1,8 @@
 """The address of a request's client, which trusted proxies name in X-Forwarded-For."""
 
-from ipaddress import ip_address, ip_network
+from collections.abc import Collection
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from wsgiref.types import WSGIEnvironment
 
 # A household or a server has at least a /64 of IPv6 to itself.
 IPV6_PREFIX_BITS = 64
@@ -9,10 +11,10 @@ IPV6_PREFIX_BITS = 64
 class TrustedProxies:
     """networks: the networks of our proxies."""
 
-    def __init__(self, networks):
+    def __init__(self, networks: Collection[IPv4Network | IPv6Network]) -> None:
         self.networks = networks
 
-    def client_address(self, environ):
+    def client_address(self, environ: WSGIEnvironment) -> str:
         """The nearest address, counted from us, that is not a trusted proxy's."""
         address = environ["REMOTE_ADDR"]
         if not self.networks:
@@ -26,19 +28,19 @@ class TrustedProxies:
             address = forwarded
         return address
 
-    def contains(self, address):
+    def contains(self, address: str) -> bool:
         """Whether the address is that of a trusted proxy."""
         return any(ip_address(address) in network for network in self.networks)
 
 
-def client_network(address):
+def client_network(address: str) -> str:
     """The addresses that one client probably has: an IPv4 address itself, the /64 of an IPv6 address."""
     if ":" not in address:
         return address
     return str(ip_network((address, IPV6_PREFIX_BITS), strict=False))
 
 
-def _parse_hop(hop):
+def _parse_hop(hop: str) -> str | None:
     """An address of X-Forwarded-For, which some proxies write with a port. None for anything else."""
     hop = hop.strip()
     if hop.startswith("["):

@@ -7,19 +7,21 @@ OpenAPI document names its access and its problems, which come from the table of
 
 import json
 import math
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from functools import wraps
+from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
 import flask_smorest
-from flask import Response, current_app, request
-from marshmallow import RAISE
+from flask import Flask, Response, current_app, request
+from marshmallow import RAISE, Schema, ValidationError
 from webargs.flaskparser import FlaskParser
 from werkzeug import exceptions as http
 from werkzeug.routing import BaseConverter
 
 from contracts.types import MAX_BIGINT, InvalidInput, Money, Time
-from gateway.auth import ADMIN, PUBLIC
+from gateway.auth import ADMIN, PUBLIC, View
 from gateway.document import SERVER_REFUSALS, MetaKeywords, extend_spec, response_headers
 from gateway.errors import (
     PROBLEM_JSON,
@@ -36,6 +38,8 @@ from gateway.errors import (
 from gateway.schemas import Moment, ProblemView
 from nameko_reliable.errors import RpcTimeout, ServiceUnavailable
 
+JsonObject = dict[str, Any]
+
 MAX_BODY_BYTES = 1024 * 1024
 # A schema takes about 20 µs for each value, and writes a message for each invalid one.
 MAX_JSON_VALUES = 2000
@@ -46,7 +50,7 @@ MAX_QUERY_PARAMETERS = 50
 JSON = "application/json"
 
 
-def read_json(body):
+def read_json(body: bytes) -> Any:
     """The value of a JSON text. Raises MalformedRequest."""
     try:
         return json.loads(
@@ -64,31 +68,31 @@ def read_json(body):
         raise MalformedRequest(f"The body is not JSON: {error}.") from None
 
 
-def _without_duplicate_keys(pairs):
+def _without_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
         raise ValueError("an object has the same key twice")
     return members
 
 
-def _refuse_constant(name):
+def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _finite_float(text):
+def _finite_float(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
         raise ValueError("a number is too large")
     return number
 
 
-def _short_int(digits):
+def _short_int(digits: str) -> int:
     if len(digits) > MAX_DIGITS:
         raise ValueError("a number has too many digits")
     return int(digits)
 
 
-def _check_size(value):
+def _check_size(value: Any) -> None:
     """Raise InvalidInput when lists and objects hold too many values, MalformedRequest when they are too deep."""
     count, waiting = 0, [(value, 1)]
     while waiting:
@@ -103,7 +107,7 @@ def _check_size(value):
             waiting.extend((each, depth + 1) for each in values)
 
 
-def read_query(query_string):
+def read_query(query_string: bytes) -> dict[str, str]:
     """{name: value} of a query string's bytes. Raises MalformedRequest, or InvalidInput for a repeated name."""
     try:
         pairs = parse_qsl(
@@ -123,7 +127,7 @@ def read_query(query_string):
 class StrictParser(FlaskParser):
     DEFAULT_UNKNOWN_BY_LOCATION = {"json": RAISE, "query": RAISE}
 
-    def load_json(self, request, schema):
+    def load_json(self, request: Any, schema: Schema) -> Any:
         if request.mimetype != JSON:
             raise UnsupportedBody
         body = request.get_data()
@@ -133,16 +137,18 @@ class StrictParser(FlaskParser):
         _check_size(value)
         return value
 
-    def load_querystring(self, request, schema):
+    def load_querystring(self, request: Any, schema: Schema) -> Any:
         return read_query(request.query_string)
 
-    def handle_error(self, error, request, schema, *, error_status_code, error_headers):
+    def handle_error(
+        self, error: ValidationError, request: Any, schema: Schema, *, error_status_code: Any, error_headers: Any
+    ) -> NoReturn:
         # webargs puts the location, "json" or "query", on top.
         (errors,) = error.normalized_messages().values()
         raise InvalidInput(errors) from None
 
 
-def refuse_unknown_parameters(view):
+def refuse_unknown_parameters(view: Any) -> None:
     """Raise InvalidInput for a query parameter at a route that takes none."""
     if request.query_string and "query" not in _parameter_locations(view):
         unknown = read_query(request.query_string)
@@ -150,7 +156,7 @@ def refuse_unknown_parameters(view):
             raise InvalidInput({name: ["Unknown field."] for name in unknown})
 
 
-def _parameter_locations(view):
+def _parameter_locations(view: Any) -> set[str]:
     parameters = getattr(view, "_apidoc", {}).get("arguments", {}).get("parameters", ())
     return {parameter["in"] for parameter in parameters}
 
@@ -160,7 +166,7 @@ class IdConverter(BaseConverter):
 
     regex = "0|[1-9][0-9]*"
 
-    def to_python(self, value):
+    def to_python(self, value: str) -> int:
         return int(value) if len(value) <= len(str(MAX_BIGINT)) else 0
 
 
@@ -169,12 +175,12 @@ class Blueprint(flask_smorest.Blueprint):
 
     ARGUMENTS_PARSER = StrictParser()
 
-    def __init__(self, *args, calls_services=True, **kwargs):
+    def __init__(self, *args: Any, calls_services: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.calls_services = calls_services
         self._prepare_doc_cbks.append(self._prepare_access_doc)
 
-    def body(self, schema):
+    def body(self, schema: Schema) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Document a body, and pass its members to the view unchanged. The service validates their values.
 
         Only the names are checked here: all required members and no unknown ones. So no member can replace an
@@ -184,9 +190,9 @@ class Blueprint(flask_smorest.Blueprint):
         required = {field.data_key or name for name, field in schema.load_fields.items() if field.required}
         required = set() if schema.partial else required
 
-        def decorator(view):
+        def decorator(view: Callable[..., Any]) -> Callable[..., Any]:
             @wraps(view)
-            def checked(*args, **kwargs):
+            def checked(*args: Any, **kwargs: Any) -> Any:
                 members = self.ARGUMENTS_PARSER.load_json(request, schema)
                 if not isinstance(members, dict) or members.keys() - names or required - members.keys():
                     raise InvalidInput(schema.validate(members))
@@ -195,18 +201,18 @@ class Blueprint(flask_smorest.Blueprint):
             notes = deepcopy(getattr(view, "_apidoc", {}))
             parameters = notes.setdefault("arguments", {}).setdefault("parameters", [])
             parameters.append({"in": "json", "required": True, "schema": schema})
-            checked._apidoc = notes
+            checked._apidoc = notes  # type: ignore[attr-defined]
             return checked
 
         return decorator
 
-    def response(self, status_code, schema=None, **kwargs):
+    def response(self, status_code: int, schema: Any = None, **kwargs: Any) -> Callable[..., Callable[..., Any]]:
         """Document an answer. The view's result is sent unchanged: services answer in the schema's shape."""
         document = super().response(status_code, schema, **kwargs)
 
-        def decorator(view):
+        def decorator(view: Callable[..., Any]) -> Callable[..., Any]:
             @wraps(view)
-            def written(*args, **kwargs):
+            def written(*args: Any, **kwargs: Any) -> Response:
                 answer = view(*args, **kwargs)
                 response = current_app.make_response("" if answer is None else answer)
                 if not isinstance(answer, (tuple, Response)):
@@ -218,26 +224,26 @@ class Blueprint(flask_smorest.Blueprint):
         return decorator
 
     @staticmethod
-    def request_header(header):
+    def request_header(header: dict[str, Any]) -> Callable[[View], View]:
         """Document a request header, an OpenAPI parameter object. The view itself reads it."""
         return _with_doc(header=header)
 
     @staticmethod
-    def request_cookie(cookie, required):
+    def request_cookie(cookie: str, required: bool) -> Callable[[View], View]:
         """Document a cookie. required: whether the request is refused without it."""
         return _with_doc(cookie=(cookie, required))
 
     @staticmethod
-    def problems(*error_classes):
+    def problems(*error_classes: type[Exception]) -> Callable[[View], View]:
         """Document the errors that a view may raise besides those of every view."""
         return _with_doc(problems=error_classes)
 
-    def _store_endpoint_docs(self, endpoint, view, parameters, tags, **options):
+    def _store_endpoint_docs(self, endpoint: str, view: Any, parameters: Any, tags: Any, **options: Any) -> None:
         marks = {name: getattr(view, name, None) for name in ("access", "admin_when", "with_cookie")}
         view._apidoc = {**getattr(view, "_apidoc", {}), **marks}
         super()._store_endpoint_docs(endpoint, view, parameters, tags, **options)
 
-    def _prepare_access_doc(self, doc, doc_info, **kwargs):
+    def _prepare_access_doc(self, doc: dict[str, Any], doc_info: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         access, admin_when = doc_info["access"], doc_info["admin_when"]
         if "header" in doc_info:
             doc.setdefault("parameters", []).append({"in": "header", **doc_info["header"]})
@@ -267,7 +273,7 @@ class Blueprint(flask_smorest.Blueprint):
             }
         return doc
 
-    def _possible_errors(self, doc, doc_info):
+    def _possible_errors(self, doc: dict[str, Any], doc_info: dict[str, Any]) -> Iterator[type[Exception]]:
         if doc_info["access"] != PUBLIC or doc_info["admin_when"]:
             yield Unauthenticated
         if doc_info["access"] == ADMIN or doc_info["admin_when"]:
@@ -286,17 +292,19 @@ class Blueprint(flask_smorest.Blueprint):
         yield Exception
 
 
-def _with_doc(**notes):
-    def decorator(view):
-        view._apidoc = {**getattr(view, "_apidoc", {}), **notes}
+def _with_doc(**notes: Any) -> Callable[[View], View]:
+    def decorator(view: View) -> View:
+        view._apidoc = {**getattr(view, "_apidoc", {}), **notes}  # type: ignore[attr-defined]
         return view
 
     return decorator
 
 
-def _security_of(access, admin_when, cookie=None, required=False):
+def _security_of(
+    access: str, admin_when: tuple[str, str] | None, cookie: str | None = None, required: bool = False
+) -> list[dict[str, list[str]]]:
     """An operation's `security`: alternatives, each with all its credentials."""
-    alternatives = [{}] if access == PUBLIC else [{"bearer": []}]
+    alternatives: list[dict[str, list[str]]] = [{}] if access == PUBLIC else [{"bearer": []}]
     if access == PUBLIC and admin_when:
         alternatives.append({"bearer": []})
     if cookie:
@@ -308,7 +316,7 @@ def _security_of(access, admin_when, cookie=None, required=False):
 class Api(flask_smorest.Api):
     ERROR_SCHEMA = ProblemView
 
-    def init_app(self, app, **kwargs):
+    def init_app(self, app: Flask, **kwargs: Any) -> None:
         super().init_app(app, spec_kwargs={"extra_plugins": [MetaKeywords()]}, **kwargs)
         extend_spec(self.spec, self.ma_plugin.converter)
         self.register_field(Money, "string", "decimal")
@@ -316,5 +324,5 @@ class Api(flask_smorest.Api):
         self.register_field(Time, "string", "date-time")
         self.register_converter(IdConverter, lambda converter: {"type": "integer", "minimum": 1, "maximum": MAX_BIGINT})
 
-    def _register_error_handlers(self):
+    def _register_error_handlers(self) -> None:
         self._app.register_error_handler(Exception, problem_response)

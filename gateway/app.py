@@ -1,25 +1,37 @@
 """The Flask app: one function that puts the parts together."""
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from flask import Flask
 from flask.json.provider import DefaultJSONProvider
 
 from gateway import hooks
 from gateway.api import MAX_BODY_BYTES, Api, IdConverter
-from gateway.auth import AllowedOrigins
-from gateway.cache import CacheMiddleware
+from gateway.auth import AccessTokens, AllowedOrigins
+from gateway.cache import Cache, CacheMiddleware
 from gateway.headers import CorsMiddleware, security_headers
-from gateway.limits import RateLimitMiddleware
-from gateway.live import SOCKET_OPTIONS
+from gateway.limits import Limits, RateLimitMiddleware
+from gateway.live import SOCKET_OPTIONS, LiveFeed
 from gateway.routes import admin, auth, docs, health, notifications, orders, products, users
+from gateway.routes.docs import DocsAssets
+from nameko_reliable.rpc import Cluster
 
 
-def create_app(config, cluster, access_tokens, cache, live_feed, limits, docs_assets):
+def create_app(
+    config: Mapping[str, Any],
+    cluster: Cluster | None,
+    access_tokens: AccessTokens,
+    cache: Cache,
+    live_feed: LiveFeed,
+    limits: Limits,
+    docs_assets: DocsAssets,
+) -> Flask:
     """The gateway's Flask app.
 
-    config: FRONTEND_URL, ALLOWED_ORIGINS and GOOGLE_CLIENT_ID. cluster: the services' RPC client. All other arguments
-    are dependencies that live as long as the process.
+    config: FRONTEND_URL, ALLOWED_ORIGINS and GOOGLE_CLIENT_ID. cluster: calls to the services; None where only the
+    OpenAPI document is needed. All other arguments are dependencies that live as long as the process.
     Raises RuntimeError when a view has no access decorator.
     """
     app = Flask(__name__, static_folder=None)
@@ -41,12 +53,13 @@ def create_app(config, cluster, access_tokens, cache, live_feed, limits, docs_as
     register_routes(app)
     refuse_open_views(app)
     add_middleware(app)
-    app.answer_headers = security_headers(config)
-    app.going_away = live_feed.close_all
+    # Both are read by the kit's HttpServer.
+    app.answer_headers = security_headers(config)  # type: ignore[attr-defined]
+    app.going_away = live_feed.close_all  # type: ignore[attr-defined]
     return app
 
 
-def configure(app, config):
+def configure(app: Flask, config: Mapping[str, Any]) -> None:
     app.json = _Utf8Json(app)
     app.config.update(
         API_TITLE="Forage",
@@ -63,7 +76,7 @@ def configure(app, config):
     app.url_map.merge_slashes = False
 
 
-def register_routes(app):
+def register_routes(app: Flask) -> None:
     api = Api(app)
     for routes in (auth, users, products, orders, notifications, admin, health, docs):
         api.register_blueprint(routes.blp)
@@ -71,21 +84,21 @@ def register_routes(app):
     docs.keep_document(app, api.spec)
 
 
-def refuse_open_views(app):
+def refuse_open_views(app: Flask) -> None:
     """Raise RuntimeError when a view has no access decorator, so that no route is open by mistake."""
     open_views = [endpoint for endpoint, view in app.view_functions.items() if not hasattr(view, "access")]
     if open_views:
         raise RuntimeError(f"These views need an access decorator: {', '.join(open_views)}")
 
 
-def add_middleware(app):
+def add_middleware(app: Flask) -> None:
     """Wrap Flask, from the outside in: CORS, the default rate limit, the cache."""
     parts = app.extensions
     cached = CacheMiddleware(app.wsgi_app, parts["cache"])
     limited = RateLimitMiddleware(cached, parts["limits"], parts["access_tokens"])
-    app.wsgi_app = CorsMiddleware(limited, parts["origins"])
+    app.wsgi_app = CorsMiddleware(limited, parts["origins"])  # type: ignore[method-assign]
 
 
 class _Utf8Json(DefaultJSONProvider):
-    def dumps(self, obj, **kwargs):
+    def dumps(self, obj: Any, **kwargs: Any) -> str:
         return json.dumps(obj, ensure_ascii=False, separators=(",", ":"))

@@ -10,17 +10,22 @@ decorators cannot open a route. The app refuses to start when a view has no mark
 
 import re
 import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import jwt
+from jwt.types import Options
 from nameko.extensions import DependencyProvider
+from werkzeug.datastructures import MultiDict
 
 from contracts.types import MAX_BIGINT
 from contracts.users import ROLES
 from gateway.errors import AccessDenied, ForeignOrigin, Unauthenticated
+
+View = TypeVar("View", bound=Callable[..., Any])
 
 ALGORITHM = "HS256"
 CLAIMS = ("exp", "iat", "sub", "email", "email_verified", "role", "jti")
@@ -40,11 +45,11 @@ class Caller:
     expires_at: float
 
     @property
-    def is_admin(self):
+    def is_admin(self) -> bool:
         return self.role == ADMIN
 
     @property
-    def user_id_filter(self):
+    def user_id_filter(self) -> int | None:
         """The user_id that restricts a call to the caller's own data; None, no restriction, for admins."""
         return None if self.is_admin else self.user_id
 
@@ -52,14 +57,14 @@ class Caller:
 class AccessTokens(DependencyProvider):
     """Reads access tokens. Its config: JWT_SECRET and JWT_SECRET_PREVIOUS, one of which signed them."""
 
-    def setup(self):
+    def setup(self) -> None:
         config = self.container.config
-        self.secrets = [config["JWT_SECRET"], *filter(None, [config["JWT_SECRET_PREVIOUS"]])]
+        self.secrets: list[str] = [config["JWT_SECRET"], *filter(None, [config["JWT_SECRET_PREVIOUS"]])]
 
-    def get_dependency(self, worker_ctx):
+    def get_dependency(self, worker_ctx: Any) -> "AccessTokens":
         return self
 
-    def read(self, token):
+    def read(self, token: Any) -> Caller:
         """The token's Caller. Raises Unauthenticated with the reason."""
         try:
             claims = self._verified(token)
@@ -83,14 +88,14 @@ class AccessTokens(DependencyProvider):
             raise Unauthenticated("The token is not valid yet.")
         return Caller(int(sub), email, claims["email_verified"] is True, role, claims["exp"])
 
-    def _verified(self, token):
-        options = {"require": list(CLAIMS), "verify_iat": False}
+    def _verified(self, token: Any) -> dict[str, Any]:
+        options: Options = {"require": list(CLAIMS), "verify_iat": False}
         for secret in self.secrets[:-1]:
             with suppress(jwt.InvalidSignatureError):
                 return jwt.decode(token, secret, algorithms=[ALGORITHM], options=options)
         return jwt.decode(token, self.secrets[-1], algorithms=[ALGORITHM], options=options)
 
-    def read_header(self, authorization):
+    def read_header(self, authorization: str | None) -> Caller | None:
         """The Caller of an Authorization header; None without one. Raises Unauthenticated."""
         if not authorization:
             return None
@@ -100,36 +105,39 @@ class AccessTokens(DependencyProvider):
         return self.read(token.strip())
 
 
-def _mark(view, access):
-    view.access = access
-    return view
-
-
-public = partial(_mark, access=PUBLIC)
-user = partial(_mark, access=USER)
-# For other users the resource does not exist: the service compares the caller with the owner and answers 404.
-owner = partial(_mark, access=OWNER)
-owner_or_admin = partial(_mark, access=OWNER_OR_ADMIN)
-admin = partial(_mark, access=ADMIN)
-
-
-def with_cookie(view):
-    """Refuse foreign origins: the view reads a cookie, which browsers send for their pages too."""
-    view.with_cookie = True
-    return view
-
-
-def admin_when(parameter, value):
-    """Only admins may send this value of this query parameter."""
-
-    def decorator(view):
-        view.admin_when = parameter, value
+def _mark(access: str) -> Callable[[View], View]:
+    def decorator(view: View) -> View:
+        view.access = access  # type: ignore[attr-defined]
         return view
 
     return decorator
 
 
-def authorize(view, caller, token_error, query):
+public = _mark(PUBLIC)
+user = _mark(USER)
+# For other users the resource does not exist: the service compares the caller with the owner and answers 404.
+owner = _mark(OWNER)
+owner_or_admin = _mark(OWNER_OR_ADMIN)
+admin = _mark(ADMIN)
+
+
+def with_cookie(view: View) -> View:
+    """Refuse foreign origins: the view reads a cookie, which browsers send for their pages too."""
+    view.with_cookie = True  # type: ignore[attr-defined]
+    return view
+
+
+def admin_when(parameter: str, value: str) -> Callable[[View], View]:
+    """Only admins may send this value of this query parameter."""
+
+    def decorator(view: View) -> View:
+        view.admin_when = parameter, value  # type: ignore[attr-defined]
+        return view
+
+    return decorator
+
+
+def authorize(view: Any, caller: Caller | None, token_error: str | None, query: MultiDict[str, str]) -> None:
     """Raise Unauthenticated or AccessDenied unless the caller may use the view. caller: None when anonymous.
 
     token_error: why the token that was sent is not valid. A public view ignores it.
@@ -139,7 +147,9 @@ def authorize(view, caller, token_error, query):
         parameter, value = view.admin_when
         if value in query.getlist(parameter):
             needs = ADMIN
-    if needs != PUBLIC and caller is None:
+    if needs == PUBLIC:
+        return
+    if caller is None:
         raise Unauthenticated(token_error)
     if needs == ADMIN and not caller.is_admin:
         raise AccessDenied
@@ -148,14 +158,14 @@ def authorize(view, caller, token_error, query):
 class AllowedOrigins:
     """The origins whose pages may use cookies and WebSockets: that of FRONTEND_URL, and ALLOWED_ORIGINS."""
 
-    def __init__(self, config):
+    def __init__(self, config: Mapping[str, Any]) -> None:
         self.allowed = {_normalize_origin(url) for url in (config["FRONTEND_URL"], *config["ALLOWED_ORIGINS"])}
 
-    def allows(self, origin):
+    def allows(self, origin: str) -> bool:
         """Whether the origin is one of them. A sandboxed page's "null" never is."""
         return _normalize_origin(origin) in self.allowed
 
-    def check(self, origin, host):
+    def check(self, origin: str | None, host: str | None) -> None:
         """Raise ForeignOrigin unless the origin is None, that of the same host, or an allowed one."""
         if origin is None or self.allows(origin):
             return
@@ -163,7 +173,7 @@ class AllowedOrigins:
             raise ForeignOrigin
 
 
-def _normalize_origin(url):
+def _normalize_origin(url: str) -> str:
     """The origin as browsers send it: without the scheme's default port."""
     try:
         parts = urlsplit(url.strip().lower())

@@ -4,7 +4,10 @@ Patterns are ECMAScript regular expressions. Some rules fit into no schema: comm
 contradict each other. tests/gateway/schemathesis.toml lists the routes that have such rules.
 """
 
-from apispec import BasePlugin
+from typing import Any
+
+from apispec import APISpec, BasePlugin
+from apispec.ext.marshmallow import OpenAPIConverter
 from marshmallow import fields
 
 from contracts.names import FORMATS
@@ -23,7 +26,7 @@ SECURITY_SCHEMES = {
 }
 POLICY = r'"[a-z]+";q=[0-9]+;w=[0-9]+'
 REMAINING = r'"[a-z]+";r=[0-9]+;t=[0-9]+'
-HEADERS = {
+HEADERS: dict[str, dict[str, Any]] = {
     "X-Request-ID": {
         "description": "the id that came with the request, or a generated one",
         "required": True,
@@ -72,14 +75,14 @@ HEADERS_BY_STATUS = {
 }
 
 
-def response_headers(status, *more):
+def response_headers(status: int | str, *more: str) -> dict[str, str]:
     """The headers of answers with this status, for an OpenAPI response object."""
     if status in SERVER_REFUSALS:
         return {name: name for name in ("X-Request-ID", "Cache-Control")}
     return {name: name for name in (*COMMON_HEADERS, *HEADERS_BY_STATUS.get(int(status), ()), *more)}
 
 
-def extend_spec(spec, converter):
+def extend_spec(spec: APISpec, converter: OpenAPIConverter) -> None:
     """Add security schemes and headers to a new spec, and our rules to the converter of its schemas."""
     for name, scheme in SECURITY_SCHEMES.items():
         spec.components.security_scheme(name, scheme)
@@ -93,11 +96,11 @@ def extend_spec(spec, converter):
 class MetaKeywords(BasePlugin):
     """Copies a schema's `Meta.keywords`: rules that JSON Schema can express and marshmallow cannot."""
 
-    def schema_helper(self, name, definition, schema=None, **kwargs):
+    def schema_helper(self, name: str, definition: dict[str, Any], schema: Any = None, **kwargs: Any) -> dict[str, Any]:
         return getattr(schema.Meta, "keywords", {})
 
 
-def field2own_pattern(self, field, ret, **kwargs):
+def field2own_pattern(self: Any, field: fields.Field[Any], ret: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
     pattern = ret.get("pattern") or getattr(field, "pattern", None)
     if pattern is None and isinstance(field, Line):
         invisible = CONTROLS + (FORMATS if isinstance(field, Name) else "")
@@ -105,13 +108,13 @@ def field2own_pattern(self, field, ret, **kwargs):
     return {"pattern": pattern} if pattern else {}
 
 
-def field2nullable_view(self, field, ret, **kwargs):
+def field2nullable_view(self: Any, field: fields.Field[Any], ret: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
     """Describe a nullable view as the view or null. apispec alone would allow any object."""
     views = [schema for schema in ret.get("anyOf", ()) if "$ref" in schema]
     return {"anyOf": [*views, {"type": "object", "nullable": True, "enum": [None]}]} if views else {}
 
 
-def _line_pattern(min_length, max_length, invisible):
+def _line_pattern(min_length: int, max_length: int | None, invisible: str) -> str:
     """A pattern for a text of that length once trimmed, without invisible characters."""
     inside, end = f"[^{invisible}]", rf"[^\s{invisible}]"
     most = "" if max_length is None else max_length - 2
@@ -123,7 +126,7 @@ def _line_pattern(min_length, max_length, invisible):
     return rf"^\s*{text}\s*$"
 
 
-def field2query_value(self, field, ret, **kwargs):
+def field2query_value(self: Any, field: fields.Field[Any], ret: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
     """A query parameter is never null, and an empty text counts as not given."""
     schema = ret["schema"]
     if schema.pop("nullable", False):

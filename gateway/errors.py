@@ -7,12 +7,14 @@ without any row is a bug: it is logged, and answered with 500 and no details.
 
 import json
 import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from flask import Response, request
 from simple_websocket import ConnectionError as HandshakeError
 from werkzeug import exceptions as http
 from werkzeug.routing import WebsocketMismatch
+from werkzeug.wrappers import Request
 from wsproto.utilities import RemoteProtocolError
 
 from contracts.notifications import NotFailed, NotificationNotFound
@@ -68,7 +70,7 @@ PROBLEM_JSON = "application/problem+json"
 class Unauthenticated(Exception):
     """The request has no valid access token. reason: why the token that was sent is not valid."""
 
-    def __init__(self, reason=None):
+    def __init__(self, reason: str | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
 
@@ -84,7 +86,7 @@ class ForeignOrigin(Exception):
 class MalformedRequest(Exception):
     """The request cannot be parsed. reason: a sentence that says why."""
 
-    def __init__(self, reason):
+    def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
 
@@ -96,7 +98,7 @@ class UnsupportedBody(Exception):
 class RateLimited(Exception):
     """limit: the name of the limit. quota: the requests that it allows in its window."""
 
-    def __init__(self, limit, quota, retry_after_seconds):
+    def __init__(self, limit: str, quota: int, retry_after_seconds: int) -> None:
         super().__init__(limit, quota, retry_after_seconds)
         self.limit, self.quota, self.retry_after_seconds = limit, quota, retry_after_seconds
 
@@ -119,11 +121,11 @@ class Problem:
     retry_after_seconds: int | None = None
 
     @property
-    def title(self):
+    def title(self) -> str:
         return self.type.replace("-", " ").capitalize()
 
 
-PROBLEMS = {
+PROBLEMS: Mapping[type, Problem] = {
     InvalidInput: Problem(422, "invalid-input", "Some values are missing, malformed or out of bounds."),
     InvalidCredentials: Problem(401, "invalid-credentials", "The address or the password is wrong."),
     InvalidSession: Problem(401, "invalid-session", "The session has ended: log in again."),
@@ -213,12 +215,12 @@ PROBLEMS = {
 EXPOSED_ERRORS = (ShopError, ServiceUnavailable, RpcTimeout, TooManyParked, RateLimited)
 
 
-def problem_of(error_class):
+def problem_of(error_class: type[BaseException]) -> Problem:
     """The row of the class, or of its nearest base class."""
     return next(PROBLEMS[base] for base in error_class.__mro__ if base in PROBLEMS)
 
 
-def problem_response(error, request=request):
+def problem_response(error: Exception, request: Request = request) -> Response:
     """The same outside of Flask. It is a WSGI app."""
     problem = problem_of(type(error))
     if problem is PROBLEMS[Exception]:
@@ -237,7 +239,7 @@ def problem_response(error, request=request):
     return Response(json.dumps(body, default=str), problem.status, headers, content_type=PROBLEM_JSON)
 
 
-def _headers(error, problem):
+def _headers(error: Exception, problem: Problem) -> Iterator[tuple[str, str]]:
     if isinstance(error, Unauthenticated) and error.reason:
         yield "WWW-Authenticate", f'Bearer error="invalid_token", error_description="{error.reason}"'
     elif isinstance(error, (Unauthenticated, InvalidCredentials, InvalidSession)):

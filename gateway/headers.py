@@ -3,7 +3,13 @@
 The server adds `environ["answer_headers"]` to every answer. They start as `security_headers`.
 """
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
 from flask import Response, request
+
+from gateway.auth import AllowedOrigins
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'self'; img-src 'self' https: data:; object-src 'none'; base-uri 'none'; "
@@ -17,7 +23,7 @@ EXPOSED_HEADERS = "ETag, Link, Location, X-Total-Count, X-Request-ID, Retry-Afte
 PREFLIGHT_SECONDS = 600
 
 
-def security_headers(config):
+def security_headers(config: Mapping[str, Any]) -> dict[str, str]:
     headers = {
         "Content-Security-Policy": CONTENT_SECURITY_POLICY,
         "X-Content-Type-Options": "nosniff",
@@ -28,7 +34,7 @@ def security_headers(config):
     return headers
 
 
-def uses_https(config):
+def uses_https(config: Mapping[str, Any]) -> bool:
     """Whether browsers reach the shop over https only. config: FRONTEND_URL."""
     return config["FRONTEND_URL"].startswith("https://")
 
@@ -36,11 +42,11 @@ def uses_https(config):
 class CorsMiddleware:
     """WSGI middleware: lets pages of the allowed origins read the answer (CORS)."""
 
-    def __init__(self, app, origins):
+    def __init__(self, app: WSGIApplication, origins: AllowedOrigins) -> None:
         self.app = app
         self.origins = origins
 
-    def __call__(self, environ, start_response):
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         headers = environ["answer_headers"]
         headers["Vary"] = "Origin"
         origin = environ.get("HTTP_ORIGIN")
@@ -51,7 +57,7 @@ class CorsMiddleware:
         return self.app(environ, start_response)
 
 
-def preflight():
+def preflight() -> Response | None:
     """The answer to a CORS preflight request; None for any other request."""
     if request.method != "OPTIONS" or "Access-Control-Request-Method" not in request.headers:
         return None

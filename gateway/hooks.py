@@ -13,8 +13,9 @@ answered before Flask (gateway/cache.py, gateway/limits.py).
 import functools
 import re
 from contextlib import ExitStack
+from typing import Any
 
-from flask import current_app, g, request
+from flask import Response, current_app, g, request
 from werkzeug.exceptions import NotFound
 
 from contracts.types import MAX_BIGINT
@@ -28,19 +29,19 @@ from gateway.routes import health
 CALL_SECONDS = 5.0
 
 
-def set_route():
+def set_route() -> None:
     """Set the route's template for the log, the metrics and the trace."""
     if request.url_rule is not None:
         request.environ["route"] = route_template(request.url_rule.rule)
 
 
 @functools.cache
-def route_template(rule):
+def route_template(rule: str) -> str:
     """A Flask rule in the notation of OpenAPI: `/orders/{order_id}`."""
     return re.sub("<(?:[^:>]+:)?([^>]+)>", r"{\1}", rule)
 
 
-def authorize_caller():
+def authorize_caller() -> None:
     """Check the origin where the view reads a cookie, the view's own rate limit, and the caller's access."""
     view = _requested_view()
     if view is None:
@@ -57,12 +58,12 @@ def authorize_caller():
     g.client = {"client_address": address, "user_agent": user_agent or None}
 
 
-def read_request():
+def read_request() -> None:
     """Check the path's ids and the query parameters, and read the body."""
     view = _requested_view()
     if view is None:
         return
-    if not all(1 <= value <= MAX_BIGINT for value in request.view_args.values() if isinstance(value, int)):
+    if not all(1 <= value <= MAX_BIGINT for value in (request.view_args or {}).values() if isinstance(value, int)):
         raise NotFound
     refuse_unknown_parameters(view)
     g.slots = ExitStack()
@@ -74,13 +75,14 @@ def read_request():
         request.get_data()
 
 
-def begin_work():
+def begin_work() -> None:
     """Take a slot for a concurrent request, and start the deadline of the calls to services."""
-    if _requested_view() is None:
+    rule = request.url_rule
+    if _requested_view() is None or rule is None:
         return
     # Only after the body is read, so that a slow sender uses neither a slot nor the services' time.
     # Sockets have their own limit. Health checks have none, as a busy gateway is healthy.
-    if not request.url_rule.websocket and request.blueprint != health.blp.name:
+    if not rule.websocket and request.blueprint != health.blp.name:
         g.slots.enter_context(current_app.extensions["limits"].in_flight.take(g.client["client_address"]))
     cluster = current_app.extensions["cluster"]
     g.shop = cluster.within(seconds=CALL_SECONDS, request_id=request.environ.get("request_id"))
@@ -90,17 +92,17 @@ def begin_work():
 BEFORE = (set_route, preflight, authorize_caller, read_request, begin_work)
 
 
-def forbid_storing(response):
+def forbid_storing(response: Response) -> Response:
     """Answer with `no-store` unless the view set something else."""
     response.headers.setdefault("Cache-Control", "no-store")
     return response
 
 
-def release_slots(error):
+def release_slots(error: BaseException | None) -> None:
     if "slots" in g:
         g.slots.close()
 
 
-def _requested_view():
+def _requested_view() -> Any:
     """None when no view has the address, and for OPTIONS, which only asks for the methods."""
-    return None if request.method == "OPTIONS" else current_app.view_functions.get(request.endpoint)
+    return None if request.method == "OPTIONS" else current_app.view_functions.get(request.endpoint or "")

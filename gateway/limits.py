@@ -16,15 +16,19 @@ import logging
 import math
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
+from wsgiref.types import InputStream, StartResponse, WSGIApplication, WSGIEnvironment
 
 import eventlet
 from limits.storage import storage_from_string
 from nameko.extensions import DependencyProvider
-from werkzeug import Request
+from werkzeug.wrappers import Request
 
 from gateway.addresses import TrustedProxies, client_network
+from gateway.auth import AccessTokens, Caller, View
 from gateway.errors import Overloaded, RateLimited, Unauthenticated, problem_response
 
 logger = logging.getLogger(__name__)
@@ -44,14 +48,14 @@ LARGE_BODY_BYTES = 16 * 1024
 MAX_LARGE_BODIES, MAX_LARGE_BODIES_PER_ADDRESS = 128, 8
 
 
-def limited(name):
+def limited(name: str) -> Callable[[View], View]:
     """Mark a view: its requests also count, by client address, against this limit of LIMITS."""
 
     if name not in LIMITS:
         raise ValueError(f"There is no limit {name!r} in LIMITS.")
 
-    def decorator(view):
-        view.limit = name
+    def decorator(view: View) -> View:
+        view.limit = name  # type: ignore[attr-defined]
         return view
 
     return decorator
@@ -63,14 +67,14 @@ class Limit:
     quota: int
 
     @property
-    def policy(self):
+    def policy(self) -> str:
         return f'"{self.name}";q={self.quota};w={WINDOW_SECONDS}'
 
 
 class Limits(DependencyProvider):
     """One for the process. Its config: RATE_LIMIT_STORAGE_URI, RATE_LIMIT_SCALE and TRUSTED_PROXIES."""
 
-    def setup(self):
+    def setup(self) -> None:
         config = self.container.config
         scale = config["RATE_LIMIT_SCALE"]
         self._limits = {name: Limit(name, max(1, round(quota * scale))) for name, quota in LIMITS.items()}
@@ -81,12 +85,12 @@ class Limits(DependencyProvider):
         self.large_bodies = ConcurrencyLimit(MAX_LARGE_BODIES, MAX_LARGE_BODIES_PER_ADDRESS * address_scale)
         self._failures = (self._storage.base_exceptions, OSError, eventlet.Timeout)
         self._is_unreachable = False
-        self._retry_at = 0
+        self._retry_at = 0.0
 
-    def get_dependency(self, worker_ctx):
+    def get_dependency(self, worker_ctx: Any) -> "Limits":
         return self
 
-    def count(self, name, client, answer_headers):
+    def count(self, name: str, client: str, answer_headers: dict[str, str]) -> None:
         """Count a request of the client, and add the result to the answer's headers. Raises RateLimited."""
         limit = self._limits[name]
         _add(answer_headers, "RateLimit-Policy", limit.policy)
@@ -98,7 +102,7 @@ class Limits(DependencyProvider):
         if count > limit.quota:
             raise RateLimited(name, limit.quota, resets_in_seconds)
 
-    def _count(self, key):
+    def _count(self, key: str) -> tuple[int, int] | None:
         """(requests in this window, seconds until the next window); None while the storage is unreachable."""
         if self._retry_at > time.monotonic():
             return None
@@ -119,7 +123,7 @@ class Limits(DependencyProvider):
         return count, min(WINDOW_SECONDS, max(1, math.ceil(resets_at - time.time())))
 
 
-def _storage(redis_uri):
+def _storage(redis_uri: str | None) -> Any:
     if redis_uri is None:
         return storage_from_string("memory://")
     # Imported here, as redis imports OpenTelemetry where that is installed.
@@ -131,11 +135,11 @@ def _storage(redis_uri):
         socket_timeout=STORAGE_SECONDS,
         socket_connect_timeout=STORAGE_SECONDS,
         # A retry would exceed the timeout of _count, which may cut a reply in two.
-        retry=Retry(NoBackoff(), 0),
+        retry=Retry(NoBackoff(), 0),  # type: ignore[arg-type]
     )
 
 
-def _add(headers, name, item):
+def _add(headers: dict[str, str], name: str, item: str) -> None:
     headers[name] = f"{headers[name]}, {item}" if name in headers else item
 
 
@@ -147,12 +151,12 @@ class RateLimitMiddleware:
     token_error     why the token that was sent is not valid, else None
     """
 
-    def __init__(self, app, limits, access_tokens):
+    def __init__(self, app: WSGIApplication, limits: Limits, access_tokens: AccessTokens) -> None:
         self.app = app
         self.limits = limits
         self.access_tokens = access_tokens
 
-    def __call__(self, environ, start_response):
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         address = environ["client_address"] = self.limits.trusted_proxies.client_address(environ)
         caller, token_error = self._caller(environ.get("HTTP_AUTHORIZATION"))
         environ["caller"], environ["token_error"] = caller, token_error
@@ -164,7 +168,7 @@ class RateLimitMiddleware:
                 return problem_response(error, Request(environ))(environ, start_response)
         return self.app(environ, start_response)
 
-    def _caller(self, authorization):
+    def _caller(self, authorization: str | None) -> tuple[Caller | None, str | None]:
         try:
             return self.access_tokens.read_header(authorization), None
         except Unauthenticated as error:
@@ -174,13 +178,13 @@ class RateLimitMiddleware:
 class ConcurrencyLimit:
     """At most `maximum` requests at once, and at most `max_per_address` of one address. taken: the current number."""
 
-    def __init__(self, maximum, max_per_address):
+    def __init__(self, maximum: float, max_per_address: float) -> None:
         self.maximum, self.max_per_address = maximum, max_per_address
         self.taken = 0
-        self._of_address = Counter()
+        self._of_address: Counter[str] = Counter()
 
     @contextmanager
-    def take(self, address):
+    def take(self, address: str) -> Iterator[None]:
         """Count one request for the block. Raises Overloaded at either limit."""
         if self.taken >= self.maximum or self._of_address[address] >= self.max_per_address:
             raise Overloaded
@@ -201,12 +205,12 @@ class BoundedBody:
     That many bytes have arrived by then: a client that only announces a large body takes no slot.
     """
 
-    def __init__(self, body, on_large):
+    def __init__(self, body: InputStream, on_large: Callable[[], object]) -> None:
         self._body = body
         self._on_large = on_large
-        self._left = LARGE_BODY_BYTES
+        self._left: int | None = LARGE_BODY_BYTES
 
-    def read(self, size=-1):
+    def read(self, size: int = -1) -> bytes:
         """Like a raw stream's: a part may be shorter than `size`, and only the end is empty."""
         if self._left is not None:
             if self._left:

@@ -8,7 +8,9 @@ import json
 import logging
 import time
 from collections import Counter
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import Any
 
 import eventlet
 from eventlet.green import socket
@@ -16,11 +18,14 @@ from eventlet.queue import Empty, Full, LightQueue
 from eventlet.semaphore import Semaphore
 from nameko.extensions import DependencyProvider
 from prometheus_client import Gauge
-from simple_websocket import ConnectionClosed
+from simple_websocket import ConnectionClosed, Server
 from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import ProtocolError
 
+from contracts.notifications import NotificationCreated
+from contracts.products import ProductChanged
 from contracts.types import MAX_BIGINT
+from gateway.auth import AccessTokens, Caller
 from gateway.errors import Overloaded, Unauthenticated
 from nameko_reliable.messages import timestamp
 from nameko_reliable.telemetry.tracing import NO_SPAN, Operation, Tracer
@@ -61,18 +66,18 @@ class LiveFeed(DependencyProvider):
 
     tracer = Tracer()
 
-    def __init__(self):
-        self._clients = set()
-        self._of_user = {}
-        self._of_address = Counter()
+    def __init__(self) -> None:
+        self._clients: set[_Client] = set()
+        self._of_user: dict[int, set[_Client]] = {}
+        self._of_address: Counter[str] = Counter()
 
-    def setup(self):
+    def setup(self) -> None:
         self.max_address_sockets = max(1, round(MAX_ADDRESS_SOCKETS * self.container.config["RATE_LIMIT_SCALE"]))
 
-    def get_dependency(self, worker_ctx):
+    def get_dependency(self, worker_ctx: Any) -> "LiveFeed":
         return self
 
-    def push_product(self, event):
+    def push_product(self, event: ProductChanged) -> None:
         """Send the change to the clients that watch the product, and to those that watch all products."""
         data = {
             "id": event.id,
@@ -86,7 +91,7 @@ class LiveFeed(DependencyProvider):
             if client.watched_ids is None or event.id in client.watched_ids:
                 client.enqueue(text)
 
-    def push_notification(self, event):
+    def push_notification(self, event: NotificationCreated) -> None:
         """Send the notification to the sockets of its user, and to no others."""
         data = {
             "id": event.id,
@@ -102,12 +107,12 @@ class LiveFeed(DependencyProvider):
             if client.seconds_left() > 0:
                 client.enqueue(text, self.tracer.span(PUSH))
 
-    def refuse_when_full(self, address):
+    def refuse_when_full(self, address: str) -> None:
         """Raise Overloaded when the number of sockets, in all or of that address, is at its limit."""
         if len(self._clients) >= MAX_SOCKETS or self._of_address[address] >= self.max_address_sockets:
             raise Overloaded
 
-    def serve(self, ws, access_tokens, authorization, address):
+    def serve(self, ws: Server, access_tokens: AccessTokens, authorization: str | None, address: str) -> None:
         """Serve one client until its connection ends. Raises ConnectionClosed, as simple_websocket does."""
         client = _Client(ws, on_expiry=self._set_caller)
         self._clients.add(client)
@@ -116,8 +121,7 @@ class LiveFeed(DependencyProvider):
         client.start()
         try:
             client.send(type="connected", message="Welcome to Forage.")
-            if authorization:
-                self._authenticate(client, lambda: access_tokens.read_header(authorization))
+            self._authenticate(client, lambda: access_tokens.read_header(authorization))
             while True:
                 text = ws.receive()
                 if client.is_over_message_rate():
@@ -134,17 +138,18 @@ class LiveFeed(DependencyProvider):
             _gauge_of(client).dec()
             client.stop()
 
-    def close_all(self):
+    def close_all(self) -> None:
         """Close every socket with 1001 once its queue is sent."""
         for client in list(self._clients):
             client.enqueue(CloseReason.GOING_AWAY)
 
-    def _handle(self, client, text, access_tokens):
+    def _handle(self, client: "_Client", text: str | bytes, access_tokens: AccessTokens) -> None:
         try:
             message = json.loads(text) if isinstance(text, str) else None
         except (ValueError, RecursionError):
             message = None
-        kind = message.get("type") if isinstance(message, dict) else None
+        message = message if isinstance(message, dict) else {}
+        kind = message.get("type")
         if kind == "ping":
             client.send(type="pong")
         elif kind == "authenticate":
@@ -154,27 +159,29 @@ class LiveFeed(DependencyProvider):
         else:
             client.send(type="error", detail='Send JSON with a "type" of ping, authenticate or watch.')
 
-    def _authenticate(self, client, read_caller):
+    def _authenticate(self, client: "_Client", read_caller: Callable[[], Caller | None]) -> None:
         try:
             caller = read_caller()
         except Unauthenticated as error:
             client.send(type="error", detail=error.reason)
-        else:
-            if len(self._of_user.get(caller.user_id, set()) - {client}) >= MAX_USER_SOCKETS:
-                client.send(type="error", detail=f"A user may have {MAX_USER_SOCKETS} sockets at most.")
-                return
-            self._set_caller(client, caller)
-            # Also wakes the writer, which must now wait for the end of the token.
-            client.send(type="authenticated", user_id=caller.user_id)
+            return
+        if caller is None:
+            return
+        if len(self._of_user.get(caller.user_id, set()) - {client}) >= MAX_USER_SOCKETS:
+            client.send(type="error", detail=f"A user may have {MAX_USER_SOCKETS} sockets at most.")
+            return
+        self._set_caller(client, caller)
+        # Also wakes the writer, which must now wait for the end of the token.
+        client.send(type="authenticated", user_id=caller.user_id)
 
-    def _watch(self, client, product_ids):
+    def _watch(self, client: "_Client", product_ids: Any) -> None:
         is_valid = isinstance(product_ids, list) and len(product_ids) <= MAX_WATCHED
         if is_valid and all(type(id) is int and 0 < id <= MAX_BIGINT for id in product_ids):
             client.watched_ids = frozenset(product_ids)
         else:
             client.send(type="error", detail=f"product_ids must be a list of {MAX_WATCHED} product ids at most.")
 
-    def _set_caller(self, client, caller):
+    def _set_caller(self, client: "_Client", caller: Caller | None) -> None:
         if client.caller is not None:
             sockets = self._of_user[client.caller.user_id]
             sockets.discard(client)
@@ -190,18 +197,18 @@ class LiveFeed(DependencyProvider):
 class _Client:
     """caller: None while anonymous. watched_ids: the products whose changes it gets; None for all."""
 
-    def __init__(self, ws, on_expiry):
+    def __init__(self, ws: Server, on_expiry: Callable[["_Client", None], None]) -> None:
         self.ws = ws
-        self.caller = None
-        self.watched_ids = None
+        self.caller: Caller | None = None
+        self.watched_ids: frozenset[int] | None = None
         self._on_expiry = on_expiry
         self._queue = LightQueue(MAX_QUEUED)
         self._message_rate = _TokenBucket(MAX_BURST, MESSAGES_PER_SECOND)
 
-    def start(self):
+    def start(self) -> None:
         self._writer = eventlet.spawn(self._write)
 
-    def stop(self):
+    def stop(self) -> None:
         """Disconnect. The client gets CLOSE_SECONDS to close first, so that it reads our reason."""
         self._writer.kill()
         while not self._queue.empty():
@@ -211,20 +218,20 @@ class _Client:
         # The reader closes the socket. The server must not close it while the reader runs.
         self.ws.thread.join(CLOSE_SECONDS)
 
-    def close(self, reason):
+    def close(self, reason: CloseReason) -> None:
         """Close once the queue is sent, after CLOSE_SECONDS at most."""
         self.enqueue(reason)
         with eventlet.Timeout(CLOSE_SECONDS, False):
             self._writer.wait()
 
-    def is_over_message_rate(self):
+    def is_over_message_rate(self) -> bool:
         """Count one message of the client. Allowed: MAX_BURST at once, and MESSAGES_PER_SECOND."""
         return self._message_rate.spend(1) < 0
 
-    def send(self, **message):
+    def send(self, **message: Any) -> None:
         self.enqueue(_dump(**message))
 
-    def enqueue(self, text, span=NO_SPAN):
+    def enqueue(self, text: str | CloseReason, span: Any = NO_SPAN) -> None:
         """text: a message, or a CloseReason, which ends the socket. span: ends when the message is sent."""
         try:
             self._queue.put_nowait((text, span))
@@ -233,11 +240,11 @@ class _Client:
             logger.info("dropped a WebSocket that reads too slowly")
             self._disconnect()
 
-    def seconds_left(self):
-        """Until the caller's token expires; negative afterwards. The client must be authenticated."""
-        return self.caller.expires_at - time.time()
+    def seconds_left(self) -> float:
+        """Until the caller's token expires; negative afterwards, 0 when anonymous."""
+        return 0.0 if self.caller is None else self.caller.expires_at - time.time()
 
-    def _write(self):
+    def _write(self) -> None:
         try:
             while True:
                 text, span = self._next()
@@ -251,7 +258,7 @@ class _Client:
         except (OSError, ConnectionClosed, ProtocolError):
             self._disconnect()
 
-    def _next(self):
+    def _next(self) -> tuple[str | CloseReason, Any]:
         """(text, span): the next in the queue, or the message that the token has expired."""
         if self.caller is None:
             return self._queue.get()
@@ -263,7 +270,7 @@ class _Client:
             self._on_expiry(self, None)
             return _dump(type="expired"), NO_SPAN
 
-    def _disconnect(self):
+    def _disconnect(self) -> None:
         """Shut the socket down, so that the reader sees its end in any state of the protocol."""
         with suppress(OSError):
             self.ws.sock.shutdown(socket.SHUT_RDWR)
@@ -272,11 +279,11 @@ class _Client:
 class _TokenBucket:
     """`capacity` at once, refilled by `per_second`."""
 
-    def __init__(self, capacity, per_second):
+    def __init__(self, capacity: float, per_second: float) -> None:
         self._capacity, self._per_second = capacity, per_second
         self._left, self._counted_at = capacity, time.monotonic()
 
-    def spend(self, count):
+    def spend(self, count: int) -> float:
         """Take `count` and return the rest. A negative rest is a debt."""
         now = time.monotonic()
         self._left = min(self._capacity, self._left + (now - self._counted_at) * self._per_second) - count
@@ -287,10 +294,10 @@ class _TokenBucket:
 class FrameCounter:
     """Counts the frames of a WebSocket by their heads, before anything else parses them."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._partial_head, self._payload_bytes = b"", 0
 
-    def count_in(self, data):
+    def count_in(self, data: bytes) -> int:
         """The number of frames whose head ends in the next piece of the stream."""
         data, at, count = self._partial_head + data, self._payload_bytes, 0
         while len(data) >= at + 2:
@@ -317,7 +324,7 @@ class ClientSocket:
     answer_headers: {name: value}, added to the answer to the handshake, which is sent first.
     """
 
-    def __init__(self, sock, answer_headers):
+    def __init__(self, sock: Any, answer_headers: Mapping[str, str]) -> None:
         self._sock = sock
         self._answer_headers = "".join(f"{name}: {value}\r\n" for name, value in answer_headers.items()).encode()
         self._sending = Semaphore()
@@ -325,21 +332,21 @@ class ClientSocket:
         self.fileno, self.shutdown = sock.fileno, sock.shutdown
         self._frames, self._frame_rate = FrameCounter(), _TokenBucket(MAX_FRAME_BURST, FRAMES_PER_SECOND)
 
-    def recv(self, size):
+    def recv(self, size: int) -> bytes:
         data = self._sock.recv(size)
         left = self._frame_rate.spend(max(1, self._frames.count_in(data)))
         if left < 0:
             eventlet.sleep(-left / FRAMES_PER_SECOND)
         return data
 
-    def send(self, data):
+    def send(self, data: bytes) -> None:
         if self._answer_headers:
             status, _, rest = data.partition(b"\r\n")
             data, self._answer_headers = status + b"\r\n" + self._answer_headers + rest, b""
         with eventlet.Timeout(SEND_SECONDS, TimeoutError("slow reader")), self._sending:
             self._sock.sendall(data)
 
-    def close(self):
+    def close(self) -> None:
         """Close once the client has stopped sending. Unread data would make it lose our last message."""
         with suppress(OSError), eventlet.Timeout(CLOSE_SECONDS, False):
             self._sock.shutdown(socket.SHUT_WR)
@@ -347,15 +354,15 @@ class ClientSocket:
                 pass
         self._sock.close()
 
-    def get_socket(self):
+    def get_socket(self) -> "ClientSocket":
         """Lets it replace eventlet's input in the WSGI environ."""
         return self
 
 
-def _gauge_of(client):
+def _gauge_of(client: _Client) -> Gauge:
     """The gauge that the client counts in."""
     return SOCKETS.labels("gateway", "anonymous" if client.caller is None else "authenticated")
 
 
-def _dump(**message):
+def _dump(**message: Any) -> str:
     return json.dumps(message, ensure_ascii=False, separators=(",", ":"))

@@ -1,5 +1,7 @@
 """The paging headers of every list."""
 
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlencode
 
 from flask import request
@@ -7,7 +9,7 @@ from flask import request
 PAGE_HEADERS = ["X-Total-Count", "Link"]
 
 
-def page_headers(query, total):
+def page_headers(query: Mapping[str, Any], total: int) -> dict[str, str]:
     """{name: value} of PAGE_HEADERS for the requested list.
 
     query: as contracts.types.PageQuery loads it. total: the number of items in the whole list.
@@ -26,7 +28,7 @@ def page_headers(query, total):
     return {"X-Total-Count": str(total), "Link": ", ".join(links)}
 
 
-def _parameters(limit, offset):
+def _parameters(limit: int, offset: int) -> str:
     given = request.args.to_dict()
     position = next((name for name in ("page", "skip") if name in given), "offset")
     return urlencode({**given, position: offset // limit + 1 if position == "page" else offset})

@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
 
 from marshmallow import INCLUDE, Schema, ValidationError, fields, post_load, pre_load, validate, validates_schema
 
@@ -11,20 +12,20 @@ from contracts.orders import OrderSummaryView
 from contracts.products import StockSummaryView
 from contracts.types import SUBSCRIBERS, Time, View
 
-NULLABLE = {"allow_none": True}
+NULLABLE: dict[str, Any] = {"allow_none": True}
 
 
-class Moment(fields.Field):
+class Moment(fields.Field[str]):
     """An ISO 8601 date or time, in UTC unless it has an offset. Loads to an ISO 8601 time with `Z`.
 
     after_day: a bare date means the end of that day, not its beginning.
     """
 
-    def __init__(self, *, after_day=False, **kwargs):
+    def __init__(self, *, after_day: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.after_day = after_day
 
-    def _deserialize(self, value, attr, data, **kwargs):
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
         try:
             if re.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}", value):
                 moment = datetime.combine(date.fromisoformat(value), time(), UTC)
@@ -38,7 +39,7 @@ class Moment(fields.Field):
         return moment.isoformat().replace("+00:00", "Z")
 
 
-def Flag(**kwargs):
+def Flag(**kwargs: Any) -> fields.Boolean:
     return fields.Boolean(truthy={"true"}, falsy={"false"}, **kwargs)
 
 
@@ -46,13 +47,13 @@ class Query(Schema):
     """Empty search terms are ignored."""
 
     @pre_load
-    def drop_empty_terms(self, data, **kwargs):
+    def drop_empty_terms(self, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         return {
             name: value for name, value in data.items() if value or not isinstance(self.fields.get(name), fields.String)
         }
 
     @post_load
-    def clear_blank_terms(self, data, **kwargs):
+    def clear_blank_terms(self, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         return {name: None if value == "" else value for name, value in data.items()}
 
 
@@ -64,11 +65,11 @@ class OrderQuery(Query, orders.OrderQuery):
     """from, to: orders created at `from` or later and before `to`. A bare date covers the whole day."""
 
     all = Flag(load_default=False)
-    created_from = Moment(load_default=None, data_key="from")
-    created_to = Moment(load_default=None, data_key="to", after_day=True)
+    created_from = Moment(load_default=None, data_key="from")  # type: ignore[assignment]
+    created_to = Moment(load_default=None, data_key="to", after_day=True)  # type: ignore[assignment]
 
     @validates_schema(skip_on_field_errors=False)
-    def require_all_for_searches(self, data, **kwargs):
+    def require_all_for_searches(self, data: dict[str, Any], **kwargs: Any) -> None:
         given = {"q": data.get("q"), "from": data.get("created_from"), "to": data.get("created_to")}
         if not data.get("all") and any(given.values()):
             raise ValidationError({name: ["Only with all=true."] for name, value in given.items() if value})
@@ -92,7 +93,7 @@ class ParkedQuery(types.PageQuery):
     offset = fields.Integer(load_default=0, validate=validate.Range(0, MAX_PARKED_OFFSET))
 
     @validates_schema
-    def check_reach(self, data, **kwargs):
+    def check_reach(self, data: dict[str, Any], **kwargs: Any) -> None:
         if (data.get("page", 1) - 1) * data["limit"] > MAX_PARKED_OFFSET:
             raise ValidationError(f"Must begin with one of the first {MAX_PARKED_OFFSET} messages.", "page")
 

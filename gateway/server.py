@@ -14,6 +14,7 @@ nameko_reliable.web.server.
 """
 
 import logging
+from typing import Any
 
 from eventlet.event import Event
 from nameko.extensions import Entrypoint
@@ -40,7 +41,7 @@ class WsgiServer(Entrypoint):
 
     tracer = Tracer()
 
-    def setup(self):
+    def setup(self) -> None:
         config = self.container.config
         port = config["GATEWAY_PORT"]
         try:
@@ -59,21 +60,21 @@ class WsgiServer(Entrypoint):
             ) from None
         self.port = self.listener.port
 
-    def start(self):
+    def start(self) -> None:
         self._server = HttpServer(self.listener, self._call_method(), self.container.service_name, self.tracer)
         self._server.start(self.container.spawn_managed_thread, BACKLOG)
         logger.info("listening on port %d", self.port)
 
-    def stop(self):
+    def stop(self) -> None:
         self._server.stop(STOP_SECONDS)
 
-    def kill(self):
+    def kill(self) -> None:
         self._server.kill()
 
-    def _call_method(self):
+    def _call_method(self) -> Any:
         returned = Event()
 
-        def keep(worker_ctx, result, exc_info):
+        def keep(worker_ctx: Any, result: Any, exc_info: Any) -> tuple[Any, Any]:
             returned.send(result) if exc_info is None else returned.send_exception(exc_info[1])
             return result, exc_info
 

@@ -1,5 +1,7 @@
+from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
+from typing import Any
 
 import eventlet
 from flask import g
@@ -7,7 +9,7 @@ from werkzeug.exceptions import NotFound
 
 from contracts.orders import SummaryQuery
 from contracts.types import SUBSCRIBERS, ParkedMessageNotFound
-from gateway.api import Blueprint
+from gateway.api import Blueprint, JsonObject
 from gateway.auth import admin
 from gateway.paging import PAGE_HEADERS, page_headers
 from gateway.schemas import (
@@ -37,7 +39,7 @@ MESSAGE_ID = {
 @admin
 @blp.arguments(SummaryQuery, location="query")
 @blp.response(200, SummaryView)
-def summarize(query):
+def summarize(query: JsonObject) -> JsonObject:
     """The shop's sums: sales by day, low stock, mails, parked messages.
 
     Days are in UTC, oldest first, and end today. A cancelled order counts only in `by_status`, which counts all
@@ -65,7 +67,7 @@ def summarize(query):
 @blp.arguments(ParkedQuery, location="query")
 @blp.response(200, ParkedPageView, headers=PAGE_HEADERS)
 @blp.problems(ParkingLotBusy)
-def list_parked(query):
+def list_parked(query: JsonObject) -> tuple[JsonObject, int, dict[str, str]]:
     """Messages that no handler could process, newest first, of all services except those in `away`.
 
     At most the oldest 1,000 messages of a service are listed; `total` counts all.
@@ -95,7 +97,7 @@ def list_parked(query):
 @admin
 @blp.response(204)
 @blp.problems(NotFound, ParkedMessageNotFound, NotReplayable, TooManyParked, ParkingLotBusy)
-def replay_parked(service, message_id):
+def replay_parked(service: str, message_id: str) -> None:
     """Pass the message to its handler again. If that fails, it is parked again under another id."""
     _subscriber(service).replay_parked(message_id=message_id)
 
@@ -104,7 +106,7 @@ def replay_parked(service, message_id):
 @admin
 @blp.response(204)
 @blp.problems(NotFound, ParkedMessageNotFound, TooManyParked, ParkingLotBusy)
-def discard_parked(service, message_id):
+def discard_parked(service: str, message_id: str) -> None:
     """Delete the message permanently."""
     _subscriber(service).discard_parked(message_id=message_id)
 
@@ -114,7 +116,7 @@ def discard_parked(service, message_id):
 @blp.arguments(ParkedSelection)
 @blp.response(200, ParkedProgressView)
 @blp.problems(ParkingLotBusy)
-def replay_all_parked(selection):
+def replay_all_parked(selection: JsonObject) -> JsonObject:
     """Pass up to 500 messages of a service to their handlers again, oldest first.
 
     Send the answer's `left` with the next call, until it is 0. So a message that fails again is not replayed twice.
@@ -127,18 +129,18 @@ def replay_all_parked(selection):
 @blp.arguments(ParkedSelection)
 @blp.response(200, ParkedProgressView)
 @blp.problems(ParkingLotBusy)
-def discard_all_parked(selection):
+def discard_all_parked(selection: JsonObject) -> JsonObject:
     """Delete up to 500 messages of a service permanently, oldest first. Continue as with `replay`."""
     return _subscriber(selection.pop("service")).discard_all_parked(**selection)
 
 
-def _subscriber(service):
+def _subscriber(service: str) -> Any:
     if service not in SUBSCRIBERS:
         raise NotFound
     return getattr(g.shop, service)
 
 
-def _call_all(*calls):
+def _call_all(*calls: Callable[[], Any]) -> list[Any]:
     """The results of concurrent calls, None where the service is unavailable or too slow.
 
     Raises ServiceUnavailable when the broker is unreachable, and ParkingLotBusy.
@@ -151,7 +153,7 @@ def _call_all(*calls):
     return answers
 
 
-def _call(call):
+def _call(call: Callable[[], Any]) -> Any:
     try:
         return call()
     except ParkingLotBusy as error:

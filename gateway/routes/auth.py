@@ -19,7 +19,7 @@ from contracts.users import (
     UnprovenAddress,
 )
 from gateway import cookies
-from gateway.api import JSON, Blueprint
+from gateway.api import JSON, Blueprint, JsonObject
 from gateway.auth import public, with_cookie
 from gateway.errors import PROBLEM_JSON, problem_of, problem_response
 from gateway.limits import limited
@@ -38,7 +38,7 @@ blp = Blueprint("auth", __name__, description="Logging in and out")
 @blp.body(Credentials())
 @blp.response(200, TokenView, headers=["Set-Cookie"])
 @blp.problems(ServiceBusy, InvalidCredentials, TooManyFailures)
-def login(credentials):
+def login(credentials: JsonObject) -> JsonObject:
     """Get an access token, and the cookie that refreshes it, for an address and a password."""
     return _set_session_cookie(g.shop.users.login(**credentials, **g.client))
 
@@ -50,7 +50,7 @@ def login(credentials):
 @blp.request_cookie(cookies.REFRESH, required=True)
 @blp.response(200, TokenView, headers=["Set-Cookie"])
 @blp.problems(InvalidSession)
-def refresh():
+def refresh() -> JsonObject:
     """Get a new access token for the cookie, which is replaced. Later use of the old cookie ends the session."""
     refresh_token = cookies.read_refresh()
     if not refresh_token:
@@ -63,7 +63,7 @@ def refresh():
 @with_cookie
 @blp.request_cookie(cookies.REFRESH, required=False)
 @blp.response(204, headers=["Set-Cookie"])
-def logout():
+def logout() -> None:
     """End the cookie's session. Its access token stays valid until it expires, 15 minutes at most."""
     refresh_token = cookies.read_refresh()
     if refresh_token:
@@ -74,7 +74,7 @@ def logout():
 @blp.route("/auth/providers")
 @public
 @blp.response(200, {"type": "array", "items": {"type": "string", "enum": ["google"]}})
-def providers():
+def providers() -> Response:
     """The external sign-in providers."""
     return jsonify(["google"] if current_app.config["GOOGLE_CLIENT_ID"] else [])
 
@@ -84,7 +84,7 @@ def providers():
 @limited("login")
 @blp.response(302, headers=["Location", "Set-Cookie"])
 @blp.problems(NotConfigured, SignInProviderAway)
-def google():
+def google() -> Response:
     """Redirect to the sign-in at Google.
 
     After an error a client that prefers `text/html` is redirected to the storefront's `/auth/callback#error=<type>`.
@@ -102,7 +102,7 @@ def google():
 @blp.request_cookie(cookies.SIGN_IN, required=True)
 @blp.response(302, headers=["Location", "Set-Cookie"])
 @blp.problems(SignInRefused, SignInProviderAway, NotConfigured, UnprovenAddress, AccountDisabled)
-def google_callback(query):
+def google_callback(query: JsonObject) -> Response:
     """Finish the sign-in: redirect to the storefront, with the access token in the fragment.
 
     A reload redirects there again, with a new token if the browser sends the session's cookie.
@@ -122,7 +122,7 @@ def google_callback(query):
     return _redirect_to_storefront(f"token={tokens['access_token']}")
 
 
-def _repeat_redirect():
+def _repeat_redirect() -> Response:
     refresh_token = cookies.read_refresh()
     if not refresh_token:
         # Browsers withhold a Strict cookie on a redirect from another site. The storefront's own requests have it.
@@ -135,7 +135,7 @@ def _repeat_redirect():
 
 
 @blp.errorhandler(Exception)
-def handle_error(error):
+def handle_error(error: Exception) -> Response:
     """A problem; for a browser a redirect to the storefront with the problem's type."""
     problem = problem_response(error)
     # Without a preference (no Accept, */*) this is the first, a problem.
@@ -145,16 +145,16 @@ def handle_error(error):
     return problem
 
 
-def _redirect_to_storefront(fragment=""):
+def _redirect_to_storefront(fragment: str = "") -> Response:
     return _redirect(f"{current_app.config['FRONTEND_URL']}/auth/callback{fragment and '#'}{fragment}")
 
 
-def _redirect(url):
+def _redirect(url: str) -> Response:
     """Flask's redirect would also write the address, which may hold a token, into a page."""
     return Response(status=302, headers={"Location": url})
 
 
-def _set_session_cookie(tokens):
+def _set_session_cookie(tokens: JsonObject) -> JsonObject:
     """Move the refresh token into its cookie. Returns the rest, for the body."""
     cookies.set_refresh(tokens.pop("refresh_token"))
     return tokens

@@ -1,8 +1,10 @@
 """The OpenAPI document, and a page that shows it. An npm package brings the page's files, so it works offline."""
 
 from pathlib import Path
+from typing import Any
 
-from flask import Response, current_app, json, request
+from apispec import APISpec
+from flask import Flask, Response, current_app, json, request
 from nameko.extensions import DependencyProvider
 from werkzeug.exceptions import NotFound
 
@@ -48,17 +50,17 @@ CONTENT_SECURITY_POLICY = (
 class DocsAssets(DependencyProvider):
     """The page's files, read once. files: {name: bytes}."""
 
-    def setup(self):
+    def setup(self) -> None:
         try:
             self.files = {name: (ASSETS / name).read_bytes() for name in TYPES}
         except OSError:
             raise SystemExit(f"The files of /docs are missing: run `npm ci` in {FOLDER}.") from None
 
-    def get_dependency(self, worker_ctx):
+    def get_dependency(self, worker_ctx: Any) -> "DocsAssets":
         return self
 
 
-def keep_document(app, spec):
+def keep_document(app: Flask, spec: APISpec) -> None:
     """Serialize the OpenAPI document once: it does not change while the process runs."""
     # Relative to the document's own address, as a proxy may add a path prefix.
     spec.options["servers"] = [{"url": "."}]
@@ -68,7 +70,7 @@ def keep_document(app, spec):
 @blp.route("/openapi.json")
 @public
 @blp.response(200, {"type": "object"})
-def openapi():
+def openapi() -> Response:
     """This document."""
     return Response(current_app.extensions["openapi.json"], mimetype="application/json")
 
@@ -76,7 +78,7 @@ def openapi():
 @blp.route("/docs")
 @public
 @blp.response(200, {"type": "string"}, content_type="text/html")
-def page():
+def page() -> Response:
     """A page to read this document and try the API."""
     request.environ["answer_headers"]["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
     return Response(PAGE, mimetype="text/html")
@@ -86,7 +88,7 @@ def page():
 @public
 @blp.response(200, {"type": "string", "format": "binary"}, content_type="*/*")
 @blp.problems(NotFound)
-def asset(name):
+def asset(name: str) -> Response:
     """The page's files."""
     if name == "start.js":
         return Response(START, mimetype="text/javascript")

@@ -1,16 +1,18 @@
 from contextvars import copy_context
 from datetime import UTC, datetime
 from time import monotonic, perf_counter
+from typing import Any
 
 import eventlet
 from flask import current_app, g
 
 from contracts.types import SERVICES
-from gateway.api import Blueprint
+from gateway.api import Blueprint, JsonObject
 from gateway.auth import public
 from gateway.errors import NotReady
 from gateway.schemas import HealthView, ProbeView
 from nameko_reliable.messages import timestamp
+from nameko_reliable.rpc import Cluster
 
 blp = Blueprint("health", __name__, description="Health checks", calls_services=False)
 
@@ -22,7 +24,7 @@ SHARED_SECONDS = 0.5
 @blp.route("/health")
 @public
 @blp.response(200, HealthView)
-def health():
+def health() -> JsonObject:
     """The status and response time of each service. The status is 200 in any case."""
     services = current_app.extensions["health_checks"].check_all(g.shop, HEALTH_SECONDS)
     up = [service["status"] == "up" for service in services.values()]
@@ -38,7 +40,7 @@ def health():
 @blp.route("/livez")
 @public
 @blp.response(200, ProbeView)
-def livez():
+def livez() -> JsonObject:
     """Whether this process serves requests."""
     return {"status": "up"}
 
@@ -47,7 +49,7 @@ def livez():
 @public
 @blp.response(200, ProbeView)
 @blp.problems(NotReady)
-def readyz():
+def readyz() -> JsonObject:
     """Whether to send requests here: the broker is reachable and at least one service answers."""
     services = current_app.extensions["health_checks"].check_all(g.shop, READY_SECONDS)
     if all(service["status"] == "down" for service in services.values()):
@@ -58,10 +60,10 @@ def readyz():
 class HealthChecks:
     """Requests within SHARED_SECONDS of each other share one round of checks, running or finished."""
 
-    def __init__(self):
-        self._latest = {}  # timeout in seconds: (started_at, greenlet)
+    def __init__(self) -> None:
+        self._latest: dict[float, tuple[float, Any]] = {}  # timeout in seconds: (started_at, greenlet)
 
-    def check_all(self, shop, seconds):
+    def check_all(self, shop: Cluster, seconds: float) -> dict[str, JsonObject]:
         started_at, checks = self._latest.get(seconds, (float("-inf"), None))
         if monotonic() - started_at > SHARED_SECONDS:
             checks = eventlet.spawn(copy_context().run, _check_all, shop.within(seconds=seconds))
@@ -69,12 +71,12 @@ class HealthChecks:
         return checks.wait()
 
 
-def _check_all(shop):
+def _check_all(shop: Cluster) -> dict[str, JsonObject]:
     checks = {service: eventlet.spawn(copy_context().run, _check, shop, service) for service in SERVICES}
     return {service: greenlet.wait() for service, greenlet in checks.items()}
 
 
-def _check(shop, service):
+def _check(shop: Cluster, service: str) -> JsonObject:
     started_at = perf_counter()
     try:
         getattr(shop, service).health()

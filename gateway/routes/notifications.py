@@ -1,10 +1,11 @@
 from flask import current_app, g, request
 from flask_sock import Sock
+from simple_websocket import Server
 
 from contracts.notifications import NotFailed, NotificationNotFound, NotificationPageView, NotificationView, ReadMark
 from contracts.users import MailNotNeeded
 from gateway.addresses import client_network
-from gateway.api import Blueprint
+from gateway.api import Blueprint, JsonObject
 from gateway.auth import admin_when, owner, owner_or_admin, public, user
 from gateway.live import ClientSocket
 from gateway.paging import PAGE_HEADERS, page_headers
@@ -19,7 +20,7 @@ sock = Sock()
 @admin_when("all", "true")
 @blp.arguments(NotificationQuery, location="query")
 @blp.response(200, NotificationPageView, headers=PAGE_HEADERS)
-def list_notifications(query):
+def list_notifications(query: JsonObject) -> tuple[JsonObject, int, dict[str, str]]:
     """The caller's notifications, newest first; with all=true those of all users. after_id: only higher ids."""
     user_id = None if query.pop("all") else g.caller.user_id
     page = g.shop.notifications.list_notifications(user_id=user_id, **query)
@@ -30,7 +31,7 @@ def list_notifications(query):
 @owner_or_admin
 @blp.response(200, NotificationView)
 @blp.problems(NotificationNotFound)
-def get_notification(notification_id):
+def get_notification(notification_id: int) -> JsonObject:
     """One notification, for its recipient and for admins."""
     return g.shop.notifications.get_notification(notification_id=notification_id, user_id=g.caller.user_id_filter)
 
@@ -40,7 +41,7 @@ def get_notification(notification_id):
 @blp.body(ReadMark())
 @blp.response(200, NotificationView)
 @blp.problems(NotificationNotFound)
-def mark_read(mark, notification_id):
+def mark_read(mark: JsonObject, notification_id: int) -> JsonObject:
     """Mark one of the caller's notifications as read, or as unread."""
     return g.shop.notifications.mark_read(notification_id=notification_id, user_id=g.caller.user_id, read=mark["read"])
 
@@ -49,24 +50,24 @@ def mark_read(mark, notification_id):
 @owner_or_admin
 @blp.response(200, NotificationView)
 @blp.problems(NotificationNotFound, NotFailed, MailNotNeeded)
-def retry_notification(notification_id):
+def retry_notification(notification_id: int) -> JsonObject:
     """Send a failed or uncertain notification again. After 3 s it is answered as `pending`."""
     return g.shop.notifications.retry_notification(notification_id=notification_id, user_id=g.caller.user_id_filter)
 
 
 @sock.route("/ws/notifications")
 @public
-def feed(ws):
+def feed(ws: Server) -> None:
     live_feed, access_tokens = current_app.extensions["live_feed"], current_app.extensions["access_tokens"]
     live_feed.serve(ws, access_tokens, request.headers.get("Authorization"), _address())
 
 
-def _address():
+def _address() -> str:
     return client_network(request.environ["client_address"])
 
 
 @sock.bp.before_request
-def prepare_upgrade():
+def prepare_upgrade() -> None:
     """Refuse foreign origins while an HTTP answer is still possible, and wrap the socket for its two senders."""
     current_app.extensions["origins"].check(request.headers.get("Origin"), request.headers.get("Host"))
     current_app.extensions["live_feed"].refuse_when_full(_address())

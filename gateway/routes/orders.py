@@ -1,4 +1,6 @@
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from uuid import uuid4
 
 from flask import g, request
@@ -17,7 +19,7 @@ from contracts.orders import (
 )
 from contracts.products import InsufficientStock, PriceChanged, ProductNotFound
 from contracts.types import InvalidInput, NotAllowed
-from gateway.api import Blueprint
+from gateway.api import Blueprint, JsonObject
 from gateway.auth import admin_when, owner_or_admin, user
 from gateway.paging import PAGE_HEADERS, page_headers
 from gateway.schemas import OrderQuery
@@ -37,7 +39,7 @@ IDEMPOTENCY_KEY = {
 @blp.response(201, OrderView, headers=["Location"])
 @blp.request_header(IDEMPOTENCY_KEY)
 @blp.problems(ProductNotFound, InsufficientStock, PriceChanged, TooManyOpenOrders, RequestInFlight, KeyReused)
-def create_order(order):
+def create_order(order: JsonObject) -> tuple[JsonObject, int, dict[str, str]]:
     """Place an order. The stock of all its lines is reserved, or none."""
     idempotency_key = _idempotency_key()
     with _dropping_products(order["items"]):
@@ -56,7 +58,7 @@ def create_order(order):
 @admin_when("all", "true")
 @blp.arguments(OrderQuery, location="query")
 @blp.response(200, OrderView(many=True), headers=PAGE_HEADERS)
-def list_orders(query):
+def list_orders(query: JsonObject) -> tuple[list[JsonObject], int, dict[str, str]]:
     """The caller's orders, newest first; with all=true those of all customers.
 
     q: a part of the customer's address, or an order's id. from, to: created at `from` or later and before `to`. A
@@ -71,7 +73,7 @@ def list_orders(query):
 @owner_or_admin
 @blp.response(200, OrderView)
 @blp.problems(OrderNotFound)
-def get_order(order_id):
+def get_order(order_id: int) -> JsonObject:
     """One order, for its customer and for admins."""
     return g.shop.orders.get_order(order_id=order_id, user_id=g.caller.user_id_filter)
 
@@ -81,7 +83,7 @@ def get_order(order_id):
 @blp.body(StatusChange())
 @blp.response(200, OrderView)
 @blp.problems(OrderNotFound, NotAllowed, IllegalTransition)
-def update_status(change, order_id):
+def update_status(change: JsonObject, order_id: int) -> JsonObject:
     """Change the status of an order. Its customer may only cancel it."""
     order = g.shop.orders.update_status(
         order_id=order_id,
@@ -93,7 +95,7 @@ def update_status(change, order_id):
     return order
 
 
-def _idempotency_key():
+def _idempotency_key() -> str:
     key = request.headers.get("Idempotency-Key")
     if key is None:
         return str(uuid4())
@@ -104,7 +106,7 @@ def _idempotency_key():
 
 
 @contextmanager
-def _dropping_products(items):
+def _dropping_products(items: Any) -> Iterator[None]:
     """Drop these products from the cache after the call, also when it fails: their stock may differ from the cache.
 
     items: not validated.

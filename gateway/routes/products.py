@@ -1,4 +1,6 @@
 import re
+from collections.abc import Callable
+from typing import Any
 
 from flask import Response, g, json, request
 
@@ -16,7 +18,7 @@ from contracts.products import (
     StockChange,
 )
 from contracts.types import MAX_INT
-from gateway.api import Blueprint
+from gateway.api import Blueprint, JsonObject
 from gateway.auth import admin, admin_when, public
 from gateway.cache import CachedResponse, key_of
 from gateway.errors import MalformedRequest
@@ -44,13 +46,13 @@ IF_NONE_MATCH = {"name": "If-None-Match", "schema": {"type": "string"}}
 @blp.response(200, ProductPageView, headers=["ETag", *PAGE_HEADERS])
 @blp.alt_response(304, success=True, headers=["ETag", *PAGE_HEADERS])
 @blp.request_header(IF_NONE_MATCH)
-def list_products(query):
+def list_products(query: JsonObject) -> Response:
     """A page of the catalogue.
 
     `name` searches words: each must be in the name, SKU, category or description. Accents and case are ignored.
     """
 
-    def fill():
+    def fill() -> CachedResponse:
         page = g.shop.products.list_products(**query)
         page["items"] = [_public_fields(product) for product in page["items"]]
         return _cacheable(page, headers=page_headers(query, page["total"]))
@@ -63,7 +65,7 @@ def list_products(query):
 @blp.response(200, CategoryView(many=True), headers=["ETag"])
 @blp.alt_response(304, success=True, headers=["ETag"])
 @blp.request_header(IF_NONE_MATCH)
-def list_categories():
+def list_categories() -> Response:
     """The categories, each with the number of its products."""
     return _respond(lambda: _cacheable(g.shop.products.list_categories()))
 
@@ -74,11 +76,11 @@ def list_categories():
 @blp.alt_response(304, success=True, headers=["ETag"])
 @blp.request_header(IF_NONE_MATCH)
 @blp.problems(ProductNotFound)
-def get_product(product_id):
+def get_product(product_id: int) -> Response:
     """One product. An inactive one is shown only to admins."""
     by_admin = g.caller is not None and g.caller.is_admin
 
-    def fill():
+    def fill() -> CachedResponse:
         product = g.shop.products.get_product(product_id=product_id, include_inactive=by_admin)
         return _cacheable(_public_fields(product), product["version"])
 
@@ -90,7 +92,7 @@ def get_product(product_id):
 @blp.body(ProductRequest())
 @blp.response(201, ProductView, headers=["ETag", "Location"])
 @blp.problems(SkuTaken)
-def create_product(product):
+def create_product(product: JsonObject) -> tuple[Response, int, dict[str, str]]:
     """Add a product."""
     created = g.shop.products.create_product(**product)
     return _respond_edited(created), 201, {"Location": f"/products/{created['id']}"}
@@ -102,7 +104,7 @@ def create_product(product):
 @blp.response(200, ProductView, headers=["ETag"])
 @blp.request_header(IF_MATCH)
 @blp.problems(ProductNotFound, SkuTaken, StaleVersion)
-def replace_product(product, product_id):
+def replace_product(product: JsonObject, product_id: int) -> Response:
     """Replace a product. Its stock stays when it is not given."""
     version = _expected_version(product_id)
     return _respond_edited(g.shop.products.replace_product(product_id=product_id, version=version, **product))
@@ -114,7 +116,7 @@ def replace_product(product, product_id):
 @blp.response(200, ProductView, headers=["ETag"])
 @blp.request_header(IF_MATCH)
 @blp.problems(ProductNotFound, SkuTaken, StaleVersion)
-def update_product(changes, product_id):
+def update_product(changes: JsonObject, product_id: int) -> Response:
     """Change some fields of a product."""
     version = _expected_version(product_id)
     return _respond_edited(g.shop.products.update_product(product_id=product_id, version=version, **changes))
@@ -125,7 +127,7 @@ def update_product(changes, product_id):
 @blp.body(StockChange())
 @blp.response(200, ProductView, headers=["ETag"])
 @blp.problems(ProductNotFound, InsufficientStock)
-def set_stock(change, product_id):
+def set_stock(change: JsonObject, product_id: int) -> Response:
     """Set the stock, or change it by `delta`."""
     return _respond_edited(g.shop.products.set_stock(product_id=product_id, **change))
 
@@ -134,22 +136,22 @@ def set_stock(change, product_id):
 @admin
 @blp.response(204)
 @blp.problems(ProductNotFound)
-def delete_product(product_id):
+def delete_product(product_id: int) -> Response:
     """Remove a product from the catalogue. Orders keep their copy of its data."""
     g.cache.drop([g.shop.products.delete_product(product_id=product_id)["id"]])
     return Response(status=204)
 
 
-def _public_fields(record):
+def _public_fields(record: JsonObject) -> JsonObject:
     """The public fields of a ProductRecord."""
     return {name: record[name] for name in PRODUCT_FIELDS}
 
 
-def _cacheable(result, version=0, headers=None):
+def _cacheable(result: Any, version: int = 0, headers: dict[str, str] | None = None) -> CachedResponse:
     return CachedResponse(json.dumps(result).encode(), version, request.environ["route"], headers)
 
 
-def _respond(fill, product_id=None, cached=True):
+def _respond(fill: Callable[[], CachedResponse], product_id: int | None = None, cached: bool = True) -> Response:
     """Public reads come from the cache; admins read the current data."""
     if cached and not (g.caller is not None and g.caller.is_admin):
         response = g.cache.fetch(key_of(request.environ), fill, product_id)
@@ -159,14 +161,14 @@ def _respond(fill, product_id=None, cached=True):
     return Response(body, status, headers)
 
 
-def _respond_edited(product):
+def _respond_edited(product: JsonObject) -> Response:
     """The edited product. It is dropped from the cache first, so that reads after this answer are not older."""
     g.cache.drop([product["id"]])
     response = _cacheable(_public_fields(product), product["version"])
     return Response(response.body, headers={"ETag": response.etag}, mimetype="application/json")
 
 
-def _expected_version(product_id):
+def _expected_version(product_id: int) -> int | None:
     """The version that If-Match names; None when it accepts any. Raises MalformedRequest."""
     header = request.headers.get("If-Match", "*").strip()
     if header == "*":

@@ -19,7 +19,7 @@ from contracts.users import (
     UserView,
 )
 from gateway import cookies
-from gateway.api import Blueprint
+from gateway.api import Blueprint, JsonObject
 from gateway.auth import admin, owner, public, user, with_cookie
 from gateway.errors import Unauthenticated
 from gateway.limits import limited
@@ -36,7 +36,7 @@ blp = Blueprint("users", __name__, description="Accounts")
 @blp.body(UserRegistration())
 @blp.response(201, UserView)
 @blp.problems(ServiceBusy, Taken)
-def register(registration):
+def register(registration: JsonObject) -> JsonObject:
     """Open an account. A mail asks to verify the address."""
     return g.shop.users.register(**registration)
 
@@ -46,7 +46,7 @@ def register(registration):
 @limited("reset")
 @blp.body(PasswordResetRequest())
 @blp.response(202, AcceptedView)
-def request_password_reset(request):
+def request_password_reset(request: JsonObject) -> JsonObject:
     """Mail a link for a new password, if the account exists. The answer does not reveal whether it does."""
     g.shop.users.request_password_reset(**request)
     return {"detail": "If this address has an account, a mail with a link is on its way to it."}
@@ -58,7 +58,7 @@ def request_password_reset(request):
 @blp.body(PasswordReset())
 @blp.response(204)
 @blp.problems(ServiceBusy, InvalidToken)
-def reset_password(reset):
+def reset_password(reset: JsonObject) -> None:
     """Set a new password with the token of the mailed link. All sessions of the account end."""
     g.shop.users.reset_password(**reset)
 
@@ -69,7 +69,7 @@ def reset_password(reset):
 @blp.body(AddressVerification())
 @blp.response(204)
 @blp.problems(InvalidToken)
-def verify_email(verification):
+def verify_email(verification: JsonObject) -> None:
     """Verify the account's address with the token of the mailed link."""
     g.shop.users.verify_email(**verification)
 
@@ -77,7 +77,7 @@ def verify_email(verification):
 @blp.route("/users/me")
 @user
 @blp.response(200, UserView)
-def me():
+def me() -> JsonObject:
     """The caller's account."""
     try:
         return g.shop.users.get_user(user_id=g.caller.user_id)
@@ -90,7 +90,7 @@ def me():
 @blp.body(Profile())
 @blp.response(200, UserView)
 @blp.problems(Taken, UserNotFound)
-def update_profile(profile):
+def update_profile(profile: JsonObject) -> JsonObject:
     """Change the caller's name."""
     return g.shop.users.update_profile(user_id=g.caller.user_id, **profile)
 
@@ -101,7 +101,7 @@ def update_profile(profile):
 @blp.body(PasswordChange())
 @blp.response(204)
 @blp.problems(ServiceBusy, TooManyFailures, UserNotFound)
-def change_password(change):
+def change_password(change: JsonObject) -> None:
     """Set a new password. All sessions of the account end, including this one."""
     g.shop.users.change_password(user_id=g.caller.user_id, **change, client_address=g.client["client_address"])
 
@@ -111,7 +111,7 @@ def change_password(change):
 @limited("reset")
 @blp.response(202, AcceptedView)
 @blp.problems(UserNotFound)
-def request_verification():
+def request_verification() -> JsonObject:
     """Send the verification mail again. A verified address gets none."""
     g.shop.users.request_verification(user_id=g.caller.user_id)
     return {"detail": "Unless your address is already verified, a mail with a link is on its way to it."}
@@ -122,7 +122,7 @@ def request_verification():
 @with_cookie
 @blp.request_cookie(cookies.REFRESH, required=False)
 @blp.response(200, SessionView(many=True))
-def list_sessions():
+def list_sessions() -> list[JsonObject]:
     """The caller's sessions, last used first. `current` marks the session of the cookie."""
     return g.shop.users.list_sessions(user_id=g.caller.user_id, refresh_token=cookies.read_refresh())
 
@@ -132,7 +132,7 @@ def list_sessions():
 @with_cookie
 @blp.response(204)
 @blp.problems(SessionNotFound)
-def end_session(session_id):
+def end_session(session_id: int) -> None:
     """End one of the caller's sessions. It gets no new access token; its last one soon expires."""
     g.shop.users.end_session(user_id=g.caller.user_id, session_id=session_id)
 
@@ -141,7 +141,7 @@ def end_session(session_id):
 @admin
 @blp.arguments(UserQuery, location="query")
 @blp.response(200, UserPageView, headers=PAGE_HEADERS)
-def list_users(query):
+def list_users(query: JsonObject) -> tuple[JsonObject, int, dict[str, str]]:
     """All accounts, ordered by id. q: a part of the address or the name."""
     page = g.shop.users.list_users(**query)
     return page, 200, page_headers(query, page["total"])
@@ -152,6 +152,6 @@ def list_users(query):
 @blp.body(UserChanges())
 @blp.response(200, UserView)
 @blp.problems(UserNotFound, LastAdmin, NotAllowed)
-def update_user(changes, user_id):
+def update_user(changes: JsonObject, user_id: int) -> JsonObject:
     """Change an account's role, or disable or enable it. A new role or disabling ends its sessions."""
     return g.shop.users.update_user(user_id=user_id, admin_id=g.caller.user_id, **changes)

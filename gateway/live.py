@@ -292,14 +292,14 @@ class _TokenBucket:
 
 
 class FrameCounter:
-    """Counts the frames of a WebSocket by their heads, before anything else parses them."""
+    """Counts the frames of a WebSocket by their headers, before anything else parses them."""
 
     def __init__(self) -> None:
-        self._partial_head, self._payload_bytes = b"", 0
+        self._partial_header, self._payload_bytes = b"", 0
 
     def count_in(self, data: bytes) -> int:
-        """The number of frames whose head ends in the next piece of the stream."""
-        data, at, count = self._partial_head + data, self._payload_bytes, 0
+        """The number of frames whose header ends in the next piece of the stream."""
+        data, at, count = self._partial_header + data, self._payload_bytes, 0
         while len(data) >= at + 2:
             length = data[at + 1] & 127
             rest = at + 2 + {126: 2, 127: 8}.get(length, 0)
@@ -310,7 +310,7 @@ class FrameCounter:
             # A client's frame has a mask of four bytes.
             at = rest + 4 + length
             count += 1
-        self._partial_head, self._payload_bytes = data[at:], max(0, at - len(data))
+        self._partial_header, self._payload_bytes = data[at:], max(0, at - len(data))
         return count
 
 

@@ -25,7 +25,7 @@ SHARED_SECONDS = 0.5
 @public
 @blp.response(200, HealthView)
 def health() -> JsonObject:
-    """The status and response time of each service. The status is 200 in any case."""
+    """The status and response time of each service. The HTTP status is always 200."""
     services = current_app.extensions["health_checks"].check_all(g.shop, HEALTH_SECONDS)
     up = [service["status"] == "up" for service in services.values()]
     return {

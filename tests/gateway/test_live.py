@@ -384,7 +384,7 @@ def test_frames_are_counted_however_the_stream_is_split(sizes, cuts):
             return bytes([0x82, 0x80 | size])
         return bytes([0x82, 0xFE]) + size.to_bytes(2) if size < 2**16 else bytes([0x82, 0xFF]) + size.to_bytes(8)
 
-    # Bytes of a payload that look like a head are not counted.
+    # Bytes of a payload that look like a header are not counted.
     stream = b"".join(head(size) + MASK + b"\x89\x80" * (size // 2) + b"\x89" * (size % 2) for size in sizes)
     bounds = sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts)})
     frames = FrameCounter()

@@ -2028,7 +2028,7 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * The status and response time of each service. The status is 200 in any case.
+         * The status and response time of each service. The HTTP status is always 200.
          * @description Access: public.
          */
         get: {

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 # More than MAX_SOCKETS of gateway/live.py, as each socket holds a connection.
 MAX_CONNECTIONS = 5120
 # Of one address. A RATE_LIMIT_SCALE above 1 multiplies it. TRUSTED_PROXIES are exempt.
-MAX_CONNECTIONS_EACH = 512
+MAX_CONNECTIONS_PER_ADDRESS = 512
 BACKLOG = 1024
 # For each single send or receive.
 SOCKET_TIMEOUT_SECONDS = 30
@@ -50,7 +50,7 @@ class WsgiServer(Entrypoint):
                 port,
                 max_connections=MAX_CONNECTIONS,
                 timeout_seconds=SOCKET_TIMEOUT_SECONDS,
-                max_per_address=MAX_CONNECTIONS_EACH * max(1, config["RATE_LIMIT_SCALE"]),
+                max_per_address=MAX_CONNECTIONS_PER_ADDRESS * max(1, config["RATE_LIMIT_SCALE"]),
                 is_exempt=TrustedProxies(config["TRUSTED_PROXIES"]).contains,
                 shares_port=True,
             )

@@ -75,7 +75,7 @@ def test_an_invalid_http_request_is_refused(speak, request_bytes, status):
 
 
 def test_one_address_cannot_take_all_connections(run_gateway, monkeypatch):
-    monkeypatch.setattr(server_module, "MAX_CONNECTIONS_EACH", 3)
+    monkeypatch.setattr(server_module, "MAX_CONNECTIONS_PER_ADDRESS", 3)
     gateway = run_gateway(RATE_LIMIT_SCALE="1")
     address = ("127.0.0.1", server_of(gateway.container).port)
     held = [socket.create_connection(address, timeout=10) for _ in range(3)]
@@ -90,7 +90,7 @@ def test_one_address_cannot_take_all_connections(run_gateway, monkeypatch):
 
 
 def test_a_trusted_proxy_may_have_more_connections(run_gateway, monkeypatch):
-    monkeypatch.setattr(server_module, "MAX_CONNECTIONS_EACH", 3)
+    monkeypatch.setattr(server_module, "MAX_CONNECTIONS_PER_ADDRESS", 3)
     gateway = run_gateway(RATE_LIMIT_SCALE="1", TRUSTED_PROXIES="127.0.0.0/8")
     address = ("127.0.0.1", server_of(gateway.container).port)
     held = [socket.create_connection(address, timeout=10) for _ in range(5)]

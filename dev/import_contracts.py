@@ -8,9 +8,13 @@ from importlinter.domain.imports import ModuleExpression
 
 
 class OwnedByNameContract(Contract):
-    """In the package, `orders` and `orders_models` may import each other, and `users` neither of them."""
+    """In the package, `orders` and `orders_models` may import each other, and `users` neither of them.
+
+    shared: the one module that all of them may import.
+    """
 
     package = fields.StringField()
+    shared = fields.StringField()
 
     def check(self, graph, verbose):
         modules = graph.find_matching_modules(f"{self.package}.**")
@@ -20,7 +24,7 @@ class OwnedByNameContract(Contract):
 
         imports = graph.find_matching_direct_imports(f"{self.package}.** -> {self.package}.**")
         found = [(each["importer"], each["imported"]) for each in imports]
-        foreign = sorted(pair for pair in found if owner(pair[0]) != owner(pair[1]))
+        foreign = sorted(pair for pair in found if pair[1] != self.shared and owner(pair[0]) != owner(pair[1]))
         return ContractCheck(kept=not foreign, metadata={"foreign": foreign})
 
     def render_broken_contract(self, check):

@@ -39,13 +39,13 @@ from nameko_reliable.hints import Hints
 from nameko_reliable.messages import from_payload, to_payload
 from nameko_reliable.parking import ParkingLot
 from nameko_reliable.polling import Bell, crew, wait_until
-from nameko_reliable.rpc import ClusterClient, rpc
+from nameko_reliable.rpc import rpc
 from nameko_reliable.settings import Settings
 from nameko_reliable.telemetry.gauges import QueryGauge
-from nameko_reliable.telemetry.logs import LogContext, log_fields
-from nameko_reliable.telemetry.metrics import Metrics
-from nameko_reliable.telemetry.tracing import WorkerSpans, traceparent
+from nameko_reliable.telemetry.logs import log_fields
+from nameko_reliable.telemetry.tracing import traceparent
 from nameko_reliable.timers import timer
+from services.base import Service
 from services.notifications_mail import Sender, UsersUnreachable
 from services.notifications_models import (
     EVENT_CLASSES,
@@ -75,20 +75,16 @@ MAILS = Gauge("forage_mails", "Mails that were not sent. status: pending, failed
 OLDEST_PENDING = Gauge("forage_mails_oldest_pending_age_seconds", "How long the oldest mail is pending.", ["service"])
 
 
-class Notifications:
+class Notifications(Service):
     name = "notifications"
 
     settings = Settings(ShopSettings, demo_settings, needs=["DB_URIS.notifications", ("SMTP_PASSWORD", "SMTP_USER")])
     db = Database(answers=Answer)
-    cluster = ClusterClient()
     hints = Hints()
     bell = Bell()
     templates = MailTemplates()
     mailer = Mailer()
     parking = ParkingLot()
-    log_context = LogContext()
-    tracing = WorkerSpans()
-    metrics = Metrics(prefix="forage")
     mails = QueryGauge(MAILS, COUNT_MAILS)
     oldest_pending = QueryGauge(OLDEST_PENDING, AGE_OF_OLDEST_PENDING)
 

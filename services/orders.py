@@ -36,12 +36,10 @@ from nameko_reliable.database import Database
 from nameko_reliable.errors import RpcTimeout, ServiceUnavailable
 from nameko_reliable.inbox import once
 from nameko_reliable.outbox import Outbox
-from nameko_reliable.rpc import ClusterClient, rpc
+from nameko_reliable.rpc import rpc
 from nameko_reliable.settings import Settings
-from nameko_reliable.telemetry.logs import LogContext
-from nameko_reliable.telemetry.metrics import Metrics
-from nameko_reliable.telemetry.tracing import WorkerSpans
 from nameko_reliable.timers import timer
+from services.base import Service
 from services.orders_attempts import begin_attempt, merged
 from services.orders_events import event_of
 from services.orders_models import Answer, Attempt, Order, OutboxEntry
@@ -58,16 +56,12 @@ def first_view(order):
     return {**view, "status": "pending", "updated_at": view["created_at"], "history": view["history"][:1]}
 
 
-class Orders:
+class Orders(Service):
     name = "orders"
 
     settings = Settings(ShopSettings, demo_settings, needs=["DB_URIS.orders"])
     db = Database(answers=Answer)
     outbox = Outbox(OutboxEntry, events=[OrderCreated, OrderStatusUpdated, OrderAbandoned])
-    cluster = ClusterClient()
-    log_context = LogContext()
-    tracing = WorkerSpans()
-    metrics = Metrics(prefix="forage")
 
     @rpc
     def create_order(self, user_id, user_email, items, idempotency_key=None, email_verified=False):

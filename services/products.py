@@ -38,13 +38,11 @@ from nameko_reliable.events import event_handler
 from nameko_reliable.hints import Hints
 from nameko_reliable.inbox import once
 from nameko_reliable.parking import ParkingLot
-from nameko_reliable.rpc import ClusterClient, rpc
+from nameko_reliable.rpc import rpc
 from nameko_reliable.settings import Settings
 from nameko_reliable.telemetry.gauges import QueryGauge
-from nameko_reliable.telemetry.logs import LogContext
-from nameko_reliable.telemetry.metrics import Metrics
-from nameko_reliable.telemetry.tracing import WorkerSpans
 from nameko_reliable.timers import timer
+from services.base import Service
 from services.products_catalogue import add_product, edit_product, edit_stock, search_products
 from services.products_models import NAME_COLLATION, Answer, InboxEntry, Product, Reservation
 from services.products_statements import COMMIT, COUNT_MISMATCHES, RELEASE, TOMBSTONE
@@ -62,17 +60,13 @@ STOCK_MISMATCHES = Gauge("forage_stock_mismatches", "Products whose stock is not
 MISMATCHES_INTERVAL_SECONDS = 300
 
 
-class Products:
+class Products(Service):
     name = "products"
 
     settings = Settings(ShopSettings, demo_settings, needs=["DB_URIS.products"])
     db = Database(answers=Answer)
-    cluster = ClusterClient()
     hints = Hints(interval_seconds=HINT_SECONDS)
     parking = ParkingLot()
-    log_context = LogContext()
-    tracing = WorkerSpans()
-    metrics = Metrics(prefix="forage")
     stock_mismatches = QueryGauge(STOCK_MISMATCHES, COUNT_MISMATCHES, MISMATCHES_INTERVAL_SECONDS)
 
     # The catalogue

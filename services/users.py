@@ -44,10 +44,8 @@ from nameko_reliable.outbox import Outbox
 from nameko_reliable.polling import Bell, poll
 from nameko_reliable.rpc import rpc
 from nameko_reliable.settings import Settings
-from nameko_reliable.telemetry.logs import LogContext
-from nameko_reliable.telemetry.metrics import Metrics
-from nameko_reliable.telemetry.tracing import WorkerSpans
 from nameko_reliable.timers import timer
+from services.base import Service
 from services.users_accounts import (
     change_rights,
     find_user,
@@ -80,7 +78,7 @@ from services.users_sign_in import account_of, errors_of_provider
 USER_VIEW, SESSION_VIEW = UserView(), SessionView()
 
 
-class Users:
+class Users(Service):
     name = "users"
 
     settings = Settings(
@@ -92,9 +90,6 @@ class Users:
     passwords = Passwords()
     tokens = SessionTokens()
     openid = OpenIdClient()
-    log_context = LogContext()
-    tracing = WorkerSpans()
-    metrics = Metrics(prefix="forage")
 
     # Accounts
 

@@ -22,6 +22,7 @@ from contracts.names import FORMATS, fault_of, has_stacked_marks, is_visible, no
 from nameko_reliable.errors import (
     DatabaseUnavailable,
     NotReplayable,
+    ParkedMessageNotFound,
     ParkingLotBusy,
     RpcTimeout,
     ServiceBusy,
@@ -86,6 +87,8 @@ for kit_error in (
     TooManyParked,
 ):
     keep_wire_path(kit_error, "extensions.errors")
+# In 0.1.0 it was not the kit's.
+keep_wire_path(ParkedMessageNotFound, "contracts.errors")
 
 
 class InvalidInput(ShopError):
@@ -102,12 +105,6 @@ class NotAllowed(ShopError):
 
 class NotFound(ShopError):
     """No such thing, or none that the caller may know of."""
-
-
-class ParkedMessageNotFound(NotFound):
-    def __init__(self, message_id: str) -> None:
-        super().__init__(message_id)
-        self.message_id = str(message_id)
 
 
 class Conflict(ShopError):

@@ -33,7 +33,6 @@ from contracts.types import (
     InvalidInput,
     NotAllowed,
     NotFound,
-    ParkedMessageNotFound,
     ShopError,
     Taken,
     Unavailable,
@@ -55,6 +54,7 @@ from contracts.users import (
 )
 from nameko_reliable.errors import (
     NotReplayable,
+    ParkedMessageNotFound,
     ParkingLotBusy,
     RpcTimeout,
     ServiceBusy,
@@ -212,7 +212,7 @@ PROBLEMS: Mapping[type, Problem] = {
 }
 
 # Errors whose fields are sent to the client.
-EXPOSED_ERRORS = (ShopError, ServiceUnavailable, RpcTimeout, TooManyParked, RateLimited)
+EXPOSED_ERRORS = (ShopError, ServiceUnavailable, RpcTimeout, ParkedMessageNotFound, TooManyParked, RateLimited)
 
 
 def problem_of(error_class: type[BaseException]) -> Problem:

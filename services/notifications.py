@@ -30,10 +30,10 @@ from contracts.notifications import NotificationCreated, NotificationQuery, Noti
 from contracts.orders import OrderCreated, OrderStatusUpdated
 from contracts.production import demo_settings
 from contracts.settings import ShopSettings
-from contracts.types import ParkedMessageNotFound, ParkedQuery, ParkedSelection, fold_address, load
+from contracts.types import ParkedQuery, ParkedSelection, fold_address, load
 from contracts.users import MailNotNeeded, UserPasswordResetRequested, UserRegistered, UserVerificationRequested
 from nameko_reliable.database import Database
-from nameko_reliable.errors import RpcTimeout, ServiceUnavailable
+from nameko_reliable.errors import ParkedMessageNotFound, RpcTimeout, ServiceUnavailable
 from nameko_reliable.events import event_handler
 from nameko_reliable.hints import Hints
 from nameko_reliable.messages import from_payload, to_payload

@@ -31,9 +31,9 @@ from contracts.products import (
     StockLines,
 )
 from contracts.settings import ShopSettings
-from contracts.types import ParkedMessageNotFound, ParkedQuery, ParkedSelection, load, load_id
+from contracts.types import ParkedQuery, ParkedSelection, load, load_id
 from nameko_reliable.database import Database
-from nameko_reliable.errors import RpcTimeout, ServiceUnavailable
+from nameko_reliable.errors import ParkedMessageNotFound, RpcTimeout, ServiceUnavailable
 from nameko_reliable.events import event_handler
 from nameko_reliable.hints import Hints
 from nameko_reliable.inbox import once

@@ -8,7 +8,7 @@ from flask import g
 from werkzeug.exceptions import NotFound
 
 from contracts.orders import SummaryQuery
-from contracts.types import SUBSCRIBERS, ParkedMessageNotFound
+from contracts.types import SUBSCRIBERS
 from gateway.api import Blueprint, JsonObject
 from gateway.auth import admin
 from gateway.paging import PAGE_HEADERS, page_headers
@@ -21,7 +21,14 @@ from gateway.schemas import (
     SummaryView,
 )
 from nameko_reliable.amqp.broker import BrokerUnavailable
-from nameko_reliable.errors import NotReplayable, ParkingLotBusy, RpcTimeout, ServiceUnavailable, TooManyParked
+from nameko_reliable.errors import (
+    NotReplayable,
+    ParkedMessageNotFound,
+    ParkingLotBusy,
+    RpcTimeout,
+    ServiceUnavailable,
+    TooManyParked,
+)
 
 blp = Blueprint("admin", __name__, description="The back office")
 

@@ -27,7 +27,6 @@ from contracts.types import (
     InvalidInput,
     NotAllowed,
     NotFound,
-    ParkedMessageNotFound,
     ShopError,
     Taken,
     Unavailable,
@@ -47,7 +46,7 @@ from contracts.users import (
     UnprovenAddress,
     UserNotFound,
 )
-from nameko_reliable.errors import DatabaseUnavailable, RpcTimeout
+from nameko_reliable.errors import DatabaseUnavailable, ParkedMessageNotFound, RpcTimeout
 
 EXAMPLES = {
     InvalidInput: ({"items": {"0": {"quantity": ["Must be 1 or more."]}}},),
@@ -64,7 +63,6 @@ EXAMPLES = {
     OrderNotFound: (7,),
     NotificationNotFound: (7,),
     SessionNotFound: (7,),
-    ParkedMessageNotFound: ("c0ffee",),
     Conflict: (),
     Taken: ("sku",),
     SkuTaken: (7, "Porcini", False),
@@ -113,11 +111,15 @@ def test_an_error_crosses_the_wire_with_its_class_and_its_fields_types(error_cla
 
 
 @pytest.mark.parametrize(
-    "error", [PriceChanged(7, "14.50", "15.00"), DatabaseUnavailable("orders"), RpcTimeout("orders")]
+    ("path", "error"),
+    [
+        ("contracts.errors", PriceChanged(7, "14.50", "15.00")),
+        ("contracts.errors", ParkedMessageNotFound("c0ffee")),
+        ("extensions.errors", DatabaseUnavailable("orders")),
+        ("extensions.errors", RpcTimeout("orders")),
+    ],
 )
-def test_a_replica_of_the_release_before_knows_the_errors_of_this_one_and_the_other_way_round(error):
-    path = "contracts.errors" if isinstance(error, ShopError) else "extensions.errors"
-
+def test_a_replica_of_the_release_before_knows_the_errors_of_this_one_and_the_other_way_round(path, error):
     sent = serialize(error)
 
     assert sent["exc_path"] == f"{path}.{type(error).__name__}"

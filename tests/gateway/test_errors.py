@@ -24,7 +24,7 @@ from contracts.products import (
     SkuTaken,
     StaleVersion,
 )
-from contracts.types import SERVICES, InvalidInput, NotAllowed, ParkedMessageNotFound, ShopError, Taken
+from contracts.types import SERVICES, InvalidInput, NotAllowed, ShopError, Taken
 from contracts.users import (
     AccountDisabled,
     InvalidCredentials,
@@ -44,6 +44,7 @@ from gateway.errors import PROBLEMS, problem_of, problem_response
 from nameko_reliable.errors import (
     DatabaseUnavailable,
     NotReplayable,
+    ParkedMessageNotFound,
     ParkingLotBusy,
     RpcTimeout,
     ServiceBusy,

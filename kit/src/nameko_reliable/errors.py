@@ -55,6 +55,15 @@ class NotReplayable(Exception):
 
 
 @deserialize_to_instance
+class ParkedMessageNotFound(Exception):
+    """The message is not parked, or no longer."""
+
+    def __init__(self, message_id: str) -> None:
+        super().__init__(message_id)
+        self.message_id = str(message_id)
+
+
+@deserialize_to_instance
 class TooManyParked(Exception):
     """The parked message was not found among the oldest ones. It may be among the others, which cannot be read."""
 

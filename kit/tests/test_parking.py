@@ -1,5 +1,6 @@
 """nameko_reliable.parking: what could not be handled is listed, replayed once, or discarded."""
 
+import pydoc
 import struct
 from datetime import datetime
 from types import SimpleNamespace
@@ -13,9 +14,16 @@ from kombu import Queue
 
 from bakery import CakeBaked
 from nameko_reliable import parking
-from nameko_reliable.errors import NotReplayable, ParkingLotBusy, ServiceUnavailable, TooManyParked
+from nameko_reliable.errors import (
+    NotReplayable,
+    ParkedMessageNotFound,
+    ParkingLotBusy,
+    ServiceUnavailable,
+    TooManyParked,
+)
 from nameko_reliable.events import event_handler
-from nameko_reliable.parking import ParkingLot
+from nameko_reliable.messages import to_payload
+from nameko_reliable.parking import ParkingLot, parked_messages
 from nameko_reliable.rpc import rpc
 from nameko_reliable.testing.waiting import wait_for
 
@@ -58,6 +66,22 @@ class Cafe:
     @rpc
     def discard_all(self, **selection):
         return self.parking.discard_all(**selection)
+
+
+@parked_messages
+class Bar:
+    name = "bar"
+
+    displayed = []
+
+    @event_handler(CakeBaked)
+    def display(self, event):
+        self.displayed.append(event.cake)
+
+
+@parked_messages
+class Kiosk:
+    name = "kiosk"
 
 
 def refusal_of(call, *args):
@@ -355,6 +379,38 @@ def test_headers_that_can_not_be_decoded_break_no_list(park, cluster, broker):
     assert [message["body"] for message in parked["messages"] if message["parked_at"] is None] == ["x", "x"]
     assert cluster.cafe.discard(parked["messages"][1]["message_id"])
     assert sums(work_off(cluster.cafe.discard_all)) == [2, 0]
+
+
+# The calls that the decorator adds
+
+
+def test_a_decorated_service_answers_operators_about_its_own_parked_messages(run_service, cluster, broker, monkeypatch):
+    monkeypatch.setattr(Bar, "displayed", [])
+    run_service(Bar)
+    run_service(Kiosk)
+    wait_for(lambda: broker.queue_exists("parked.bar"))
+    headers = {"x-parked-from": "evt-bakery-cake.baked--bar.display", "x-parked-reason": "no plate"}
+    for cake in "abcd":
+        broker.publish(to_payload(CakeBaked(cake=cake)), queue="parked.bar", message_id=cake, headers=headers)
+    wait_for(lambda: cluster.bar.count_parked() == 4)
+
+    listed = [cluster.bar.list_parked(limit=1), cluster.kiosk.list_parked()]
+    settled = [cluster.bar.replay_parked("a"), cluster.bar.discard_parked(message_id="b")]
+    refused = [refusal_of(call, "b") for call in (cluster.bar.replay_parked, cluster.bar.discard_parked)]
+    others = [cluster.bar.discard_all_parked(reason="not JSON"), cluster.bar.replay_all_parked(reason="no plate")]
+
+    assert [(len(page["messages"]), page["total"]) for page in listed] == [(1, 4), (0, 0)]
+    assert settled == [None, None]
+    assert refused == [ParkedMessageNotFound] * 2
+    assert others == [{"done": 0, "kept": 2, "left": 0}, {"done": 2, "kept": 0, "left": 0}]
+    wait_for(lambda: sorted(Bar.displayed) == ["a", "c", "d"])
+
+
+def test_what_the_decorator_adds_reads_as_if_it_were_written_in_the_class():
+    text = pydoc.plain(pydoc.render_doc(Bar))
+
+    assert "replay_all_parked(self, queue=None, reason=None, left=None)\n |      Hand up to 500 messages" in text
+    assert isinstance(Bar.parking, ParkingLot)
 
 
 # Many

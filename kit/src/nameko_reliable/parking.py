@@ -1,10 +1,11 @@
 """The parking queue of a service: messages that no handler could take, kept for an operator.
 
-parking = ParkingLot()
-…
-@rpc
-def list_parked(self, limit=50):
-    return self.parking.list(limit)
+    @parked_messages
+    class Bakery:
+        name = "bakery"
+
+Operators then call `list_parked`, `replay_parked` and the others of PARKED_MESSAGE_RPCS. Without the decorator, a
+service's methods have the queue as `self.parking`, by `parking = ParkingLot()`.
 
 AMQP has no way to look into a queue but to take messages and give them back. So each call looks at the oldest
 messages alone, WINDOW_MESSAGES or WINDOW_BYTES of them, and takes no longer for 40,000 than for 1,000.
@@ -35,8 +36,15 @@ from nameko_reliable.amqp.broker import (
     no_answer_within,
 )
 from nameko_reliable.amqp.queues import own_headers, parking_queue
-from nameko_reliable.errors import NotReplayable, ParkingLotBusy, ServiceUnavailable, TooManyParked
+from nameko_reliable.errors import (
+    NotReplayable,
+    ParkedMessageNotFound,
+    ParkingLotBusy,
+    ServiceUnavailable,
+    TooManyParked,
+)
 from nameko_reliable.messages import timestamp
+from nameko_reliable.rpc import rpc
 from nameko_reliable.settings import amqp_address
 from nameko_reliable.telemetry.registry import KIT
 
@@ -345,3 +353,58 @@ def parked_headers(message):
             headers["x-parked-reason"] = BROKERS_REASONS.get(reason, reason)
             headers["x-parked-at"] = int(died_at.replace(tzinfo=UTC).timestamp())
     return headers
+
+
+@rpc
+def list_parked(self, limit=50):
+    """{messages: [{message_id, queue, reason, attempts, parked_at, body}], total}, newest first.
+
+    Of more than 1,000 the oldest 1,000 are listed. Raises ParkingLotBusy, as all but `count_parked`.
+    """
+    return self.parking.list(limit)
+
+
+@rpc
+def count_parked(self):
+    return self.parking.count()
+
+
+@rpc
+def replay_parked(self, message_id):
+    """Hand the message to its handler once more. Raises ParkedMessageNotFound, NotReplayable, TooManyParked."""
+    if not self.parking.replay(message_id):
+        raise ParkedMessageNotFound(message_id)
+
+
+@rpc
+def discard_parked(self, message_id):
+    """Drop the message for good. Raises ParkedMessageNotFound, TooManyParked."""
+    if not self.parking.discard(message_id):
+        raise ParkedMessageNotFound(message_id)
+
+
+@rpc
+def replay_all_parked(self, queue=None, reason=None, left=None):
+    """Hand up to 500 messages to their handlers once more, of this queue, with this in their reason.
+
+    Returns {done, kept, left}: call again with its `left` until that is 0.
+    """
+    return self.parking.replay_all(queue, reason, left)
+
+
+@rpc
+def discard_all_parked(self, queue=None, reason=None, left=None):
+    """Drop up to 500 messages for good; as replay_all_parked."""
+    return self.parking.discard_all(queue, reason, left)
+
+
+PARKED_MESSAGE_RPCS = (list_parked, count_parked, replay_parked, discard_parked, replay_all_parked, discard_all_parked)
+
+
+def parked_messages(service_class):
+    """Give the service class PARKED_MESSAGE_RPCS, and `parking = ParkingLot()` unless it has a `parking` of its own."""
+    for method in PARKED_MESSAGE_RPCS:
+        setattr(service_class, method.__name__, method)
+    if not hasattr(service_class, "parking"):
+        service_class.parking = ParkingLot()
+    return service_class

@@ -30,14 +30,14 @@ from contracts.notifications import NotificationCreated, NotificationQuery, Noti
 from contracts.orders import OrderCreated, OrderStatusUpdated
 from contracts.production import demo_settings
 from contracts.settings import ShopSettings
-from contracts.types import ParkedQuery, ParkedSelection, fold_address, load
+from contracts.types import fold_address, load
 from contracts.users import MailNotNeeded, UserPasswordResetRequested, UserRegistered, UserVerificationRequested
 from nameko_reliable.database import Database
-from nameko_reliable.errors import ParkedMessageNotFound, RpcTimeout, ServiceUnavailable
+from nameko_reliable.errors import RpcTimeout, ServiceUnavailable
 from nameko_reliable.events import event_handler
 from nameko_reliable.hints import Hints
 from nameko_reliable.messages import from_payload, to_payload
-from nameko_reliable.parking import ParkingLot
+from nameko_reliable.parking import parked_messages
 from nameko_reliable.polling import Bell, crew, wait_until
 from nameko_reliable.rpc import rpc
 from nameko_reliable.settings import Settings
@@ -45,7 +45,7 @@ from nameko_reliable.telemetry.gauges import QueryGauge
 from nameko_reliable.telemetry.logs import log_fields
 from nameko_reliable.telemetry.tracing import traceparent
 from nameko_reliable.timers import timer
-from services.base import Service
+from services.base import CheckedParkingLot, Service
 from services.notifications_mail import Sender, UsersUnreachable
 from services.notifications_models import (
     EVENT_CLASSES,
@@ -75,6 +75,7 @@ MAILS = Gauge("forage_mails", "Mails that were not sent. status: pending, failed
 OLDEST_PENDING = Gauge("forage_mails_oldest_pending_age_seconds", "How long the oldest mail is pending.", ["service"])
 
 
+@parked_messages
 class Notifications(Service):
     name = "notifications"
 
@@ -84,7 +85,7 @@ class Notifications(Service):
     bell = Bell()
     templates = MailTemplates()
     mailer = Mailer()
-    parking = ParkingLot()
+    parking = CheckedParkingLot()
     mails = QueryGauge(MAILS, COUNT_MAILS)
     oldest_pending = QueryGauge(OLDEST_PENDING, AGE_OF_OLDEST_PENDING)
 
@@ -277,43 +278,6 @@ class Notifications(Service):
                 notification.read_at = func.now() if read else None
             session.flush()
             return NOTIFICATION_VIEW.write(notification)
-
-    @rpc
-    def list_parked(self, limit=50):
-        """{messages: [{message_id, queue, reason, attempts, parked_at, body}], total}, newest first.
-
-        Of more than 1,000 the oldest 1,000 are listed. Raises ParkingLotBusy, as all below.
-        """
-        return self.parking.list(**load(ParkedQuery(), {"limit": limit}))
-
-    @rpc
-    def count_parked(self):
-        return self.parking.count()
-
-    @rpc
-    def replay_parked(self, message_id):
-        """Hand the message to its handler once more. Raises ParkedMessageNotFound, NotReplayable, TooManyParked."""
-        if not self.parking.replay(message_id):
-            raise ParkedMessageNotFound(message_id)
-
-    @rpc
-    def discard_parked(self, message_id):
-        """Drop the message for good. Raises ParkedMessageNotFound, TooManyParked."""
-        if not self.parking.discard(message_id):
-            raise ParkedMessageNotFound(message_id)
-
-    @rpc
-    def replay_all_parked(self, queue=None, reason=None, left=None):
-        """Hand up to 500 messages to their handlers once more, of this queue, with this in their reason.
-
-        Returns {done, kept, left}: call again with its `left` until that is 0.
-        """
-        return self.parking.replay_all(**load(ParkedSelection(), {"queue": queue, "reason": reason, "left": left}))
-
-    @rpc
-    def discard_all_parked(self, queue=None, reason=None, left=None):
-        """Drop up to 500 messages for good; as replay_all_parked."""
-        return self.parking.discard_all(**load(ParkedSelection(), {"queue": queue, "reason": reason, "left": left}))
 
     @rpc
     def health(self):

@@ -31,18 +31,18 @@ from contracts.products import (
     StockLines,
 )
 from contracts.settings import ShopSettings
-from contracts.types import ParkedQuery, ParkedSelection, load, load_id
+from contracts.types import load, load_id
 from nameko_reliable.database import Database
-from nameko_reliable.errors import ParkedMessageNotFound, RpcTimeout, ServiceUnavailable
+from nameko_reliable.errors import RpcTimeout, ServiceUnavailable
 from nameko_reliable.events import event_handler
 from nameko_reliable.hints import Hints
 from nameko_reliable.inbox import once
-from nameko_reliable.parking import ParkingLot
+from nameko_reliable.parking import parked_messages
 from nameko_reliable.rpc import rpc
 from nameko_reliable.settings import Settings
 from nameko_reliable.telemetry.gauges import QueryGauge
 from nameko_reliable.timers import timer
-from services.base import Service
+from services.base import CheckedParkingLot, Service
 from services.products_catalogue import add_product, edit_product, edit_stock, search_products
 from services.products_models import NAME_COLLATION, Answer, InboxEntry, Product, Reservation
 from services.products_statements import COMMIT, COUNT_MISMATCHES, RELEASE, TOMBSTONE
@@ -60,13 +60,14 @@ STOCK_MISMATCHES = Gauge("forage_stock_mismatches", "Products whose stock is not
 MISMATCHES_INTERVAL_SECONDS = 300
 
 
+@parked_messages
 class Products(Service):
     name = "products"
 
     settings = Settings(ShopSettings, demo_settings, needs=["DB_URIS.products"])
     db = Database(answers=Answer)
     hints = Hints(interval_seconds=HINT_SECONDS)
-    parking = ParkingLot()
+    parking = CheckedParkingLot()
     stock_mismatches = QueryGauge(STOCK_MISMATCHES, COUNT_MISMATCHES, MISMATCHES_INTERVAL_SECONDS)
 
     # The catalogue
@@ -252,43 +253,6 @@ class Products(Service):
                     session.execute(COMMIT, {"id": reservation_id})
 
     # Operation
-
-    @rpc
-    def list_parked(self, limit=50):
-        """{messages: [{message_id, queue, reason, attempts, parked_at, body}], total}, newest first.
-
-        Of more than 1,000 the oldest 1,000 are listed. Raises ParkingLotBusy, as all below.
-        """
-        return self.parking.list(**load(ParkedQuery(), {"limit": limit}))
-
-    @rpc
-    def count_parked(self):
-        return self.parking.count()
-
-    @rpc
-    def replay_parked(self, message_id):
-        """Hand the message to its handler once more. Raises ParkedMessageNotFound, NotReplayable, TooManyParked."""
-        if not self.parking.replay(message_id):
-            raise ParkedMessageNotFound(message_id)
-
-    @rpc
-    def discard_parked(self, message_id):
-        """Drop the message for good. Raises ParkedMessageNotFound, TooManyParked."""
-        if not self.parking.discard(message_id):
-            raise ParkedMessageNotFound(message_id)
-
-    @rpc
-    def replay_all_parked(self, queue=None, reason=None, left=None):
-        """Hand up to 500 messages to their handlers once more, of this queue, with this in their reason.
-
-        Returns {done, kept, left}: call again with its `left` until that is 0.
-        """
-        return self.parking.replay_all(**load(ParkedSelection(), {"queue": queue, "reason": reason, "left": left}))
-
-    @rpc
-    def discard_all_parked(self, queue=None, reason=None, left=None):
-        """Drop up to 500 messages for good; as replay_all_parked."""
-        return self.parking.discard_all(**load(ParkedSelection(), {"queue": queue, "reason": reason, "left": left}))
 
     @rpc
     def health(self):

@@ -1,3 +1,4 @@
+from functools import partial
 from uuid import uuid4
 
 import pytest
@@ -491,6 +492,22 @@ def test_a_message_that_can_not_be_read_is_parked_and_can_be_discarded(shop, pro
     assert (message["body"], message["reason"]) == ("not JSON", "not JSON")
     products.discard_parked(message_id=message["message_id"])
     assert products.list_parked() == {"messages": [], "total": 0}
+
+
+def test_a_call_about_parked_messages_with_an_argument_out_of_bounds_is_refused(products):
+    calls = [
+        partial(products.list_parked, limit=0),
+        partial(products.replay_all_parked, reason=""),
+        partial(products.discard_all_parked, left=-1),
+    ]
+
+    refused = []
+    for call in calls:
+        with pytest.raises(InvalidInput) as refusal:
+            call()
+        refused += refusal.value.errors
+
+    assert refused == ["limit", "reason", "left"]
 
 
 def test_the_service_says_that_it_is_up(products):

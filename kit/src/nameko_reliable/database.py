@@ -93,7 +93,7 @@ class ReadOnly(psycopg2.OperationalError):
     """The database answers and takes no writes."""
 
 
-class Engine(SharedExtension):
+class ConnectionPool(SharedExtension):
     """The service's connection pool, shared by all extensions that use its database.
 
     After an error that is the database's own (nameko_reliable.postgres) the pool is dropped, and its next connection
@@ -308,20 +308,20 @@ def _trace_statements(engine, tracer):
 class Database(DependencyProvider):
     """answers: the model of nameko_reliable.inbox.AnswerMixin, where the service has methods marked `once`."""
 
-    engine = Engine()
+    pool = ConnectionPool()
 
     def __init__(self, answers=None):
         self.answers = answers
 
     def get_dependency(self, worker_ctx):
-        return Transactions(self.engine, worker_ctx, self.answers)
+        return Transactions(self.pool, worker_ctx, self.answers)
 
 
 class Transactions:
     """The database within one worker."""
 
-    def __init__(self, engine, worker_ctx, answers):
-        self._engine = engine
+    def __init__(self, pool, worker_ctx, answers):
+        self._pool = pool
         self._service = worker_ctx.service_name
         self._deadline = worker_ctx.data.get("deadline")
         self.call_id = worker_ctx.data.get("call_id")
@@ -335,9 +335,9 @@ class Transactions:
         must be written all the same. After DatabaseUnavailable the commit may have happened or not.
         """
         with (
-            self._engine.tracer.span(TRANSACTION),
+            self._pool.tracer.span(TRANSACTION),
             nullcontext() if past_deadline else self._ended_when_overdue(),
-            self._engine.session() as session,
+            self._pool.session() as session,
         ):
             if not past_deadline:
                 self._check_deadline()
@@ -350,7 +350,7 @@ class Transactions:
     def check(self):
         """Raise DatabaseUnavailable unless the database answers and takes writes."""
         with self._ended_when_overdue():
-            self._engine.check()
+            self._pool.check()
 
     @contextmanager
     def _ended_when_overdue(self):

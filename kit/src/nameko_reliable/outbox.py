@@ -39,7 +39,7 @@ from sqlalchemy.orm import aliased
 
 from nameko_reliable.amqp.broker import BrokerUnavailable, ConfirmingPublisher, Refused, Unroutable, encode
 from nameko_reliable.amqp.queues import Unbinding, handler_queue
-from nameko_reliable.database import Engine
+from nameko_reliable.database import ConnectionPool
 from nameko_reliable.errors import ServiceUnavailable
 from nameko_reliable.events import operation_on
 from nameko_reliable.polling import Loop
@@ -81,7 +81,7 @@ PUBLISHED = Counter(
 class Outbox(DependencyProvider):
     """model: the service's OutboxMixin model. events: every event class that the service adds."""
 
-    engine = Engine()
+    pool = ConnectionPool()
     inquiries = Inquiries()
     tracer = Tracer()
 
@@ -138,14 +138,14 @@ class Outbox(DependencyProvider):
     def _waiting(self):
         """For the gauges."""
         age = func.extract("epoch", func.now() - func.min(self.model.created_at))
-        with self.engine.session() as session:
+        with self.pool.session() as session:
             count, oldest = session.execute(select(func.count(), func.coalesce(age, 0)).select_from(self.model)).one()
         return {(WAITING,): count, (OLDEST_AGE,): float(oldest)}
 
     def _relay_round(self):
         """Publish what is due; true when another round may find more."""
         try:
-            with self.engine.session() as session:
+            with self.pool.session() as session:
                 if not session.scalar(select(func.pg_try_advisory_xact_lock(RELAY_LOCK))):
                     # Another replica's round; it may have looked before our commit.
                     eventlet.sleep(OTHER_REPLICA_SECONDS)

@@ -23,7 +23,7 @@ from prometheus_client import Gauge
 from sqlalchemy import Executable
 
 from nameko_reliable.amqp.broker import CONNECTION_ERRORS, BrokerUnavailable, connect, no_answer_within
-from nameko_reliable.database import Engine
+from nameko_reliable.database import ConnectionPool
 from nameko_reliable.errors import ServiceUnavailable
 from nameko_reliable.settings import amqp_address
 from nameko_reliable.telemetry.registry import KIT
@@ -132,7 +132,7 @@ class QueryGauge(DependencyProvider):
     """
 
     inquiries = Inquiries()
-    engine = Engine()
+    pool = ConnectionPool()
 
     def __init__(self, gauge: Gauge, statement: Executable, every_seconds: float = 0) -> None:
         self.gauge, self.statement, self.every_seconds = gauge, statement, every_seconds
@@ -142,7 +142,7 @@ class QueryGauge(DependencyProvider):
         self.inquiries.add(metric.name, self._read, self.every_seconds)
 
     def _read(self) -> dict[Series, float]:
-        with self.engine.session() as session:
+        with self.pool.session() as session:
             return {(self.gauge, *labels): value for *labels, value in session.execute(self.statement)}
 
 

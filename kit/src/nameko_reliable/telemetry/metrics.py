@@ -26,7 +26,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, Gauge, Histogram, disable_cre
 from psycopg2.errors import DiskFull
 
 from nameko_reliable.amqp.consumers import Consumers
-from nameko_reliable.database import Engine, ReadOnly
+from nameko_reliable.database import ConnectionPool, ReadOnly
 from nameko_reliable.errors import ServiceUnavailable
 from nameko_reliable.telemetry.gauges import Inquiries
 from nameko_reliable.telemetry.registry import KIT, PrefixedRegistry
@@ -146,8 +146,8 @@ class Metrics(DependencyProvider):
             yield from (f"The broker refuses {name}: {refusal}" for name, refusal in refused.items())
             if not refused:
                 yield "The broker is not connected, or a queue is not consumed."
-        if Engine in extensions:
-            yield from _database_problems(extensions[Engine])
+        if ConnectionPool in extensions:
+            yield from _database_problems(extensions[ConnectionPool])
 
     def _measure_loop_lag(self) -> None:
         _freeze_loaded_objects()
@@ -169,10 +169,10 @@ def _freeze_loaded_objects() -> None:
         gc.freeze()
 
 
-def _database_problems(engine: Engine) -> Iterator[str]:
+def _database_problems(pool: ConnectionPool) -> Iterator[str]:
     try:
         with eventlet.Timeout(READY_SECONDS, False):
-            engine.check()
+            pool.check()
             return
     except ServiceUnavailable as error:
         if isinstance(error.__cause__, ReadOnly):

@@ -30,7 +30,6 @@ from nameko.extensions import DependencyProvider, SharedExtension
 from prometheus_client import Gauge, Histogram
 from psycogreen.eventlet import eventlet_wait_callback
 from sqlalchemy import create_engine, event, text
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
@@ -96,8 +95,9 @@ class ReadOnly(psycopg2.OperationalError):
 class ConnectionPool(SharedExtension):
     """The service's connection pool, shared by all extensions that use its database.
 
-    After an error that is the database's own (nameko_reliable.postgres) the pool is dropped, and its next connection
-    is to a host that takes writes.
+    Its sessions raise DatabaseUnavailable when the database is out of reach, read-only or overloaded, and
+    ServiceUnavailable when it gave up a statement that may succeed at another try (nameko_reliable.postgres). After
+    the former the pool is dropped, and its next connection is to a host that takes writes.
     """
 
     tracer = Tracer()
@@ -107,6 +107,7 @@ class ConnectionPool(SharedExtension):
         psycopg2.extensions.set_wait_callback(_wait_for_answer)
         self.engine = create_engine(
             database_url(self.container.config["DB_URIS"][service]),
+            poolclass=_QueuePool,
             pool_size=self.container.max_workers + EXTRA_CONNECTIONS,
             max_overflow=0,
             pool_timeout=POOL_WAIT_SECONDS,
@@ -123,6 +124,7 @@ class ConnectionPool(SharedExtension):
         event.listen(self.engine, "connect", self._add)
         event.listen(self.engine, "checkin", self._close_if_dropped)
         event.listen(self.engine, "handle_error", self._drop_at_outage)
+        event.listen(self.engine, "handle_error", self._error_for_callers, retval=True)
         POOL_SIZE.labels(service).set_function(lambda: cast(QueuePool, self.engine.pool).size())
         POOL_IN_USE.labels(service).set_function(lambda: cast(QueuePool, self.engine.pool).checkedout())
 
@@ -144,30 +146,11 @@ class ConnectionPool(SharedExtension):
 
     @contextmanager
     def session(self):
-        """A session whose caller commits.
-
-        Raises DatabaseUnavailable when the database is out of reach, read-only or overloaded, and ServiceUnavailable
-        when it gave up a statement that may succeed at another try.
-        """
-        service = self.container.service_name
-        try:
-            with Session(self.engine, expire_on_commit=False) as session:
-                with POOL_WAIT.labels(service).time():
-                    session.connection()
-                yield session
-        except PoolTimeout as error:
-            logger.warning("no connection came free in the pool: %s", error)
-            raise DatabaseUnavailable(service) from error
-        except DBAPIError as error:
-            # What follows the first line quotes the statement, and with it what people have written.
-            reason = str(error.orig).partition("\n")[0]
-            if is_statement_error(error.orig):
-                logger.warning("the database gave up a statement: %s", reason)
-                raise ServiceUnavailable(service) from error.orig
-            if is_outage(error.orig) or error.connection_invalidated:
-                logger.warning("the database is not available: %s", reason)
-                raise DatabaseUnavailable(service) from error.orig
-            raise
+        """A session whose caller commits."""
+        with Session(self.engine, expire_on_commit=False) as session:
+            with POOL_WAIT.labels(self.container.service_name).time():
+                session.connection()
+            yield session
 
     def _add(self, connection, record):
         record.info["made_at"] = time.monotonic()
@@ -192,6 +175,31 @@ class ConnectionPool(SharedExtension):
             failure.is_disconnect, failure.invalidate_pool_on_disconnect = True, False
             if failure.connection.info.get("made_at", math.inf) > self._dropped_at:
                 self._drop()
+
+    def _error_for_callers(self, failure):
+        """SQLAlchemy's `handle_error`: what is raised in the place of its own error, None for that itself."""
+        error, service = failure.original_exception, self.container.service_name
+        # SQLAlchemy's ping has to know the error as its own.
+        if failure.is_pre_ping or not isinstance(error, psycopg2.Error):
+            return None
+        # What follows the first line quotes the statement, and with it what people have written.
+        reason = str(error).partition("\n")[0]
+        if is_statement_error(error):
+            logger.warning("the database gave up a statement: %s", reason)
+            return ServiceUnavailable(service)
+        if is_outage(error) or failure.is_disconnect:
+            logger.warning("the database is not available: %s", reason)
+            return DatabaseUnavailable(service)
+        return None
+
+
+class _QueuePool(QueuePool):
+    def connect(self):
+        try:
+            return super().connect()
+        except PoolTimeout as error:
+            # An outage to `handle_error`, which SQLAlchemy asks about errors of psycopg2's alone.
+            raise psycopg2.OperationalError(f"no connection came free in the pool: {error}") from error
 
 
 class _Connection(psycopg2.extensions.connection):

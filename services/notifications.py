@@ -53,6 +53,7 @@ from services.notifications_models import (
     SUMMARY_NAME,
     UNPROVEN_WINDOW,
     Answer,
+    Base,
     Notification,
     OrderSummary,
     lock_address,
@@ -80,7 +81,7 @@ class Notifications(Service):
     name = "notifications"
 
     settings = Settings(ShopSettings, demo_settings, needs=["DB_URIS.notifications", ("SMTP_PASSWORD", "SMTP_USER")])
-    db = Database(answers=Answer)
+    db = Database(Base, answers=Answer)
     hints = Hints()
     bell = Bell()
     templates = MailTemplates()

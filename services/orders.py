@@ -42,7 +42,7 @@ from nameko_reliable.timers import timer
 from services.base import Service
 from services.orders_attempts import begin_attempt, merged
 from services.orders_events import event_of
-from services.orders_models import Answer, Attempt, Order, OutboxEntry
+from services.orders_models import Answer, Attempt, Base, Order, OutboxEntry
 from services.orders_statements import search_orders, summarize, with_details
 
 ORDER_VIEW = OrderView()
@@ -60,7 +60,7 @@ class Orders(Service):
     name = "orders"
 
     settings = Settings(ShopSettings, demo_settings, needs=["DB_URIS.orders"])
-    db = Database(answers=Answer)
+    db = Database(Base, answers=Answer)
     outbox = Outbox(OutboxEntry, events=[OrderCreated, OrderStatusUpdated, OrderAbandoned])
 
     @rpc

@@ -44,7 +44,7 @@ from nameko_reliable.telemetry.gauges import QueryGauge
 from nameko_reliable.timers import timer
 from services.base import CheckedParkingLot, Service
 from services.products_catalogue import add_product, edit_product, edit_stock, search_products
-from services.products_models import NAME_COLLATION, Answer, InboxEntry, Product, Reservation
+from services.products_models import NAME_COLLATION, Answer, Base, InboxEntry, Product, Reservation
 from services.products_statements import COMMIT, COUNT_MISMATCHES, RELEASE, TOMBSTONE
 from services.products_stock import check_lines, reserve
 
@@ -65,7 +65,7 @@ class Products(Service):
     name = "products"
 
     settings = Settings(ShopSettings, demo_settings, needs=["DB_URIS.products"])
-    db = Database(answers=Answer)
+    db = Database(Base, answers=Answer)
     hints = Hints(interval_seconds=HINT_SECONDS)
     parking = CheckedParkingLot()
     stock_mismatches = QueryGauge(STOCK_MISMATCHES, COUNT_MISMATCHES, MISMATCHES_INTERVAL_SECONDS)

@@ -61,6 +61,7 @@ from services.users_models import (
     RESET,
     VERIFICATION,
     Answer,
+    Base,
     MailedToken,
     MailRequest,
     OutboxEntry,
@@ -84,7 +85,7 @@ class Users(Service):
     settings = Settings(
         ShopSettings, demo_settings, needs=["DB_URIS.users", "JWT_SECRET", ("GOOGLE_CLIENT_SECRET", "GOOGLE_CLIENT_ID")]
     )
-    db = Database(answers=Answer)
+    db = Database(Base, answers=Answer)
     outbox = Outbox(OutboxEntry, events=[UserRegistered, UserVerificationRequested, UserPasswordResetRequested])
     bell = Bell()
     passwords = Passwords()

@@ -1,16 +1,21 @@
 """nameko_reliable.database: what is committed and when, and what a database that is away looks like."""
 
+import time
+
 import eventlet
+import nameko_sqlalchemy
 import pytest
 from eventlet.event import Event
 from eventlet.green import socket
+from nameko.exceptions import ConfigurationError
 from sqlalchemy import select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, InternalError, OperationalError, ProgrammingError
+from sqlalchemy.orm import DeclarativeBase
 
-from bakery import Cake
+from bakery import Base, Cake
 from nameko_reliable import database as kit
-from nameko_reliable.database import Database
+from nameko_reliable.database import Database, DatabaseSession
 from nameko_reliable.errors import DatabaseUnavailable, RpcTimeout, ServiceUnavailable
 from nameko_reliable.rpc import rpc
 from nameko_reliable.sessions import after_commit
@@ -20,7 +25,9 @@ from nameko_reliable.testing.waiting import wait_for
 class Bakery:
     name = "bakery"
 
-    db = Database()
+    db = Database(Base)
+    # Else the end of the last reference would close them.
+    left_open = []
 
     @rpc
     def look(self):
@@ -34,21 +41,64 @@ class Bakery:
     def greet(self):
         return "Hello"
 
+    @rpc
+    def leave_open(self, terminated=False):
+        """The process ids of the sessions' connections; in the first session is a cake that is not committed."""
+        sessions = [self.db.session, self.db.get_session()]
+        self.left_open.extend(sessions)
+        pids = [session.scalar(text("SELECT pg_backend_pid()")) for session in sessions]
+        sessions[0].add(Cake(name="Torte"))
+        sessions[0].flush()
+        if terminated:
+            with self.db.transaction() as session:
+                session.execute(text("SELECT pg_terminate_backend(pid) FROM unnest(:pids) AS pid"), {"pids": pids})
+        return pids
+
+
+class StockBakery:
+    """A user of nameko-sqlalchemy's, who has begun to move to the kit."""
+
+    name = "bakery"
+
+    db = Database(Base)
+    session = DatabaseSession(Base)
+    stock_session = nameko_sqlalchemy.DatabaseSession(Base)
+
+    @rpc
+    def bake(self):
+        """Commits a cake by each session, with the name that its connection has at the server."""
+        for session in (self.db.session, self.session, self.stock_session):
+            session.add(Cake(name=session.scalar(text("SHOW application_name"))))
+            session.commit()
+
 
 @pytest.fixture
 def db_of(run_service):
-    """`db_of(uri)`: what a worker of the bakery has as its `db`."""
+    """`db_of(uri)`: what a worker of the bakery has as its `db`.
 
-    class Worker:
-        service_name = "bakery"
-        data = {}
+    provider: another than the bakery's. deadline: of the worker's call.
+    """
 
-    def db_of(uri=None, **settings):
-        container = run_service(Bakery, **({"DB_URIS": {"bakery": uri}} if uri else {}), **settings)
-        [provider] = container.dependencies
-        return provider.get_dependency(Worker)
+    made = []
 
-    return db_of
+    def db_of(uri=None, provider=None, deadline=None, **settings):
+        class Worker:
+            service_name = "bakery"
+            data = {"deadline": deadline}
+
+        class OtherBakery:
+            name = "bakery"
+            db = provider
+
+        service = Bakery if provider is None else OtherBakery
+        container = run_service(service, **({"DB_URIS": {"bakery": uri}} if uri else {}), **settings)
+        [bound] = container.dependencies
+        made.append(bound.get_dependency(Worker))
+        return made[-1]
+
+    yield db_of
+    for each in made:
+        each.close()
 
 
 def add_cake(db, name="Torte"):
@@ -422,3 +472,186 @@ def test_after_commit_calls_in_order_and_once(db_of):
         session.execute(select(1))
 
     assert (before, called) == ([], [1, 2])
+
+
+# What nameko-sqlalchemy has
+
+
+def test_a_worker_has_one_session_and_others_that_commit_at_their_blocks_end(db_of, tables):
+    cakes = tables("bakery")
+    db = db_of()
+
+    db.session.add(Cake(name="Torte"))
+    assert cakes.all(Cake.name) == []
+    db.session.commit()
+    with db.get_session() as session:
+        session.add(Cake(name="Eclair"))
+    with pytest.raises(KeyError), db.get_session(close_on_exit=True) as session:
+        session.add(Cake(name="Brownie"))
+        session.flush()
+        raise KeyError
+
+    assert cakes.all(Cake.name) == ["Torte", "Eclair"]
+
+
+def commit_by_itself(db):
+    db.session.add(Cake(name="Torte"))
+    db.session.commit()
+
+
+def commit_by_a_session_of_its_own(db):
+    with db.get_session() as session:
+        session.add(Cake(name="Torte"))
+
+
+def commit_by_a_block(db):
+    with db.session.begin():
+        db.session.add(Cake(name="Torte"))
+
+
+def commit_the_injected_session(session):
+    session.add(Cake(name="Torte"))
+    session.commit()
+
+
+@pytest.mark.parametrize(
+    ("provider", "commit"),
+    [
+        (None, commit_by_itself),
+        (None, commit_by_a_session_of_its_own),
+        (None, commit_by_a_block),
+        (DatabaseSession(Base), commit_the_injected_session),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_session_commits_nothing_past_the_calls_deadline(db_of, tables, provider, commit):
+    cakes = tables("bakery")
+    db = db_of(provider=provider, deadline=time.monotonic() + 60)
+    overdue = db_of(provider=provider, deadline=time.monotonic())
+
+    commit(db)
+    with pytest.raises(RpcTimeout):
+        commit(overdue)
+
+    assert cakes.all(Cake.name) == ["Torte"]
+
+
+def test_a_session_without_its_database_or_a_connection_raises_the_kits_error(db_of, database_proxy, monkeypatch):
+    monkeypatch.setattr(kit, "POOL_WAIT_SECONDS", 0.1)
+    proxy = database_proxy("bakery")
+    db = db_of(proxy.uri, max_workers=1)
+    held = [db.get_session() for _ in range(3)]
+    [session.connection() for session in held]
+
+    overloaded = outcome(db.session.execute, select(1))
+    proxy.go_away()
+    lost = outcome(held[0].execute, select(1))
+    held[1].rollback()
+    away = outcome(db.session.execute, select(1))
+
+    assert [overloaded, lost, away] == [DatabaseUnavailable] * 3
+
+
+def test_sessions_left_open_are_closed_at_the_workers_end(run_service, tables, cluster):
+    bakery = tables("bakery")
+    run_service(Bakery)
+
+    pids = cluster.bakery.leave_open()
+
+    states = text("SELECT state FROM pg_stat_activity WHERE pid = ANY(:pids)")
+    with bakery.engine.connect() as connection:
+        wait_for(lambda: connection.scalars(states, {"pids": pids}).all() == ["idle", "idle"])
+    assert bakery.all(Cake.name) == []
+
+
+def test_sessions_whose_connections_are_lost_do_not_harm_the_container(run_service, tables, cluster, caplog):
+    tables("bakery")
+    container = run_service(Bakery, max_workers=1)
+
+    # More often than the pool has connections.
+    for _ in range(4):
+        cluster.bakery.leave_open(terminated=True)
+
+    assert cluster.bakery.greet() == "Hello"
+    assert caplog.text.count("could not be closed: DatabaseUnavailable('bakery')") == 8
+    [provider] = container.dependencies
+    assert provider.pool.engine.pool.checkedout() == 0
+
+
+def test_nameko_sqlalchemys_own_session_works_beside_with_its_key_and_a_pool_of_its_own(
+    run_service, tables, cluster, database
+):
+    cakes = tables("bakery")
+    run_service(StockBakery, DB_URIS={"bakery:Base": database("bakery")})
+
+    cluster.bakery.bake()
+
+    assert cakes.all(Cake.name) == ["bakery", "bakery", ""]
+
+
+def test_options_hold_for_every_session(db_of, tables):
+    bakery = tables("bakery")
+    db = db_of(
+        provider=Database(
+            Base,
+            session_options={"info": {"oven": 3}},
+            engine_options={
+                "isolation_level": "REPEATABLE READ",
+                "pool_pre_ping": True,
+                "connect_args": {"client_encoding": "latin1"},
+            },
+        )
+    )
+
+    def seen(session):
+        names = ("transaction_isolation", "client_encoding", "lock_timeout")
+        return [session.info["oven"], *(session.scalar(text(f"SHOW {name}")) for name in names)]
+
+    with db.transaction() as session:
+        in_transaction = seen(session)
+    # The ping finds out, and makes another connection.
+    own = "application_name = 'bakery' AND datname = current_database()"
+    bakery.execute(text(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {own}"))
+    in_session = seen(db.session)
+
+    assert in_transaction == in_session == [3, "repeatable read", "LATIN1", "4s"]
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"session_options": {"bind": None}}, "bind"),
+        ({"engine_options": {"pool_size": 20, "echo": True}}, "pool_size"),
+        ({"engine_options": {"connect_args": {"options": "-c lock_timeout=0"}}}, "options"),
+        ({"engine_options": {"isolation_level": "AUTOCOMMIT"}}, "AUTOCOMMIT"),
+    ],
+)
+@pytest.mark.parametrize("provider", [Database, DatabaseSession])
+def test_an_option_that_breaks_what_the_kit_promises_is_refused(provider, options, name):
+    with pytest.raises(ValueError, match=rf"{provider.__name__}: .*\b{name}\b"):
+        provider(Base, **options)
+
+
+def test_databases_of_one_service_with_options_that_differ_are_refused(run_service):
+    class Undecided:
+        name = "bakery"
+
+        db = Database(Base, engine_options={"pool_recycle": 60})
+        other = Database(Base, engine_options={"pool_recycle": 90})
+
+    with pytest.raises(ConfigurationError, match="pool_recycle"):
+        run_service(Undecided)
+
+
+def test_databases_of_one_service_with_several_addresses_are_refused(run_service, database):
+    class OtherBase(DeclarativeBase):
+        pass
+
+    class Undecided:
+        name = "bakery"
+
+        db = Database(Base)
+        other = Database(OtherBase)
+
+    with pytest.raises(ConfigurationError, match="as `bakery`"):
+        run_service(Undecided, DB_URIS={"bakery:Base": database("bakery"), "bakery:OtherBase": database("other")})

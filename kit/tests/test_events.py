@@ -10,7 +10,7 @@ from kombu import Exchange
 from nameko.standalone.events import event_dispatcher
 from sqlalchemy import text
 
-from bakery import Cake, CakeBaked, Context
+from bakery import Base, Cake, CakeBaked, Context
 from nameko_reliable import events as kit
 from nameko_reliable.database import Database
 from nameko_reliable.errors import DatabaseUnavailable
@@ -291,7 +291,7 @@ def test_an_event_that_comes_while_the_database_is_away_is_handled_when_it_is_ba
     class Cafe:
         name = "cafe"
 
-        db = Database()
+        db = Database(Base)
 
         @event_handler(CakeBaked, pauses_seconds=())
         def display(self, event):
@@ -315,7 +315,7 @@ def test_a_statement_that_the_database_gives_up_is_an_attempt(run_service, broke
     class Cafe:
         name = "cafe"
 
-        db = Database()
+        db = Database(Base)
 
         @event_handler(CakeBaked, pauses_seconds=())
         def display(self, event):

@@ -7,7 +7,7 @@ import pytest
 from kombu import Exchange
 from sqlalchemy import text
 
-from bakery import OvenWarmed
+from bakery import Base, OvenWarmed
 from nameko_reliable.database import Database
 from nameko_reliable.events import broadcast_handler
 from nameko_reliable.hints import Hints
@@ -33,7 +33,7 @@ def bakery_of(interval_seconds):
     class Bakery:
         name = "bakery"
 
-        db = Database()
+        db = Database(Base)
         hints = Hints(interval_seconds=interval_seconds)
 
         @rpc

@@ -5,7 +5,7 @@ import pytest
 from eventlet.event import Event
 from sqlalchemy import func, text
 
-from bakery import Answer, Cake, CakeBaked, InboxEntry
+from bakery import Answer, Base, Cake, CakeBaked, InboxEntry
 from nameko_reliable.database import Database
 from nameko_reliable.errors import DatabaseUnavailable
 from nameko_reliable.events import event_handler
@@ -17,7 +17,7 @@ from nameko_reliable.testing.waiting import wait_for
 class Bakery:
     name = "bakery"
 
-    db = Database(answers=Answer)
+    db = Database(Base, answers=Answer)
     failures = 0
 
     @rpc
@@ -167,7 +167,7 @@ def test_an_event_delivered_many_times_to_two_replicas_has_one_effect(tables, ru
     class Cafe:
         name = "cafe"
 
-        db = Database()
+        db = Database(Base)
 
         @event_handler(CakeBaked, workers=3)
         def display(self, event):
@@ -195,7 +195,7 @@ def test_an_event_whose_handling_rolls_back_is_not_taken(tables, run_service, br
     class Cafe:
         name = "cafe"
 
-        db = Database()
+        db = Database(Base)
 
         @event_handler(CakeBaked, pauses_seconds=(1,))
         def display(self, event):

@@ -19,7 +19,7 @@ from nameko.testing.services import (
     worker_factory,
 )
 
-from bakery import Answer, Cake, CakeBaked, CakeEaten, Context, InboxEntry, OutboxEntry, OvenWarmed
+from bakery import Answer, Base, Cake, CakeBaked, CakeEaten, Context, InboxEntry, OutboxEntry, OvenWarmed
 from nameko_reliable.database import Database
 from nameko_reliable.errors import DatabaseUnavailable
 from nameko_reliable.events import broadcast_handler, event_handler
@@ -41,7 +41,7 @@ QUEUE = "evt-oven-oven.heated--bakery.bake"
 class Bakery:
     name = "bakery"
 
-    db = Database(answers=Answer)
+    db = Database(Base, answers=Answer)
     outbox = Outbox(OutboxEntry, events=[CakeBaked, CakeEaten])
     hints = Hints()
     cluster = ClusterClient()

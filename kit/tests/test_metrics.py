@@ -9,7 +9,7 @@ from nameko.exceptions import RemoteError
 from prometheus_client import Gauge
 from sqlalchemy import func, select, text
 
-from bakery import Cake, CakeBaked, OutboxEntry
+from bakery import Base, Cake, CakeBaked, OutboxEntry
 from nameko_reliable.database import Database
 from nameko_reliable.events import event_handler
 from nameko_reliable.outbox import Outbox
@@ -28,7 +28,7 @@ SLOW_CAKES = Gauge("test_slow_cakes", "Cakes, counted slowly.", ["service"])
 class Bakery:
     name = "bakery"
 
-    db = Database()
+    db = Database(Base)
     metrics = Metrics()
     outbox = Outbox(OutboxEntry, events=[CakeBaked])
     cakes = QueryGauge(CAKES, select(Cake.name, func.count()).group_by(Cake.name))

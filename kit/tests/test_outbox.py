@@ -7,7 +7,7 @@ from nameko.standalone.events import get_event_exchange
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from bakery import Cake, CakeBaked, CakeEaten, InboxEntry, OutboxEntry
+from bakery import Base, Cake, CakeBaked, CakeEaten, InboxEntry, OutboxEntry
 from nameko_reliable import outbox as kit
 from nameko_reliable.database import Database
 from nameko_reliable.events import event_handler
@@ -21,7 +21,7 @@ CAFE, PRESS = "evt-bakery-cake.baked--cafe.display", "evt-bakery-cake.baked--pre
 class Bakery:
     name = "bakery"
 
-    db = Database()
+    db = Database(Base)
     outbox = Outbox(OutboxEntry, events=[CakeBaked])
 
     @rpc
@@ -44,7 +44,7 @@ class Bakery:
 class Cafe:
     name = "cafe"
 
-    db = Database()
+    db = Database(Base)
 
     @event_handler(CakeBaked)
     def display(self, event):

@@ -5,6 +5,7 @@ import pytest
 from eventlet.event import Event
 from sqlalchemy import select
 
+from bakery import Base
 from nameko_reliable.database import Database
 from nameko_reliable.polling import Bell, Interrupted, Loop, crew, poll
 from nameko_reliable.rpc import rpc
@@ -111,7 +112,7 @@ def test_a_stopped_loop_has_finished_its_round(loop_of):
 class Bakery:
     name = "bakery"
 
-    db = Database()
+    db = Database(Base)
     bell = Bell()
 
     rounds, failing, busy = [], False, 0

@@ -4,7 +4,7 @@ from eventlet.event import Event
 from nameko.standalone.rpc import ClusterRpcProxy
 from nameko.testing.services import entrypoint_hook
 
-from bakery import CakeBaked, OutboxEntry
+from bakery import Base, CakeBaked, OutboxEntry
 from nameko_reliable.amqp import queues
 from nameko_reliable.database import Database
 from nameko_reliable.errors import DatabaseUnavailable
@@ -42,7 +42,7 @@ def cafe_of(handler, **options):
 class Bakery:
     name = "bakery"
 
-    db = Database()
+    db = Database(Base)
     outbox = Outbox(OutboxEntry, events=[CakeBaked])
 
     @rpc

@@ -15,7 +15,7 @@ from nameko.exceptions import (
     deserialize_to_instance,
 )
 
-from bakery import Cake, Context
+from bakery import Base, Cake, Context
 from nameko_reliable.amqp import deadlines
 from nameko_reliable.database import Database
 from nameko_reliable.errors import RpcTimeout, ServiceUnavailable
@@ -348,7 +348,7 @@ def test_nothing_is_committed_past_the_deadline(run_service, cluster, tables):
     class Bakery:
         name = "bakery"
 
-        db = Database()
+        db = Database(Base)
 
         @rpc
         def bake(self, past_deadline):

@@ -16,7 +16,7 @@ from nameko_reliable.testing.waiting import wait_for
 class Bakery:
     name = "bakery"
 
-    db = Database()
+    db = Database(Base)
     outbox = Outbox(OutboxEntry, events=[CakeBaked])
 
     @rpc
@@ -79,7 +79,7 @@ def test_an_event_that_a_test_publishes_comes_to_subscribers_and_listeners(run_s
     class Cafe:
         name = "cafe"
 
-        db = Database()
+        db = Database(Base)
 
         @event_handler(CakeBaked)
         def display(self, event):

@@ -7,7 +7,7 @@ from contextvars import copy_context
 import eventlet
 import pytest
 
-from bakery import Cake, CakeBaked, InboxEntry, OutboxEntry
+from bakery import Base, Cake, CakeBaked, InboxEntry, OutboxEntry
 from nameko_reliable.database import Database
 from nameko_reliable.events import event_handler, handler_queue
 from nameko_reliable.outbox import Outbox
@@ -31,7 +31,7 @@ class Bakery:
 
     log_context = LogContext()
     tracing = WorkerSpans()
-    db = Database()
+    db = Database(Base)
     outbox = Outbox(OutboxEntry, events=[CakeBaked])
 
     @rpc
@@ -66,7 +66,7 @@ class Cafe:
     name = "cafe"
 
     tracing = WorkerSpans()
-    db = Database()
+    db = Database(Base)
     failures = []
 
     @event_handler(CakeBaked, pauses_seconds=(1,))

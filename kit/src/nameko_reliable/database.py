@@ -1,17 +1,30 @@
-"""Transactions that know their deadline.
+"""A service's database: the API of nameko-sqlalchemy, and transactions that know their deadline.
 
     class Bakery:
         name = "bakery"
-        db = Database()
+        db = Database(Base)
 
         @rpc
         def bake(self, cake):
             with self.db.transaction() as session:
                 …
 
-The URI is `DB_URIS[<service name>]` of the configuration; nameko_reliable.postgres says how it names several hosts, and
-whose fault an error is. psycogreen makes psycopg2 yield to eventlet: without it one slow query stops every greenlet of
-the process.
+        @rpc
+        def find(self, cake_id):
+            return self.db.session.get(Cake, cake_id).name
+
+`transaction()` holds its connection for the block alone, and ends a database that hangs soon after the call's deadline.
+`session` and `get_session()` are nameko-sqlalchemy's: a session is the worker's until it ends, and what it has not
+committed by then is rolled back. The deadline is checked before each commit of theirs. A worker that uses two sessions
+at the same time takes two connections of a pool that has `max_workers` + EXTRA_CONNECTIONS.
+
+All of a service's databases, its outbox and its gauges share one pool, of one address: `DB_URIS[<service name>]` of the
+configuration, or nameko-sqlalchemy's `DB_URIS["<service name>:<base's name>"]` where that is not there;
+nameko_reliable.postgres says how it names several hosts, and whose fault an error is. psycogreen makes psycopg2 yield
+to eventlet: without it one slow query stops every greenlet of the process.
+
+Not for a service with an outbox is nameko-sqlalchemy's `transaction_retry`: it runs a method again after a commit whose
+answer was lost, and so adds its events again. It doesn't know the errors of these sessions, either.
 """
 
 import logging
@@ -19,14 +32,17 @@ import math
 import re
 import time
 from contextlib import contextmanager, nullcontext
-from functools import lru_cache
-from typing import cast
+from functools import lru_cache, partial
+from typing import Any, cast
 from weakref import WeakSet
 
 import eventlet
+import nameko_sqlalchemy
 import psycopg2
 from eventlet.green import socket
+from nameko.exceptions import ConfigurationError
 from nameko.extensions import DependencyProvider, SharedExtension
+from nameko_sqlalchemy import database as stock
 from prometheus_client import Gauge, Histogram
 from psycogreen.eventlet import eventlet_wait_callback
 from sqlalchemy import create_engine, event, text
@@ -65,6 +81,10 @@ CONNECTION_SETTINGS = {
     # A standby, or a primary that was demoted, is refused.
     "target_session_attrs": "read-write",
 }
+# Of `create_engine` and of a session: what the kit's promises hang on.
+OWN_ENGINE_OPTIONS = {"creator", "hide_parameters", "max_overflow", "pool", "pool_size", "pool_timeout", "poolclass"}
+OWN_CONNECT_ARGS = {*CONNECTION_SETTINGS, "application_name", "connection_factory"}
+OWN_SESSION_OPTIONS = {"bind", "binds", "class_"}
 # The answer is whether only reads are taken. On the way a file of some 100 kB is written to the database's own disk,
 # and removed: while that is full, reads succeed.
 READ_AND_WRITE = """
@@ -102,21 +122,28 @@ class ConnectionPool(SharedExtension):
 
     tracer = Tracer()
 
+    def __init__(self):
+        # The service's Database and DatabaseSession dependencies.
+        self.users = []
+
     def setup(self):
         service = self.container.service_name
+        options = _merged(each.engine_options for each in self.users)
         psycopg2.extensions.set_wait_callback(_wait_for_answer)
         self.engine = create_engine(
-            database_url(self.container.config["DB_URIS"][service]),
+            database_url(self._uri()),
             poolclass=_QueuePool,
             pool_size=self.container.max_workers + EXTRA_CONNECTIONS,
             max_overflow=0,
             pool_timeout=POOL_WAIT_SECONDS,
             hide_parameters=True,
             connect_args={
+                **options.pop("connect_args", {}),
                 **CONNECTION_SETTINGS,
                 "application_name": service,
                 "connection_factory": _Connection,
             },
+            **options,
         )
         self._connections: WeakSet[ConnectionPoolEntry] = WeakSet()
         self._dropped_at = -math.inf
@@ -127,6 +154,16 @@ class ConnectionPool(SharedExtension):
         event.listen(self.engine, "handle_error", self._error_for_callers, retval=True)
         POOL_SIZE.labels(service).set_function(lambda: cast(QueuePool, self.engine.pool).size())
         POOL_IN_USE.labels(service).set_function(lambda: cast(QueuePool, self.engine.pool).checkedout())
+
+    def _uri(self):
+        service, uris = self.container.service_name, self.container.config["DB_URIS"]
+        if uri := uris.get(service):
+            return uri
+        names = {f"{service}:{each.declarative_base.__name__}" for each in self.users}
+        found = {uris[name] for name in names if name in uris}
+        if len(found) != 1:
+            raise ConfigurationError(f"DB_URIS must have the one address of the service's database, as `{service}`.")
+        return found.pop()
 
     def start(self):
         if self.tracer.is_on:
@@ -145,9 +182,9 @@ class ConnectionPool(SharedExtension):
                 raise DatabaseUnavailable(self.container.service_name) from ReadOnly("the database is read-only")
 
     @contextmanager
-    def session(self):
-        """A session whose caller commits."""
-        with Session(self.engine, expire_on_commit=False) as session:
+    def session(self, expire_on_commit=False, **options):
+        """A session whose caller commits. options: of SQLAlchemy's Session."""
+        with Session(self.engine, expire_on_commit=expire_on_commit, **options) as session:
             with POOL_WAIT.labels(self.container.service_name).time():
                 session.connection()
             yield session
@@ -313,27 +350,131 @@ def _trace_statements(engine, tracer):
     event.listen(engine, "handle_error", fail)
 
 
-class Database(DependencyProvider):
-    """answers: the model of nameko_reliable.inbox.AnswerMixin, where the service has methods marked `once`."""
+def _merged(options_of_each):
+    merged: dict[str, Any] = {}
+    for options in options_of_each:
+        for name, value in options.items():
+            if merged.setdefault(name, value) != value:
+                raise ConfigurationError(f"A service's databases share one pool, and differ in engine_options: {name}.")
+    return merged
+
+
+class DeadlineSession(Session):
+    """Raises RpcTimeout in the place of a commit past the deadline."""
+
+    def __init__(self, pool, deadline, **options):
+        super().__init__(pool.engine, **options)
+        self._service, self._deadline = pool.container.service_name, deadline
+
+    def check_deadline(self):
+        _check_deadline(self._service, self._deadline)
+
+
+@event.listens_for(DeadlineSession, "before_commit")
+def _flush_in_time(session):
+    # SQLAlchemy flushes only after this, which may take long.
+    session.flush()
+    session.check_deadline()
+
+
+class WorkerSession(DeadlineSession, stock.Session):
+    """As a context manager it commits, and rolls back after an exception."""
+
+
+class _PoolUser(DependencyProvider):
+    """Gives nameko-sqlalchemy's dependencies sessions of the service's pool, in the place of an engine of their own."""
 
     pool = ConnectionPool()
 
-    def __init__(self, answers=None):
+    def __init__(self, declarative_base, session_options=None, engine_options=None):
+        super().__init__(declarative_base, session_options, engine_options)
+        self._refuse("session_options", OWN_SESSION_OPTIONS & self.session_options.keys())
+        self._refuse("engine_options", OWN_ENGINE_OPTIONS & self.engine_options.keys())
+        self._refuse("connect_args", OWN_CONNECT_ARGS & self.engine_options.get("connect_args", {}).keys())
+        if self.engine_options.get("isolation_level") == "AUTOCOMMIT":
+            raise ValueError(f"{type(self).__name__}: with AUTOCOMMIT nothing could be rolled back.")
+
+    def _refuse(self, where, names):
+        if names:
+            raise ValueError(f"{type(self).__name__}: the kit itself sets {', '.join(sorted(names))} of {where}.")
+
+    def bind(self, container, attr_name):
+        bound = super().bind(container, attr_name)
+        bound.pool.users.append(bound)
+        return bound
+
+    def setup(self):
+        """The pool makes the engine."""
+
+    def stop(self):
+        """Others may still use the pool."""
+
+    kill = stop
+
+
+class Database(_PoolUser, stock.Database):
+    """nameko-sqlalchemy's Database on the service's pool, with transactions that know their deadline.
+
+    session_options: of SQLAlchemy's Session, for all sessions; `expire_on_commit` is false for `transaction()` unless
+    they say otherwise. engine_options: of `create_engine`, for the pool. Raises ValueError for options that the kit
+    itself sets: OWN_SESSION_OPTIONS, OWN_ENGINE_OPTIONS, OWN_CONNECT_ARGS.
+    answers: the model of nameko_reliable.inbox.AnswerMixin, where the service has methods marked `once`.
+    """
+
+    def __init__(self, declarative_base, session_options=None, engine_options=None, answers=None):
+        super().__init__(declarative_base, session_options, engine_options)
         self.answers = answers
 
     def get_dependency(self, worker_ctx):
-        return Transactions(self.pool, worker_ctx, self.answers)
+        self.dbs[worker_ctx] = database = WorkerDatabase(self, worker_ctx)
+        return database
 
 
-class Transactions:
+class DatabaseSession(_PoolUser, nameko_sqlalchemy.DatabaseSession):
+    """nameko-sqlalchemy's DatabaseSession on the service's pool: the worker gets the session itself.
+
+    Options are those of Database. nameko-sqlalchemy's own works beside it, with a pool of its own.
+    """
+
+    def get_dependency(self, worker_ctx):
+        session = DeadlineSession(self.pool, worker_ctx.data.get("deadline"), **self.session_options)
+        self.sessions[worker_ctx] = session
+        return session
+
+    def worker_teardown(self, worker_ctx):
+        _close(self.sessions.pop(worker_ctx))
+
+
+def _close(session):
+    """For a worker's end, where an exception would end the container."""
+    try:
+        session.close()
+    except Exception as error:
+        logger.warning("a session that its worker left open could not be closed: %r", error)
+        session.invalidate()
+
+
+def _check_deadline(service, deadline):
+    if deadline is not None and time.monotonic() >= deadline:
+        raise RpcTimeout(service)
+
+
+class WorkerDatabase(stock.DatabaseWrapper):
     """The database within one worker."""
 
-    def __init__(self, pool, worker_ctx, answers):
-        self._pool = pool
+    def __init__(self, database, worker_ctx):
+        self._pool = database.pool
         self._service = worker_ctx.service_name
         self._deadline = worker_ctx.data.get("deadline")
+        self._session_options = database.session_options
+        super().__init__(partial(WorkerSession, self._pool, self._deadline, **self._session_options))
         self.call_id = worker_ctx.data.get("call_id")
-        self.answers = answers
+        self.answers = database.answers
+
+    def close(self):
+        for session in (self._worker_session, *self._context_sessions):
+            if session is not None:
+                _close(session)
 
     @contextmanager
     def transaction(self, past_deadline=False):
@@ -345,14 +486,14 @@ class Transactions:
         with (
             self._pool.tracer.span(TRANSACTION),
             nullcontext() if past_deadline else self._ended_when_overdue(),
-            self._pool.session() as session,
+            self._pool.session(**self._session_options) as session,
         ):
             if not past_deadline:
-                self._check_deadline()
+                _check_deadline(self._service, self._deadline)
             yield session
             session.flush()
             if not past_deadline:
-                self._check_deadline()
+                _check_deadline(self._service, self._deadline)
             session.commit()
 
     def check(self):
@@ -363,7 +504,8 @@ class Transactions:
     @contextmanager
     def _ended_when_overdue(self):
         """A database that hangs holds no worker for much longer than the call may take."""
-        overdue = eventlet.Timeout(None if self._deadline is None else self._seconds_left() + OVERDUE_SECONDS)
+        seconds = None if self._deadline is None else self._deadline - time.monotonic() + OVERDUE_SECONDS
+        overdue = eventlet.Timeout(seconds)
         try:
             yield
         except eventlet.Timeout as timeout:
@@ -372,10 +514,3 @@ class Transactions:
             raise RpcTimeout(self._service) from None
         finally:
             overdue.cancel()
-
-    def _check_deadline(self):
-        if self._deadline is not None and self._seconds_left() <= 0:
-            raise RpcTimeout(self._service)
-
-    def _seconds_left(self):
-        return self._deadline - time.monotonic()

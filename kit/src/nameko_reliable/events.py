@@ -6,7 +6,7 @@ An event class is a frozen dataclass with the class attributes `source` (the pub
 
     class Cafe:
         name = "cafe"
-        db = Database()
+        db = Database(Base)
 
         @event_handler(CakeBaked)
         def display(self, event):

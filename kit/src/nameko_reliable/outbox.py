@@ -5,7 +5,7 @@
 
     class Bakery:
         name = "bakery"
-        db = Database()
+        db = Database(Base)
         outbox = Outbox(OutboxEntry, events=[CakeBaked])
 
         @rpc

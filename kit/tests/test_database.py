@@ -1,4 +1,4 @@
-"""nameko_reliable.database: what is committed and when, and what a database that is away looks like."""
+"""nameko_reliable.database and its pool: what is committed and when, and what a database that is away looks like."""
 
 import time
 
@@ -15,6 +15,7 @@ from sqlalchemy.orm import DeclarativeBase
 
 from bakery import Base, Cake
 from nameko_reliable import database as kit
+from nameko_reliable import pool
 from nameko_reliable.database import Database, DatabaseSession
 from nameko_reliable.errors import DatabaseUnavailable, RpcTimeout, ServiceUnavailable
 from nameko_reliable.rpc import rpc
@@ -179,7 +180,7 @@ def test_a_database_that_is_away_is_unavailable_and_then_it_is_not(db_of, databa
 
 
 def test_a_database_that_hangs_on_connect_is_unavailable(db_of, database_proxy, monkeypatch):
-    monkeypatch.setattr(kit, "CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(pool, "CONNECT_SECONDS", 0.3)
     proxy = database_proxy("bakery")
     db = db_of(proxy.uri)
     proxy.hold()
@@ -245,7 +246,7 @@ def test_an_outage_closes_all_of_the_pool_and_what_is_in_use_once_it_comes_back(
 
 
 def test_a_database_that_falls_silent_amid_a_statement_is_given_up(db_of, database_proxy, monkeypatch):
-    monkeypatch.setattr(kit, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(pool, "ANSWER_SECONDS", 0.3)
     proxy = database_proxy("bakery")
     db = db_of(proxy.uri)
 
@@ -324,7 +325,7 @@ def silent_host():
 def test_a_host_that_says_nothing_is_passed_over_and_asked_no_more(
     db_of, database, silent_host, monkeypatch, several_hosts
 ):
-    monkeypatch.setattr(kit, "ADDRESS_SECONDS", 0.5)
+    monkeypatch.setattr(pool, "ADDRESS_SECONDS", 0.5)
     good, silent = make_url(database("bakery")), silent_host()
     account = f"postgresql+psycopg2://{good.username}:{good.password}"
     port = silent.getsockname()[1]
@@ -346,7 +347,7 @@ def test_each_address_of_a_name_is_tried(db_of, database, silent_host, monkeypat
         addresses = ["127.0.0.2", "127.0.0.1"] if host == "db.example" else [host]
         return [found for address in addresses for found in look_up(address, *args, **kwargs)]
 
-    monkeypatch.setattr(kit.socket, "getaddrinfo", two_addresses)
+    monkeypatch.setattr(pool.socket, "getaddrinfo", two_addresses)
     db = db_of(good.set(host="db.example").render_as_string(hide_password=False))
 
     db.check()
@@ -365,9 +366,9 @@ def test_a_host_name_that_cannot_be_looked_up_is_an_outage_that_says_so(db_of, d
 def test_while_one_tries_a_database_that_hangs_others_are_refused_at_once(db_of, silent_host, monkeypatch):
     silent = silent_host()
     db = db_of(f"postgresql+psycopg2://postgres@127.0.0.1:{silent.getsockname()[1]}/bakery")
-    monkeypatch.setattr(kit, "CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(pool, "CONNECT_SECONDS", 0.3)
     assert outcome(db.check) is DatabaseUnavailable
-    monkeypatch.setattr(kit, "CONNECT_SECONDS", 60)
+    monkeypatch.setattr(pool, "CONNECT_SECONDS", 60)
     trying = eventlet.spawn(outcome, db.check)
     wait_for(lambda: len(silent.accepted) == 2)
 
@@ -393,7 +394,7 @@ def test_a_connection_lost_amid_a_transaction_is_an_outage_and_commits_nothing(d
 
 
 def test_more_transactions_than_connections_wait_and_then_give_up(db_of, monkeypatch):
-    monkeypatch.setattr(kit, "POOL_WAIT_SECONDS", 0.3)
+    monkeypatch.setattr(pool, "POOL_WAIT_SECONDS", 0.3)
     db = db_of(max_workers=1)
     holding, leave = [], Event()
 
@@ -414,7 +415,7 @@ def test_more_transactions_than_connections_wait_and_then_give_up(db_of, monkeyp
 
 def test_a_lock_that_another_holds_too_long_is_no_outage(db_of, tables, monkeypatch, caplog):
     cakes = tables("bakery")
-    monkeypatch.setitem(kit.CONNECTION_SETTINGS, "options", "-c lock_timeout=200ms")
+    monkeypatch.setitem(pool.CONNECTION_SETTINGS, "options", "-c lock_timeout=200ms")
     db = db_of()
 
     with cakes.engine.connect().execution_options(isolation_level="READ COMMITTED") as other, other.begin():
@@ -537,7 +538,7 @@ def test_a_session_commits_nothing_past_the_calls_deadline(db_of, tables, provid
 
 
 def test_a_session_without_its_database_or_a_connection_raises_the_kits_error(db_of, database_proxy, monkeypatch):
-    monkeypatch.setattr(kit, "POOL_WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(pool, "POOL_WAIT_SECONDS", 0.1)
     proxy = database_proxy("bakery")
     db = db_of(proxy.uri, max_workers=1)
     held = [db.get_session() for _ in range(3)]

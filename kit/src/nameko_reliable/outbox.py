@@ -39,10 +39,10 @@ from sqlalchemy.orm import aliased
 
 from nameko_reliable.amqp.broker import BrokerUnavailable, ConfirmingPublisher, Refused, Unroutable, encode
 from nameko_reliable.amqp.queues import Unbinding, handler_queue
-from nameko_reliable.database import ConnectionPool
 from nameko_reliable.errors import ServiceUnavailable
 from nameko_reliable.events import operation_on
 from nameko_reliable.polling import Loop
+from nameko_reliable.pool import ConnectionPool
 from nameko_reliable.rpc import HEADER_PREFIX
 from nameko_reliable.sessions import after_commit
 from nameko_reliable.settings import amqp_address

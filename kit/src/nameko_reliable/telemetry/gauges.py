@@ -23,8 +23,8 @@ from prometheus_client import Gauge
 from sqlalchemy import Executable
 
 from nameko_reliable.amqp.broker import CONNECTION_ERRORS, BrokerUnavailable, connect, no_answer_within
-from nameko_reliable.database import ConnectionPool
 from nameko_reliable.errors import ServiceUnavailable
+from nameko_reliable.pool import ConnectionPool
 from nameko_reliable.settings import amqp_address
 from nameko_reliable.telemetry.registry import KIT
 

@@ -26,8 +26,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, Gauge, Histogram, disable_cre
 from psycopg2.errors import DiskFull
 
 from nameko_reliable.amqp.consumers import Consumers
-from nameko_reliable.database import ConnectionPool, ReadOnly
 from nameko_reliable.errors import ServiceUnavailable
+from nameko_reliable.pool import ConnectionPool, ReadOnly
 from nameko_reliable.telemetry.gauges import Inquiries
 from nameko_reliable.telemetry.registry import KIT, PrefixedRegistry
 from nameko_reliable.web.listener import Connection, Listener

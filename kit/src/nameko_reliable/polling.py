@@ -1,24 +1,26 @@
 """Work off a table: at once when there is something to do, else every so often.
 
-class Bakery:
-    bell = Bell()
+    class Bakery:
+        bell = Bell()
 
-    @poll(interval_seconds=1, workers=2)
-    def bake_next(self):
-        '''Returns true while there may be more.'''
+        @poll(interval_seconds=1, workers=2)
+        def bake_next(self):
+            '''Returns true while there may be more.'''
 
-    @event_handler(OrderPlaced)
-    def store(self, event):
-        with self.db.transaction() as session:
-            …
-            self.bell.ring_after_commit(session)
+        @event_handler(OrderPlaced)
+        def store(self, event):
+            with self.db.transaction() as session:
+                …
+                self.bell.ring_after_commit(session)
 
-    @crew(interval_seconds=1, most=20)
-    def call_customers(self, member):
-        '''Beside the workers, for what waits minutes for others. More begin while all say that they are slow.'''
-        found = True
-        while member.goes_on(found):
-            found = self._call_some(member)
+        @crew(interval_seconds=1, most=20)
+        def call_customers(self, member):
+            '''Beside the workers, for what waits minutes for others. More begin while all say that they are slow.'''
+            found = True
+            while member.goes_on(found):
+                found = self._call_some(member)
+
+What there is to do is in the table, so nothing is lost with a process.
 """
 
 import logging

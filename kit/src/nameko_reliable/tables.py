@@ -1,13 +1,15 @@
 """The kit's tables, as mixins for a service's own models.
 
-class OutboxEntry(OutboxMixin, Base):
-    pass
+    class OutboxEntry(OutboxMixin, Base):
+        pass
 
-class InboxEntry(InboxMixin, Base):
-    pass
+    class InboxEntry(InboxMixin, Base):
+        pass
 
-class Answer(AnswerMixin, Base):
-    pass
+    class Answer(AnswerMixin, Base):
+        pass
+
+The tables are named `outbox`, `inbox` and `answers`.
 """
 
 from collections.abc import Callable

@@ -100,7 +100,7 @@ def test_the_kit_knows_no_word_of_its_first_user(word):
     # An underscore parts words, too.
     pattern = re.compile(f"(?<![a-z]){word}(?![a-z])", re.IGNORECASE)
     texts = [KIT / name for name in ("README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml")]
-    files = [*SOURCES.rglob("*.py"), *KIT.glob("docs/*.md"), *texts]
+    files = [*SOURCES.rglob("*.py"), *KIT.glob("docs/*.md"), *KIT.glob("examples/*.*"), *texts]
 
     found = [
         f"{path.relative_to(KIT)}:{number}: {line.strip()}"

@@ -1,0 +1,38 @@
+from cafe_models import Base, InboxEntry, OutboxEntry, Ticket
+from events import CakeBaked, CakeOrdered
+from nameko_reliable.database import Database
+from nameko_reliable.events import event_handler
+from nameko_reliable.outbox import Outbox
+from nameko_reliable.rpc import ClusterClient, rpc
+
+
+class Cafe:
+    name = "cafe"
+
+    db = Database(Base)
+    outbox = Outbox(OutboxEntry, events=[CakeOrdered])
+    cluster = ClusterClient()
+
+    @rpc
+    def order(self, cake):
+        # All of it within 2 seconds, what the bakery itself calls included.
+        price = self.cluster.within(2).bakery.find_price(cake)
+        with self.db.transaction() as session:
+            ticket = Ticket(cake=cake, price=price)
+            session.add(ticket)
+            session.flush()
+            # It leaves if the transaction commits, and only then.
+            self.outbox.add(session, CakeOrdered(ticket_id=ticket.id, cake=cake))
+        return ticket.id
+
+    @event_handler(CakeBaked)
+    def serve(self, event):
+        with self.db.transaction() as session:
+            # An event may come twice. This is true once.
+            if InboxEntry.take(session, event.event_id):
+                session.get(Ticket, event.ticket_id).state = "served"
+
+    @rpc
+    def find_ticket(self, ticket_id):
+        ticket = self.db.session.get(Ticket, ticket_id)
+        return {"cake": ticket.cake, "price": ticket.price, "state": ticket.state}

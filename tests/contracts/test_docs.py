@@ -17,7 +17,11 @@ def test_every_file_that_a_page_names_is_there(page):
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 
-@pytest.mark.parametrize("page", ALL, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [*ALL, *(ROOT / "kit").glob("*.md"), *(ROOT / "kit" / "docs").glob("*.md")],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
 def test_every_link_of_a_page_leads_to_a_file_and_a_heading(page):
     linked = re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)", page.read_text())
 

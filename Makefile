@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV = .venv/bin
 
-.PHONY: run dev infrastructure test coverage test-docker test-all bench lint client lock clean
+.PHONY: run dev infrastructure test coverage test-docker test-all bench lint docs client lock clean
 
 # The whole shop on this machine, until Ctrl-C.
 run: .venv/installed
@@ -60,6 +60,10 @@ lint: .venv/installed
 	@$(VENV)/python -m dev.npm
 	@cd frontend && npm run --silent lint
 
+# The site of all pages and of the kit's reference, in site/html. A broken link fails it.
+docs: .venv-docs/installed
+	@.venv-docs/bin/python -m dev.docs
+
 # The frontend's types of the HTTP API, after a change of the API.
 client: export PYTHONWARNINGS = ignore:::nameko.extensions
 client: .venv/installed
@@ -68,13 +72,16 @@ client: .venv/installed
 .venv/installed: requirements.txt requirements-dev.txt kit/pyproject.toml
 	@$(PYTHON) dev/make_venv.py
 
+.venv-docs/installed: requirements-docs.txt
+	@$(PYTHON) dev/make_venv.py .venv-docs requirements-docs.txt
+
 # After a change in requirements*.in. The environment's package index is not written down.
 lock: .venv/installed
 	@$(VENV)/pip install --quiet pip-tools
-	@for name in requirements requirements-dev; do $(VENV)/pip-compile --quiet --generate-hashes --strip-extras \
+	@for name in requirements requirements-dev requirements-docs; do $(VENV)/pip-compile --quiet --generate-hashes --strip-extras \
 		--allow-unsafe --no-header --no-emit-index-url --no-emit-find-links --no-emit-trusted-host $$name.in; done
 
 # Forgets all that `make` made, the demo shop's data among it.
 clean:
-	rm -rf .venv .local .coverage* .*_cache .hypothesis kit/src/*.egg-info dev/mail/node_modules \
+	rm -rf .venv .venv-docs .cache site .local .coverage* .*_cache .hypothesis kit/src/*.egg-info dev/mail/node_modules \
 		gateway/docs/node_modules frontend/node_modules frontend/dist frontend/dist-new frontend/screenshots frontend/test-results

@@ -1,4 +1,7 @@
-"""Makes .venv from the lock files, with any Python that can at least say that it is too old."""
+"""Makes a virtual environment from lock files, with any Python that can at least say that it is too old.
+
+Without arguments .venv, with the kit; else the folder and the locks that are named.
+"""
 
 import os
 import shutil
@@ -7,8 +10,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-VENV = ROOT / ".venv"
-LOCKS = ["requirements.txt", "requirements-dev.txt"]
+FOLDER, *LOCKS = sys.argv[1:] or [".venv", "requirements.txt", "requirements-dev.txt"]
+VENV = ROOT / FOLDER
 
 
 def main():
@@ -17,13 +20,14 @@ def main():
             "forage: Python 3.11 or later is needed, and this is %d.%d: `make PYTHON=...` takes another."
             % sys.version_info[:2]
         )
-    print("forage: installing the Python packages into .venv", flush=True)
+    print("forage: installing the Python packages into " + FOLDER, flush=True)
     if not (VENV / "bin" / "pip").exists():
         make_empty()
     locks = [word for lock in LOCKS for word in ("--requirement", str(ROOT / lock))]
     install("--require-hashes", *locks)
-    # What it needs is in the locks; setuptools, which builds it, too.
-    install("--no-deps", "--no-build-isolation", "--editable", str(ROOT / "kit"))
+    if not sys.argv[1:]:
+        # What it needs is in the locks; setuptools, which builds it, too.
+        install("--no-deps", "--no-build-isolation", "--editable", str(ROOT / "kit"))
     (VENV / "installed").touch()
 
 

@@ -1,4 +1,4 @@
-"""What the README tells a newcomer to type, typed."""
+"""The commands of README.md and docs/architecture.md, run as written."""
 
 import re
 import subprocess
@@ -6,11 +6,9 @@ import subprocess
 from dev.settings import ROOT
 from nameko_reliable.testing.waiting import wait_for
 
-README = (ROOT / "README.md").read_text()
 
-
-def block(language):
-    [code] = re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+def block(page, language):
+    [code] = re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
     return code
 
 
@@ -29,12 +27,12 @@ def run(command, **options):
 
 
 def test_the_first_order_by_curl(shop):
-    commands = block("sh").replace("http://localhost:3000", shop.gateway)
+    commands = block("README.md", "sh").replace("http://localhost:3000", shop.gateway)
 
     printed = run(commands)
 
     assert '"status":"pending"' in printed
-    # The README's last command may come before the event; its reader would type it again, too.
+    # The README's last command may run before the event arrives. A reader would repeat it, too.
     assert "order_confirmation" in wait_for(lambda: _last_with_content(commands))
 
 
@@ -44,8 +42,8 @@ def _last_with_content(commands):
     return printed if "order_confirmation" in printed else None
 
 
-def test_the_same_by_nameko_shell(shop):
-    lines = block("pycon").splitlines()
+def test_an_order_by_nameko_shell(shop):
+    lines = block("docs/architecture.md", "pycon").splitlines()
     commands = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
     typed = [line.removeprefix(">>> ") for line in lines if line.startswith(">>> ")]
 

@@ -1,5 +1,5 @@
-# The Python processes of the shop: the command says which one a container is. Nothing here depends on the
-# architecture: `docker buildx build --platform linux/amd64,linux/arm64 .` makes it for both.
+# The Python processes of the shop: a container's command chooses one. It builds for both architectures:
+# `docker buildx build --platform linux/amd64,linux/arm64 .`
 
 # The page of /docs.
 FROM --platform=$BUILDPLATFORM node:24-slim AS docs
@@ -38,11 +38,11 @@ COPY gateway gateway
 ENV PATH=/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
-    # Eventlet greets its first importer with a deprecation warning; docs/decisions/ has our answer to it.
+    # Eventlet shows a deprecation warning when it is imported first; docs/decisions/ explains why we use it.
     PYTHONWARNINGS=ignore:::nameko.cli.commands,ignore:::nameko.containers \
     METRICS_HOST=0.0.0.0 \
     METRICS_PORT=9100
-# The file system is read-only later on: what is not compiled now is compiled at every start.
+# The file system is read-only at run time: a module that is not compiled now would be compiled at every start.
 RUN python -m compileall -q .
 USER 10001:10001
 EXPOSE 3000 9100

@@ -11,34 +11,34 @@ run: .venv/installed
 dev: .venv/installed
 	@$(VENV)/python -m dev.run dev
 
-# The same without the services, which are then run by hand, in a debugger or from an editor.
+# The same without the services, to run them by hand, in a debugger or from an editor.
 infrastructure: .venv/installed
 	@$(VENV)/python -m dev.run infrastructure
 
-# All tests, on infrastructure of their own: beside a running shop, too. TESTS=tests/orders runs some,
+# All tests, on servers of their own, so a running shop is not affected. TESTS=tests/orders runs some,
 # TESTS=frontend the frontend's.
 TESTS ?=
-# Eventlet's deprecation warning, wherever it is imported first.
+# Hides Eventlet's deprecation warning, which appears where it is imported first.
 test: export PYTHONWARNINGS = ignore:::nameko.cli.commands,ignore:::nameko.containers
 test: .venv/installed
 	@$(VENV)/python -m dev.test $(TESTS)
 
-# And what of the Python code they never reach.
+# All tests, and the lines of Python that none of them reaches.
 coverage: export PYTHONWARNINGS = ignore:::nameko.cli.commands,ignore:::nameko.containers,ignore:::coverage.collector
 coverage: .venv/installed
 	@$(VENV)/python -m dev.test --coverage $(TESTS)
 
-# docker-compose.yml for real, on an engine of its own where none answers: some minutes.
+# Runs docker-compose.yml for some minutes, on an engine of its own if no Docker answers.
 test-docker: export PYTHONWARNINGS = ignore:::nameko.cli.commands,ignore:::nameko.containers
 test-docker: .venv/installed
 	@$(VENV)/nameko test tests/docker
 
-# And pictures of every page, to be looked at.
+# All tests, and a picture of every page to look at.
 test-all: test
 	@cd frontend && npx playwright test --project=screenshots
 
-# What this machine's shop can do, on one of its own, and what each process pays for it. SCENARIOS="orders logins" runs
-# some, BENCH_SECONDS=20 measures each of their rows for longer than 5 seconds.
+# Measures requests a second and each process's CPU, on a shop of its own. SCENARIOS="orders logins" runs some,
+# BENCH_SECONDS=20 measures each row for longer than 5 seconds.
 SCENARIOS ?=
 bench: .venv/installed
 	@$(VENV)/python -m benchmarks $(SCENARIOS)
@@ -64,7 +64,7 @@ lint: .venv/installed
 docs: .venv-docs/installed
 	@.venv-docs/bin/python -m dev.docs
 
-# The frontend's types of the HTTP API, after a change of the API.
+# Generates the frontend's types of the HTTP API. Run it after a change of the API.
 client: export PYTHONWARNINGS = ignore:::nameko.extensions
 client: .venv/installed
 	@$(VENV)/python -m dev.client
@@ -75,13 +75,13 @@ client: .venv/installed
 .venv-docs/installed: requirements-docs.txt
 	@$(PYTHON) dev/make_venv.py .venv-docs requirements-docs.txt
 
-# After a change in requirements*.in. The environment's package index is not written down.
+# Run it after a change in requirements*.in. The locks don't name the environment's package index.
 lock: .venv/installed
 	@$(VENV)/pip install --quiet pip-tools
 	@for name in requirements requirements-dev requirements-docs; do $(VENV)/pip-compile --quiet --generate-hashes --strip-extras \
 		--allow-unsafe --no-header --no-emit-index-url --no-emit-find-links --no-emit-trusted-host $$name.in; done
 
-# Forgets all that `make` made, the demo shop's data among it.
+# Deletes everything that `make` made, including the demo shop's data.
 clean:
 	rm -rf .venv .venv-docs .cache site .local .coverage* .*_cache .hypothesis kit/src/*.egg-info dev/mail/node_modules \
 		gateway/docs/node_modules frontend/node_modules frontend/dist frontend/dist-new frontend/screenshots frontend/test-results

@@ -58,8 +58,8 @@ def test_a_release_of_the_shop_or_the_kit_has_the_version_of_its_pyproject(check
 @pytest.mark.parametrize(
     ("missing", "sentence"),
     [
-        ("REGISTRY", "where the images and charts lie, like ghcr.io/example"),
-        ("GITHUB_REPOSITORY", "whose workflow has released them, like example/forage"),
+        ("REGISTRY", "the registry with the images and charts, like ghcr.io/example"),
+        ("GITHUB_REPOSITORY", "the repository that released them, like example/forage"),
     ],
 )
 def test_an_upgrade_says_in_a_sentence_what_it_must_be_told(tmp_path, missing, sentence):

@@ -1,5 +1,5 @@
 #!/bin/sh
-# On the first start alone: a database for each service, and a role that opens this one and no other.
+# On the first start only: makes a database for each service, and a role that can open this database only.
 set -eu
 for service in users products orders notifications; do
     PASSWORD=$(sed 's,.*://[^:]*:\([^@]*\)@.*,\1,' "/run/secrets/${service}_db_uri")

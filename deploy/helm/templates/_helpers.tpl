@@ -1,9 +1,9 @@
-{{/* 33: CloudNativePG takes 50 characters, and -notifications-db is appended. */}}
+{{/* At most 33: CloudNativePG allows 50 characters, and -notifications-db is appended. */}}
 {{- define "forage.name" -}}
 {{- (contains "forage" .Release.Name | ternary .Release.Name (printf "%s-forage" .Release.Name)) | trunc 33 | trimSuffix "-" }}
 {{- end }}
 
-{{/* Of one part: (dict "root" $ "part" "orders"). */}}
+{{/* For one part: (dict "root" $ "part" "orders"). */}}
 {{- define "forage.selector" -}}
 app.kubernetes.io/name: forage
 app.kubernetes.io/instance: {{ .root.Release.Name }}
@@ -17,7 +17,7 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
 {{- end }}
 
-{{/* Of all that the chart makes: (dict "root" $ "part" "orders"), with "name" where it isn't the part's. */}}
+{{/* For every resource: (dict "root" $ "part" "orders"), with "name" if it is not the part's. */}}
 {{- define "forage.metadata" -}}
 name: {{ include "forage.name" .root }}-{{ .name | default .part }}
 namespace: {{ .root.Release.Namespace }}
@@ -43,7 +43,7 @@ labels:
 {{- (include "forage.url" . | urlParse).hostname }}
 {{- end }}
 
-{{/* nginx looks names up without the search list of resolv.conf. */}}
+{{/* A full name, because nginx does not use the search list of resolv.conf. */}}
 {{- define "forage.gateway_host" -}}
 {{ include "forage.name" . }}-gateway.{{ .Release.Namespace }}.svc.{{ .Values.clusterDomain }}
 {{- end }}
@@ -68,7 +68,7 @@ labels:
 {{ ternary "amqps" "amqp" (ne .Values.rabbitmq.tlsSecret "") }}://%s{{ include "forage.broker" . }}.{{ .Release.Namespace }}.svc:{{ include "forage.broker_port" . }}/
 {{- end }}
 
-{{/* Databases and Secrets that come with the release are there only after the hooks that run before it. */}}
+{{/* True if the release makes databases or Secrets: they do not exist yet when the hooks before it run. */}}
 {{- define "forage.migrates_late" -}}
 {{- if or .Values.cloudnativepg.enabled .Values.externalSecrets.enabled }}true{{ end }}
 {{- end }}
@@ -110,7 +110,7 @@ labels:
 {{- end }}
 {{- end }}
 
-{{/* The authorities behind the certificates that a pod checks: (dict "root" $ "part" "orders" "secrets" (list "AMQP_URI")). */}}
+{{/* The authorities of the certificates that a pod verifies: (dict "root" $ "part" "orders" "secrets" (list "AMQP_URI")). */}}
 {{- define "forage.authorities" -}}
 {{- $root := .root }}
 {{- $external := false }}
@@ -138,7 +138,7 @@ labels:
 {{- end }}
 {{- end }}
 
-{{/* Of every pod: nothing is written but /tmp, nothing is owned by root, nobody asks Kubernetes for anything. */}}
+{{/* For every pod: only /tmp can be written to, no process runs as root, no pod has a token of Kubernetes. */}}
 {{- define "forage.pod" -}}
 automountServiceAccountToken: false
 enableServiceLinks: false

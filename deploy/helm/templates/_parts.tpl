@@ -1,5 +1,5 @@
-{{/* What the shop is made of: what each part runs, which secrets it needs (`maybe`: where they are given), which queues
-it takes messages from. tests/deploy holds the queues against contracts/. */}}
+{{/* The parts of the shop: the command, the secrets (`maybe`: only if they are given) and the queues of each. tests/deploy
+checks the queues against contracts/. */}}
 {{- define "forage.parts" -}}
 users:
   run: services.users

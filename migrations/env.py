@@ -1,4 +1,4 @@
-"""One environment for all services: `alembic -n NAME …` picks the models, the revisions and the database.
+"""One environment for all services: `alembic -n NAME …` selects the models, the revisions and the database.
 
 The database is NAME_DB_URI of the environment, as for the service itself.
 """
@@ -19,7 +19,7 @@ with create_engine(url, poolclass=NullPool, connect_args=WRITABLE_HOST).connect(
     context.configure(
         connection=connection,
         target_metadata=importlib.import_module(f"services.{service}_models").Base.metadata,
-        # One that builds an index beside running services leaves its transaction.
+        # A transaction for each revision. A revision that builds an index concurrently leaves it.
         transaction_per_migration=True,
     )
     with context.begin_transaction():

@@ -1,4 +1,4 @@
-"""Mails that are about no order.
+"""Mails that are not about an order.
 
 Revision ID: 0002
 Revises: 0001

@@ -1,4 +1,4 @@
-"""The failed mails are found without a look at all others.
+"""An index finds failed mails.
 
 Revision ID: 0003
 Revises: 0002

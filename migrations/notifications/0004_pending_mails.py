@@ -1,4 +1,4 @@
-"""The next mail to send is found in a backlog without a look at all that were sent before.
+"""An index finds the next mail to send.
 
 Revision ID: 0004
 Revises: 0003
@@ -22,9 +22,9 @@ def downgrade():
 
 
 def index_pending_by(column):
-    # Beside senders that are at work: a plain CREATE INDEX would hold them up for as long as the table is read.
+    # Concurrently: a plain CREATE INDEX would block senders while it reads the table.
     with op.get_context().autocommit_block():
-        # What an attempt that was cut off left.
+        # Left by a run that was interrupted.
         op.drop_index("ix_notifications_pending_new", "notifications", postgresql_concurrently=True, if_exists=True)
         op.create_index(
             "ix_notifications_pending_new",

@@ -1,4 +1,4 @@
-"""Notifications know the request and the trace that they came of.
+"""Notifications have the request and the trace that caused them.
 
 Revision ID: 0005
 Revises: 0004

@@ -1,16 +1,17 @@
 """Mails are claimed, sent outside of a transaction, and may be uncertain.
 
-The release before looks at `status = 'pending'` and `next_try_at` alone, and holds its mail's row lock while it sends.
-So its senders and ours pass each other by:
+The release before reads only `status = 'pending'` and `next_try_at`, and locks a mail's row while it sends the mail.
+The senders of both releases can run together:
 
-- Ours pass over rows that are locked (SKIP LOCKED), and read them again after the lock: `sent` by then.
-- A claim moves next_try_at to the lease's end, so a mail that we hold is not due for the release before.
-- From before the dot on next_try_at is 15 minutes ahead. A sender of ours that died there makes its mail uncertain
-  within these, which the release before never sends; were none of ours left, it would send it again after them.
-- What the release before stores has the defaults below, and is claimed like any other.
+- New senders skip locked rows (SKIP LOCKED). After the lock they read the row again, and find it `sent`.
+- A claim sets next_try_at to the end of its lease, so a claimed mail is not due for old senders.
+- Before the final dot, next_try_at is set 15 minutes ahead. If the new sender dies after that, another new sender marks
+  the mail `uncertain` within this time, and old senders never send uncertain mails. Only if no new sender is left does
+  an old one send it again afterwards.
+- Mails that the release before stores have the defaults below, and are claimed like others.
 
-Whatever was done when an attempt was cut off is passed over, as the indexes are made beside senders that are at work,
-and so each in a transaction of its own.
+Each index is made in a transaction of its own, because senders keep running. A second run skips all that an
+interrupted run has done.
 
 Revision ID: 0006
 Revises: 0005
@@ -50,7 +51,7 @@ def upgrade():
         op.add_column("notifications", column, if_not_exists=True)
     check_status("'pending', 'sent', 'failed', 'uncertain'")
     with op.get_context().autocommit_block():
-        # Reads the table beside those who write to it, which the check's own statement would hold up.
+        # Reads the table without blocking writers, which a checked ADD CONSTRAINT would do.
         op.execute("ALTER TABLE notifications VALIDATE CONSTRAINT ck_notifications_status")
         for name, (column, condition) in INDEXES.items():
             op.drop_index(name, "notifications", postgresql_concurrently=True, if_exists=True)

@@ -19,12 +19,12 @@ INDEXES = {
 
 
 def upgrade():
-    # The blocks below commit it: one that is run again finds it there.
+    # The blocks below commit this: a second run finds it done.
     op.add_column("notifications", sa.Column("summary_id", sa.BigInteger()), if_not_exists=True)
-    # Beside handlers that store: a plain CREATE INDEX would hold them up for as long as the table is read.
+    # Concurrently: a plain CREATE INDEX would block handlers that store while it reads the table.
     with op.get_context().autocommit_block():
         for name, (columns, condition) in INDEXES.items():
-            # What an attempt that was cut off left.
+            # Left by a run that was interrupted.
             op.drop_index(name, "notifications", postgresql_concurrently=True, if_exists=True)
             op.create_index(
                 name, "notifications", columns, postgresql_where=sa.text(condition), postgresql_concurrently=True

@@ -1,4 +1,4 @@
-"""How long an event has been in the outbox can be told.
+"""Events in the outbox have the time at which they were added.
 
 Revision ID: 0002
 Revises: 0001

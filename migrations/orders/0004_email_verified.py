@@ -1,4 +1,4 @@
-"""Orders know whether their customer's address was proven.
+"""Orders have a flag: the customer's address was proven.
 
 Revision ID: 0004
 Revises: 0003
@@ -14,7 +14,7 @@ depends_on = None
 
 
 def upgrade():
-    # With a default, for orders of the release before.
+    # The default is for orders that the release before writes.
     op.add_column("orders", sa.Column("email_verified", sa.Boolean(), server_default="false", nullable=False))
 
 

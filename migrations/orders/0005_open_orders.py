@@ -1,4 +1,4 @@
-"""Attempts know their units, and what a user has open is found without a look at all that they ever ordered.
+"""Attempts have their number of units, and indexes find the open orders and attempts of a user.
 
 Revision ID: 0005
 Revises: 0004
@@ -19,12 +19,12 @@ INDEXES = {
 
 
 def upgrade():
-    # The block below commits it: one that is run again finds it there.
+    # The block below commits this: a second run finds it done.
     op.add_column("attempts", sa.Column("units", sa.Integer()), if_not_exists=True)
-    # Beside orders that are being placed: a plain CREATE INDEX would hold them up for as long as the table is read.
+    # Concurrently: a plain CREATE INDEX would block new orders while it reads the table.
     with op.get_context().autocommit_block():
         for name, (table, condition) in INDEXES.items():
-            # What an attempt that was cut off left.
+            # Left by a run that was interrupted.
             op.drop_index(name, table, postgresql_concurrently=True, if_exists=True)
             op.create_index(name, table, ["user_id"], postgresql_where=sa.text(condition), postgresql_concurrently=True)
 

@@ -1,7 +1,7 @@
-"""SKUs are compared, and products found, by columns that the service fills; texts are in NFC.
+"""Columns that the service fills, to compare SKUs and to find products. Texts become NFC.
 
-Of SKUs that clash the oldest product's gets the key; the others stay as they are, without one, until
-ops/normalize_names.py renames them. So does a SKU that the release before writes meanwhile.
+If SKUs clash, the oldest product gets the key. The others have none until ops/normalize_names.py renames them. SKUs
+that the release before writes during the upgrade have none either.
 
 Revision ID: 0002
 Revises: 0001
@@ -47,7 +47,7 @@ def upgrade():
     op.add_column("products", sa.Column("search_text", sa.Text()), if_not_exists=True)
     op.add_column("products", sa.Column("search_pieces", postgresql.ARRAY(sa.Text())), if_not_exists=True)
     op.add_column("products", sa.Column("search_version", sa.Integer()), if_not_exists=True)
-    # Beside running services: no statement holds them up for longer than a batch takes.
+    # Runs beside the services: no statement blocks them for longer than a batch takes.
     with op.get_context().autocommit_block():
         make_index("uq_products_sku_key", ["sku_key"], unique=True)
         fill(op.get_bind())
@@ -58,7 +58,7 @@ def upgrade():
 
 
 def make_index(name, columns, **options):
-    # What an attempt that was cut off left.
+    # Left by a run that was interrupted.
     op.drop_index(name, "products", postgresql_concurrently=True, if_exists=True)
     op.create_index(name, "products", columns, postgresql_concurrently=True, **options)
 
@@ -73,7 +73,7 @@ def fill(connection):
         try:
             connection.execute(FILL, {"ids": ids, "skus": skus, "keys": list(oldest)})
         except IntegrityError:
-            # A process of this release took one of the keys in this moment: now it is seen.
+            # A process of this release took one of the keys just now. The next round sees it.
             continue
         connection.execute(NORMALIZE, {"last": last, "end": rows[-1].id})
         made = [search_columns(row.name, row.sku, row.category, row.description) for row in rows]

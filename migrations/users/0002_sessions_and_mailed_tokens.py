@@ -1,4 +1,4 @@
-"""Sessions, mailed tokens, sign-in elsewhere, failed logins.
+"""Sessions, mailed tokens, sign-in with a provider, failed logins.
 
 Revision ID: 0002
 Revises: 0001
@@ -90,7 +90,7 @@ def upgrade():
 
 
 def downgrade():
-    """Accounts without a password go: the schema before has no place for them."""
+    """Deletes accounts without a password: the older schema cannot store them."""
     for table in (
         "login_failures",
         "mail_requests",

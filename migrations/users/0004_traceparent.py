@@ -1,4 +1,4 @@
-"""Events in the outbox know the trace that they belong to.
+"""Events in the outbox have the trace that they belong to.
 
 Revision ID: 0004
 Revises: 0003

@@ -1,7 +1,7 @@
-"""Names of accounts are compared as people read them: by a key that the service fills.
+"""Names of accounts are compared as people see them: by a key that the service fills.
 
-Of names that clash the oldest account's gets the key; the others stay as they are, without one, until
-ops/normalize_names.py renames them. So does a name that the release before writes meanwhile.
+If names clash, the oldest account gets the key. The others have none until ops/normalize_names.py renames them. Names
+that the release before writes during the upgrade have none either.
 
 Revision ID: 0005
 Revises: 0004
@@ -30,9 +30,9 @@ AND NOT EXISTS (SELECT FROM users other WHERE other.username_key = named.key)
 
 def upgrade():
     op.add_column("users", sa.Column("username_key", sa.Text()), if_not_exists=True)
-    # Beside running services: no statement holds them up for longer than a batch takes.
+    # Runs beside the services: no statement blocks them for longer than a batch takes.
     with op.get_context().autocommit_block():
-        # What an attempt that was cut off left.
+        # Left by a run that was interrupted.
         op.drop_index("uq_users_username_key", "users", postgresql_concurrently=True, if_exists=True)
         op.create_index("uq_users_username_key", "users", ["username_key"], unique=True, postgresql_concurrently=True)
         fill(op.get_bind())
@@ -48,7 +48,7 @@ def fill(connection):
         try:
             connection.execute(FILL, {"ids": ids, "names": names, "keys": list(oldest)})
         except IntegrityError:
-            # A process of this release took one of the keys in this moment: now it is seen.
+            # A process of this release took one of the keys just now. The next round sees it.
             continue
         last = rows[-1].id
 

@@ -2,8 +2,7 @@
 
 import os
 import subprocess
-from contextlib import closing, suppress
-from urllib.request import urlopen
+from contextlib import closing
 
 import psycopg2
 import pytest
@@ -12,12 +11,7 @@ from contracts.types import SERVICES
 from dev.settings import ROOT
 from nameko_reliable.testing.servers import free_port
 from nameko_reliable.testing.waiting import wait_for
-
-
-def is_ready(port):
-    with suppress(OSError):
-        return urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5).status == 200
-
+from tests.infrastructure.processes import is_ready
 
 # Some call of each that reads its tables.
 READS = {

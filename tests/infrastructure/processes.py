@@ -4,7 +4,9 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from itertools import count
+from urllib.request import urlopen
 
 import psutil
 
@@ -14,9 +16,12 @@ from nameko_reliable.testing.servers import Server
 
 
 class Processes:
-    def __init__(self, folder, config):
+    """root: the tree that they are of, with its own .venv: this one, or that of another release."""
+
+    def __init__(self, folder, config, root=ROOT):
         self.folder = folder
         self.config = config
+        self.root = root
         self._started = []
         self._numbers = count(1)
 
@@ -27,14 +32,21 @@ class Processes:
         constants: {module: {name: value}}, to be changed in the process, as in patched_nameko.py.
         It returns at once; wait for what the process is to do, for example for its queue's consumer.
         """
-        nameko = [str(ROOT / ".venv" / "bin" / "nameko")]
+        nameko = [str(self.root / ".venv" / "bin" / "nameko")]
         if constants is not None:
             nameko = [sys.executable, "-m", "tests.infrastructure.patched_nameko", json.dumps(constants)]
         command = [*nameko, "run", "--config", str(config), *modules]
-        environment = environment_of(self.config) | {name: str(value) for name, value in environment.items()}
-        server = Server(f"{modules[0]}-{next(self._numbers)}", self.folder, command, environment, cwd=ROOT)
+        environment = self.environment() | {name: str(value) for name, value in environment.items()}
+        server = Server(f"{modules[0]}-{next(self._numbers)}", self.folder, command, environment, cwd=self.root)
         self._started.append(server)
         return server.start()
+
+    def environment(self):
+        environment = environment_of(self.config)
+        if self.root != ROOT:
+            # It would lead to this tree's modules.
+            environment.pop("PYTHONPATH", None)
+        return environment
 
     def stop(self):
         for server in self._started:
@@ -49,6 +61,12 @@ def environment_of(config):
     plain = {name: str(value) for name, value in config.items() if isinstance(value, (str, int, float))}
     databases = {f"{service.upper()}_DB_URI": config["DB_URIS"][service] for service in SERVICES}
     return {**os.environ, **plain, **databases}
+
+
+def is_ready(port):
+    """Whether a process with this METRICS_PORT does its work."""
+    with suppress(OSError):
+        return urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5).status == 200
 
 
 def is_alive(process):

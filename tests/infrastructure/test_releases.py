@@ -1,0 +1,13 @@
+import pytest
+
+from dev.releases import unpacked_release
+from nameko_reliable.testing.servers import CannotStart
+
+
+def test_a_release_that_the_clone_lacks_is_a_sentence_that_says_what_to_do(tmp_path):
+    with pytest.raises(CannotStart) as refusal:
+        unpacked_release("v0.0.0", tmp_path)
+
+    assert str(refusal.value) == (
+        "This clone has no v0.0.0: fetch it with `git fetch --tags origin`, or name another commit, FROM=…."
+    )

@@ -12,6 +12,7 @@ from contracts.types import SUBSCRIBERS
 from gateway.api import Blueprint, JsonObject
 from gateway.auth import admin
 from gateway.paging import PAGE_HEADERS, page_headers
+from gateway.routes.products import public_fields
 from gateway.schemas import (
     MAX_PARKED_OFFSET,
     ParkedPageView,
@@ -60,6 +61,9 @@ def summarize(query: JsonObject) -> JsonObject:
         shop.notifications.summarize_mails,
         *(getattr(shop, service).count_parked for service in SUBSCRIBERS),
     )
+    if stock is not None:
+        # A replica of 0.1.0, in an upgrade or after a rollback, answers with whole records.
+        stock["products"] = [public_fields(product) for product in stock["products"]]
     return {
         **query,
         "orders": orders,

@@ -54,7 +54,7 @@ def list_products(query: JsonObject) -> Response:
 
     def fill() -> CachedResponse:
         page = g.shop.products.list_products(**query)
-        page["items"] = [_public_fields(product) for product in page["items"]]
+        page["items"] = [public_fields(product) for product in page["items"]]
         return _cacheable(page, headers=page_headers(query, page["total"]))
 
     return _respond(fill, cached=query["is_active"])
@@ -82,7 +82,7 @@ def get_product(product_id: int) -> Response:
 
     def fill() -> CachedResponse:
         product = g.shop.products.get_product(product_id=product_id, include_inactive=by_admin)
-        return _cacheable(_public_fields(product), product["version"])
+        return _cacheable(public_fields(product), product["version"])
 
     return _respond(fill, product_id)
 
@@ -142,7 +142,7 @@ def delete_product(product_id: int) -> Response:
     return Response(status=204)
 
 
-def _public_fields(record: JsonObject) -> JsonObject:
+def public_fields(record: JsonObject) -> JsonObject:
     """The public fields of a ProductRecord."""
     return {name: record[name] for name in PRODUCT_FIELDS}
 
@@ -164,7 +164,7 @@ def _respond(fill: Callable[[], CachedResponse], product_id: int | None = None, 
 def _respond_edited(product: JsonObject) -> Response:
     """The edited product. It is dropped from the cache first, so that reads after this answer are not older."""
     g.cache.drop([product["id"]])
-    response = _cacheable(_public_fields(product), product["version"])
+    response = _cacheable(public_fields(product), product["version"])
     return Response(response.body, headers={"ETag": response.etag}, mimetype="application/json")
 
 

@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV = .venv/bin
 
-.PHONY: run dev infrastructure test coverage test-docker test-all bench lint docs client lock clean
+.PHONY: run dev infrastructure test coverage test-docker test-upgrade test-all bench lint docs client lock clean
 
 # The whole shop on this machine, until Ctrl-C.
 run: .venv/installed
@@ -32,6 +32,14 @@ coverage: .venv/installed
 test-docker: export PYTHONWARNINGS = ignore:::nameko.cli.commands,ignore:::nameko.containers
 test-docker: .venv/installed
 	@$(VENV)/nameko test tests/docker
+
+# An upgrade from the release FROM, which may be any commit, and the way back: old and new replicas side by side, on one
+# broker and the same databases. Some minutes.
+FROM ?= v0.1.0
+test-upgrade: export PYTHONWARNINGS = ignore:::nameko.cli.commands,ignore:::nameko.containers
+test-upgrade: export FROM := $(FROM)
+test-upgrade: .venv/installed
+	@$(VENV)/python -m dev.test tests/upgrade
 
 # All tests, and a picture of every page to look at.
 test-all: test

@@ -26,8 +26,8 @@ VITEST = ["npm", "run", "--silent", "test"]
 JOURNEYS = ["npx", "playwright", "test", "--project=outages"]
 # All other folders are the second process's, which takes about as long as these and Vitest.
 FIRST = ("kit/tests", "tests/contracts", "tests/e2e", "tests/infrastructure", "tests/orders", "tests/users")
-# `make test-docker`.
-APART = "tests/docker"
+# `make test-docker` and `make test-upgrade`.
+APART = ("tests/docker", "tests/upgrade")
 # Not always, as it takes as much CPU again as the tests.
 COVERAGE = "--coverage"
 
@@ -77,7 +77,7 @@ def run_halves(is_measured):
 
 
 def is_second(folder):
-    return f"tests/{folder.name}" not in (*FIRST, APART) and any(folder.glob("test_*.py"))
+    return f"tests/{folder.name}" not in (*FIRST, *APART) and any(folder.glob("test_*.py"))
 
 
 def command(paths, is_measured):

@@ -1,0 +1,140 @@
+"""All processes of one release are killed with work half done, and the other release finishes it."""
+
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from uuid import uuid4
+
+import eventlet
+import pytest
+import requests
+
+from nameko_reliable.messages import to_payload
+from nameko_reliable.testing.waiting import wait_for
+from tests.factories import an_account, order_created
+
+from .mixed_shop import MADE_UP, NEW, OLD, replicas
+from .people import Person, mailed_token, open_account
+
+CONFIRM_ORDER = "evt-orders-order.created--notifications.confirm_order"
+
+
+@pytest.fixture(scope="module", params=[(OLD, NEW), (NEW, OLD)], ids=["new after old", "old after new"])
+def left(request, shop, customer, admin, product):
+    """What the killed release has left. release: the one that runs now, at `gateway`."""
+    before, after = (shop.releases[name] for name in request.param)
+    gateway, left = before.gateway, SimpleNamespace(key=uuid4().hex, release=after, gateway=after.gateway)
+    shop.releases[NEW].operate("migrate")
+    shop.change_to(replicas(request.param[0]))
+    customer.refresh(gateway)
+
+    left.person = Person(an_account())
+    left.person.post(gateway, "/users/register", left.person.account)
+    left.token = mailed_token(shop.smtp, left.person, "user.registered")
+    # A mail whose answer is lost with its server would be uncertain.
+    shop.wait_until_settled()
+
+    left.parked, left.delayed = made_up_event(), made_up_event()
+    fail_to_store(shop, left.parked, left.delayed)
+    shop.broker.publish(to_payload(left.parked), queue=CONFIRM_ORDER, headers={"x-attempt": 5})
+    wait_for(lambda: shop.broker.depth("parked.notifications") == 1)
+
+    shop.smtp.stop()
+    left.unmailed = customer.order(gateway, product).json()
+    tried = "SELECT tries FROM notifications WHERE order_id = %s AND status = 'pending' AND error_message IS NOT NULL"
+    wait_for(lambda: shop.sql("notifications", tried, left.unmailed["id"]))
+
+    with (
+        shop.transaction("orders", "SELECT pg_advisory_xact_lock(hashtext('outbox'))"),
+        shop.transaction("orders") as cursor,
+    ):
+        left.unsent = customer.order(gateway, product).json()
+        cursor.execute("LOCK TABLE orders IN EXCLUSIVE MODE")
+        eventlet.spawn(order_in_vain, customer, gateway, product, left.key)
+        shop.wait_until_locked("orders")
+        shop.broker.publish(to_payload(left.delayed), queue=CONFIRM_ORDER, headers={"x-attempt": 1})
+        wait_for(lambda: shop.broker.depth("delay.5s") == 1)
+        shop.kill_all()
+    assert shop.sql("orders", "SELECT payload->'order_id' FROM outbox") == [(left.unsent["id"],)]
+
+    shop.smtp.start()
+    shop.sql("notifications", "ALTER TABLE notifications DROP CONSTRAINT not_yet")
+    # Instead of waiting for pauses to end; and the lease of 10 s shall not end before its test.
+    shop.sql("notifications", "UPDATE notifications SET next_try_at = now() WHERE status = 'pending'")
+    shop.sql("orders", "UPDATE attempts SET leased_until = now() + interval '1 hour' WHERE state = 'open'")
+    shop.change_to(replicas(request.param[1]))
+    for person in (customer, admin):
+        person.refresh(left.gateway)
+    return left
+
+
+def made_up_event():
+    """About an order that there is not."""
+    number = MADE_UP + uuid4().int % 10**9
+    return order_created(order_id=number, user_id=number, user_email=f"{uuid4().hex}@forage.example")
+
+
+def fail_to_store(shop, *events):
+    addresses = ", ".join(f"'{event.user_email}'" for event in events)
+    check = f"CHECK (recipient_email NOT IN ({addresses})) NOT VALID"
+    shop.sql("notifications", f"ALTER TABLE notifications ADD CONSTRAINT not_yet {check}")
+
+
+def order_in_vain(customer, gateway, product, key):
+    with suppress(requests.RequestException):
+        customer.order(gateway, product, Idempotency_Key=key)
+
+
+def wait_until_mailed(shop, address, order_id):
+    wait_for(lambda: any(f"{order_id}" in mail["Subject"] for mail in shop.smtp.messages(address)))
+
+
+def test_an_event_that_waited_in_the_outbox_is_sent(shop, left, customer):
+    wait_until_mailed(shop, customer.email, left.unsent["id"])
+
+    [(reservation,)] = shop.sql("orders", "SELECT reservation_id FROM orders WHERE id = %s", left.unsent["id"])
+    state = "SELECT state FROM reservations WHERE id = %s"
+    wait_for(lambda: shop.sql("products", state, reservation) == [("committed",)])
+
+
+def test_an_event_that_waited_for_its_next_attempt_is_handled(shop, left):
+    wait_until_mailed(shop, left.delayed.user_email, left.delayed.order_id)
+
+
+def test_a_mail_that_waited_for_its_server_is_sent(shop, left, customer):
+    wait_until_mailed(shop, customer.email, left.unmailed["id"])
+
+
+def test_a_parked_message_is_listed_and_replayed(shop, left, admin):
+    [parked] = admin.get(left.gateway, "/admin/parked").json()["messages"]
+
+    replayed = admin.post(left.gateway, f"/admin/parked/{parked['service']}/{parked['id']}/replay")
+
+    assert (parked["queue"], parked["attempts"], replayed.status_code) == (CONFIRM_ORDER, 6, 204)
+    wait_until_mailed(shop, left.parked.user_email, left.parked.order_id)
+
+
+def test_an_order_whose_process_was_killed_is_placed_by_its_repeat(shop, left, customer, product):
+    in_flight = customer.order(left.gateway, product, Idempotency_Key=left.key)
+    shop.sql("orders", "UPDATE attempts SET leased_until = now() WHERE key = %s", left.key)
+
+    placed = customer.order(left.gateway, product, Idempotency_Key=left.key)
+
+    assert (in_flight.status_code, in_flight.json()["type"]) == (409, "request-in-flight")
+    assert placed.status_code == 201, placed.text
+    assert customer.order(left.gateway, product, Idempotency_Key=left.key).json() == placed.json()
+
+
+def test_a_mailed_link_is_good(left):
+    assert left.person.post(left.gateway, "/users/verify-email", {"token": left.token}).status_code == 204
+
+
+def test_events_that_are_sent_again_have_no_second_effect(shop, left, customer, product):
+    an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
+
+    left.release.operate("resend", "--since", an_hour_ago.isoformat())
+
+    # Their events come behind those.
+    open_account(shop.smtp, left.gateway)
+    wait_until_mailed(shop, customer.email, customer.order(left.gateway, product).json()["id"])
+    shop.wait_until_settled()

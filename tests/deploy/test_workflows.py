@@ -29,6 +29,12 @@ def test_the_tests_run_with_each_python_that_the_kit_names():
     assert named and tested == named
 
 
+def test_each_night_an_upgrade_is_tried_with_the_tags_at_hand():
+    nightly = (ROOT / ".github/workflows/nightly.yml").read_text()
+
+    assert "- cron:" in nightly and "fetch-depth: 0 " in nightly and "run: make test-upgrade\n" in nightly
+
+
 @pytest.fixture
 def check_tag(tmp_path):
     """`check_tag(tag)`: what the first step of release.yml says of it, where CI has passed."""

@@ -8,7 +8,7 @@ const OUTAGE = /outage\.spec\.ts/
 /** `npx playwright test`: the journeys, against a whole shop that e2e/shop.ts starts. */
 export default defineConfig({
   testDir: 'e2e',
-  globalSetup: './e2e/shop.ts',
+  globalSetup: './e2e/globalSetup.ts',
   outputDir: 'test-results',
   fullyParallel: true,
   workers: 2,

@@ -7,7 +7,7 @@ const gateway = `http://127.0.0.1:${process.env.GATEWAY_PORT ?? 3000}`
 
 const FRAMEWORK = /node_modules\/(@?vue|vue-router|vue-i18n|pinia|openapi-fetch|@tanstack|@intlify|@vueuse)\//
 const SHELL =
-  /src\/(api\/(?!admin)|stores|utils|locales\/en\/(?!admin)|components\/(Base|Form|Page|Error|Empty)(?!Dialog))/
+  /src\/(api\/(?!admin)|stores|utils|locales\/en\/(?!admin)|components\/(Base|Form|Page|Pagination|Error|Empty)(?!Dialog))/
 
 export default defineConfig({
   plugins: [vue(), tailwindcss()],

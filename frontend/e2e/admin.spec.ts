@@ -1,5 +1,5 @@
-import { order } from './cart'
-import { backstage, DEMO_PASSWORD, expect, expectAccessible, logIn, test } from './support'
+import { placeOrder } from './cart'
+import { DEMO_PASSWORD, directAccess, expect, expectAccessible, logIn, test } from './support'
 
 const DAY = 86_400_000
 const ADMIN = { email: 'admin@forage.example', password: DEMO_PASSWORD }
@@ -56,7 +56,7 @@ test('a product is made, its faults are said beside the fields, and a stale edit
 })
 
 test('a failed mail is retried, and its customer has it', async ({ page, admin, customer, newProduct, mailTo }) => {
-  const { id } = await order(customer.api, await newProduct())
+  const { id } = await placeOrder(customer.api, await newProduct())
   await mailTo(customer.email, /order/i)
   await expect
     .poll(
@@ -65,7 +65,7 @@ test('a failed mail is retried, and its customer has it', async ({ page, admin, 
           .notifications[0]?.status,
     )
     .toBe('sent')
-  backstage(
+  directAccess(
     'sql',
     'notifications',
     `UPDATE notifications SET status = 'failed', error_message = '550 no such box' WHERE order_id = ${id}`,
@@ -89,7 +89,7 @@ test('a failed mail is retried, and its customer has it', async ({ page, admin, 
 
 test('a message that nobody can read is shown, and discarded', async ({ page }) => {
   const body = `no JSON ${Date.now()}`
-  backstage('message', 'evt-orders-order.created--notifications.confirm_order', body)
+  directAccess('message', 'evt-orders-order.created--notifications.confirm_order', body)
   await logIn(page, ADMIN)
 
   const message = page.getByRole('article').filter({ hasText: body })
@@ -116,7 +116,7 @@ test('the dashboard counts an order of today', async ({ page, admin, customer, n
     (await admin.send<{ orders: { today: { orders: number; revenue: string } } }>('GET', '/admin/summary?days=1'))
       .orders.today
   const before = await today()
-  await order(customer.api, await newProduct({ price: '123.00' }))
+  await placeOrder(customer.api, await newProduct({ price: '123.00' }))
   await logIn(page, ADMIN)
 
   await page.goto('/admin')

@@ -1,5 +1,5 @@
 import { expect, expectAccessible, logIn, tabTo, test } from './support'
-import { fill, order } from './cart'
+import { addToCart, placeOrder } from './cart'
 
 // As often as the checkout sends an order by itself.
 const TRIES = 3
@@ -10,7 +10,7 @@ test('what sells out while it is in the cart is said at once, and mended with a 
   newProduct,
 }) => {
   const product = await newProduct({ stock_quantity: 5 })
-  await fill(page, product, 3)
+  await addToCart(page, product, 3)
 
   await admin.send('PATCH', `/products/${product.id}/stock`, { stock_quantity: 1 })
 
@@ -33,7 +33,7 @@ test('a refusal at the checkout names what is short and offers to mend the cart'
   // Nothing tells the page: the feed is silent.
   await page.routeWebSocket('**/ws/**', () => {})
   await logIn(page, customer)
-  await fill(page, product, 4)
+  await addToCart(page, product, 4)
   await page.goto('/checkout')
   const place = page.getByRole('button', { name: 'Place the order' })
   await expect(place).toBeEnabled()
@@ -55,7 +55,7 @@ test('an order whose answer was lost is made once, however often it is sent', as
 }) => {
   const product = await newProduct()
   await logIn(page, customer)
-  await fill(page, product, 1)
+  await addToCart(page, product, 1)
   await page.goto('/checkout')
   let lost = 0
   await page.route('**/api/orders', async (route) => {
@@ -75,7 +75,7 @@ test('an order whose answer was lost is made once, however often it is sent', as
 
 test('a double click makes one order', async ({ page, customer, newProduct }) => {
   await logIn(page, customer)
-  await fill(page, await newProduct(), 1)
+  await addToCart(page, await newProduct(), 1)
   await page.goto('/checkout')
 
   await page.getByRole('button', { name: 'Place the order' }).dblclick()
@@ -91,13 +91,13 @@ test('the cart is the same in two tabs, and what a guest put in comes along when
   newProduct,
 }) => {
   const [first, second] = [await newProduct(), await newProduct()]
-  await order(customer.api, first)
+  await placeOrder(customer.api, first)
   const other = await context.newPage()
   await other.goto('/cart')
 
-  await fill(page, first, 2)
+  await addToCart(page, first, 2)
   await expect(other.getByRole('main')).toContainText(first.name)
-  await fill(other, second, 1)
+  await addToCart(other, second, 1)
   await expect(page.getByRole('main')).toContainText(second.name)
 
   await logIn(page, customer)

@@ -2,7 +2,7 @@ import { expect, type Page } from '@playwright/test'
 import type { Api, Product } from './support'
 
 /** From the product's page into the cart, and on to the cart's page. */
-export async function fill(page: Page, product: Product, quantity: number) {
+export async function addToCart(page: Page, product: Product, quantity: number) {
   await page.goto(`/products/${product.id}`)
   await page.getByRole('textbox', { name: 'Quantity' }).fill(String(quantity))
   await page.getByRole('button', { name: 'Add to cart', exact: true }).click()
@@ -10,5 +10,5 @@ export async function fill(page: Page, product: Product, quantity: number) {
   await expect(page.getByRole('main')).toContainText(product.name)
 }
 
-export const order = (api: Api, product: Product, quantity = 1) =>
+export const placeOrder = (api: Api, product: Product, quantity = 1) =>
   api.send<{ id: number }>('POST', '/orders', { items: [{ product_id: product.id, quantity }] })

@@ -44,8 +44,8 @@ test('a forgotten password is set anew by the mail, and every session has ended'
   customer,
   mailTo,
 }) => {
-  const elsewhere = await (await browser.newContext({ baseURL: process.env.SHOP_URL })).newPage()
-  await logIn(elsewhere, customer)
+  const otherDevice = await (await browser.newContext({ baseURL: process.env.SHOP_URL })).newPage()
+  await logIn(otherDevice, customer)
 
   await page.goto('/login')
   await page.getByRole('link', { name: /forgot/i }).click()
@@ -64,15 +64,15 @@ test('a forgotten password is set anew by the mail, and every session has ended'
   await expect(page).toHaveURL(/\/login/)
 
   await logIn(page, { ...customer, password: 'a walk by the sea' })
-  await elsewhere.goto('/account')
-  await expect(elsewhere).toHaveURL(/\/login\?next=/)
-  await elsewhere.context().close()
+  await otherDevice.goto('/account')
+  await expect(otherDevice).toHaveURL(/\/login\?next=/)
+  await otherDevice.context().close()
 })
 
 test('a session is ended from another device', async ({ page, browser, customer }) => {
   const userAgent = 'Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0'
-  const elsewhere = await (await browser.newContext({ baseURL: process.env.SHOP_URL, userAgent })).newPage()
-  await logIn(elsewhere, customer)
+  const otherDevice = await (await browser.newContext({ baseURL: process.env.SHOP_URL, userAgent })).newPage()
+  await logIn(otherDevice, customer)
   await logIn(page, customer)
 
   await page.goto('/account')
@@ -82,12 +82,12 @@ test('a session is ended from another device', async ({ page, browser, customer 
     .getByRole('button', { name: /log out/i })
     .click()
   await expect(page.getByRole('dialog')).toBeHidden()
-  await elsewhere.goto('/orders')
+  await otherDevice.goto('/orders')
 
-  await expect(elsewhere).toHaveURL(/\/login\?next=/)
+  await expect(otherDevice).toHaveURL(/\/login\?next=/)
   await page.reload()
   await expect(page).toHaveURL(/\/account/)
-  await elsewhere.context().close()
+  await otherDevice.context().close()
 })
 
 test('one who signs in at the provider comes back to where one was', async ({ page }) => {

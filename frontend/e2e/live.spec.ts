@@ -1,5 +1,5 @@
 import type { WebSocketRoute } from '@playwright/test'
-import { order } from './cart'
+import { placeOrder } from './cart'
 import { expect, logIn, tabTo, test } from './support'
 
 test('the admin ships an order, and the window of its customer shows it', async ({
@@ -9,7 +9,7 @@ test('the admin ships an order, and the window of its customer shows it', async 
   customer,
   newProduct,
 }) => {
-  const { id } = await order(customer.api, await newProduct())
+  const { id } = await placeOrder(customer.api, await newProduct())
   await admin.send('PATCH', `/orders/${id}/status`, { status: 'confirmed' })
   await logIn(page, customer)
   await page.goto(`/orders/${id}`)
@@ -67,11 +67,11 @@ test('what was missed while the feed was away comes up once, in one tab', async 
   customer,
   newProduct,
 }) => {
-  const { id } = await order(customer.api, await newProduct())
-  let isAway = false
+  const { id } = await placeOrder(customer.api, await newProduct())
+  let isDown = false
   const sockets: WebSocketRoute[] = []
   await context.routeWebSocket('**/ws/**', async (socket) => {
-    if (isAway) return socket.close()
+    if (isDown) return socket.close()
     sockets.push(socket)
     socket.connectToServer()
   })
@@ -96,7 +96,7 @@ test('what was missed while the feed was away comes up once, in one tab', async 
     return counts.reduce((sum, count) => sum + count)
   }
 
-  isAway = true
+  isDown = true
   for (const socket of sockets) await socket.close()
   await admin.send('PATCH', `/orders/${id}/status`, { status: 'confirmed' })
   await expect
@@ -106,7 +106,7 @@ test('what was missed while the feed was away comes up once, in one tab', async 
   const catchUps = tabs.map((tab) =>
     tab.waitForResponse((answer) => answer.url().includes('after_id='), { timeout: 40_000 }),
   )
-  isAway = false
+  isDown = false
 
   await Promise.all(catchUps)
   await expect(rows.first()).toBeVisible()
@@ -138,7 +138,7 @@ test('an expired token is refreshed once, for two tabs and all that they ask', a
   customer,
   newProduct,
 }) => {
-  await order(customer.api, await newProduct())
+  await placeOrder(customer.api, await newProduct())
   const other = await context.newPage()
   await logIn(page, customer)
   await other.goto('/orders')

@@ -2,38 +2,38 @@ import { expect, type Page } from '@playwright/test'
 import type { Api } from './support'
 
 /** Every page of the shop. `who` must be logged in to see it as it is meant. */
-export type Entry = { name: string; path: string; who: 'anybody' | 'customer' | 'admin' }
+export type Entry = { name: string; path: string; role: 'guest' | 'customer' | 'admin' }
 
 /** orderId, productId: of things that are there, the order ada's. */
 export const pages = ({ orderId, productId }: { orderId: number; productId: number }): Entry[] => [
-  { name: 'shop', path: '/', who: 'anybody' },
-  { name: 'search', path: '/?q=porcini&sort=price', who: 'anybody' },
-  { name: 'no-results', path: '/?q=unicorn', who: 'anybody' },
-  { name: 'product', path: `/products/${productId}`, who: 'anybody' },
-  { name: 'no-product', path: '/products/999999', who: 'anybody' },
-  { name: 'empty-cart', path: '/cart', who: 'anybody' },
-  { name: 'login', path: '/login', who: 'anybody' },
-  { name: 'register', path: '/register', who: 'anybody' },
-  { name: 'forgot-password', path: '/forgot-password', who: 'anybody' },
-  { name: 'reset-password', path: '/reset-password#token=bad', who: 'anybody' },
-  { name: 'verify-email', path: '/verify-email#token=bad', who: 'anybody' },
-  { name: 'sign-in-refused', path: '/auth/callback#error=sign-in-refused', who: 'anybody' },
-  { name: 'not-found', path: '/where/is/it', who: 'anybody' },
-  { name: 'cart', path: '/cart', who: 'customer' },
-  { name: 'checkout', path: '/checkout', who: 'customer' },
-  { name: 'orders', path: '/orders', who: 'customer' },
-  { name: 'order', path: `/orders/${orderId}`, who: 'customer' },
-  { name: 'notifications', path: '/notifications', who: 'customer' },
-  { name: 'account', path: '/account', who: 'customer' },
-  { name: 'dashboard', path: '/admin', who: 'admin' },
-  { name: 'admin-orders', path: '/admin/orders', who: 'admin' },
-  { name: 'admin-order', path: `/admin/orders/${orderId}`, who: 'admin' },
-  { name: 'admin-products', path: '/admin/products', who: 'admin' },
-  { name: 'admin-product-new', path: '/admin/products/new', who: 'admin' },
-  { name: 'admin-product', path: `/admin/products/${productId}`, who: 'admin' },
-  { name: 'admin-notifications', path: '/admin/notifications', who: 'admin' },
-  { name: 'admin-parked', path: '/admin/parked', who: 'admin' },
-  { name: 'admin-users', path: '/admin/users', who: 'admin' },
+  { name: 'shop', path: '/', role: 'guest' },
+  { name: 'search', path: '/?q=porcini&sort=price', role: 'guest' },
+  { name: 'no-results', path: '/?q=unicorn', role: 'guest' },
+  { name: 'product', path: `/products/${productId}`, role: 'guest' },
+  { name: 'no-product', path: '/products/999999', role: 'guest' },
+  { name: 'empty-cart', path: '/cart', role: 'guest' },
+  { name: 'login', path: '/login', role: 'guest' },
+  { name: 'register', path: '/register', role: 'guest' },
+  { name: 'forgot-password', path: '/forgot-password', role: 'guest' },
+  { name: 'reset-password', path: '/reset-password#token=bad', role: 'guest' },
+  { name: 'verify-email', path: '/verify-email#token=bad', role: 'guest' },
+  { name: 'sign-in-refused', path: '/auth/callback#error=sign-in-refused', role: 'guest' },
+  { name: 'not-found', path: '/where/is/it', role: 'guest' },
+  { name: 'cart', path: '/cart', role: 'customer' },
+  { name: 'checkout', path: '/checkout', role: 'customer' },
+  { name: 'orders', path: '/orders', role: 'customer' },
+  { name: 'order', path: `/orders/${orderId}`, role: 'customer' },
+  { name: 'notifications', path: '/notifications', role: 'customer' },
+  { name: 'account', path: '/account', role: 'customer' },
+  { name: 'dashboard', path: '/admin', role: 'admin' },
+  { name: 'admin-orders', path: '/admin/orders', role: 'admin' },
+  { name: 'admin-order', path: `/admin/orders/${orderId}`, role: 'admin' },
+  { name: 'admin-products', path: '/admin/products', role: 'admin' },
+  { name: 'admin-product-new', path: '/admin/products/new', role: 'admin' },
+  { name: 'admin-product', path: `/admin/products/${productId}`, role: 'admin' },
+  { name: 'admin-notifications', path: '/admin/notifications', role: 'admin' },
+  { name: 'admin-parked', path: '/admin/parked', role: 'admin' },
+  { name: 'admin-users', path: '/admin/users', role: 'admin' },
 ]
 
 /** Goes there, and waits until it shows what it has to show. */
@@ -45,7 +45,7 @@ export async function visit(page: Page, path: string) {
 }
 
 /** What the pages are looked at with: an order of ada's with its product. */
-export async function something(api: Api, productId: number) {
+export async function createOrder(api: Api, productId: number) {
   const order = await api.send<{ id: number }>('POST', '/orders', { items: [{ product_id: productId, quantity: 2 }] })
   return { orderId: order.id, productId }
 }

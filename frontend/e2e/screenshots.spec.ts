@@ -1,4 +1,4 @@
-import { pages, something, visit } from './pages'
+import { createOrder, pages, visit } from './pages'
 import { DEMO_PASSWORD, logIn, test } from './support'
 
 const SIZES = { phone: { width: 390, height: 844 }, desktop: { width: 1280, height: 900 } }
@@ -9,18 +9,18 @@ test.describe.configure({ timeout: 300_000 })
 /** For eyes to look at: frontend/screenshots/<size>-<theme>/<page>.png */
 for (const [size, viewport] of Object.entries(SIZES)) {
   for (const colorScheme of ['light', 'dark'] as const) {
-    test(`every page, ${size}, ${colorScheme}`, async ({ browser, anybody }) => {
-      const ids = await something(await anybody.as(ACCOUNTS.customer, DEMO_PASSWORD), 1)
+    test(`every page, ${size}, ${colorScheme}`, async ({ browser, guest }) => {
+      const ids = await createOrder(await guest.as(ACCOUNTS.customer, DEMO_PASSWORD), 1)
 
-      for (const who of ['anybody', 'customer', 'admin'] as const) {
+      for (const role of ['guest', 'customer', 'admin'] as const) {
         const context = await browser.newContext({ baseURL: process.env.SHOP_URL, viewport, colorScheme })
         const page = await context.newPage()
-        if (who !== 'anybody') await logIn(page, { email: ACCOUNTS[who], password: DEMO_PASSWORD })
-        if (who === 'customer') {
+        if (role !== 'guest') await logIn(page, { email: ACCOUNTS[role], password: DEMO_PASSWORD })
+        if (role === 'customer') {
           await visit(page, '/products/2')
           await page.getByRole('button', { name: 'Add to cart' }).first().click()
         }
-        for (const { name, path } of pages(ids).filter((entry) => entry.who === who)) {
+        for (const { name, path } of pages(ids).filter((entry) => entry.role === role)) {
           await visit(page, path)
           await page.screenshot({ path: `screenshots/${size}-${colorScheme}/${name}.png`, fullPage: true })
         }

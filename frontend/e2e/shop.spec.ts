@@ -1,6 +1,6 @@
 import { gzipSync } from 'node:zlib'
 import { visit } from './pages'
-import { expect, isTooWide, logIn, test } from './support'
+import { expect, logIn, scrollsSideways, test } from './support'
 
 const FIRST_PAGE_KB = 120
 
@@ -112,7 +112,7 @@ test('no name is too long for a phone', async ({ browser, newProduct, customer }
 
   for (const path of [`/products/${product.id}`, '/cart', '/checkout']) {
     await visit(page, path)
-    if (await isTooWide(page)) wide.push(path)
+    if (await scrollsSideways(page)) wide.push(path)
   }
 
   await context.close()

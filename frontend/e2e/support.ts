@@ -11,7 +11,7 @@ export const DEMO_PASSWORD = 'chanterelle'
 export const PASSWORD = 'a walk in the woods'
 const RULES = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa']
 
-export type Person = { email: string; username: string; password: string; api: Api }
+export type Customer = { email: string; username: string; password: string; api: Api }
 export type Product = { id: number; name: string; price: string; stock_quantity: number; sku: string }
 
 /** The gateway, as somebody with a token. Every refusal fails the test. */
@@ -35,13 +35,13 @@ export class Api {
 }
 
 type Fixtures = {
-  anybody: Api
+  guest: Api
   admin: Api
   /** A customer of this test's own. */
-  customer: Person
+  customer: Customer
   newProduct: (fields?: object) => Promise<Product>
   mailTo: (address: string, subject: RegExp) => Promise<Mail>
-  tellsWhatItSaw: void
+  printsPageOnFailure: void
 }
 export type Mail = { subject: string; to: { address: string }[]; text: string }
 
@@ -50,17 +50,17 @@ const unique = () => `${process.pid}-${Date.now()}-${++made}`
 
 export const test = base.extend<Fixtures>({
   baseURL: ({}, use) => use(process.env.SHOP_URL),
-  anybody: async ({}, use) => {
+  guest: async ({}, use) => {
     const context = await request.newContext()
     await use(new Api(context))
     await context.dispose()
   },
-  admin: async ({ anybody }, use) => use(await anybody.as('admin@forage.example', DEMO_PASSWORD)),
-  customer: async ({ anybody }, use) => {
+  admin: async ({ guest }, use) => use(await guest.as('admin@forage.example', DEMO_PASSWORD)),
+  customer: async ({ guest }, use) => {
     const name = unique()
-    const person = { email: `p-${name}@forage.example`, username: `p-${name}`, password: PASSWORD }
-    await anybody.send('POST', '/users/register', person)
-    await use({ ...person, api: await anybody.as(person.email, PASSWORD) })
+    const customer = { email: `p-${name}@forage.example`, username: `p-${name}`, password: PASSWORD }
+    await guest.send('POST', '/users/register', customer)
+    await use({ ...customer, api: await guest.as(customer.email, PASSWORD) })
   },
   newProduct: async ({ admin }, use) => {
     await use((fields = {}) => {
@@ -86,7 +86,7 @@ export const test = base.extend<Fixtures>({
     })
   },
   // What a step waited for in vain is seldom told by its name alone.
-  tellsWhatItSaw: [
+  printsPageOnFailure: [
     async ({ page }, use, info) => {
       await use()
       if (info.status !== info.expectedStatus)
@@ -133,7 +133,7 @@ export async function expectAccessible(page: Page) {
 }
 
 /** Has to be scrolled sideways. */
-export const isTooWide = (page: Page) => page.evaluate(() => document.documentElement.scrollWidth > innerWidth)
+export const scrollsSideways = (page: Page) => page.evaluate(() => document.documentElement.scrollWidth > innerWidth)
 
 /** As a crash does it. The supervisor starts it again. */
 export function killGateway() {
@@ -153,11 +153,11 @@ export function killGateway() {
 }
 
 /** e2e/backstage.py, in the running shop's environment. */
-export function backstage(...words: string[]) {
+export function directAccess(...words: string[]) {
   const settings = readFileSync(join(process.env.SHOP_FOLDER!, 'env'), 'utf8').matchAll(/^export (\w+)='(.*)'$/gm)
   const environment = Object.fromEntries([...settings].map(([, name, value]) => [name, value]))
   const python = fileURLToPath(new URL('../../.venv/bin/python', import.meta.url))
-  const script = fileURLToPath(new URL('backstage.py', import.meta.url))
+  const script = fileURLToPath(new URL('direct_access.py', import.meta.url))
   execFileSync(python, [script, ...words], { env: { ...process.env, ...environment }, stdio: 'pipe' })
 }
 

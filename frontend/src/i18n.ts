@@ -1,22 +1,22 @@
 import { createI18n } from 'vue-i18n'
 import en from './locales/en'
-import { keep, recall } from './utils/storage'
+import { getStored, setStored } from './utils/storage'
 
 export const LOCALES = { en: 'English', de: 'Deutsch' } as const
 export type Locale = keyof typeof LOCALES
 type Messages = typeof en
 
-const KEPT = 'forage.locale'
+const STORAGE_KEY = 'forage.locale'
 
-const others: Record<Exclude<Locale, 'en'>, () => Promise<{ default: Messages }>> = {
+const messageLoaders: Record<Exclude<Locale, 'en'>, () => Promise<{ default: Messages }>> = {
   de: () => import('./locales/de'),
 }
 // The back office's own, for those who enter it.
-const admin: Record<Locale, () => Promise<{ default: object }>> = {
+const adminMessageLoaders: Record<Locale, () => Promise<{ default: object }>> = {
   en: () => import('./locales/en/admin.json'),
   de: () => import('./locales/de/admin.json'),
 }
-let withAdmin = false
+let isAdminLoaded = false
 
 export const i18n = createI18n({
   legacy: false,
@@ -29,17 +29,17 @@ const isLocale = (name: string): name is Locale => name in LOCALES
 
 /** What was chosen, or else the first of the browser's languages that we speak. */
 export function preferredLocale(): Locale {
-  const wished = [recall(KEPT) ?? '', ...navigator.languages.map((tag) => tag.split('-')[0] ?? '')]
-  return wished.find(isLocale) ?? 'en'
+  const candidates = [getStored(STORAGE_KEY) ?? '', ...navigator.languages.map((tag) => tag.split('-')[0] ?? '')]
+  return candidates.find(isLocale) ?? 'en'
 }
 
 let wanted: Locale
 
 /** Raises when the language's messages can't be loaded; then it stays as it was. */
-export async function useLocale(locale: Locale) {
+export async function setLocale(locale: Locale) {
   wanted = locale
-  if (locale !== 'en') i18n.global.setLocaleMessage(locale, (await others[locale]()).default)
-  if (withAdmin) await mergeAdmin(locale)
+  if (locale !== 'en') i18n.global.setLocaleMessage(locale, (await messageLoaders[locale]()).default)
+  if (isAdminLoaded) await mergeAdmin(locale)
   // Of two choices the later one counts, whichever is loaded first.
   if (wanted !== locale) return
   i18n.global.locale.value = locale
@@ -48,15 +48,15 @@ export async function useLocale(locale: Locale) {
 }
 
 export async function chooseLocale(locale: Locale) {
-  await useLocale(locale)
-  keep(KEPT, locale)
+  await setLocale(locale)
+  setStored(STORAGE_KEY, locale)
 }
 
 export async function loadAdminMessages() {
-  withAdmin = true
+  isAdminLoaded = true
   await Promise.all([...new Set<Locale>(['en', i18n.global.locale.value as Locale])].map(mergeAdmin))
 }
 
 async function mergeAdmin(locale: Locale) {
-  i18n.global.mergeLocaleMessage(locale, { admin: (await admin[locale]()).default })
+  i18n.global.mergeLocaleMessage(locale, { admin: (await adminMessageLoaders[locale]()).default })
 }

@@ -1,7 +1,7 @@
 import { QueryClient } from '@tanstack/vue-query'
 import { Problem } from './api/problem'
 
-const MOST_TRIES = 3
+const MAX_TRIES = 3
 
 /**
  * What was read, and for how long it is good. Keys begin with what they are of: ['products', query], ['product', id],
@@ -12,7 +12,7 @@ export const queries = new QueryClient({
     queries: {
       staleTime: 10_000,
       // A refusal stays one; what passes by itself is tried again.
-      retry: (failures, error) => error instanceof Problem && error.passes && failures < MOST_TRIES,
+      retry: (failures, error) => error instanceof Problem && error.isTransient && failures < MAX_TRIES,
       retryDelay: (failures, error) =>
         1000 * (error instanceof Problem && error.retryAfterSeconds ? error.retryAfterSeconds : 2 ** failures),
     },

@@ -3,15 +3,15 @@ import { cleanup, render, screen } from '@testing-library/vue'
 import { createPinia, disposePinia, type Pinia } from 'pinia'
 import { createMemoryHistory, createRouter, type RouteRecordRaw } from 'vue-router'
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
-import { dropToken, keepToken } from './api/token'
+import { clearToken, setToken } from './api/token'
 import SessionGate from './components/SessionGate.vue'
 import { useSessionEnd } from './composables/useSessionEnd'
 import { i18n } from './i18n'
 import { guard, router as appRouter } from './router'
 import { useSession } from './stores/session'
 import { useToasts } from './stores/toasts'
-import { answer, refusal, stubNetwork, user } from './testing/shop'
-import { tokenOf } from './testing/token'
+import { jsonResponse, problemResponse, stubNetwork, user } from './testing/api'
+import { tokenFor } from './testing/token'
 
 let pinia: Pinia
 let isDown: boolean
@@ -21,18 +21,18 @@ beforeEach(() => {
   isDown = false
   cookieOf = 7
   stubNetwork((request, path) => {
-    if (isDown) return refusal('service-unavailable', 503)
+    if (isDown) return problemResponse('service-unavailable', 503)
     if (path === '/api/auth/refresh')
-      return cookieOf ? answer({ access_token: tokenOf(cookieOf) }) : refusal('invalid-session', 401)
+      return cookieOf ? jsonResponse({ access_token: tokenFor(cookieOf) }) : problemResponse('invalid-session', 401)
     const { sub } = JSON.parse(atob(request.headers.get('Authorization')!.split('.')[1]!))
-    return answer(user({ id: Number(sub) }))
+    return jsonResponse(user({ id: Number(sub) }))
   })
 })
 afterEach(() => {
   vi.useRealTimers()
   cleanup()
   disposePinia(pinia)
-  dropToken()
+  clearToken()
 })
 
 /** The app's routes, with the page's name for the page. */
@@ -110,7 +110,7 @@ test('who turns out to be logged out once the shop is back logs in, and comes ba
 
   isDown = false
   cookieOf = null
-  await session.begin()
+  await session.restore()
 
   await expect.poll(place).toBe('/login?next=/orders')
 })
@@ -123,7 +123,7 @@ test('who turns out to be no admin once the shop is back sees no back office', a
   router.getRoutes().find(({ name }) => name === 'admin-orders')!.components!.default = { mounted, template: '<p />' }
 
   isDown = false
-  await session.begin()
+  await session.restore()
 
   await expect.poll(() => router.currentRoute.value.name).toBe('not-found')
   expect(mounted).not.toHaveBeenCalled()
@@ -134,7 +134,7 @@ test('a session that ends on a page is said once, and asks to log in and come ba
   const { place } = await visit('/orders')
   await screen.findByText('orders of 7')
 
-  dropToken()
+  clearToken()
 
   await expect.poll(place).toBe('/login?next=/orders')
   expect(useToasts(pinia).toasts.map(({ title }) => title)).toEqual([expect.stringContaining('Your session has ended')])
@@ -145,7 +145,7 @@ test('who logs out goes where they chose to', async () => {
   const { place, router, session } = await visit('/orders')
   await screen.findByText('orders of 7')
 
-  session.leave()
+  session.clear()
   await router.push('/')
 
   expect(await screen.findByText('shop of nobody')).toBeInTheDocument()
@@ -158,7 +158,7 @@ test('the page is the next user’s when somebody else logs in', async () => {
   await visit('/orders')
   const theirs = await screen.findByText('orders of 7')
 
-  keepToken(tokenOf(8))
+  setToken(tokenFor(8))
 
   expect(await screen.findByText('orders of 8')).not.toBe(theirs)
   expect(theirs).not.toBeInTheDocument()
@@ -167,10 +167,10 @@ test('the page is the next user’s when somebody else logs in', async () => {
 test('on a page for all nothing is left of who was there either', async () => {
   logInBefore()
   const { session } = await visit('/')
-  await session.begin()
+  await session.restore()
   const theirs = await screen.findByText('shop of 7')
 
-  dropToken()
+  clearToken()
 
   expect(await screen.findByText('shop of nobody')).not.toBe(theirs)
 })
@@ -180,10 +180,10 @@ test.each(['reset-password', 'verify-email', 'sign-in-callback'])(
   async (name) => {
     logInBefore()
     const { session } = await visit(appRouter.resolve({ name }).path)
-    await session.begin()
+    await session.restore()
     const page = await screen.findByText(`${name} of 7`)
 
-    dropToken()
+    clearToken()
 
     expect(await screen.findByText(`${name} of nobody`)).toBe(page)
   },

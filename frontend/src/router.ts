@@ -2,14 +2,14 @@ import { createRouter, createWebHistory, type RouteLocationNormalized, type Rout
 import { loadAdminMessages } from './i18n'
 import ShopPage from './pages/ShopPage.vue'
 import { useSession } from './stores/session'
-import { ownPath } from './utils/path'
+import { safeRedirectPath } from './utils/redirectPath'
 
 declare module 'vue-router' {
   interface RouteMeta {
     /** Who may be here; without it anybody. Who isn't yet logs in first and then comes back. */
-    needs?: 'user' | 'admin'
+    requires?: 'user' | 'admin'
     /** About what a link brought, once, and not about who is here: it stays when they go. */
-    byLink?: true
+    survivesUserChange?: true
     /** The message that names the page, in the browser's title. */
     title: string
   }
@@ -18,7 +18,7 @@ declare module 'vue-router' {
 const admin: RouteRecordRaw = {
   path: '/admin',
   component: () => import('./pages/admin/AdminLayout.vue'),
-  meta: { needs: 'admin', title: 'nav.backOffice' },
+  meta: { requires: 'admin', title: 'nav.backOffice' },
   beforeEnter: loadAdminMessages,
   children: [
     {
@@ -93,31 +93,31 @@ export const router = createRouter({
       path: '/checkout',
       name: 'checkout',
       component: () => import('./pages/CheckoutPage.vue'),
-      meta: { needs: 'user', title: 'shop.checkout.title' },
+      meta: { requires: 'user', title: 'shop.checkout.title' },
     },
     {
       path: '/orders',
       name: 'orders',
       component: () => import('./pages/OrdersPage.vue'),
-      meta: { needs: 'user', title: 'nav.orders' },
+      meta: { requires: 'user', title: 'nav.orders' },
     },
     {
       path: '/orders/:id(\\d+)',
       name: 'order',
       component: () => import('./pages/OrderPage.vue'),
-      meta: { needs: 'user', title: 'nav.orders' },
+      meta: { requires: 'user', title: 'nav.orders' },
     },
     {
       path: '/notifications',
       name: 'notifications',
       component: () => import('./pages/NotificationsPage.vue'),
-      meta: { needs: 'user', title: 'nav.notifications' },
+      meta: { requires: 'user', title: 'nav.notifications' },
     },
     {
       path: '/account',
       name: 'account',
       component: () => import('./pages/AccountPage.vue'),
-      meta: { needs: 'user', title: 'nav.account' },
+      meta: { requires: 'user', title: 'nav.account' },
     },
     { path: '/login', name: 'login', component: () => import('./pages/LoginPage.vue'), meta: { title: 'nav.logIn' } },
     {
@@ -136,19 +136,19 @@ export const router = createRouter({
       path: '/reset-password',
       name: 'reset-password',
       component: () => import('./pages/ResetPasswordPage.vue'),
-      meta: { byLink: true, title: 'account.reset.title' },
+      meta: { survivesUserChange: true, title: 'account.reset.title' },
     },
     {
       path: '/verify-email',
       name: 'verify-email',
       component: () => import('./pages/VerifyEmailPage.vue'),
-      meta: { byLink: true, title: 'account.verify.title' },
+      meta: { survivesUserChange: true, title: 'account.verify.title' },
     },
     {
       path: '/auth/callback',
       name: 'sign-in-callback',
       component: () => import('./pages/SignInCallbackPage.vue'),
-      meta: { byLink: true, title: 'nav.logIn' },
+      meta: { survivesUserChange: true, title: 'nav.logIn' },
     },
     admin,
     {
@@ -170,15 +170,15 @@ export const router = createRouter({
 /** Lets in who may be there, as soon as that is known. */
 export async function guard(to: RouteLocationNormalized) {
   const session = useSession()
-  const isWayIn = to.name === 'login' || to.name === 'register'
-  if (!to.meta.needs && !isWayIn) return
-  await session.begin()
-  if (isWayIn) return session.user ? ownPath(to.query.next) : true
+  const isLoginPage = to.name === 'login' || to.name === 'register'
+  if (!to.meta.requires && !isLoginPage) return
+  await session.restore()
+  if (isLoginPage) return session.user ? safeRedirectPath(to.query.next) : true
   // It can't be told who is there: components/SessionGate.vue says so in the page's place.
   if (session.failure) return
   if (!session.user) return { name: 'login', query: { next: to.fullPath } }
   // To others there is no back office.
-  if (to.meta.needs === 'admin' && !session.isAdmin)
+  if (to.meta.requires === 'admin' && !session.isAdmin)
     return { name: 'not-found', params: { path: to.path.slice(1).split('/') } }
 }
 router.beforeEach(guard)

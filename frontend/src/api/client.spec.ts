@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { answer, refusal, stubNetwork } from '@/testing/shop'
+import { jsonResponse, problemResponse, stubNetwork } from '@/testing/api'
 import { listOrders } from './orders'
 import { listCategories } from './products'
 
@@ -9,14 +9,14 @@ test('an answer that breaks off on the way is none', async () => {
   const broken = new ReadableStream({ start: (body) => body.error(new TypeError('network error')) })
   stubNetwork(() => new Response(broken, { headers: JSON_TYPE }))
 
-  await expect(listCategories()).rejects.toMatchObject({ type: 'network', passes: true })
+  await expect(listCategories()).rejects.toMatchObject({ type: 'network', isTransient: true })
 })
 
 test('an answer that stalls on the way is none', async () => {
   const stalled = new ReadableStream({ start: (body) => body.error(new DOMException('', 'TimeoutError')) })
   stubNetwork(() => new Response(stalled, { headers: JSON_TYPE }))
 
-  await expect(listCategories()).rejects.toMatchObject({ type: 'network', passes: true })
+  await expect(listCategories()).rejects.toMatchObject({ type: 'network', isTransient: true })
 })
 
 test('a page that stands between the browser and the shop is no answer', async () => {
@@ -26,9 +26,9 @@ test('a page that stands between the browser and the shop is no answer', async (
 })
 
 test('a refusal names its type, and is tried again only if it may pass', async () => {
-  stubNetwork(() => refusal('access-denied', 403))
+  stubNetwork(() => problemResponse('access-denied', 403))
 
-  await expect(listCategories()).rejects.toMatchObject({ type: 'access-denied', status: 403, passes: false })
+  await expect(listCategories()).rejects.toMatchObject({ type: 'access-denied', status: 403, isTransient: false })
 })
 
 test('what nobody waits for any more is no problem of the network', async () => {
@@ -38,7 +38,7 @@ test('what nobody waits for any more is no problem of the network', async () => 
 })
 
 test('how many there are in all comes with a page of them', async () => {
-  stubNetwork(() => answer([], 200, { 'X-Total-Count': '31' }))
+  stubNetwork(() => jsonResponse([], 200, { 'X-Total-Count': '31' }))
 
   expect(await listOrders({})).toEqual({ orders: [], total: 31 })
 })

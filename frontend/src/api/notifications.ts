@@ -1,4 +1,4 @@
-import { api, take, type Notification } from './client'
+import { api, type Notification, unwrap } from './client'
 
 export type NotificationQuery = {
   all?: boolean
@@ -12,13 +12,13 @@ export type NotificationQuery = {
 }
 
 export const listNotifications = (query: NotificationQuery, signal?: AbortSignal) =>
-  take(api.GET('/notifications', { params: { query }, signal }))
+  unwrap(api.GET('/notifications', { params: { query }, signal }))
 
 export const markRead = (id: number, read: boolean) =>
-  take(api.PATCH('/notifications/{notification_id}', { params: { path: { notification_id: id } }, body: { read } }))
+  unwrap(api.PATCH('/notifications/{notification_id}', { params: { path: { notification_id: id } }, body: { read } }))
 
 export const retryNotification = (id: number) =>
-  take(api.POST('/notifications/retry/{notification_id}', { params: { path: { notification_id: id } } }))
+  unwrap(api.POST('/notifications/retry/{notification_id}', { params: { path: { notification_id: id } } }))
 
 /** Whether one may ask for it to be sent again. */
 export const isRetriable = ({ status }: Notification) => status === 'failed' || status === 'uncertain'

@@ -1,8 +1,8 @@
-import { api, type OrderStatus, take, takeWhole } from './client'
+import { api, type OrderStatus, unwrap, unwrapWithHeaders } from './client'
 
 export const ORDER_STATUSES: OrderStatus[] = ['pending', 'confirmed', 'shipped', 'delivered', 'cancelled']
 
-export type OrderLine = { product_id: number; quantity: number; unit_price?: string }
+export type OrderItem = { product_id: number; quantity: number; unit_price?: string }
 export type OrderQuery = {
   skip?: number
   limit?: number
@@ -14,15 +14,15 @@ export type OrderQuery = {
 }
 
 /** One key makes one order, however often it is sent. */
-export const placeOrder = (items: OrderLine[], idempotencyKey: string) =>
-  take(api.POST('/orders', { params: { header: { 'Idempotency-Key': idempotencyKey } }, body: { items } }))
+export const placeOrder = (items: OrderItem[], idempotencyKey: string) =>
+  unwrap(api.POST('/orders', { params: { header: { 'Idempotency-Key': idempotencyKey } }, body: { items } }))
 
 export async function listOrders(query: OrderQuery, signal?: AbortSignal) {
-  const { data, headers } = await takeWhole(api.GET('/orders', { params: { query }, signal }))
+  const { data, headers } = await unwrapWithHeaders(api.GET('/orders', { params: { query }, signal }))
   return { orders: data, total: Number(headers.get('X-Total-Count')) }
 }
 
-export const getOrder = (id: number) => take(api.GET('/orders/{order_id}', { params: { path: { order_id: id } } }))
+export const getOrder = (id: number) => unwrap(api.GET('/orders/{order_id}', { params: { path: { order_id: id } } }))
 
 export const setOrderStatus = (id: number, status: OrderStatus) =>
-  take(api.PATCH('/orders/{order_id}/status', { params: { path: { order_id: id } }, body: { status } }))
+  unwrap(api.PATCH('/orders/{order_id}/status', { params: { path: { order_id: id } }, body: { status } }))

@@ -29,7 +29,7 @@ export class Problem extends Error {
   }
 
   /** Whether the same request may well be answered in a moment. */
-  get passes(): boolean {
+  get isTransient(): boolean {
     return this.type === 'network' || [429, 502, 503, 504].includes(this.status)
   }
 }

@@ -1,4 +1,4 @@
-import { api, take, takeWhole } from './client'
+import { api, unwrap, unwrapWithHeaders } from './client'
 import type { components } from './schema'
 
 type Schemas = components['schemas']
@@ -13,18 +13,18 @@ export type ProductQuery = {
 }
 
 export const listProducts = (query: ProductQuery, signal?: AbortSignal) =>
-  take(api.GET('/products', { params: { query }, signal }))
+  unwrap(api.GET('/products', { params: { query }, signal }))
 
-export const listCategories = () => take(api.GET('/products/categories'))
+export const listCategories = () => unwrap(api.GET('/products/categories'))
 
 export const getProduct = (id: number) =>
-  take(api.GET('/products/{product_id}', { params: { path: { product_id: id } } }))
+  unwrap(api.GET('/products/{product_id}', { params: { path: { product_id: id } } }))
 
 /** The product, and the version of it to name in If-Match. */
 export async function getProductToEdit(id: number) {
   const path = { product_id: id }
-  const { data, headers } = await takeWhole(api.GET('/products/{product_id}', { params: { path } }))
+  const { data, headers } = await unwrapWithHeaders(api.GET('/products/{product_id}', { params: { path } }))
   return { product: data, etag: headers.get('ETag') ?? '' }
 }
 
-export const createProduct = (body: Schemas['ProductRequest']) => take(api.POST('/products', { body }))
+export const createProduct = (body: Schemas['ProductRequest']) => unwrap(api.POST('/products', { body }))

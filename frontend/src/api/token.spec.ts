@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
-import { answer, refusal, stubNetwork } from '@/testing/shop'
-import { beginTabs, stubLocks } from '@/testing/tabs'
-import { tokenOf } from '@/testing/token'
+import { jsonResponse, problemResponse, stubNetwork } from '@/testing/api'
+import { stubChannels, stubLocks } from '@/testing/tabs'
+import { tokenFor } from '@/testing/token'
 
 /** As services/users_models.py has it. */
 const SERVER_GRACE_SECONDS = 10
@@ -15,14 +15,14 @@ let requests: Request[]
 let refreshed: () => Response | Promise<Response>
 
 const stale = () =>
-  refusal(
+  problemResponse(
     'unauthenticated',
     401,
     {},
     { 'WWW-Authenticate': 'Bearer error="invalid_token", error_description="The token has expired."' },
   )
 const refreshes = () => requests.filter(({ url }) => url.endsWith('/auth/refresh'))
-const ask = (tab: Tab, path = '/api/orders') => tab.fetchAsCaller(new Request(path))
+const ask = (tab: Tab, path = '/api/orders') => tab.fetchWithToken(new Request(path))
 
 /** A tab of the same browser, with modules of its own. */
 async function openTab(): Promise<Tab> {
@@ -35,19 +35,19 @@ async function heard(tab: Tab, token: string | null) {
 }
 
 beforeEach(() => {
-  closeTabs = beginTabs()
-  good = tokenOf(7)
-  refreshed = () => answer({ access_token: good, token_type: 'bearer', expires_in: 900 })
+  closeTabs = stubChannels()
+  good = tokenFor(7)
+  refreshed = () => jsonResponse({ access_token: good, token_type: 'bearer', expires_in: 900 })
   requests = stubNetwork((request, path) => {
     if (path === '/api/auth/refresh') return refreshed()
-    return request.headers.get('Authorization') === `Bearer ${good}` ? answer({}) : stale()
+    return request.headers.get('Authorization') === `Bearer ${good}` ? jsonResponse({}) : stale()
   })
 })
 afterEach(() => closeTabs())
 
 test('requests that find the token expired at once send one refresh, and each is tried once more', async () => {
   const tab = await openTab()
-  tab.keepToken(tokenOf(7))
+  tab.setToken(tokenFor(7))
 
   const answers = await Promise.all(
     ['/api/orders', '/api/notifications', '/api/users/me'].map((path) => ask(tab, path)),
@@ -61,8 +61,8 @@ test('requests that find the token expired at once send one refresh, and each is
 test('two tabs that find it expired at once send one refresh', async () => {
   stubLocks()
   const [here, there] = [await openTab(), await openTab()]
-  const old = tokenOf(7)
-  here.keepToken(old)
+  const old = tokenFor(7)
+  here.setToken(old)
   await heard(there, old)
 
   const answers = await Promise.all([ask(here), ask(there)])
@@ -74,7 +74,7 @@ test('two tabs that find it expired at once send one refresh', async () => {
 test('a token that another tab got is used, and none is asked for', async () => {
   const [here, there] = [await openTab(), await openTab()]
 
-  there.keepToken(good)
+  there.setToken(good)
   await heard(here, good)
 
   expect((await ask(here)).status).toBe(200)
@@ -84,8 +84,8 @@ test('a token that another tab got is used, and none is asked for', async () => 
 
 test('a request that is refused with the new token as well is not tried for ever', async () => {
   const tab = await openTab()
-  tab.keepToken(tokenOf(7))
-  refreshed = () => answer({ access_token: tokenOf(7) })
+  tab.setToken(tokenFor(7))
+  refreshed = () => jsonResponse({ access_token: tokenFor(7) })
 
   expect((await ask(tab)).status).toBe(401)
   expect(refreshes()).toHaveLength(1)
@@ -93,8 +93,8 @@ test('a request that is refused with the new token as well is not tried for ever
 
 test('a wrong password is no reason to refresh', async () => {
   const tab = await openTab()
-  tab.keepToken(good)
-  requests = stubNetwork(() => refusal('invalid-credentials', 401, {}, { 'WWW-Authenticate': 'Bearer' }))
+  tab.setToken(good)
+  requests = stubNetwork(() => problemResponse('invalid-credentials', 401, {}, { 'WWW-Authenticate': 'Bearer' }))
 
   expect((await ask(tab, '/api/users/login')).status).toBe(401)
   expect(requests).toHaveLength(1)
@@ -102,9 +102,9 @@ test('a wrong password is no reason to refresh', async () => {
 
 test('a body is sent again with the second try', async () => {
   const tab = await openTab()
-  tab.keepToken(tokenOf(7))
+  tab.setToken(tokenFor(7))
 
-  await tab.fetchAsCaller(new Request('/api/orders', { method: 'POST', body: 'two chanterelles' }))
+  await tab.fetchWithToken(new Request('/api/orders', { method: 'POST', body: 'two chanterelles' }))
 
   expect(await requests.at(-1)!.text()).toBe('two chanterelles')
 })
@@ -124,14 +124,14 @@ test.each([
     },
     'network',
   ],
-  ['a shop that is down', () => refusal('service-unavailable', 503), 'service-unavailable'],
-  ['too many requests', () => refusal('rate-limited', 429), 'rate-limited'],
+  ['a shop that is down', () => problemResponse('service-unavailable', 503), 'service-unavailable'],
+  ['too many requests', () => problemResponse('rate-limited', 429), 'rate-limited'],
   ['a page of a hotel', () => new Response('<html>', { status: 200 }), 'unreadable-answer'],
   ['a proxy that wants a login', () => new Response('<html>', { status: 401 }), 'unreadable-answer'],
 ])('%s does not end the session', async (_, reply, type) => {
   const tab = await openTab()
-  const old = tokenOf(7)
-  tab.keepToken(old)
+  const old = tokenFor(7)
+  tab.setToken(old)
   const listener = vi.fn()
   tab.onTokenChange(listener)
   refreshed = reply
@@ -144,8 +144,8 @@ test.each([
 
 test('a refresh that fails is not asked for again by each that waited for it', async () => {
   const tab = await openTab()
-  tab.keepToken(tokenOf(7))
-  refreshed = () => refusal('service-unavailable', 503)
+  tab.setToken(tokenFor(7))
+  refreshed = () => problemResponse('service-unavailable', 503)
 
   const answers = await Promise.allSettled([ask(tab), ask(tab), ask(tab)])
 
@@ -155,7 +155,7 @@ test('a refresh that fails is not asked for again by each that waited for it', a
 
 test('a new token whose answer was lost is asked for again at once, before that would be taken for theft', async () => {
   const tab = await openTab()
-  tab.keepToken(tokenOf(7))
+  tab.setToken(tokenFor(7))
   const timeout = vi.spyOn(AbortSignal, 'timeout')
   const well = refreshed
   refreshed = () => {
@@ -171,9 +171,9 @@ test('a new token whose answer was lost is asked for again at once, before that 
 
 test('the next request after a failed refresh tries anew', async () => {
   const tab = await openTab()
-  tab.keepToken(tokenOf(7))
+  tab.setToken(tokenFor(7))
   const well = refreshed
-  refreshed = () => refusal('service-unavailable', 503)
+  refreshed = () => problemResponse('service-unavailable', 503)
   await expect(ask(tab)).rejects.toThrow()
 
   refreshed = well
@@ -183,12 +183,12 @@ test('the next request after a failed refresh tries anew', async () => {
 
 test('a session that is over is over in all tabs', async () => {
   const [here, there] = [await openTab(), await openTab()]
-  const old = tokenOf(7)
-  here.keepToken(old)
+  const old = tokenFor(7)
+  here.setToken(old)
   await heard(there, old)
   const listener = vi.fn()
   there.onTokenChange(listener)
-  refreshed = () => refusal('invalid-session', 401)
+  refreshed = () => problemResponse('invalid-session', 401)
 
   expect((await ask(here)).status).toBe(401)
 
@@ -199,27 +199,27 @@ test('a session that is over is over in all tabs', async () => {
 
 test('what one user asked for is not done as the next', async () => {
   const tab = await openTab()
-  tab.keepToken(tokenOf(7))
-  good = tokenOf(8)
+  tab.setToken(tokenFor(7))
+  good = tokenFor(8)
 
-  const { status } = await tab.fetchAsCaller(new Request('/api/orders', { method: 'POST', body: '{}' }))
+  const { status } = await tab.fetchWithToken(new Request('/api/orders', { method: 'POST', body: '{}' }))
 
   expect(status).toBe(401)
-  expect(tab.tokenUser()).toBe('8')
+  expect(tab.tokenUserId()).toBe('8')
   expect(requests.filter(({ url }) => url.endsWith('/orders'))).toHaveLength(1)
 })
 
 test('who logs out while a refresh is under way stays logged out', async () => {
   const tab = await openTab()
-  const old = tokenOf(7)
-  tab.keepToken(old)
+  const old = tokenFor(7)
+  tab.setToken(old)
   let finish: (answer: Response) => void = () => {}
   refreshed = () => new Promise((resolve) => (finish = resolve))
   const refresh = tab.refreshToken(old)
   await expect.poll(() => refreshes().length).toBe(1)
 
-  const leaving = tab.inTurn(async () => tab.dropToken())
-  finish(answer({ access_token: good }))
+  const leaving = tab.withSessionLock(async () => tab.clearToken())
+  finish(jsonResponse({ access_token: good }))
   await Promise.all([refresh, leaving])
 
   expect(tab.currentToken()).toBeNull()
@@ -227,16 +227,16 @@ test('who logs out while a refresh is under way stays logged out', async () => {
 
 test('without Web Locks, what another tab said during a refresh holds', async () => {
   const tab = await openTab()
-  const old = tokenOf(7)
-  tab.keepToken(old)
+  const old = tokenFor(7)
+  tab.setToken(old)
   let finish: (answer: Response) => void = () => {}
   refreshed = () => new Promise((resolve) => (finish = resolve))
   const refresh = tab.refreshToken(old)
   await expect.poll(() => refreshes().length).toBe(1)
-  ;(await openTab()).dropToken()
+  ;(await openTab()).clearToken()
   await heard(tab, null)
 
-  finish(answer({ access_token: good }))
+  finish(jsonResponse({ access_token: good }))
 
   expect(await refresh).toBe(false)
   expect(tab.currentToken()).toBeNull()
@@ -245,7 +245,7 @@ test('without Web Locks, what another tab said during a refresh holds', async ()
 test('a clock that is wrong is of no account', async () => {
   vi.setSystemTime('2099-01-01')
   const tab = await openTab()
-  tab.keepToken(good)
+  tab.setToken(good)
 
   expect((await ask(tab)).status).toBe(200)
   expect(refreshes()).toHaveLength(0)
@@ -273,8 +273,8 @@ test('a request that is never answered is given up, and holds up no other tab', 
       }),
   )
   vi.stubGlobal('fetch', stalled)
-  const loggingIn = here.inTurn(() => ask(here, '/api/users/login'))
-  const elsewhere = there.inTurn(async () => 'done')
+  const loggingIn = here.withSessionLock(() => ask(here, '/api/users/login'))
+  const elsewhere = there.withSessionLock(async () => 'done')
   await expect.poll(() => stalled.mock.calls).toHaveLength(1)
 
   late.abort(new DOMException('', 'TimeoutError'))

@@ -21,7 +21,7 @@ const channel = new BroadcastChannel('forage.session')
 
 let token: string | null = null
 let refreshing: Promise<boolean> | null = null
-let turn: Promise<unknown> = Promise.resolve()
+let queue: Promise<unknown> = Promise.resolve()
 let listener: () => void = () => {}
 
 channel.onmessage = ({ data }: MessageEvent<Message>) => {
@@ -39,7 +39,7 @@ export function currentToken() {
 }
 
 /** Whose the token is, as far as it can be read. */
-export function tokenUser(signed = token): string | null {
+export function tokenUserId(signed = token): string | null {
   try {
     return JSON.parse(atob(signed!.split('.')[1]!.replace(/-/g, '+').replace(/_/g, '/'))).sub
   } catch {
@@ -48,12 +48,12 @@ export function tokenUser(signed = token): string | null {
 }
 
 /** This tab and the others have a session now. */
-export const keepToken = (fresh: string) => change(fresh)
+export const setToken = (newToken: string) => broadcast(newToken)
 
 /** No tab has a session any more. */
-export const dropToken = () => change(null)
+export const clearToken = () => broadcast(null)
 
-function change(to: string | null) {
+function broadcast(to: string | null) {
   token = to
   channel.postMessage({ token } satisfies Message)
   listener()
@@ -63,14 +63,14 @@ function change(to: string | null) {
  * Logging in, logging out and refreshing wait for each other: of two answers that each bring a cookie the later one
  * stays, whoever it is of. In all tabs where there are Web Locks, on https and localhost; else in this one.
  */
-export function inTurn<Result>(work: () => Promise<Result>): Promise<Result> {
-  const mine = navigator.locks ? underLock(work) : turn.then(work)
-  turn = mine.catch(() => {})
-  return mine
+export function withSessionLock<Result>(work: () => Promise<Result>): Promise<Result> {
+  const run = navigator.locks ? underWebLock(work) : queue.then(work)
+  queue = run.catch(() => {})
+  return run
 }
 
 /** The lock is held until the other tabs have heard; who works here needn't wait for that. */
-function underLock<Result>(work: () => Promise<Result>): Promise<Result> {
+function underWebLock<Result>(work: () => Promise<Result>): Promise<Result> {
   return new Promise((resolve, reject) => {
     const held = navigator.locks.request(LOCK, async () => {
       await work().then(resolve, reject)
@@ -85,7 +85,7 @@ function underLock<Result>(work: () => Promise<Result>): Promise<Result> {
  * Raises Problem when that can't be told just now: the session then stands.
  */
 export function refreshToken(stale: string | null): Promise<boolean> {
-  refreshing ??= inTurn(() => refresh(stale)).finally(() => {
+  refreshing ??= withSessionLock(() => refresh(stale)).finally(() => {
     refreshing = null
   })
   return refreshing
@@ -95,41 +95,43 @@ async function refresh(stale: string | null): Promise<boolean> {
   if (token !== stale) return token !== null
   // An answer that was lost may have changed the cookie. The old one is good for 10 s more, and would later be taken
   // for a stolen one.
-  const response = await askForToken().catch(askForToken)
+  const response = await requestToken().catch(requestToken)
   const body = await response.json().catch(() => null)
   // Without Web Locks another tab may have been quicker.
   if (token !== stale) return token !== null
   if (response.ok && body?.access_token) {
-    keepToken(body.access_token)
+    setToken(body.access_token)
     return true
   }
   const problem = new Problem(body ?? {}, response)
   if (problem.type !== 'invalid-session') throw problem
-  dropToken()
+  clearToken()
   return false
 }
 
-const askForToken = () =>
-  send(new Request('/api/auth/refresh', { method: 'POST', signal: AbortSignal.timeout(REFRESH_SECONDS * 1000) }))
+const requestToken = () =>
+  sendWithTimeout(
+    new Request('/api/auth/refresh', { method: 'POST', signal: AbortSignal.timeout(REFRESH_SECONDS * 1000) }),
+  )
 
 /** fetch as the caller: where the token is what is refused, one refresh and one more try. */
-export async function fetchAsCaller(request: Request): Promise<Response> {
+export async function fetchWithToken(request: Request): Promise<Response> {
   const used = token
-  if (!used) return send(request)
-  const again = request.clone()
+  if (!used) return sendWithTimeout(request)
+  const retry = request.clone()
   request.headers.set('Authorization', `Bearer ${used}`)
-  const response = await send(request)
+  const response = await sendWithTimeout(request)
   // RFC 6750. A wrong password is a 401, too.
   const isStale = response.status === 401 && response.headers.get('WWW-Authenticate')?.includes('invalid_token')
   if (!isStale || !(await refreshToken(used))) return response
   // What one user asked for is not done as another.
-  if (tokenUser() !== tokenUser(used)) return response
-  again.headers.set('Authorization', `Bearer ${token}`)
-  return send(again)
+  if (tokenUserId() !== tokenUserId(used)) return response
+  retry.headers.set('Authorization', `Bearer ${token}`)
+  return sendWithTimeout(retry)
 }
 
 /** Who waits for an answer that never comes holds up what waits for them, in all tabs. */
-async function send(request: Request): Promise<Response> {
+async function sendWithTimeout(request: Request): Promise<Response> {
   const signal = AbortSignal.any([request.signal, AbortSignal.timeout(ANSWER_SECONDS * 1000)])
   try {
     return await fetch(request, { signal })

@@ -1,18 +1,18 @@
 import { screen } from '@testing-library/vue'
 import { disposePinia, type Pinia } from 'pinia'
 import { afterEach, expect, test } from 'vitest'
-import { dropToken } from '@/api/token'
+import { clearToken } from '@/api/token'
 import { useSession } from '@/stores/session'
 import { renderInApp } from '@/testing/render'
-import { answer, stubNetwork, user } from '@/testing/shop'
+import { jsonResponse, stubNetwork, user } from '@/testing/api'
 import { stubSockets } from '@/testing/socket'
-import { tokenOf } from '@/testing/token'
+import { tokenFor } from '@/testing/token'
 import AppHeader from './AppHeader.vue'
 
 let pinia: Pinia
 afterEach(() => {
   disposePinia(pinia)
-  dropToken()
+  clearToken()
 })
 
 const items = () => screen.getByRole('navigation').children.length
@@ -21,15 +21,15 @@ test('on a reload the header has room for all that comes for who is logged in', 
   localStorage.setItem('forage.logged-in', '7')
   stubSockets()
   stubNetwork((_, path) => {
-    if (path === '/api/auth/refresh') return answer({ access_token: tokenOf(7) })
-    return answer(path === '/api/users/me' ? user() : { notifications: [], total: 0 })
+    if (path === '/api/auth/refresh') return jsonResponse({ access_token: tokenFor(7) })
+    return jsonResponse(path === '/api/users/me' ? user() : { notifications: [], total: 0 })
   })
   ;({ pinia } = await renderInApp(AppHeader))
   expect(screen.queryByRole('link', { name: 'Log in' })).toBeNull()
   expect(screen.getByRole('link', { name: 'Orders' })).toBeInTheDocument()
   const before = items()
 
-  await useSession(pinia).begin()
+  await useSession(pinia).restore()
 
   expect(await screen.findByRole('button', { name: 'Account' })).toHaveClass('size-11')
   expect(await screen.findByRole('button', { name: 'Notifications' })).toBeInTheDocument()

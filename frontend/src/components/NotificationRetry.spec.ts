@@ -1,11 +1,11 @@
 import { screen } from '@testing-library/vue'
 import { expect, test } from 'vitest'
 import { renderInApp } from '@/testing/render'
-import { answer, notification, stubNetwork } from '@/testing/shop'
+import { jsonResponse, notification, stubNetwork } from '@/testing/api'
 import NotificationRetry from './NotificationRetry.vue'
 
 test('when it goes, its focus goes to the heading', async () => {
-  stubNetwork(() => answer(notification()))
+  stubNetwork(() => jsonResponse(notification()))
   const Page = {
     components: { NotificationRetry },
     data: () => ({ isFailed: true }),

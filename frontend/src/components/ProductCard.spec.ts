@@ -2,7 +2,7 @@ import { screen } from '@testing-library/vue'
 import userEvent from '@testing-library/user-event'
 import { beforeEach, expect, test, vi } from 'vitest'
 import { renderInApp } from '@/testing/render'
-import { answer, product, stubNetwork } from '@/testing/shop'
+import { jsonResponse, product, stubNetwork } from '@/testing/api'
 import { useCart } from '@/stores/cart'
 import { useToasts } from '@/stores/toasts'
 import ProductCard from './ProductCard.vue'
@@ -13,7 +13,7 @@ vi.mock('@/pages/ProductPage.vue', () => {
 
 let requests: Request[]
 beforeEach(() => {
-  requests = stubNetwork(() => answer(product()))
+  requests = stubNetwork(() => jsonResponse(product()))
 })
 
 const show = (fields: Parameters<typeof product>[0] = {}) =>

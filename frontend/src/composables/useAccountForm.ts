@@ -13,10 +13,10 @@ export type Errors = Record<string, string | undefined>
  * check: what can be told without asking. send: asks. refusal: the fields that a problem is about, where they aren't its own.
  */
 export function useAccountForm<Result>(form: {
-  check: () => Errors
+  validate: () => Errors
   send: () => Promise<Result>
-  done: (result: Result) => unknown
-  refusal?: (problem: Problem) => Errors
+  onSuccess: (result: Result) => unknown
+  fieldErrors?: (problem: Problem) => Errors
 }) {
   const { t, te } = useI18n()
   const element = useTemplateRef<HTMLFormElement>('form')
@@ -26,26 +26,26 @@ export function useAccountForm<Result>(form: {
 
   const { mutate } = useMutation({
     mutationFn: form.send,
-    onSuccess: (result) => form.done(result),
+    onSuccess: (result) => form.onSuccess(result),
     async onError(error) {
       if (!(error instanceof Problem)) throw error
-      errors.value = { ...ownWords(error.fields), ...form.refusal?.(error) }
+      errors.value = { ...translate(error.fields), ...form.fieldErrors?.(error) }
       failure.value = Object.keys(errors.value).length ? null : error
-      await focusWrong()
+      await focusFirstInvalid()
     },
     onSettled: () => (isBusy.value = false),
   })
 
   /** The API's sentences are English. */
-  const ownWords = (fields: Record<string, string>) =>
+  const translate = (fields: Record<string, string>) =>
     Object.fromEntries(
-      Object.entries(fields).map(([name, sentence]) => [
+      Object.entries(fields).map(([name, message]) => [
         name,
-        te(`account.refused.${name}`, 'en') ? t(`account.refused.${name}`) : sentence,
+        te(`account.refused.${name}`, 'en') ? t(`account.refused.${name}`) : message,
       ]),
     )
 
-  async function focusWrong() {
+  async function focusFirstInvalid() {
     await nextTick()
     element.value?.querySelector<HTMLElement>('[aria-invalid="true"]')?.focus()
   }
@@ -53,10 +53,10 @@ export function useAccountForm<Result>(form: {
   async function submit() {
     if (isBusy.value) return
     failure.value = null
-    errors.value = Object.fromEntries(Object.entries(form.check()).filter(([, sentence]) => sentence))
+    errors.value = Object.fromEntries(Object.entries(form.validate()).filter(([, message]) => message))
     isBusy.value = !Object.keys(errors.value).length
     if (isBusy.value) mutate()
-    else await focusWrong()
+    else await focusFirstInvalid()
   }
 
   return { submit, errors, failure, isPending: isBusy }

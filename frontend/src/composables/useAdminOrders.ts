@@ -25,9 +25,9 @@ export function useAdminOrders(query: MaybeRefOrGetter<OrderQuery & { limit: num
     data,
     (latest) => {
       if (!latest || isPlaceholderData.value) return
-      const asked = JSON.stringify(toValue(query))
-      const isSame = pin.value?.query === asked && pin.value.orders.length
-      pin.value = { query: asked, orders: isSame ? kept(pin.value!.orders, latest.orders) : latest.orders }
+      const queryJson = JSON.stringify(toValue(query))
+      const isSame = pin.value?.query === queryJson && pin.value.orders.length
+      pin.value = { query: queryJson, orders: isSame ? merge(pin.value!.orders, latest.orders) : latest.orders }
     },
     { immediate: true },
   )
@@ -36,31 +36,31 @@ export function useAdminOrders(query: MaybeRefOrGetter<OrderQuery & { limit: num
    * As they are now. One that newer ones pushed to the next page stays; one that the filter no longer finds goes, and
    * an older one moves up.
    */
-  function kept(known: Order[], latest: Order[]) {
+  function merge(shownOrders: Order[], latest: Order[]) {
     const now = new Map(latest.map((order) => [order.id, order]))
     const oldest = latest.length === toValue(query).limit ? latest.at(-1)!.id : 0
-    const stayed = known.flatMap((order) => now.get(order.id) ?? (order.id < oldest ? order : []))
-    const movedUp = latest.filter((order) => order.id < known.at(-1)!.id)
+    const stayed = shownOrders.flatMap((order) => now.get(order.id) ?? (order.id < oldest ? order : []))
+    const movedUp = latest.filter((order) => order.id < shownOrders.at(-1)!.id)
     const shown = [...stayed, ...movedUp]
     // Those that wait are counted beside those that are shown, so some are.
     return shown.length ? shown : latest
   }
 
-  const fresh = computed(() => {
+  const newCount = computed(() => {
     const newest = pin.value?.orders[0]?.id
     if (!data.value || !newest || toValue(query).skip || isPlaceholderData.value) return 0
     return data.value.orders.filter((order) => order.id > newest).length
   })
 
-  function showFresh() {
+  function showNew() {
     if (data.value) pin.value = { query: JSON.stringify(toValue(query)), orders: data.value.orders }
   }
 
   return {
     orders: computed(() => data.value && pin.value?.orders),
     total: computed(() => data.value?.total),
-    fresh,
-    showFresh,
+    newCount,
+    showNew,
     error,
     isPlaceholderData,
     refetch,

@@ -36,7 +36,7 @@ export function useCartCheck() {
   )
   watch(
     () => lines.value.flatMap(({ product }) => product ?? []),
-    (products) => cart.see(products),
+    (products) => cart.updateDetails(products),
     { immediate: true },
   )
 

@@ -3,7 +3,7 @@ import { computed, toValue, type MaybeRefOrGetter } from 'vue'
 import { listCategories, listProducts, type ProductQuery } from '@/api/products'
 import { useLiveProducts } from './useLiveProducts'
 
-const KEPT_MINUTES = 30
+const CACHE_MINUTES = 30
 
 /** A page of the catalogue, kept as it is now, and long enough to come back to. */
 export function useProducts(query: MaybeRefOrGetter<ProductQuery>) {
@@ -13,11 +13,11 @@ export function useProducts(query: MaybeRefOrGetter<ProductQuery>) {
     placeholderData: keepPreviousData,
     // Of what was sold while nobody watched it the feed doesn't tell.
     staleTime: 0,
-    gcTime: KEPT_MINUTES * 60_000,
+    gcTime: CACHE_MINUTES * 60_000,
   })
   useLiveProducts(computed(() => page.data.value?.items.map((product) => product.id) ?? []))
   return page
 }
 
 export const useCategories = () =>
-  useQuery({ queryKey: ['categories'], queryFn: listCategories, gcTime: KEPT_MINUTES * 60_000 })
+  useQuery({ queryKey: ['categories'], queryFn: listCategories, gcTime: CACHE_MINUTES * 60_000 })

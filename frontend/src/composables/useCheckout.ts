@@ -7,7 +7,7 @@ import { Problem } from '@/api/problem'
 import { type CartOrder, useCart } from '@/stores/cart'
 import { useToasts } from '@/stores/toasts'
 
-const MOST_TRIES = { inFlight: 15, lost: 3 }
+const MAX_TRIES = { inFlight: 15, lost: 3 }
 
 /** With these the shop says that what was sent has made no order. */
 const NOTHING_ORDERED = [
@@ -43,8 +43,8 @@ export function useCheckout() {
       } catch (error) {
         if (!(error instanceof Problem)) throw error
         const isInFlight = error.type === 'request-in-flight'
-        if (!isInFlight && !error.passes) throw error
-        if (tries >= (isInFlight ? MOST_TRIES.inFlight : MOST_TRIES.lost)) throw error
+        if (!isInFlight && !error.isTransient) throw error
+        if (tries >= (isInFlight ? MAX_TRIES.inFlight : MAX_TRIES.lost)) throw error
         isTryingAgain.value = true
         await pause(error.retryAfterSeconds ?? tries)
         // Another tab has logged somebody else in: it isn't their order.
@@ -56,7 +56,7 @@ export function useCheckout() {
   const mutation = useMutation({
     mutationFn: send,
     async onSuccess(order, { buyer, key }) {
-      cart.takeOut(key, order)
+      cart.removeOrdered(key, order)
       // Who is here now has nothing to do with it.
       if (cart.owner !== buyer) return
       void queries.invalidateQueries({ queryKey: ['orders'] })
@@ -72,7 +72,7 @@ export function useCheckout() {
     onError(error, { buyer, key }) {
       if (!(error instanceof Problem)) return
       if (error.type === 'key-reused') cart.renewKey(buyer, key)
-      if (NOTHING_ORDERED.includes(error.type)) cart.unsend(buyer, key)
+      if (NOTHING_ORDERED.includes(error.type)) cart.clearSent(buyer, key)
       const id = error.body.product_id
       if (id) void queries.invalidateQueries({ queryKey: ['product', id] })
     },
@@ -93,7 +93,7 @@ export function useCheckout() {
   )
 
   function place() {
-    if (!mutation.isPending.value) mutation.mutate({ buyer: cart.owner, ...cart.send() })
+    if (!mutation.isPending.value) mutation.mutate({ buyer: cart.owner, ...cart.markSent() })
   }
 
   return { place, refusal, isPlacing: mutation.isPending, isTryingAgain }

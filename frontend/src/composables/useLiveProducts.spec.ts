@@ -7,9 +7,9 @@ import { computed } from 'vue'
 import { getProduct } from '@/api/products'
 import { queries } from '@/queries'
 import { renderInApp } from '@/testing/render'
-import { answer, product, stubNetwork } from '@/testing/shop'
+import { jsonResponse, product, stubNetwork } from '@/testing/api'
 import { latestSocket, stubSockets } from '@/testing/socket'
-import { useLive } from '@/stores/live'
+import { useLiveFeed } from '@/stores/liveFeed'
 import { useProducts } from './useCatalogue'
 import { useLiveProducts } from './useLiveProducts'
 import { useProduct } from './useProduct'
@@ -31,15 +31,18 @@ const Stock = {
 async function open() {
   const rendered = await renderInApp(Stock)
   pinia = rendered.pinia
-  useLive(pinia).open()
+  useLiveFeed(pinia).open()
   return rendered
 }
 
 const tell = (stock_quantity: number, revision: number) =>
-  latestSocket().tell({ type: 'product', data: { id: 1, price: '14.50', stock_quantity, is_active: true, revision } })
+  latestSocket().receive({
+    type: 'product',
+    data: { id: 1, price: '14.50', stock_quantity, is_active: true, revision },
+  })
 
 test('what the feed says of a product is seen at once, and makes nothing else of it newer', async () => {
-  stubNetwork(() => answer(product({ stock_quantity: 9 })))
+  stubNetwork(() => jsonResponse(product({ stock_quantity: 9 })))
   const { queryClient } = await open()
   await screen.findByText('9 left')
   const readAt = queryClient.getQueryState(['product', 1])!.dataUpdatedAt
@@ -56,14 +59,14 @@ test('an answer that was on its way when the news came does not undo it', async 
   await open()
 
   tell(7, 2)
-  reply(answer(product({ stock_quantity: 9 })))
+  reply(jsonResponse(product({ stock_quantity: 9 })))
 
   expect(await screen.findByText('7 left')).toBeVisible()
 })
 
 test('what may have been missed is read anew', async () => {
   let stock = 9
-  stubNetwork(() => answer(product({ stock_quantity: stock })))
+  stubNetwork(() => jsonResponse(product({ stock_quantity: stock })))
   await open()
   await screen.findByText('9 left')
   stock = 5
@@ -71,7 +74,7 @@ test('what may have been missed is read anew', async () => {
   latestSocket().greet()
 
   await vi.waitFor(() => expect(screen.getByText('5 left')).toBeVisible())
-  expect(latestSocket().says('watch')).toEqual([{ type: 'watch', product_ids: [1] }])
+  expect(latestSocket().sentOf('watch')).toEqual([{ type: 'watch', product_ids: [1] }])
 })
 
 const ASKED = { limit: 24 }
@@ -89,7 +92,7 @@ test.each(Object.entries(SHOWN))(
     let reply: (stock: number) => void = () => {}
     stubNetwork(async (_, path) => {
       const found = product({ stock_quantity: await new Promise<number>((resolve) => (reply = resolve)) })
-      return answer(path === '/api/products' ? { items: [found], total: 1 } : found)
+      return jsonResponse(path === '/api/products' ? { items: [found], total: 1 } : found)
     })
     const Shown = {
       setup: () => ({ product: read() }),

@@ -1,13 +1,13 @@
 import { type Query, useQueryClient } from '@tanstack/vue-query'
 import { onScopeDispose, toValue, watch, type MaybeRefOrGetter } from 'vue'
 import type { Product, ProductPage } from '@/api/client'
-import { type ProductNews, useLive } from '@/stores/live'
+import { type ProductUpdate, useLiveFeed } from '@/stores/liveFeed'
 
 const isOfProducts = ({ queryKey }: Query) => queryKey[0] === 'product' || queryKey[0] === 'products'
 
 /** While the caller is on the screen, keeps what is read of these products as the feed says. */
 export function useLiveProducts(ids: MaybeRefOrGetter<number[]>) {
-  const live = useLive()
+  const live = useLiveFeed()
   const queries = useQueryClient()
   let watched: number[] = []
 
@@ -22,27 +22,28 @@ export function useLiveProducts(ids: MaybeRefOrGetter<number[]>) {
   )
   onScopeDispose(() => live.unwatchProducts(watched))
 
-  live.onProduct(async (news) => {
-    const reading = queries.getQueryCache().findAll({ fetchStatus: 'fetching', predicate: isOfProducts })
-    take(news)
+  live.onProduct(async (update) => {
+    const inFlight = queries.getQueryCache().findAll({ fetchStatus: 'fetching', predicate: isOfProducts })
+    applyUpdate(update)
     // What was asked before the news may be older, and comes after it.
-    if (reading.length) await Promise.allSettled(reading.map(({ promise }) => promise)).then(() => take(news))
+    if (inFlight.length)
+      await Promise.allSettled(inFlight.map(({ promise }) => promise)).then(() => applyUpdate(update))
   })
-  live.onGap(() => void queries.invalidateQueries({ predicate: isOfProducts }, { cancelRefetch: false }))
+  live.onConnected(() => void queries.invalidateQueries({ predicate: isOfProducts }, { cancelRefetch: false }))
 
   /** Their age stays: all else of them is as old as it was. */
-  function take(news: ProductNews) {
+  function applyUpdate(update: ProductUpdate) {
     for (const { queryKey, state } of queries.getQueryCache().findAll({ predicate: isOfProducts })) {
-      queries.setQueryData<Product | ProductPage>(queryKey, (known) => known && withNews(known, news), {
+      queries.setQueryData<Product | ProductPage>(queryKey, (known) => known && withUpdate(known, update), {
         updatedAt: state.dataUpdatedAt,
       })
     }
   }
 }
 
-function withNews<Known extends Product | ProductPage>(known: Known, news: ProductNews): Known {
-  if ('items' in known) return { ...known, items: known.items.map((item) => withNews(item, news)) }
-  if (known.id !== news.id) return known
-  const { price, stock_quantity, is_active } = news
+function withUpdate<Known extends Product | ProductPage>(known: Known, update: ProductUpdate): Known {
+  if ('items' in known) return { ...known, items: known.items.map((item) => withUpdate(item, update)) }
+  if (known.id !== update.id) return known
+  const { price, stock_quantity, is_active } = update
   return { ...known, price, stock_quantity, is_active }
 }

@@ -2,7 +2,7 @@ import { useI18n } from 'vue-i18n'
 import type { Notification } from '@/api/client'
 
 /** The language that mails are written in, and what is quoted of them. */
-export const MAILED_IN = 'en'
+export const MAIL_LANGUAGE = 'en'
 
 /** What a notification is called in the reader's language: where that is the mail's, by the mail's own subject. */
 export function useNotificationTitle() {

@@ -2,11 +2,11 @@ import { keepPreviousData, useMutation, useQuery, useQueryClient } from '@tansta
 import { computed, toValue, type MaybeRefOrGetter } from 'vue'
 import type { Notification, NotificationPage } from '@/api/client'
 import { listNotifications, markRead, type NotificationQuery, retryNotification } from '@/api/notifications'
-import { useProblem } from './useProblem'
+import { useErrorMessage } from './useErrorMessage'
 import { useToasts } from '@/stores/toasts'
 
-const MOST_READ = 100
-const AT_ONCE = 5
+const MAX_READ = 100
+const CONCURRENCY = 5
 
 export function useNotifications(query: MaybeRefOrGetter<NotificationQuery>) {
   return useQuery({
@@ -26,32 +26,32 @@ export function useUnreadCount() {
 export function useNotificationActions() {
   const queries = useQueryClient()
   const toasts = useToasts()
-  const { sentence } = useProblem()
-  const onError = (error: Error) => void toasts.show({ kind: 'error', title: sentence(error) })
+  const { errorMessage } = useErrorMessage()
+  const onError = (error: Error) => void toasts.show({ kind: 'error', title: errorMessage(error) })
 
-  function keep(changed: Notification) {
+  function updateCached(changed: Notification) {
     queries.setQueriesData<NotificationPage>(
       { queryKey: ['notifications'] },
       (page) => page && withChanged(page, changed),
     )
-    return readCounts()
+    return refetchCount()
   }
 
-  const readCounts = () => queries.invalidateQueries({ queryKey: ['notifications', { unread: true, page_size: 1 }] })
-  const readAnew = () => queries.invalidateQueries({ queryKey: ['notifications'] })
+  const refetchCount = () => queries.invalidateQueries({ queryKey: ['notifications', { unread: true, page_size: 1 }] })
+  const refetchAll = () => queries.invalidateQueries({ queryKey: ['notifications'] })
 
   const mark = useMutation({
     mutationFn: ({ id, read }: { id: number; read: boolean }) => markRead(id, read),
-    onSuccess: keep,
+    onSuccess: updateCached,
     onError,
   })
-  const markAll = useMutation({ mutationFn: markAllRead, onSettled: readAnew, onError })
+  const markAll = useMutation({ mutationFn: markAllRead, onSettled: refetchAll, onError })
   const retry = useMutation({
     mutationFn: retryNotification,
-    onSuccess: keep,
+    onSuccess: updateCached,
     onError: (error) => {
       onError(error)
-      return readAnew()
+      return refetchAll()
     },
   })
 
@@ -63,11 +63,11 @@ async function markAllRead() {
   const { notifications } = await listNotifications({ page_size: 1 })
   const newest = notifications[0]?.id ?? 0
   for (;;) {
-    const page = await listNotifications({ unread: true, page_size: MOST_READ })
+    const page = await listNotifications({ unread: true, page_size: MAX_READ })
     const ids = page.notifications.map(({ id }) => id).filter((id) => id <= newest)
     if (!ids.length) return
-    for (let at = 0; at < ids.length; at += AT_ONCE) {
-      await Promise.all(ids.slice(at, at + AT_ONCE).map((id) => markRead(id, true)))
+    for (let at = 0; at < ids.length; at += CONCURRENCY) {
+      await Promise.all(ids.slice(at, at + CONCURRENCY).map((id) => markRead(id, true)))
     }
   }
 }

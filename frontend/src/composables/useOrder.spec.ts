@@ -3,7 +3,7 @@ import userEvent from '@testing-library/user-event'
 import { expect, test } from 'vitest'
 import { useSession } from '@/stores/session'
 import { renderInApp } from '@/testing/render'
-import { answer, order, stubNetwork } from '@/testing/shop'
+import { jsonResponse, order, stubNetwork } from '@/testing/api'
 import { useCancelOrder } from './useOrder'
 
 const Cancel = {
@@ -21,7 +21,7 @@ test('what comes of a cancel after one has left is not kept for whoever comes ne
   // As a logout does.
   useSession(pinia).visit++
   queryClient.clear()
-  reply(answer(order({ status: 'cancelled' })))
+  reply(jsonResponse(order({ status: 'cancelled' })))
 
   expect(await screen.findByRole('button', { name: 'Done' })).toBeVisible()
   expect(queryClient.getQueryData(['order', 31])).toBeUndefined()

@@ -6,9 +6,9 @@ import { getOrder, setOrderStatus } from '@/api/orders'
 import { Problem } from '@/api/problem'
 import { useSession } from '@/stores/session'
 
-const LONGEST_PAUSE_MS = 30_000
+const MAX_POLL_MS = 30_000
 /** Six minutes in all. Then only what comes in, or coming back to the page, reads them anew. */
-const MOST_LOOKS = 15
+const MAX_POLLS = 15
 
 /** An order and the mails about it. */
 export function useOrder(id: number) {
@@ -16,27 +16,27 @@ export function useOrder(id: number) {
 
   const order = useQuery({ queryKey: ['order', id], queryFn: () => getOrder(id) })
 
-  const pause = ref<number | false>(false)
-  const looks = ref(0)
+  const pollMs = ref<number | false>(false)
+  const polls = ref(0)
   const mailsQuery = { order_id: id, page_size: 100 }
   const notifications = useQuery({
     queryKey: ['notifications', mailsQuery],
     queryFn: () => {
-      looks.value++
+      polls.value++
       return listNotifications(mailsQuery)
     },
-    refetchInterval: pause,
+    refetchInterval: pollMs,
   })
   const mails = computed(() => notifications.data.value?.notifications ?? [])
   const steps = computed(() => order.data.value?.history.length ?? 0)
 
   // A step's mail is stored after the step and sent after that, and nobody tells us when it has gone.
-  watch([mails, steps], () => (looks.value = 0))
+  watch([mails, steps], () => (polls.value = 0))
   watchEffect(() => {
-    const isOurs = order.data.value?.user_id === session.user?.id
-    const isAwaited =
-      isOurs && (mails.value.length < steps.value || mails.value.some(({ status }) => status === 'pending'))
-    pause.value = isAwaited && looks.value < MOST_LOOKS ? Math.min(LONGEST_PAUSE_MS, 500 * 2 ** looks.value) : false
+    const isOwn = order.data.value?.user_id === session.user?.id
+    const isWaiting =
+      isOwn && (mails.value.length < steps.value || mails.value.some(({ status }) => status === 'pending'))
+    pollMs.value = isWaiting && polls.value < MAX_POLLS ? Math.min(MAX_POLL_MS, 500 * 2 ** polls.value) : false
   })
 
   const isMissing = computed(() => order.error.value instanceof Problem && order.error.value.status === 404)
@@ -55,7 +55,7 @@ export function useCancelOrder(id: number) {
     },
     // Its stock is back on the shelves, too. And a refusal says that what is on the screen is old.
     onSettled: (_, failure) => {
-      if (failure instanceof Problem && failure.passes) return
+      if (failure instanceof Problem && failure.isTransient) return
       for (const name of ['order', 'orders', 'notifications', 'product', 'products'])
         void queries.invalidateQueries({ queryKey: [name] })
     },

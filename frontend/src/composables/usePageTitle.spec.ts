@@ -1,14 +1,14 @@
 import { expect, test } from 'vitest'
 import { nextTick, ref } from 'vue'
 import { renderInApp } from '@/testing/render'
-import { keepPageTitle, usePageTitle } from './usePageTitle'
+import { syncPageTitle, usePageTitle } from './usePageTitle'
 
 const name = ref<string>()
 const Page = { setup: () => usePageTitle(name), template: '<p />' }
 const App = {
   components: { Page },
   props: { isOpen: Boolean },
-  setup: keepPageTitle,
+  setup: syncPageTitle,
   template: '<Page v-if="isOpen" />',
 }
 

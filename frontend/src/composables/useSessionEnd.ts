@@ -18,6 +18,6 @@ export function useSessionEnd() {
     if (ended) toasts.show({ kind: 'info', title: t('session.ended') })
     session.ended = false
     const { path, query, hash, meta } = route
-    if (meta.needs) await router.replace({ path, query, hash, force: true })
+    if (meta.requires) await router.replace({ path, query, hash, force: true })
   })
 }

@@ -1,10 +1,10 @@
 import { disposePinia } from 'pinia'
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
-import { dropToken } from '@/api/token'
+import { clearToken } from '@/api/token'
 import { useSession } from '@/stores/session'
 import { renderInApp } from '@/testing/render'
-import { answer, refusal, stubNetwork, user } from '@/testing/shop'
-import { tokenOf } from '@/testing/token'
+import { jsonResponse, problemResponse, stubNetwork, user } from '@/testing/api'
+import { tokenFor } from '@/testing/token'
 import { useSessionRetry } from './useSessionRetry'
 
 const Gate = { setup: () => useSessionRetry(), template: '<p />' }
@@ -13,16 +13,16 @@ const App = { components: { Gate }, props: { isOpen: Boolean }, template: '<Gate
 beforeEach(() => void vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] }))
 afterEach(() => {
   vi.useRealTimers()
-  dropToken()
+  clearToken()
 })
 
 test('what comes up while the shop is away waits for it, too', async () => {
   localStorage.setItem('forage.logged-in', '7')
-  stubNetwork(() => refusal('service-unavailable', 503))
+  stubNetwork(() => problemResponse('service-unavailable', 503))
   const { pinia, rerender } = await renderInApp(App, { props: { isOpen: false } })
   const session = useSession(pinia)
-  await session.begin()
-  stubNetwork((_, path) => answer(path === '/api/auth/refresh' ? { access_token: tokenOf(7) } : user()))
+  await session.restore()
+  stubNetwork((_, path) => jsonResponse(path === '/api/auth/refresh' ? { access_token: tokenFor(7) } : user()))
 
   await rerender({ isOpen: true })
   await vi.advanceTimersByTimeAsync(2000)

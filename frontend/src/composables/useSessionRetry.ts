@@ -1,5 +1,5 @@
 import { onScopeDispose, watch } from 'vue'
-import { pauseBefore } from '@/api/feed'
+import { backoffMs } from '@/utils/backoff'
 import { useSession } from '@/stores/session'
 
 /** While it can't be told who is there, that is asked again after growing pauses, without end. */
@@ -14,7 +14,7 @@ export function useSessionRetry() {
       clearTimeout(timer)
       attempts = failure ? attempts + 1 : 0
       if (failure)
-        timer = setTimeout(session.begin, Math.max(pauseBefore(attempts), 1000 * (failure.retryAfterSeconds ?? 0)))
+        timer = setTimeout(session.restore, Math.max(backoffMs(attempts), 1000 * (failure.retryAfterSeconds ?? 0)))
     },
     { immediate: true },
   )

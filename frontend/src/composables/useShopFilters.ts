@@ -1,7 +1,7 @@
 import { computed } from 'vue'
 import { type LocationQuery, useRoute, useRouter } from 'vue-router'
 import type { ProductQuery, ProductSort } from '@/api/products'
-import { usePaging } from './usePaging'
+import { usePagination } from './usePagination'
 
 export const SORTS = ['-created_at', 'price', '-price', 'name'] as const satisfies ProductSort[]
 export const PAGE_SIZE = 24
@@ -14,7 +14,7 @@ export function useShopFilters() {
   const route = useRoute()
   const router = useRouter()
   const path = route.path
-  const { query, page, stayWithin } = usePaging(PAGE_SIZE)
+  const { query, page, clampPage } = usePagination(PAGE_SIZE)
 
   const search = computed(() => text(query.value, 'q').slice(0, MAX_SEARCH_LENGTH))
   const category = computed(() => text(query.value, 'category'))
@@ -40,5 +40,5 @@ export function useShopFilters() {
 
   const isFiltered = computed(() => Boolean(search.value || category.value))
 
-  return { search, category, sort, page, stayWithin, isFiltered, productQuery, withFilters, filter, shopPath: path }
+  return { search, category, sort, page, clampPage, isFiltered, productQuery, withFilters, filter, shopPath: path }
 }

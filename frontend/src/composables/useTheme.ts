@@ -8,7 +8,7 @@ const prefersDark = usePreferredDark()
 export const isDark = computed(() => theme.value === 'dark' || (theme.value === 'system' && prefersDark.value))
 
 /** public/theme.js does the same before the first paint. */
-export function keepTheme() {
+export function applyTheme() {
   watchEffect(() => document.documentElement.classList.toggle('dark', isDark.value))
 }
 

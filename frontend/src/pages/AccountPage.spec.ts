@@ -3,11 +3,11 @@ import { screen, within } from '@testing-library/vue'
 import { disposePinia, type Pinia } from 'pinia'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import type { Session } from '@/api/client'
-import { currentToken, dropToken, keepToken } from '@/api/token'
+import { clearToken, currentToken, setToken } from '@/api/token'
 import { useSession } from '@/stores/session'
 import { renderInApp } from '@/testing/render'
-import { answer, refusal, stubNetwork, user } from '@/testing/shop'
-import { tokenOf } from '@/testing/token'
+import { jsonResponse, problemResponse, stubNetwork, user } from '@/testing/api'
+import { tokenFor } from '@/testing/token'
 import AccountPage from './AccountPage.vue'
 
 const FIREFOX = 'Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:140.0) Gecko/20100101 Firefox/140.0'
@@ -36,18 +36,18 @@ beforeEach(() => {
   requests = stubNetwork((request, path) => {
     const special = reply(request)
     if (special) return special
-    if (path === '/api/users/me/sessions') return answer(devices)
+    if (path === '/api/users/me/sessions') return jsonResponse(devices)
     if (request.method === 'DELETE') {
       devices = devices.filter(({ id }) => !path.endsWith(`/${id}`))
       return new Response(null, { status: 204 })
     }
     if (path === '/api/users/me/password') return new Response(null, { status: 204 })
-    return request.method === 'PATCH' ? request.json().then((body) => answer(user(body))) : answer(user())
+    return request.method === 'PATCH' ? request.json().then((body) => jsonResponse(user(body))) : jsonResponse(user())
   })
 })
 afterEach(() => {
   disposePinia(pinia)
-  dropToken()
+  clearToken()
 })
 
 const sent = (method: string) => requests.filter((request) => request.method === method)
@@ -56,7 +56,7 @@ async function open() {
   const app = await renderInApp({ components: { AccountPage }, template: '<AccountPage />' }, { at: '/account' })
   pinia = app.pinia
   const session = useSession(pinia)
-  keepToken(tokenOf(7))
+  setToken(tokenFor(7))
   await screen.findByRole('heading', { name: 'Account' })
   return { ...app, session }
 }
@@ -105,7 +105,8 @@ test('a session that has ended by itself meanwhile is no error', async () => {
   await open()
   await userEvent.click(await screen.findByRole('button', { name: /Log out there/ }))
   devices = devices.filter(({ current }) => current)
-  reply = ({ method }) => (method === 'DELETE' ? refusal('session-not-found', 404, { session_id: 2 }) : undefined)
+  reply = ({ method }) =>
+    method === 'DELETE' ? problemResponse('session-not-found', 404, { session_id: 2 }) : undefined
 
   await userEvent.click(within(await screen.findByRole('dialog')).getByRole('button', { name: 'Log out there' }))
 
@@ -115,7 +116,7 @@ test('a session that has ended by itself meanwhile is no error', async () => {
 
 test('what can not be ended just now is said in the dialog, which stays', async () => {
   await open()
-  reply = ({ method }) => (method === 'DELETE' ? refusal('service-unavailable', 503) : undefined)
+  reply = ({ method }) => (method === 'DELETE' ? problemResponse('service-unavailable', 503) : undefined)
 
   await userEvent.click(await screen.findByRole('button', { name: /Log out there/ }))
   await userEvent.click(within(await screen.findByRole('dialog')).getByRole('button', { name: 'Log out there' }))
@@ -124,7 +125,7 @@ test('what can not be ended just now is said in the dialog, which stays', async 
 })
 
 test('sessions that can not be read are tried again, and the rest of the page stands', async () => {
-  reply = ({ url }) => (url.endsWith('/sessions') ? refusal('access-denied', 403) : undefined)
+  reply = ({ url }) => (url.endsWith('/sessions') ? problemResponse('access-denied', 403) : undefined)
   await open()
   const again = await screen.findByRole('button', { name: 'Try again' })
   expect(screen.getByLabelText('Username')).toHaveValue('ada')
@@ -164,13 +165,13 @@ test.each([
   const { session } = await open()
   let finish = () => {}
   reply = ({ method, url }) => {
-    if (url.endsWith('/users/me') && method === 'GET') return answer(user({ id: 8, username: 'bo' }))
+    if (url.endsWith('/users/me') && method === 'GET') return jsonResponse(user({ id: 8, username: 'bo' }))
     if (url.endsWith('/sessions')) return undefined
-    return new Promise((resolve) => (finish = () => resolve(answer(user({ username: 'countess' })))))
+    return new Promise((resolve) => (finish = () => resolve(jsonResponse(user({ username: 'countess' })))))
   }
   for (const [label, text] of Object.entries(fields)) await userEvent.type(screen.getByLabelText(label), text)
   await userEvent.keyboard('{Enter}')
-  keepToken(tokenOf(8))
+  setToken(tokenFor(8))
   await expect.poll(() => session.user?.id).toBe(8)
 
   finish()
@@ -183,7 +184,7 @@ test('a wrong old password is said at its field', async () => {
   await open()
   reply = ({ url }) =>
     url.endsWith('/password')
-      ? refusal('invalid-input', 422, { errors: { old_password: ['This is not your password.'] } })
+      ? problemResponse('invalid-input', 422, { errors: { old_password: ['This is not your password.'] } })
       : undefined
 
   await userEvent.type(screen.getByLabelText('Current password'), 'wrong')
@@ -195,7 +196,7 @@ test('a wrong old password is said at its field', async () => {
 
 test('the mail that proves the address is sent once more', async () => {
   await open()
-  reply = ({ url }) => (url.endsWith('/verification') ? answer({ detail: '' }, 202) : undefined)
+  reply = ({ url }) => (url.endsWith('/verification') ? jsonResponse({ detail: '' }, 202) : undefined)
 
   await userEvent.click(screen.getByRole('button', { name: 'Send the verification mail again' }))
 

@@ -3,10 +3,10 @@ import { screen, within } from '@testing-library/vue'
 import { beforeEach, expect, test } from 'vitest'
 import type { Product } from '@/api/client'
 import { type CartLine, useCart } from '@/stores/cart'
-import { useLive } from '@/stores/live'
+import { useLiveFeed } from '@/stores/liveFeed'
 import { useToasts } from '@/stores/toasts'
 import { renderInApp } from '@/testing/render'
-import { answer, product, refusal, stubNetwork } from '@/testing/shop'
+import { jsonResponse, problemResponse, product, stubNetwork } from '@/testing/api'
 import { latestSocket, stubSockets } from '@/testing/socket'
 import CartPage from './CartPage.vue'
 
@@ -14,7 +14,7 @@ let shelf: Product | null
 
 beforeEach(() => {
   shelf = product()
-  stubNetwork(() => (shelf ? answer(shelf) : refusal('product-not-found', 404)))
+  stubNetwork(() => (shelf ? jsonResponse(shelf) : problemResponse('product-not-found', 404)))
 })
 
 function show(fields: Partial<CartLine> = {}) {
@@ -71,11 +71,11 @@ test('a price that changed is shown, keeps one from the checkout, and can be acc
 test('what runs short while one looks at it is said, and set to what is left', async () => {
   stubSockets()
   const { pinia, queryClient } = await show()
-  useLive(pinia).open()
+  useLiveFeed(pinia).open()
   await expect.poll(() => queryClient.getQueryData(['product', 1])).toBeTruthy()
   expect(screen.queryByText(/left/)).not.toBeInTheDocument()
 
-  latestSocket().tell({
+  latestSocket().receive({
     type: 'product',
     data: { id: 1, price: '14.50', stock_quantity: 1, is_active: true, revision: 1 },
   })
@@ -144,7 +144,7 @@ test('a quantity that is none leaves it as it was', async () => {
 })
 
 test('a catalogue that does not answer does not keep one from the checkout', async () => {
-  stubNetwork(() => refusal('service-unavailable', 503))
+  stubNetwork(() => problemResponse('service-unavailable', 503))
 
   await show()
 

@@ -6,7 +6,7 @@ import { useCart } from '@/stores/cart'
 import { useSession } from '@/stores/session'
 import { useToasts } from '@/stores/toasts'
 import { renderInApp } from '@/testing/render'
-import { answer, order, product, refusal, stubNetwork } from '@/testing/shop'
+import { jsonResponse, order, problemResponse, product, stubNetwork } from '@/testing/api'
 import CheckoutPage from './CheckoutPage.vue'
 
 const KEY = '0123456789abcdef'
@@ -20,7 +20,7 @@ const ITEM = {
   subtotal: '29.00',
   created_at: '',
 }
-const ORDERED = answer(order({ items: [ITEM] }), 201)
+const ORDERED = jsonResponse(order({ items: [ITEM] }), 201)
 
 let shelf: Product
 let requests: Request[]
@@ -34,7 +34,7 @@ beforeEach(() => {
   shelf = product()
   answers = []
   requests = stubNetwork((request) => {
-    if (request.method === 'GET') return answer(shelf)
+    if (request.method === 'GET') return jsonResponse(shelf)
     const next = answers.shift() ?? ORDERED.clone()
     if (next instanceof Error) throw next
     return next
@@ -86,7 +86,7 @@ test('a lost connection is tried again with the same key', async () => {
 })
 
 test('a shop that stays away loses nothing, and pressing again sends the same key', async () => {
-  answers = [1, 2, 3].map(() => refusal('service-unavailable', 503, {}, { 'Retry-After': '0.01' }))
+  answers = [1, 2, 3].map(() => problemResponse('service-unavailable', 503, {}, { 'Retry-After': '0.01' }))
   const { pinia, router } = await show()
 
   await userEvent.click(placeButton())
@@ -112,7 +112,7 @@ test('a reload after the order went out sends the same key', async () => {
 })
 
 test('a cart whose order may have taken the last ones can be sent again, and not before', async () => {
-  answers = [1, 2, 3].map(() => refusal('timeout', 504, {}, { 'Retry-After': '0.01' }))
+  answers = [1, 2, 3].map(() => problemResponse('timeout', 504, {}, { 'Retry-After': '0.01' }))
   const { unmount } = await show()
   await userEvent.click(placeButton())
   await said('pressing the button again is safe')
@@ -130,7 +130,7 @@ test('a cart whose order may have taken the last ones can be sent again, and not
 })
 
 test('a cart that was changed before its outcome is known makes no second order', async () => {
-  answers = [1, 2, 3].map(() => refusal('timeout', 504, {}, { 'Retry-After': '0.01' }))
+  answers = [1, 2, 3].map(() => problemResponse('timeout', 504, {}, { 'Retry-After': '0.01' }))
   const { pinia, router } = await show()
   await userEvent.click(placeButton())
   await said('pressing the button again is safe')
@@ -149,8 +149,8 @@ test('a cart that was changed before its outcome is known makes no second order'
 })
 
 test('what is in the cart can be ordered once the order sent before is refused', async () => {
-  answers = [1, 2, 3].map(() => refusal('timeout', 504, {}, { 'Retry-After': '0.01' }))
-  answers.push(refusal('insufficient-stock', 409, { product_id: 1, requested: 2, available: 1 }))
+  answers = [1, 2, 3].map(() => problemResponse('timeout', 504, {}, { 'Retry-After': '0.01' }))
+  answers.push(problemResponse('insufficient-stock', 409, { product_id: 1, requested: 2, available: 1 }))
   const { pinia, router } = await show()
   await userEvent.click(placeButton())
   await said('pressing the button again is safe')
@@ -167,22 +167,22 @@ test('what is in the cart can be ordered once the order sent before is refused',
 })
 
 test('an order is not sent again for somebody else who has logged in meanwhile', async () => {
-  answers = [refusal('service-unavailable', 503, {}, { 'Retry-After': '1' })]
+  answers = [problemResponse('service-unavailable', 503, {}, { 'Retry-After': '1' })]
   localStorage.setItem('forage.cart.8', localStorage.getItem('forage.cart.7')!)
   const { pinia } = await show()
 
   await userEvent.click(placeButton())
   await expect.poll(() => orders().length).toBe(1)
-  useSession(pinia).customerId = '8'
+  useSession(pinia).knownUserId = '8'
 
   await said('No clear answer came')
   expect(orders()).toHaveLength(1)
 })
 
 test.each([
-  ['too little stock', refusal('insufficient-stock', 409, { product_id: 1, requested: 2, available: 1 }), KEY],
-  ['too many open orders', refusal('too-many-open-orders', 409), KEY],
-  ['a key of another order', refusal('key-reused', 422), expect.not.stringMatching(KEY)],
+  ['too little stock', problemResponse('insufficient-stock', 409, { product_id: 1, requested: 2, available: 1 }), KEY],
+  ['too many open orders', problemResponse('too-many-open-orders', 409), KEY],
+  ['a key of another order', problemResponse('key-reused', 422), expect.not.stringMatching(KEY)],
 ])("%s, heard of after somebody else has logged in, changes the buyer's cart and not theirs", async (_, late, key) => {
   let finish: (response: Response) => void = () => {}
   answers = [new Promise<Response>((resolve) => (finish = resolve))]
@@ -191,7 +191,7 @@ test.each([
   const { pinia } = await show()
   await userEvent.click(placeButton())
 
-  useSession(pinia).customerId = '8'
+  useSession(pinia).knownUserId = '8'
   finish(late)
 
   await expect.poll(() => stored(7)).toMatchObject({ key, sent: null })
@@ -204,7 +204,7 @@ test('an order that was made is not shown to somebody else who has logged in mea
   const { pinia, router } = await show()
   await userEvent.click(placeButton())
 
-  useSession(pinia).customerId = '8'
+  useSession(pinia).knownUserId = '8'
   finish(ORDERED.clone())
 
   await expect.poll(() => stored(7).lines).toEqual([])
@@ -213,7 +213,7 @@ test('an order that was made is not shown to somebody else who has logged in mea
 })
 
 test('an order that is still in flight is waited for, with the same key', async () => {
-  answers = [1, 2].map(() => refusal('request-in-flight', 409, {}, { 'Retry-After': '0.01' }))
+  answers = [1, 2].map(() => problemResponse('request-in-flight', 409, {}, { 'Retry-After': '0.01' }))
   const { router } = await show()
 
   await userEvent.click(placeButton())
@@ -223,7 +223,7 @@ test('an order that is still in flight is waited for, with the same key', async 
 })
 
 test('too little stock names the product and what is left, and one press mends the cart', async () => {
-  answers = [refusal('insufficient-stock', 409, { product_id: 1, requested: 2, available: 1 })]
+  answers = [problemResponse('insufficient-stock', 409, { product_id: 1, requested: 2, available: 1 })]
   const { pinia } = await show()
   await expect.poll(() => requests.length).toBe(1)
   shelf = product({ stock_quantity: 1 })
@@ -241,7 +241,7 @@ test('too little stock names the product and what is left, and one press mends t
 
 test('too many open orders are told with the figures, and less can be ordered', async () => {
   const figures = { open_orders: 20, open_units: 38, requested_units: 2, most_orders: 20, most_units: 1200 }
-  answers = [refusal('too-many-open-orders', 409, figures)]
+  answers = [problemResponse('too-many-open-orders', 409, figures)]
   await show()
 
   await userEvent.click(placeButton())
@@ -253,7 +253,7 @@ test('too many open orders are told with the figures, and less can be ordered', 
 })
 
 test('a price that rose is asked about before anything is ordered', async () => {
-  answers = [refusal('price-changed', 409, { product_id: 1, given: '14.50', current: '16.00' })]
+  answers = [problemResponse('price-changed', 409, { product_id: 1, given: '14.50', current: '16.00' })]
   await show()
   await expect.poll(() => requests.length).toBe(1)
   shelf = product({ price: '16.00' })
@@ -268,7 +268,7 @@ test('a price that rose is asked about before anything is ordered', async () => 
 })
 
 test('a product that is gone can be removed', async () => {
-  answers = [refusal('product-not-found', 404, { product_id: 1 })]
+  answers = [problemResponse('product-not-found', 404, { product_id: 1 })]
   const { pinia } = await show()
   await expect.poll(() => requests.length).toBe(1)
   shelf = product({ is_active: false })
@@ -281,7 +281,9 @@ test('a product that is gone can be removed', async () => {
 })
 
 test('an order with values that the shop does not take is refused in words of ours', async () => {
-  answers = [refusal('invalid-input', 422, { errors: { items: { 0: { quantity: ['Must be less than 5.'] } } } })]
+  answers = [
+    problemResponse('invalid-input', 422, { errors: { items: { 0: { quantity: ['Must be less than 5.'] } } } }),
+  ]
   await show()
 
   await userEvent.click(placeButton())
@@ -300,7 +302,7 @@ test('a cart that can not be had as it is can not be ordered', async () => {
 })
 
 test('a key that belongs to another order is said, and pressing again orders under a new one', async () => {
-  answers = [refusal('key-reused', 422)]
+  answers = [problemResponse('key-reused', 422)]
   const { router } = await show()
 
   await userEvent.click(placeButton())

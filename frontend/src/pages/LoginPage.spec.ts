@@ -2,10 +2,10 @@ import userEvent from '@testing-library/user-event'
 import { fireEvent, screen } from '@testing-library/vue'
 import { disposePinia, type Pinia } from 'pinia'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { dropToken, keepToken } from '@/api/token'
+import { clearToken, setToken } from '@/api/token'
 import { renderInApp } from '@/testing/render'
-import { answer, refusal, stubNetwork, user } from '@/testing/shop'
-import { tokenOf } from '@/testing/token'
+import { jsonResponse, problemResponse, stubNetwork, user } from '@/testing/api'
+import { tokenFor } from '@/testing/token'
 import LoginPage from './LoginPage.vue'
 
 let pinia: Pinia
@@ -15,15 +15,15 @@ let providers: string[]
 
 beforeEach(() => {
   providers = []
-  login = () => answer({ access_token: tokenOf(7) })
+  login = () => jsonResponse({ access_token: tokenFor(7) })
   requests = stubNetwork((_, path) => {
     if (path === '/api/users/login') return login()
-    return path === '/api/auth/providers' ? answer(providers) : answer(user())
+    return path === '/api/auth/providers' ? jsonResponse(providers) : jsonResponse(user())
   })
 })
 afterEach(() => {
   disposePinia(pinia)
-  dropToken()
+  clearToken()
   sessionStorage.clear()
 })
 
@@ -63,13 +63,13 @@ test('nobody is led out of the shop', async () => {
 test('who is logged in already goes on at once', async () => {
   const { router } = await open('/login?next=/orders')
 
-  keepToken(tokenOf(7))
+  setToken(tokenFor(7))
 
   await expect.poll(() => router.currentRoute.value.path).toBe('/orders')
 })
 
 test('a wrong password is said at the field, which has the focus, and what was typed stays', async () => {
-  login = () => refusal('invalid-credentials', 401, {}, { 'WWW-Authenticate': 'Bearer' })
+  login = () => problemResponse('invalid-credentials', 401, {}, { 'WWW-Authenticate': 'Bearer' })
   await open()
 
   await fillIn('wrong{Enter}')
@@ -81,7 +81,7 @@ test('a wrong password is said at the field, which has the focus, and what was t
 })
 
 test('too many failures say how long to wait', async () => {
-  login = () => refusal('too-many-failures', 429, {}, { 'Retry-After': '42' })
+  login = () => problemResponse('too-many-failures', 429, {}, { 'Retry-After': '42' })
   await open()
 
   await fillIn()
@@ -108,7 +108,7 @@ test('a double click, and Enter after it, log in once', async () => {
   await Promise.all([fireEvent.submit(button()), fireEvent.submit(button())])
   await userEvent.dblClick(button())
   await userEvent.type(password(), '{Enter}')
-  finish(answer({ access_token: tokenOf(7) }))
+  finish(jsonResponse({ access_token: tokenFor(7) }))
 
   await expect.poll(() => router.currentRoute.value.path).toBe('/')
   expect(logins()).toHaveLength(1)

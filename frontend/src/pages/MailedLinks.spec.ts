@@ -3,11 +3,11 @@ import { screen } from '@testing-library/vue'
 import { disposePinia, type Pinia } from 'pinia'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import type { Component } from 'vue'
-import { dropToken, keepToken } from '@/api/token'
+import { clearToken, setToken } from '@/api/token'
 import { useSession } from '@/stores/session'
 import { renderInApp } from '@/testing/render'
-import { answer, refusal, stubNetwork, user } from '@/testing/shop'
-import { tokenOf } from '@/testing/token'
+import { jsonResponse, problemResponse, stubNetwork, user } from '@/testing/api'
+import { tokenFor } from '@/testing/token'
 import ResetPasswordPage from './ResetPasswordPage.vue'
 import VerifyEmailPage from './VerifyEmailPage.vue'
 
@@ -21,7 +21,7 @@ beforeEach(() => {
 })
 afterEach(() => {
   disposePinia(pinia)
-  dropToken()
+  clearToken()
 })
 
 async function follow(page: Component, link: string) {
@@ -40,7 +40,7 @@ test('an address is verified at once, by one request, and the token leaves the a
 })
 
 test('a second link that is followed on the same page counts, too', async () => {
-  reply = () => refusal('invalid-token', 400)
+  reply = () => problemResponse('invalid-token', 400)
   const { router, place } = await follow(VerifyEmailPage, '/verify-email#token=old')
   await screen.findByText(/used already or is too old/)
 
@@ -53,7 +53,7 @@ test('a second link that is followed on the same page counts, too', async () => 
 })
 
 test('an address that can not be verified just now is tried again with the same token', async () => {
-  reply = () => refusal('service-unavailable', 503)
+  reply = () => problemResponse('service-unavailable', 503)
   await follow(VerifyEmailPage, '/verify-email#token=secret')
   const again = await screen.findByRole('button', { name: 'Try again' })
 
@@ -100,12 +100,12 @@ test.each([
 ])('after a new password it is found out whose the session here is: %s', async (_, id, left) => {
   reply = (path) => {
     if (path === '/api/auth/refresh')
-      return id === 8 ? answer({ access_token: tokenOf(8) }) : refusal('invalid-session', 401)
-    return path === '/api/users/me' ? answer(user({ id })) : new Response(null, { status: 204 })
+      return id === 8 ? jsonResponse({ access_token: tokenFor(8) }) : problemResponse('invalid-session', 401)
+    return path === '/api/users/me' ? jsonResponse(user({ id })) : new Response(null, { status: 204 })
   }
   const { place } = await follow(ResetPasswordPage, '/reset-password#token=secret')
   const session = useSession(pinia)
-  keepToken(tokenOf(id))
+  setToken(tokenFor(id))
   await expect.poll(() => session.user?.id).toBe(id)
 
   await userEvent.type(screen.getByLabelText('New password'), 'a walk by the sea{Enter}')
@@ -115,7 +115,7 @@ test.each([
 })
 
 test('a link that is used up leads to another', async () => {
-  reply = () => refusal('invalid-token', 400)
+  reply = () => problemResponse('invalid-token', 400)
   await follow(ResetPasswordPage, '/reset-password#token=secret')
 
   await userEvent.type(screen.getByLabelText('New password'), 'a walk by the sea{Enter}')
@@ -126,7 +126,7 @@ test('a link that is used up leads to another', async () => {
 })
 
 test('a weak password leaves the link good', async () => {
-  reply = () => refusal('invalid-input', 422, { errors: { password: ['One of the first.'] } })
+  reply = () => problemResponse('invalid-input', 422, { errors: { password: ['One of the first.'] } })
   await follow(ResetPasswordPage, '/reset-password#token=secret')
   await userEvent.type(screen.getByLabelText('New password'), 'password{Enter}')
   await expect.poll(() => document.activeElement).toBe(screen.getByLabelText('New password'))

@@ -2,9 +2,9 @@ import { screen, within } from '@testing-library/vue'
 import userEvent from '@testing-library/user-event'
 import { beforeEach, expect, onTestFinished, test, vi } from 'vitest'
 import type { Notification } from '@/api/client'
-import { useLocale } from '@/i18n'
+import { setLocale } from '@/i18n'
 import { renderInApp } from '@/testing/render'
-import { answer, notification, refusal, stubNetwork } from '@/testing/shop'
+import { jsonResponse, notification, problemResponse, stubNetwork } from '@/testing/api'
 import { useToasts } from '@/stores/toasts'
 import NotificationsPage from './NotificationsPage.vue'
 
@@ -19,8 +19,8 @@ beforeEach(() => {
   requests = stubNetwork(async (request, path) => {
     const id = Number(path.split('/').at(-1))
     if (request.method === 'PATCH')
-      return answer(change(id, { read_at: (await request.json()).read ? '2026-01-02T08:00:00Z' : null }))
-    if (request.method === 'POST') return answer(change(id, { status: 'sent', error_message: null }))
+      return jsonResponse(change(id, { read_at: (await request.json()).read ? '2026-01-02T08:00:00Z' : null }))
+    if (request.method === 'POST') return jsonResponse(change(id, { status: 'sent', error_message: null }))
     return list(new URL(request.url).searchParams)
   })
 })
@@ -33,7 +33,7 @@ function change(id: number, fields: Partial<Notification>) {
 function list(query: URLSearchParams) {
   const [page, size] = [Number(query.get('page') ?? 1), Number(query.get('page_size'))]
   const found = stored.filter(({ read_at }) => query.get('unread') !== 'true' || read_at === null)
-  return answer({ notifications: found.slice((page - 1) * size, page * size), total: found.length })
+  return jsonResponse({ notifications: found.slice((page - 1) * size, page * size), total: found.length })
 }
 
 const open = (at = '/notifications') => renderInApp(NotificationsPage, { at })
@@ -50,8 +50,8 @@ test('opening one marks it as read', async () => {
 })
 
 test('in another language than its mail it has a title of ours, and its mail is quoted', async () => {
-  onTestFinished(() => useLocale('en'))
-  await useLocale('de')
+  onTestFinished(() => setLocale('en'))
+  await setLocale('de')
   stored = [notification({ order_id: 31 }), notification({ event_type: 'order_confirmation', order_id: 30 })]
 
   await open()
@@ -139,7 +139,7 @@ test('a try that is refused is said, and the list read anew', async () => {
   const row = await item('Shipped')
   change(1, { status: 'sent' })
   stubNetwork((request) =>
-    request.method === 'POST' ? refusal('not-failed', 409) : list(new URL(request.url).searchParams),
+    request.method === 'POST' ? problemResponse('not-failed', 409) : list(new URL(request.url).searchParams),
   )
 
   await userEvent.click(row.getByRole('button', { name: 'Send it again' }))

@@ -2,9 +2,9 @@ import { screen, within } from '@testing-library/vue'
 import userEvent from '@testing-library/user-event'
 import { beforeEach, expect, onTestFinished, test, vi } from 'vitest'
 import type { Notification, Order } from '@/api/client'
-import { useLocale } from '@/i18n'
+import { setLocale } from '@/i18n'
 import { renderInApp } from '@/testing/render'
-import { answer, notification, order, product, refusal, stubNetwork, user } from '@/testing/shop'
+import { jsonResponse, notification, order, problemResponse, product, stubNetwork, user } from '@/testing/api'
 import { useSession } from '@/stores/session'
 import OrderPage from './OrderPage.vue'
 
@@ -31,15 +31,15 @@ beforeEach(() => {
   stored = order({ items: [line], history: [placed] })
   mails = [notification({ subject: 'Thank you! We have your order 31', created_at: '2026-01-01T08:00:01Z' })]
   replyToCancel = () =>
-    answer(
+    jsonResponse(
       (stored = { ...stored, status: 'cancelled', history: [...stored.history, { ...placed, status: 'cancelled' }] }),
     )
   requests = stubNetwork((request, path) => {
     if (path === '/api/orders/31/status') return replyToCancel()
-    if (path === '/api/orders/31') return answer(stored)
-    if (path.startsWith('/api/products/')) return answer(product())
-    if (path === '/api/notifications') return answer({ notifications: mails, total: mails.length })
-    return refusal('order-not-found', 404)
+    if (path === '/api/orders/31') return jsonResponse(stored)
+    if (path.startsWith('/api/products/')) return jsonResponse(product())
+    if (path === '/api/notifications') return jsonResponse({ notifications: mails, total: mails.length })
+    return problemResponse('order-not-found', 404)
   })
 })
 
@@ -73,8 +73,8 @@ test('an order shows its lines as they were sold, and what happened, in turn', a
 })
 
 test('its mails are named in the language that one reads', async () => {
-  onTestFinished(() => useLocale('en'))
-  await useLocale('de')
+  onTestFinished(() => setLocale('en'))
+  await setLocale('de')
 
   await open()
 
@@ -126,7 +126,7 @@ test('an order that has moved on meanwhile says so, and shows where it is', asyn
   await open()
   const dialog = await askToCancel()
   stored = { ...stored, status: 'shipped', history: [placed, confirmed, shipped] }
-  replyToCancel = () => refusal('illegal-transition', 409)
+  replyToCancel = () => problemResponse('illegal-transition', 409)
 
   await userEvent.click(dialog.getByRole('button', { name: 'Cancel order' }))
 
@@ -140,11 +140,11 @@ test('a cancellation whose answer was lost is no failure when it is asked for ag
   const dialog = await askToCancel()
   replyToCancel = () => {
     stored = { ...stored, status: 'cancelled', history: [...stored.history, { ...placed, status: 'cancelled' }] }
-    return refusal('timeout', 504)
+    return problemResponse('timeout', 504)
   }
   await userEvent.click(dialog.getByRole('button', { name: 'Cancel order' }))
   await dialog.findByText(/took too long/)
-  replyToCancel = () => refusal('illegal-transition', 409)
+  replyToCancel = () => problemResponse('illegal-transition', 409)
 
   await userEvent.click(dialog.getByRole('button', { name: 'Cancel order' }))
 
@@ -156,7 +156,7 @@ test('a shop that does not answer leaves the question open to ask again', async 
   await open()
   const dialog = await askToCancel()
   const cancel = replyToCancel
-  replyToCancel = () => refusal('service-unavailable', 503)
+  replyToCancel = () => problemResponse('service-unavailable', 503)
 
   await userEvent.click(dialog.getByRole('button', { name: 'Cancel order' }))
   expect(await dialog.findByText(/A part of the shop is down/)).toBeVisible()
@@ -187,10 +187,10 @@ test("an order that is nobody's, or somebody else's, is not there", async () => 
 
 test('an order that can not be read just now can be asked for again', async () => {
   const before = stored
-  stubNetwork(() => refusal('service-unavailable', 503))
+  stubNetwork(() => problemResponse('service-unavailable', 503))
   await open()
   const retry = await screen.findByRole('button', { name: 'Try again' })
-  stubNetwork((_, path) => answer(path === '/api/orders/31' ? before : { notifications: [], total: 0 }))
+  stubNetwork((_, path) => jsonResponse(path === '/api/orders/31' ? before : { notifications: [], total: 0 }))
 
   await userEvent.click(retry)
 

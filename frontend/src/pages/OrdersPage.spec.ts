@@ -2,7 +2,7 @@ import { screen } from '@testing-library/vue'
 import userEvent from '@testing-library/user-event'
 import { expect, test, vi } from 'vitest'
 import { renderInApp } from '@/testing/render'
-import { answer, order, refusal, stubNetwork } from '@/testing/shop'
+import { jsonResponse, order, problemResponse, stubNetwork } from '@/testing/api'
 import OrdersPage from './OrdersPage.vue'
 
 const COUNT = 25
@@ -14,7 +14,7 @@ function shop() {
     const query = new URL(request.url).searchParams
     const [skip, limit, status] = [Number(query.get('skip')), Number(query.get('limit')), query.get('status')]
     const found = all.filter((one) => !status || one.status === status)
-    return answer(found.slice(skip, skip + limit), 200, { 'X-Total-Count': String(found.length) })
+    return jsonResponse(found.slice(skip, skip + limit), 200, { 'X-Total-Count': String(found.length) })
   })
 }
 
@@ -65,7 +65,7 @@ test.each(['page=0', 'page=-1', 'page=1.5', 'page=many', 'status=eaten'])(
 )
 
 test('who has ordered nothing is led to the shop', async () => {
-  stubNetwork(() => answer([], 200, { 'X-Total-Count': '0' }))
+  stubNetwork(() => jsonResponse([], 200, { 'X-Total-Count': '0' }))
 
   await renderInApp(OrdersPage, { at: '/orders' })
 
@@ -83,7 +83,7 @@ test('a status that no order has leads back to all', async () => {
 })
 
 test('orders that can not be read just now can be asked for again', async () => {
-  stubNetwork(() => refusal('service-unavailable', 503))
+  stubNetwork(() => problemResponse('service-unavailable', 503))
   await renderInApp(OrdersPage, { at: '/orders' })
   const retry = await screen.findByRole('button', { name: 'Try again' })
   shop()

@@ -3,11 +3,11 @@ import { screen } from '@testing-library/vue'
 import type { Pinia } from 'pinia'
 import { beforeEach, expect, test } from 'vitest'
 import type { Product } from '@/api/client'
-import { keepPageTitle } from '@/composables/usePageTitle'
+import { syncPageTitle } from '@/composables/usePageTitle'
 import { useCart } from '@/stores/cart'
-import { useLive } from '@/stores/live'
+import { useLiveFeed } from '@/stores/liveFeed'
 import { renderInApp } from '@/testing/render'
-import { answer, product, refusal, stubNetwork } from '@/testing/shop'
+import { jsonResponse, problemResponse, product, stubNetwork } from '@/testing/api'
 import { latestSocket, stubSockets } from '@/testing/socket'
 import ProductPage from './ProductPage.vue'
 
@@ -18,25 +18,25 @@ beforeEach(() => {
   stubSockets()
   shelf = product()
   stubNetwork((_, path) => {
-    if (path === '/api/products/1') return answer(shelf)
+    if (path === '/api/products/1') return jsonResponse(shelf)
     if (path === '/api/products')
-      return answer({ items: [product(), product({ id: 2, name: 'Porcini' })], total: 2, limit: 5, offset: 0 })
-    return refusal('product-not-found', 404)
+      return jsonResponse({ items: [product(), product({ id: 2, name: 'Porcini' })], total: 2, limit: 5, offset: 0 })
+    return problemResponse('product-not-found', 404)
   })
 })
 
 async function show(at = '/products/1') {
   const rendered = await renderInApp(
-    { components: { ProductPage }, setup: keepPageTitle, template: '<ProductPage />' },
+    { components: { ProductPage }, setup: syncPageTitle, template: '<ProductPage />' },
     { at },
   )
   pinia = rendered.pinia
-  useLive(pinia).open()
+  useLiveFeed(pinia).open()
   return rendered
 }
 
 const tell = (news: object) =>
-  latestSocket().tell({
+  latestSocket().receive({
     type: 'product',
     data: { id: 1, price: '14.50', stock_quantity: 24, is_active: true, revision: 1, ...news },
   })

@@ -2,11 +2,11 @@ import userEvent from '@testing-library/user-event'
 import { screen } from '@testing-library/vue'
 import { disposePinia, type Pinia } from 'pinia'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { dropToken } from '@/api/token'
+import { clearToken } from '@/api/token'
 import { useToasts } from '@/stores/toasts'
 import { renderInApp } from '@/testing/render'
-import { answer, refusal, stubNetwork, user } from '@/testing/shop'
-import { tokenOf } from '@/testing/token'
+import { jsonResponse, problemResponse, stubNetwork, user } from '@/testing/api'
+import { tokenFor } from '@/testing/token'
 import RegisterPage from './RegisterPage.vue'
 
 let pinia: Pinia
@@ -15,17 +15,17 @@ let register: () => Response
 let login: () => Response
 
 beforeEach(() => {
-  register = () => answer(user(), 201)
-  login = () => answer({ access_token: tokenOf(7) })
+  register = () => jsonResponse(user(), 201)
+  login = () => jsonResponse({ access_token: tokenFor(7) })
   requests = stubNetwork((_, path) => {
     if (path === '/api/users/register') return register()
     if (path === '/api/users/login') return login()
-    return path === '/api/auth/providers' ? answer([]) : answer(user())
+    return path === '/api/auth/providers' ? jsonResponse([]) : jsonResponse(user())
   })
 })
 afterEach(() => {
   disposePinia(pinia)
-  dropToken()
+  clearToken()
 })
 
 const sent = (path: string) => requests.filter(({ url }) => url.endsWith(path))
@@ -61,7 +61,7 @@ test('who registers is logged in at once, goes on, and hears of the mail', async
 })
 
 test('who can not be logged in after that is led to where one can', async () => {
-  login = () => refusal('service-unavailable', 503)
+  login = () => problemResponse('service-unavailable', 503)
   const { router } = await open('/register?next=/checkout')
 
   await fillIn()
@@ -74,7 +74,7 @@ test.each([
   ['email', 'Email', 'There is an account with this address already.'],
   ['username', 'Username', 'Somebody else has this name.'],
 ])('what is taken is said at its field: %s', async (name, label, sentence) => {
-  register = () => refusal('taken', 409, { field: name })
+  register = () => problemResponse('taken', 409, { field: name })
   await open()
 
   await fillIn()
@@ -87,7 +87,7 @@ test.each([
 
 test('what the shop refuses is said at each field, and the first has the focus', async () => {
   register = () =>
-    refusal('invalid-input', 422, {
+    problemResponse('invalid-input', 422, {
       errors: {
         password: ['One of the first that a guesser would try: choose another.'],
         email: ['Not a valid email address.'],

@@ -2,7 +2,7 @@ import userEvent from '@testing-library/user-event'
 import { fireEvent, screen, within } from '@testing-library/vue'
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
 import { renderInApp } from '@/testing/render'
-import { answer, product, refusal, stubNetwork } from '@/testing/shop'
+import { jsonResponse, problemResponse, product, stubNetwork } from '@/testing/api'
 import ShopPage from './ShopPage.vue'
 
 const PRODUCTS = [product({ id: 1, name: 'Morels' }), product({ id: 2, name: 'Mortar' })]
@@ -14,11 +14,11 @@ beforeEach(() => {
   total = 60
   requests = stubNetwork((_, path) =>
     path.endsWith('/categories')
-      ? answer([
+      ? jsonResponse([
           { category: 'Fresh', count: 7 },
           { category: 'Tools', count: 3 },
         ])
-      : answer({ items: total ? PRODUCTS : [], total, limit: 24, offset: 0 }),
+      : jsonResponse({ items: total ? PRODUCTS : [], total, limit: 24, offset: 0 }),
   )
 })
 
@@ -147,8 +147,10 @@ test('where nothing is found, the filters can be cleared', async () => {
 test('a catalogue that can not be read says so and is read again on request', async () => {
   let isDown = true
   stubNetwork((_, path) => {
-    if (path.endsWith('/categories')) return answer([])
-    return isDown ? refusal('malformed-request', 400) : answer({ items: PRODUCTS, total: 2, limit: 24, offset: 0 })
+    if (path.endsWith('/categories')) return jsonResponse([])
+    return isDown
+      ? problemResponse('malformed-request', 400)
+      : jsonResponse({ items: PRODUCTS, total: 2, limit: 24, offset: 0 })
   })
   await renderInApp(ShopPage)
   const retry = await screen.findByRole('button', { name: 'Try again' })

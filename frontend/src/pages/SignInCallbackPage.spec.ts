@@ -2,11 +2,11 @@ import userEvent from '@testing-library/user-event'
 import { screen } from '@testing-library/vue'
 import { disposePinia, type Pinia } from 'pinia'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { currentToken, dropToken } from '@/api/token'
+import { clearToken, currentToken } from '@/api/token'
 import { useSession } from '@/stores/session'
 import { renderInApp } from '@/testing/render'
-import { answer, refusal, stubNetwork, user } from '@/testing/shop'
-import { tokenOf } from '@/testing/token'
+import { jsonResponse, problemResponse, stubNetwork, user } from '@/testing/api'
+import { tokenFor } from '@/testing/token'
 import SignInCallbackPage from './SignInCallbackPage.vue'
 
 const NEXT = 'forage.sign-in-next'
@@ -16,16 +16,16 @@ let refresh: () => Response
 let fresh: string
 
 beforeEach(() => {
-  fresh = tokenOf(7)
-  refresh = () => answer({ access_token: fresh })
+  fresh = tokenFor(7)
+  refresh = () => jsonResponse({ access_token: fresh })
   stubNetwork((_, path) => {
     if (path === '/api/auth/refresh') return refresh()
-    return path === '/api/auth/providers' ? answer(['google']) : answer(user())
+    return path === '/api/auth/providers' ? jsonResponse(['google']) : jsonResponse(user())
   })
 })
 afterEach(() => {
   disposePinia(pinia)
-  dropToken()
+  clearToken()
   sessionStorage.clear()
 })
 
@@ -38,7 +38,7 @@ async function comeBack(fragment: string) {
 test('one comes back, as who one is, to where one was', async () => {
   sessionStorage.setItem(NEXT, '/checkout')
 
-  const { place, session } = await comeBack(`token=${tokenOf(7)}`)
+  const { place, session } = await comeBack(`token=${tokenFor(7)}`)
 
   await expect.poll(place).toBe('/checkout')
   expect(session.user?.id).toBe(7)
@@ -46,16 +46,16 @@ test('one comes back, as who one is, to where one was', async () => {
 })
 
 test('a link with a token logs nobody in as somebody else: the cookie says who it is', async () => {
-  const { place } = await comeBack(`token=${tokenOf(666)}`)
+  const { place } = await comeBack(`token=${tokenFor(666)}`)
 
   await expect.poll(place).toBe('/')
   expect(currentToken()).toBe(fresh)
 })
 
 test('a link with a token, and no session, logs nobody in', async () => {
-  refresh = () => refusal('invalid-session', 401)
+  refresh = () => problemResponse('invalid-session', 401)
 
-  const { place, session } = await comeBack(`token=${tokenOf(666)}`)
+  const { place, session } = await comeBack(`token=${tokenFor(666)}`)
 
   expect(await screen.findByRole('alert')).toHaveTextContent('You were not signed in')
   await expect.poll(place).toBe('/auth/callback')
@@ -74,7 +74,7 @@ test.each(['https://evil.example', '//evil.example', '/\\evil.example'])(
 )
 
 test.each(['token=x', 'error=sign-in-refused'])('the fragment is not left in the address: %s', async (fragment) => {
-  refresh = () => refusal('service-unavailable', 503)
+  refresh = () => problemResponse('service-unavailable', 503)
 
   const { place } = await comeBack(fragment)
 
@@ -99,11 +99,11 @@ test.each([
 
 test('a shop that is away just now is tried again', async () => {
   sessionStorage.setItem(NEXT, '/checkout')
-  refresh = () => refusal('service-unavailable', 503)
+  refresh = () => problemResponse('service-unavailable', 503)
   const { place } = await comeBack('token=x')
   const again = await screen.findByRole('button', { name: 'Try again' })
 
-  refresh = () => answer({ access_token: fresh })
+  refresh = () => jsonResponse({ access_token: fresh })
   await userEvent.click(again)
 
   await expect.poll(place).toBe('/checkout')

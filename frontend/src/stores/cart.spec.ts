@@ -2,7 +2,7 @@ import { QueryClient, VueQueryPlugin } from '@tanstack/vue-query'
 import { createPinia, type Pinia, setActivePinia } from 'pinia'
 import { createApp } from 'vue'
 import { beforeEach, expect, test } from 'vitest'
-import { order, product, user } from '@/testing/shop'
+import { order, product, user } from '@/testing/api'
 import { MAX_LINES, MAX_QUANTITY, useCart } from './cart'
 import { useSession } from './session'
 import { useToasts } from './toasts'
@@ -25,7 +25,7 @@ const tellTabs = (owner: string) => window.dispatchEvent(new StorageEvent('stora
 function logIn(pinia: Pinia, id = 7) {
   const session = useSession(pinia)
   session.user = user({ id })
-  session.customerId = String(id)
+  session.knownUserId = String(id)
 }
 
 let pinia: Pinia
@@ -165,7 +165,7 @@ test("after a logout the guest sees nothing of the user's cart, which waits for 
   cart.add(product(), 2)
 
   useSession(pinia).user = null
-  useSession(pinia).customerId = null
+  useSession(pinia).knownUserId = null
   expect(cart.lines).toEqual([])
 
   logIn(pinia)
@@ -238,7 +238,7 @@ test('a name or picture that changed is taken over, and it stays the same order'
   cart.add(product(), 1)
   const before = cart.key
 
-  cart.see([product({ name: 'Girolles', price: '99.00' })])
+  cart.updateDetails([product({ name: 'Girolles', price: '99.00' })])
 
   expect(cart.lines).toMatchObject([{ name: 'Girolles', price: '14.50' }])
   expect(cart.key).toBe(before)
@@ -261,7 +261,7 @@ test('an order that was made empties the cart, and the next one has another key'
   cart.add(product(), 2)
   const before = cart.key
 
-  cart.takeOut(before, order({ items: [item] }))
+  cart.removeOrdered(before, order({ items: [item] }))
 
   expect(cart.lines).toEqual([])
   expect(cart.key).not.toBe(before)
@@ -271,11 +271,11 @@ test('what another tab put in while the order was made stays', () => {
   const cart = useCart(pinia)
   logIn(pinia)
   cart.add(product(), 2)
-  const { key } = cart.send()
+  const { key } = cart.markSent()
   cart.add(product(), 1)
   cart.add(product({ id: 2 }), 1)
 
-  cart.takeOut(key, order({ items: [item] }))
+  cart.removeOrdered(key, order({ items: [item] }))
 
   expect(cart.lines.map((line) => [line.product_id, line.quantity])).toEqual([
     [1, 1],
@@ -287,11 +287,11 @@ test('the same order, heard of twice, is taken out once', () => {
   const cart = useCart(pinia)
   logIn(pinia)
   cart.add(product(), 2)
-  const { key } = cart.send()
-  cart.takeOut(key, order({ items: [item] }))
+  const { key } = cart.markSent()
+  cart.removeOrdered(key, order({ items: [item] }))
   cart.add(product(), 2)
 
-  cart.takeOut(key, order({ items: [item] }))
+  cart.removeOrdered(key, order({ items: [item] }))
 
   expect(cart.count).toBe(2)
 })
@@ -304,34 +304,34 @@ test.each<[string, (cart: ReturnType<typeof useCart>) => void]>([
 ])('an order that was sent is what is sent again, with %s since', (_, change) => {
   const before = useCart(pinia)
   before.add(product(), 2)
-  const sent = before.send()
+  const sent = before.markSent()
 
   change(before)
 
-  expect(useCart(openTab()).send()).toEqual(sent)
+  expect(useCart(openTab()).markSent()).toEqual(sent)
 })
 
 test("an order that was sent is the one to send again, with a guest's cart merged since", () => {
   const cart = useCart(pinia)
   logIn(pinia)
   cart.add(product(), 2)
-  const sent = cart.send()
-  useSession(pinia).user = useSession(pinia).customerId = null
+  const sent = cart.markSent()
+  useSession(pinia).user = useSession(pinia).knownUserId = null
   cart.add(product({ id: 2 }), 1)
 
   logIn(pinia)
 
   expect(cart.lines).toHaveLength(2)
-  expect(cart.send()).toEqual(sent)
+  expect(cart.markSent()).toEqual(sent)
 })
 
 test('an order that was not made makes way for the next', () => {
   const cart = useCart(pinia)
   cart.add(product(), 2)
-  const { key } = cart.send()
+  const { key } = cart.markSent()
   cart.setQuantity(1, 1)
 
-  cart.unsend('guest', key)
+  cart.clearSent('guest', key)
 
-  expect(cart.send()).toEqual({ key: cart.key, lines: cart.lines })
+  expect(cart.markSent()).toEqual({ key: cart.key, lines: cart.lines })
 })

@@ -3,7 +3,7 @@ import { defineStore } from 'pinia'
 import { computed, ref, watch } from 'vue'
 import type { Order, Product } from '@/api/client'
 import { i18n } from '@/i18n'
-import { drop, keep, recall } from '@/utils/storage'
+import { getStored, removeStored, setStored } from '@/utils/storage'
 import { useSession } from './session'
 import { useToasts } from './toasts'
 
@@ -60,9 +60,9 @@ const isCart = (cart: Cart | null): cart is Cart =>
   cart?.version === 1 && isOrder(cart) && (cart.sent === null || (typeof cart.sent === 'object' && isOrder(cart.sent)))
 
 /** What can't be read, from an older release or another hand, is no cart. */
-function parse(stored: string | null): Cart {
+function parse(saved: string | null): Cart {
   try {
-    const cart = JSON.parse(stored ?? 'null')
+    const cart = JSON.parse(saved ?? 'null')
     return isCart(cart) ? cart : emptyCart()
   } catch (error) {
     if (error instanceof SyntaxError) return emptyCart()
@@ -70,7 +70,7 @@ function parse(stored: string | null): Cart {
   }
 }
 
-const read = (owner: string) => parse(recall(PREFIX + owner))
+const read = (owner: string) => parse(getStored(PREFIX + owner))
 
 /** The lines with one more put in, or as many more of a line that is there. What an order can't hold stays out. */
 function withLine(lines: CartLine[], added: CartLine): CartLine[] {
@@ -89,7 +89,7 @@ function withLine(lines: CartLine[], added: CartLine): CartLine[] {
  */
 export const useCart = defineStore('cart', () => {
   const session = useSession()
-  const owner = computed(() => session.customerId ?? GUEST)
+  const owner = computed(() => session.knownUserId ?? GUEST)
   const cart = ref(read(owner.value))
   const lines = computed(() => cart.value.lines)
   const key = computed(() => cart.value.key)
@@ -106,15 +106,15 @@ export const useCart = defineStore('cart', () => {
     if (event.key === null || event.key === PREFIX + owner.value) cart.value = read(owner.value)
   })
 
-  function write(whose: string, changed: Cart) {
-    keep(PREFIX + whose, JSON.stringify(changed))
-    if (whose === owner.value) cart.value = changed
+  function write(cartOwner: string, changed: Cart) {
+    setStored(PREFIX + cartOwner, JSON.stringify(changed))
+    if (cartOwner === owner.value) cart.value = changed
   }
 
   /** From what is stored, which another tab may have changed since. */
   function change(edit: (lines: CartLine[]) => CartLine[]) {
-    const stored = read(owner.value)
-    write(owner.value, { ...stored, lines: edit(stored.lines), key: newKey() })
+    const saved = read(owner.value)
+    write(owner.value, { ...saved, lines: edit(saved.lines), key: newKey() })
   }
 
   /** Every tab that hears of the login does this: the guest's key, taken over, tells those that come later. */
@@ -130,20 +130,20 @@ export const useCart = defineStore('cart', () => {
         useToasts().show({ kind: 'error', title: i18n.global.t('shop.cart.full', { n: MAX_LINES }), text: names })
       }
     }
-    drop(PREFIX + GUEST)
+    removeStored(PREFIX + GUEST)
   }
 
   const quantityOf = (productId: number) => lines.value.find((line) => line.product_id === productId)?.quantity ?? 0
 
   /** How many more of it can be put in. */
-  const roomFor = (product: Product) =>
+  const maxAddable = (product: Product) =>
     product.is_active ? Math.max(0, Math.min(product.stock_quantity, MAX_QUANTITY) - quantityOf(product.id)) : 0
 
   /** As many as there is room for; returns how many that was. */
   function add(product: Product, quantity: number): number {
     const { id: product_id, name, price, image_url } = product
     const before = quantityOf(product_id)
-    const fitting = Math.min(quantity, roomFor(product))
+    const fitting = Math.min(quantity, maxAddable(product))
     if (fitting) change((lines) => withLine(lines, { product_id, name, price, image_url, quantity: fitting }))
     return quantityOf(product_id) - before
   }
@@ -168,46 +168,46 @@ export const useCart = defineStore('cart', () => {
   }
 
   /** Names and pictures as they are now: no change of what is ordered. */
-  function see(products: Product[]) {
-    const stored = read(owner.value)
-    const seen = stored.lines.map((line) => {
+  function updateDetails(products: Product[]) {
+    const saved = read(owner.value)
+    const updated = saved.lines.map((line) => {
       const product = products.find(({ id }) => id === line.product_id)
       return product ? { ...line, name: product.name, image_url: product.image_url } : line
     })
-    if (JSON.stringify(seen) !== JSON.stringify(stored.lines)) write(owner.value, { ...stored, lines: seen })
+    if (JSON.stringify(updated) !== JSON.stringify(saved.lines)) write(owner.value, { ...saved, lines: updated })
   }
 
   /** What is to be sent now: the order whose outcome isn't known, or else the one for what is in the cart. */
-  function send(): CartOrder {
-    const stored = read(owner.value)
-    const order = stored.sent ?? { key: key.value, lines: lines.value }
-    write(owner.value, { ...stored, sent: order })
+  function markSent(): CartOrder {
+    const saved = read(owner.value)
+    const order = saved.sent ?? { key: key.value, lines: lines.value }
+    write(owner.value, { ...saved, sent: order })
     return order
   }
 
   /** This order was made: what is in it is no longer in the cart. What was put in meanwhile is. */
-  function takeOut(key: string, order: Order) {
-    const whose = String(order.user_id)
-    const stored = read(whose)
+  function removeOrdered(key: string, order: Order) {
+    const cartOwner = String(order.user_id)
+    const saved = read(cartOwner)
     // Another tab has heard of it, too.
-    if (stored.sent?.key !== key && stored.key !== key) return
+    if (saved.sent?.key !== key && saved.key !== key) return
     const ordered = new Map(order.items.map((item) => [item.product_id, item.quantity]))
-    const left = stored.lines
+    const left = saved.lines
       .map((line) => ({ ...line, quantity: line.quantity - (ordered.get(line.product_id) ?? 0) }))
       .filter((line) => line.quantity > 0)
-    write(whose, { ...stored, lines: left, key: newKey(), sent: null })
+    write(cartOwner, { ...saved, lines: left, key: newKey(), sent: null })
   }
 
   /** This order of theirs was not made. */
-  function unsend(whose: string, key: string) {
-    const stored = read(whose)
-    if (stored.sent?.key === key) write(whose, { ...stored, sent: null })
+  function clearSent(cartOwner: string, key: string) {
+    const saved = read(cartOwner)
+    if (saved.sent?.key === key) write(cartOwner, { ...saved, sent: null })
   }
 
   /** Their key belongs to another order already. */
-  function renewKey(whose: string, key: string) {
-    const stored = read(whose)
-    if (stored.key === key) write(whose, { ...stored, key: newKey() })
+  function renewKey(cartOwner: string, key: string) {
+    const saved = read(cartOwner)
+    if (saved.key === key) write(cartOwner, { ...saved, key: newKey() })
   }
 
   return {
@@ -217,15 +217,15 @@ export const useCart = defineStore('cart', () => {
     sent,
     count,
     quantityOf,
-    roomFor,
+    maxAddable,
     add,
     setQuantity,
     acceptPrice,
     remove,
-    see,
-    send,
-    takeOut,
-    unsend,
+    updateDetails,
+    markSent,
+    removeOrdered,
+    clearSent,
     renewKey,
   }
 })

@@ -1,13 +1,13 @@
 import { QueryClient } from '@tanstack/vue-query'
 import { disposePinia, type Pinia } from 'pinia'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { currentToken, dropToken, keepToken } from '@/api/token'
+import { clearToken, currentToken, setToken } from '@/api/token'
 import { renderInApp } from '@/testing/render'
-import { answer, refusal, stubNetwork, user } from '@/testing/shop'
-import { tokenOf } from '@/testing/token'
+import { jsonResponse, problemResponse, stubNetwork, user } from '@/testing/api'
+import { tokenFor } from '@/testing/token'
 import { useSession } from './session'
 
-const HINT = 'forage.logged-in'
+const USER_ID_KEY = 'forage.logged-in'
 
 let pinia: Pinia
 let queries: QueryClient
@@ -23,20 +23,20 @@ const asked = (path: string) => requests.filter(({ url }) => url.endsWith(path))
 beforeEach(() => {
   cookieOf = null
   isDown = false
-  me = (id) => answer(user({ id }))
+  me = (id) => jsonResponse(user({ id }))
   requests = stubNetwork(async (request, path) => {
-    if (isDown) return refusal('service-unavailable', 503)
+    if (isDown) return problemResponse('service-unavailable', 503)
     if (path === '/api/users/login')
-      return answer({ access_token: tokenOf((cookieOf = Number((await request.json()).email))) })
+      return jsonResponse({ access_token: tokenFor((cookieOf = Number((await request.json()).email))) })
     if (path === '/api/auth/logout') return new Response(null, { status: 204 })
     if (path === '/api/auth/refresh')
-      return cookieOf ? answer({ access_token: tokenOf(cookieOf) }) : refusal('invalid-session', 401)
+      return cookieOf ? jsonResponse({ access_token: tokenFor(cookieOf) }) : problemResponse('invalid-session', 401)
     return me(Number(idIn(request)))
   })
 })
 afterEach(() => {
   disposePinia(pinia)
-  dropToken()
+  clearToken()
 })
 
 async function openSession() {
@@ -47,17 +47,17 @@ async function openSession() {
 }
 
 async function openSessionOf(id: number) {
-  localStorage.setItem(HINT, String(id))
+  localStorage.setItem(USER_ID_KEY, String(id))
   cookieOf = id
   const session = await openSession()
-  await session.begin()
+  await session.restore()
   return session
 }
 
 test('a guest is known to be one without asking', async () => {
   const session = await openSession()
 
-  await session.begin()
+  await session.restore()
 
   expect(requests).toEqual([])
   expect(session.user).toBeNull()
@@ -65,12 +65,12 @@ test('a guest is known to be one without asking', async () => {
 })
 
 test('a reload takes the session up by the cookie, once, however many ask', async () => {
-  localStorage.setItem(HINT, '7')
+  localStorage.setItem(USER_ID_KEY, '7')
   cookieOf = 7
   const session = await openSession()
 
-  await Promise.all([session.begin(), session.begin()])
-  await session.begin()
+  await Promise.all([session.restore(), session.restore()])
+  await session.restore()
 
   expect(session.user?.id).toBe(7)
   expect(asked('/auth/refresh')).toBe(1)
@@ -78,81 +78,83 @@ test('a reload takes the session up by the cookie, once, however many ask', asyn
 })
 
 test('a cookie that is over makes a guest, who is told so, and is not asked for again', async () => {
-  localStorage.setItem(HINT, '7')
+  localStorage.setItem(USER_ID_KEY, '7')
   const session = await openSession()
 
-  await session.begin()
-  await session.begin()
+  await session.restore()
+  await session.restore()
 
   expect(session.user).toBeNull()
   expect(session.ended).toBe(true)
-  expect(localStorage.getItem(HINT)).toBeNull()
+  expect(localStorage.getItem(USER_ID_KEY)).toBeNull()
   expect(asked('/auth/refresh')).toBe(1)
 })
 
 test('a remembered session that is over leaves the screen to the guest who has it', async () => {
-  localStorage.setItem(HINT, '7')
+  localStorage.setItem(USER_ID_KEY, '7')
   const session = await openSession()
   queries.setQueryData(['product', 1], 'seen')
   const { visit } = session
 
-  await session.begin()
+  await session.restore()
 
-  expect(session.customerId).toBeNull()
+  expect(session.knownUserId).toBeNull()
   expect(session.visit).toBe(visit)
   expect(queries.getQueryData(['product', 1])).toBe('seen')
 })
 
 test('a shop that is away makes nobody a guest: it is asked again', async () => {
-  localStorage.setItem(HINT, '7')
+  localStorage.setItem(USER_ID_KEY, '7')
   cookieOf = 7
   isDown = true
   const session = await openSession()
-  await session.begin()
+  await session.restore()
   expect(session.failure?.type).toBe('service-unavailable')
-  expect(session.customerId).toBe('7')
+  expect(session.knownUserId).toBe('7')
 
   isDown = false
-  await session.begin()
+  await session.restore()
 
   expect(session.user?.id).toBe(7)
   expect(session.failure).toBeNull()
 })
 
 test('who logs in while the old session is being taken up is who one is', async () => {
-  localStorage.setItem(HINT, '7')
+  localStorage.setItem(USER_ID_KEY, '7')
   cookieOf = 7
   const session = await openSession()
 
-  const beginning = session.begin()
+  const restoring = session.restore()
   await session.logIn('8', 'secret')
-  await beginning
+  await restoring
 
   expect(session.user?.id).toBe(8)
-  expect(localStorage.getItem(HINT)).toBe('8')
+  expect(localStorage.getItem(USER_ID_KEY)).toBe('8')
 })
 
 test('an account that comes late is not shown for the one that came after it', async () => {
   let finish = () => {}
   me = (id) =>
-    id === 7 ? new Promise((resolve) => (finish = () => resolve(answer(user({ id }))))) : answer(user({ id }))
+    id === 7
+      ? new Promise((resolve) => (finish = () => resolve(jsonResponse(user({ id })))))
+      : jsonResponse(user({ id }))
   const session = await openSession()
-  keepToken(tokenOf(7))
+  setToken(tokenFor(7))
   await expect.poll(() => asked('/users/me')).toBe(1)
 
-  keepToken(tokenOf(8))
+  setToken(tokenFor(8))
   finish()
 
   await expect.poll(() => session.user?.id).toBe(8)
 })
 
 test('a login whose account can not be read just now is gone on with later', async () => {
-  me = () => refusal('timeout', 504)
+  me = () => problemResponse('timeout', 504)
   const session = await openSession()
   await expect(session.logIn('7', 'secret')).rejects.toMatchObject({ type: 'timeout' })
 
-  me = (id) => answer(user({ id }))
-  await session.begin()
+  me = (id) => jsonResponse(user({ id }))
+  await session.restore()
 
   expect(session.user?.id).toBe(7)
   expect(asked('/users/login')).toBe(1)
@@ -163,7 +165,7 @@ test('of the one before nothing is left when somebody else has come', async () =
   queries.setQueryData(['orders'], ['theirs'])
   const { visit } = session
 
-  keepToken(tokenOf(8))
+  setToken(tokenFor(8))
 
   expect(session.user).toBeNull()
   expect(queries.getQueryData(['orders'])).toBeUndefined()
@@ -186,7 +188,7 @@ test('a new token of the same user changes nothing', async () => {
   const session = await openSessionOf(7)
   queries.setQueryData(['orders'], ['mine'])
 
-  keepToken(tokenOf(7))
+  setToken(tokenFor(7))
 
   expect(session.user?.id).toBe(7)
   expect(queries.getQueryData(['orders'])).toEqual(['mine'])
@@ -201,7 +203,7 @@ test('who logs out has no session, and is not told that it ended', async () => {
   expect(session.user).toBeNull()
   expect(session.ended).toBe(false)
   expect(currentToken()).toBeNull()
-  expect(localStorage.getItem(HINT)).toBeNull()
+  expect(localStorage.getItem(USER_ID_KEY)).toBeNull()
 })
 
 test('who can not be logged out stays logged in', async () => {
@@ -223,5 +225,5 @@ test('who is logged out in another tab is a guest, and is told', async () => {
 
   await expect.poll(() => session.user).toBeNull()
   expect(session.ended).toBe(true)
-  expect(session.customerId).toBeNull()
+  expect(session.knownUserId).toBeNull()
 })

@@ -3,12 +3,20 @@ import { defineStore } from 'pinia'
 import { computed, ref, shallowRef } from 'vue'
 import type { User } from '@/api/client'
 import { Problem } from '@/api/problem'
-import { currentToken, dropToken, inTurn, keepToken, onTokenChange, refreshToken, tokenUser } from '@/api/token'
+import {
+  clearToken,
+  currentToken,
+  onTokenChange,
+  refreshToken,
+  setToken,
+  tokenUserId,
+  withSessionLock,
+} from '@/api/token'
 import * as users from '@/api/users'
-import { drop, keep, recall } from '@/utils/storage'
+import { getStored, removeStored, setStored } from '@/utils/storage'
 
 /** Says that there is a cookie to refresh by, which scripts can't see, and whose. Without it nobody is asked. */
-const HINT = 'forage.logged-in'
+const USER_ID_KEY = 'forage.logged-in'
 
 /**
  * Who is logged in, the same in all tabs. `user` is null for a guest.
@@ -21,67 +29,67 @@ const HINT = 'forage.logged-in'
 export const useSession = defineStore('session', () => {
   const queries = useQueryClient()
   const user = ref<User | null>(null)
-  const customerId = ref(recall(HINT))
+  const knownUserId = ref(getStored(USER_ID_KEY))
   const failure = shallowRef<Problem | null>(null)
   const ended = ref(false)
   const visit = ref(1)
   const isAdmin = computed(() => user.value?.role === 'admin')
-  let asking: Promise<void> | null = null
+  let restoring: Promise<void> | null = null
 
   onTokenChange(() => {
-    const id = tokenUser()
-    if (!currentToken()) end()
-    else if (id && id !== customerId.value) follow(id)
-    if (!user.value) void begin()
+    const id = tokenUserId()
+    if (!currentToken()) handleEnd()
+    else if (id && id !== knownUserId.value) switchTo(id)
+    if (!user.value) void restore()
   })
 
   /** Take up the session that the cookie keeps. Resolves when it is known who is there, or why that can't be told. */
-  function begin(): Promise<void> {
-    asking ??= ask().finally(() => (asking = null))
-    return asking
+  function restore(): Promise<void> {
+    restoring ??= doRestore().finally(() => (restoring = null))
+    return restoring
   }
 
-  async function ask() {
+  async function doRestore() {
     try {
       // Again, when somebody else has come meanwhile.
-      while (customerId.value && !user.value) {
+      while (knownUserId.value && !user.value) {
         if (currentToken() || (await refreshToken(null))) await loadUser()
       }
       failure.value = null
     } catch (error) {
       if (!(error instanceof Problem)) throw error
-      failure.value = customerId.value ? error : null
+      failure.value = knownUserId.value ? error : null
     }
   }
 
   async function loadUser() {
-    const whose = tokenUser()
+    const requestedId = tokenUserId()
     const me = await users.getMe()
-    if (!currentToken() || tokenUser() !== whose) return
+    if (!currentToken() || tokenUserId() !== requestedId) return
     user.value = me
-    know(String(me.id))
+    rememberUserId(String(me.id))
     ended.value = false
   }
 
-  function know(id: string) {
-    customerId.value = id
-    keep(HINT, id)
+  function rememberUserId(id: string) {
+    knownUserId.value = id
+    setStored(USER_ID_KEY, id)
   }
 
-  function follow(id: string) {
-    if (customerId.value) forget()
-    know(id)
+  function switchTo(id: string) {
+    if (knownUserId.value) clearUser()
+    rememberUserId(id)
   }
 
-  function end() {
-    if (!customerId.value) return
+  function handleEnd() {
+    if (!knownUserId.value) return
     ended.value = true
-    failure.value = customerId.value = null
-    drop(HINT)
-    forget()
+    failure.value = knownUserId.value = null
+    removeStored(USER_ID_KEY)
+    clearUser()
   }
 
-  function forget() {
+  function clearUser() {
     // Of who was only remembered there is nothing on the screen.
     if (!user.value) return
     user.value = null
@@ -91,32 +99,32 @@ export const useSession = defineStore('session', () => {
 
   /** Raises Problem. The login may have worked all the same: `begin` then goes on with it. */
   async function logIn(email: string, password: string) {
-    await inTurn(async () => keepToken((await users.logIn(email, password)).access_token))
-    await begin()
+    await withSessionLock(async () => setToken((await users.logIn(email, password)).access_token))
+    await restore()
     if (failure.value) throw failure.value
   }
 
   /** With the cookie alone, as it is after a sign-in elsewhere. Whether there is a session. Raises Problem. */
-  async function enter(): Promise<boolean> {
-    const isOn = await refreshToken(currentToken())
-    await begin()
+  async function restoreFromCookie(): Promise<boolean> {
+    const hasSession = await refreshToken(currentToken())
+    await restore()
     if (failure.value) throw failure.value
-    return isOn
+    return hasSession
   }
 
   /** Raises Problem, and stays logged in, when the shop can't be told: the cookie would still be good. */
   async function logOut() {
-    await inTurn(async () => {
+    await withSessionLock(async () => {
       await users.logOut()
-      leave()
+      clear()
     })
   }
 
   /** For who knows that the session is over. */
-  function leave() {
-    dropToken()
+  function clear() {
+    clearToken()
     ended.value = false
   }
 
-  return { user, customerId, isAdmin, failure, ended, visit, begin, enter, logIn, logOut, leave }
+  return { user, knownUserId, isAdmin, failure, ended, visit, restore, restoreFromCookie, logIn, logOut, clear }
 })

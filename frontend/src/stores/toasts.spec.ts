@@ -1,21 +1,21 @@
 import { disposePinia, type Pinia } from 'pinia'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { dropToken, keepToken } from '@/api/token'
+import { clearToken, setToken } from '@/api/token'
 import { renderInApp } from '@/testing/render'
-import { answer, product, stubNetwork, user } from '@/testing/shop'
-import { tokenOf } from '@/testing/token'
+import { jsonResponse, product, stubNetwork, user } from '@/testing/api'
+import { tokenFor } from '@/testing/token'
 import { useCart } from './cart'
 import { useSession } from './session'
 import { useToasts } from './toasts'
 
 let pinia: Pinia
 beforeEach(async () => {
-  stubNetwork(() => answer(user()))
+  stubNetwork(() => jsonResponse(user()))
   pinia = (await renderInApp({ template: '<div />' })).pinia
 })
 afterEach(() => {
   disposePinia(pinia)
-  dropToken()
+  clearToken()
 })
 
 test('of several at once the latest three are shown', () => {
@@ -29,13 +29,13 @@ test('of several at once the latest three are shown', () => {
 test('what was said to one user, and can be undone, is not for the next', async () => {
   const toasts = useToasts(pinia)
   const session = useSession(pinia)
-  keepToken(tokenOf(7))
-  await session.begin()
+  setToken(tokenFor(7))
+  await session.restore()
   const cart = useCart(pinia)
   cart.add(product(), 1)
   toasts.show({ kind: 'info', title: 'Removed', action: { label: 'Undo', run: cart.remove(1) } })
 
-  session.leave()
+  session.clear()
 
   expect(toasts.toasts).toEqual([])
 })
@@ -44,8 +44,8 @@ test('a guest who logs in keeps what was said', async () => {
   const toasts = useToasts(pinia)
   toasts.show({ kind: 'success', title: 'Welcome!' })
 
-  keepToken(tokenOf(7))
-  await useSession(pinia).begin()
+  setToken(tokenFor(7))
+  await useSession(pinia).restore()
 
   expect(toasts.toasts).toHaveLength(1)
 })

@@ -16,7 +16,7 @@ export type Toast = {
 }
 
 /** More would hide the page on a phone. */
-const MOST_AT_ONCE = 3
+const MAX_AT_ONCE = 3
 
 /** Short messages that come up at the edge and are read out. components/AppToasts.vue shows them. */
 export const useToasts = defineStore('toasts', () => {
@@ -26,7 +26,7 @@ export const useToasts = defineStore('toasts', () => {
 
   /** Its id, to dismiss it by. */
   function show(toast: Omit<Toast, 'id'>): number {
-    toasts.value = [...toasts.value, { ...toast, id: ++lastId }].slice(-MOST_AT_ONCE)
+    toasts.value = [...toasts.value, { ...toast, id: ++lastId }].slice(-MAX_AT_ONCE)
     return lastId
   }
 

@@ -17,29 +17,29 @@ export class FakeSocket {
   }
 
   /** The gateway doesn't hear any more, without having hung up. */
-  isDead = false
+  isUnresponsive = false
 
   send(text: string) {
     this.sent.push(JSON.parse(text))
-    if (this.sent.at(-1)!.type === 'ping' && !this.isDead) queueMicrotask(() => this.tell({ type: 'pong' }))
+    if (this.sent.at(-1)!.type === 'ping' && !this.isUnresponsive) queueMicrotask(() => this.receive({ type: 'pong' }))
   }
 
   close() {
     this.readyState = FakeSocket.CLOSED
   }
 
-  says = (type: string) => this.sent.filter((message) => message.type === type)
+  sentOf = (type: string) => this.sent.filter((message) => message.type === type)
 
   greet() {
     this.readyState = FakeSocket.OPEN
-    this.tell({ type: 'connected', message: 'Welcome to Forage.' })
+    this.receive({ type: 'connected', message: 'Welcome to Forage.' })
   }
 
-  tell(message: unknown) {
+  receive(message: unknown) {
     this.onmessage?.({ data: typeof message === 'string' ? message : JSON.stringify(message) })
   }
 
-  hangUp() {
+  disconnect() {
     this.readyState = FakeSocket.CLOSED
     this.onclose?.()
   }

@@ -3,7 +3,7 @@ import { vi } from 'vitest'
 const channels: BroadcastChannel[] = []
 
 /** After it each import of a module gives another tab's. Returns what closes them all. */
-export function beginTabs() {
+export function stubChannels() {
   vi.stubGlobal(
     'BroadcastChannel',
     class extends BroadcastChannel {

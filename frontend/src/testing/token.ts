@@ -1,7 +1,7 @@
 let made = 0
 
 /** An access token of this user, another one each time. Nobody signed it. */
-export function tokenOf(id: number): string {
+export function tokenFor(id: number): string {
   const claims = { sub: String(id), email: `${id}@forage.example`, role: 'customer', exp: 0, jti: ++made }
   return `e30.${btoa(JSON.stringify(claims)).replace(/\+/g, '-').replace(/\//g, '_').replace(/=+$/, '')}.signature`
 }

@@ -1,10 +1,10 @@
 import { expect, test } from 'vitest'
-import { total } from './money'
+import { totalPrice } from './money'
 
 test('prices are added up exactly, where floats would be a cent off', () => {
-  expect(total([{ price: '0.10', quantity: 3 }])).toBe('0.30')
+  expect(totalPrice([{ price: '0.10', quantity: 3 }])).toBe('0.30')
   expect(
-    total([
+    totalPrice([
       { price: '1.15', quantity: 100 },
       { price: '0.07', quantity: 1 },
     ]),
@@ -12,13 +12,13 @@ test('prices are added up exactly, where floats would be a cent off', () => {
 })
 
 test('an empty cart costs nothing', () => {
-  expect(total([])).toBe('0.00')
+  expect(totalPrice([])).toBe('0.00')
 })
 
 test('cents keep their leading zero', () => {
-  expect(total([{ price: '0.05', quantity: 1 }])).toBe('0.05')
+  expect(totalPrice([{ price: '0.05', quantity: 1 }])).toBe('0.05')
 })
 
 test('sums beyond what a number holds stay exact', () => {
-  expect(total([{ price: '9999999999.99', quantity: 10_000 }])).toBe('99999999999900.00')
+  expect(totalPrice([{ price: '9999999999.99', quantity: 10_000 }])).toBe('99999999999900.00')
 })

@@ -2,7 +2,7 @@
 
 const cents = (amount: string) => BigInt(amount.replace('.', ''))
 
-export function total(lines: { price: string; quantity: number }[]): string {
+export function totalPrice(lines: { price: string; quantity: number }[]): string {
   const sum = lines.reduce((sofar, { price, quantity }) => sofar + cents(price) * BigInt(quantity), 0n)
   const digits = sum.toString().padStart(3, '0')
   return `${digits.slice(0, -2)}.${digits.slice(-2)}`

@@ -2,38 +2,38 @@
  * What is kept on this machine for the next visit. Where the browser keeps nothing, since its reader forbade it or it is
  * full, it lasts as long as this page does.
  */
-const standIn = new Map<string, string>()
+const memory = new Map<string, string>()
 
-function attempt<Result>(work: () => Result, otherwise: () => Result): Result {
+function orIfForbidden<Result>(work: () => Result, fallback: () => Result): Result {
   try {
     return work()
   } catch (error) {
     if (!(error instanceof DOMException)) throw error
-    return otherwise()
+    return fallback()
   }
 }
 
-export function recall(key: string): string | null {
+export function getStored(key: string): string | null {
   return (
-    standIn.get(key) ??
-    attempt(
+    memory.get(key) ??
+    orIfForbidden(
       () => localStorage.getItem(key),
       () => null,
     )
   )
 }
 
-export function keep(key: string, value: string) {
-  standIn.delete(key)
-  attempt(
+export function setStored(key: string, value: string) {
+  memory.delete(key)
+  orIfForbidden(
     () => localStorage.setItem(key, value),
-    () => void standIn.set(key, value),
+    () => void memory.set(key, value),
   )
 }
 
-export function drop(key: string) {
-  standIn.delete(key)
-  attempt(
+export function removeStored(key: string) {
+  memory.delete(key)
+  orIfForbidden(
     () => localStorage.removeItem(key),
     () => {},
   )

@@ -4,7 +4,7 @@ import { beforeAll, expect, test } from 'vitest'
 import type { Summary } from '@/api/admin'
 import { loadAdminMessages } from '@/i18n'
 import { renderInApp } from '@/testing/render'
-import { answer, product, stubNetwork } from '@/testing/shop'
+import { jsonResponse, product, stubNetwork } from '@/testing/api'
 import DashboardPage from './DashboardPage.vue'
 
 beforeAll(loadAdminMessages)
@@ -25,7 +25,7 @@ const summary: Summary = {
 }
 
 async function show(changes: Partial<Summary> = {}) {
-  stubNetwork(() => answer({ ...summary, ...changes }))
+  stubNetwork(() => jsonResponse({ ...summary, ...changes }))
   await renderInApp(DashboardPage, { at: '/admin' })
   await screen.findByText('Orders today')
 }

@@ -4,7 +4,7 @@ import { afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest'
 import type { Notification } from '@/api/client'
 import { loadAdminMessages } from '@/i18n'
 import { renderInApp } from '@/testing/render'
-import { answer, refusal, stubNetwork } from '@/testing/shop'
+import { jsonResponse, problemResponse, stubNetwork } from '@/testing/api'
 import NotificationsPage from './NotificationsPage.vue'
 
 beforeAll(loadAdminMessages)
@@ -35,9 +35,9 @@ let retried: (id: number) => Response
 beforeEach(() => {
   mails = [mail(3), mail(2), mail(1)]
   atOnce = mostAtOnce = 0
-  retried = (id) => answer(mail(id, { status: 'sent' }))
+  retried = (id) => jsonResponse(mail(id, { status: 'sent' }))
   requests = stubNetwork(async (request, path) => {
-    if (request.method === 'GET') return answer({ notifications: mails, total: mails.length })
+    if (request.method === 'GET') return jsonResponse({ notifications: mails, total: mails.length })
     mostAtOnce = Math.max(mostAtOnce, ++atOnce)
     await Promise.resolve()
     atOnce--
@@ -85,7 +85,7 @@ test.each([
   await screen.findByText('Mail 3')
   if (box) await userEvent.click(screen.getByRole('checkbox', { name: box }))
   stubNetwork((request) => {
-    if (request.method === 'GET') return answer({ notifications: [], total: 0 })
+    if (request.method === 'GET') return jsonResponse({ notifications: [], total: 0 })
     return new Promise((resolve) => (reply = resolve))
   })
   const button = screen.getByRole('button', { name })
@@ -93,8 +93,8 @@ test.each([
   await userEvent.click(button)
   expect(button).toHaveFocus()
   expect(button).toBeEnabled()
-  stubNetwork(() => answer({ notifications: [], total: 0 }))
-  reply(answer(mail(3, { status: 'sent' })))
+  stubNetwork(() => jsonResponse({ notifications: [], total: 0 }))
+  reply(jsonResponse(mail(3, { status: 'sent' })))
 
   await waitFor(() => expect(screen.getByRole('heading', { level: 1 })).toHaveFocus())
 })
@@ -102,10 +102,10 @@ test.each([
 test('they go one after the other, and each that fails again is told with its reason', async () => {
   retried = (id) =>
     id === 3
-      ? answer(mail(3, { error_message: 'Still no mailbox' }))
+      ? jsonResponse(mail(3, { error_message: 'Still no mailbox' }))
       : id === 2
-        ? refusal('mail-not-needed', 409)
-        : answer(mail(id, { status: 'sent' }))
+        ? problemResponse('mail-not-needed', 409)
+        : jsonResponse(mail(id, { status: 'sent' }))
   await renderInApp(NotificationsPage, { at: '/admin/notifications' })
 
   await userEvent.click(await screen.findByRole('button', { name: 'Retry all 3 failed on this page' }))
@@ -118,7 +118,7 @@ test('they go one after the other, and each that fails again is told with its re
 })
 
 test('one that takes longer is told of as neither sent nor failed', async () => {
-  retried = (id) => answer(mail(id, { status: id === 3 ? 'pending' : 'sent' }))
+  retried = (id) => jsonResponse(mail(id, { status: id === 3 ? 'pending' : 'sent' }))
   await renderInApp(NotificationsPage, { at: '/admin/notifications' })
 
   await userEvent.click(await screen.findByRole('button', { name: 'Retry all 3 failed on this page' }))
@@ -138,7 +138,7 @@ test('an uncertain one can be sent again, but not with all that failed', async (
 })
 
 test('when the service is away, the rest is left alone', async () => {
-  retried = (id) => (id === 3 ? answer(mail(3, { status: 'sent' })) : refusal('service-unavailable', 503))
+  retried = (id) => (id === 3 ? jsonResponse(mail(3, { status: 'sent' })) : problemResponse('service-unavailable', 503))
   await renderInApp(NotificationsPage, { at: '/admin/notifications' })
 
   await userEvent.click(await screen.findByRole('button', { name: 'Retry all 3 failed on this page' }))

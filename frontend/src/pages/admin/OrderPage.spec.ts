@@ -6,7 +6,7 @@ import { loadAdminMessages } from '@/i18n'
 import { useSession } from '@/stores/session'
 import { useToasts } from '@/stores/toasts'
 import { renderInApp } from '@/testing/render'
-import { answer, order, refusal, stubNetwork } from '@/testing/shop'
+import { jsonResponse, order, problemResponse, stubNetwork } from '@/testing/api'
 import OrderPage from './OrderPage.vue'
 
 beforeAll(loadAdminMessages)
@@ -16,12 +16,12 @@ let requests: Request[]
 let change: (status: OrderStatus) => Response | Promise<Response>
 beforeEach(() => {
   status = 'pending'
-  change = (next) => answer(order({ status: (status = next) }))
+  change = (next) => jsonResponse(order({ status: (status = next) }))
   requests = stubNetwork(async (request, path) => {
     if (request.method === 'PATCH') return change((await request.json()).status)
-    if (path === '/api/orders/31') return answer(order({ status }))
-    if (path === '/api/notifications') return answer({ notifications: [], total: 0 })
-    return answer({ items: [], total: 0, limit: 20, offset: 0 })
+    if (path === '/api/orders/31') return jsonResponse(order({ status }))
+    if (path === '/api/notifications') return jsonResponse({ notifications: [], total: 0 })
+    return jsonResponse({ items: [], total: 0, limit: 20, offset: 0 })
   })
 })
 
@@ -83,7 +83,7 @@ test('what comes of a step after one has left is neither kept nor told to whoeve
   const { pinia, queryClient } = shown
   useSession(pinia).visit++
   queryClient.clear()
-  reply(answer(order({ status: 'confirmed' })))
+  reply(jsonResponse(order({ status: 'confirmed' })))
 
   await waitFor(() => expect(next.getByRole('button', { name: 'Confirm' })).not.toHaveAttribute('aria-busy'))
   expect(queryClient.getQueryData(['order', 31])).toBeUndefined()
@@ -105,7 +105,7 @@ test('a cancel is asked for first', async () => {
 
 test('a step that is no longer legal is explained, and the order shown as it is', async () => {
   const next = await show()
-  change = () => refusal('illegal-transition', 409)
+  change = () => problemResponse('illegal-transition', 409)
   status = 'cancelled'
 
   await userEvent.click(next.getByRole('button', { name: 'Confirm' }))

@@ -3,7 +3,7 @@ import userEvent from '@testing-library/user-event'
 import { beforeAll, beforeEach, expect, test } from 'vitest'
 import { loadAdminMessages } from '@/i18n'
 import { renderInApp } from '@/testing/render'
-import { answer, order, refusal, stubNetwork } from '@/testing/shop'
+import { jsonResponse, order, problemResponse, stubNetwork } from '@/testing/api'
 import OrdersPage from './OrdersPage.vue'
 
 beforeAll(loadAdminMessages)
@@ -12,7 +12,7 @@ let orders = [order()]
 let requests: Request[]
 beforeEach(() => {
   orders = [order({ id: 32 }), order({ id: 31 })]
-  requests = stubNetwork(() => answer(orders, 200, { 'X-Total-Count': '10000' }))
+  requests = stubNetwork(() => jsonResponse(orders, 200, { 'X-Total-Count': '10000' }))
 })
 
 const asked = () => Object.fromEntries(new URL(requests.at(-1)!.url).searchParams)
@@ -116,7 +116,9 @@ test('without a match all filters can be cleared', async () => {
 
 test('a filter that is refused says so, and shows nothing else', async () => {
   requests = stubNetwork((request) =>
-    request.url.includes('from') ? refusal('invalid-input', 422) : answer(orders, 200, { 'X-Total-Count': '2' }),
+    request.url.includes('from')
+      ? problemResponse('invalid-input', 422)
+      : jsonResponse(orders, 200, { 'X-Total-Count': '2' }),
   )
   const { router } = await renderInApp(OrdersPage, { at: '/admin/orders' })
   await screen.findByRole('link', { name: 'Order 31' })
@@ -129,7 +131,9 @@ test('a filter that is refused says so, and shows nothing else', async () => {
 
 test('an address beyond the last page gives way to the last', async () => {
   stubNetwork((request) =>
-    answer(new URL(request.url).searchParams.get('skip') === '9975' ? orders : [], 200, { 'X-Total-Count': '10000' }),
+    jsonResponse(new URL(request.url).searchParams.get('skip') === '9975' ? orders : [], 200, {
+      'X-Total-Count': '10000',
+    }),
   )
 
   const { router } = await renderInApp(OrdersPage, { at: '/admin/orders?q=ada&page=99999' })

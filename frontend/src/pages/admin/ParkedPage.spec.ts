@@ -5,7 +5,7 @@ import type { ParkedMessage } from '@/api/admin'
 import { loadAdminMessages } from '@/i18n'
 import { useToasts } from '@/stores/toasts'
 import { renderInApp } from '@/testing/render'
-import { answer, refusal, stubNetwork } from '@/testing/shop'
+import { jsonResponse, problemResponse, stubNetwork } from '@/testing/api'
 import ParkedPage from './ParkedPage.vue'
 
 beforeAll(loadAdminMessages)
@@ -37,7 +37,7 @@ beforeEach(() => {
   act = () => new Response(null, { status: 204 })
   requests = stubNetwork((request, path) => {
     if (request.method === 'GET')
-      return answer({ messages, total: total ?? messages.length, limit: 20, offset: 0, away })
+      return jsonResponse({ messages, total: total ?? messages.length, limit: 20, offset: 0, away })
     messages = messages.filter(({ id }) => !path.split('/').includes(id))
     return act()
   })
@@ -75,7 +75,7 @@ test('a replayed message goes', async () => {
 })
 
 test('a message that is gone already is told, and goes', async () => {
-  act = () => refusal('parked-message-not-found', 404)
+  act = () => problemResponse('parked-message-not-found', 404)
   const { pinia } = await renderInApp(ParkedPage)
 
   await userEvent.click(await screen.findByRole('button', { name: 'Replay: reason a' }))
@@ -117,7 +117,7 @@ test('the list is read anew by itself', async () => {
   expect(await screen.findByText('reason c')).toBeVisible()
 })
 
-const progress = (done: number, kept: number, left: number) => answer({ done, kept, left })
+const progress = (done: number, kept: number, left: number) => jsonResponse({ done, kept, left })
 const bodies = () =>
   Promise.all(requests.filter(({ method }) => method === 'POST').map((request) => request.clone().json()))
 
@@ -160,7 +160,7 @@ test('those of one queue with a reason are discarded, of its service alone', asy
 })
 
 test('a service that refuses is told of, and the other is asked', async () => {
-  const answers = [refusal('service-unavailable', 503), progress(2, 0, 0)]
+  const answers = [problemResponse('service-unavailable', 503), progress(2, 0, 0)]
   act = () => answers.shift()!
   await renderInApp(ParkedPage)
 

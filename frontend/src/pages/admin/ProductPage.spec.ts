@@ -2,9 +2,9 @@ import { screen, waitFor, within } from '@testing-library/vue'
 import userEvent from '@testing-library/user-event'
 import { beforeAll, beforeEach, expect, test } from 'vitest'
 import type { Product } from '@/api/client'
-import { loadAdminMessages, useLocale } from '@/i18n'
+import { loadAdminMessages, setLocale } from '@/i18n'
 import { renderInApp } from '@/testing/render'
-import { answer, product, refusal, stubNetwork } from '@/testing/shop'
+import { jsonResponse, problemResponse, product, stubNetwork } from '@/testing/api'
 import ProductPage from './ProductPage.vue'
 
 beforeAll(loadAdminMessages)
@@ -14,7 +14,7 @@ let version: number
 let sent: { path: string; body: Record<string, unknown>; ifMatch: string | null }[]
 let refuse: (() => Response) | null
 let arrival: Promise<void>
-const withTag = (status = 200) => answer(stored, status, { ETag: `"${version}-x"` })
+const withTag = (status = 200) => jsonResponse(stored, status, { ETag: `"${version}-x"` })
 
 /** Somebody else saves. */
 function edit(changes: Partial<Product>) {
@@ -29,14 +29,14 @@ beforeEach(() => {
   refuse = null
   arrival = Promise.resolve()
   stubNetwork(async (request, path) => {
-    if (path === '/api/products/categories') return answer([{ category: 'Fresh', count: 1 }])
+    if (path === '/api/products/categories') return jsonResponse([{ category: 'Fresh', count: 1 }])
     if (request.method === 'GET') return withTag()
     const body = await request.json()
     const ifMatch = request.headers.get('If-Match')
     sent.push({ path, body, ifMatch })
     await arrival
     if (refuse) return refuse()
-    if (ifMatch && ifMatch !== '*' && ifMatch !== `"${version}-x"`) return refusal('stale-version', 412)
+    if (ifMatch && ifMatch !== '*' && ifMatch !== `"${version}-x"`) return problemResponse('stale-version', 412)
     edit(body)
     return withTag(request.method === 'POST' ? 201 : 200)
   })
@@ -133,7 +133,7 @@ test('what is typed while a save is on its way stays, and is not saved yet', asy
 })
 
 test('what the server alone finds wrong is said beside the field, in words of our own', async () => {
-  refuse = () => refusal('invalid-input', 422, { errors: { name: ['Not a good name.'] } })
+  refuse = () => problemResponse('invalid-input', 422, { errors: { name: ['Not a good name.'] } })
   await show()
   await write('Name', 'Something')
 
@@ -146,7 +146,7 @@ test('what the server alone finds wrong is said beside the field, in words of ou
 })
 
 test('a taken SKU stands beside it', async () => {
-  refuse = () => refusal('taken', 409, { field: 'sku' })
+  refuse = () => problemResponse('taken', 409, { field: 'sku' })
   await show()
   await write(/^SKU/, 'OTHER')
 
@@ -158,7 +158,8 @@ test('a taken SKU stands beside it', async () => {
 })
 
 test('the product that has a taken SKU is named, and a link leads there', async () => {
-  refuse = () => refusal('taken', 409, { field: 'sku', product: { id: 9, name: 'Old morels', is_active: false } })
+  refuse = () =>
+    problemResponse('taken', 409, { field: 'sku', product: { id: 9, name: 'Old morels', is_active: false } })
   await show()
   await write(/^SKU/, 'OTHER')
 
@@ -229,7 +230,7 @@ test('the stock is changed by an amount, and an edit goes on after that', async 
 })
 
 test('taking more than there is says how many there are', async () => {
-  refuse = () => refusal('insufficient-stock', 409, { product_id: 1, requested: 99, available: 24 })
+  refuse = () => problemResponse('insufficient-stock', 409, { product_id: 1, requested: 99, available: 24 })
   await show()
   await write('Change by', '-99')
 
@@ -256,7 +257,7 @@ test('a change of the stock whose answer is lost is looked for before it is repe
 test('where the stock can not be read after a lost answer either, that is said', async () => {
   await show()
   await write('Change by', '20')
-  stubNetwork(() => refusal('timeout', 504))
+  stubNetwork(() => problemResponse('timeout', 504))
 
   await userEvent.click(screen.getByRole('button', { name: 'Change stock' }))
 
@@ -264,7 +265,7 @@ test('where the stock can not be read after a lost answer either, that is said',
 })
 
 test('a stock that the server finds wrong is told in words of our own', async () => {
-  refuse = () => refusal('invalid-input', 422, { errors: { delta: ['The stock would exceed 2147483647.'] } })
+  refuse = () => problemResponse('invalid-input', 422, { errors: { delta: ['The stock would exceed 2147483647.'] } })
   await show()
   await write('Change by', '2147483647')
 
@@ -320,12 +321,12 @@ test('closing the window asks while something is not saved', async () => {
 })
 
 test('a price is written as the language does', async () => {
-  await useLocale('de')
+  await setLocale('de')
   try {
     await renderInApp(ProductPage, { at: '/admin/products/1' })
 
     expect(await screen.findByLabelText('Preis in Euro')).toHaveValue('14,50')
   } finally {
-    await useLocale('en')
+    await setLocale('en')
   }
 })

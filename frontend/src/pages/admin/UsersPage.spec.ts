@@ -4,7 +4,7 @@ import { beforeAll, beforeEach, expect, test } from 'vitest'
 import { loadAdminMessages } from '@/i18n'
 import { useSession } from '@/stores/session'
 import { renderInApp } from '@/testing/render'
-import { answer, refusal, stubNetwork, user } from '@/testing/shop'
+import { jsonResponse, problemResponse, stubNetwork, user } from '@/testing/api'
 import UsersPage from './UsersPage.vue'
 
 beforeAll(loadAdminMessages)
@@ -15,10 +15,10 @@ let requests: Request[]
 let change: (body: object) => Response
 beforeEach(() => {
   users = [me, user()]
-  change = (body) => answer((users[1] = user(body)))
+  change = (body) => jsonResponse((users[1] = user(body)))
   requests = stubNetwork(async (request) => {
     if (request.method === 'PATCH') return change(await request.json())
-    return answer({ items: users, total: users.length, limit: 25, offset: 0 })
+    return jsonResponse({ items: users, total: users.length, limit: 25, offset: 0 })
   })
 })
 
@@ -26,7 +26,7 @@ async function show() {
   const shown = await renderInApp(UsersPage, { at: '/admin/users' })
   const session = useSession(shown.pinia)
   session.user = me
-  session.customerId = '1'
+  session.knownUserId = '1'
   await screen.findByText('ada')
   return shown
 }
@@ -54,7 +54,7 @@ test('an account is disabled once that is confirmed', async () => {
 })
 
 test('why the last admin has to stay one is said where it was asked', async () => {
-  change = () => refusal('last-admin', 409)
+  change = () => problemResponse('last-admin', 409)
   await show()
 
   await userEvent.click(screen.getByRole('button', { name: 'Make admin a customer' }))
@@ -65,7 +65,7 @@ test('why the last admin has to stay one is said where it was asked', async () =
 })
 
 test("one's own account comes with a warning, and a change of it logs out", async () => {
-  change = () => answer({ ...me, role: 'customer' })
+  change = () => jsonResponse({ ...me, role: 'customer' })
   const { pinia, router } = await show()
 
   await userEvent.click(screen.getByRole('button', { name: 'Make admin a customer' }))

@@ -1,0 +1,226 @@
+import { screen } from '@testing-library/vue'
+import { disposePinia } from 'pinia'
+import { afterEach, beforeEach, expect, onTestFinished, test, vi } from 'vitest'
+import { clearToken, setToken } from '@/api/token'
+import type { Notification } from '@/api/client'
+import { setLocale } from '@/i18n'
+import { renderInApp } from '@/testing/render'
+import { jsonResponse, notification, stubNetwork } from '@/testing/api'
+import { latestSocket, stubSockets } from '@/testing/socket'
+import { useLiveFeed } from '@/stores/liveFeed'
+import { useToasts } from '@/stores/toasts'
+import AppToasts from '@/components/AppToasts.vue'
+import { useNotificationToasts } from './useNotificationToasts'
+
+let stored: Notification[]
+let requests: Request[]
+let isHidden: boolean
+
+beforeEach(() => {
+  stored = []
+  isHidden = false
+  vi.spyOn(document, 'hidden', 'get').mockImplementation(() => isHidden)
+  stubSockets()
+  setToken('a-token')
+  requests = stubNetwork((request) => {
+    const query = new URL(request.url).searchParams
+    const after = stored.filter(({ id }) => id > Number(query.get('after_id')))
+    const sorted = query.has('after_id') ? after : [...after].reverse()
+    return jsonResponse({ notifications: sorted.slice(0, Number(query.get('page_size'))), total: after.length })
+  })
+})
+afterEach(clearToken)
+
+/** A tab of the user's, which has read what was there before. */
+async function openTab({ userId = 7 } = {}) {
+  const { pinia, unmount } = await renderInApp({ setup: () => void useNotificationToasts(userId), template: '<div />' })
+  const live = useLiveFeed(pinia)
+  live.open()
+  const socket = latestSocket()
+  await comeBack(socket, userId)
+  const toasts = useToasts(pinia)
+  const titles = () => toasts.toasts.map(({ title }) => title)
+  return {
+    socket,
+    titles,
+    close: () => (unmount(), disposePinia(pinia)),
+    comeBack: () => comeBack(socket, userId),
+    toasts,
+  }
+}
+
+async function comeBack(socket: ReturnType<typeof latestSocket>, userId: number) {
+  const asked = requests.length
+  socket.greet()
+  socket.receive({ type: 'authenticated', user_id: userId })
+  await vi.waitFor(() => expect(requests.length).toBeGreaterThan(asked))
+}
+
+const store = (id: number) => stored.push(notification({ id, subject: `News ${id}` }))
+const push = (socket: ReturnType<typeof latestSocket>, id: number) =>
+  socket.receive({ type: 'notification', data: { ...notification({ id, subject: `News ${id}` }), timestamp: '' } })
+
+test('what comes in is toasted with the way to its order', async () => {
+  const tab = await openTab()
+
+  push(tab.socket, 1)
+
+  expect(tab.titles()).toEqual(['News 1'])
+  expect(tab.toasts.toasts[0]!.link!.to).toEqual({ name: 'order', params: { id: 31 } })
+  tab.close()
+})
+
+test('an earlier step that is pushed after a later one is not toasted, nor when the tab comes back', async () => {
+  const tab = await openTab()
+  const step = (id: number, sequence: number, order_id = 31) => {
+    stored.push(notification({ id, order_id, subject: `News ${id}` }))
+    tab.socket.receive({
+      type: 'notification',
+      data: { ...notification({ id, order_id, subject: `News ${id}` }), sequence, timestamp: '' },
+    })
+  }
+
+  step(2, 3)
+  step(1, 2)
+  step(3, 1, 32)
+  await tab.comeBack()
+
+  expect(tab.titles()).toEqual(['News 2', 'News 3'])
+  tab.close()
+})
+
+test('following a toast marks its notification as read', async () => {
+  const tab = await openTab()
+  push(tab.socket, 1)
+
+  tab.toasts.toasts[0]!.link!.run!()
+
+  await vi.waitFor(() =>
+    expect(requests.map(({ method, url }) => `${method} ${new URL(url).pathname}`)).toContain(
+      'PATCH /api/notifications/1',
+    ),
+  )
+  tab.close()
+})
+
+test('what comes in is said in the language that one reads, with the mail as a quotation', async () => {
+  onTestFinished(() => setLocale('en'))
+  await setLocale('de')
+  const tab = await openTab()
+  push(tab.socket, 1)
+
+  const [toast] = tab.toasts.toasts
+  tab.close()
+  const { pinia } = await renderInApp(AppToasts)
+  useToasts(pinia).show(toast!)
+
+  expect(await screen.findByText('Neues zu Bestellung Nr. 31')).toBeVisible()
+  expect(screen.getByText('Now we pack it.')).toHaveAttribute('lang', 'en')
+})
+
+test('what was there before is no news', async () => {
+  store(1)
+
+  const tab = await openTab()
+  store(2)
+  await tab.comeBack()
+
+  await vi.waitFor(() => expect(tab.titles()).toEqual(['News 2']))
+  tab.close()
+})
+
+test('what was missed is toasted after a return, once', async () => {
+  store(1)
+  const tab = await openTab()
+  store(2)
+
+  await tab.comeBack()
+  await vi.waitFor(() => expect(tab.titles()).toEqual(['News 2']))
+  store(3)
+  await tab.comeBack()
+  push(tab.socket, 2)
+
+  await vi.waitFor(() => expect(tab.titles()).toEqual(['News 2', 'News 3']))
+  tab.close()
+})
+
+test('much that was missed is summed up, all of it', async () => {
+  const tab = await openTab()
+  for (let id = 1; id <= 150; id++) store(id)
+
+  await tab.comeBack()
+  await vi.waitFor(() => expect(tab.titles()).toEqual(['150 new messages']))
+  push(tab.socket, 150)
+
+  expect(tab.titles()).toEqual(['150 new messages'])
+  tab.close()
+})
+
+test('what one tab has toasted another does not', async () => {
+  const first = await openTab()
+  const second = await openTab()
+
+  push(first.socket, 1)
+  push(second.socket, 1)
+
+  expect([first.titles(), second.titles()]).toEqual([['News 1'], []])
+  first.close()
+  second.close()
+})
+
+test('what was toasted before a reload is not toasted after it', async () => {
+  const before = await openTab()
+  push(before.socket, 1)
+  before.close()
+
+  const after = await openTab()
+  push(after.socket, 1)
+
+  expect(after.titles()).toEqual([])
+  after.close()
+})
+
+test('of two that come in the other order than they were stored both are toasted, each once', async () => {
+  const tab = await openTab()
+
+  for (const id of [6, 5, 6, 5]) push(tab.socket, id)
+
+  expect(tab.titles()).toEqual(['News 6', 'News 5'])
+  tab.close()
+})
+
+test('what was toasted long ago is not toasted again', async () => {
+  const tab = await openTab()
+  for (let id = 1; id <= 60; id++) push(tab.socket, id)
+
+  push(tab.socket, 1)
+
+  expect(tab.titles()).toEqual(['News 58', 'News 59', 'News 60'])
+  tab.close()
+})
+
+test('a hidden tab toasts when it is seen', async () => {
+  const tab = await openTab()
+  isHidden = true
+  store(1)
+  push(tab.socket, 1)
+  expect(tab.titles()).toEqual([])
+
+  isHidden = false
+  document.dispatchEvent(new Event('visibilitychange'))
+
+  await vi.waitFor(() => expect(tab.titles()).toEqual(['News 1']))
+  tab.close()
+})
+
+test("the next user's toasts are not held back by those of the one before", async () => {
+  const ada = await openTab()
+  push(ada.socket, 9)
+
+  ada.close()
+  const bo = await openTab({ userId: 8 })
+  push(bo.socket, 3)
+
+  expect(bo.titles()).toEqual(['News 3'])
+  bo.close()
+})

@@ -1,0 +1,145 @@
+import { useQueryClient } from '@tanstack/vue-query'
+import { useEventListener } from '@vueuse/core'
+import { onScopeDispose } from 'vue'
+import { useI18n } from 'vue-i18n'
+import { listNotifications } from '@/api/notifications'
+import { Problem } from '@/api/problem'
+import { type PushedNotification, useLiveFeed } from '@/stores/liveFeed'
+import { useToasts } from '@/stores/toasts'
+import { getStored, setStored } from '@/utils/storage'
+import { MAIL_LANGUAGE, useNotificationTitle } from './useNotificationTitle'
+import { useNotificationActions } from './useNotifications'
+
+/** The list of what was missed has it in order, without a sequence. */
+type Announcement = Pick<PushedNotification, 'id' | 'event_type' | 'subject' | 'message' | 'order_id'> & {
+  sequence?: number | null
+}
+
+/** One by one they would be noise. */
+const MAX_TOASTS = 3
+const MAX_READ = 100
+const MAX_KEPT = 50
+/** What one tab writes the others read a moment later. */
+const LOCK_HOLD_MS = 250
+
+/**
+ * While this user is logged in: what comes in is toasted, once in all tabs, and what is on the screen of it read anew.
+ *
+ * What was there before is no news. A hidden tab toasts nothing; it does so, unless another one did, when it is seen.
+ */
+export function useNotificationToasts(userId: number) {
+  const { t } = useI18n()
+  const live = useLiveFeed()
+  const queries = useQueryClient()
+  const toasts = useToasts()
+  const { mark } = useNotificationActions()
+  const title = useNotificationTitle()
+  const storageKey = `forage.toasted.${userId}`
+  const sequences = new Map<number, number>()
+  let lastSeenId: number | null = null
+  let catchUps = Promise.resolve()
+  let isDisposed = false
+
+  /** upTo: all up to it were. ids: those beyond; of two that are stored at once the later one may come first. */
+  function readToasted() {
+    const [upTo = 0, ...ids] = (getStored(storageKey) ?? '').split(' ').map(Number)
+    return { upTo, ids }
+  }
+
+  function storeToasted(upTo: number, ids: number[]) {
+    const sorted = ids.filter((id) => id > upTo).sort((a, b) => a - b)
+    setStored(storageKey, [sorted.slice(0, -MAX_KEPT).at(-1) ?? upTo, ...sorted.slice(-MAX_KEPT)].join(' '))
+  }
+
+  live.onNotification((news) => {
+    refetch()
+    void announce([news])
+  })
+  live.onAuthenticated(() => {
+    refetch()
+    catchUp()
+  })
+  useEventListener(document, 'visibilitychange', () => document.hidden || catchUp())
+  if (live.isAuthenticated) catchUp()
+  onScopeDispose(() => (isDisposed = true))
+
+  /** Of two steps of an order the later one may be pushed first: the earlier one is no news any more. */
+  function isNewest({ order_id, sequence }: Announcement) {
+    if (order_id === null || sequence == null) return true
+    if (sequence < (sequences.get(order_id) ?? 0)) return false
+    sequences.set(order_id, sequence)
+    return true
+  }
+
+  function refetch() {
+    for (const name of ['notifications', 'orders', 'order']) void queries.invalidateQueries({ queryKey: [name] })
+  }
+
+  /** One look after the other: the first tells what is old. */
+  function catchUp() {
+    catchUps = catchUps.then(doCatchUp)
+  }
+
+  async function doCatchUp() {
+    if (document.hidden && lastSeenId !== null) return
+    try {
+      if (lastSeenId === null) lastSeenId = await newestId()
+      else await announceMissed(Math.max(lastSeenId, readToasted().upTo))
+    } catch (error) {
+      // It is asked again when the feed, or the reader, comes back the next time.
+      if (!(error instanceof Problem)) throw error
+    }
+  }
+
+  async function newestId() {
+    const { notifications } = await listNotifications({ page_size: 1 })
+    return notifications[0]?.id ?? 0
+  }
+
+  async function announceMissed(after: number) {
+    const { notifications, total } = await listNotifications({ after_id: after, page_size: MAX_READ })
+    if (!total) return
+    const unread = total - notifications.length
+    await announce(notifications, unread && { count: unread, upTo: await newestId() })
+  }
+
+  /** more: those that are missing in `news`. */
+  function announce(news: Announcement[], more: { count: number; upTo: number } | 0 = 0) {
+    return withLock(() => {
+      const { upTo, ids } = readToasted()
+      const unannounced = news.filter(({ id }) => id > upTo && !ids.includes(id))
+      if (!unannounced.length || document.hidden || isDisposed) return
+      storeToasted(more ? more.upTo : upTo, [...ids, ...unannounced.map(({ id }) => id)])
+      const shown = unannounced.filter(isNewest)
+      const count = shown.length + (more ? more.count : 0)
+      if (count > MAX_TOASTS) showSummary(count)
+      else shown.forEach(showToast)
+    })
+  }
+
+  /** Web Locks span tabs, but only https and localhost have them. */
+  async function withLock(work: () => void) {
+    if (!navigator.locks) return work()
+    await navigator.locks.request(storageKey, () => {
+      work()
+      return new Promise((done) => setTimeout(done, LOCK_HOLD_MS))
+    })
+  }
+
+  function showToast(news: Announcement) {
+    const { id, message, order_id } = news
+    const link = order_id
+      ? {
+          to: { name: 'order', params: { id: order_id } },
+          label: t('notifications.showOrder'),
+          run: () => mark.mutate({ id, read: true }),
+        }
+      : undefined
+    toasts.show({ kind: 'info', title: title(news), text: message, textLang: MAIL_LANGUAGE, link })
+  }
+
+  function showSummary(count: number) {
+    const link = { to: { name: 'notifications' }, label: t('notifications.showAll') }
+    toasts.show({ kind: 'info', title: t('notifications.missed', { n: count }), link })
+  }
+}

@@ -1,0 +1,11 @@
+import { expect, test } from 'vitest'
+import addresses from '../../../tests/contracts/addresses.json'
+import { isDeliverableEmail } from './emailAddress'
+
+test.each(addresses.taken)('an address that the shop takes is taken: %s', (address) => {
+  expect(isDeliverableEmail(address)).toBe(true)
+})
+
+test.each(addresses.refused)('an address that the shop refuses is refused: %s', (address) => {
+  expect(isDeliverableEmail(address)).toBe(false)
+})

@@ -7,7 +7,7 @@ import { setLocale } from '@/i18n'
 import { renderInApp } from '@/testing/render'
 import { jsonResponse, notification, stubNetwork } from '@/testing/api'
 import { latestSocket, stubSockets } from '@/testing/socket'
-import { useLiveFeed } from '@/stores/liveFeed'
+import { type PushedNotification, useLiveFeed } from '@/stores/liveFeed'
 import { useToasts } from '@/stores/toasts'
 import AppToasts from '@/components/AppToasts.vue'
 import { useNotificationToasts } from './useNotificationToasts'
@@ -57,8 +57,11 @@ async function comeBack(socket: ReturnType<typeof latestSocket>, userId: number)
 }
 
 const store = (id: number) => stored.push(notification({ id, subject: `News ${id}` }))
-const push = (socket: ReturnType<typeof latestSocket>, id: number) =>
-  socket.receive({ type: 'notification', data: { ...notification({ id, subject: `News ${id}` }), timestamp: '' } })
+function push(socket: ReturnType<typeof latestSocket>, id: number, { order_id = 30 + id, sequence = 1 } = {}) {
+  const { event_type, subject, message } = notification({ subject: `News ${id}` })
+  const data: PushedNotification = { id, event_type, subject, message, order_id, sequence, timestamp: '' }
+  socket.receive({ type: 'notification', data })
+}
 
 test('what comes in is toasted with the way to its order', async () => {
   const tab = await openTab()
@@ -74,10 +77,7 @@ test('an earlier step that is pushed after a later one is not toasted, nor when 
   const tab = await openTab()
   const step = (id: number, sequence: number, order_id = 31) => {
     stored.push(notification({ id, order_id, subject: `News ${id}` }))
-    tab.socket.receive({
-      type: 'notification',
-      data: { ...notification({ id, order_id, subject: `News ${id}` }), sequence, timestamp: '' },
-    })
+    push(tab.socket, id, { order_id, sequence })
   }
 
   step(2, 3)

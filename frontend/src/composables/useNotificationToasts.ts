@@ -2,6 +2,7 @@ import { useQueryClient } from '@tanstack/vue-query'
 import { useEventListener } from '@vueuse/core'
 import { onScopeDispose } from 'vue'
 import { useI18n } from 'vue-i18n'
+import type { Notification } from '@/api/client'
 import { listNotifications } from '@/api/notifications'
 import { Problem } from '@/api/problem'
 import { type PushedNotification, useLiveFeed } from '@/stores/liveFeed'
@@ -10,9 +11,9 @@ import { getStored, setStored } from '@/utils/storage'
 import { MAIL_LANGUAGE, useNotificationTitle } from './useNotificationTitle'
 import { useNotificationActions } from './useNotifications'
 
-/** The list of what was missed has it in order, without a sequence. */
-type Announcement = Pick<PushedNotification, 'id' | 'event_type' | 'subject' | 'message' | 'order_id'> & {
-  sequence?: number | null
+/** Pushed, or read from the list of missed ones: that list is in order and has no sequence. */
+type Announcement = Pick<Notification, 'id' | 'event_type' | 'subject' | 'message' | 'order_id'> & {
+  sequence?: PushedNotification['sequence']
 }
 
 /** One by one they would be noise. */
@@ -65,7 +66,7 @@ export function useNotificationToasts(userId: number) {
 
   /** Of two steps of an order the later one may be pushed first: the earlier one is no news any more. */
   function isNewest({ order_id, sequence }: Announcement) {
-    if (order_id === null || sequence == null) return true
+    if (order_id === null || sequence === undefined) return true
     if (sequence < (sequences.get(order_id) ?? 0)) return false
     sequences.set(order_id, sequence)
     return true

@@ -19,9 +19,9 @@ export type PushedNotification = {
   event_type: string
   subject: string
   message: string
-  order_id: number | null
-  /** The place of its order's event among the others. */
-  sequence: number | null
+  order_id: number
+  /** The number of the order's event: a later event has a higher one. */
+  sequence: number
   timestamp: string
 }
 

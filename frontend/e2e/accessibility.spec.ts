@@ -8,7 +8,7 @@ const WIDTHS = [360, 1920, 1280]
 test.describe.configure({ timeout: 600_000 })
 
 for (const role of ['guest', 'customer', 'admin'] as const) {
-  test(`no page of ${role} is a barrier, wider than the window, or against the policy for scripts and styles`, async ({
+  test(`every page of the ${role} is accessible, fits the window and respects the content security policy`, async ({
     page,
     guest,
   }) => {

@@ -4,7 +4,7 @@ import { DEMO_PASSWORD, directAccess, expect, expectAccessible, logIn, test } fr
 const DAY = 86_400_000
 const ADMIN = { email: 'admin@forage.example', password: DEMO_PASSWORD }
 
-test('to a customer there is no back office, and none of its code', async ({ page, customer }) => {
+test('a customer gets neither the back office nor its code', async ({ page, customer }) => {
   const loaded: string[] = []
   page.on('request', (request) => loaded.push(request.url()))
   await logIn(page, customer)
@@ -15,7 +15,7 @@ test('to a customer there is no back office, and none of its code', async ({ pag
   expect(loaded.filter((url) => /admin/i.test(new URL(url).pathname.split('/assets/')[1] ?? ''))).toEqual([])
 })
 
-test('a product is made, its faults are said beside the fields, and a stale edit shows both versions', async ({
+test('a product is created, errors show beside the fields, and a stale edit shows both versions', async ({
   page,
   admin,
 }) => {
@@ -55,7 +55,7 @@ test('a product is made, its faults are said beside the fields, and a stale edit
   await expectAccessible(page)
 })
 
-test('a failed mail is retried, and its customer has it', async ({ page, admin, customer, newProduct, mailTo }) => {
+test('a failed mail is retried and reaches its customer', async ({ page, admin, customer, newProduct, mailTo }) => {
   const { id } = await placeOrder(customer.api, await newProduct())
   await mailTo(customer.email, /order/i)
   await expect
@@ -87,7 +87,7 @@ test('a failed mail is retried, and its customer has it', async ({ page, admin, 
   await expect(page.getByRole('main').getByText('550 no such box')).toBeHidden()
 })
 
-test('a message that nobody can read is shown, and discarded', async ({ page }) => {
+test('an unreadable message is shown and discarded', async ({ page }) => {
   const body = `no JSON ${Date.now()}`
   directAccess('message', 'evt-orders-order.created--notifications.confirm_order', body)
   await logIn(page, ADMIN)
@@ -109,7 +109,7 @@ test('a message that nobody can read is shown, and discarded', async ({ page }) 
   await expect(message).toHaveCount(0)
 })
 
-test('the dashboard counts an order of today', async ({ page, admin, customer, newProduct }) => {
+test('the dashboard counts an order placed today', async ({ page, admin, customer, newProduct }) => {
   // A day in UTC that ended meanwhile would leave nothing to compare with.
   await expect.poll(() => Date.now() % DAY, { timeout: 90_000 }).toBeLessThan(DAY - 60_000)
   const today = async () =>
@@ -128,7 +128,7 @@ test('the dashboard counts an order of today', async ({ page, admin, customer, n
   await expect.poll(() => figure(/^revenue today/i)).toBeGreaterThanOrEqual(Number(before.revenue) + 123)
 })
 
-test('an admin finds somebody and makes an admin of them', async ({ page, admin, customer }) => {
+test('an admin finds a user and makes them an admin', async ({ page, admin, customer }) => {
   await logIn(page, ADMIN)
   await page.goto(`/admin/users?q=${encodeURIComponent(customer.email)}`)
 

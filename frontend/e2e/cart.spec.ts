@@ -4,7 +4,7 @@ import { addToCart, placeOrder } from './cart'
 // As often as the checkout sends an order by itself.
 const TRIES = 3
 
-test('what sells out while it is in the cart is said at once, and mended with a click', async ({
+test('a product that sells out in the cart says so at once and is fixed with a click', async ({
   page,
   admin,
   newProduct,
@@ -23,7 +23,7 @@ test('what sells out while it is in the cart is said at once, and mended with a 
   await expect(page.getByRole('main')).toContainText(/sold out/i)
 })
 
-test('a refusal at the checkout names what is short and offers to mend the cart', async ({
+test('a refusal at the checkout names the short product and offers to fix the cart', async ({
   page,
   admin,
   customer,
@@ -48,11 +48,7 @@ test('a refusal at the checkout names what is short and offers to mend the cart'
   await expect(page).toHaveURL(/\/orders\/\d+/)
 })
 
-test('an order whose answer was lost is made once, however often it is sent', async ({
-  page,
-  customer,
-  newProduct,
-}) => {
+test('an order whose answer was lost is placed once', async ({ page, customer, newProduct }) => {
   const product = await newProduct()
   await logIn(page, customer)
   await addToCart(page, product, 1)
@@ -84,7 +80,7 @@ test('a double click makes one order', async ({ page, customer, newProduct }) =>
   expect(await customer.api.send('GET', '/orders')).toHaveLength(1)
 })
 
-test('the cart is the same in two tabs, and what a guest put in comes along when logging in', async ({
+test("two tabs share the cart, and logging in keeps the guest's items", async ({
   page,
   context,
   customer,
@@ -109,7 +105,7 @@ test('the cart is the same in two tabs, and what a guest put in comes along when
   await expect(page.getByRole('main')).toContainText(second.name)
 })
 
-test('a purchase needs no mouse', async ({ page, customer, newProduct }) => {
+test('a purchase works by keyboard alone', async ({ page, customer, newProduct }) => {
   const product = await newProduct()
   const { keyboard } = page
   await page.goto('/')

@@ -1,6 +1,6 @@
 import { expect, expectAccessible, linkIn, logIn, PASSWORD, test } from './support'
 
-test('somebody registers, proves the address, buys, and follows the order from the mail', async ({
+test('a new customer registers, verifies the address, buys and opens the order from the mail', async ({
   page,
   newProduct,
   mailTo,
@@ -38,12 +38,7 @@ test('somebody registers, proves the address, buys, and follows the order from t
   await expect(page.getByRole('main')).toContainText('Pending')
 })
 
-test('a forgotten password is set anew by the mail, and every session has ended', async ({
-  page,
-  browser,
-  customer,
-  mailTo,
-}) => {
+test('a forgotten password is reset by mail, and every session ends', async ({ page, browser, customer, mailTo }) => {
   const otherDevice = await (await browser.newContext({ baseURL: process.env.SHOP_URL })).newPage()
   await logIn(otherDevice, customer)
 
@@ -69,7 +64,7 @@ test('a forgotten password is set anew by the mail, and every session has ended'
   await otherDevice.context().close()
 })
 
-test('a session is ended from another device', async ({ page, browser, customer }) => {
+test('a session on another device is ended', async ({ page, browser, customer }) => {
   const userAgent = 'Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0'
   const otherDevice = await (await browser.newContext({ baseURL: process.env.SHOP_URL, userAgent })).newPage()
   await logIn(otherDevice, customer)
@@ -90,7 +85,7 @@ test('a session is ended from another device', async ({ page, browser, customer 
   await otherDevice.context().close()
 })
 
-test('one who signs in at the provider comes back to where one was', async ({ page }) => {
+test('signing in at the provider leads back to the requested page', async ({ page }) => {
   await page.goto('/orders')
   await expect(page).toHaveURL(/\/login\?next=/)
   await page.getByRole('link', { name: /google/i }).click()
@@ -100,7 +95,7 @@ test('one who signs in at the provider comes back to where one was', async ({ pa
   await expect(page.getByRole('button', { name: 'Account', exact: true })).toBeVisible()
 })
 
-test('one whom the provider does not vouch for is told so, in the shop', async ({ page }) => {
+test('an unverified address at the provider is explained in the shop', async ({ page }) => {
   await page.goto('/login')
   await page.getByRole('link', { name: /google/i }).click()
   await page.getByRole('button', { name: 'bo-unverified' }).click()

@@ -2,7 +2,7 @@ import type { WebSocketRoute } from '@playwright/test'
 import { placeOrder } from './cart'
 import { expect, logIn, tabTo, test } from './support'
 
-test('the admin ships an order, and the window of its customer shows it', async ({
+test("an order shipped by an admin shows at once in its customer's window", async ({
   page,
   browser,
   admin,
@@ -42,7 +42,7 @@ test('the admin ships an order, and the window of its customer shows it', async 
   await office.context().close()
 })
 
-test('stock is what it is now, without a reload', async ({ page, admin, newProduct }) => {
+test('the stock updates without a reload', async ({ page, admin, newProduct }) => {
   const product = await newProduct({ stock_quantity: 9 })
   const isWatched = new Promise<unknown>((watched) =>
     page.on('websocket', (socket) => {
@@ -60,7 +60,7 @@ test('stock is what it is now, without a reload', async ({ page, admin, newProdu
   await expect(page.getByRole('main')).toContainText(/sold out/i)
 })
 
-test('what was missed while the feed was away comes up once, in one tab', async ({
+test('a notification missed during an outage of the feed shows once, in one tab', async ({
   page,
   context,
   admin,
@@ -121,7 +121,7 @@ test('what was missed while the feed was away comes up once, in one tab', async 
   expect(await toasts()).toBe(0)
 })
 
-test('being offline is said, and ends by itself', async ({ page, context }) => {
+test('being offline is announced until the network is back', async ({ page, context }) => {
   await page.goto('/')
   await expect(page.getByRole('heading', { level: 1 })).toBeVisible()
 
@@ -132,7 +132,7 @@ test('being offline is said, and ends by itself', async ({ page, context }) => {
   await expect(page.getByText(/you are offline/i)).toBeHidden()
 })
 
-test('an expired token is refreshed once, for two tabs and all that they ask', async ({
+test('an expired token is refreshed once for all requests of two tabs', async ({
   page,
   context,
   customer,

@@ -1,6 +1,6 @@
 import { expect, killGateway, logIn, test } from './support'
 
-test('a gateway that dies is waited for', async ({ page, customer, newProduct }) => {
+test('the pages wait for a killed gateway', async ({ page, customer, newProduct }) => {
   const product = await newProduct()
   await logIn(page, customer)
 

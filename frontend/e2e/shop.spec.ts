@@ -4,7 +4,7 @@ import { expect, logIn, scrollsSideways, test } from './support'
 
 const FIRST_PAGE_KB = 120
 
-test('what one looks for is in the address, and going back finds the place', async ({ page }) => {
+test('the address holds the search, and going back restores the scroll position', async ({ page }) => {
   await visit(page, '/')
   await page.getByRole('searchbox').fill('porcini')
   await expect(page).toHaveURL(/q=porcini/)
@@ -22,7 +22,7 @@ test('what one looks for is in the address, and going back finds the place', asy
   await expect.poll(() => page.evaluate(() => scrollY)).toBeGreaterThan(before - 50)
 })
 
-test('the first page is light, and its files are kept for ever', async ({ page }) => {
+test('the first page is small, and its files are cached for ever', async ({ page }) => {
   const scripts: { url: string; bytes: number; kept: string }[] = []
   page.on('response', async (response) => {
     if (response.request().resourceType() !== 'script') return
@@ -43,7 +43,7 @@ test('the first page is light, and its files are kept for ever', async ({ page }
   expect(hashed.filter(({ kept }) => !kept.includes('immutable'))).toEqual([])
 })
 
-test('language and colours are chosen, and stay so', async ({ page }) => {
+test('language and colours are kept after a reload', async ({ page }) => {
   await visit(page, '/')
   await page.getByLabel('Language').selectOption('de')
   await expect(page.locator('html')).toHaveAttribute('lang', 'de')
@@ -56,7 +56,7 @@ test('language and colours are chosen, and stay so', async ({ page }) => {
   await expect(page.getByRole('link', { name: 'Laden', exact: true })).toBeVisible()
 })
 
-test('without a network the page stays, and the page one asked for comes with it', async ({
+test('offline, the page stays usable, and the requested page opens once online', async ({
   page,
   context,
   newProduct,
@@ -76,7 +76,7 @@ test('without a network the page stays, and the page one asked for comes with it
   await expect(page.getByRole('main')).toContainText(product.name)
 })
 
-test('a browser that keeps nothing shops and logs in all the same', async ({ page, newProduct, customer }) => {
+test('without storage, logging in and buying work', async ({ page, newProduct, customer }) => {
   await page.addInitScript(() => {
     Object.defineProperty(window, 'localStorage', {
       get() {
@@ -97,7 +97,7 @@ test('a browser that keeps nothing shops and logs in all the same', async ({ pag
   await expect(page).toHaveURL(/\/orders\/\d+/)
 })
 
-test('no name is too long for a phone', async ({ browser, newProduct, customer }) => {
+test("a very long name fits a phone's width", async ({ browser, newProduct, customer }) => {
   const product = await newProduct({ name: 'm'.repeat(200), category: 'c'.repeat(100), price: '9999999999.99' })
   const context = await browser.newContext({
     baseURL: process.env.SHOP_URL,

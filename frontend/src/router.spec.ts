@@ -63,13 +63,13 @@ async function visit(path: string) {
 
 const logInBefore = (id = 7) => localStorage.setItem('forage.logged-in', String(id))
 
-test('a guest logs in first, and then comes back', async () => {
+test('a guest is sent to the login page with the way back', async () => {
   const { place } = await visit('/orders?page=2')
 
   expect(place()).toBe('/login?next=/orders?page=2')
 })
 
-test('a user who comes back is let in', async () => {
+test('a returning user sees the page', async () => {
   logInBefore()
 
   await visit('/orders')
@@ -77,7 +77,7 @@ test('a user who comes back is let in', async () => {
   expect(await screen.findByText('orders of 7')).toBeInTheDocument()
 })
 
-test('until it is known who is there the place of the page is not empty', async () => {
+test('a skeleton shows until the user is known', async () => {
   logInBefore()
 
   const visiting = visit('/orders')
@@ -88,7 +88,7 @@ test('until it is known who is there the place of the page is not empty', async 
   expect(screen.queryByRole('status')).toBeNull()
 })
 
-test('a shop that is away shuts nobody out: the page waits, says why, and comes up by itself', async () => {
+test('during an outage the page waits, says why and opens by itself', async () => {
   vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
   logInBefore()
   isDown = true
@@ -103,7 +103,7 @@ test('a shop that is away shuts nobody out: the page waits, says why, and comes 
   expect(place()).toBe('/orders?page=2')
 })
 
-test('who turns out to be logged out once the shop is back logs in, and comes back', async () => {
+test('a user who is logged out after an outage is sent to the login page', async () => {
   logInBefore()
   isDown = true
   const { place, session } = await visit('/orders')
@@ -115,7 +115,7 @@ test('who turns out to be logged out once the shop is back logs in, and comes ba
   await expect.poll(place).toBe('/login?next=/orders')
 })
 
-test('who turns out to be no admin once the shop is back sees no back office', async () => {
+test('a user who is no admin after an outage sees no back office', async () => {
   logInBefore()
   isDown = true
   const { router, session } = await visit('/admin/orders')
@@ -129,7 +129,7 @@ test('who turns out to be no admin once the shop is back sees no back office', a
   expect(mounted).not.toHaveBeenCalled()
 })
 
-test('a session that ends on a page is said once, and asks to log in and come back', async () => {
+test('a session that ends shows one toast and leads to the login page', async () => {
   logInBefore()
   const { place } = await visit('/orders')
   await screen.findByText('orders of 7')
@@ -140,7 +140,7 @@ test('a session that ends on a page is said once, and asks to log in and come ba
   expect(useToasts(pinia).toasts.map(({ title }) => title)).toEqual([expect.stringContaining('Your session has ended')])
 })
 
-test('who logs out goes where they chose to', async () => {
+test('logging out leads to the chosen page', async () => {
   logInBefore()
   const { place, router, session } = await visit('/orders')
   await screen.findByText('orders of 7')
@@ -153,7 +153,7 @@ test('who logs out goes where they chose to', async () => {
   expect(useToasts(pinia).toasts).toEqual([])
 })
 
-test('the page is the next user’s when somebody else logs in', async () => {
+test('when another user logs in, the page is rendered for that user', async () => {
   logInBefore()
   await visit('/orders')
   const theirs = await screen.findByText('orders of 7')
@@ -164,7 +164,7 @@ test('the page is the next user’s when somebody else logs in', async () => {
   expect(theirs).not.toBeInTheDocument()
 })
 
-test('on a page for all nothing is left of who was there either', async () => {
+test('a public page is rendered again after a logout', async () => {
   logInBefore()
   const { session } = await visit('/')
   await session.restore()
@@ -176,7 +176,7 @@ test('on a page for all nothing is left of who was there either', async () => {
 })
 
 test.each(['reset-password', 'verify-email', 'sign-in-callback'])(
-  'the page %s keeps what its link brought when a session ends',
+  "the page %s keeps its link's data when a session ends",
   async (name) => {
     logInBefore()
     const { session } = await visit(appRouter.resolve({ name }).path)
@@ -193,7 +193,7 @@ test.each([
   ['/login?next=/orders', '/orders'],
   ['/register', '/'],
   ['/login?next=//evil.example', '/'],
-])('who is logged in has no business at %s', async (path, next) => {
+])('a logged-in user is redirected from %s', async (path, next) => {
   logInBefore()
 
   const { place } = await visit(path)
@@ -201,7 +201,7 @@ test.each([
   expect(place()).toBe(next)
 })
 
-test('one can log in while the shop can not say who is there', async () => {
+test('the login page opens while the user is still unknown', async () => {
   logInBefore()
   isDown = true
 

@@ -30,7 +30,7 @@ async function openTab(): Promise<Tab> {
   return import('./token')
 }
 
-async function heard(tab: Tab, token: string | null) {
+async function waitForToken(tab: Tab, token: string | null) {
   await expect.poll(() => tab.currentToken()).toBe(token)
 }
 
@@ -45,7 +45,7 @@ beforeEach(() => {
 })
 afterEach(() => closeTabs())
 
-test('requests that find the token expired at once send one refresh, and each is tried once more', async () => {
+test('concurrent requests with an expired token share one refresh, and each is retried once', async () => {
   const tab = await openTab()
   tab.setToken(tokenFor(7))
 
@@ -58,12 +58,12 @@ test('requests that find the token expired at once send one refresh, and each is
   expect(requests).toHaveLength(7)
 })
 
-test('two tabs that find it expired at once send one refresh', async () => {
+test('two tabs with an expired token share one refresh', async () => {
   stubLocks()
   const [here, there] = [await openTab(), await openTab()]
   const old = tokenFor(7)
   here.setToken(old)
-  await heard(there, old)
+  await waitForToken(there, old)
 
   const answers = await Promise.all([ask(here), ask(there)])
 
@@ -71,18 +71,18 @@ test('two tabs that find it expired at once send one refresh', async () => {
   expect(refreshes()).toHaveLength(1)
 })
 
-test('a token that another tab got is used, and none is asked for', async () => {
+test('a token from another tab is used without a refresh', async () => {
   const [here, there] = [await openTab(), await openTab()]
 
   there.setToken(good)
-  await heard(here, good)
+  await waitForToken(here, good)
 
   expect((await ask(here)).status).toBe(200)
   expect(await here.refreshToken(null)).toBe(true)
   expect(refreshes()).toHaveLength(0)
 })
 
-test('a request that is refused with the new token as well is not tried for ever', async () => {
+test('a request that is refused with the new token too is not retried again', async () => {
   const tab = await openTab()
   tab.setToken(tokenFor(7))
   refreshed = () => jsonResponse({ access_token: tokenFor(7) })
@@ -91,7 +91,7 @@ test('a request that is refused with the new token as well is not tried for ever
   expect(refreshes()).toHaveLength(1)
 })
 
-test('a wrong password is no reason to refresh', async () => {
+test('a wrong password causes no refresh', async () => {
   const tab = await openTab()
   tab.setToken(good)
   requests = stubNetwork(() => problemResponse('invalid-credentials', 401, {}, { 'WWW-Authenticate': 'Bearer' }))
@@ -100,7 +100,7 @@ test('a wrong password is no reason to refresh', async () => {
   expect(requests).toHaveLength(1)
 })
 
-test('a body is sent again with the second try', async () => {
+test('the retry sends the body again', async () => {
   const tab = await openTab()
   tab.setToken(tokenFor(7))
 
@@ -126,7 +126,7 @@ test.each([
   ],
   ['a shop that is down', () => problemResponse('service-unavailable', 503), 'service-unavailable'],
   ['too many requests', () => problemResponse('rate-limited', 429), 'rate-limited'],
-  ['a page of a hotel', () => new Response('<html>', { status: 200 }), 'unreadable-answer'],
+  ['a captive portal', () => new Response('<html>', { status: 200 }), 'unreadable-answer'],
   ['a proxy that wants a login', () => new Response('<html>', { status: 401 }), 'unreadable-answer'],
 ])('%s does not end the session', async (_, reply, type) => {
   const tab = await openTab()
@@ -142,7 +142,7 @@ test.each([
   expect(listener).not.toHaveBeenCalled()
 })
 
-test('a refresh that fails is not asked for again by each that waited for it', async () => {
+test('requests that wait for one refresh share its failure', async () => {
   const tab = await openTab()
   tab.setToken(tokenFor(7))
   refreshed = () => problemResponse('service-unavailable', 503)
@@ -153,13 +153,13 @@ test('a refresh that fails is not asked for again by each that waited for it', a
   expect(refreshes()).toHaveLength(1)
 })
 
-test('a new token whose answer was lost is asked for again at once, before that would be taken for theft', async () => {
+test('a refresh without an answer is repeated within the grace period of the old cookie', async () => {
   const tab = await openTab()
   tab.setToken(tokenFor(7))
   const timeout = vi.spyOn(AbortSignal, 'timeout')
-  const well = refreshed
+  const succeed = refreshed
   refreshed = () => {
-    refreshed = well
+    refreshed = succeed
     throw new DOMException('', 'TimeoutError')
   }
 
@@ -169,23 +169,23 @@ test('a new token whose answer was lost is asked for again at once, before that 
   expect(Math.min(...timeout.mock.calls.flat())).toBeLessThan(SERVER_GRACE_SECONDS * 1000)
 })
 
-test('the next request after a failed refresh tries anew', async () => {
+test('the next request after a failed refresh refreshes again', async () => {
   const tab = await openTab()
   tab.setToken(tokenFor(7))
-  const well = refreshed
+  const succeed = refreshed
   refreshed = () => problemResponse('service-unavailable', 503)
   await expect(ask(tab)).rejects.toThrow()
 
-  refreshed = well
+  refreshed = succeed
 
   expect((await ask(tab)).status).toBe(200)
 })
 
-test('a session that is over is over in all tabs', async () => {
+test('a session that ends in one tab ends in all tabs', async () => {
   const [here, there] = [await openTab(), await openTab()]
   const old = tokenFor(7)
   here.setToken(old)
-  await heard(there, old)
+  await waitForToken(there, old)
   const listener = vi.fn()
   there.onTokenChange(listener)
   refreshed = () => problemResponse('invalid-session', 401)
@@ -193,11 +193,11 @@ test('a session that is over is over in all tabs', async () => {
   expect((await ask(here)).status).toBe(401)
 
   expect(here.currentToken()).toBeNull()
-  await heard(there, null)
+  await waitForToken(there, null)
   expect(listener).toHaveBeenCalledTimes(1)
 })
 
-test('what one user asked for is not done as the next', async () => {
+test('a request of one user is not retried as another', async () => {
   const tab = await openTab()
   tab.setToken(tokenFor(7))
   good = tokenFor(8)
@@ -209,7 +209,7 @@ test('what one user asked for is not done as the next', async () => {
   expect(requests.filter(({ url }) => url.endsWith('/orders'))).toHaveLength(1)
 })
 
-test('who logs out while a refresh is under way stays logged out', async () => {
+test('logging out during a refresh keeps the user logged out', async () => {
   const tab = await openTab()
   const old = tokenFor(7)
   tab.setToken(old)
@@ -225,7 +225,7 @@ test('who logs out while a refresh is under way stays logged out', async () => {
   expect(tab.currentToken()).toBeNull()
 })
 
-test('without Web Locks, what another tab said during a refresh holds', async () => {
+test('without Web Locks, a logout in another tab wins over a running refresh', async () => {
   const tab = await openTab()
   const old = tokenFor(7)
   tab.setToken(old)
@@ -234,7 +234,7 @@ test('without Web Locks, what another tab said during a refresh holds', async ()
   const refresh = tab.refreshToken(old)
   await expect.poll(() => refreshes().length).toBe(1)
   ;(await openTab()).clearToken()
-  await heard(tab, null)
+  await waitForToken(tab, null)
 
   finish(jsonResponse({ access_token: good }))
 
@@ -242,7 +242,7 @@ test('without Web Locks, what another tab said during a refresh holds', async ()
   expect(tab.currentToken()).toBeNull()
 })
 
-test('a clock that is wrong is of no account', async () => {
+test('a wrong clock causes no refresh', async () => {
   vi.setSystemTime('2099-01-01')
   const tab = await openTab()
   tab.setToken(good)
@@ -252,7 +252,7 @@ test('a clock that is wrong is of no account', async () => {
   vi.useRealTimers()
 })
 
-test('a request that nobody waits for any more is no network failure', async () => {
+test('an aborted request without a token is not a network problem', async () => {
   const tab = await openTab()
   requests = stubNetwork(() => {
     throw new DOMException('', 'AbortError')
@@ -261,7 +261,7 @@ test('a request that nobody waits for any more is no network failure', async () 
   await expect(ask(tab)).rejects.toMatchObject({ name: 'AbortError' })
 })
 
-test('a request that is never answered is given up, and holds up no other tab', async () => {
+test('a request without an answer times out and releases the lock for other tabs', async () => {
   stubLocks()
   const [here, there] = [await openTab(), await openTab()]
   const late = new AbortController()

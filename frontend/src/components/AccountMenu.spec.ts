@@ -28,7 +28,7 @@ async function choose(name: string) {
   await expect.poll(() => screen.queryByRole('menu')).toBeNull()
 }
 
-test('a page that one goes to by the menu keeps the focus', async () => {
+test('a page opened from the menu keeps the focus', async () => {
   await renderInApp(App)
 
   await choose('Orders')
@@ -38,7 +38,7 @@ test('a page that one goes to by the menu keeps the focus', async () => {
   expect(screen.getByRole('heading')).toHaveFocus()
 })
 
-test('the menu of the page that one is on leads back to its button', async () => {
+test('choosing the current page in the menu returns the focus to its button', async () => {
   await renderInApp(App, { at: '/orders' })
 
   await choose('Orders')

@@ -24,11 +24,11 @@ afterEach(() => {
   disposePinia(pinia)
 })
 
-const said = () => screen.getByRole('status').textContent
+const statusText = () => screen.getByRole('status').textContent
 const seconds = (count: number) => vi.advanceTimersByTimeAsync(count * 1000)
 
 /** The next attempt succeeds. */
-async function comeBack() {
+async function reconnect() {
   while (latestSocket().readyState !== FakeSocket.CONNECTING) await seconds(0.1)
   latestSocket().greet()
   await nextTick()
@@ -39,36 +39,36 @@ function network(isOnline: boolean) {
   window.dispatchEvent(new Event(isOnline ? 'online' : 'offline'))
 }
 
-test('a loss that ends soon is not worth a word', async () => {
+test('a short connection loss shows nothing', async () => {
   latestSocket().disconnect()
-  await comeBack()
+  await reconnect()
 
   await seconds(10)
 
-  expect(said()).toBe('')
+  expect(statusText()).toBe('')
 })
 
-test('a shop that stays away is said, and said to be back, and then nothing', async () => {
+test('a long connection loss is announced, then its end, then nothing', async () => {
   latestSocket().disconnect()
   await seconds(9)
-  expect(said()).toMatch(/no live connection/)
+  expect(statusText()).toMatch(/no live connection/)
 
-  await comeBack()
-  expect(said()).toMatch(/connection is back/)
+  await reconnect()
+  expect(statusText()).toMatch(/connection is back/)
   await seconds(4)
-  expect(said()).toBe('')
+  expect(statusText()).toBe('')
 })
 
-test('a browser that is offline says so, and is not back before the shop is heard', async () => {
+test('an offline browser is announced as back only once the feed is open', async () => {
   network(false)
   latestSocket().disconnect()
   await seconds(2)
-  expect(said()).toMatch(/You are offline/)
+  expect(statusText()).toMatch(/You are offline/)
 
   network(true)
   await nextTick()
-  expect(said()).toMatch(/no live connection/)
+  expect(statusText()).toMatch(/no live connection/)
 
-  await comeBack()
-  expect(said()).toMatch(/connection is back/)
+  await reconnect()
+  expect(statusText()).toMatch(/connection is back/)
 })

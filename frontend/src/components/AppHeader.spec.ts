@@ -17,7 +17,7 @@ afterEach(() => {
 
 const items = () => screen.getByRole('navigation').children.length
 
-test('on a reload the header has room for all that comes for who is logged in', async () => {
+test('after a reload the header reserves space for the items of a logged-in user', async () => {
   localStorage.setItem('forage.logged-in', '7')
   stubSockets()
   stubNetwork((_, path) => {
@@ -36,7 +36,7 @@ test('on a reload the header has room for all that comes for who is logged in', 
   expect(items()).toBe(before)
 })
 
-test('a guest is offered to log in, and nothing that needs it', async () => {
+test('a guest sees the login link and nothing that requires a login', async () => {
   ;({ pinia } = await renderInApp(AppHeader))
 
   expect(screen.getByRole('link', { name: 'Log in' })).toBeInTheDocument()

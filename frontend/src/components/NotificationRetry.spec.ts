@@ -4,7 +4,7 @@ import { renderInApp } from '@/testing/render'
 import { jsonResponse, notification, stubNetwork } from '@/testing/api'
 import NotificationRetry from './NotificationRetry.vue'
 
-test('when it goes, its focus goes to the heading', async () => {
+test('when the retry button disappears, the heading gets its focus', async () => {
   stubNetwork(() => jsonResponse(notification()))
   const Page = {
     components: { NotificationRetry },

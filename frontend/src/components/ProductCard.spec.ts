@@ -19,7 +19,7 @@ beforeEach(() => {
 const show = (fields: Parameters<typeof product>[0] = {}) =>
   renderInApp(ProductCard, { props: { product: product(fields) } })
 
-test('a product that there is plenty of shows its price, and no stock', async () => {
+test('a product with much stock shows its price and no stock', async () => {
   await show()
 
   expect(screen.getByText('€14.50')).toBeVisible()
@@ -27,32 +27,32 @@ test('a product that there is plenty of shows its price, and no stock', async ()
   expect(screen.getByRole('link', { name: 'Chanterelles, 250 g' })).toHaveAttribute('href', '/products/1')
 })
 
-test('the last few say how many they are', async () => {
+test('a product with low stock shows how many are left', async () => {
   await show({ stock_quantity: 3 })
 
   expect(screen.getByText('Only 3 left')).toBeVisible()
 })
 
-test('more than the last few do not', async () => {
+test('a product above the low-stock level shows no count', async () => {
   await show({ stock_quantity: 6 })
 
   expect(screen.queryByText(/left/)).not.toBeInTheDocument()
 })
 
-test('what is sold out says so and can not be put into the cart', async () => {
+test('a sold-out product says so and cannot be added to the cart', async () => {
   await show({ stock_quantity: 0 })
 
   expect(screen.getByRole('button', { name: 'Sold out' })).toBeDisabled()
 })
 
-test('what is no longer sold says so', async () => {
+test('a product that is no longer sold says so', async () => {
   await show({ is_active: false })
 
   expect(screen.getByText('No longer sold')).toBeVisible()
   expect(screen.getByRole('button')).toBeDisabled()
 })
 
-test('its button puts one into the cart and says so', async () => {
+test('the button adds one to the cart and shows a toast', async () => {
   const { pinia } = await show()
 
   await userEvent.click(screen.getByRole('button', { name: 'Add to cart: Chanterelles, 250 g' }))
@@ -63,7 +63,7 @@ test('its button puts one into the cart and says so', async () => {
   ])
 })
 
-test('once all there are lie in the cart, no more can be put in', async () => {
+test('once the whole stock is in the cart, no more can be added', async () => {
   await show({ stock_quantity: 1 })
 
   await userEvent.click(screen.getByRole('button', { name: /Add to cart/ }))
@@ -71,7 +71,7 @@ test('once all there are lie in the cart, no more can be put in', async () => {
   expect(screen.getByRole('button', { name: 'All in your cart' })).toBeDisabled()
 })
 
-test('a product is read before it is opened, when one points at it', async () => {
+test('hovering over a product prefetches it', async () => {
   const { queryClient } = await show()
 
   await userEvent.hover(screen.getByRole('link'))
@@ -80,7 +80,7 @@ test('a product is read before it is opened, when one points at it', async () =>
   expect(requests.map(({ url }) => new URL(url).pathname)).toEqual(['/api/products/1'])
 })
 
-test("a page that can not be loaded ahead is nobody's error yet", async () => {
+test('a failed prefetch is not an error', async () => {
   const unhandled = vi.fn()
   process.once('unhandledRejection', unhandled)
   await show()

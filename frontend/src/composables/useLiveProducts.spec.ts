@@ -35,36 +35,36 @@ async function open() {
   return rendered
 }
 
-const tell = (stock_quantity: number, revision: number) =>
+const pushUpdate = (stock_quantity: number, revision: number) =>
   latestSocket().receive({
     type: 'product',
     data: { id: 1, price: '14.50', stock_quantity, is_active: true, revision },
   })
 
-test('what the feed says of a product is seen at once, and makes nothing else of it newer', async () => {
+test('a pushed update shows at once and does not refresh the age of the cached product', async () => {
   stubNetwork(() => jsonResponse(product({ stock_quantity: 9 })))
   const { queryClient } = await open()
   await screen.findByText('9 left')
   const readAt = queryClient.getQueryState(['product', 1])!.dataUpdatedAt
 
-  tell(8, 1)
+  pushUpdate(8, 1)
 
   expect(await screen.findByText('8 left')).toBeVisible()
   expect(queryClient.getQueryState(['product', 1])!.dataUpdatedAt).toBe(readAt)
 })
 
-test('an answer that was on its way when the news came does not undo it', async () => {
+test('a response requested before a pushed update does not undo it', async () => {
   let reply: (response: Response) => void = () => {}
   stubNetwork(() => new Promise((done) => (reply = done)))
   await open()
 
-  tell(7, 2)
+  pushUpdate(7, 2)
   reply(jsonResponse(product({ stock_quantity: 9 })))
 
   expect(await screen.findByText('7 left')).toBeVisible()
 })
 
-test('what may have been missed is read anew', async () => {
+test('products are refetched after a reconnect', async () => {
   let stock = 9
   stubNetwork(() => jsonResponse(product({ stock_quantity: stock })))
   await open()
@@ -86,36 +86,33 @@ const SHOWN = {
   },
 }
 
-test.each(Object.entries(SHOWN))(
-  '%s is there at once on coming back, and read anew: meanwhile nobody watched',
-  async (_, read) => {
-    let reply: (stock: number) => void = () => {}
-    stubNetwork(async (_, path) => {
-      const found = product({ stock_quantity: await new Promise<number>((resolve) => (reply = resolve)) })
-      return jsonResponse(path === '/api/products' ? { items: [found], total: 1 } : found)
-    })
-    const Shown = {
-      setup: () => ({ product: read() }),
-      template: '<p v-if="product">{{ product.stock_quantity }} left</p>',
-    }
-    const Visited = {
-      components: { Shown },
-      data: () => ({ isHere: false }),
-      template: '<Shown v-if="isHere" /><button @click="isHere = !isHere">Go</button>',
-    }
-    const rendered = await renderInApp(Visited)
-    pinia = rendered.pinia
-    rendered.queryClient.setDefaultOptions(queries.getDefaultOptions())
-    const go = () => userEvent.click(screen.getByRole('button'))
-    await go()
-    reply(9)
-    await screen.findByText('9 left')
-    await go()
+test.each(Object.entries(SHOWN))('%s shows from the cache at once and is refetched', async (_, read) => {
+  let reply: (stock: number) => void = () => {}
+  stubNetwork(async (_, path) => {
+    const found = product({ stock_quantity: await new Promise<number>((resolve) => (reply = resolve)) })
+    return jsonResponse(path === '/api/products' ? { items: [found], total: 1 } : found)
+  })
+  const Shown = {
+    setup: () => ({ product: read() }),
+    template: '<p v-if="product">{{ product.stock_quantity }} left</p>',
+  }
+  const Visited = {
+    components: { Shown },
+    data: () => ({ isHere: false }),
+    template: '<Shown v-if="isHere" /><button @click="isHere = !isHere">Go</button>',
+  }
+  const rendered = await renderInApp(Visited)
+  pinia = rendered.pinia
+  rendered.queryClient.setDefaultOptions(queries.getDefaultOptions())
+  const go = () => userEvent.click(screen.getByRole('button'))
+  await go()
+  reply(9)
+  await screen.findByText('9 left')
+  await go()
 
-    await go()
+  await go()
 
-    expect(screen.getByText('9 left')).toBeVisible()
-    reply(5)
-    expect(await screen.findByText('5 left')).toBeVisible()
-  },
-)
+  expect(screen.getByText('9 left')).toBeVisible()
+  reply(5)
+  expect(await screen.findByText('5 left')).toBeVisible()
+})

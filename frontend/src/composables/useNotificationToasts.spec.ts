@@ -37,19 +37,19 @@ async function openTab({ userId = 7 } = {}) {
   const live = useLiveFeed(pinia)
   live.open()
   const socket = latestSocket()
-  await comeBack(socket, userId)
+  await reconnect(socket, userId)
   const toasts = useToasts(pinia)
   const titles = () => toasts.toasts.map(({ title }) => title)
   return {
     socket,
     titles,
     close: () => (unmount(), disposePinia(pinia)),
-    comeBack: () => comeBack(socket, userId),
+    reconnect: () => reconnect(socket, userId),
     toasts,
   }
 }
 
-async function comeBack(socket: ReturnType<typeof latestSocket>, userId: number) {
+async function reconnect(socket: ReturnType<typeof latestSocket>, userId: number) {
   const asked = requests.length
   socket.greet()
   socket.receive({ type: 'authenticated', user_id: userId })
@@ -63,7 +63,7 @@ function push(socket: ReturnType<typeof latestSocket>, id: number, { order_id = 
   socket.receive({ type: 'notification', data })
 }
 
-test('what comes in is toasted with the way to its order', async () => {
+test('a pushed notification shows as a toast with a link to its order', async () => {
   const tab = await openTab()
 
   push(tab.socket, 1)
@@ -73,7 +73,7 @@ test('what comes in is toasted with the way to its order', async () => {
   tab.close()
 })
 
-test('an earlier step that is pushed after a later one is not toasted, nor when the tab comes back', async () => {
+test('an earlier step pushed after a later one is never shown, not even after a reconnect', async () => {
   const tab = await openTab()
   const step = (id: number, sequence: number, order_id = 31) => {
     stored.push(notification({ id, order_id, subject: `News ${id}` }))
@@ -83,13 +83,13 @@ test('an earlier step that is pushed after a later one is not toasted, nor when 
   step(2, 3)
   step(1, 2)
   step(3, 1, 32)
-  await tab.comeBack()
+  await tab.reconnect()
 
   expect(tab.titles()).toEqual(['News 2', 'News 3'])
   tab.close()
 })
 
-test('following a toast marks its notification as read', async () => {
+test("following a toast's link marks the notification as read", async () => {
   const tab = await openTab()
   push(tab.socket, 1)
 
@@ -103,7 +103,7 @@ test('following a toast marks its notification as read', async () => {
   tab.close()
 })
 
-test('what comes in is said in the language that one reads, with the mail as a quotation', async () => {
+test("a toast's title is in the chosen language and the mail is quoted in English", async () => {
   onTestFinished(() => setLocale('en'))
   await setLocale('de')
   const tab = await openTab()
@@ -118,37 +118,37 @@ test('what comes in is said in the language that one reads, with the mail as a q
   expect(screen.getByText('Now we pack it.')).toHaveAttribute('lang', 'en')
 })
 
-test('what was there before is no news', async () => {
+test('notifications from before the login are not shown', async () => {
   store(1)
 
   const tab = await openTab()
   store(2)
-  await tab.comeBack()
+  await tab.reconnect()
 
   await vi.waitFor(() => expect(tab.titles()).toEqual(['News 2']))
   tab.close()
 })
 
-test('what was missed is toasted after a return, once', async () => {
+test('missed notifications show once after a reconnect', async () => {
   store(1)
   const tab = await openTab()
   store(2)
 
-  await tab.comeBack()
+  await tab.reconnect()
   await vi.waitFor(() => expect(tab.titles()).toEqual(['News 2']))
   store(3)
-  await tab.comeBack()
+  await tab.reconnect()
   push(tab.socket, 2)
 
   await vi.waitFor(() => expect(tab.titles()).toEqual(['News 2', 'News 3']))
   tab.close()
 })
 
-test('much that was missed is summed up, all of it', async () => {
+test('many missed notifications are summed up in one toast', async () => {
   const tab = await openTab()
   for (let id = 1; id <= 150; id++) store(id)
 
-  await tab.comeBack()
+  await tab.reconnect()
   await vi.waitFor(() => expect(tab.titles()).toEqual(['150 new messages']))
   push(tab.socket, 150)
 
@@ -156,7 +156,7 @@ test('much that was missed is summed up, all of it', async () => {
   tab.close()
 })
 
-test('what one tab has toasted another does not', async () => {
+test('a toast shown in one tab is not shown in another', async () => {
   const first = await openTab()
   const second = await openTab()
 
@@ -168,7 +168,7 @@ test('what one tab has toasted another does not', async () => {
   second.close()
 })
 
-test('what was toasted before a reload is not toasted after it', async () => {
+test('a toast shown before a reload is not shown after it', async () => {
   const before = await openTab()
   push(before.socket, 1)
   before.close()
@@ -180,7 +180,7 @@ test('what was toasted before a reload is not toasted after it', async () => {
   after.close()
 })
 
-test('of two that come in the other order than they were stored both are toasted, each once', async () => {
+test('two notifications pushed in reverse order are both shown, each once', async () => {
   const tab = await openTab()
 
   for (const id of [6, 5, 6, 5]) push(tab.socket, id)
@@ -189,7 +189,7 @@ test('of two that come in the other order than they were stored both are toasted
   tab.close()
 })
 
-test('what was toasted long ago is not toasted again', async () => {
+test('a notification toasted long ago is not shown again', async () => {
   const tab = await openTab()
   for (let id = 1; id <= 60; id++) push(tab.socket, id)
 
@@ -199,7 +199,7 @@ test('what was toasted long ago is not toasted again', async () => {
   tab.close()
 })
 
-test('a hidden tab toasts when it is seen', async () => {
+test('a hidden tab shows its toasts once it is visible', async () => {
   const tab = await openTab()
   isHidden = true
   store(1)
@@ -213,7 +213,7 @@ test('a hidden tab toasts when it is seen', async () => {
   tab.close()
 })
 
-test("the next user's toasts are not held back by those of the one before", async () => {
+test('toasts of one user do not hold back those of the next', async () => {
   const ada = await openTab()
   push(ada.socket, 9)
 

@@ -12,7 +12,7 @@ const Cancel = {
   template: '<button @click="cancel().then(() => (isDone = true))">{{ isDone ? "Done" : "Cancel" }}</button>',
 }
 
-test('what comes of a cancel after one has left is not kept for whoever comes next', async () => {
+test('a cancellation answered after a logout does not reach the next user', async () => {
   let reply: (response: Response) => void = () => {}
   stubNetwork(() => new Promise((resolve) => (reply = resolve)))
   const { pinia, queryClient } = await renderInApp(Cancel)

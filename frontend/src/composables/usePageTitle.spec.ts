@@ -12,7 +12,7 @@ const App = {
   template: '<Page v-if="isOpen" />',
 }
 
-test('a page keeps its title when only what follows its path changes', async () => {
+test('a page keeps its title when only its query changes', async () => {
   name.value = 'Order 31'
   const { router } = await renderInApp(App, { props: { isOpen: true }, at: '/orders/31?placed=1' })
   expect(document.title).toBe('Order 31 · Forage')
@@ -24,7 +24,7 @@ test('a page keeps its title when only what follows its path changes', async () 
   expect(document.title).toBe('Order 31 · Forage')
 })
 
-test('a page that has no name yet, or is gone, leaves the title to the route', async () => {
+test("the route's title shows before a page has its own and after it is left", async () => {
   name.value = undefined
   const { rerender } = await renderInApp(App, { props: { isOpen: true } })
   expect(document.title).toBe('Shop · Forage')

@@ -16,7 +16,7 @@ afterEach(() => {
   clearToken()
 })
 
-test('what comes up while the shop is away waits for it, too', async () => {
+test('a component mounted during an outage retries too', async () => {
   localStorage.setItem('forage.logged-in', '7')
   stubNetwork(() => problemResponse('service-unavailable', 503))
   const { pinia, rerender } = await renderInApp(App, { props: { isOpen: false } })

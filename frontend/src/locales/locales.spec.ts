@@ -29,11 +29,11 @@ function* sources(folder = SOURCES): Generator<string> {
   }
 }
 
-test('both languages say the same things', () => {
+test('both languages have the same keys', () => {
   expect(german.map(([key]) => key).sort()).toEqual(english.map(([key]) => key).sort())
 })
 
-test('a message has the same blanks in both languages', () => {
+test('a message has the same placeholders in both languages', () => {
   const other = new Map(german)
 
   // In English these are the mail's own subject.
@@ -43,7 +43,7 @@ test('a message has the same blanks in both languages', () => {
   expect(differing).toEqual([])
 })
 
-test('every message that is asked for is there, and every one there is asked for', () => {
+test('every key used exists, and every key that exists is used', () => {
   const text = [...sources()].join('\n')
   const known = new Set(english.map(([key]) => key))
   const asked = [...text.matchAll(/\bt\(\s*['"]([\w.-]+)['"]/g)].map(([, key]) => key!)

@@ -61,7 +61,7 @@ async function open() {
   return { ...app, session }
 }
 
-test('sessions say what they are on in plain words, this one first and without a way out', async () => {
+test('sessions show their device, the current one first and without a button', async () => {
   await open()
 
   await screen.findByText(/Firefox on Windows/)
@@ -71,14 +71,14 @@ test('sessions say what they are on in plain words, this one first and without a
   expect(within(rows[0]!).queryByRole('button')).toBeNull()
 })
 
-test('a device that says nothing of itself is an unknown one', async () => {
+test('a session without a user agent is an unknown device', async () => {
   devices = [device({ user_agent: null, client_address: null })]
   await open()
 
   expect(await screen.findByText('Unknown device')).toBeInTheDocument()
 })
 
-test('a session is ended after one was asked, is gone then, and the focus is not lost', async () => {
+test('a session is ended after confirmation, disappears, and the focus is kept', async () => {
   await open()
 
   await userEvent.click(await screen.findByRole('button', { name: 'Log out there: Safari on iPhone' }))
@@ -91,7 +91,7 @@ test('a session is ended after one was asked, is gone then, and the focus is not
   await expect.poll(() => document.activeElement).toBe(screen.getByRole('heading', { name: 'Where you are logged in' }))
 })
 
-test('who thinks better of it ends nothing', async () => {
+test('closing the dialog ends no session', async () => {
   await open()
 
   await userEvent.click(await screen.findByRole('button', { name: /Log out there/ }))
@@ -101,7 +101,7 @@ test('who thinks better of it ends nothing', async () => {
   expect(sent('DELETE')).toHaveLength(0)
 })
 
-test('a session that has ended by itself meanwhile is no error', async () => {
+test('ending a session that is already over is no error', async () => {
   await open()
   await userEvent.click(await screen.findByRole('button', { name: /Log out there/ }))
   devices = devices.filter(({ current }) => current)
@@ -114,7 +114,7 @@ test('a session that has ended by itself meanwhile is no error', async () => {
   expect(screen.queryByText(/Safari on iPhone/)).toBeNull()
 })
 
-test('what can not be ended just now is said in the dialog, which stays', async () => {
+test('a failure to end a session shows in the open dialog', async () => {
   await open()
   reply = ({ method }) => (method === 'DELETE' ? problemResponse('service-unavailable', 503) : undefined)
 
@@ -124,7 +124,7 @@ test('what can not be ended just now is said in the dialog, which stays', async 
   expect(await within(screen.getByRole('dialog')).findByText(/A part of the shop is down/)).toBeInTheDocument()
 })
 
-test('sessions that can not be read are tried again, and the rest of the page stands', async () => {
+test('unreadable sessions can be retried and leave the rest of the page usable', async () => {
   reply = ({ url }) => (url.endsWith('/sessions') ? problemResponse('access-denied', 403) : undefined)
   await open()
   const again = await screen.findByRole('button', { name: 'Try again' })
@@ -136,7 +136,7 @@ test('sessions that can not be read are tried again, and the rest of the page st
   expect(await screen.findByText(/Safari on iPhone/)).toBeInTheDocument()
 })
 
-test('a new name is kept, and is the one that the shop calls one by', async () => {
+test('a new username is saved and shown', async () => {
   const { session } = await open()
 
   await userEvent.clear(screen.getByLabelText('Username'))
@@ -145,7 +145,7 @@ test('a new name is kept, and is the one that the shop calls one by', async () =
   await expect.poll(() => session.user?.username).toBe('countess')
 })
 
-test('a new password ends all sessions, this one too, and leads to logging in', async () => {
+test('a new password ends all sessions and leads to the login page', async () => {
   const { router, session } = await open()
 
   await userEvent.type(screen.getByLabelText('Current password'), 'chanterelle')
@@ -161,7 +161,7 @@ test('a new password ends all sessions, this one too, and leads to logging in', 
 test.each([
   ['name', { Username: 'countess' }],
   ['password', { 'Current password': 'chanterelle', 'New password': 'a walk by the sea' }],
-])('a new %s that is answered when somebody else is here leaves them alone', async (_, fields) => {
+])('a new %s answered after another user logged in does not affect that user', async (_, fields) => {
   const { session } = await open()
   let finish = () => {}
   reply = ({ method, url }) => {
@@ -180,7 +180,7 @@ test.each([
   expect(session.user?.username).toBe('bo')
 })
 
-test('a wrong old password is said at its field', async () => {
+test('a wrong old password shows beside its field', async () => {
   await open()
   reply = ({ url }) =>
     url.endsWith('/password')
@@ -194,7 +194,7 @@ test('a wrong old password is said at its field', async () => {
   expect(screen.getByLabelText('Current password')).toHaveAccessibleDescription('This is not your password.')
 })
 
-test('the mail that proves the address is sent once more', async () => {
+test('the verification mail can be sent again', async () => {
   await open()
   reply = ({ url }) => (url.endsWith('/verification') ? jsonResponse({ detail: '' }, 202) : undefined)
 

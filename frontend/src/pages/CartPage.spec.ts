@@ -10,11 +10,11 @@ import { jsonResponse, problemResponse, product, stubNetwork } from '@/testing/a
 import { latestSocket, stubSockets } from '@/testing/socket'
 import CartPage from './CartPage.vue'
 
-let shelf: Product | null
+let currentProduct: Product | null
 
 beforeEach(() => {
-  shelf = product()
-  stubNetwork(() => (shelf ? jsonResponse(shelf) : problemResponse('product-not-found', 404)))
+  currentProduct = product()
+  stubNetwork(() => (currentProduct ? jsonResponse(currentProduct) : problemResponse('product-not-found', 404)))
 })
 
 function show(fields: Partial<CartLine> = {}) {
@@ -32,7 +32,7 @@ test('an empty cart leads to the shop', async () => {
   expect(screen.getByRole('link', { name: 'Go to the shop' })).toHaveAttribute('href', '/')
 })
 
-test('one that was emptied after its order was sent leads to where that is cleared up', async () => {
+test('an empty cart with an unresolved order links to the checkout', async () => {
   const line = { product_id: 1, quantity: 2, name: 'Chanterelles, 250 g', price: '14.50', image_url: null }
   localStorage.setItem(
     'forage.cart.guest',
@@ -45,7 +45,7 @@ test('one that was emptied after its order was sent leads to where that is clear
   expect(screen.getByRole('link', { name: 'Go to the checkout' })).toHaveAttribute('href', '/checkout')
 })
 
-test('what lies in it is there at once, with what it costs', async () => {
+test('the cart shows its lines and prices at once', async () => {
   stubNetwork(() => new Promise(() => {}))
 
   await show()
@@ -56,7 +56,7 @@ test('what lies in it is there at once, with what it costs', async () => {
   expect(checkoutButton()).toBeEnabled()
 })
 
-test('a price that changed is shown, keeps one from the checkout, and can be accepted', async () => {
+test('a changed price blocks the checkout until it is accepted', async () => {
   const { pinia } = await show({ price: '13.00' })
   expect(await screen.findByText('The price was €13.00, it is now €14.50.')).toBeVisible()
   expect(checkoutButton()).toBeDisabled()
@@ -68,7 +68,7 @@ test('a price that changed is shown, keeps one from the checkout, and can be acc
   expect(screen.getByRole('link', { name: 'Chanterelles, 250 g' })).toHaveFocus()
 })
 
-test('what runs short while one looks at it is said, and set to what is left', async () => {
+test('a line that runs short says so and can be set to the rest', async () => {
   stubSockets()
   const { pinia, queryClient } = await show()
   useLiveFeed(pinia).open()
@@ -85,8 +85,8 @@ test('what runs short while one looks at it is said, and set to what is left', a
   expect(checkoutButton()).toBeEnabled()
 })
 
-test('what is no longer sold can only be removed', async () => {
-  shelf = null
+test('a line that is no longer sold can only be removed', async () => {
+  currentProduct = null
   const { pinia } = await show()
 
   await userEvent.click(await screen.findByRole('button', { name: 'Remove it: Chanterelles, 250 g' }))
@@ -94,7 +94,7 @@ test('what is no longer sold can only be removed', async () => {
   expect(useCart(pinia).lines).toEqual([])
 })
 
-test('a removed line comes back by the undo of its toast', async () => {
+test("a removed line is restored by the toast's undo", async () => {
   const { pinia } = await show()
 
   await userEvent.click(screen.getByRole('button', { name: 'Remove: Chanterelles, 250 g' }))
@@ -104,8 +104,8 @@ test('a removed line comes back by the undo of its toast', async () => {
   expect(useCart(pinia).count).toBe(2)
 })
 
-test('a quantity beyond the stock is put right, and that is said', async () => {
-  shelf = product({ stock_quantity: 4 })
+test('a quantity above the stock is corrected with a note', async () => {
+  currentProduct = product({ stock_quantity: 4 })
   const { pinia, queryClient } = await show()
   await expect.poll(() => queryClient.getQueryData(['product', 1])).toBeTruthy()
   const field = screen.getByRole('textbox', { name: 'Quantity of Chanterelles, 250 g' })
@@ -119,7 +119,7 @@ test('a quantity beyond the stock is put right, and that is said', async () => {
   expect(screen.getByText('4 is the most you can have just now.')).toBeVisible()
 })
 
-test('a button that reaches the end of what can be had keeps the focus, and does nothing more', async () => {
+test('a stepper button at its limit keeps the focus and does nothing', async () => {
   const { pinia } = await show()
   const fewer = screen.getByRole('button', { name: 'One fewer' })
 
@@ -131,7 +131,7 @@ test('a button that reaches the end of what can be had keeps the focus, and does
   expect(useCart(pinia).count).toBe(1)
 })
 
-test('a quantity that is none leaves it as it was', async () => {
+test('an invalid quantity changes nothing', async () => {
   const { pinia } = await show()
   const field = screen.getByRole('textbox', { name: 'Quantity of Chanterelles, 250 g' })
 
@@ -143,7 +143,7 @@ test('a quantity that is none leaves it as it was', async () => {
   expect(field).toHaveValue('2')
 })
 
-test('a catalogue that does not answer does not keep one from the checkout', async () => {
+test('an unreachable catalogue does not block the checkout', async () => {
   stubNetwork(() => problemResponse('service-unavailable', 503))
 
   await show()

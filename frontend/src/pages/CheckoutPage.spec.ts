@@ -22,7 +22,7 @@ const ITEM = {
 }
 const ORDERED = jsonResponse(order({ items: [ITEM] }), 201)
 
-let shelf: Product
+let currentProduct: Product
 let requests: Request[]
 /** What the shop says to each order in turn; to those after the last, that it is made. */
 let answers: (Response | Promise<Response> | Error)[]
@@ -31,10 +31,10 @@ beforeEach(() => {
   localStorage.setItem('forage.logged-in', '7')
   const line = { product_id: 1, quantity: 2, name: 'Chanterelles, 250 g', price: '14.50', image_url: null }
   localStorage.setItem('forage.cart.7', JSON.stringify({ version: 1, key: KEY, lines: [line], sent: null }))
-  shelf = product()
+  currentProduct = product()
   answers = []
   requests = stubNetwork((request) => {
-    if (request.method === 'GET') return jsonResponse(shelf)
+    if (request.method === 'GET') return jsonResponse(currentProduct)
     const next = answers.shift() ?? ORDERED.clone()
     if (next instanceof Error) throw next
     return next
@@ -46,11 +46,11 @@ const orders = () => requests.filter(({ method }) => method === 'POST')
 const keys = () => orders().map(({ headers }) => headers.get('Idempotency-Key'))
 const placeButton = () => screen.getByRole('button', { name: 'Place the order' })
 /** A sentence, once it is read out. */
-const said = (words: string) =>
+const findAlert = (words: string) =>
   screen.findByText((text, element) => text.includes(words) && element?.closest('[role=alert]') !== null)
 const show = () => renderInApp(CheckoutPage, { at: '/checkout' })
 
-test('the order goes out with the prices one was shown, and its page takes the place of the checkout', async () => {
+test('the order is sent with the shown prices and its page replaces the checkout', async () => {
   const { router, pinia } = await show()
 
   await userEvent.click(placeButton())
@@ -75,7 +75,7 @@ test('a double click sends one order', async () => {
   expect(orders()).toHaveLength(1)
 })
 
-test('a lost connection is tried again with the same key', async () => {
+test('a lost connection is retried with the same key', async () => {
   answers = [new TypeError('Failed to fetch')]
   const { router } = await show()
 
@@ -85,12 +85,12 @@ test('a lost connection is tried again with the same key', async () => {
   expect(keys()).toEqual([KEY, KEY])
 })
 
-test('a shop that stays away loses nothing, and pressing again sends the same key', async () => {
+test('during a long outage the cart is kept, and pressing again sends the same key', async () => {
   answers = [1, 2, 3].map(() => problemResponse('service-unavailable', 503, {}, { 'Retry-After': '0.01' }))
   const { pinia, router } = await show()
 
   await userEvent.click(placeButton())
-  expect(await said('pressing the button again is safe')).toBeVisible()
+  expect(await findAlert('pressing the button again is safe')).toBeVisible()
   expect(useCart(pinia).count).toBe(2)
   await userEvent.click(placeButton())
 
@@ -98,7 +98,7 @@ test('a shop that stays away loses nothing, and pressing again sends the same ke
   expect(keys()).toEqual([KEY, KEY, KEY, KEY])
 })
 
-test('a reload after the order went out sends the same key', async () => {
+test('a reload after sending the order sends the same key', async () => {
   answers = [new Promise<Response>(() => {})]
   const { unmount } = await show()
   await userEvent.click(placeButton())
@@ -111,13 +111,13 @@ test('a reload after the order went out sends the same key', async () => {
   expect(keys()).toEqual([KEY, KEY])
 })
 
-test('a cart whose order may have taken the last ones can be sent again, and not before', async () => {
+test('a cart without stock can be sent only if its order may already exist', async () => {
   answers = [1, 2, 3].map(() => problemResponse('timeout', 504, {}, { 'Retry-After': '0.01' }))
   const { unmount } = await show()
   await userEvent.click(placeButton())
-  await said('pressing the button again is safe')
+  await findAlert('pressing the button again is safe')
   unmount()
-  shelf = product({ stock_quantity: 0 })
+  currentProduct = product({ stock_quantity: 0 })
 
   const { router } = await show()
   expect(screen.getByText(/was sent off as an order/)).toBeVisible()
@@ -129,12 +129,12 @@ test('a cart whose order may have taken the last ones can be sent again, and not
   expect(keys()).toEqual([KEY, KEY, KEY, KEY])
 })
 
-test('a cart that was changed before its outcome is known makes no second order', async () => {
+test('changing the cart before the outcome is known makes no second order', async () => {
   answers = [1, 2, 3].map(() => problemResponse('timeout', 504, {}, { 'Retry-After': '0.01' }))
   const { pinia, router } = await show()
   await userEvent.click(placeButton())
-  await said('pressing the button again is safe')
-  shelf = product({ stock_quantity: 1 })
+  await findAlert('pressing the button again is safe')
+  currentProduct = product({ stock_quantity: 1 })
   useCart(pinia).setQuantity(1, 1)
   useCart(pinia).add(product({ id: 2, name: 'Morels' }), 1)
 
@@ -148,16 +148,16 @@ test('a cart that was changed before its outcome is known makes no second order'
   expect(useCart(pinia).lines).toMatchObject([{ name: 'Morels' }])
 })
 
-test('what is in the cart can be ordered once the order sent before is refused', async () => {
+test('the changed cart can be ordered once the order sent before is refused', async () => {
   answers = [1, 2, 3].map(() => problemResponse('timeout', 504, {}, { 'Retry-After': '0.01' }))
   answers.push(problemResponse('insufficient-stock', 409, { product_id: 1, requested: 2, available: 1 }))
   const { pinia, router } = await show()
   await userEvent.click(placeButton())
-  await said('pressing the button again is safe')
+  await findAlert('pressing the button again is safe')
   useCart(pinia).setQuantity(1, 1)
 
   await userEvent.click(placeButton())
-  await said('Only 1 of “Chanterelles, 250 g” are left, you asked for 2. Nothing was ordered.')
+  await findAlert('Only 1 of “Chanterelles, 250 g” are left, you asked for 2. Nothing was ordered.')
   expect(screen.getByText('1 × €14.50')).toBeVisible()
   await userEvent.click(placeButton())
 
@@ -166,7 +166,7 @@ test('what is in the cart can be ordered once the order sent before is refused',
   expect(keys()[4]).not.toBe(KEY)
 })
 
-test('an order is not sent again for somebody else who has logged in meanwhile', async () => {
+test('an order is not retried after another user has logged in', async () => {
   answers = [problemResponse('service-unavailable', 503, {}, { 'Retry-After': '1' })]
   localStorage.setItem('forage.cart.8', localStorage.getItem('forage.cart.7')!)
   const { pinia } = await show()
@@ -175,7 +175,7 @@ test('an order is not sent again for somebody else who has logged in meanwhile',
   await expect.poll(() => orders().length).toBe(1)
   useSession(pinia).knownUserId = '8'
 
-  await said('No clear answer came')
+  await findAlert('No clear answer came')
   expect(orders()).toHaveLength(1)
 })
 
@@ -183,7 +183,7 @@ test.each([
   ['too little stock', problemResponse('insufficient-stock', 409, { product_id: 1, requested: 2, available: 1 }), KEY],
   ['too many open orders', problemResponse('too-many-open-orders', 409), KEY],
   ['a key of another order', problemResponse('key-reused', 422), expect.not.stringMatching(KEY)],
-])("%s, heard of after somebody else has logged in, changes the buyer's cart and not theirs", async (_, late, key) => {
+])("%s, answered after another user has logged in, changes only the buyer's cart", async (_, late, key) => {
   let finish: (response: Response) => void = () => {}
   answers = [new Promise<Response>((resolve) => (finish = resolve))]
   const theirs = JSON.stringify({ ...stored(7), sent: { key: KEY, lines: stored(7).lines } })
@@ -198,7 +198,7 @@ test.each([
   expect(JSON.stringify(stored(8))).toBe(theirs)
 })
 
-test('an order that was made is not shown to somebody else who has logged in meanwhile', async () => {
+test('a placed order is not shown to another user who has logged in', async () => {
   let finish: (response: Response) => void = () => {}
   answers = [new Promise<Response>((resolve) => (finish = resolve))]
   const { pinia, router } = await show()
@@ -212,7 +212,7 @@ test('an order that was made is not shown to somebody else who has logged in mea
   expect(useToasts(pinia).toasts).toEqual([])
 })
 
-test('an order that is still in flight is waited for, with the same key', async () => {
+test('an order in flight is retried with the same key', async () => {
   answers = [1, 2].map(() => problemResponse('request-in-flight', 409, {}, { 'Retry-After': '0.01' }))
   const { router } = await show()
 
@@ -222,14 +222,14 @@ test('an order that is still in flight is waited for, with the same key', async 
   expect(keys()).toEqual([KEY, KEY, KEY])
 })
 
-test('too little stock names the product and what is left, and one press mends the cart', async () => {
+test('too little stock shows the product and the rest, and one click fixes the cart', async () => {
   answers = [problemResponse('insufficient-stock', 409, { product_id: 1, requested: 2, available: 1 })]
   const { pinia } = await show()
   await expect.poll(() => requests.length).toBe(1)
-  shelf = product({ stock_quantity: 1 })
+  currentProduct = product({ stock_quantity: 1 })
 
   await userEvent.click(placeButton())
-  expect(await said('Only 1 of “Chanterelles, 250 g” are left, you asked for 2.')).toBeVisible()
+  expect(await findAlert('Only 1 of “Chanterelles, 250 g” are left, you asked for 2.')).toBeVisible()
   await userEvent.click(await screen.findByRole('button', { name: 'Set to 1: Chanterelles, 250 g' }))
 
   expect(useCart(pinia).count).toBe(1)
@@ -239,7 +239,7 @@ test('too little stock names the product and what is left, and one press mends t
   expect(placeButton()).toBeEnabled()
 })
 
-test('too many open orders are told with the figures, and less can be ordered', async () => {
+test('too many open orders show the limits, and a smaller order can be placed', async () => {
   const figures = { open_orders: 20, open_units: 38, requested_units: 2, most_orders: 20, most_units: 1200 }
   answers = [problemResponse('too-many-open-orders', 409, figures)]
   await show()
@@ -247,19 +247,19 @@ test('too many open orders are told with the figures, and less can be ordered', 
   await userEvent.click(placeButton())
 
   expect(
-    await said('You have 20 open orders with 38 items. At most 20 orders with 1,200 items in all may be open'),
+    await findAlert('You have 20 open orders with 38 items. At most 20 orders with 1,200 items in all may be open'),
   ).toBeVisible()
   expect(placeButton()).toBeEnabled()
 })
 
-test('a price that rose is asked about before anything is ordered', async () => {
+test('a raised price must be accepted before the order is placed', async () => {
   answers = [problemResponse('price-changed', 409, { product_id: 1, given: '14.50', current: '16.00' })]
   await show()
   await expect.poll(() => requests.length).toBe(1)
-  shelf = product({ price: '16.00' })
+  currentProduct = product({ price: '16.00' })
 
   await userEvent.click(placeButton())
-  expect(await said('costs €16.00 now, no longer €14.50')).toBeVisible()
+  expect(await findAlert('costs €16.00 now, no longer €14.50')).toBeVisible()
   await userEvent.click(await screen.findByRole('button', { name: /Accept the new price/ }))
   await userEvent.click(placeButton())
 
@@ -267,20 +267,20 @@ test('a price that rose is asked about before anything is ordered', async () => 
   expect(await orders()[1]!.json()).toEqual({ items: [{ product_id: 1, quantity: 2, unit_price: '16.00' }] })
 })
 
-test('a product that is gone can be removed', async () => {
+test('a product that is no longer sold can be removed', async () => {
   answers = [problemResponse('product-not-found', 404, { product_id: 1 })]
   const { pinia } = await show()
   await expect.poll(() => requests.length).toBe(1)
-  shelf = product({ is_active: false })
+  currentProduct = product({ is_active: false })
 
   await userEvent.click(placeButton())
-  expect(await said('“Chanterelles, 250 g” is no longer sold')).toBeVisible()
+  expect(await findAlert('“Chanterelles, 250 g” is no longer sold')).toBeVisible()
   await userEvent.click(await screen.findByRole('button', { name: /Remove it/ }))
 
   expect(useCart(pinia).lines).toEqual([])
 })
 
-test('an order with values that the shop does not take is refused in words of ours', async () => {
+test('an order with invalid values shows a translated message', async () => {
   answers = [
     problemResponse('invalid-input', 422, { errors: { items: { 0: { quantity: ['Must be less than 5.'] } } } }),
   ]
@@ -288,12 +288,12 @@ test('an order with values that the shop does not take is refused in words of ou
 
   await userEvent.click(placeButton())
 
-  expect(await said("The shop can't take this cart as an order. Nothing was ordered.")).toBeVisible()
+  expect(await findAlert("The shop can't take this cart as an order. Nothing was ordered.")).toBeVisible()
   expect(screen.queryByText(/Must be/)).not.toBeInTheDocument()
 })
 
-test('a cart that can not be had as it is can not be ordered', async () => {
-  shelf = product({ stock_quantity: 0 })
+test('a cart with issues cannot be ordered', async () => {
+  currentProduct = product({ stock_quantity: 0 })
 
   await show()
 
@@ -301,19 +301,19 @@ test('a cart that can not be had as it is can not be ordered', async () => {
   expect(placeButton()).toBeDisabled()
 })
 
-test('a key that belongs to another order is said, and pressing again orders under a new one', async () => {
+test('a key of another order is explained, and pressing again uses a new key', async () => {
   answers = [problemResponse('key-reused', 422)]
   const { router } = await show()
 
   await userEvent.click(placeButton())
-  expect(await said('An order was placed from an earlier state of this cart')).toBeVisible()
+  expect(await findAlert('An order was placed from an earlier state of this cart')).toBeVisible()
   await userEvent.click(placeButton())
 
   await expect.poll(() => router.currentRoute.value.path).toBe('/orders/31')
   expect(keys()[1]).not.toBe(KEY)
 })
 
-test('an order that is answered after one has gone elsewhere is said there', async () => {
+test('an order answered after leaving the checkout shows as a toast', async () => {
   let finish: (response: Response) => void = () => {}
   answers = [new Promise<Response>((resolve) => (finish = resolve))]
   const { router, pinia } = await show()

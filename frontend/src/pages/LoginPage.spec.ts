@@ -43,7 +43,7 @@ async function fillIn(words = 'chanterelle{Enter}') {
   await userEvent.type(password(), words)
 }
 
-test('who logs in, by Enter, goes on to where one was on the way to', async () => {
+test('logging in with Enter leads to the requested page', async () => {
   const { router } = await open('/login?next=/orders%3Fpage%3D2')
 
   await fillIn()
@@ -52,7 +52,7 @@ test('who logs in, by Enter, goes on to where one was on the way to', async () =
   expect(await logins()[0]!.json()).toEqual({ email: 'ada@forage.example', password: 'chanterelle' })
 })
 
-test('nobody is led out of the shop', async () => {
+test('a foreign address in next is ignored', async () => {
   const { router } = await open('/login?next=//evil.example')
 
   await fillIn()
@@ -60,7 +60,7 @@ test('nobody is led out of the shop', async () => {
   await expect.poll(() => router.currentRoute.value.fullPath).toBe('/')
 })
 
-test('who is logged in already goes on at once', async () => {
+test('a logged-in user is redirected at once', async () => {
   const { router } = await open('/login?next=/orders')
 
   setToken(tokenFor(7))
@@ -68,7 +68,7 @@ test('who is logged in already goes on at once', async () => {
   await expect.poll(() => router.currentRoute.value.path).toBe('/orders')
 })
 
-test('a wrong password is said at the field, which has the focus, and what was typed stays', async () => {
+test('a wrong password shows at its field, which gets the focus, and the input stays', async () => {
   login = () => problemResponse('invalid-credentials', 401, {}, { 'WWW-Authenticate': 'Bearer' })
   await open()
 
@@ -80,7 +80,7 @@ test('a wrong password is said at the field, which has the focus, and what was t
   expect(email()).toHaveValue('ada@forage.example')
 })
 
-test('too many failures say how long to wait', async () => {
+test('too many failures show how long to wait', async () => {
   login = () => problemResponse('too-many-failures', 429, {}, { 'Retry-After': '42' })
   await open()
 
@@ -89,7 +89,7 @@ test('too many failures say how long to wait', async () => {
   expect(await screen.findByText(/Try again in 42 seconds/)).toBeInTheDocument()
 })
 
-test('empty fields are said before anybody is asked, and the first has the focus', async () => {
+test('empty fields are marked without a request, and the first gets the focus', async () => {
   await open()
 
   await userEvent.click(button())
@@ -99,7 +99,7 @@ test('empty fields are said before anybody is asked, and the first has the focus
   expect(logins()).toHaveLength(0)
 })
 
-test('a double click, and Enter after it, log in once', async () => {
+test('a double click and Enter log in once', async () => {
   let finish: (answer: Response) => void = () => {}
   login = () => new Promise((resolve) => (finish = resolve))
   const { router } = await open()
@@ -114,7 +114,7 @@ test('a double click, and Enter after it, log in once', async () => {
   expect(logins()).toHaveLength(1)
 })
 
-test('the password can be looked at', async () => {
+test('the password can be shown', async () => {
   await open()
 
   await userEvent.click(screen.getByRole('button', { name: 'Show password' }))
@@ -124,14 +124,14 @@ test('the password can be looked at', async () => {
   expect(password()).toHaveAttribute('type', 'password')
 })
 
-test('password managers know the fields', async () => {
+test('the fields have autocomplete hints for password managers', async () => {
   await open()
 
   expect(email()).toHaveAttribute('autocomplete', 'username')
   expect(password()).toHaveAttribute('autocomplete', 'current-password')
 })
 
-test('Google is offered where it is set up, and the way back is remembered', async () => {
+test('Google is offered where it is configured, and the requested page is remembered', async () => {
   providers = ['google']
   await open('/login?next=/checkout')
 
@@ -143,14 +143,14 @@ test('Google is offered where it is set up, and the way back is remembered', asy
   expect(sessionStorage.getItem('forage.sign-in-next')).toBe('/checkout')
 })
 
-test('Google is not offered where it is not', async () => {
+test('Google is not offered where it is not configured', async () => {
   await open()
 
   await expect.poll(() => screen.queryByText('or')).toBeNull()
   expect(screen.queryByRole('link', { name: /Google/ })).toBeNull()
 })
 
-test('the way to a new account takes along where one was on the way to', async () => {
+test('the link to registration passes the requested page on', async () => {
   await open('/login?next=/checkout')
 
   expect(screen.getByRole('link', { name: 'Create account' })).toHaveAttribute('href', '/register?next=/checkout')

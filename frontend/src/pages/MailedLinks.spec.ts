@@ -30,7 +30,7 @@ async function follow(page: Component, link: string) {
   return { ...app, place: () => app.router.currentRoute.value.fullPath }
 }
 
-test('an address is verified at once, by one request, and the token leaves the address bar', async () => {
+test('an address is verified at once by one request, and the token leaves the address bar', async () => {
   const { place } = await follow(VerifyEmailPage, '/verify-email#token=secret')
 
   expect(await screen.findByText(/Your address is verified/)).toBeInTheDocument()
@@ -39,7 +39,7 @@ test('an address is verified at once, by one request, and the token leaves the a
   await expect.poll(place).toBe('/verify-email')
 })
 
-test('a second link that is followed on the same page counts, too', async () => {
+test('a second link followed on the same page is used too', async () => {
   reply = () => problemResponse('invalid-token', 400)
   const { router, place } = await follow(VerifyEmailPage, '/verify-email#token=old')
   await screen.findByText(/used already or is too old/)
@@ -52,7 +52,7 @@ test('a second link that is followed on the same page counts, too', async () => 
   await expect.poll(place).toBe('/verify-email')
 })
 
-test('an address that can not be verified just now is tried again with the same token', async () => {
+test('a failed verification can be retried with the same token', async () => {
   reply = () => problemResponse('service-unavailable', 503)
   await follow(VerifyEmailPage, '/verify-email#token=secret')
   const again = await screen.findByRole('button', { name: 'Try again' })
@@ -64,14 +64,14 @@ test('an address that can not be verified just now is tried again with the same 
   expect(await requests[1]!.json()).toEqual({ token: 'secret' })
 })
 
-test('without a link nobody is asked, and it is said what is needed', async () => {
+test('without a token no request is sent, and the page explains what is needed', async () => {
   await follow(VerifyEmailPage, '/verify-email')
 
   expect(screen.getByText('For this you need the link of our mail.')).toBeInTheDocument()
   expect(requests).toHaveLength(0)
 })
 
-test('a new password is set with the token of the link, and leads to logging in', async () => {
+test("a new password is set with the link's token and leads to the login page", async () => {
   const { place } = await follow(ResetPasswordPage, '/reset-password#token=secret')
   await expect.poll(place).toBe('/reset-password')
 
@@ -84,7 +84,7 @@ test('a new password is set with the token of the link, and leads to logging in'
 test.each([
   ['/reset-password', ResetPasswordPage],
   ['/verify-email', VerifyEmailPage],
-])('skipping to the content takes no link from %s', async (path, page) => {
+])('skipping to the content is not taken for a link on %s', async (path, page) => {
   const { router, place } = await follow(page, `${path}#token=secret`)
   await expect.poll(place).toBe(path)
 
@@ -95,9 +95,9 @@ test.each([
 })
 
 test.each([
-  ['that of the account has ended', 7, null],
-  ['that of another account goes on', 8, 8],
-])('after a new password it is found out whose the session here is: %s', async (_, id, left) => {
+  ['the session of this account has ended', 7, null],
+  ['the session of another account goes on', 8, 8],
+])('after a new password the session here is checked: %s', async (_, id, left) => {
   reply = (path) => {
     if (path === '/api/auth/refresh')
       return id === 8 ? jsonResponse({ access_token: tokenFor(8) }) : problemResponse('invalid-session', 401)
@@ -114,7 +114,7 @@ test.each([
   expect(session.user?.id ?? null).toBe(left)
 })
 
-test('a link that is used up leads to another', async () => {
+test('a used link offers to request another', async () => {
   reply = () => problemResponse('invalid-token', 400)
   await follow(ResetPasswordPage, '/reset-password#token=secret')
 
@@ -125,7 +125,7 @@ test('a link that is used up leads to another', async () => {
   expect(screen.queryByLabelText('New password')).toBeNull()
 })
 
-test('a weak password leaves the link good', async () => {
+test('a refused password leaves the link usable', async () => {
   reply = () => problemResponse('invalid-input', 422, { errors: { password: ['One of the first.'] } })
   await follow(ResetPasswordPage, '/reset-password#token=secret')
   await userEvent.type(screen.getByLabelText('New password'), 'password{Enter}')

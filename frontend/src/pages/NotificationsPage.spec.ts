@@ -40,7 +40,7 @@ const open = (at = '/notifications') => renderInApp(NotificationsPage, { at })
 const item = async (name: string) => within((await screen.findByRole('link', { name })).closest('article')!)
 const changes = () => requests.filter(({ method }) => method !== 'GET')
 
-test('opening one marks it as read', async () => {
+test('opening a notification marks it as read', async () => {
   const { router } = await open()
 
   await userEvent.click(await screen.findByRole('link', { name: 'Shipped' }))
@@ -49,7 +49,7 @@ test('opening one marks it as read', async () => {
   await vi.waitFor(() => expect(stored[0]!.read_at).not.toBeNull())
 })
 
-test('in another language than its mail it has a title of ours, and its mail is quoted', async () => {
+test('in German a notification has a German title and quotes its English mail', async () => {
   onTestFinished(() => setLocale('en'))
   await setLocale('de')
   stored = [notification({ order_id: 31 }), notification({ event_type: 'order_confirmation', order_id: 30 })]
@@ -61,7 +61,7 @@ test('in another language than its mail it has a title of ours, and its mail is 
   for (const quoted of screen.getAllByText('Now we pack it.')) expect(quoted).toHaveAttribute('lang', 'en')
 })
 
-test('one of a kind that we have no title for has its own', async () => {
+test('a notification of an unknown type shows its own subject', async () => {
   stored = [notification({ event_type: 'newsletter', subject: 'Spring is here' })]
 
   await open()
@@ -69,7 +69,7 @@ test('one of a kind that we have no title for has its own', async () => {
   expect(await screen.findByRole('link', { name: 'Spring is here' })).toBeVisible()
 })
 
-test('opening one that was read asks for nothing', async () => {
+test('opening a read notification sends no request', async () => {
   await open()
 
   await userEvent.click(await screen.findByRole('link', { name: 'Placed' }))
@@ -77,7 +77,7 @@ test('opening one that was read asks for nothing', async () => {
   expect(changes()).toEqual([])
 })
 
-test('one is marked as read and as unread, and stays in its place', async () => {
+test('a notification is marked as read and unread in its place', async () => {
   await open('/notifications?unread=true')
   const row = await item('Shipped')
 
@@ -88,7 +88,7 @@ test('one is marked as read and as unread, and stays in its place', async () => 
   expect(stored[0]!.read_at).toBeNull()
 })
 
-test('all are marked as read, however many pages they fill', async () => {
+test('all notifications are marked as read across pages', async () => {
   stored = Array.from({ length: 230 }, (_, i) => notification({ id: 230 - i }))
   await open()
   const button = await screen.findByRole('button', { name: 'Mark all as read' })
@@ -101,7 +101,7 @@ test('all are marked as read, however many pages they fill', async () => {
   expect(changes()).toHaveLength(230)
 })
 
-test('a filter shows the unread alone, and says when there are none', async () => {
+test('the filter shows only unread ones, and says when there are none', async () => {
   const { router } = await open('/notifications?page=2')
   await userEvent.click(await screen.findByRole('link', { name: 'Unread' }))
   await vi.waitFor(() => expect(screen.queryByRole('link', { name: 'Placed' })).not.toBeInTheDocument())
@@ -112,7 +112,7 @@ test('a filter shows the unread alone, and says when there are none', async () =
   expect(await screen.findByText('You have read everything')).toBeVisible()
 })
 
-test('a mail that could not be sent says why, and is sent again', async () => {
+test('a failed mail shows why and can be sent again', async () => {
   stored = [notification({ subject: 'Shipped', status: 'failed', error_message: '550 no such mailbox' })]
   await open()
   const row = await item('Shipped')
@@ -124,7 +124,7 @@ test('a mail that could not be sent says why, and is sent again', async () => {
   expect(changes().map(({ url }) => new URL(url).pathname)).toEqual(['/api/notifications/retry/1'])
 })
 
-test('a mail that may have been sent says so, and can be sent again', async () => {
+test('an uncertain mail says so and can be sent again', async () => {
   stored = [notification({ subject: 'Shipped', status: 'uncertain' })]
   await open()
   const row = await item('Shipped')
@@ -133,7 +133,7 @@ test('a mail that may have been sent says so, and can be sent again', async () =
   expect(row.getByRole('button', { name: 'Send it again' })).toBeVisible()
 })
 
-test('a try that is refused is said, and the list read anew', async () => {
+test('a refused retry is shown, and the list is refetched', async () => {
   stored = [notification({ subject: 'Shipped', status: 'failed' })]
   const { pinia } = await open()
   const row = await item('Shipped')
@@ -150,7 +150,7 @@ test('a try that is refused is said, and the list read anew', async () => {
   await vi.waitFor(() => expect(row.queryByRole('button', { name: 'Send it again' })).not.toBeInTheDocument())
 })
 
-test('who has none is told what will be here', async () => {
+test('a user without notifications sees an explanation', async () => {
   stored = []
 
   await open()

@@ -56,7 +56,7 @@ async function askToCancel() {
   return within(await screen.findByRole('dialog'))
 }
 
-test('an order shows its lines as they were sold, and what happened, in turn', async () => {
+test('an order shows its lines as sold and its history in order', async () => {
   stored = order({ status: 'confirmed', items: [line], history: [placed, confirmed] })
 
   await open()
@@ -72,7 +72,7 @@ test('an order shows its lines as they were sold, and what happened, in turn', a
   ])
 })
 
-test('its mails are named in the language that one reads', async () => {
+test("an order's mails have titles in the chosen language", async () => {
   onTestFinished(() => setLocale('en'))
   await setLocale('de')
 
@@ -81,14 +81,14 @@ test('its mails are named in the language that one reads', async () => {
   expect(await screen.findByText('Neues zu Bestellung Nr. 31')).toBeVisible()
 })
 
-test('thanks are given once, and not again after a reload', async () => {
+test('the thank-you message shows once, not after a reload', async () => {
   const { router } = await open('/orders/31?placed=1')
 
   expect(await screen.findByText('Thank you! We have your order.')).toBeVisible()
   await vi.waitFor(() => expect(router.currentRoute.value.fullPath).toBe('/orders/31'))
 })
 
-test('a mail that is on its way is seen to be sent', async () => {
+test('a pending mail is polled until it is sent', async () => {
   mails = [notification({ status: 'pending' })]
   await open()
   const timeline = within(await screen.findByRole('list', { name: 'What happened' }))
@@ -99,7 +99,7 @@ test('a mail that is on its way is seen to be sent', async () => {
   expect(await timeline.findByText('Sent')).toBeVisible()
 })
 
-test('an order is cancelled once it was confirmed, by one request', async () => {
+test('an order is cancelled after confirmation by one request', async () => {
   await open()
 
   const dialog = await askToCancel()
@@ -112,7 +112,7 @@ test('an order is cancelled once it was confirmed, by one request', async () => 
   await vi.waitFor(() => expect(document.activeElement).toHaveTextContent(/This order was cancelled/))
 })
 
-test('whoever thinks better of it keeps the order', async () => {
+test('closing the dialog keeps the order', async () => {
   await open()
 
   const dialog = await askToCancel()
@@ -122,7 +122,7 @@ test('whoever thinks better of it keeps the order', async () => {
   expect(cancels()).toHaveLength(0)
 })
 
-test('an order that has moved on meanwhile says so, and shows where it is', async () => {
+test('an order that has moved on says so and shows its status', async () => {
   await open()
   const dialog = await askToCancel()
   stored = { ...stored, status: 'shipped', history: [placed, confirmed, shipped] }
@@ -135,7 +135,7 @@ test('an order that has moved on meanwhile says so, and shows where it is', asyn
   expect(screen.queryByRole('button', { name: 'Cancel order' })).not.toBeInTheDocument()
 })
 
-test('a cancellation whose answer was lost is no failure when it is asked for again', async () => {
+test('repeating a cancellation whose answer was lost is no failure', async () => {
   await open()
   const dialog = await askToCancel()
   replyToCancel = () => {
@@ -152,7 +152,7 @@ test('a cancellation whose answer was lost is no failure when it is asked for ag
   expect(screen.queryByText(/has moved on meanwhile/)).not.toBeInTheDocument()
 })
 
-test('a shop that does not answer leaves the question open to ask again', async () => {
+test('without an answer the dialog stays open for another try', async () => {
   await open()
   const dialog = await askToCancel()
   const cancel = replyToCancel
@@ -166,26 +166,23 @@ test('a shop that does not answer leaves the question open to ask again', async 
   expect(await screen.findByText(/This order was cancelled/)).toBeVisible()
 })
 
-test.each(['shipped', 'delivered', 'cancelled'] as const)(
-  'an order that is %s can not be cancelled',
-  async (status) => {
-    stored = order({ status, items: [line], history: [placed] })
+test.each(['shipped', 'delivered', 'cancelled'] as const)('an order that is %s cannot be cancelled', async (status) => {
+  stored = order({ status, items: [line], history: [placed] })
 
-    await open()
-    await screen.findByRole('table')
+  await open()
+  await screen.findByRole('table')
 
-    expect(screen.queryByRole('button', { name: 'Cancel order' })).not.toBeInTheDocument()
-  },
-)
+  expect(screen.queryByRole('button', { name: 'Cancel order' })).not.toBeInTheDocument()
+})
 
-test("an order that is nobody's, or somebody else's, is not there", async () => {
+test('an order that does not exist, or belongs to another user, is not found', async () => {
   await open('/orders/99')
 
   expect(await screen.findByText('There is no order no. 99')).toBeVisible()
   expect(screen.getByRole('link', { name: 'All orders' })).toHaveAttribute('href', '/orders')
 })
 
-test('an order that can not be read just now can be asked for again', async () => {
+test('a failed load of the order can be retried', async () => {
   const before = stored
   stubNetwork(() => problemResponse('service-unavailable', 503))
   await open()

@@ -21,7 +21,7 @@ function shop() {
 const numbers = () =>
   screen.queryAllByRole('heading', { level: 2 }).map(({ textContent }) => Number(textContent!.match(/\d+/)))
 
-test('the newest orders come first, and the pages are links', async () => {
+test('the newest orders come first, and pages are links', async () => {
   shop()
   const { router } = await renderInApp(OrdersPage, { at: '/orders' })
   await vi.waitFor(() => expect(numbers()).toEqual([25, 24, 23, 22, 21, 20, 19, 18, 17, 16]))
@@ -33,7 +33,7 @@ test('the newest orders come first, and the pages are links', async () => {
   expect(screen.getByRole('link', { name: 'Order no. 5' })).toHaveAttribute('href', '/orders/5')
 })
 
-test('a status narrows the list down from its first page on', async () => {
+test('filtering by status starts at the first page', async () => {
   shop()
   const { router } = await renderInApp(OrdersPage, { at: '/orders?page=3' })
 
@@ -44,7 +44,7 @@ test('a status narrows the list down from its first page on', async () => {
   expect(screen.getByRole('link', { name: 'Shipped' })).toHaveAttribute('aria-current', 'true')
 })
 
-test.each(['page=99', 'page=3'])('an address with %s shows the last page there is', async (query) => {
+test.each(['page=99', 'page=3'])('an address with %s shows the last page', async (query) => {
   shop()
   const { router } = await renderInApp(OrdersPage, { at: `/orders?${query}` })
 
@@ -53,7 +53,7 @@ test.each(['page=99', 'page=3'])('an address with %s shows the last page there i
 })
 
 test.each(['page=0', 'page=-1', 'page=1.5', 'page=many', 'status=eaten'])(
-  'an address with %s shows the first page of all',
+  'an address with %s shows the first page of all orders',
   async (query) => {
     const requests = shop()
 
@@ -64,7 +64,7 @@ test.each(['page=0', 'page=-1', 'page=1.5', 'page=many', 'status=eaten'])(
   },
 )
 
-test('who has ordered nothing is led to the shop', async () => {
+test('a user without orders is linked to the shop', async () => {
   stubNetwork(() => jsonResponse([], 200, { 'X-Total-Count': '0' }))
 
   await renderInApp(OrdersPage, { at: '/orders' })
@@ -73,7 +73,7 @@ test('who has ordered nothing is led to the shop', async () => {
   expect(screen.getByRole('link', { name: 'Go to the shop' })).toHaveAttribute('href', '/')
 })
 
-test('a status that no order has leads back to all', async () => {
+test('a status without orders links back to all orders', async () => {
   shop()
 
   await renderInApp(OrdersPage, { at: '/orders?status=cancelled' })
@@ -82,7 +82,7 @@ test('a status that no order has leads back to all', async () => {
   expect(screen.getByRole('link', { name: 'Show all orders' })).toHaveAttribute('href', '/orders')
 })
 
-test('orders that can not be read just now can be asked for again', async () => {
+test('a failed load of the orders can be retried', async () => {
   stubNetwork(() => problemResponse('service-unavailable', 503))
   await renderInApp(OrdersPage, { at: '/orders' })
   const retry = await screen.findByRole('button', { name: 'Try again' })

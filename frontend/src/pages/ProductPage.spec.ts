@@ -12,13 +12,13 @@ import { latestSocket, stubSockets } from '@/testing/socket'
 import ProductPage from './ProductPage.vue'
 
 let pinia: Pinia
-let shelf: Product
+let currentProduct: Product
 
 beforeEach(() => {
   stubSockets()
-  shelf = product()
+  currentProduct = product()
   stubNetwork((_, path) => {
-    if (path === '/api/products/1') return jsonResponse(shelf)
+    if (path === '/api/products/1') return jsonResponse(currentProduct)
     if (path === '/api/products')
       return jsonResponse({ items: [product(), product({ id: 2, name: 'Porcini' })], total: 2, limit: 5, offset: 0 })
     return problemResponse('product-not-found', 404)
@@ -35,13 +35,13 @@ async function show(at = '/products/1') {
   return rendered
 }
 
-const tell = (news: object) =>
+const pushUpdate = (news: object) =>
   latestSocket().receive({
     type: 'product',
     data: { id: 1, price: '14.50', stock_quantity: 24, is_active: true, revision: 1, ...news },
   })
 
-test('a product shows what it is, what it costs and how many there are', async () => {
+test('a product shows its description, price and stock', async () => {
   await show()
 
   expect(await screen.findByRole('heading', { level: 1, name: 'Chanterelles, 250 g' })).toBeVisible()
@@ -51,14 +51,14 @@ test('a product shows what it is, what it costs and how many there are', async (
   expect(document.title).toBe('Chanterelles, 250 g · Forage')
 })
 
-test('others of its category stand below, itself left out', async () => {
+test('other products of its category show below', async () => {
   await show()
 
   expect(await screen.findByRole('link', { name: 'Porcini' })).toBeVisible()
   expect(screen.queryByRole('link', { name: 'Chanterelles, 250 g' })).not.toBeInTheDocument()
 })
 
-test('as many as one chooses go into the cart', async () => {
+test('the chosen quantity is added to the cart', async () => {
   await show()
   await screen.findByText('24 in stock')
 
@@ -69,8 +69,8 @@ test('as many as one chooses go into the cart', async () => {
   expect(screen.getByRole('link', { name: '2 in your cart' })).toBeVisible()
 })
 
-test('what lies in the cart already counts against the stock', async () => {
-  shelf = product({ stock_quantity: 2 })
+test('units in the cart count against the stock', async () => {
+  currentProduct = product({ stock_quantity: 2 })
   await show()
   await screen.findByText('Only 2 left')
 
@@ -81,33 +81,33 @@ test('what lies in the cart already counts against the stock', async () => {
   expect(screen.getByRole('button', { name: 'All in your cart' })).toBeDisabled()
 })
 
-test('stock and price change while one looks, and are read out', async () => {
+test('pushed changes of stock and price show and are announced', async () => {
   await show()
   await screen.findByText('24 in stock')
 
-  tell({ stock_quantity: 0, price: '16.00' })
+  pushUpdate({ stock_quantity: 0, price: '16.00' })
 
   expect(await screen.findByText('The price is now €16.00. Now: Sold out.')).toHaveAttribute('role', 'status')
   expect(screen.getByRole('button', { name: 'Sold out' })).toBeDisabled()
 })
 
-test('a product that is taken away while one looks is gone', async () => {
+test('a product deactivated while open shows as no longer sold', async () => {
   await show()
   await screen.findByText('24 in stock')
 
-  tell({ is_active: false })
+  pushUpdate({ is_active: false })
 
   expect(await screen.findByRole('heading', { name: 'This one is no longer here' })).toBeVisible()
 })
 
-test('a product that there is not has a page that says so', async () => {
+test('a product that does not exist says so', async () => {
   await show('/products/99')
 
   expect(await screen.findByRole('heading', { name: 'This one is no longer here' })).toBeVisible()
   expect(screen.getByRole('link', { name: 'Go to the shop' })).toBeVisible()
 })
 
-test('another product, opened from here, takes the page over', async () => {
+test('opening another product from here replaces the page', async () => {
   const { router } = await show('/products/99')
   await screen.findByRole('heading', { name: 'This one is no longer here' })
 

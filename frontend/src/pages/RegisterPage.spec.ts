@@ -43,7 +43,7 @@ async function fillIn({ email = 'ada@forage.example', username = 'ada', password
   await userEvent.type(field('Password'), `${password}{Enter}`)
 }
 
-test('who registers is logged in at once, goes on, and hears of the mail', async () => {
+test('registering logs in, redirects and mentions the mail', async () => {
   const { router } = await open('/register?next=/checkout')
 
   await fillIn()
@@ -60,7 +60,7 @@ test('who registers is logged in at once, goes on, and hears of the mail', async
   })
 })
 
-test('who can not be logged in after that is led to where one can', async () => {
+test('when the login after registering fails, the login page opens', async () => {
   login = () => problemResponse('service-unavailable', 503)
   const { router } = await open('/register?next=/checkout')
 
@@ -73,7 +73,7 @@ test('who can not be logged in after that is led to where one can', async () => 
 test.each([
   ['email', 'Email', 'There is an account with this address already.'],
   ['username', 'Username', 'Somebody else has this name.'],
-])('what is taken is said at its field: %s', async (name, label, sentence) => {
+])('a taken value shows at its field: %s', async (name, label, sentence) => {
   register = () => problemResponse('taken', 409, { field: name })
   await open()
 
@@ -85,7 +85,7 @@ test.each([
   expect(field('Password')).toHaveValue('a walk in the woods')
 })
 
-test('what the shop refuses is said at each field, and the first has the focus', async () => {
+test('refused values show at their fields, and the first gets the focus', async () => {
   register = () =>
     problemResponse('invalid-input', 422, {
       errors: {
@@ -105,16 +105,11 @@ test('what the shop refuses is said at each field, and the first has the focus',
 test.each([
   ['no address', { email: 'ada' }, 'Email', /not a whole email address/],
   ['an address that no mail server takes', { email: 'a..b@forage.example' }, 'Email', /not a whole email address/],
-  [
-    'a name with a character that can not be seen',
-    { username: 'ada\u200b' },
-    'Username',
-    /1 to 50 characters that can be seen/,
-  ],
+  ['a name with an invisible character', { username: 'ada\u200b' }, 'Username', /1 to 50 characters that can be seen/],
   ['a short password', { password: '1234567' }, 'Password', /at least 8 characters/],
   ['a long password', { password: 'x'.repeat(129) }, 'Password', /at most 128 characters/],
   ['the address as the password', { password: 'ADA@forage.example' }, 'Password', /Everybody knows this of you/],
-])('%s is said before the shop is asked', async (_, fields, label, sentence) => {
+])('%s is marked without a request', async (_, fields, label, sentence) => {
   await open()
 
   await fillIn(fields)
@@ -124,7 +119,7 @@ test.each([
   expect(sent('/register')).toHaveLength(0)
 })
 
-test('a password is counted as the shop counts it, and its strength is said', async () => {
+test("a password's length is counted as the shop does, and its strength shows", async () => {
   await open()
   const password = field('Password')
   expect(password).toHaveAccessibleDescription(/At least 8 characters/)
@@ -140,7 +135,7 @@ test('a password is counted as the shop counts it, and its strength is said', as
   expect(password).toHaveAccessibleDescription(/hard to guess/)
 })
 
-test('password managers know that it is a new one', async () => {
+test('the password field asks password managers for a new one', async () => {
   await open()
 
   expect(field('Email')).toHaveAttribute('autocomplete', 'username')

@@ -30,7 +30,7 @@ const lastQuery = () => {
   return Object.fromEntries(asked.at(-1)!.searchParams)
 }
 
-test('the first page greets and shows the newest products', async () => {
+test('the first page shows the hero and the newest products', async () => {
   await renderInApp(ShopPage)
 
   expect(await screen.findByRole('link', { name: 'Morels' })).toBeVisible()
@@ -39,7 +39,7 @@ test('the first page greets and shows the newest products', async () => {
   expect(lastQuery()).toEqual({ limit: '24', offset: '0', sort_by: '-created_at' })
 })
 
-test('the address says what is searched, in what category, how sorted and which page', async () => {
+test('the address holds search, category, sort and page', async () => {
   await renderInApp(ShopPage, { at: '/?q=mor&category=Fresh&sort=price&page=2' })
 
   await screen.findByRole('link', { name: 'Morels' })
@@ -50,14 +50,14 @@ test('the address says what is searched, in what category, how sorted and which 
   expect(screen.getByRole('link', { name: /^Fresh/ })).toHaveAttribute('aria-current', 'true')
 })
 
-test('an address that names no sort or page there is shows the first page of the newest', async () => {
+test('an unknown sort or page in the address shows the first page of the newest', async () => {
   await renderInApp(ShopPage, { at: '/?sort=constructor&page=-3' })
 
   await screen.findByRole('link', { name: 'Morels' })
   expect(lastQuery()).toMatchObject({ offset: '0', sort_by: '-created_at' })
 })
 
-test('typing searches, from the first page on, and keeps the focus and the other filters', async () => {
+test('typing searches from the first page and keeps the focus and the other filters', async () => {
   const { router } = await renderInApp(ShopPage, { at: '/?category=Fresh&page=2' })
   await screen.findByRole('link', { name: 'Morels' })
 
@@ -68,7 +68,7 @@ test('typing searches, from the first page on, and keeps the focus and the other
   expect(screen.getByRole('searchbox')).toHaveFocus()
 })
 
-test('a search is sent once one pauses, not for each letter', async () => {
+test('a search is sent after a pause, not for each letter', async () => {
   await renderInApp(ShopPage)
   await screen.findByRole('link', { name: 'Morels' })
 
@@ -78,7 +78,7 @@ test('a search is sent once one pauses, not for each letter', async () => {
   expect(requests.filter(({ url }) => url.includes('name='))).toHaveLength(1)
 })
 
-test('a product that is clicked before one pauses is opened, and the search does not come after', async () => {
+test('clicking a product before the pause opens it and cancels the search', async () => {
   const { router } = await renderInApp(ShopPage)
   await screen.findByRole('link', { name: 'Morels' })
   let arrive = () => {}
@@ -95,7 +95,7 @@ test('a product that is clicked before one pauses is opened, and the search does
   expect(router.currentRoute.value.fullPath).toBe('/products/1')
 })
 
-test('going back brings the former search back into the field', async () => {
+test('going back restores the former search in the field', async () => {
   const { router } = await renderInApp(ShopPage, { at: '/?q=mor' })
   await router.push('/?q=chaga')
   await expect.poll(() => screen.getByRole<HTMLInputElement>('searchbox').value).toBe('chaga')
@@ -105,14 +105,14 @@ test('going back brings the former search back into the field', async () => {
   await expect.poll(() => screen.getByRole<HTMLInputElement>('searchbox').value).toBe('mor')
 })
 
-test('a category keeps the search and begins at the first page', async () => {
+test('choosing a category keeps the search and starts at the first page', async () => {
   await renderInApp(ShopPage, { at: '/?q=mor&page=2' })
 
   expect(await screen.findByRole('link', { name: /^Tools/ })).toHaveAttribute('href', '/?q=mor&category=Tools')
   expect(screen.getByRole('link', { name: /^All/ })).toHaveAttribute('href', '/?q=mor')
 })
 
-test('another order of the products begins at the first page', async () => {
+test('another sort starts at the first page', async () => {
   const { router } = await renderInApp(ShopPage, { at: '/?page=2' })
 
   await userEvent.selectOptions(screen.getByRole('combobox'), 'Price, low to high')
@@ -134,7 +134,7 @@ test('a page beyond the last leads to the last', async () => {
   await expect.poll(() => router.currentRoute.value.fullPath).toBe('/?q=mor&page=3')
 })
 
-test('where nothing is found, the filters can be cleared', async () => {
+test('without results the filters can be cleared', async () => {
   total = 0
   const { router } = await renderInApp(ShopPage, { at: '/?q=zzz' })
 
@@ -144,7 +144,7 @@ test('where nothing is found, the filters can be cleared', async () => {
   await expect.poll(() => screen.getByRole<HTMLInputElement>('searchbox').value).toBe('')
 })
 
-test('a catalogue that can not be read says so and is read again on request', async () => {
+test('a failed load of the catalogue can be retried', async () => {
   let isDown = true
   stubNetwork((_, path) => {
     if (path.endsWith('/categories')) return jsonResponse([])

@@ -29,33 +29,33 @@ afterEach(() => {
   sessionStorage.clear()
 })
 
-async function comeBack(fragment: string) {
+async function openCallback(fragment: string) {
   const app = await renderInApp(SignInCallbackPage, { at: `/auth/callback#${fragment}` })
   pinia = app.pinia
   return { ...app, place: () => app.router.currentRoute.value.fullPath, session: useSession(pinia) }
 }
 
-test('one comes back, as who one is, to where one was', async () => {
+test('after signing in the user returns to the remembered page', async () => {
   sessionStorage.setItem(NEXT, '/checkout')
 
-  const { place, session } = await comeBack(`token=${tokenFor(7)}`)
+  const { place, session } = await openCallback(`token=${tokenFor(7)}`)
 
   await expect.poll(place).toBe('/checkout')
   expect(session.user?.id).toBe(7)
   expect(sessionStorage.getItem(NEXT)).toBeNull()
 })
 
-test('a link with a token logs nobody in as somebody else: the cookie says who it is', async () => {
-  const { place } = await comeBack(`token=${tokenFor(666)}`)
+test('the token in a link is ignored: the cookie decides who is logged in', async () => {
+  const { place } = await openCallback(`token=${tokenFor(666)}`)
 
   await expect.poll(place).toBe('/')
   expect(currentToken()).toBe(fresh)
 })
 
-test('a link with a token, and no session, logs nobody in', async () => {
+test('a link with a token and no session logs in no user', async () => {
   refresh = () => problemResponse('invalid-session', 401)
 
-  const { place, session } = await comeBack(`token=${tokenFor(666)}`)
+  const { place, session } = await openCallback(`token=${tokenFor(666)}`)
 
   expect(await screen.findByRole('alert')).toHaveTextContent('You were not signed in')
   await expect.poll(place).toBe('/auth/callback')
@@ -63,20 +63,20 @@ test('a link with a token, and no session, logs nobody in', async () => {
 })
 
 test.each(['https://evil.example', '//evil.example', '/\\evil.example'])(
-  'nobody is led out of the shop, to %s',
+  'a remembered foreign address is ignored: %s',
   async (path) => {
     sessionStorage.setItem(NEXT, path)
 
-    const { place } = await comeBack('token=x')
+    const { place } = await openCallback('token=x')
 
     await expect.poll(place).toBe('/')
   },
 )
 
-test.each(['token=x', 'error=sign-in-refused'])('the fragment is not left in the address: %s', async (fragment) => {
+test.each(['token=x', 'error=sign-in-refused'])('the fragment is removed from the address: %s', async (fragment) => {
   refresh = () => problemResponse('service-unavailable', 503)
 
-  const { place } = await comeBack(fragment)
+  const { place } = await openCallback(fragment)
 
   await expect.poll(place).toBe('/auth/callback')
 })
@@ -87,20 +87,20 @@ test.each([
   ['account-disabled', 'This account is disabled'],
   ['sign-in-provider-away', 'Google does not answer'],
   ['<img src=x>', 'Something went wrong on the way back'],
-])('a refusal is said in words, and other ways in are offered: %s', async (type, sentence) => {
+])('an error shows a message and other ways to log in: %s', async (type, sentence) => {
   sessionStorage.setItem(NEXT, '/checkout')
 
-  await comeBack(`error=${encodeURIComponent(type)}`)
+  await openCallback(`error=${encodeURIComponent(type)}`)
 
   expect(screen.getByRole('alert')).toHaveTextContent(sentence)
   expect(screen.getByRole('link', { name: 'Log in another way' })).toHaveAttribute('href', '/login?next=/checkout')
   expect(await screen.findByRole('link', { name: 'Go on with Google' })).toBeInTheDocument()
 })
 
-test('a shop that is away just now is tried again', async () => {
+test('an unreachable shop can be retried', async () => {
   sessionStorage.setItem(NEXT, '/checkout')
   refresh = () => problemResponse('service-unavailable', 503)
-  const { place } = await comeBack('token=x')
+  const { place } = await openCallback('token=x')
   const again = await screen.findByRole('button', { name: 'Try again' })
 
   refresh = () => jsonResponse({ access_token: fresh })

@@ -19,7 +19,7 @@ function openTab(): Pinia {
 const stored = (owner: string) => JSON.parse(localStorage.getItem(`forage.cart.${owner}`) ?? 'null')
 
 /** The browser tells the other tabs. */
-const tellTabs = (owner: string) => window.dispatchEvent(new StorageEvent('storage', { key: `forage.cart.${owner}` }))
+const notifyTabs = (owner: string) => window.dispatchEvent(new StorageEvent('storage', { key: `forage.cart.${owner}` }))
 
 /** What api/users.ts and the session do on a login. */
 function logIn(pinia: Pinia, id = 7) {
@@ -33,7 +33,7 @@ beforeEach(() => {
   pinia = openTab()
 })
 
-test('what was put in is there after a reload', () => {
+test('the cart survives a reload', () => {
   useCart(pinia).add(product(), 2)
 
   const cart = useCart(openTab())
@@ -44,18 +44,18 @@ test('what was put in is there after a reload', () => {
   expect(cart.count).toBe(2)
 })
 
-test('what one tab puts in shows in the other', () => {
+test('a change in one tab shows in the other', () => {
   const here = useCart(pinia)
   const there = useCart(openTab())
 
   there.add(product(), 2)
-  tellTabs('guest')
+  notifyTabs('guest')
 
   expect(here.lines).toEqual(there.lines)
   expect(here.key).toBe(there.key)
 })
 
-test('two tabs that change it in turn lose nothing of each other, told or not', () => {
+test('two tabs that change the cart in turn keep both changes', () => {
   const here = useCart(pinia)
   const there = useCart(openTab())
 
@@ -65,7 +65,7 @@ test('two tabs that change it in turn lose nothing of each other, told or not', 
   expect(here.lines.map((line) => line.product_id)).toEqual([1, 2])
 })
 
-test('no more is put in than there is', () => {
+test('no more units are added than are in stock', () => {
   const cart = useCart(pinia)
 
   expect(cart.add(product({ stock_quantity: 3 }), 2)).toBe(2)
@@ -74,7 +74,7 @@ test('no more is put in than there is', () => {
   expect(cart.quantityOf(1)).toBe(3)
 })
 
-test('nor than an order takes of one product', () => {
+test('no more units are added than an order may hold of one product', () => {
   const cart = useCart(pinia)
 
   cart.add(product({ stock_quantity: 2 * MAX_QUANTITY }), 2 * MAX_QUANTITY)
@@ -82,7 +82,7 @@ test('nor than an order takes of one product', () => {
   expect(cart.quantityOf(1)).toBe(MAX_QUANTITY)
 })
 
-test('nor more products than an order holds', () => {
+test('no more products are added than an order may hold', () => {
   const cart = useCart(pinia)
   for (let id = 1; id <= MAX_LINES; id++) cart.add(product({ id }), 1)
 
@@ -91,7 +91,7 @@ test('nor more products than an order holds', () => {
   expect(cart.lines).toHaveLength(MAX_LINES)
 })
 
-test('what is removed comes back to its place', () => {
+test('undoing a removal restores the line in its place', () => {
   const cart = useCart(pinia)
   for (const id of [1, 2, 3]) cart.add(product({ id }), id)
 
@@ -106,7 +106,7 @@ test('what is removed comes back to its place', () => {
   ])
 })
 
-test("on a login the guest's cart goes into the user's, and the guest has none", () => {
+test("logging in moves the guest's cart into the user's", () => {
   const cart = useCart(pinia)
   cart.add(product({ id: 1 }), 2)
   localStorage.setItem('forage.cart.7', JSON.stringify({ ...stored('guest'), key: 'own' }))
@@ -121,7 +121,7 @@ test("on a login the guest's cart goes into the user's, and the guest has none",
   expect(localStorage.getItem('forage.cart.guest')).toBeNull()
 })
 
-test('the sum of both is bounded', () => {
+test('merged quantities stay within the limit', () => {
   const cart = useCart(pinia)
   cart.add(product({ stock_quantity: MAX_QUANTITY }), MAX_QUANTITY - 1)
   localStorage.setItem('forage.cart.7', JSON.stringify({ ...stored('guest'), key: 'own' }))
@@ -131,7 +131,7 @@ test('the sum of both is bounded', () => {
   expect(cart.quantityOf(1)).toBe(MAX_QUANTITY)
 })
 
-test('products that no longer fit into it are named', () => {
+test('products that no longer fit into the merged cart are named', () => {
   const cart = useCart(pinia)
   for (let id = 1; id <= MAX_LINES; id++) cart.add(product({ id }), 1)
   localStorage.setItem('forage.cart.7', JSON.stringify({ ...stored('guest'), key: 'own' }))
@@ -144,7 +144,7 @@ test('products that no longer fit into it are named', () => {
   expect(useToasts(pinia).toasts).toMatchObject([{ kind: 'error', text: 'Morels' }])
 })
 
-test('two tabs that hear of the login both merge, and it counts once, whatever they have seen of each other', () => {
+test("two tabs that both merge on a login count the guest's cart once", () => {
   const here = useCart(pinia)
   here.add(product(), 2)
   const guest = localStorage.getItem('forage.cart.guest') ?? ''
@@ -159,7 +159,7 @@ test('two tabs that hear of the login both merge, and it counts once, whatever t
   expect(there.key).toBe(here.key)
 })
 
-test("after a logout the guest sees nothing of the user's cart, which waits for the user", () => {
+test("after a logout the user's cart is hidden and kept", () => {
   const cart = useCart(pinia)
   logIn(pinia)
   cart.add(product(), 2)
@@ -172,7 +172,7 @@ test("after a logout the guest sees nothing of the user's cart, which waits for 
   expect(cart.count).toBe(2)
 })
 
-test("a reload shows the user's cart before it is known that the session still stands", () => {
+test("a reload shows the user's cart before the session is restored", () => {
   logIn(pinia)
   useCart(pinia).add(product(), 2)
   localStorage.setItem('forage.logged-in', '7')
@@ -188,20 +188,20 @@ test.each([
   ['an older release', JSON.stringify([line])],
   ['another version', JSON.stringify({ version: 0, key: 'k', lines: [line], sent: null })],
   ['no key', JSON.stringify({ version: 1, lines: [line], sent: null })],
-  ['a key that no header takes', JSON.stringify({ version: 1, key: 'ü\n', lines: [line], sent: null })],
+  ['a key that fits no header', JSON.stringify({ version: 1, key: 'ü\n', lines: [line], sent: null })],
   [
-    'a product that there can not be',
+    'an impossible product id',
     JSON.stringify({ version: 1, key: 'k', lines: [{ ...line, product_id: 0 }], sent: null }),
   ],
-  ['lines that are none', JSON.stringify({ version: 1, key: 'k', lines: [null], sent: null })],
-  ['a quantity of nothing', JSON.stringify({ version: 1, key: 'k', lines: [{ ...line, quantity: 0 }], sent: null })],
-  ['half a product', JSON.stringify({ version: 1, key: 'k', lines: [{ ...line, quantity: 0.5 }], sent: null })],
+  ['lines that are null', JSON.stringify({ version: 1, key: 'k', lines: [null], sent: null })],
+  ['a quantity of zero', JSON.stringify({ version: 1, key: 'k', lines: [{ ...line, quantity: 0 }], sent: null })],
+  ['a fractional quantity', JSON.stringify({ version: 1, key: 'k', lines: [{ ...line, quantity: 0.5 }], sent: null })],
   ['a price that is a number', JSON.stringify({ version: 1, key: 'k', lines: [{ ...line, price: 1 }], sent: null })],
   ['a price without cents', JSON.stringify({ version: 1, key: 'k', lines: [{ ...line, price: '1' }], sent: null })],
-  ['an order sent that is none', JSON.stringify({ version: 1, key: 'k', lines: [line], sent: { key: 'k' } })],
-  ['silent on what was sent', JSON.stringify({ version: 1, key: 'k', lines: [line] })],
+  ['an invalid sent order', JSON.stringify({ version: 1, key: 'k', lines: [line], sent: { key: 'k' } })],
+  ['no field for the sent order', JSON.stringify({ version: 1, key: 'k', lines: [line] })],
   ['one product twice', JSON.stringify({ version: 1, key: 'k', lines: [line, line], sent: null })],
-])('a stored cart that is %s is no cart, and does no harm', (_, text) => {
+])('an invalid stored cart is ignored: %s', (_, text) => {
   localStorage.setItem('forage.cart.guest', text)
 
   const cart = useCart(pinia)
@@ -210,7 +210,7 @@ test.each([
   expect(cart.add(product(), 1)).toBe(1)
 })
 
-test('the key stays over a reload and in a second tab', () => {
+test('the key is the same after a reload and in a second tab', () => {
   const cart = useCart(pinia)
   cart.add(product(), 1)
 
@@ -223,7 +223,7 @@ test.each<[string, (cart: ReturnType<typeof useCart>) => void]>([
   ['another quantity', (cart) => cart.setQuantity(1, 3)],
   ['another price', (cart) => cart.acceptPrice(1, '15.00')],
   ['a line removed', (cart) => cart.remove(1)],
-])('%s makes another order, with another key', (_, change) => {
+])('the key changes: %s', (_, change) => {
   const cart = useCart(pinia)
   cart.add(product(), 1)
   const before = cart.key
@@ -233,7 +233,7 @@ test.each<[string, (cart: ReturnType<typeof useCart>) => void]>([
   expect(cart.key).not.toBe(before)
 })
 
-test('a name or picture that changed is taken over, and it stays the same order', () => {
+test('a changed name or picture is taken over without changing the key', () => {
   const cart = useCart(pinia)
   cart.add(product(), 1)
   const before = cart.key
@@ -255,7 +255,7 @@ const item = {
   created_at: '',
 }
 
-test('an order that was made empties the cart, and the next one has another key', () => {
+test('a placed order empties the cart and renews the key', () => {
   const cart = useCart(pinia)
   logIn(pinia)
   cart.add(product(), 2)
@@ -267,7 +267,7 @@ test('an order that was made empties the cart, and the next one has another key'
   expect(cart.key).not.toBe(before)
 })
 
-test('what another tab put in while the order was made stays', () => {
+test('items added in another tab during the order stay', () => {
   const cart = useCart(pinia)
   logIn(pinia)
   cart.add(product(), 2)
@@ -283,7 +283,7 @@ test('what another tab put in while the order was made stays', () => {
   ])
 })
 
-test('the same order, heard of twice, is taken out once', () => {
+test('an order reported twice is removed from the cart once', () => {
   const cart = useCart(pinia)
   logIn(pinia)
   cart.add(product(), 2)
@@ -297,11 +297,11 @@ test('the same order, heard of twice, is taken out once', () => {
 })
 
 test.each<[string, (cart: ReturnType<typeof useCart>) => void]>([
-  ['a line changed', (cart) => cart.setQuantity(1, 1)],
-  ['another product put in', (cart) => cart.add(product({ id: 2 }), 1)],
+  ['a changed line', (cart) => cart.setQuantity(1, 1)],
+  ['another product is added', (cart) => cart.add(product({ id: 2 }), 1)],
   ['all removed', (cart) => cart.remove(1)],
   ['a reload', () => {}],
-])('an order that was sent is what is sent again, with %s since', (_, change) => {
+])('the order sent before is sent again after %s', (_, change) => {
   const before = useCart(pinia)
   before.add(product(), 2)
   const sent = before.markSent()
@@ -311,7 +311,7 @@ test.each<[string, (cart: ReturnType<typeof useCart>) => void]>([
   expect(useCart(openTab()).markSent()).toEqual(sent)
 })
 
-test("an order that was sent is the one to send again, with a guest's cart merged since", () => {
+test("the order sent before is sent again after merging a guest's cart", () => {
   const cart = useCart(pinia)
   logIn(pinia)
   cart.add(product(), 2)
@@ -325,7 +325,7 @@ test("an order that was sent is the one to send again, with a guest's cart merge
   expect(cart.markSent()).toEqual(sent)
 })
 
-test('an order that was not made makes way for the next', () => {
+test('a refused order is replaced by the next', () => {
   const cart = useCart(pinia)
   cart.add(product(), 2)
   const { key } = cart.markSent()

@@ -41,14 +41,14 @@ async function nextSocket() {
   expect(FakeSocket.all).toHaveLength(known + 1)
 }
 
-test('pauses grow to half a minute, and differ from browser to browser', () => {
+test('pauses grow to half a minute and are random', () => {
   expect([1, 2, 3, 4, 5, 6, 1000].map((attempt) => backoffMs(attempt, 1))).toEqual([
     1000, 2000, 4000, 8000, 16000, 30000, 30000,
   ])
   expect(backoffMs(3, 0)).toBe(2000)
 })
 
-test('what is lost comes back, however often that fails', async () => {
+test('a lost connection is reopened after any number of failures', async () => {
   const { store } = await openLive()
 
   for (let attempt = 1; attempt <= 50; attempt++) {
@@ -60,7 +60,7 @@ test('what is lost comes back, however often that fails', async () => {
   expect(store.isOpen).toBe(true)
 })
 
-test('after a time that went well the pauses begin anew', async () => {
+test('the pauses start over after a stable connection', async () => {
   await openLive()
   for (let attempt = 1; attempt <= 6; attempt++) {
     latestSocket().disconnect()
@@ -75,7 +75,7 @@ test('after a time that went well the pauses begin anew', async () => {
   expect(FakeSocket.all).toHaveLength(8)
 })
 
-test('a gateway that greets and hangs up at once is not stormed', async () => {
+test('a gateway that greets and closes at once is retried with growing pauses', async () => {
   await openLive()
   for (let attempt = 1; attempt <= 6; attempt++) {
     latestSocket().greet()
@@ -90,7 +90,7 @@ test('a gateway that greets and hangs up at once is not stormed', async () => {
   expect(FakeSocket.all).toHaveLength(7)
 })
 
-test('a socket that answers no ping is given up for another', async () => {
+test('a socket without an answer to a ping is replaced', async () => {
   const { store } = await openLive()
   latestSocket().greet()
   latestSocket().isUnresponsive = true
@@ -104,7 +104,7 @@ test('a socket that answers no ping is given up for another', async () => {
   expect(FakeSocket.all).toHaveLength(2)
 })
 
-test('an attempt that nobody answers is given up for another', async () => {
+test('a connection attempt without an answer is replaced', async () => {
   await openLive()
 
   await seconds(9)
@@ -112,7 +112,7 @@ test('an attempt that nobody answers is given up for another', async () => {
   expect(FakeSocket.all).toHaveLength(2)
 })
 
-test('the network that is back is tried at once', async () => {
+test('the feed reconnects at once when the network is back', async () => {
   await openLive()
   for (let attempt = 1; attempt <= 6; attempt++) {
     latestSocket().disconnect()
@@ -125,7 +125,7 @@ test('the network that is back is tried at once', async () => {
   expect(FakeSocket.all).toHaveLength(8)
 })
 
-test('a reader who is back after a sleep makes it ask whether anybody is there', async () => {
+test('a ping is sent when the page becomes visible again', async () => {
   await openLive()
   latestSocket().greet()
 
@@ -134,7 +134,7 @@ test('a reader who is back after a sleep makes it ask whether anybody is there',
   expect(latestSocket().sentOf('ping')).toHaveLength(1)
 })
 
-test('a user is known by the token, and hears so after every return', async () => {
+test('the token is sent after every reconnect', async () => {
   setToken('a-token')
   const { store } = await openLive()
   const back = vi.fn()
@@ -151,7 +151,7 @@ test('a user is known by the token, and hears so after every return', async () =
   expect(back).toHaveBeenCalledTimes(2)
 })
 
-test('who logs in on an open feed becomes its user', async () => {
+test('logging in authenticates the open feed', async () => {
   const { session } = await openLive()
   latestSocket().greet()
   expect(latestSocket().sentOf('authenticate')).toEqual([])
@@ -163,7 +163,7 @@ test('who logs in on an open feed becomes its user', async () => {
   expect(latestSocket().sentOf('authenticate')).toHaveLength(1)
 })
 
-test('who logs out leaves the socket, and what it still says is not heard', async () => {
+test('logging out replaces the socket, and late messages of the old one are ignored', async () => {
   setToken('a-token')
   const { store, session } = await openLive()
   session.user = user()
@@ -201,7 +201,7 @@ test('a token that expires is renewed on the same socket', async () => {
   expect(FakeSocket.all).toHaveLength(1)
 })
 
-test('a token that is refused is renewed, and asked with again after growing pauses', async () => {
+test('a refused token is renewed and sent again after growing pauses', async () => {
   vi.spyOn(console, 'warn').mockReturnValue()
   setToken('old')
   await openLive()
@@ -218,7 +218,7 @@ test('a token that is refused is renewed, and asked with again after growing pau
   expect(latestSocket().sentOf('authenticate')).toHaveLength(4)
 })
 
-test('a shop that can not renew the token just now is asked again', async () => {
+test('a failed renewal of the token is retried', async () => {
   setToken('old')
   await openLive()
   latestSocket().greet()
@@ -233,7 +233,7 @@ test('a shop that can not renew the token just now is asked again', async () => 
   await vi.waitFor(() => expect(latestSocket().sentOf('authenticate').at(-1)?.token).toBe('fresh'))
 })
 
-test('what is no message is passed over', async () => {
+test('invalid messages are ignored', async () => {
   const complaint = vi.spyOn(console, 'error').mockReturnValue()
   const { store } = await openLive()
   const heard = vi.fn()
@@ -247,7 +247,7 @@ test('what is no message is passed over', async () => {
   expect(heard).toHaveBeenCalledTimes(1)
 })
 
-test('news of a product that is older than what was heard says nothing', async () => {
+test('an update with an older revision is ignored', async () => {
   const { store } = await openLive()
   const heard = vi.fn()
   store.onProduct(heard)
@@ -258,7 +258,7 @@ test('news of a product that is older than what was heard says nothing', async (
   expect(heard.mock.calls.map(([news]) => news.revision)).toEqual([5, 6])
 })
 
-test('which products to hear of is said at once, and while that changes quickly only now and then', async () => {
+test('the list of watched products is sent at once and then throttled', async () => {
   const { store } = await openLive()
   latestSocket().greet()
   await seconds(1)
@@ -278,7 +278,7 @@ test('which products to hear of is said at once, and while that changes quickly 
   expect(latestSocket().sentOf('watch').slice(2)).toEqual([{ type: 'watch', product_ids: [2, 3, 4, 5] }])
 })
 
-test('a visitor whom the shop could not tell at first is known once it is back', async () => {
+test('a session that could not be restored is restored on connect', async () => {
   localStorage.setItem('forage.logged-in', '1')
   requests = stubNetwork((_, path) =>
     path.endsWith('/refresh') ? jsonResponse({ access_token: 'fresh' }) : jsonResponse(user()),

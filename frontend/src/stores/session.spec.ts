@@ -54,7 +54,7 @@ async function openSessionOf(id: number) {
   return session
 }
 
-test('a guest is known to be one without asking', async () => {
+test('a guest causes no request', async () => {
   const session = await openSession()
 
   await session.restore()
@@ -64,7 +64,7 @@ test('a guest is known to be one without asking', async () => {
   expect(session.failure).toBeNull()
 })
 
-test('a reload takes the session up by the cookie, once, however many ask', async () => {
+test('concurrent calls restore the session with one request', async () => {
   localStorage.setItem(USER_ID_KEY, '7')
   cookieOf = 7
   const session = await openSession()
@@ -77,7 +77,7 @@ test('a reload takes the session up by the cookie, once, however many ask', asyn
   expect(asked('/users/me')).toBe(1)
 })
 
-test('a cookie that is over makes a guest, who is told so, and is not asked for again', async () => {
+test('an expired cookie ends the session once', async () => {
   localStorage.setItem(USER_ID_KEY, '7')
   const session = await openSession()
 
@@ -90,7 +90,7 @@ test('a cookie that is over makes a guest, who is told so, and is not asked for 
   expect(asked('/auth/refresh')).toBe(1)
 })
 
-test('a remembered session that is over leaves the screen to the guest who has it', async () => {
+test('an expired remembered session keeps the cached data of the guest', async () => {
   localStorage.setItem(USER_ID_KEY, '7')
   const session = await openSession()
   queries.setQueryData(['product', 1], 'seen')
@@ -103,7 +103,7 @@ test('a remembered session that is over leaves the screen to the guest who has i
   expect(queries.getQueryData(['product', 1])).toBe('seen')
 })
 
-test('a shop that is away makes nobody a guest: it is asked again', async () => {
+test('an outage does not end the session, and restoring is retried', async () => {
   localStorage.setItem(USER_ID_KEY, '7')
   cookieOf = 7
   isDown = true
@@ -119,7 +119,7 @@ test('a shop that is away makes nobody a guest: it is asked again', async () => 
   expect(session.failure).toBeNull()
 })
 
-test('who logs in while the old session is being taken up is who one is', async () => {
+test('a login during a restore wins', async () => {
   localStorage.setItem(USER_ID_KEY, '7')
   cookieOf = 7
   const session = await openSession()
@@ -132,7 +132,7 @@ test('who logs in while the old session is being taken up is who one is', async 
   expect(localStorage.getItem(USER_ID_KEY)).toBe('8')
 })
 
-test('an account that comes late is not shown for the one that came after it', async () => {
+test('a late account response of a former user is ignored', async () => {
   let finish = () => {}
   me = (id) =>
     id === 7
@@ -148,7 +148,7 @@ test('an account that comes late is not shown for the one that came after it', a
   await expect.poll(() => session.user?.id).toBe(8)
 })
 
-test('a login whose account can not be read just now is gone on with later', async () => {
+test('a login without an account response is completed later', async () => {
   me = () => problemResponse('timeout', 504)
   const session = await openSession()
   await expect(session.logIn('7', 'secret')).rejects.toMatchObject({ type: 'timeout' })
@@ -160,7 +160,7 @@ test('a login whose account can not be read just now is gone on with later', asy
   expect(asked('/users/login')).toBe(1)
 })
 
-test('of the one before nothing is left when somebody else has come', async () => {
+test('data of the former user is cleared when another logs in', async () => {
   const session = await openSessionOf(7)
   queries.setQueryData(['orders'], ['theirs'])
   const { visit } = session
@@ -173,7 +173,7 @@ test('of the one before nothing is left when somebody else has come', async () =
   await expect.poll(() => session.user?.id).toBe(8)
 })
 
-test('a guest who logs in keeps what is on the screen', async () => {
+test('a guest who logs in keeps the cached data', async () => {
   const session = await openSession()
   queries.setQueryData(['product', 1], 'seen')
   const { visit } = session
@@ -195,7 +195,7 @@ test('a new token of the same user changes nothing', async () => {
   expect(asked('/users/me')).toBe(1)
 })
 
-test('who logs out has no session, and is not told that it ended', async () => {
+test('logging out ends the session without a message', async () => {
   const session = await openSessionOf(7)
 
   await session.logOut()
@@ -206,7 +206,7 @@ test('who logs out has no session, and is not told that it ended', async () => {
   expect(localStorage.getItem(USER_ID_KEY)).toBeNull()
 })
 
-test('who can not be logged out stays logged in', async () => {
+test('a failed logout keeps the user logged in', async () => {
   const session = await openSessionOf(7)
   isDown = true
 
@@ -216,7 +216,7 @@ test('who can not be logged out stays logged in', async () => {
   expect(currentToken()).not.toBeNull()
 })
 
-test('who is logged out in another tab is a guest, and is told', async () => {
+test('a logout in another tab ends the session here', async () => {
   const session = await openSessionOf(7)
 
   const elsewhere = new BroadcastChannel('forage.session')

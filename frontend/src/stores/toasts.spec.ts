@@ -18,7 +18,7 @@ afterEach(() => {
   clearToken()
 })
 
-test('of several at once the latest three are shown', () => {
+test('the latest three toasts are shown', () => {
   const toasts = useToasts(pinia)
 
   for (const title of ['one', 'two', 'three', 'four']) toasts.show({ kind: 'info', title })
@@ -26,7 +26,7 @@ test('of several at once the latest three are shown', () => {
   expect(toasts.toasts.map(({ title }) => title)).toEqual(['two', 'three', 'four'])
 })
 
-test('what was said to one user, and can be undone, is not for the next', async () => {
+test('toasts are cleared when the user changes', async () => {
   const toasts = useToasts(pinia)
   const session = useSession(pinia)
   setToken(tokenFor(7))
@@ -40,7 +40,7 @@ test('what was said to one user, and can be undone, is not for the next', async 
   expect(toasts.toasts).toEqual([])
 })
 
-test('a guest who logs in keeps what was said', async () => {
+test('a guest who logs in keeps the toasts', async () => {
   const toasts = useToasts(pinia)
   toasts.show({ kind: 'success', title: 'Welcome!' })
 

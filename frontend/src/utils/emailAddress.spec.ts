@@ -2,7 +2,7 @@ import { expect, test } from 'vitest'
 import addresses from '../../../tests/contracts/addresses.json'
 import { isDeliverableEmail } from './emailAddress'
 
-test.each(addresses.taken)('an address that the shop takes is taken: %s', (address) => {
+test.each(addresses.taken)('an address that the shop accepts is accepted: %s', (address) => {
   expect(isDeliverableEmail(address)).toBe(true)
 })
 

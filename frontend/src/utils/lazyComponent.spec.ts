@@ -5,7 +5,7 @@ import { lazyComponent } from './lazyComponent'
 beforeEach(() => void vi.useFakeTimers())
 afterEach(() => void vi.useRealTimers())
 
-test('code that could not be loaded is loaded once the network is back, and the page stands meanwhile', async () => {
+test('a failed load is retried while the page stays usable', async () => {
   let isOnline = false
   const Late = lazyComponent(async () => {
     if (!isOnline) throw new TypeError('Failed to fetch dynamically imported module')

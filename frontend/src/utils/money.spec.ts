@@ -19,6 +19,6 @@ test('cents keep their leading zero', () => {
   expect(totalPrice([{ price: '0.05', quantity: 1 }])).toBe('0.05')
 })
 
-test('sums beyond what a number holds stay exact', () => {
+test("sums beyond a number's precision stay exact", () => {
   expect(totalPrice([{ price: '9999999999.99', quantity: 10_000 }])).toBe('99999999999900.00')
 })

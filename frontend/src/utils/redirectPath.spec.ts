@@ -2,7 +2,7 @@ import { expect, test } from 'vitest'
 import { safeRedirectPath } from './redirectPath'
 
 test.each(['/', '/orders', '/orders/7?placed=1#top', '/?q=a//b', '/products/1?next=https://example.com'])(
-  '%s is a path of our own',
+  '%s is a safe path',
   (path) => {
     expect(safeRedirectPath(path)).toBe(path)
   },
@@ -23,12 +23,12 @@ test.each([
   null,
   undefined,
   ['/orders', '/cart'],
-])('%j leads to the first page', (path) => {
+])('%j is replaced by the first page', (path) => {
   expect(safeRedirectPath(path)).toBe('/')
 })
 
 test.each(['/login', '/register?next=/orders', '/auth/callback#token=x'])(
-  '%s, which leads on itself, is not gone back to',
+  '%s is replaced, since it redirects by itself',
   (path) => {
     expect(safeRedirectPath(path)).toBe('/')
   },

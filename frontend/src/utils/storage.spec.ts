@@ -10,7 +10,7 @@ const refuse = (name: string) => () => {
   throw new DOMException('', name)
 }
 
-test('what is kept is there on the next visit, until it is dropped', () => {
+test('a stored value is kept until it is removed', () => {
   setStored('forage.x', 'one')
 
   expect(localStorage.getItem('forage.x')).toBe('one')
@@ -20,7 +20,7 @@ test('what is kept is there on the next visit, until it is dropped', () => {
   expect(getStored('forage.x')).toBeNull()
 })
 
-test('what does not fit into a full storage lasts as long as the page', () => {
+test('a value that does not fit into storage lasts as long as the page', () => {
   setStored('forage.x', 'one')
   const full = vi.spyOn(Storage.prototype, 'setItem').mockImplementation(refuse('QuotaExceededError'))
 
@@ -32,7 +32,7 @@ test('what does not fit into a full storage lasts as long as the page', () => {
   expect(getStored('forage.x')).toBe('three')
 })
 
-test('a browser that forbids its storage has what this page keeps', () => {
+test('with forbidden storage, values last as long as the page', () => {
   vi.spyOn(window, 'localStorage', 'get').mockImplementation(refuse('SecurityError'))
 
   expect(getStored('forage.x')).toBeNull()

@@ -2,7 +2,7 @@ import { expect, test } from 'vitest'
 import { characterCount, isVisibleLine } from './visibleText'
 
 test.each(['TV', '米酒', 'Crème', "O'Hara & 100 %", 'می\u200cخواهم', '👩🏽\u200d🌾 ❤\ufe0f\u200d🔥'])(
-  '%s is a name',
+  '%s is a visible line',
   (name) => {
     expect(isVisibleLine(name)).toBe(true)
   },
@@ -19,11 +19,11 @@ test.each([
   '\u2800',
   '\u0301',
   'two\nlines',
-])('%j is no name', (name) => {
+])('%j is not a visible line', (name) => {
   expect(isVisibleLine(name)).toBe(false)
 })
 
-test('a length counts what is kept', () => {
+test('characters are counted after normalization', () => {
   expect(characterCount('e\u0301🍄')).toBe(2)
   expect(characterCount('ﬁ', 'NFKC')).toBe(2)
 })

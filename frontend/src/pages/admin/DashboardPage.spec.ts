@@ -30,13 +30,13 @@ async function show(changes: Partial<Summary> = {}) {
   await screen.findByText('Orders today')
 }
 
-test('uncertain mails are told beside the failed ones', async () => {
+test('uncertain mails show beside the failed ones', async () => {
   await show({ mails: { failed: 3, pending: 1, uncertain: 2 } })
 
   expect(screen.getByRole('link', { name: 'Failed mails 3 1 on their way, 2 uncertain' })).toBeVisible()
 })
 
-test('the day is told in numbers that lead on', async () => {
+test('the metrics of the day link to their lists', async () => {
   await show()
 
   expect(screen.getByRole('link', { name: 'Revenue today €99.80' })).toHaveAttribute('href', '/admin/orders')
@@ -52,7 +52,7 @@ test('the day is told in numbers that lead on', async () => {
   )
 })
 
-test('what runs out leads to the list of it', async () => {
+test('the low-stock metric leads to its list', async () => {
   await show()
   const heading = screen.getByRole('heading', { name: 'Low stock' })
 
@@ -63,7 +63,7 @@ test('what runs out leads to the list of it', async () => {
   expect(heading).toHaveFocus()
 })
 
-test('the chart is there as a table, newest first', async () => {
+test("the chart's data is available as a table, newest first", async () => {
   await show()
 
   await userEvent.click(screen.getByText('Show as a table'))
@@ -73,7 +73,7 @@ test('the chart is there as a table, newest first', async () => {
   expect(second).toHaveTextContent(/Oct 24, 2026\s*1\s*€1,234,567.89/)
 })
 
-test('the arrow keys tell the chart day by day', async () => {
+test('the arrow keys read the chart day by day', async () => {
   await show()
   const chart = screen.getByRole('slider', { name: 'Orders' })
   expect(chart).toHaveAttribute('aria-valuetext', 'Oct 25: 4 orders')
@@ -84,7 +84,7 @@ test('the arrow keys tell the chart day by day', async () => {
   expect(chart).toHaveAttribute('aria-valuetext', 'Oct 24: 1 order')
 })
 
-test('what a stopped service knows is away, and the rest stands', async () => {
+test('a stopped service leaves only its own figures unavailable', async () => {
   await show({ orders: null, mails: null, parked: { products: 2, notifications: null } })
 
   expect(screen.getByRole('link', { name: 'Orders today Not answering' })).toBeVisible()

@@ -48,14 +48,14 @@ beforeEach(() => {
 const retries = () => requests.filter(({ method }) => method === 'POST').map(({ url }) => Number(url.split('/').at(-1)))
 const report = async () => within(await screen.findByRole('region', { name: 'Sending again' }))
 
-test('the failed ones come first, each with its reason', async () => {
+test('failed mails show by default, each with its reason', async () => {
   await renderInApp(NotificationsPage, { at: '/admin/notifications' })
 
   expect(await screen.findAllByText('No such mailbox')).toHaveLength(3)
   expect(new URL(requests[0]!.url).searchParams.get('status')).toBe('failed')
 })
 
-test('all of them can be asked for', async () => {
+test('the filter shows all mails', async () => {
   const { router } = await renderInApp(NotificationsPage, { at: '/admin/notifications' })
 
   await userEvent.selectOptions(await screen.findByLabelText('Status'), 'all')
@@ -64,7 +64,7 @@ test('all of them can be asked for', async () => {
   await waitFor(() => expect(new URL(requests.at(-1)!.url).searchParams.has('status')).toBe(false))
 })
 
-test('the selected ones are sent again, and no others', async () => {
+test('only the selected mails are sent again', async () => {
   await renderInApp(NotificationsPage, { at: '/admin/notifications' })
   await userEvent.click(await screen.findByRole('checkbox', { name: 'Select: Mail 3, to someone3@forage.example' }))
   await userEvent.click(screen.getByRole('checkbox', { name: 'Select: Mail 1, to someone1@forage.example' }))
@@ -79,7 +79,7 @@ test.each([
   ['Retry all 3 failed on this page', ''],
   ['Retry 1 selected', 'Select: Mail 3, to someone3@forage.example'],
   ['Retry: Mail 3, to someone3@forage.example', ''],
-])('%s keeps the focus while it works, and gives it to the heading when it is gone', async (name, box) => {
+])('%s keeps the focus while busy and passes it to the heading when it disappears', async (name, box) => {
   let reply: (response: Response) => void = () => {}
   await renderInApp(NotificationsPage, { at: '/admin/notifications' })
   await screen.findByText('Mail 3')
@@ -99,7 +99,7 @@ test.each([
   await waitFor(() => expect(screen.getByRole('heading', { level: 1 })).toHaveFocus())
 })
 
-test('they go one after the other, and each that fails again is told with its reason', async () => {
+test('mails are retried one at a time, and each new failure shows its reason', async () => {
   retried = (id) =>
     id === 3
       ? jsonResponse(mail(3, { error_message: 'Still no mailbox' }))
@@ -117,7 +117,7 @@ test('they go one after the other, and each that fails again is told with its re
   expect(mostAtOnce).toBe(1)
 })
 
-test('one that takes longer is told of as neither sent nor failed', async () => {
+test('a mail still being sent counts as neither sent nor failed', async () => {
   retried = (id) => jsonResponse(mail(id, { status: id === 3 ? 'pending' : 'sent' }))
   await renderInApp(NotificationsPage, { at: '/admin/notifications' })
 
@@ -126,7 +126,7 @@ test('one that takes longer is told of as neither sent nor failed', async () => 
   expect(await (await report()).findByText('2 were sent. 1 is still being sent.')).toBeVisible()
 })
 
-test('an uncertain one can be sent again, but not with all that failed', async () => {
+test('an uncertain mail can be retried alone, but not with all failed ones', async () => {
   mails = [mail(3), mail(2, { status: 'uncertain' })]
   await renderInApp(NotificationsPage, { at: '/admin/notifications?status=all' })
   expect(await screen.findByRole('button', { name: 'Retry the failed one on this page' })).toBeVisible()
@@ -137,7 +137,7 @@ test('an uncertain one can be sent again, but not with all that failed', async (
   expect(retries()).toEqual([2])
 })
 
-test('when the service is away, the rest is left alone', async () => {
+test('when the service is unreachable, the rest is not tried', async () => {
   retried = (id) => (id === 3 ? jsonResponse(mail(3, { status: 'sent' })) : problemResponse('service-unavailable', 503))
   await renderInApp(NotificationsPage, { at: '/admin/notifications' })
 
@@ -148,7 +148,7 @@ test('when the service is away, the rest is left alone', async () => {
   expect(retries()).toEqual([3, 2])
 })
 
-test('the list is read anew by itself', async () => {
+test('the list is refetched periodically', async () => {
   vi.useFakeTimers({ shouldAdvanceTime: true })
   await renderInApp(NotificationsPage)
   await screen.findByText('Mail 3')

@@ -38,7 +38,7 @@ test.each([
   ['shipped', ['Mark as delivered']],
   ['delivered', []],
   ['cancelled', []],
-] as const)('what is %s has its legal next steps', async (before, steps) => {
+] as const)('an order that is %s offers its legal next steps', async (before, steps) => {
   status = before
 
   const next = await show()
@@ -46,7 +46,7 @@ test.each([
   expect(next.queryAllByRole('button').map((button) => button.textContent)).toEqual(steps)
 })
 
-test('a step is taken once, however often it is clicked', async () => {
+test('several clicks change the status once', async () => {
   const button = (await show()).getByRole('button', { name: 'Confirm' })
 
   button.click()
@@ -56,7 +56,7 @@ test('a step is taken once, however often it is clicked', async () => {
   expect(changes()).toHaveLength(1)
 })
 
-test('the heading has the focus once the step that was pressed is gone', async () => {
+test('the heading gets the focus once the pressed button is gone', async () => {
   const next = await show()
 
   await userEvent.click(next.getByRole('button', { name: 'Confirm' }))
@@ -64,7 +64,7 @@ test('the heading has the focus once the step that was pressed is gone', async (
   await waitFor(() => expect(screen.getByRole('heading', { level: 1 })).toHaveFocus())
 })
 
-test('whoever thinks better of a cancel is where they were', async () => {
+test('closing the cancel dialog changes nothing', async () => {
   const next = await show()
   await userEvent.click(next.getByRole('button', { name: 'Cancel the order' }))
 
@@ -73,7 +73,7 @@ test('whoever thinks better of a cancel is where they were', async () => {
   await waitFor(() => expect(next.getByRole('button', { name: 'Cancel the order' })).toHaveFocus())
 })
 
-test('what comes of a step after one has left is neither kept nor told to whoever comes next', async () => {
+test('a status change answered after a logout does not reach the next user', async () => {
   let reply: (response: Response) => void = () => {}
   change = () => new Promise((resolve) => (reply = resolve))
   const next = await show()
@@ -90,7 +90,7 @@ test('what comes of a step after one has left is neither kept nor told to whoeve
   expect(useToasts(pinia).toasts).toEqual([])
 })
 
-test('a cancel is asked for first', async () => {
+test('a cancellation needs confirmation', async () => {
   const next = await show()
 
   await userEvent.click(next.getByRole('button', { name: 'Cancel the order' }))
@@ -103,7 +103,7 @@ test('a cancel is asked for first', async () => {
   await waitFor(() => expect(screen.getByRole('heading', { level: 1 })).toHaveFocus())
 })
 
-test('a step that is no longer legal is explained, and the order shown as it is', async () => {
+test('an illegal step is explained, and the order is refetched', async () => {
   const next = await show()
   change = () => problemResponse('illegal-transition', 409)
   status = 'cancelled'

@@ -18,7 +18,7 @@ beforeEach(() => {
 const asked = () => Object.fromEntries(new URL(requests.at(-1)!.url).searchParams)
 const rowNames = () => screen.getAllByRole('rowheader').map((cell) => within(cell).getByRole('link').textContent)
 
-test('the address says what is asked for', async () => {
+test('the address holds the filters', async () => {
   await renderInApp(OrdersPage, { at: '/admin/orders?status=shipped&q=ada&from=2026-01-02&to=2026-01-03&page=3' })
 
   await screen.findByRole('link', { name: 'Order 31' })
@@ -35,7 +35,7 @@ test('the address says what is asked for', async () => {
   expect(screen.getByText('51–75 of 10,000')).toBeVisible()
 })
 
-test('another filter begins at the first page', async () => {
+test('another filter starts at the first page', async () => {
   const { router } = await renderInApp(OrdersPage, { at: '/admin/orders?q=ada&page=3' })
 
   await userEvent.selectOptions(await screen.findByLabelText('Status'), 'pending')
@@ -44,7 +44,7 @@ test('another filter begins at the first page', async () => {
   await waitFor(() => expect(asked()).toMatchObject({ status: 'pending', skip: '0' }))
 })
 
-test('what one types is looked for once one pauses', async () => {
+test('a search is sent after a pause in typing', async () => {
   const { router } = await renderInApp(OrdersPage, { at: '/admin/orders' })
   await screen.findByRole('link', { name: 'Order 31' })
 
@@ -55,7 +55,7 @@ test('what one types is looked for once one pauses', async () => {
   expect(requests).toHaveLength(2)
 })
 
-test('new orders wait until they are asked for, while the known ones are kept up to date', async () => {
+test('new orders wait for a click, while the shown ones stay up to date', async () => {
   const { queryClient } = await renderInApp(OrdersPage, { at: '/admin/orders' })
   await screen.findByRole('link', { name: 'Order 31' })
 
@@ -71,7 +71,7 @@ test('new orders wait until they are asked for, while the known ones are kept up
   expect(screen.queryByText('New orders have come in.')).not.toBeInTheDocument()
 })
 
-test('an order that the filter no longer finds goes', async () => {
+test('an order that no longer matches the filter disappears', async () => {
   const { queryClient } = await renderInApp(OrdersPage, { at: '/admin/orders?status=pending' })
   await screen.findByRole('link', { name: 'Order 32' })
 
@@ -81,7 +81,7 @@ test('an order that the filter no longer finds goes', async () => {
   await waitFor(() => expect(rowNames()).toEqual(['#31']))
 })
 
-test('older ones move up in the place of those that went', async () => {
+test('older orders move up when others disappear', async () => {
   orders = Array.from({ length: 25 }, (_, i) => order({ id: 60 - i }))
   const { queryClient } = await renderInApp(OrdersPage, { at: '/admin/orders?status=pending' })
   await screen.findByRole('link', { name: 'Order 36' })
@@ -95,7 +95,7 @@ test('older ones move up in the place of those that went', async () => {
   expect(screen.getByRole('button', { name: '1 new order' })).toBeVisible()
 })
 
-test('when all of them went, those that came instead are shown', async () => {
+test('when all shown orders disappear, the new ones show', async () => {
   const { queryClient } = await renderInApp(OrdersPage, { at: '/admin/orders?status=pending' })
   await screen.findByRole('link', { name: 'Order 32' })
 
@@ -105,7 +105,7 @@ test('when all of them went, those that came instead are shown', async () => {
   expect(await screen.findByRole('link', { name: 'Order 33' })).toBeVisible()
 })
 
-test('without a match all filters can be cleared', async () => {
+test('without results all filters can be cleared', async () => {
   orders = []
   const { router } = await renderInApp(OrdersPage, { at: '/admin/orders?q=zzz' })
 
@@ -114,7 +114,7 @@ test('without a match all filters can be cleared', async () => {
   await waitFor(() => expect(router.currentRoute.value.query).toEqual({}))
 })
 
-test('a filter that is refused says so, and shows nothing else', async () => {
+test('a refused filter shows its error and no list', async () => {
   requests = stubNetwork((request) =>
     request.url.includes('from')
       ? problemResponse('invalid-input', 422)
@@ -129,7 +129,7 @@ test('a filter that is refused says so, and shows nothing else', async () => {
   expect(screen.queryByRole('table')).not.toBeInTheDocument()
 })
 
-test('an address beyond the last page gives way to the last', async () => {
+test('a page beyond the last redirects to the last', async () => {
   stubNetwork((request) =>
     jsonResponse(new URL(request.url).searchParams.get('skip') === '9975' ? orders : [], 200, {
       'X-Total-Count': '10000',

@@ -47,7 +47,7 @@ const actions = () =>
   requests.filter(({ method }) => method !== 'GET').map(({ method, url }) => `${method} ${new URL(url).pathname}`)
 const gone = (text: string) => waitFor(() => expect(screen.queryByText(text)).not.toBeInTheDocument())
 
-test('a message shows why it is parked and what it says', async () => {
+test('a message shows its reason and body', async () => {
   await renderInApp(ParkedPage)
 
   const article = within((await screen.findByRole('heading', { name: 'reason a' })).closest('article')!)
@@ -55,7 +55,7 @@ test('a message shows why it is parked and what it says', async () => {
   expect(article.getByText(/"order_id": 7/).textContent).toBe('{\n  "order_id": 7\n}')
 })
 
-test('what is not JSON is shown as it is', async () => {
+test('a body that is not JSON shows unchanged', async () => {
   messages = [message('a', { body: 'hello {' })]
 
   await renderInApp(ParkedPage)
@@ -63,7 +63,7 @@ test('what is not JSON is shown as it is', async () => {
   expect(await screen.findByText('hello {')).toBeInTheDocument()
 })
 
-test('a replayed message goes', async () => {
+test('a replayed message disappears', async () => {
   const { pinia } = await renderInApp(ParkedPage)
 
   await userEvent.click(await screen.findByRole('button', { name: 'Replay: reason b' }))
@@ -74,7 +74,7 @@ test('a replayed message goes', async () => {
   expect(useToasts(pinia).toasts).toMatchObject([{ kind: 'success' }])
 })
 
-test('a message that is gone already is told, and goes', async () => {
+test('a message that is already gone says so and disappears', async () => {
   act = () => problemResponse('parked-message-not-found', 404)
   const { pinia } = await renderInApp(ParkedPage)
 
@@ -84,7 +84,7 @@ test('a message that is gone already is told, and goes', async () => {
   expect(useToasts(pinia).toasts).toMatchObject([{ kind: 'error', title: 'This message is not parked any more.' }])
 })
 
-test('a message is discarded once that is confirmed', async () => {
+test('a message is discarded after confirmation', async () => {
   await renderInApp(ParkedPage)
 
   await userEvent.click(await screen.findByRole('button', { name: 'Discard: reason a' }))
@@ -97,7 +97,7 @@ test('a message is discarded once that is confirmed', async () => {
   await waitFor(() => expect(screen.getByRole('heading', { level: 1 })).toHaveFocus())
 })
 
-test('services that are away are named beside what the others have', async () => {
+test('unreachable services are named beside the messages of the others', async () => {
   away = ['products']
 
   await renderInApp(ParkedPage)
@@ -106,7 +106,7 @@ test('services that are away are named beside what the others have', async () =>
   expect(screen.getByText('reason a')).toBeVisible()
 })
 
-test('the list is read anew by itself', async () => {
+test('the list is refetched periodically', async () => {
   vi.useFakeTimers({ shouldAdvanceTime: true })
   await renderInApp(ParkedPage)
   await screen.findByText('reason a')
@@ -128,7 +128,7 @@ async function settleAll(button: string, title: string) {
   )
 }
 
-test('all are replayed, some hundred at a time, service by service', async () => {
+test('all messages are replayed in batches, service by service', async () => {
   const answers = [progress(500, 0, 250), progress(249, 1, 0), progress(3, 0, 0)]
   act = () => answers.shift()!
   await renderInApp(ParkedPage)
@@ -144,7 +144,7 @@ test('all are replayed, some hundred at a time, service by service', async () =>
   ])
 })
 
-test('those of one queue with a reason are discarded, of its service alone', async () => {
+test("discarding by queue and reason asks only that queue's service", async () => {
   act = () => progress(1, 1, 0)
   await renderInApp(ParkedPage)
   const queue = 'evt-orders-order.created--notifications.notify_customer'
@@ -159,7 +159,7 @@ test('those of one queue with a reason are discarded, of its service alone', asy
   expect(await bodies()).toEqual([{ service: 'notifications', queue, reason: 'no plate', left: null }])
 })
 
-test('a service that refuses is told of, and the other is asked', async () => {
+test('a service that refuses is reported, and the other is still asked', async () => {
   const answers = [problemResponse('service-unavailable', 503), progress(2, 0, 0)]
   act = () => answers.shift()!
   await renderInApp(ParkedPage)
@@ -170,7 +170,7 @@ test('a service that refuses is told of, and the other is asked', async () => {
   expect(screen.getByRole('alert')).toBeVisible()
 })
 
-test('of very many it is said that not all are listed', async () => {
+test('a very long list says that not all messages are listed', async () => {
   total = 40_000
 
   await renderInApp(ParkedPage)

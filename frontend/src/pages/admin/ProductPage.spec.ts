@@ -55,7 +55,7 @@ async function write(label: string | RegExp, text: string) {
 }
 const save = () => userEvent.click(screen.getByRole('button', { name: 'Save' }))
 
-test('what is wrong with a field is said beside it, and nothing is sent', async () => {
+test('an invalid field shows its error, and nothing is sent', async () => {
   await show('/admin/products/new')
   await write('Name', 'ab\u200b')
   await write('Price in euros', '-1')
@@ -78,7 +78,7 @@ test('what is wrong with a field is said beside it, and nothing is sent', async 
   expect(sent).toEqual([])
 })
 
-test('a new product is created as it was typed, and its page comes', async () => {
+test('a new product is created as typed, and its page opens', async () => {
   const { router } = await show('/admin/products/new')
   await write('Name', ' Morels ')
   await write('Price in euros', '9,5')
@@ -94,7 +94,7 @@ test('a new product is created as it was typed, and its page comes', async () =>
   ])
 })
 
-test('a gift with a short name and no SKU is created, and the shop makes one', async () => {
+test('a free product with a short name and no SKU is created', async () => {
   await show('/admin/products/new')
   await write('Name', '米酒')
   await write('Price in euros', '0')
@@ -105,7 +105,7 @@ test('a gift with a short name and no SKU is created, and the shop makes one', a
   expect(sent[0]!.body).toMatchObject({ name: '米酒', price: '0.00', sku: null })
 })
 
-test('only what was changed is saved, on top of the version that was read', async () => {
+test('only changed fields are saved, with the version that was read', async () => {
   await show()
   await write('Price in euros', '15')
 
@@ -115,7 +115,7 @@ test('only what was changed is saved, on top of the version that was read', asyn
   await waitFor(() => expect(screen.getByRole('button', { name: 'Save' })).toBeDisabled())
 })
 
-test('what is typed while a save is on its way stays, and is not saved yet', async () => {
+test('text typed during a save stays and is still unsaved', async () => {
   await show()
   let arrive = () => {}
   arrival = new Promise((resolve) => (arrive = resolve))
@@ -132,7 +132,7 @@ test('what is typed while a save is on its way stays, and is not saved yet', asy
   await waitFor(() => expect(sent.at(-1)).toMatchObject({ body: { name: 'My name' }, ifMatch: '"2-x"' }))
 })
 
-test('what the server alone finds wrong is said beside the field, in words of our own', async () => {
+test('an error found by the server shows beside the field in our own words', async () => {
   refuse = () => problemResponse('invalid-input', 422, { errors: { name: ['Not a good name.'] } })
   await show()
   await write('Name', 'Something')
@@ -145,7 +145,7 @@ test('what the server alone finds wrong is said beside the field, in words of ou
   expect(screen.getByLabelText('Name')).toHaveValue('Something')
 })
 
-test('a taken SKU stands beside it', async () => {
+test('a taken SKU shows at its field', async () => {
   refuse = () => problemResponse('taken', 409, { field: 'sku' })
   await show()
   await write(/^SKU/, 'OTHER')
@@ -157,7 +157,7 @@ test('a taken SKU stands beside it', async () => {
   )
 })
 
-test('the product that has a taken SKU is named, and a link leads there', async () => {
+test('the product that owns a taken SKU is named and linked', async () => {
   refuse = () =>
     problemResponse('taken', 409, { field: 'sku', product: { id: 9, name: 'Old morels', is_active: false } })
   await show()
@@ -172,7 +172,7 @@ test('the product that has a taken SKU is named, and a link leads there', async 
   )
 })
 
-test('a stale edit shows both versions, and saves what is chosen of each on top of the newer', async () => {
+test('a stale edit shows both versions and saves the chosen fields on the newer one', async () => {
   await show()
   await write('Name', 'My name')
   await write('Price in euros', '20')
@@ -205,7 +205,7 @@ test('taking all of theirs saves nothing', async () => {
   expect(screen.getByRole('button', { name: 'Save' })).toBeDisabled()
 })
 
-test("somebody else's change of the stock alone does not stand against an edit", async () => {
+test('a change of only the stock by another admin does not conflict with an edit', async () => {
   await show()
   await write('Name', 'My name')
   edit({ stock_quantity: 3 })
@@ -216,7 +216,7 @@ test("somebody else's change of the stock alone does not stand against an edit",
   expect(screen.queryByRole('dialog')).not.toBeInTheDocument()
 })
 
-test('the stock is changed by an amount, and an edit goes on after that', async () => {
+test('the stock is changed by an amount without making a running edit stale', async () => {
   await show()
   await write('Name', 'My name')
   await write('Change by', '-3')
@@ -229,7 +229,7 @@ test('the stock is changed by an amount, and an edit goes on after that', async 
   expect(sent[1]).toMatchObject({ body: { name: 'My name' }, ifMatch: '"2-x"' })
 })
 
-test('taking more than there is says how many there are', async () => {
+test('removing more than the stock shows how many there are', async () => {
   refuse = () => problemResponse('insufficient-stock', 409, { product_id: 1, requested: 99, available: 24 })
   await show()
   await write('Change by', '-99')
@@ -239,7 +239,7 @@ test('taking more than there is says how many there are', async () => {
   await waitFor(() => expect(screen.getByLabelText('Change by')).toHaveAccessibleDescription(/only 24 are there/))
 })
 
-test('a change of the stock whose answer is lost is looked for before it is repeated', async () => {
+test('after a lost answer the stock is reread before another change', async () => {
   refuse = () => {
     edit({ stock_quantity: 44 })
     throw new TypeError('Failed to fetch')
@@ -254,7 +254,7 @@ test('a change of the stock whose answer is lost is looked for before it is repe
   expect(screen.getByLabelText('Change by')).toHaveValue('')
 })
 
-test('where the stock can not be read after a lost answer either, that is said', async () => {
+test('when the stock cannot be reread after a lost answer, the page says so', async () => {
   await show()
   await write('Change by', '20')
   stubNetwork(() => problemResponse('timeout', 504))
@@ -264,7 +264,7 @@ test('where the stock can not be read after a lost answer either, that is said',
   expect(await screen.findByText(/the stock may have changed or not. Reload this page/)).toBeVisible()
 })
 
-test('a stock that the server finds wrong is told in words of our own', async () => {
+test('a stock refused by the server shows in our own words', async () => {
   refuse = () => problemResponse('invalid-input', 422, { errors: { delta: ['The stock would exceed 2147483647.'] } })
   await show()
   await write('Change by', '2147483647')
@@ -276,7 +276,7 @@ test('a stock that the server finds wrong is told in words of our own', async ()
   )
 })
 
-test('a product is taken out of the shop', async () => {
+test('a product is deactivated', async () => {
   await show()
 
   await userEvent.click(screen.getByRole('button', { name: 'Take out of the shop' }))
@@ -285,7 +285,7 @@ test('a product is taken out of the shop', async () => {
   expect(sent).toMatchObject([{ body: { is_active: false } }])
 })
 
-test('leaving asks while something is not saved', async () => {
+test('leaving with unsaved changes asks first', async () => {
   const { router } = await show()
   await write('Name', 'My name')
 
@@ -298,7 +298,7 @@ test('leaving asks while something is not saved', async () => {
   await waitFor(() => expect(router.currentRoute.value.path).toBe('/admin/products'))
 })
 
-test('without changes one leaves unasked', async () => {
+test('leaving without changes asks nothing', async () => {
   const { router } = await show()
 
   await router.push('/admin/products')
@@ -306,7 +306,7 @@ test('without changes one leaves unasked', async () => {
   expect(router.currentRoute.value.path).toBe('/admin/products')
 })
 
-test('closing the window asks while something is not saved', async () => {
+test('closing the window with unsaved changes asks first', async () => {
   await show()
   const close = () => {
     const event = new Event('beforeunload', { cancelable: true })
@@ -320,7 +320,7 @@ test('closing the window asks while something is not saved', async () => {
   expect(close()).toBe(true)
 })
 
-test('a price is written as the language does', async () => {
+test('a price is formatted in the chosen language', async () => {
   await setLocale('de')
   try {
     await renderInApp(ProductPage, { at: '/admin/products/1' })

@@ -32,7 +32,7 @@ async function show() {
 }
 const changes = () => requests.filter(({ method }) => method === 'PATCH')
 
-test('a role is changed once that is confirmed', async () => {
+test('a role is changed after confirmation', async () => {
   await show()
 
   await userEvent.click(screen.getByRole('button', { name: 'Make ada an admin' }))
@@ -44,7 +44,7 @@ test('a role is changed once that is confirmed', async () => {
   expect(new URL(changes()[0]!.url).pathname).toBe('/api/users/7')
 })
 
-test('an account is disabled once that is confirmed', async () => {
+test('an account is disabled after confirmation', async () => {
   await show()
 
   await userEvent.click(screen.getByRole('button', { name: 'Disable ada' }))
@@ -53,7 +53,7 @@ test('an account is disabled once that is confirmed', async () => {
   expect(await screen.findByRole('button', { name: 'Enable ada' })).toBeVisible()
 })
 
-test('why the last admin has to stay one is said where it was asked', async () => {
+test('the reason why the last admin must stay shows in the dialog', async () => {
   change = () => problemResponse('last-admin', 409)
   await show()
 
@@ -64,7 +64,7 @@ test('why the last admin has to stay one is said where it was asked', async () =
   expect(await question.findByText('This is the last admin. Make somebody else one first.')).toBeVisible()
 })
 
-test("one's own account comes with a warning, and a change of it logs out", async () => {
+test("changing one's own account shows a warning and logs out", async () => {
   change = () => jsonResponse({ ...me, role: 'customer' })
   const { pinia, router } = await show()
 
@@ -77,7 +77,7 @@ test("one's own account comes with a warning, and a change of it logs out", asyn
   expect(useSession(pinia).user).toBeNull()
 })
 
-test('somebody else comes without that warning', async () => {
+test("another user's account shows no such warning", async () => {
   await show()
 
   await userEvent.click(screen.getByRole('button', { name: 'Disable ada' }))

@@ -1,4 +1,4 @@
-/** Puts a gzip copy beside every file of a built storefront that gets smaller by it: nginx's gzip_static takes those. */
+/** Writes a gzip copy beside every built file that becomes smaller, for nginx's gzip_static. */
 
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'

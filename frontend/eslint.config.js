@@ -8,7 +8,7 @@ export default defineConfigWithVueTs(
   vue.configs['flat/recommended'],
   accessibility.configs['flat/recommended'],
   vueTsConfigs.recommended,
-  // How code is laid out is Prettier's.
+  // Formatting is left to Prettier.
   prettier,
   {
     rules: {

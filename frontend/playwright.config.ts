@@ -1,11 +1,11 @@
 import { defineConfig, devices } from '@playwright/test'
 
-// Debian's Chromium. As root, as in a container, it can't make its sandbox.
+// Debian's Chromium. As root, for example in a container, it has no sandbox.
 const browser = { executablePath: '/usr/bin/chromium', args: process.getuid?.() === 0 ? ['--no-sandbox'] : [] }
 const SCREENSHOTS = /screenshots\.spec\.ts/
 const OUTAGE = /outage\.spec\.ts/
 
-/** `npx playwright test`: the journeys, against a whole shop that e2e/shop.ts starts. */
+/** `npx playwright test` runs the journeys against a complete shop, started by e2e/globalSetup.ts. */
 export default defineConfig({
   testDir: 'e2e',
   globalSetup: './e2e/globalSetup.ts',
@@ -13,7 +13,7 @@ export default defineConfig({
   fullyParallel: true,
   workers: 2,
   forbidOnly: true,
-  // All waits are for a condition; these end only those that are in vain, on the slowest of machines, too.
+  // Generous, since every wait ends with its condition, also on a slow machine.
   timeout: 180_000,
   expect: { timeout: 30_000 },
   reporter: [['list']],
@@ -26,7 +26,7 @@ export default defineConfig({
   },
   projects: [
     { name: 'journeys', testIgnore: [SCREENSHOTS, OUTAGE] },
-    // They take the shop away from everybody, and so come when all others are done.
+    // They stop the shop, so they run after the others.
     { name: 'outages', testMatch: OUTAGE, dependencies: ['journeys'] },
     { name: 'screenshots', testMatch: SCREENSHOTS },
   ],

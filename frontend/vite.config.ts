@@ -18,7 +18,7 @@ export default defineConfig({
     assetsInlineLimit: 0,
     reportCompressedSize: false,
     rolldownOptions: {
-      // What every page needs in two files, and not in the thirty that its parts would be.
+      // Bundles what every page needs into two files instead of thirty.
       output: {
         codeSplitting: {
           groups: [

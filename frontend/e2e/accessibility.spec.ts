@@ -2,7 +2,7 @@ import { createOrder, pages, visit } from './pages'
 import { DEMO_PASSWORD, expect, expectAccessible, logIn, scrollsSideways, test } from './support'
 
 const ACCOUNTS = { customer: 'ada@forage.example', admin: 'admin@forage.example' }
-// The last is what the next page begins with.
+// The last width stays for the next page.
 const WIDTHS = [360, 1920, 1280]
 
 test.describe.configure({ timeout: 600_000 })
@@ -33,7 +33,7 @@ for (const role of ['guest', 'customer', 'admin'] as const) {
       await test.step(name, async () => {
         await visit(page, path)
         await expectAccessible(page)
-        // German words are the longer ones.
+        // German has longer words.
         for (const language of ['de', 'en']) {
           await page.getByLabel(/^(Language|Sprache)/).selectOption(language)
           await expect(page.locator('html')).toHaveAttribute('lang', language)

@@ -110,7 +110,7 @@ test('an unreadable message is shown and discarded', async ({ page }) => {
 })
 
 test('the dashboard counts an order placed today', async ({ page, admin, customer, newProduct }) => {
-  // A day in UTC that ended meanwhile would leave nothing to compare with.
+  // Not shortly before the end of a UTC day, when the figures start over.
   await expect.poll(() => Date.now() % DAY, { timeout: 90_000 }).toBeLessThan(DAY - 60_000)
   const today = async () =>
     (await admin.send<{ orders: { today: { orders: number; revenue: string } } }>('GET', '/admin/summary?days=1'))
@@ -121,7 +121,7 @@ test('the dashboard counts an order placed today', async ({ page, admin, custome
 
   await page.goto('/admin')
 
-  // Other journeys order, too.
+  // Other journeys place orders too.
   const figure = async (name: RegExp) =>
     Number((await page.getByRole('link', { name }).innerText()).replace(/[^\d.]/g, ''))
   await expect.poll(() => figure(/^orders today/i)).toBeGreaterThan(before.orders)

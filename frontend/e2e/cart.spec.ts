@@ -1,7 +1,7 @@
 import { expect, expectAccessible, logIn, tabTo, test } from './support'
 import { addToCart, placeOrder } from './cart'
 
-// As often as the checkout sends an order by itself.
+// The checkout's automatic tries.
 const TRIES = 3
 
 test('a product that sells out in the cart says so at once and is fixed with a click', async ({
@@ -30,7 +30,7 @@ test('a refusal at the checkout names the short product and offers to fix the ca
   newProduct,
 }) => {
   const product = await newProduct({ stock_quantity: 5 })
-  // Nothing tells the page: the feed is silent.
+  // Without the feed the page doesn't learn of the change.
   await page.routeWebSocket('**/ws/**', () => {})
   await logIn(page, customer)
   await addToCart(page, product, 4)

@@ -1,7 +1,7 @@
 import { expect, type Page } from '@playwright/test'
 import type { Api, Product } from './support'
 
-/** From the product's page into the cart, and on to the cart's page. */
+/** Adds a product on its page, then opens the cart. */
 export async function addToCart(page: Page, product: Product, quantity: number) {
   await page.goto(`/products/${product.id}`)
   await page.getByRole('textbox', { name: 'Quantity' }).fill(String(quantity))

@@ -44,7 +44,7 @@ test('a forgotten password is reset by mail, and every session ends', async ({ p
 
   await page.goto('/login')
   await page.getByRole('link', { name: /forgot/i }).click()
-  // The page before has such a field, too.
+  // The login page has an email field too.
   await expect(page.getByRole('heading', { name: /forgot/i })).toBeVisible()
   await page.getByLabel('Email').fill(customer.email)
   await page.getByRole('main').getByRole('button').last().click()

@@ -1,4 +1,4 @@
-"""For the journeys: what of a running shop no client can bring about. Its settings are in the environment.
+"""Direct access to a running shop's databases and queues, for the journeys. The environment has its settings.
 
 python direct_access.py sql orders "UPDATE …"
 python direct_access.py message evt-orders-order.created--notifications.confirm_order "no JSON"
@@ -19,7 +19,7 @@ def sql(service, statement):
 
 
 def message(queue, body):
-    """Send a body to a queue as it is, as the relay does it."""
+    """Send a raw body to a queue, with the properties that the relay sets."""
     with Connection(os.environ["AMQP_URI"]) as connection, connection.Producer() as producer:
         producer.publish(body, routing_key=queue, content_type="application/json", delivery_mode=2)
 

@@ -8,14 +8,14 @@ import { fileURLToPath } from 'node:url'
 const ROOT = fileURLToPath(new URL('../..', import.meta.url))
 const START_TIMEOUT_SECONDS = 180
 const PORTS = ['GATEWAY', 'FRONTEND', 'RABBITMQ', 'POSTGRES', 'SMTP', 'MAIL_WEB', 'OIDC'].map((name) => `${name}_PORT`)
-// Of a shop that somebody works with in this terminal.
+// Settings that this terminal may have for another shop.
 const UNSET_VARIABLES =
   /^(AMQP_URI|\w+_DB_URI|SMTP_HOST|GOOGLE_\w+|OIDC_ISSUER|JWT_SECRET|FRONTEND_URL|TRUSTED_PROXIES|DEMO_PASSWORD|LOG_FORMAT)$/
 
-/** Starts one `make run` for all journeys, in a folder and on ports of its own. What they know of it: the environment. */
+/** Starts one shop, as `make run` does, in its own folder and on its own ports. Sets SHOP_* for the tests. */
 export default async function startShop() {
   const folder = mkdtempSync(join(tmpdir(), 'forage-journeys-'))
-  // PostgreSQL's account passes through.
+  // PostgreSQL runs as another account, which must be able to enter the folder.
   chmodSync(folder, 0o711)
   const local = join(folder, 'local')
   const environment = Object.fromEntries(Object.entries(process.env).filter(([name]) => !UNSET_VARIABLES.test(name)))
@@ -36,7 +36,7 @@ export default async function startShop() {
   const output = () => readFileSync(join(folder, 'run.log'), 'utf8')
 
   async function stop() {
-    // Killed, it has a signal in place of a code.
+    // A killed process has a signal code and no exit code.
     if (shop.exitCode === null && shop.signalCode === null) {
       shop.kill('SIGTERM')
       await once(shop, 'exit')

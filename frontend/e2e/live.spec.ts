@@ -15,7 +15,7 @@ test("an order shipped by an admin shows at once in its customer's window", asyn
   await page.goto(`/orders/${id}`)
   await expect(page.getByRole('main')).toContainText('Confirmed')
 
-  // The admin needs no mouse.
+  // By keyboard only.
   const office = await (await browser.newContext({ baseURL: process.env.SHOP_URL })).newPage()
   await logIn(office, { email: 'admin@forage.example', password: 'chanterelle' })
   for (const link of [
@@ -78,7 +78,7 @@ test('a notification missed during an outage of the feed shows once, in one tab'
   await logIn(page, customer)
   const tabs = [page, await context.newPage()]
   for (const tab of tabs) {
-    // What is the newest already when it comes up is no news.
+    // The tab must have read the newest notification before the outage.
     const knowsNewest = tab.waitForResponse((answer) => new URL(answer.url()).search === '?page_size=1')
     await tab.goto('/notifications')
     await knowsNewest
@@ -111,7 +111,7 @@ test('a notification missed during an outage of the feed shows once, in one tab'
   await Promise.all(catchUps)
   await expect(rows.first()).toBeVisible()
   await expect.poll(toasts).toBe(1)
-  // Behind the last who had something to tell.
+  // Waits for every tab that is still showing a toast: they share this lock.
   const { id: userId } = await customer.api.send<{ id: number }>('GET', '/users/me')
   for (const tab of tabs)
     await tab.evaluate((name) => navigator.locks.request(name, () => {}), `forage.toasted.${userId}`)

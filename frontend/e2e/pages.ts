@@ -1,10 +1,10 @@
 import { expect, type Page } from '@playwright/test'
 import type { Api } from './support'
 
-/** Every page of the shop. `who` must be logged in to see it as it is meant. */
+/** A page of the shop. role: of the user that it is tested with. */
 export type Entry = { name: string; path: string; role: 'guest' | 'customer' | 'admin' }
 
-/** orderId, productId: of things that are there, the order ada's. */
+/** orderId: an order of ada's. productId: an existing product. */
 export const pages = ({ orderId, productId }: { orderId: number; productId: number }): Entry[] => [
   { name: 'shop', path: '/', role: 'guest' },
   { name: 'search', path: '/?q=porcini&sort=price', role: 'guest' },
@@ -36,7 +36,7 @@ export const pages = ({ orderId, productId }: { orderId: number; productId: numb
   { name: 'admin-users', path: '/admin/users', role: 'admin' },
 ]
 
-/** Goes there, and waits until it shows what it has to show. */
+/** Opens a page and waits until it is loaded. */
 export async function visit(page: Page, path: string) {
   await page.goto(path)
   await expect(page.getByRole('heading', { level: 1 })).toBeVisible()
@@ -44,7 +44,7 @@ export async function visit(page: Page, path: string) {
   await page.waitForLoadState('networkidle')
 }
 
-/** What the pages are looked at with: an order of ada's with its product. */
+/** Places an order, for the pages that show one. */
 export async function createOrder(api: Api, productId: number) {
   const order = await api.send<{ id: number }>('POST', '/orders', { items: [{ product_id: productId, quantity: 2 }] })
   return { orderId: order.id, productId }

@@ -6,7 +6,7 @@ const ACCOUNTS = { customer: 'ada@forage.example', admin: 'admin@forage.example'
 
 test.describe.configure({ timeout: 300_000 })
 
-/** For eyes to look at: frontend/screenshots/<size>-<theme>/<page>.png */
+/** Writes frontend/screenshots/<size>-<theme>/<page>.png, to be looked at. */
 for (const [size, viewport] of Object.entries(SIZES)) {
   for (const colorScheme of ['light', 'dark'] as const) {
     test(`every page, ${size}, ${colorScheme}`, async ({ browser, guest }) => {

@@ -14,7 +14,7 @@ const RULES = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa']
 export type Customer = { email: string; username: string; password: string; api: Api }
 export type Product = { id: number; name: string; price: string; stock_quantity: number; sku: string }
 
-/** The gateway, as somebody with a token. Every refusal fails the test. */
+/** The HTTP API with an access token. Every error status fails the test. */
 export class Api {
   constructor(
     private readonly context: APIRequestContext,
@@ -37,7 +37,7 @@ export class Api {
 type Fixtures = {
   guest: Api
   admin: Api
-  /** A customer of this test's own. */
+  /** A new customer for each test. */
   customer: Customer
   newProduct: (fields?: object) => Promise<Product>
   mailTo: (address: string, subject: RegExp) => Promise<Mail>
@@ -85,7 +85,7 @@ export const test = base.extend<Fixtures>({
       return found!
     })
   },
-  // What a step waited for in vain is seldom told by its name alone.
+  // The name of a failed step rarely explains the failure.
   printsPageOnFailure: [
     async ({ page }, use, info) => {
       await use()
@@ -96,7 +96,7 @@ export const test = base.extend<Fixtures>({
   ],
 })
 
-/** By the form, as a person does it. */
+/** Logs in with the form. */
 export async function logIn(page: Page, { email, password }: { email: string; password: string }) {
   await page.goto('/login')
   await page.getByLabel('Email').fill(email)
@@ -105,37 +105,36 @@ export async function logIn(page: Page, { email, password }: { email: string; pa
   await expect(page.getByRole('button', { name: 'Account', exact: true })).toBeVisible()
 }
 
-/** The first link of a mail that leads there, as a path of the shop. */
+/** The first link in a mail to that path, as a path of the shop. */
 export function linkIn(mail: Mail, path: string): string {
   const link = mail.text.match(new RegExp(`${process.env.SHOP_URL}(${path}\\S*)`))
   expect(link, mail.text).not.toBeNull()
   return link![1]!
 }
 
-/** WCAG 2.2 AA, by axe, in both themes. */
+/** Checks WCAG 2.2 AA with axe, in both themes. */
 export async function expectAccessible(page: Page) {
   for (const theme of ['light', 'dark'] as const) {
     await page.emulateMedia({ colorScheme: theme, reducedMotion: 'reduce' })
     await expect(page.locator('html')).toHaveClass(theme === 'dark' ? /\bdark\b/ : /^(?!.*\bdark\b)/)
-    // As it is painted next, colours that fade into each other at their ends.
+    // Waits for the next paint and the end of colour transitions.
     await page.evaluate(async () => {
       await new Promise((painted) => requestAnimationFrame(() => requestAnimationFrame(painted)))
       await Promise.allSettled(document.getAnimations().map(({ finished }) => finished))
     })
-    // Else it opens a page of its own for its results, and sometimes Chromium paints no more in this one after that.
+    // Without legacy mode axe opens another page, after which Chromium sometimes stops painting this one.
     const { violations } = await new AxeBuilder({ page }).withTags(RULES).setLegacyMode().analyze()
-    const said = violations.map(
+    const messages = violations.map(
       ({ id, nodes }) =>
         `${id}: ${nodes.map(({ target, failureSummary }) => `${target} ${failureSummary}`).join('; ')}`,
     )
-    expect(said, `${page.url()} in the ${theme} theme`).toEqual([])
+    expect(messages, `${page.url()} in the ${theme} theme`).toEqual([])
   }
 }
 
-/** Has to be scrolled sideways. */
 export const scrollsSideways = (page: Page) => page.evaluate(() => document.documentElement.scrollWidth > innerWidth)
 
-/** As a crash does it. The supervisor starts it again. */
+/** Kills the gateway with SIGKILL. The supervisor starts it again. */
 export function killGateway() {
   let killed = 0
   for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name))) {
@@ -145,14 +144,14 @@ export function killGateway() {
       if (command.includes('gateway') && environment.includes(`FORAGE_COPY=${process.env.SHOP_FOLDER}`))
         killed += Number(process.kill(Number(pid), 'SIGKILL'))
     } catch (error) {
-      // Processes come and go, and some are others'.
+      // The process has ended or belongs to another account.
       if (!['ENOENT', 'EACCES', 'ESRCH'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error
     }
   }
-  expect(killed, 'gateways that were there to kill').toBeGreaterThan(0)
+  expect(killed, 'killed gateway processes').toBeGreaterThan(0)
 }
 
-/** e2e/backstage.py, in the running shop's environment. */
+/** Runs e2e/direct_access.py with the running shop's settings. */
 export function directAccess(...words: string[]) {
   const settings = readFileSync(join(process.env.SHOP_FOLDER!, 'env'), 'utf8').matchAll(/^export (\w+)='(.*)'$/gm)
   const environment = Object.fromEntries([...settings].map(([, name, value]) => [name, value]))
@@ -161,7 +160,7 @@ export function directAccess(...words: string[]) {
   execFileSync(python, [script, ...words], { env: { ...process.env, ...environment }, stdio: 'pipe' })
 }
 
-/** A tab at a time, as somebody without a mouse. */
+/** Presses Tab until the target has the focus. */
 export async function tabTo(page: Page, target: Locator) {
   await expect(target).toBeVisible()
   for (let steps = 0; steps < 150; steps++) {

@@ -1,9 +1,9 @@
-// What was chosen, or else what the system says. src/composables/useTheme.ts keeps it so from here on.
+// The chosen theme, else the system's. src/composables/useTheme.ts does the same later.
 let chosen
 try {
   chosen = localStorage.getItem('forage.theme')
 } catch {
-  // The browser keeps nothing, since its reader forbade it.
+  // Storage is forbidden.
 }
 const dark = chosen === 'dark' || (chosen !== 'light' && matchMedia('(prefers-color-scheme: dark)').matches)
 document.documentElement.classList.toggle('dark', dark)

@@ -11,7 +11,7 @@ const STORAGE_KEY = 'forage.locale'
 const messageLoaders: Record<Exclude<Locale, 'en'>, () => Promise<{ default: Messages }>> = {
   de: () => import('./locales/de'),
 }
-// The back office's own, for those who enter it.
+// The back office's messages, loaded only there.
 const adminMessageLoaders: Record<Locale, () => Promise<{ default: object }>> = {
   en: () => import('./locales/en/admin.json'),
   de: () => import('./locales/de/admin.json'),
@@ -27,7 +27,7 @@ export const i18n = createI18n({
 
 const isLocale = (name: string): name is Locale => name in LOCALES
 
-/** What was chosen, or else the first of the browser's languages that we speak. */
+/** The chosen language, else the first of the browser's languages that we have. */
 export function preferredLocale(): Locale {
   const candidates = [getStored(STORAGE_KEY) ?? '', ...navigator.languages.map((tag) => tag.split('-')[0] ?? '')]
   return candidates.find(isLocale) ?? 'en'
@@ -35,12 +35,12 @@ export function preferredLocale(): Locale {
 
 let wanted: Locale
 
-/** Raises when the language's messages can't be loaded; then it stays as it was. */
+/** Raises when the messages can't be loaded. The language then stays as it was. */
 export async function setLocale(locale: Locale) {
   wanted = locale
   if (locale !== 'en') i18n.global.setLocaleMessage(locale, (await messageLoaders[locale]()).default)
   if (isAdminLoaded) await mergeAdmin(locale)
-  // Of two choices the later one counts, whichever is loaded first.
+  // The latest choice wins, even if its messages load first.
   if (wanted !== locale) return
   i18n.global.locale.value = locale
   document.documentElement.lang = locale

@@ -8,7 +8,7 @@ import { queries } from './queries'
 import { router } from './router'
 import { useLiveFeed } from './stores/liveFeed'
 
-// A shop in English is better than none.
+// If the language can't be loaded, the shop opens in English.
 await setLocale(preferredLocale()).catch(() => setLocale('en'))
 
 const app = createApp(App)

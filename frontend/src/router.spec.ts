@@ -35,7 +35,7 @@ afterEach(() => {
   clearToken()
 })
 
-/** The app's routes, with the page's name for the page. */
+/** The app's routes. Each page shows only its name and user. */
 const bare = (record: RouteRecordRaw): RouteRecordRaw => ({
   path: record.path,
   name: record.name,

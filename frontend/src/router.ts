@@ -6,11 +6,11 @@ import { safeRedirectPath } from './utils/redirectPath'
 
 declare module 'vue-router' {
   interface RouteMeta {
-    /** Who may be here; without it anybody. Who isn't yet logs in first and then comes back. */
+    /** The login or role that the page requires. A guest logs in first and is then sent back here. */
     requires?: 'user' | 'admin'
-    /** About what a link brought, once, and not about who is here: it stays when they go. */
+    /** The page shows the data of a one-time link, not of a user: it is not reset when the user changes. */
     survivesUserChange?: true
-    /** The message that names the page, in the browser's title. */
+    /** The message key of the document's title. */
     title: string
   }
 }
@@ -158,26 +158,26 @@ export const router = createRouter({
       meta: { title: 'notFound.title' },
     },
   ],
-  // Going back finds the page where it was left; within a page the filters keep their place.
+  // Going back restores the scroll position. A change of the filters keeps it.
   scrollBehavior(to, from, saved) {
     if (saved) return saved
-    // A token in the fragment is no place on the page.
+    // A fragment with a token is not an anchor.
     if (/^#[\w-]+$/.test(to.hash)) return { el: to.hash }
     return to.path === from.path ? {} : { top: 0 }
   },
 })
 
-/** Lets in who may be there, as soon as that is known. */
+/** Waits for the session, then checks what the route requires. */
 export async function guard(to: RouteLocationNormalized) {
   const session = useSession()
   const isLoginPage = to.name === 'login' || to.name === 'register'
   if (!to.meta.requires && !isLoginPage) return
   await session.restore()
   if (isLoginPage) return session.user ? safeRedirectPath(to.query.next) : true
-  // It can't be told who is there: components/SessionGate.vue says so in the page's place.
+  // The user is unknown: components/SessionGate.vue shows the error instead of the page.
   if (session.failure) return
   if (!session.user) return { name: 'login', query: { next: to.fullPath } }
-  // To others there is no back office.
+  // The back office is hidden from other users.
   if (to.meta.requires === 'admin' && !session.isAdmin)
     return { name: 'not-found', params: { path: to.path.slice(1).split('/') } }
 }

@@ -15,17 +15,17 @@ export const replayParked = ({ service, id }: ParkedMessage) =>
 export const discardParked = ({ service, id }: ParkedMessage) =>
   unwrap(api.DELETE('/admin/parked/{service}/{message_id}', { params: { path: { service, message_id: id } } }))
 export type ParkedAction = 'replay' | 'discard'
-/** Of some hundred messages; `left` of the answer goes with the next call, until it is 0. */
+/** Handles a few hundred messages. Call it again with the answer's `left`, until that is 0. */
 export const runParkedAction = (action: ParkedAction, body: Schemas['ParkedSelection']) =>
   unwrap(api.POST(`/admin/parked/${action}`, { body }))
 
 type Answer = { data: Schemas['ProductView']; headers: Headers }
 const withEtag = ({ data, headers }: Answer) => ({ product: data, etag: headers.get('ETag') ?? '' })
 
-/** Saved on top of the version that `etag` names, or refused as stale. The answer names the next. */
+/** Refused as stale unless `etag` names the current version. Returns the new etag. */
 export async function saveProduct(id: number, changes: Partial<Schemas['ProductChanges']>, etag: string) {
   const params = { path: { product_id: id }, header: { 'If-Match': etag } }
-  // Those with a default count as required in the types; what is absent stays.
+  // The types require fields that have a default. An absent field is left unchanged.
   const body = changes as Schemas['ProductChanges']
   return withEtag(await unwrapWithHeaders(api.PATCH('/products/{product_id}', { params, body })))
 }

@@ -17,12 +17,12 @@ export type NotificationPage = Schemas['NotificationPageView']
 
 type Answer<Data> = { data?: Data; error?: unknown; response: Response }
 
-/** The answer's body. Raises Problem for every refusal. */
+/** The response's body. Raises Problem for an error status. */
 export async function unwrap<Data>(answer: Promise<Answer<Data>>): Promise<Data> {
   return (await unwrapWithHeaders(answer)).data
 }
 
-/** The body and the headers it came with. */
+/** The same, with the response's headers. */
 export async function unwrapWithHeaders<Data>(
   answer: Promise<Answer<Data>>,
 ): Promise<{ data: Data; headers: Headers }> {
@@ -31,7 +31,7 @@ export async function unwrapWithHeaders<Data>(
   return { data: data as Data, headers: response.headers }
 }
 
-/** One that breaks off or stalls on the way, or is not the API's, is none. */
+/** A response that breaks off, stalls or is not JSON counts as no response. */
 function throwNoResponse(error: unknown): never {
   const isLate = error instanceof DOMException && error.name === 'TimeoutError'
   throw isLate || error instanceof TypeError || error instanceof SyntaxError ? new Problem({}) : error

@@ -20,5 +20,4 @@ export const markRead = (id: number, read: boolean) =>
 export const retryNotification = (id: number) =>
   unwrap(api.POST('/notifications/retry/{notification_id}', { params: { path: { notification_id: id } } }))
 
-/** Whether one may ask for it to be sent again. */
 export const isRetriable = ({ status }: Notification) => status === 'failed' || status === 'uncertain'

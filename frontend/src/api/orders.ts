@@ -13,7 +13,7 @@ export type OrderQuery = {
   to?: string
 }
 
-/** One key makes one order, however often it is sent. */
+/** Repeating a call with the same key makes no second order. */
 export const placeOrder = (items: OrderItem[], idempotencyKey: string) =>
   unwrap(api.POST('/orders', { params: { header: { 'Idempotency-Key': idempotencyKey } }, body: { items } }))
 

@@ -3,10 +3,10 @@ import type { components } from './schema'
 export type ProblemBody = components['schemas']['ProblemView'] & Record<string, unknown>
 
 /**
- * Why a request has no answer to go on with.
+ * A failed request.
  *
- * type: the API's fixed word for it (RFC 9457), or `network` when no answer came at all.
- * fields: what is wrong with single fields, one sentence each. body: the whole problem, with its own members.
+ * type: the API's problem type (RFC 9457), or `network` when no answer came.
+ * fields: an error sentence for each invalid field. body: the whole problem document.
  */
 export class Problem extends Error {
   readonly type: string
@@ -28,7 +28,7 @@ export class Problem extends Error {
     )
   }
 
-  /** Whether the same request may well be answered in a moment. */
+  /** Whether the same request may succeed in a moment. */
   get isTransient(): boolean {
     return this.type === 'network' || [429, 502, 503, 504].includes(this.status)
   }

@@ -20,7 +20,7 @@ export const listCategories = () => unwrap(api.GET('/products/categories'))
 export const getProduct = (id: number) =>
   unwrap(api.GET('/products/{product_id}', { params: { path: { product_id: id } } }))
 
-/** The product, and the version of it to name in If-Match. */
+/** The product, and its etag for If-Match. */
 export async function getProductToEdit(id: number) {
   const path = { product_id: id }
   const { data, headers } = await unwrapWithHeaders(api.GET('/products/{product_id}', { params: { path } }))

@@ -1,21 +1,19 @@
 import { backoffMs } from '@/utils/backoff'
 
 /**
- * The gateway's WebSocket, and how it comes back.
- *
- * Whatever ends it, even without a word (a laptop that slept, a network that changed), it is opened again after
- * growing pauses, without end; and at once by `check`.
+ * The gateway's WebSocket. It reconnects with growing pauses, without end, also after a silent loss (the laptop slept,
+ * the network changed). `check` reconnects at once.
  */
 
 export type Message = { type: string; [field: string]: unknown }
 
 const PING_SECONDS = 20
-/** Who hasn't answered by then doesn't hear us. */
+/** Without a message in this time the connection counts as lost. */
 const ANSWER_SECONDS = 8
 // WebSocket.OPEN.
 const OPEN = 1
 
-/** Nothing happens before `open`. onLost: what was open, or was tried to open, is gone. */
+/** Connects on `open`. onLost: the connection, or an attempt, has failed. */
 export function createReconnectingSocket({
   onMessage,
   onLost,
@@ -26,7 +24,7 @@ export function createReconnectingSocket({
   let socket: WebSocket | null = null
   let attempts = 0
   let firstMessageAt = 0
-  // The one thing that comes next: a ping, the end of waiting for an answer, or another attempt.
+  // One timer: for the next ping, the timeout of an answer, or the next attempt.
   let timer: ReturnType<typeof setTimeout> | undefined
 
   function schedule(delayMs: number, task: () => void) {
@@ -48,7 +46,7 @@ export function createReconnectingSocket({
     schedule(PING_SECONDS * 1000, ping)
     const message = parse(data)
     if (message) onMessage(message)
-    else console.error('The feed sent what is no message:', data)
+    else console.error('The feed sent an invalid message:', data)
   }
 
   function ping() {
@@ -57,14 +55,14 @@ export function createReconnectingSocket({
   }
 
   function reconnect() {
-    // One that is closed again soon after its greeting has not come back.
+    // The pauses start over only after a connection that lasted.
     if (firstMessageAt && Date.now() - firstMessageAt > PING_SECONDS * 1000) attempts = 1
     closeSocket()
     schedule(backoffMs(attempts), connect)
     onLost()
   }
 
-  /** Its events may come late, and are then no longer about what is open. */
+  /** Detaches the handlers, since events of an old socket may come late. */
   function closeSocket() {
     firstMessageAt = 0
     if (!socket) return
@@ -73,13 +71,12 @@ export function createReconnectingSocket({
     socket = null
   }
 
-  /** Another socket in the place of this one. */
   function reopen() {
     onLost()
     connect()
   }
 
-  /** The network or the reader may have come back: is somebody there? */
+  /** Tests the connection at once, when the network or the user may be back. */
   function check() {
     if (timer === undefined) return
     if (socket?.readyState === OPEN) ping()

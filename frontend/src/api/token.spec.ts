@@ -3,13 +3,13 @@ import { jsonResponse, problemResponse, stubNetwork } from '@/testing/api'
 import { stubChannels, stubLocks } from '@/testing/tabs'
 import { tokenFor } from '@/testing/token'
 
-/** As services/users_models.py has it. */
+/** From services/users_models.py. */
 const SERVER_GRACE_SECONDS = 10
 
 type Tab = typeof import('./token')
 
 let closeTabs: () => void
-/** The token that the gateway takes. */
+/** The token that the gateway accepts. */
 let good: string
 let requests: Request[]
 let refreshed: () => Response | Promise<Response>
@@ -24,7 +24,7 @@ const stale = () =>
 const refreshes = () => requests.filter(({ url }) => url.endsWith('/auth/refresh'))
 const ask = (tab: Tab, path = '/api/orders') => tab.fetchWithToken(new Request(path))
 
-/** A tab of the same browser, with modules of its own. */
+/** Another tab of the browser: the module is imported again. */
 async function openTab(): Promise<Tab> {
   vi.resetModules()
   return import('./token')

@@ -1,20 +1,20 @@
 import { Problem } from './problem'
 
 /**
- * The access token of this tab, in memory alone, and the one way to a new one: the refresh cookie.
+ * The access token, kept in memory only and renewed by the refresh cookie.
  *
- * However many requests find it expired at once, in however many tabs, one refresh is sent for them all. Whether it
- * has expired the gateway says: the clock of this machine may be wrong.
+ * All requests of all tabs that find it expired share one refresh. The gateway decides whether it has expired, since
+ * this machine's clock may be wrong.
  */
 
-/** What a tab tells the others: the token, null when the session is over. */
+/** Sent to the other tabs. token: null when the session is over. */
 type Message = { token: string | null }
 
 const LOCK = 'forage.refresh'
-/** The gateway gives a call 5 s; the rest is for slow networks. */
+/** The gateway's limit for a call is 5 s; the rest is for slow networks. */
 const ANSWER_SECONDS = 15
 const REFRESH_SECONDS = 6
-/** What one tab says the others hear a moment later. */
+/** How long a broadcast may take to reach the other tabs. */
 const HOLD_MS = 100
 
 const channel = new BroadcastChannel('forage.session')
@@ -29,7 +29,7 @@ channel.onmessage = ({ data }: MessageEvent<Message>) => {
   listener()
 }
 
-/** The listener hears of every token that comes, and of the end, from here or from another tab. */
+/** Calls back on every new token and at the end of the session, in this tab or another. */
 export function onTokenChange(callback: () => void) {
   listener = callback
 }
@@ -38,7 +38,7 @@ export function currentToken() {
   return token
 }
 
-/** Whose the token is, as far as it can be read. */
+/** The user id in the token; null if it can't be read. */
 export function tokenUserId(signed = token): string | null {
   try {
     return JSON.parse(atob(signed!.split('.')[1]!.replace(/-/g, '+').replace(/_/g, '/'))).sub
@@ -47,10 +47,10 @@ export function tokenUserId(signed = token): string | null {
   }
 }
 
-/** This tab and the others have a session now. */
+/** Sets the token in all tabs. */
 export const setToken = (newToken: string) => broadcast(newToken)
 
-/** No tab has a session any more. */
+/** Ends the session in all tabs. */
 export const clearToken = () => broadcast(null)
 
 function broadcast(to: string | null) {
@@ -60,8 +60,8 @@ function broadcast(to: string | null) {
 }
 
 /**
- * Logging in, logging out and refreshing wait for each other: of two answers that each bring a cookie the later one
- * stays, whoever it is of. In all tabs where there are Web Locks, on https and localhost; else in this one.
+ * Runs login, logout and refresh one at a time: of two overlapping ones, the cookie of the last answer would win.
+ * Across all tabs where Web Locks exist (https and localhost), else within this tab.
  */
 export function withSessionLock<Result>(work: () => Promise<Result>): Promise<Result> {
   const run = navigator.locks ? underWebLock(work) : queue.then(work)
@@ -69,7 +69,7 @@ export function withSessionLock<Result>(work: () => Promise<Result>): Promise<Re
   return run
 }
 
-/** The lock is held until the other tabs have heard; who works here needn't wait for that. */
+/** Resolves when the work is done. The lock is held a little longer, until the other tabs have its result. */
 function underWebLock<Result>(work: () => Promise<Result>): Promise<Result> {
   return new Promise((resolve, reject) => {
     const held = navigator.locks.request(LOCK, async () => {
@@ -81,8 +81,8 @@ function underWebLock<Result>(work: () => Promise<Result>): Promise<Result> {
 }
 
 /**
- * A new token in place of `stale`. False when the session is over.
- * Raises Problem when that can't be told just now: the session then stands.
+ * Replaces the token `stale`. False when the session is over.
+ * Raises Problem when no clear answer comes: the session then continues.
  */
 export function refreshToken(stale: string | null): Promise<boolean> {
   refreshing ??= withSessionLock(() => refresh(stale)).finally(() => {
@@ -93,11 +93,11 @@ export function refreshToken(stale: string | null): Promise<boolean> {
 
 async function refresh(stale: string | null): Promise<boolean> {
   if (token !== stale) return token !== null
-  // An answer that was lost may have changed the cookie. The old one is good for 10 s more, and would later be taken
-  // for a stolen one.
+  // A lost answer may have replaced the cookie. The gateway accepts the old one for 10 more seconds, then takes it for
+  // stolen. So retry at once.
   const response = await requestToken().catch(requestToken)
   const body = await response.json().catch(() => null)
-  // Without Web Locks another tab may have been quicker.
+  // Without Web Locks, another tab may have changed it meanwhile.
   if (token !== stale) return token !== null
   if (response.ok && body?.access_token) {
     setToken(body.access_token)
@@ -114,23 +114,23 @@ const requestToken = () =>
     new Request('/api/auth/refresh', { method: 'POST', signal: AbortSignal.timeout(REFRESH_SECONDS * 1000) }),
   )
 
-/** fetch as the caller: where the token is what is refused, one refresh and one more try. */
+/** fetch with the token. If the token is refused, refreshes it and retries once. */
 export async function fetchWithToken(request: Request): Promise<Response> {
   const used = token
   if (!used) return sendWithTimeout(request)
   const retry = request.clone()
   request.headers.set('Authorization', `Bearer ${used}`)
   const response = await sendWithTimeout(request)
-  // RFC 6750. A wrong password is a 401, too.
+  // RFC 6750. A wrong password is also a 401.
   const isStale = response.status === 401 && response.headers.get('WWW-Authenticate')?.includes('invalid_token')
   if (!isStale || !(await refreshToken(used))) return response
-  // What one user asked for is not done as another.
+  // Never retry one user's request as another.
   if (tokenUserId() !== tokenUserId(used)) return response
   retry.headers.set('Authorization', `Bearer ${token}`)
   return sendWithTimeout(retry)
 }
 
-/** Who waits for an answer that never comes holds up what waits for them, in all tabs. */
+/** With a timeout, since a request without an answer would hold the lock for all tabs. */
 async function sendWithTimeout(request: Request): Promise<Response> {
   const signal = AbortSignal.any([request.signal, AbortSignal.timeout(ANSWER_SECONDS * 1000)])
   try {

@@ -6,7 +6,7 @@ export const logOut = () => unwrap(api.POST('/auth/logout'))
 export const register = (body: { email: string; username: string; password: string }) =>
   unwrap(api.POST('/users/register', { body }))
 export const listProviders = () => unwrap(api.GET('/auth/providers'))
-/** Where the browser goes to sign in there; it comes back to /auth/callback. */
+/** The browser goes there to sign in with Google and comes back to /auth/callback. */
 export const GOOGLE_SIGN_IN = '/api/auth/google'
 
 export const getMe = () => unwrap(api.GET('/users/me'))

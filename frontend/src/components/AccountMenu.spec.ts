@@ -7,7 +7,7 @@ import AccountMenu from './AccountMenu.vue'
 const Page = { template: '<h1 tabindex="-1">Page</h1>', mounted: () => document.querySelector('h1')!.focus() }
 const App = { components: { AccountMenu, Page }, template: '<AccountMenu /><Page :key="$route.path" />' }
 
-// jsdom has none.
+// Missing in jsdom.
 beforeEach(
   () =>
     void vi.stubGlobal(
@@ -33,7 +33,7 @@ test('a page opened from the menu keeps the focus', async () => {
 
   await choose('Orders')
 
-  // The menu gives the focus back a moment after it has closed.
+  // The menu returns the focus a moment after it has closed.
   await new Promise((done) => setTimeout(done, 20))
   expect(screen.getByRole('heading')).toHaveFocus()
 })

@@ -27,7 +27,7 @@ afterEach(() => {
 const statusText = () => screen.getByRole('status').textContent
 const seconds = (count: number) => vi.advanceTimersByTimeAsync(count * 1000)
 
-/** The next attempt succeeds. */
+/** Lets the next attempt succeed. */
 async function reconnect() {
   while (latestSocket().readyState !== FakeSocket.CONNECTING) await seconds(0.1)
   latestSocket().greet()

@@ -3,14 +3,14 @@ import { nextTick, ref, useTemplateRef } from 'vue'
 import { useI18n } from 'vue-i18n'
 import { Problem } from '@/api/problem'
 
-/** The sentences of what is wrong, by field. */
+/** Error sentences by field. */
 export type Errors = Record<string, string | undefined>
 
 /**
- * A form about an account, the template's `ref="form"`. What is wrong stands beside its field, the first of which gets
- * the focus; `failure` is what no field is to blame for.
+ * The state of an account form, the template's `ref="form"`. The first invalid field gets the focus. `failure` is a
+ * problem that belongs to no field.
  *
- * check: what can be told without asking. send: asks. refusal: the fields that a problem is about, where they aren't its own.
+ * validate: checks without a request. fieldErrors: maps a problem to fields, where the problem doesn't name them.
  */
 export function useAccountForm<Result>(form: {
   validate: () => Errors
@@ -36,7 +36,7 @@ export function useAccountForm<Result>(form: {
     onSettled: () => (isBusy.value = false),
   })
 
-  /** The API's sentences are English. */
+  /** In the chosen language, since the API's sentences are English. */
   const translate = (fields: Record<string, string>) =>
     Object.fromEntries(
       Object.entries(fields).map(([name, message]) => [

@@ -2,15 +2,15 @@ import { useI18n } from 'vue-i18n'
 import { isDeliverableEmail } from '@/utils/emailAddress'
 import { characterCount, isVisibleLine } from '@/utils/visibleText'
 
-/** As contracts/users.py has them. */
+/** The limits of contracts/users.py. */
 export const MIN_PASSWORD_LENGTH = 8
 const MAX_PASSWORD_LENGTH = 128
 const MAX_USERNAME_LENGTH = 50
 
-/** What looks the same is the same. */
+/** Normalized as by the server: characters that look the same are the same. */
 export const passwordLength = (password: string) => characterCount(password, 'NFKC')
 
-/** What is wrong with a field, in a sentence, as far as that can be told without asking. */
+/** Checks of an account's fields without a request. Each returns an error sentence or undefined. */
 export function useAccountValidation() {
   const { t } = useI18n()
 
@@ -19,7 +19,7 @@ export function useAccountValidation() {
   const email = (value: string) =>
     required(value.trim()) ?? (/^[^\s@]+@[^\s@]+\.[^\s@]+$/.test(value.trim()) ? undefined : t('account.refused.email'))
 
-  /** Older accounts may have addresses that a new one may not. */
+  /** Stricter than `email`, since older accounts may have addresses that are no longer accepted. */
   const newEmail = (value: string) =>
     email(value) ?? (isDeliverableEmail(value.trim()) ? undefined : t('account.refused.email'))
 
@@ -28,7 +28,7 @@ export function useAccountValidation() {
     return required(value.trim()) ?? (isValid ? undefined : t('account.refused.username'))
   }
 
-  /** known: what everybody knows of the account. */
+  /** known: public values of the account, which make bad passwords. */
   function newPassword(password: string, ...known: string[]) {
     const length = passwordLength(password)
     if (!password) return t('field.required')

@@ -5,7 +5,7 @@ import { useToasts } from '@/stores/toasts'
 
 let lastToast = 0
 
-/** Puts into the cart and says so; of several at once the last alone. */
+/** Adds to the cart and shows a toast, which replaces the last one. */
 export function useAddToCart() {
   const { t } = useI18n()
   const cart = useCart()

@@ -2,7 +2,7 @@ import { computed } from 'vue'
 import { useRouter } from 'vue-router'
 import { usePagination } from './usePagination'
 
-/** A list's filters and its page, kept in the address. Another filter begins at the first page. */
+/** A list's filters and page, kept in the address. A changed filter starts at the first page. */
 export function useAdminFilters<Name extends string>(names: readonly Name[], pageSize: number) {
   const router = useRouter()
   const { query, page, clampPage } = usePagination(pageSize)

@@ -8,8 +8,8 @@ import { useErrorMessage } from './useErrorMessage'
 export type Failure = { notification: Notification; reason: string }
 
 /**
- * Sends failed or uncertain mails again, one after the other. A refusal of one is noted, and the next is tried; when the shop
- * itself doesn't answer, or `stop` is called, the rest is left alone.
+ * Sends failed or uncertain mails again, one at a time. A refused mail is recorded and the next is tried. Stops when
+ * the shop doesn't answer or `stop` is called.
  */
 export function useAdminMailRetry() {
   const queries = useQueryClient()

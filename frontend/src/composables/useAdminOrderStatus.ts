@@ -14,7 +14,7 @@ const NEXT_STATUSES: Record<OrderStatus, OrderStatus[]> = {
 }
 export const nextStatuses = (status: OrderStatus) => NEXT_STATUSES[status]
 
-/** Moves orders on. Whether it worked or was refused, what is shown is then read anew. */
+/** Changes an order's status, then refetches the order and all that depends on it. */
 export function useAdminOrderStatus(id: number) {
   const { t } = useI18n()
   const session = useSession()
@@ -27,7 +27,7 @@ export function useAdminOrderStatus(id: number) {
     mutationFn: (status: OrderStatus) => setOrderStatus(id, status),
     onMutate: () => session.visit,
     onSuccess: (order, _, visit) => {
-      // It may be somebody else who is here by now.
+      // Another user may have logged in meanwhile.
       if (visit !== session.visit) return
       queries.setQueryData<Order>(['order', id], order)
       toasts.show({ kind: 'success', title: t('admin.order.done', { id, status: t(`status.${order.status}`) }) })
@@ -38,7 +38,7 @@ export function useAdminOrderStatus(id: number) {
       ),
   })
 
-  /** A second click comes before the button could be seen busy. */
+  /** Ignores a second click that comes before the button is rendered as busy. */
   function setStatus(status: OrderStatus) {
     if (!queries.isMutating({ mutationKey })) mutate(status)
   }

@@ -8,8 +8,8 @@ const REFRESH_MS = 5_000
 type Pin = { query: string; orders: Order[] }
 
 /**
- * A page of everybody's orders that keeps up with the shop without moving under the reader's hand: what was ordered
- * since waits, counted by `fresh`, until `showFresh`.
+ * A page of all customers' orders, refreshed without moving rows while an admin works with them: new orders wait,
+ * counted by `newCount`, until `showNew`.
  */
 export function useAdminOrders(query: MaybeRefOrGetter<OrderQuery & { limit: number; skip: number }>) {
   const { data, error, isPlaceholderData, refetch } = useQuery({
@@ -33,8 +33,8 @@ export function useAdminOrders(query: MaybeRefOrGetter<OrderQuery & { limit: num
   )
 
   /**
-   * As they are now. One that newer ones pushed to the next page stays; one that the filter no longer finds goes, and
-   * an older one moves up.
+   * The shown orders in their current state. One that newer orders pushed to the next page stays. One that no longer
+   * matches the filter is removed, and an older one moves up.
    */
   function merge(shownOrders: Order[], latest: Order[]) {
     const now = new Map(latest.map((order) => [order.id, order]))
@@ -42,7 +42,7 @@ export function useAdminOrders(query: MaybeRefOrGetter<OrderQuery & { limit: num
     const stayed = shownOrders.flatMap((order) => now.get(order.id) ?? (order.id < oldest ? order : []))
     const movedUp = latest.filter((order) => order.id < shownOrders.at(-1)!.id)
     const shown = [...stayed, ...movedUp]
-    // Those that wait are counted beside those that are shown, so some are.
+    // Without any shown order, the waiting ones could not be counted.
     return shown.length ? shown : latest
   }
 

@@ -3,7 +3,7 @@ import { useI18n } from 'vue-i18n'
 import type { Product } from '@/api/client'
 import { characterCount, isFullyVisible, isVisibleLine } from '@/utils/visibleText'
 
-/** What an admin edits of a product as one thing; stock and being active are actions of their own. */
+/** The fields of one edit. Stock and active state are changed separately. */
 export const FIELDS = ['name', 'sku', 'price', 'category', 'image_url', 'description'] as const
 export type Field = (typeof FIELDS)[number]
 export type Draft = Record<Field, string>
@@ -13,7 +13,7 @@ export type Values = Record<Exclude<Field, Optional>, string> & Record<Optional,
 export const MAX_INT = 2 ** 31 - 1
 const IMAGE_URL = /^(https:\/\/[^\s/?#\\]+\S*|(?!\/\/)(?![^/?#]*:)[^\s\\]+)$/
 
-/** "12,5" and "12.50" alike: the API's "12.50". Null for what is no price. */
+/** The API's "12.50" for both "12,5" and "12.50". Null for an invalid price. */
 export function parsePrice(text: string): string | null {
   const [, whole, cents = ''] = /^0*(\d{1,10})(?:[.,](\d{1,2}))?$/.exec(text.trim()) ?? []
   return whole === undefined ? null : `${whole}.${cents.padEnd(2, '0')}`
@@ -22,22 +22,22 @@ export function parsePrice(text: string): string | null {
 export const hasSameFields = (one: Values, other: Values) => FIELDS.every((field) => one[field] === other[field])
 
 /**
- * base: the product as it was read; undefined for a new one. `draft` is what is typed, `changes` what of it the
- * server is to be sent, `errors` a sentence for each field that can't be sent.
+ * base: the product as read; undefined for a new one. `draft`: the typed texts. `changes`: the fields to send.
+ * `errors`: a sentence for each invalid field.
  */
 export function useAdminProductDraft(base: Ref<Product | undefined>) {
   const { t, locale } = useI18n()
   const serverErrors = ref<Record<string, string>>({})
   const wasSubmitted = ref(false)
 
-  /** As one would type it. */
+  /** Formatted for editing in the chosen language. */
   function draftOf(product?: Values): Draft {
     const texts = Object.fromEntries(FIELDS.map((field) => [field, product?.[field] ?? ''])) as Draft
     return locale.value === 'de' ? { ...texts, price: texts.price.replace('.', ',') } : texts
   }
   const draft = reactive(draftOf(base.value))
 
-  /** As the server would keep it. */
+  /** Normalized as by the server. */
   const values = computed<Values>(() => ({
     name: draft.name.trim().normalize(),
     sku: draft.sku.normalize('NFKC').trim().toUpperCase().normalize('NFKC') || null,
@@ -74,14 +74,14 @@ export function useAdminProductDraft(base: Ref<Product | undefined>) {
     ...serverErrors.value,
   }))
 
-  /** Whether it can be sent; from now on what is wrong is said. */
+  /** Whether the draft is valid. From now on errors are shown. */
   function validate() {
     wasSubmitted.value = true
     serverErrors.value = {}
     return !invalid.value.length
   }
 
-  /** Shows the product. What was typed since `sent` went out stays. */
+  /** Shows the product. Fields typed in since `sent` keep their text. */
   function reset(product?: Values, sent: Draft = { ...draft }) {
     const shown = draftOf(product)
     for (const field of FIELDS) if (draft[field] === sent[field]) draft[field] = shown[field]

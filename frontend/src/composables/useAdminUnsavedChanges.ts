@@ -2,7 +2,7 @@ import { useEventListener } from '@vueuse/core'
 import { onScopeDispose, ref, toValue, watch, type MaybeRefOrGetter } from 'vue'
 import { useRouter } from 'vue-router'
 
-/** Asks before what was typed gets lost: `asking` opens the question, `leave` and closing it answer. */
+/** Asks before unsaved changes are lost. `isAsking` opens the dialog; `leave` confirms, closing it cancels. */
 export function useAdminUnsavedChanges(isDirty: MaybeRefOrGetter<boolean>) {
   const router = useRouter()
   const isAsking = ref(false)

@@ -5,7 +5,7 @@ import { type CartLine, useCart } from '@/stores/cart'
 import { isGone, productQuery } from './useProduct'
 import { useLiveProducts } from './useLiveProducts'
 
-/** Why a line can't be ordered as it stands. available: so few are left. price: it costs this now. */
+/** Why a line can't be ordered as it is. price: the current one. */
 export type CartIssue =
   { kind: 'gone' } | { kind: 'soldOut' } | { kind: 'short'; available: number } | { kind: 'price'; price: string }
 
@@ -19,7 +19,7 @@ function issuesOf(line: CartLine, product: Product | undefined, error: unknown):
   return issues
 }
 
-/** The cart's lines beside the catalogue as it is now. */
+/** Checks the cart's lines against the current catalogue. */
 export function useCartCheck() {
   const cart = useCart()
   const ids = computed(() => cart.lines.map((line) => line.product_id))
@@ -43,7 +43,7 @@ export function useCartCheck() {
   return {
     lines,
     hasIssues: computed(() => lines.value.some(({ issues }) => issues.length)),
-    /** Why some could not be read; the shop checks them once more when it gets the order. */
+    /** Why some products could not be read. The shop checks them again when it gets the order. */
     error: computed(() => reads.value.find((read) => read.error && !isGone(read.data, read.error))?.error),
     recheck: () => Promise.all(reads.value.map((read) => read.refetch())),
   }

@@ -3,7 +3,7 @@ import { type CartLine, useCart } from '@/stores/cart'
 import { useToasts } from '@/stores/toasts'
 import type { CartIssue } from './useCartCheck'
 
-/** What puts a line right that can't be ordered as it stands; what is removed can be put back. */
+/** Fixes a line that can't be ordered as it is. A removed line can be restored. */
 export function useCartFixes() {
   const { t } = useI18n()
   const cart = useCart()

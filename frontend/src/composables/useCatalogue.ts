@@ -5,13 +5,13 @@ import { useLiveProducts } from './useLiveProducts'
 
 const CACHE_MINUTES = 30
 
-/** A page of the catalogue, kept as it is now, and long enough to come back to. */
+/** A page of the catalogue, updated by the feed and cached for going back. */
 export function useProducts(query: MaybeRefOrGetter<ProductQuery>) {
   const page = useQuery({
     queryKey: ['products', query],
     queryFn: ({ signal }) => listProducts(toValue(query), signal),
     placeholderData: keepPreviousData,
-    // Of what was sold while nobody watched it the feed doesn't tell.
+    // The feed reports no changes of products that were not watched.
     staleTime: 0,
     gcTime: CACHE_MINUTES * 60_000,
   })

@@ -9,7 +9,7 @@ import { useToasts } from '@/stores/toasts'
 
 const MAX_TRIES = { inFlight: 15, lost: 3 }
 
-/** With these the shop says that what was sent has made no order. */
+/** Problems which mean that no order was placed. */
 const NOTHING_ORDERED = [
   'insufficient-stock',
   'price-changed',
@@ -22,8 +22,8 @@ const NOTHING_ORDERED = [
 const pause = (seconds: number) => new Promise((resolve) => setTimeout(resolve, 1000 * seconds))
 
 /**
- * Places the cart's order. What is tried again, here or by whoever presses again, is the order that was sent, with its key
- * and its lines, so that it makes one. What was changed in the cart meanwhile can be ordered when its outcome is known.
+ * Places the cart's order. Every retry, here or by another click, sends the same key and lines, so that only one order
+ * is placed. Later changes of the cart can be ordered once the outcome is known.
  */
 export function useCheckout() {
   const { t } = useI18n()
@@ -47,7 +47,7 @@ export function useCheckout() {
         if (tries >= (isInFlight ? MAX_TRIES.inFlight : MAX_TRIES.lost)) throw error
         isTryingAgain.value = true
         await pause(error.retryAfterSeconds ?? tries)
-        // Another tab has logged somebody else in: it isn't their order.
+        // Another tab has logged another user in: it isn't their order.
         if (cart.owner !== buyer) throw error
       }
     }
@@ -57,7 +57,7 @@ export function useCheckout() {
     mutationFn: send,
     async onSuccess(order, { buyer, key }) {
       cart.removeOrdered(key, order)
-      // Who is here now has nothing to do with it.
+      // Not shown to another user.
       if (cart.owner !== buyer) return
       void queries.invalidateQueries({ queryKey: ['orders'] })
       const to = { path: `/orders/${order.id}`, query: { placed: '1' } }
@@ -79,14 +79,14 @@ export function useCheckout() {
     onSettled: () => (isTryingAgain.value = false),
   })
 
-  /** What was refused, and with what name the product is known here. */
+  /** The error, and the cart's name of the product that it is about. */
   const refusal = computed(() => {
     const error = mutation.error.value
     if (!error) return null
     const id = error instanceof Problem ? error.body.product_id : undefined
     return { error, name: mutation.variables.value?.lines.find((line) => line.product_id === id)?.name ?? '' }
   })
-  // A cart that was mended answers it.
+  // A changed cart makes the error obsolete.
   watch(
     () => JSON.stringify(cart.lines.map(({ product_id, quantity, price }) => [product_id, quantity, price])),
     () => mutation.isError.value && mutation.reset(),

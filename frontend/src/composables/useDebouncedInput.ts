@@ -4,7 +4,7 @@ import { useRoute, useRouter } from 'vue-router'
 
 const PAUSE_MS = 250
 
-/** Calls `send` once one pauses typing. A link that is clicked before that leads where it says. */
+/** Calls `send` after a pause in typing. Following a link before that cancels it. */
 export function useDebouncedInput(text: Ref<string>, send: () => void) {
   const { path } = useRoute()
   const { start, stop } = useTimeoutFn(send, PAUSE_MS, { immediate: false })

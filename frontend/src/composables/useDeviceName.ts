@@ -4,7 +4,7 @@ import { parseUserAgent } from '@/utils/userAgent'
 export function useDeviceName() {
   const { t } = useI18n()
 
-  /** A User-Agent header in plain words. */
+  /** Describes a User-Agent header, like “Firefox on Windows”. */
   function deviceName(userAgent: string | null): string {
     const { browser, system } = parseUserAgent(userAgent ?? '')
     if (browser && system) return t('account.sessions.device', { browser, system })

@@ -1,7 +1,7 @@
 import { useI18n } from 'vue-i18n'
 import { Problem } from '@/api/problem'
 
-/** Sentences for what went wrong, in the reader's language. */
+/** Error messages in the chosen language. */
 export function useErrorMessage() {
   const { t, te } = useI18n()
 

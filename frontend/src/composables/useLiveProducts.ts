@@ -5,7 +5,7 @@ import { type ProductUpdate, useLiveFeed } from '@/stores/liveFeed'
 
 const isOfProducts = ({ queryKey }: Query) => queryKey[0] === 'product' || queryKey[0] === 'products'
 
-/** While the caller is on the screen, keeps what is read of these products as the feed says. */
+/** Keeps these products current in the query cache while the calling component is mounted. */
 export function useLiveProducts(ids: MaybeRefOrGetter<number[]>) {
   const live = useLiveFeed()
   const queries = useQueryClient()
@@ -25,13 +25,13 @@ export function useLiveProducts(ids: MaybeRefOrGetter<number[]>) {
   live.onProduct(async (update) => {
     const inFlight = queries.getQueryCache().findAll({ fetchStatus: 'fetching', predicate: isOfProducts })
     applyUpdate(update)
-    // What was asked before the news may be older, and comes after it.
+    // A response requested before the update may be older and arrive after it.
     if (inFlight.length)
       await Promise.allSettled(inFlight.map(({ promise }) => promise)).then(() => applyUpdate(update))
   })
   live.onConnected(() => void queries.invalidateQueries({ predicate: isOfProducts }, { cancelRefetch: false }))
 
-  /** Their age stays: all else of them is as old as it was. */
+  /** Keeps `updatedAt`: the other fields are as old as before. */
   function applyUpdate(update: ProductUpdate) {
     for (const { queryKey, state } of queries.getQueryCache().findAll({ predicate: isOfProducts })) {
       queries.setQueryData<Product | ProductPage>(queryKey, (known) => known && withUpdate(known, update), {

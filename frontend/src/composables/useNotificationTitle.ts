@@ -1,10 +1,10 @@
 import { useI18n } from 'vue-i18n'
 import type { Notification } from '@/api/client'
 
-/** The language that mails are written in, and what is quoted of them. */
+/** The language of the mails, and so of quotations from them. */
 export const MAIL_LANGUAGE = 'en'
 
-/** What a notification is called in the reader's language: where that is the mail's, by the mail's own subject. */
+/** A notification's title in the chosen language. In the mails' language it is the mail's subject. */
 export function useNotificationTitle() {
   const { t, te } = useI18n()
 

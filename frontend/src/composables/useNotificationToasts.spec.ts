@@ -31,7 +31,7 @@ beforeEach(() => {
 })
 afterEach(clearToken)
 
-/** A tab of the user's, which has read what was there before. */
+/** Opens a tab, which reads the existing notifications. */
 async function openTab({ userId = 7 } = {}) {
   const { pinia, unmount } = await renderInApp({ setup: () => void useNotificationToasts(userId), template: '<div />' })
   const live = useLiveFeed(pinia)

@@ -11,22 +11,23 @@ import { getStored, setStored } from '@/utils/storage'
 import { MAIL_LANGUAGE, useNotificationTitle } from './useNotificationTitle'
 import { useNotificationActions } from './useNotifications'
 
-/** Pushed, or read from the list of missed ones: that list is in order and has no sequence. */
+/** Pushed, or listed as missed. The list is in order and has no sequence. */
 type Announcement = Pick<Notification, 'id' | 'event_type' | 'subject' | 'message' | 'order_id'> & {
   sequence?: PushedNotification['sequence']
 }
 
-/** One by one they would be noise. */
+/** More are summed up in one. */
 const MAX_TOASTS = 3
 const MAX_READ = 100
 const MAX_KEPT = 50
-/** What one tab writes the others read a moment later. */
+/** How long other tabs may take to see a write to localStorage. */
 const LOCK_HOLD_MS = 250
 
 /**
- * While this user is logged in: what comes in is toasted, once in all tabs, and what is on the screen of it read anew.
+ * Shows each new notification of the user as a toast, in one of all tabs, and refetches what it changes.
  *
- * What was there before is no news. A hidden tab toasts nothing; it does so, unless another one did, when it is seen.
+ * Notifications from before the login are not shown. A hidden tab shows its toasts once it is visible, unless another
+ * tab did.
  */
 export function useNotificationToasts(userId: number) {
   const { t } = useI18n()
@@ -41,7 +42,7 @@ export function useNotificationToasts(userId: number) {
   let catchUps = Promise.resolve()
   let isDisposed = false
 
-  /** upTo: all up to it were. ids: those beyond; of two that are stored at once the later one may come first. */
+  /** upTo: all ids up to it were toasted. ids: later ones, since a later notification may be pushed first. */
   function readToasted() {
     const [upTo = 0, ...ids] = (getStored(storageKey) ?? '').split(' ').map(Number)
     return { upTo, ids }
@@ -64,7 +65,7 @@ export function useNotificationToasts(userId: number) {
   if (live.isAuthenticated) catchUp()
   onScopeDispose(() => (isDisposed = true))
 
-  /** Of two steps of an order the later one may be pushed first: the earlier one is no news any more. */
+  /** False for an order's step that is pushed after a later step. */
   function isNewest({ order_id, sequence }: Announcement) {
     if (order_id === null || sequence === undefined) return true
     if (sequence < (sequences.get(order_id) ?? 0)) return false
@@ -76,7 +77,7 @@ export function useNotificationToasts(userId: number) {
     for (const name of ['notifications', 'orders', 'order']) void queries.invalidateQueries({ queryKey: [name] })
   }
 
-  /** One look after the other: the first tells what is old. */
+  /** Catches up one at a time: the first run only finds the newest existing notification. */
   function catchUp() {
     catchUps = catchUps.then(doCatchUp)
   }
@@ -87,7 +88,7 @@ export function useNotificationToasts(userId: number) {
       if (lastSeenId === null) lastSeenId = await newestId()
       else await announceMissed(Math.max(lastSeenId, readToasted().upTo))
     } catch (error) {
-      // It is asked again when the feed, or the reader, comes back the next time.
+      // The next reconnect, or return to the tab, tries again.
       if (!(error instanceof Problem)) throw error
     }
   }
@@ -104,7 +105,7 @@ export function useNotificationToasts(userId: number) {
     await announce(notifications, unread && { count: unread, upTo: await newestId() })
   }
 
-  /** more: those that are missing in `news`. */
+  /** more: how many are missing in `news`. */
   function announce(news: Announcement[], more: { count: number; upTo: number } | 0 = 0) {
     return withLock(() => {
       const { upTo, ids } = readToasted()
@@ -118,7 +119,7 @@ export function useNotificationToasts(userId: number) {
     })
   }
 
-  /** Web Locks span tabs, but only https and localhost have them. */
+  /** One tab at a time, where Web Locks exist (https and localhost). */
   async function withLock(work: () => void) {
     if (!navigator.locks) return work()
     await navigator.locks.request(storageKey, () => {

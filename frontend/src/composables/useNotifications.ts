@@ -16,13 +16,13 @@ export function useNotifications(query: MaybeRefOrGetter<NotificationQuery>) {
   })
 }
 
-/** How many the reader has not read, once that is known. */
+/** The number of unread notifications; undefined until it is loaded. */
 export function useUnreadCount() {
   const { data } = useNotifications({ unread: true, page_size: 1 })
   return computed(() => data.value?.total)
 }
 
-/** What one can do about notifications. A list shows what became of one in its place, and is read anew by and by. */
+/** Changes of notifications. A changed one is replaced in the cached lists, without a refetch. */
 export function useNotificationActions() {
   const queries = useQueryClient()
   const toasts = useToasts()
@@ -58,7 +58,7 @@ export function useNotificationActions() {
   return { mark, markAll, retry }
 }
 
-/** Those that are there now; not what comes in meanwhile. */
+/** Marks those that exist now, not ones that arrive meanwhile. */
 async function markAllRead() {
   const { notifications } = await listNotifications({ page_size: 1 })
   const newest = notifications[0]?.id ?? 0

@@ -18,7 +18,7 @@ test('a cancellation answered after a logout does not reach the next user', asyn
   const { pinia, queryClient } = await renderInApp(Cancel)
   await userEvent.click(screen.getByRole('button', { name: 'Cancel' }))
 
-  // As a logout does.
+  // Like a logout.
   useSession(pinia).visit++
   queryClient.clear()
   reply(jsonResponse(order({ status: 'cancelled' })))

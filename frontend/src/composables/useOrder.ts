@@ -7,7 +7,7 @@ import { Problem } from '@/api/problem'
 import { useSession } from '@/stores/session'
 
 const MAX_POLL_MS = 30_000
-/** Six minutes in all. Then only what comes in, or coming back to the page, reads them anew. */
+/** About six minutes. After that only a push, or a return to the page, refetches them. */
 const MAX_POLLS = 15
 
 /** An order and the mails about it. */
@@ -30,7 +30,7 @@ export function useOrder(id: number) {
   const mails = computed(() => notifications.data.value?.notifications ?? [])
   const steps = computed(() => order.data.value?.history.length ?? 0)
 
-  // A step's mail is stored after the step and sent after that, and nobody tells us when it has gone.
+  // A step's mail is stored and sent after the step. No push reports that it was sent, so poll.
   watch([mails, steps], () => (polls.value = 0))
   watchEffect(() => {
     const isOwn = order.data.value?.user_id === session.user?.id
@@ -50,10 +50,10 @@ export function useCancelOrder(id: number) {
     mutationFn: () => setOrderStatus(id, 'cancelled'),
     onMutate: () => session.visit,
     onSuccess: (cancelled, _, visit) => {
-      // It may be somebody else who is here by now.
+      // Another user may have logged in meanwhile.
       if (visit === session.visit) queries.setQueryData<Order>(['order', id], cancelled)
     },
-    // Its stock is back on the shelves, too. And a refusal says that what is on the screen is old.
+    // Products too, whose stock was returned. Also after a refusal, which means that the page is out of date.
     onSettled: (_, failure) => {
       if (failure instanceof Problem && failure.isTransient) return
       for (const name of ['order', 'orders', 'notifications', 'product', 'products'])

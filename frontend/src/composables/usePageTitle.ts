@@ -4,10 +4,10 @@ import { useRoute } from 'vue-router'
 
 type Title = MaybeRefOrGetter<string | undefined>
 
-/** What the page that is shown calls itself. */
+/** The title set by the current page. */
 const pageTitle = shallowRef<Title>()
 
-/** What the browser's tab says instead of the route's title, as long as the page is there and has one. */
+/** Replaces the route's title while the page is mounted and its title is not empty. */
 export function usePageTitle(title: Title) {
   pageTitle.value = title
   onScopeDispose(() => {

@@ -5,8 +5,8 @@ import { type ParkedAction, type ParkedMessage, runParkedAction } from '@/api/ad
 export type ParkedSelection = { services: ParkedMessage['service'][]; queue: string | null; reason: string | null }
 
 /**
- * Replays or discards all parked messages of a selection, some hundred with each call, until none is left or `stop`
- * is called. A service that refuses is noted, and the next is asked.
+ * Replays or discards all parked messages of a selection, a few hundred per call, until none is left or `stop` is
+ * called. A service that refuses is recorded, and the next one is called.
  */
 export function useParkedBulkActions() {
   const queries = useQueryClient()

@@ -7,11 +7,11 @@ import { useLiveProducts } from './useLiveProducts'
 
 export const productQuery = (id: number) => queryOptions({ queryKey: ['product', id], queryFn: () => getProduct(id) })
 
-/** It is sold no more, whether it was taken off the shelves just now or never was there. */
+/** Deactivated, or never existed. */
 export const isGone = (product: Product | undefined, error: unknown) =>
   product?.is_active === false || (error instanceof Problem && error.status === 404)
 
-/** One product, kept as it is now; until it is read, as a list had it. */
+/** A product, updated by the feed. Until it is loaded, the data of a cached list is shown. */
 export function useProduct(id: MaybeRefOrGetter<number>) {
   const queries = useQueryClient()
   const listed = () =>
@@ -19,17 +19,17 @@ export function useProduct(id: MaybeRefOrGetter<number>) {
       .getQueriesData<ProductPage>({ queryKey: ['products'] })
       .flatMap(([, page]) => page?.items ?? [])
       .find((product) => product.id === toValue(id))
-  // Of what was sold while nobody watched it the feed doesn't tell.
+  // The feed reports no changes of products that were not watched.
   const query = useQuery(computed(() => ({ ...productQuery(toValue(id)), placeholderData: listed, staleTime: 0 })))
   useLiveProducts(() => [toValue(id)])
   return { ...query, gone: computed(() => isGone(query.data.value, query.error.value)) }
 }
 
-/** For a product that is likely to be opened next: its page and what stands there. */
+/** Loads the code and the data of a product's page ahead. */
 export function usePrefetchProduct() {
   const queries = useQueryClient()
   return (product: Product) => {
-    // What can't be loaded now is loaded, or told, when it is opened.
+    // A failure shows, if it persists, when the page is opened.
     import('@/pages/ProductPage.vue').catch(() => {})
     void queries.prefetchQuery(productQuery(product.id))
   }

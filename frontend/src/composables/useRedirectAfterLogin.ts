@@ -3,13 +3,13 @@ import { useRoute, useRouter } from 'vue-router'
 import { useSession } from '@/stores/session'
 import { safeRedirectPath } from '@/utils/redirectPath'
 
-/** On a page that leads in: `next` is where one was on the way to, and where one goes on to as soon as one is in. */
+/** For login pages: redirects to `next`, the page that was requested, as soon as a user is logged in. */
 export function useRedirectAfterLogin() {
   const route = useRoute()
   const router = useRouter()
   const session = useSession()
   const next = computed<string>((before) => before ?? safeRedirectPath(route.query.next))
-  /** For links to the other ways in. */
+  /** For links to the other login pages. */
   const query = computed(() => (next.value === '/' ? {} : { next: next.value }))
 
   watch(

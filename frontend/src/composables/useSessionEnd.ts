@@ -4,7 +4,7 @@ import { useRoute, useRouter } from 'vue-router'
 import { useSession } from '@/stores/session'
 import { useToasts } from '@/stores/toasts'
 
-/** A session that ends by itself is said once. A page that needs one is gone into anew by whoever is there then. */
+/** Shows one toast when the session ends by itself. A page that requires a login is entered again, by the new user. */
 export function useSessionEnd() {
   const { t } = useI18n()
   const session = useSession()
@@ -13,7 +13,7 @@ export function useSessionEnd() {
   const router = useRouter()
 
   watch([() => session.user?.id, () => session.ended], async ([id, ended]) => {
-    // Who logs out here is led on by what they pressed.
+    // A logout in this tab navigates by itself.
     if (!id && !ended) return
     if (ended) toasts.show({ kind: 'info', title: t('session.ended') })
     session.ended = false

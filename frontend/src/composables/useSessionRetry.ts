@@ -2,7 +2,7 @@ import { onScopeDispose, watch } from 'vue'
 import { backoffMs } from '@/utils/backoff'
 import { useSession } from '@/stores/session'
 
-/** While it can't be told who is there, that is asked again after growing pauses, without end. */
+/** While the session can't be restored, tries again after growing pauses, without end. */
 export function useSessionRetry() {
   const session = useSession()
   let attempts = 0

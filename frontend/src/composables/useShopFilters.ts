@@ -9,7 +9,7 @@ export const MAX_SEARCH_LENGTH = 200
 
 const text = (query: LocationQuery, name: string) => String([query[name] ?? ''].flat()[0] ?? '').trim()
 
-/** What of the catalogue is shown: the address says it, and nothing else does. */
+/** The catalogue's filters, kept in the address only. */
 export function useShopFilters() {
   const route = useRoute()
   const router = useRouter()
@@ -28,7 +28,7 @@ export function useShopFilters() {
     ...(category.value && { category: category.value }),
   }))
 
-  /** The address with other filters, from the first page on. */
+  /** A route with changed filters, at the first page. */
   const withFilters = (changes: { q?: string; category?: string; sort?: string }) => ({
     path,
     query: { ...query.value, page: undefined, ...changes },

@@ -5,7 +5,7 @@ import { formatNumber } from '@/utils/format'
 
 const LOW_STOCK = 5
 
-/** How much there is of a product: its level and the words for it. */
+/** A product's stock as a level and as a label. */
 export function useStockLevel(product: MaybeRefOrGetter<Product>) {
   const { t } = useI18n()
 

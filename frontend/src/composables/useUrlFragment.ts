@@ -2,8 +2,8 @@ import { watch } from 'vue'
 import { useRoute, useRouter } from 'vue-router'
 
 /**
- * What a link brought in the address's fragment, which servers never see: taken out of the address bar and the history
- * at once, and given to `take`, also when a second link is followed on the same page. A place on the page (`#main`) is none.
+ * Passes the data in the URL's fragment, which servers never see, to `take` and removes it from address bar and
+ * history. Also for a second link followed on the same page. An anchor such as `#main` is left alone.
  */
 export function useUrlFragment(take: (fragment: URLSearchParams) => void) {
   const route = useRoute()

@@ -36,7 +36,7 @@ test('both languages have the same keys', () => {
 test('a message has the same placeholders in both languages', () => {
   const other = new Map(german)
 
-  // In English these are the mail's own subject.
+  // The English texts are the mail's subject.
   const ours = english.filter(([key]) => !key.startsWith('notifications.title.'))
   const differing = ours.filter(([key, text]) => String(blanks(text)) !== String(blanks(other.get(key) ?? '')))
 
@@ -47,7 +47,7 @@ test('every key used exists, and every key that exists is used', () => {
   const text = [...sources()].join('\n')
   const known = new Set(english.map(([key]) => key))
   const asked = [...text.matchAll(/\bt\(\s*['"]([\w.-]+)['"]/g)].map(([, key]) => key!)
-  // A key that is put together, t(`status.${status}`), asks for all that look so.
+  // A template such as t(`status.${status}`) uses every key that matches it.
   const alike = [...text.matchAll(/`([\w-]+\.(?:[\w.-]|\$\{[^{}]*\})*)`/g)].map(
     ([, key]) => new RegExp(`^${key!.replace(/\$\{[^{}]*\}/g, '[\\w-]+')}$`),
   )

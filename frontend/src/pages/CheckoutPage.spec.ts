@@ -24,7 +24,7 @@ const ORDERED = jsonResponse(order({ items: [ITEM] }), 201)
 
 let currentProduct: Product
 let requests: Request[]
-/** What the shop says to each order in turn; to those after the last, that it is made. */
+/** The responses to the orders sent, in turn. Later orders succeed. */
 let answers: (Response | Promise<Response> | Error)[]
 
 beforeEach(() => {
@@ -45,7 +45,7 @@ const stored = (customer: number) => JSON.parse(localStorage.getItem(`forage.car
 const orders = () => requests.filter(({ method }) => method === 'POST')
 const keys = () => orders().map(({ headers }) => headers.get('Idempotency-Key'))
 const placeButton = () => screen.getByRole('button', { name: 'Place the order' })
-/** A sentence, once it is read out. */
+/** Finds an announced sentence. */
 const findAlert = (words: string) =>
   screen.findByText((text, element) => text.includes(words) && element?.closest('[role=alert]') !== null)
 const show = () => renderInApp(CheckoutPage, { at: '/checkout' })

@@ -7,7 +7,7 @@ import OrdersPage from './OrdersPage.vue'
 
 const COUNT = 25
 
-/** A shop with 25 orders, of which the last three are shipped. */
+/** A shop with 25 orders, the newest three shipped. */
 function shop() {
   const all = Array.from({ length: COUNT }, (_, i) => order({ id: COUNT - i, status: i < 3 ? 'shipped' : 'pending' }))
   return stubNetwork((request) => {

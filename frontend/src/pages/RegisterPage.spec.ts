@@ -124,7 +124,7 @@ test("a password's length is counted as the shop does, and its strength shows", 
   const password = field('Password')
   expect(password).toHaveAccessibleDescription(/At least 8 characters/)
 
-  // A ligature is its letters, and what UTF-16 has two units for is one.
+  // A ligature counts as its letters, a surrogate pair as one.
   await userEvent.type(password, 'ﬀ🍄')
   expect(password).toHaveAccessibleDescription('5 more characters.')
 

@@ -24,7 +24,7 @@ beforeEach(() => {
 
 afterEach(() => void vi.useRealTimers())
 
-/** What was asked of the catalogue last. */
+/** The query of the last catalogue request. */
 const lastQuery = () => {
   const asked = requests.map(({ url }) => new URL(url)).filter(({ pathname }) => pathname === '/api/products')
   return Object.fromEntries(asked.at(-1)!.searchParams)
@@ -82,7 +82,7 @@ test('clicking a product before the pause opens it and cancels the search', asyn
   const { router } = await renderInApp(ShopPage)
   await screen.findByRole('link', { name: 'Morels' })
   let arrive = () => {}
-  // Its page is still on the way when the pause is over.
+  // The product's page is still loading when the pause ends.
   router.beforeResolve((to) => to.name !== 'product' || new Promise<void>((resolve) => (arrive = resolve)))
   vi.useFakeTimers()
 

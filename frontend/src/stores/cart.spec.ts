@@ -7,7 +7,7 @@ import { MAX_LINES, MAX_QUANTITY, useCart } from './cart'
 import { useSession } from './session'
 import { useToasts } from './toasts'
 
-/** A tab: its own stores, on the browser's one localStorage. */
+/** A tab has its own stores and shares localStorage. */
 function openTab(): Pinia {
   const app = createApp({})
   const pinia = createPinia()
@@ -18,10 +18,10 @@ function openTab(): Pinia {
 
 const stored = (owner: string) => JSON.parse(localStorage.getItem(`forage.cart.${owner}`) ?? 'null')
 
-/** The browser tells the other tabs. */
+/** The browser's event in the other tabs. */
 const notifyTabs = (owner: string) => window.dispatchEvent(new StorageEvent('storage', { key: `forage.cart.${owner}` }))
 
-/** What api/users.ts and the session do on a login. */
+/** Sets the session as a login does. */
 function logIn(pinia: Pinia, id = 7) {
   const session = useSession(pinia)
   session.user = user({ id })

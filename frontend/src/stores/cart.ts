@@ -7,24 +7,24 @@ import { getStored, removeStored, setStored } from '@/utils/storage'
 import { useSession } from './session'
 import { useToasts } from './toasts'
 
-/** What an order may hold at most, as contracts/types.py has it. */
+/** An order's limits, from contracts/types.py. */
 export const MAX_LINES = 100
 export const MAX_QUANTITY = 10_000
 const MAX_ID = 2 ** 31 - 1
 
-/** name and image_url: as last seen. price: the one the customer agreed to, in an order the line's unit_price. */
+/** name, image_url: as last seen. price: accepted by the customer, sent as unit_price. */
 export type CartLine = { product_id: number; quantity: number; name: string; price: string; image_url: string | null }
 
-/** key: the Idempotency-Key of the order for these very lines. */
+/** key: the Idempotency-Key of an order of exactly these lines. */
 export type CartOrder = { key: string; lines: CartLine[] }
 
-/** sent: an order that was sent and of which it isn't known what became, whatever was changed in the cart since. */
+/** sent: an order that was sent and whose outcome is unknown. Later changes of the cart don't touch it. */
 type Cart = CartOrder & { version: 1; sent: CartOrder | null }
 
 const PREFIX = 'forage.cart.'
 const GUEST = 'guest'
 
-/** crypto.randomUUID would need https. */
+/** Not crypto.randomUUID, which needs https. */
 const newKey = () =>
   [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, '0')).join('')
 
@@ -47,7 +47,7 @@ function isLine(line: CartLine): boolean {
 function isOrder({ key, lines }: CartOrder): boolean {
   return (
     typeof key === 'string' &&
-    // A header takes nothing else.
+    // Other characters don't fit in a header.
     /^[!-~]{1,255}$/.test(key) &&
     Array.isArray(lines) &&
     lines.length <= MAX_LINES &&
@@ -59,7 +59,7 @@ function isOrder({ key, lines }: CartOrder): boolean {
 const isCart = (cart: Cart | null): cart is Cart =>
   cart?.version === 1 && isOrder(cart) && (cart.sent === null || (typeof cart.sent === 'object' && isOrder(cart.sent)))
 
-/** What can't be read, from an older release or another hand, is no cart. */
+/** A stored cart that is invalid, for example of an older release, counts as empty. */
 function parse(saved: string | null): Cart {
   try {
     const cart = JSON.parse(saved ?? 'null')
@@ -72,7 +72,7 @@ function parse(saved: string | null): Cart {
 
 const read = (owner: string) => parse(getStored(PREFIX + owner))
 
-/** The lines with one more put in, or as many more of a line that is there. What an order can't hold stays out. */
+/** Adds a line, or raises the quantity of an existing one. Stays within an order's limits. */
 function withLine(lines: CartLine[], added: CartLine): CartLine[] {
   const known = lines.find((line) => line.product_id === added.product_id)
   if (!known) return lines.length < MAX_LINES ? [...lines, added] : lines
@@ -81,11 +81,11 @@ function withLine(lines: CartLine[], added: CartLine): CartLine[] {
 }
 
 /**
- * The customer's cart, or the guest's. It lives in localStorage, one for each user, and all tabs share it.
+ * The cart of the user or the guest, in localStorage: one for each user, shared by all tabs.
  *
- * Its key names one order: however often and from wherever it is placed. Each change of the lines brings a new key, made
- * then and not when the order is placed, so that two tabs that place it at once have the same. An order that was sent is
- * kept beside the lines, with its own, until its outcome is known: only then can another be sent.
+ * Its key identifies one order. Every change of the lines makes a new key. The key is made then, not on placing the
+ * order, so that two tabs that place it at once send the same. An order that was sent is kept beside the lines until
+ * its outcome is known. Only then can another be sent.
  */
 export const useCart = defineStore('cart', () => {
   const session = useSession()
@@ -111,13 +111,13 @@ export const useCart = defineStore('cart', () => {
     if (cartOwner === owner.value) cart.value = changed
   }
 
-  /** From what is stored, which another tab may have changed since. */
+  /** Edits the stored lines, since another tab may have changed them. */
   function change(edit: (lines: CartLine[]) => CartLine[]) {
     const saved = read(owner.value)
     write(owner.value, { ...saved, lines: edit(saved.lines), key: newKey() })
   }
 
-  /** Every tab that hears of the login does this: the guest's key, taken over, tells those that come later. */
+  /** Runs in every tab on a login. Taking over the guest's key shows the other tabs that it is done. */
   function mergeGuest(id: string) {
     const guest = read(GUEST)
     const own = read(id)
@@ -135,11 +135,10 @@ export const useCart = defineStore('cart', () => {
 
   const quantityOf = (productId: number) => lines.value.find((line) => line.product_id === productId)?.quantity ?? 0
 
-  /** How many more of it can be put in. */
   const maxAddable = (product: Product) =>
     product.is_active ? Math.max(0, Math.min(product.stock_quantity, MAX_QUANTITY) - quantityOf(product.id)) : 0
 
-  /** As many as there is room for; returns how many that was. */
+  /** Adds as many as possible and returns how many. */
   function add(product: Product, quantity: number): number {
     const { id: product_id, name, price, image_url } = product
     const before = quantityOf(product_id)
@@ -156,7 +155,7 @@ export const useCart = defineStore('cart', () => {
     change((lines) => lines.map((line) => (line.product_id === productId ? { ...line, price } : line)))
   }
 
-  /** Returns what puts it back where it was. */
+  /** Returns a function that restores the line in its place. */
   function remove(productId: number): () => void {
     const at = lines.value.findIndex((line) => line.product_id === productId)
     const removed = lines.value[at]
@@ -167,7 +166,7 @@ export const useCart = defineStore('cart', () => {
     }
   }
 
-  /** Names and pictures as they are now: no change of what is ordered. */
+  /** Updates names and pictures. The order, and so the key, stays the same. */
   function updateDetails(products: Product[]) {
     const saved = read(owner.value)
     const updated = saved.lines.map((line) => {
@@ -177,7 +176,7 @@ export const useCart = defineStore('cart', () => {
     if (JSON.stringify(updated) !== JSON.stringify(saved.lines)) write(owner.value, { ...saved, lines: updated })
   }
 
-  /** What is to be sent now: the order whose outcome isn't known, or else the one for what is in the cart. */
+  /** Returns the order to send: the one whose outcome is unknown, else one of the current lines. */
   function markSent(): CartOrder {
     const saved = read(owner.value)
     const order = saved.sent ?? { key: key.value, lines: lines.value }
@@ -185,11 +184,11 @@ export const useCart = defineStore('cart', () => {
     return order
   }
 
-  /** This order was made: what is in it is no longer in the cart. What was put in meanwhile is. */
+  /** Takes the items of a placed order out of the cart. Items added since then stay. */
   function removeOrdered(key: string, order: Order) {
     const cartOwner = String(order.user_id)
     const saved = read(cartOwner)
-    // Another tab has heard of it, too.
+    // Another tab has done it already.
     if (saved.sent?.key !== key && saved.key !== key) return
     const ordered = new Map(order.items.map((item) => [item.product_id, item.quantity]))
     const left = saved.lines
@@ -198,13 +197,13 @@ export const useCart = defineStore('cart', () => {
     write(cartOwner, { ...saved, lines: left, key: newKey(), sent: null })
   }
 
-  /** This order of theirs was not made. */
+  /** For an order that was refused. */
   function clearSent(cartOwner: string, key: string) {
     const saved = read(cartOwner)
     if (saved.sent?.key === key) write(cartOwner, { ...saved, sent: null })
   }
 
-  /** Their key belongs to another order already. */
+  /** For a key that already belongs to another order. */
   function renewKey(cartOwner: string, key: string) {
     const saved = read(cartOwner)
     if (saved.key === key) write(cartOwner, { ...saved, key: newKey() })

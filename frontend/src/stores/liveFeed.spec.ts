@@ -34,7 +34,7 @@ async function openLive() {
 
 const seconds = (count: number) => vi.advanceTimersByTimeAsync(count * 1000)
 
-/** The next attempt, which comes within the longest pause. */
+/** Waits for the next attempt, at most for the longest pause. */
 async function nextSocket() {
   const known = FakeSocket.all.length
   for (let tenths = 0; tenths < 300 && FakeSocket.all.length === known; tenths++) await seconds(0.1)

@@ -29,10 +29,10 @@ const MAX_WATCHED = 200
 const WATCH_MS = 150
 
 /**
- * The one WebSocket of this tab.
+ * This tab's WebSocket.
  *
- * onProduct, onNotification: what comes in. onGap: the feed begins (again), and of products something may have been
- * missed. onAuthenticated: the same of notifications. So what is on the screen is then read once more.
+ * onConnected: the feed has started or restarted. Product updates may have been missed, so refetch.
+ * onAuthenticated: the same for notifications.
  */
 export const useLiveFeed = defineStore('liveFeed', () => {
   const session = useSession()
@@ -50,7 +50,7 @@ export const useLiveFeed = defineStore('liveFeed', () => {
   useEventListener(window, 'pageshow', ({ persisted }: PageTransitionEvent) => persisted && socket.check())
   useEventListener(document, 'visibilitychange', () => document.hidden || socket.check())
 
-  /** The token that was sent and not answered yet. */
+  /** Sent, and not answered yet. */
   let pendingToken: string | null = null
   let refusals = 0
   let renewal: ReturnType<typeof setTimeout> | undefined
@@ -66,11 +66,11 @@ export const useLiveFeed = defineStore('liveFeed', () => {
 
   function handleConnected() {
     isOpen.value = true
-    // Another gateway, or another life of this one, may count anew.
+    // Another gateway, or a restarted one, may count from the start again.
     revisions.clear()
     authenticate()
     socket.send('watch', { product_ids: watchedIds() })
-    // When the shop was away as the page was opened, nobody knows yet who is there.
+    // The session is still unknown if the shop was unreachable when the page opened.
     void session.restore()
     void connected.trigger()
   }
@@ -105,7 +105,7 @@ export const useLiveFeed = defineStore('liveFeed', () => {
     pendingToken = null
   }
 
-  /** The token is too old, or the user has as many sockets as one may have: both may be otherwise in a while. */
+  /** The token has expired, or the user has too many sockets. Both may change. */
   function renewLater(stale: string | null) {
     clearTimeout(renewal)
     renewal = setTimeout(() => void renew(stale), backoffMs(++refusals))
@@ -124,13 +124,13 @@ export const useLiveFeed = defineStore('liveFeed', () => {
     () => session.user?.id,
     (id, before) => {
       refusals = 0
-      // Nothing but a new socket makes one anonymous again.
+      // Only a new socket becomes anonymous again.
       if (before !== undefined) socket.reopen()
       else if (!isAuthenticated.value && !pendingToken) authenticate()
     },
   )
 
-  /** What is older than what is known says nothing. */
+  /** Ignores an update older than the last one. */
   function handleProduct(update: ProductUpdate) {
     if (update.revision <= (revisions.get(update.id) ?? 0)) return
     revisions.set(update.id, update.revision)
@@ -139,11 +139,11 @@ export const useLiveFeed = defineStore('liveFeed', () => {
 
   const watchedIds = () => [...watched.keys()].slice(-MAX_WATCHED)
   const watchList = computed(() => watchedIds().join())
-  // The gateway hangs up on who says too much.
-  // And what is said late is heard late: of what changed meanwhile nobody tells.
+  // Throttled, since the gateway disconnects a client that sends too much. Not longer, since changes before the message
+  // are missed.
   watchThrottled(watchList, () => socket.send('watch', { product_ids: watchedIds() }), { throttle: WATCH_MS })
 
-  /** Hear of these products, until `unwatch` is called with them as often. */
+  /** Receives updates of these products until `unwatchProducts` is called as often. */
   function watchProducts(ids: number[]) {
     for (const id of ids) watched.set(id, (watched.get(id) ?? 0) + 1)
   }

@@ -12,7 +12,7 @@ const USER_ID_KEY = 'forage.logged-in'
 let pinia: Pinia
 let queries: QueryClient
 let requests: Request[]
-/** Whose the cookie is. */
+/** The user of the refresh cookie. */
 let cookieOf: number | null
 let isDown: boolean
 let me: (id: number) => Response | Promise<Response>

@@ -15,16 +15,16 @@ import {
 import * as users from '@/api/users'
 import { getStored, removeStored, setStored } from '@/utils/storage'
 
-/** Says that there is a cookie to refresh by, which scripts can't see, and whose. Without it nobody is asked. */
+/** Stores whose refresh cookie the browser holds, which scripts can't see. Without it no refresh is tried. */
 const USER_ID_KEY = 'forage.logged-in'
 
 /**
- * Who is logged in, the same in all tabs. `user` is null for a guest.
+ * The logged-in user, the same in all tabs. `user` is null for a guest.
  *
- * customerId: the user's id as a string, on a reload known before the session is taken up.
- * failure: why it can't be told just now who is there.
- * ended: the session is over without anybody having logged out here, and the reader was not told yet.
- * visit: another number for each who was here in this tab; what is on the screen is the visit's.
+ * knownUserId: the user's id as a string. After a reload it is known before the session is restored.
+ * failure: why the session could not be restored.
+ * ended: the session has ended without a logout in this tab, and no toast has said so yet.
+ * visit: changes whenever the user of this tab changes. Results of an earlier visit are discarded.
  */
 export const useSession = defineStore('session', () => {
   const queries = useQueryClient()
@@ -43,7 +43,7 @@ export const useSession = defineStore('session', () => {
     if (!user.value) void restore()
   })
 
-  /** Take up the session that the cookie keeps. Resolves when it is known who is there, or why that can't be told. */
+  /** Restores the session from the cookie. Resolves when the user, or the failure, is known. */
   function restore(): Promise<void> {
     restoring ??= doRestore().finally(() => (restoring = null))
     return restoring
@@ -51,7 +51,7 @@ export const useSession = defineStore('session', () => {
 
   async function doRestore() {
     try {
-      // Again, when somebody else has come meanwhile.
+      // Repeats if the user has changed meanwhile.
       while (knownUserId.value && !user.value) {
         if (currentToken() || (await refreshToken(null))) await loadUser()
       }
@@ -90,21 +90,21 @@ export const useSession = defineStore('session', () => {
   }
 
   function clearUser() {
-    // Of who was only remembered there is nothing on the screen.
+    // Without a loaded user there is no data to clear.
     if (!user.value) return
     user.value = null
     queries.clear()
     visit.value++
   }
 
-  /** Raises Problem. The login may have worked all the same: `begin` then goes on with it. */
+  /** Raises Problem. The login may still have worked: `restore` then completes it. */
   async function logIn(email: string, password: string) {
     await withSessionLock(async () => setToken((await users.logIn(email, password)).access_token))
     await restore()
     if (failure.value) throw failure.value
   }
 
-  /** With the cookie alone, as it is after a sign-in elsewhere. Whether there is a session. Raises Problem. */
+  /** For a cookie set by a sign-in provider's redirect. Returns whether there is a session. Raises Problem. */
   async function restoreFromCookie(): Promise<boolean> {
     const hasSession = await refreshToken(currentToken())
     await restore()
@@ -112,7 +112,7 @@ export const useSession = defineStore('session', () => {
     return hasSession
   }
 
-  /** Raises Problem, and stays logged in, when the shop can't be told: the cookie would still be good. */
+  /** Raises Problem and stays logged in if the shop can't be reached, since the cookie would stay valid. */
   async function logOut() {
     await withSessionLock(async () => {
       await users.logOut()
@@ -120,7 +120,7 @@ export const useSession = defineStore('session', () => {
     })
   }
 
-  /** For who knows that the session is over. */
+  /** For a session that the shop has already ended. */
   function clear() {
     clearToken()
     ended.value = false

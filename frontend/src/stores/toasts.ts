@@ -8,9 +8,9 @@ export type Toast = {
   kind: 'info' | 'success' | 'error'
   title: string
   text?: string
-  /** Of a text that is not in the reader's language. */
+  /** Set if the text is not in the chosen language. */
   textLang?: string
-  /** run: what following it does besides. */
+  /** run: called when the link is followed. */
   link?: { to: RouteLocationRaw; label: string; run?: () => void }
   action?: { label: string; run: () => void }
 }
@@ -18,13 +18,13 @@ export type Toast = {
 /** More would hide the page on a phone. */
 const MAX_AT_ONCE = 3
 
-/** Short messages that come up at the edge and are read out. components/AppToasts.vue shows them. */
+/** Short messages at the screen's edge, announced to screen readers. components/AppToasts.vue shows them. */
 export const useToasts = defineStore('toasts', () => {
   const session = useSession()
   const toasts = ref<Toast[]>([])
   let lastId = 0
 
-  /** Its id, to dismiss it by. */
+  /** Returns the id for `dismiss`. */
   function show(toast: Omit<Toast, 'id'>): number {
     toasts.value = [...toasts.value, { ...toast, id: ++lastId }].slice(-MAX_AT_ONCE)
     return lastId
@@ -34,7 +34,7 @@ export const useToasts = defineStore('toasts', () => {
     toasts.value = toasts.value.filter((toast) => toast.id !== id)
   }
 
-  // What was said to one, and what it offers to do, is not for the next.
+  // A toast and its action belong to one user.
   watch(
     () => session.visit,
     () => (toasts.value = []),

@@ -1,7 +1,7 @@
 import { vi } from 'vitest'
 import type { Notification, Order, Product, User } from '@/api/client'
 
-/** Things as the API gives them, for specs. */
+/** The API's objects and responses, for specs. */
 
 export const product = (fields: Partial<Product> = {}): Product => ({
   id: 1,
@@ -69,7 +69,7 @@ export const problemResponse = (
   headers: Record<string, string> = {},
 ) => jsonResponse({ type, title: type, status, detail: type, request_id: 'r', ...fields }, status, headers)
 
-/** The network: `reply` gets each request, and what it returns comes back. Returns the requests, as they come in. */
+/** Replaces fetch by `reply`. Returns the list of requests, which grows. */
 export function stubNetwork(reply: (request: Request, path: string) => Response | Promise<Response>) {
   const requests: Request[] = []
   vi.stubGlobal('fetch', (request: Request) => {

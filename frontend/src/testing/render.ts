@@ -6,7 +6,7 @@ import { createMemoryHistory, createRouter } from 'vue-router'
 import { i18n } from '@/i18n'
 import { router as appRouter } from '@/router'
 
-/** Renders a component as the app would, at an address of an app whose pages are all empty. */
+/** Renders a component with the app's plugins, at an address of the app. All pages are empty. */
 export async function renderInApp(
   component: Component,
   { props = {}, at = '/' }: { props?: object; at?: string } = {},

@@ -2,7 +2,7 @@ import '@testing-library/jest-dom/vitest'
 import { cleanup, configure } from '@testing-library/vue'
 import { afterEach, vi } from 'vitest'
 
-// All that waits does so for a condition, however slow the machine is. vite.config.ts has the other two.
+// Generous, since waiting ends with its condition. vite.config.ts sets the other two timeouts.
 const WAIT_MS = 15_000
 configure({ asyncUtilTimeout: WAIT_MS })
 const { waitFor } = vi
@@ -13,7 +13,7 @@ afterEach(() => {
   localStorage.clear()
 })
 
-// A browser takes an address without a host; Node's Request does not.
+// Node's Request, unlike a browser's, rejects a relative URL.
 globalThis.Request = class extends Request {
   constructor(input: RequestInfo | URL, init?: RequestInit) {
     super(typeof input === 'string' ? new URL(input, location.href) : input, init)

@@ -1,6 +1,6 @@
 import { vi } from 'vitest'
 
-/** The browser's WebSocket, for specs, and the gateway at its other end. */
+/** Replaces the browser's WebSocket and the gateway behind it. */
 export class FakeSocket {
   static CONNECTING = 0
   static OPEN = 1
@@ -16,7 +16,7 @@ export class FakeSocket {
     FakeSocket.all.push(this)
   }
 
-  /** The gateway doesn't hear any more, without having hung up. */
+  /** The connection is dead without having been closed. */
   isUnresponsive = false
 
   send(text: string) {

@@ -2,7 +2,7 @@ import { vi } from 'vitest'
 
 const channels: BroadcastChannel[] = []
 
-/** After it each import of a module gives another tab's. Returns what closes them all. */
+/** Records every BroadcastChannel. Returns a function that closes them all. */
 export function stubChannels() {
   vi.stubGlobal(
     'BroadcastChannel',
@@ -19,7 +19,7 @@ export function stubChannels() {
   }
 }
 
-/** Web Locks, which jsdom lacks: one after the other, in the order they were asked for. */
+/** Web Locks, which jsdom lacks: granted one at a time, in order. */
 export function stubLocks() {
   let last: Promise<unknown> = Promise.resolve()
   const request = (_: string, work: () => Promise<unknown>) => (last = last.then(work, work))

@@ -2,13 +2,13 @@ import { i18n } from '@/i18n'
 
 const CURRENCY = 'EUR'
 
-/** As the reader's country writes it, where the browser names one that speaks the chosen language. */
+/** The chosen language, with the region if the browser names one. */
 function locale() {
   const chosen = i18n.global.locale.value
   return navigator.languages.find((tag) => tag.split('-')[0] === chosen) ?? chosen
 }
 
-/** amount: as the API gives it, a decimal string. */
+/** amount: the API's decimal string. */
 export const formatPrice = (amount: string) =>
   new Intl.NumberFormat(locale(), { style: 'currency', currency: CURRENCY }).format(amount as unknown as number)
 

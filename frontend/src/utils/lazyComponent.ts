@@ -1,7 +1,7 @@
 import { type AsyncComponentLoader, type Component, defineAsyncComponent } from 'vue'
 import { backoffMs } from '@/utils/backoff'
 
-/** A component that the page can do without until its code has come. What can't be loaded is tried again, without end. */
+/** A component whose code is loaded later. A failed load is retried without end. */
 export const lazyComponent = <C extends Component>(loader: AsyncComponentLoader<C>) =>
   defineAsyncComponent({
     loader,

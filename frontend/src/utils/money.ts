@@ -1,4 +1,4 @@
-/** Sums of prices, in cents and never in floats. Amounts are the API's decimal strings with two places. */
+/** Exact sums of the API's prices, which are decimal strings with two places. */
 
 const cents = (amount: string) => BigInt(amount.replace('.', ''))
 

@@ -1,9 +1,9 @@
-/** Pages that one is not brought back to: they lead on themselves. */
+/** These pages redirect by themselves. */
 const NEVER_RETURNED_TO = ['/login', '/register', '/auth/callback']
 
 /**
- * Where to go on, of an address that anybody may have written: a path of the shop's own, or else its first page.
- * `//host`, `/\host` and what browsers read as such lead elsewhere.
+ * Returns an untrusted path if it stays within the shop, else the first page. Browsers read `//host`, `/\host` and some
+ * other spellings as another host.
  */
 export function safeRedirectPath(path: unknown): string {
   if (typeof path !== 'string' || !/^\/[^\\\x00-\x1f]*$/.test(path)) return '/'

@@ -1,11 +1,11 @@
 import { safeRedirectPath } from './redirectPath'
 
-/** Where one was before the way to a sign-in provider led out of the shop. */
+/** Keeps the requested page while the user signs in at a provider. */
 const KEY = 'forage.sign-in-next'
 
 export const saveRedirectPath = (path: string) => sessionStorage.setItem(KEY, path)
 
-/** Once. */
+/** Returns the path and forgets it. */
 export function takeRedirectPath(): string {
   const path = safeRedirectPath(sessionStorage.getItem(KEY))
   sessionStorage.removeItem(KEY)

@@ -1,7 +1,4 @@
-/**
- * What is kept on this machine for the next visit. Where the browser keeps nothing, since its reader forbade it or it is
- * full, it lasts as long as this page does.
- */
+/** localStorage with a fallback: where it is forbidden or full, values last as long as the page. */
 const memory = new Map<string, string>()
 
 function orIfForbidden<Result>(work: () => Result, fallback: () => Result): Result {

@@ -1,4 +1,4 @@
-/** The first that fits: Edge and Opera call themselves Chrome, and Chrome calls itself Safari. */
+/** The first match wins: Edge and Opera also name Chrome, and Chrome also names Safari. */
 const BROWSERS = [
   ['Edge', /\bEdg(e|A|iOS)?\//],
   ['Opera', /\b(OPR|Opera)\//],
@@ -19,7 +19,7 @@ const SYSTEMS = [
 ] as const
 const HANDHELD = /\b(Mobile|Android|iPhone|iPad)\b/
 
-/** What a User-Agent header says of a device, null where it says nothing known. */
+/** browser, system: null if unknown. */
 export function parseUserAgent(userAgent: string) {
   const first = (known: readonly (readonly [string, RegExp])[]) =>
     known.find(([, pattern]) => pattern.test(userAgent))?.[0] ?? null

@@ -79,7 +79,7 @@ test('a status change answered after a logout does not reach the next user', asy
   const next = await show()
   await userEvent.click(next.getByRole('button', { name: 'Confirm' }))
 
-  // As a logout does.
+  // Like a logout.
   const { pinia, queryClient } = shown
   useSession(pinia).visit++
   queryClient.clear()

@@ -86,7 +86,7 @@ test('older orders move up when others disappear', async () => {
   const { queryClient } = await renderInApp(OrdersPage, { at: '/admin/orders?status=pending' })
   await screen.findByRole('link', { name: 'Order 36' })
 
-  // Five were confirmed, and one has come in.
+  // Five orders were confirmed, and a new one was placed.
   orders = [order({ id: 61 }), ...Array.from({ length: 24 }, (_, i) => order({ id: 55 - i }))]
   await queryClient.invalidateQueries()
 

@@ -16,7 +16,7 @@ let refuse: (() => Response) | null
 let arrival: Promise<void>
 const withTag = (status = 200) => jsonResponse(stored, status, { ETag: `"${version}-x"` })
 
-/** Somebody else saves. */
+/** Another admin saves. */
 function edit(changes: Partial<Product>) {
   stored = { ...stored, ...changes }
   version++

@@ -49,7 +49,7 @@ test('a product is created, errors show beside the fields, and a stale edit show
   await admin.send('PATCH', `/products/${id}`, { price: '14.00' })
   await page.getByRole('main').getByRole('button', { name: /save/i }).first().click()
 
-  const conflict = page.getByRole('dialog', { name: /somebody else has saved/i })
+  const conflict = page.getByRole('dialog', { name: /another admin has saved/i })
   await expect(conflict).toContainText(/14[.,]00/)
   await expect(conflict).toContainText('Saffron milk caps, 200 g')
   await expectAccessible(page)

@@ -101,5 +101,5 @@ test('an unverified address at the provider is explained in the shop', async ({ 
   await page.getByRole('button', { name: 'bo-unverified' }).click()
 
   await expect(page).toHaveURL(/\/(auth\/callback|login)/)
-  await expect(page.getByRole('main')).toContainText(/vouch/i)
+  await expect(page.getByRole('main')).toContainText(/has not verified your address/i)
 })

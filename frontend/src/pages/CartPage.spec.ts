@@ -41,7 +41,7 @@ test('an empty cart with an unresolved order links to the checkout', async () =>
 
   await renderInApp(CartPage, { at: '/cart' })
 
-  expect(screen.getByText(/was sent off, and no answer came/)).toBeVisible()
+  expect(screen.getByText(/was sent, and no answer came/)).toBeVisible()
   expect(screen.getByRole('link', { name: 'Go to the checkout' })).toHaveAttribute('href', '/checkout')
 })
 
@@ -116,7 +116,7 @@ test('a quantity above the stock is corrected with a note', async () => {
 
   expect(useCart(pinia).count).toBe(4)
   expect(field).toHaveValue('4')
-  expect(screen.getByText('4 is the most you can have just now.')).toBeVisible()
+  expect(screen.getByText('You can have 4 at most right now.')).toBeVisible()
 })
 
 test('a stepper button at its limit keeps the focus and does nothing', async () => {
@@ -148,6 +148,6 @@ test('an unreachable catalogue does not block the checkout', async () => {
 
   await show()
 
-  expect(await screen.findByText(/could not be checked/)).toBeVisible()
+  expect(await screen.findByText(/could not check whether all of this is still available/)).toBeVisible()
   expect(checkoutButton()).toBeEnabled()
 })

@@ -120,7 +120,7 @@ test('a cart without stock can be sent only if its order may already exist', asy
   currentProduct = product({ stock_quantity: 0 })
 
   const { router } = await show()
-  expect(screen.getByText(/was sent off as an order/)).toBeVisible()
+  expect(screen.getByText(/was sent as an order/)).toBeVisible()
   await expect.poll(() => requests.at(-1)!.method).toBe('GET')
   expect(screen.queryByText('This is sold out.')).not.toBeInTheDocument()
   await userEvent.click(placeButton())
@@ -288,7 +288,7 @@ test('an order with invalid values shows a translated message', async () => {
 
   await userEvent.click(placeButton())
 
-  expect(await findAlert("The shop can't take this cart as an order. Nothing was ordered.")).toBeVisible()
+  expect(await findAlert("The shop can't accept this cart as an order. Nothing was ordered.")).toBeVisible()
   expect(screen.queryByText(/Must be/)).not.toBeInTheDocument()
 })
 

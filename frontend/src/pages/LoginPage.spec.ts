@@ -95,7 +95,7 @@ test('empty fields are marked without a request, and the first gets the focus', 
   await userEvent.click(button())
 
   await expect.poll(() => document.activeElement).toBe(email())
-  expect(email()).toHaveAccessibleDescription('This is needed.')
+  expect(email()).toHaveAccessibleDescription('This is required.')
   expect(logins()).toHaveLength(0)
 })
 
@@ -135,7 +135,7 @@ test('Google is offered where it is configured, and the requested page is rememb
   providers = ['google']
   await open('/login?next=/checkout')
 
-  const google = await screen.findByRole('link', { name: 'Go on with Google' })
+  const google = await screen.findByRole('link', { name: 'Continue with Google' })
   google.addEventListener('click', (event) => event.preventDefault())
   await userEvent.click(google)
 

@@ -67,7 +67,7 @@ test('a failed verification can be retried with the same token', async () => {
 test('without a token no request is sent, and the page explains what is needed', async () => {
   await follow(VerifyEmailPage, '/verify-email')
 
-  expect(screen.getByText('For this you need the link of our mail.')).toBeInTheDocument()
+  expect(screen.getByText('For this you need the link from our mail.')).toBeInTheDocument()
   expect(requests).toHaveLength(0)
 })
 
@@ -91,7 +91,7 @@ test.each([
   await router.push(`${path}#main`)
 
   expect(place()).toBe(`${path}#main`)
-  expect(screen.queryByText(/you need the link of our mail/)).toBeNull()
+  expect(screen.queryByText(/you need the link from our mail/)).toBeNull()
 })
 
 test.each([
@@ -120,8 +120,8 @@ test('a used link offers to request another', async () => {
 
   await userEvent.type(screen.getByLabelText('New password'), 'a walk by the sea{Enter}')
 
-  expect(await screen.findByText(/This link was used already/)).toBeInTheDocument()
-  expect(screen.getByRole('link', { name: 'Ask for a link' })).toHaveAttribute('href', '/forgot-password')
+  expect(await screen.findByText(/This link has been used already/)).toBeInTheDocument()
+  expect(screen.getByRole('link', { name: 'Request a link' })).toHaveAttribute('href', '/forgot-password')
   expect(screen.queryByLabelText('New password')).toBeNull()
 })
 

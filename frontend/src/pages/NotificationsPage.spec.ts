@@ -129,7 +129,7 @@ test('an uncertain mail says so and can be sent again', async () => {
   await open()
   const row = await item('Shipped')
 
-  expect(row.getByText('The mail about this may have been sent, or not.')).toBeVisible()
+  expect(row.getByText('The mail about this may or may not have been sent.')).toBeVisible()
   expect(row.getByRole('button', { name: 'Send it again' })).toBeVisible()
 })
 
@@ -145,7 +145,7 @@ test('a refused retry is shown, and the list is refetched', async () => {
   await userEvent.click(row.getByRole('button', { name: 'Send it again' }))
 
   await vi.waitFor(() =>
-    expect(useToasts(pinia).toasts.map(({ title }) => title)).toEqual(['This one has not failed (any more).']),
+    expect(useToasts(pinia).toasts.map(({ title }) => title)).toEqual(['This mail has not failed (any more).']),
   )
   await vi.waitFor(() => expect(row.queryByRole('button', { name: 'Send it again' })).not.toBeInTheDocument())
 })

@@ -71,8 +71,8 @@ test('when the login after registering fails, the login page opens', async () =>
 })
 
 test.each([
-  ['email', 'Email', 'There is an account with this address already.'],
-  ['username', 'Username', 'Somebody else has this name.'],
+  ['email', 'Email', 'There is already an account with this address.'],
+  ['username', 'Username', 'This username is already taken.'],
 ])('a taken value shows at its field: %s', async (name, label, sentence) => {
   register = () => problemResponse('taken', 409, { field: name })
   await open()
@@ -98,17 +98,22 @@ test('refused values show at their fields, and the first gets the focus', async 
   await fillIn()
 
   await expect.poll(() => document.activeElement).toBe(field('Email'))
-  expect(field('Email')).toHaveAccessibleDescription(/not a whole email address/)
-  expect(field('Password')).toHaveAccessibleDescription(/first that a guesser would try/)
+  expect(field('Email')).toHaveAccessibleDescription(/Enter a full email address/)
+  expect(field('Password')).toHaveAccessibleDescription(/easy to guess/)
 })
 
 test.each([
-  ['no address', { email: 'ada' }, 'Email', /not a whole email address/],
-  ['an address that no mail server takes', { email: 'a..b@forage.example' }, 'Email', /not a whole email address/],
-  ['a name with an invisible character', { username: 'ada\u200b' }, 'Username', /1 to 50 characters that can be seen/],
+  ['no address', { email: 'ada' }, 'Email', /Enter a full email address/],
+  ['an address that no mail server takes', { email: 'a..b@forage.example' }, 'Email', /Enter a full email address/],
+  ['a name with an invisible character', { username: 'ada\u200b' }, 'Username', /1 to 50 visible characters/],
   ['a short password', { password: '1234567' }, 'Password', /at least 8 characters/],
   ['a long password', { password: 'x'.repeat(129) }, 'Password', /at most 128 characters/],
-  ['the address as the password', { password: 'ADA@forage.example' }, 'Password', /Everybody knows this of you/],
+  [
+    'the address as the password',
+    { password: 'ADA@forage.example' },
+    'Password',
+    /This is your address or your username/,
+  ],
 ])('%s is marked without a request', async (_, fields, label, sentence) => {
   await open()
 

@@ -46,7 +46,7 @@ test('the address holds search, category, sort and page', async () => {
   expect(lastQuery()).toEqual({ limit: '24', offset: '24', sort_by: 'price', name: 'mor', category: 'Fresh' })
   expect(screen.getByRole('searchbox')).toHaveValue('mor')
   expect(screen.getByRole('combobox')).toHaveValue('price')
-  expect(screen.getByRole('heading', { level: 1 })).toHaveTextContent('Found for “mor” in Fresh')
+  expect(screen.getByRole('heading', { level: 1 })).toHaveTextContent('Results for “mor” in Fresh')
   expect(screen.getByRole('link', { name: /^Fresh/ })).toHaveAttribute('aria-current', 'true')
 })
 

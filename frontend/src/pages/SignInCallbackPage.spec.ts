@@ -83,9 +83,9 @@ test.each(['token=x', 'error=sign-in-refused'])('the fragment is removed from th
 
 test.each([
   ['sign-in-refused', 'You were not signed in'],
-  ['unproven-address', 'Google does not vouch for your address'],
+  ['unproven-address', 'Google has not verified your address'],
   ['account-disabled', 'This account is disabled'],
-  ['sign-in-provider-away', 'Google does not answer'],
+  ['sign-in-provider-away', 'Google is not answering'],
   ['<img src=x>', 'Something went wrong on the way back'],
 ])('an error shows a message and other ways to log in: %s', async (type, sentence) => {
   sessionStorage.setItem(NEXT, '/checkout')
@@ -94,7 +94,7 @@ test.each([
 
   expect(screen.getByRole('alert')).toHaveTextContent(sentence)
   expect(screen.getByRole('link', { name: 'Log in another way' })).toHaveAttribute('href', '/login?next=/checkout')
-  expect(await screen.findByRole('link', { name: 'Go on with Google' })).toBeInTheDocument()
+  expect(await screen.findByRole('link', { name: 'Continue with Google' })).toBeInTheDocument()
 })
 
 test('an unreachable shop can be retried', async () => {

@@ -98,7 +98,7 @@ test('a cancellation needs confirmation', async () => {
   expect(changes()).toHaveLength(0)
   await userEvent.click(question.getByRole('button', { name: 'Cancel the order' }))
 
-  expect(await screen.findByText('This order is over: nothing is left to do.')).toBeVisible()
+  expect(await screen.findByText('This order is finished: nothing is left to do.')).toBeVisible()
   await waitFor(() => expect(screen.queryByRole('dialog')).not.toBeInTheDocument())
   await waitFor(() => expect(screen.getByRole('heading', { level: 1 })).toHaveFocus())
 })
@@ -111,5 +111,5 @@ test('an illegal step is explained, and the order is refetched', async () => {
   await userEvent.click(next.getByRole('button', { name: 'Confirm' }))
 
   expect(await screen.findByText('The order has moved on meanwhile; this step is no longer possible.')).toBeVisible()
-  expect(await screen.findByText('This order is over: nothing is left to do.')).toBeVisible()
+  expect(await screen.findByText('This order is finished: nothing is left to do.')).toBeVisible()
 })

@@ -125,7 +125,7 @@ test('a refused filter shows its error and no list', async () => {
 
   await router.push('/admin/orders?from=soon')
 
-  expect(await screen.findByRole('alert')).toHaveTextContent("Some values can't be taken.")
+  expect(await screen.findByRole('alert')).toHaveTextContent('Some values are not accepted.')
   expect(screen.queryByRole('table')).not.toBeInTheDocument()
 })
 

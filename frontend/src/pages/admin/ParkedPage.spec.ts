@@ -102,7 +102,7 @@ test('unreachable services are named beside the messages of the others', async (
 
   await renderInApp(ParkedPage)
 
-  expect(await screen.findByText('Not answering just now: products')).toBeVisible()
+  expect(await screen.findByText('Not answering: products')).toBeVisible()
   expect(screen.getByText('reason a')).toBeVisible()
 })
 
@@ -176,6 +176,6 @@ test('a very long list says that not all messages are listed', async () => {
   await renderInApp(ParkedPage)
 
   expect(
-    await screen.findByText('40,000 messages are parked. Of each service the oldest 1,000 are listed.'),
+    await screen.findByText('40,000 messages are parked. Only the oldest 1,000 of each service are listed.'),
   ).toBeVisible()
 })

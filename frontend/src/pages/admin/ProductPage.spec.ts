@@ -66,14 +66,12 @@ test('an invalid field shows its error, and nothing is sent', async () => {
 
   await userEvent.click(screen.getByRole('button', { name: 'Create product' }))
 
-  expect(screen.getByLabelText('Name')).toHaveAccessibleDescription(
-    'It must be one line of characters that can be seen.',
-  )
+  expect(screen.getByLabelText('Name')).toHaveAccessibleDescription('It must be one line of visible characters.')
   expect(screen.getByLabelText('Price in euros')).toHaveAccessibleDescription(/A price looks like 12\.50\./)
-  expect(screen.getByLabelText(/^SKU/)).toHaveAccessibleDescription(/It may have 64 characters\./)
-  expect(screen.getByLabelText(/^Description/)).toHaveAccessibleDescription(/a character that can't be seen/)
+  expect(screen.getByLabelText(/^SKU/)).toHaveAccessibleDescription(/It may have 64 characters at most\./)
+  expect(screen.getByLabelText(/^Description/)).toHaveAccessibleDescription(/an invisible character/)
   expect(screen.getByLabelText(/^Picture/)).toHaveAccessibleDescription(/It must begin with https/)
-  expect(screen.getByLabelText('Stock')).toHaveAccessibleDescription('Give a whole number, 0 or more.')
+  expect(screen.getByLabelText('Stock')).toHaveAccessibleDescription('Enter a whole number, 0 or more.')
   expect(screen.getByLabelText('Name')).toHaveFocus()
   expect(sent).toEqual([])
 })
@@ -140,7 +138,9 @@ test('an error found by the server shows beside the field in our own words', asy
   await save()
 
   await waitFor(() =>
-    expect(screen.getByLabelText('Name')).toHaveAccessibleDescription(/^It must be 1 to 200 characters in one line/),
+    expect(screen.getByLabelText('Name')).toHaveAccessibleDescription(
+      /^It must be 1 to 200 visible characters on one line/,
+    ),
   )
   expect(screen.getByLabelText('Name')).toHaveValue('Something')
 })
@@ -168,7 +168,7 @@ test('the product that owns a taken SKU is named and linked', async () => {
   const link = await screen.findByRole('link', { name: 'Open Old morels' })
   expect(link).toHaveAttribute('href', '/admin/products/9')
   expect(screen.getByLabelText(/^SKU/)).toHaveAccessibleDescription(
-    /Old morels, which is out of the shop, has this SKU\./,
+    /Old morels has this SKU, but is not in the shop\./,
   )
 })
 
@@ -179,11 +179,11 @@ test('a stale edit shows both versions and saves the chosen fields on the newer 
   edit({ name: 'Their name', description: 'Theirs alone' })
 
   await save()
-  const dialog = within(await screen.findByRole('dialog', { name: 'Somebody else has saved meanwhile' }))
+  const dialog = within(await screen.findByRole('dialog', { name: 'Another admin has saved meanwhile' }))
   const field = (name: string) => within(dialog.getByRole('group', { name }))
   expect(field('Name').getByRole('radio', { name: 'Yours My name' })).toBeChecked()
-  expect(field('Description').getByRole('radio', { name: 'Theirs, saved already Theirs alone' })).toBeChecked()
-  await userEvent.click(field('Name').getByRole('radio', { name: 'Theirs, saved already Their name' }))
+  expect(field('Description').getByRole('radio', { name: 'Theirs, already saved Theirs alone' })).toBeChecked()
+  await userEvent.click(field('Name').getByRole('radio', { name: 'Theirs, already saved Their name' }))
   await userEvent.click(dialog.getByRole('button', { name: 'Save this' }))
 
   await waitFor(() => expect(stored).toMatchObject({ name: 'Their name', price: '20.00', description: 'Theirs alone' }))
@@ -236,7 +236,7 @@ test('removing more than the stock shows how many there are', async () => {
 
   await userEvent.click(screen.getByRole('button', { name: 'Change stock' }))
 
-  await waitFor(() => expect(screen.getByLabelText('Change by')).toHaveAccessibleDescription(/only 24 are there/))
+  await waitFor(() => expect(screen.getByLabelText('Change by')).toHaveAccessibleDescription(/only 24 are in stock/))
 })
 
 test('after a lost answer the stock is reread before another change', async () => {
@@ -249,7 +249,7 @@ test('after a lost answer the stock is reread before another change', async () =
 
   await userEvent.click(screen.getByRole('button', { name: 'Change stock' }))
 
-  expect(await screen.findByText(/the stock may have changed or not.* look at it above/)).toBeVisible()
+  expect(await screen.findByText(/the stock may or may not have changed.* check it above/)).toBeVisible()
   expect(screen.getByText('44')).toBeVisible()
   expect(screen.getByLabelText('Change by')).toHaveValue('')
 })
@@ -261,7 +261,7 @@ test('when the stock cannot be reread after a lost answer, the page says so', as
 
   await userEvent.click(screen.getByRole('button', { name: 'Change stock' }))
 
-  expect(await screen.findByText(/the stock may have changed or not. Reload this page/)).toBeVisible()
+  expect(await screen.findByText(/the stock may or may not have changed. Reload this page/)).toBeVisible()
 })
 
 test('a stock refused by the server shows in our own words', async () => {

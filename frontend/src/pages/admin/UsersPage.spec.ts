@@ -61,7 +61,7 @@ test('the reason why the last admin must stay shows in the dialog', async () => 
   const question = within(await screen.findByRole('dialog'))
   await userEvent.click(question.getByRole('button', { name: 'Make customer' }))
 
-  expect(await question.findByText('This is the last admin. Make somebody else one first.')).toBeVisible()
+  expect(await question.findByText('This is the last admin. Make another user an admin first.')).toBeVisible()
 })
 
 test("changing one's own account shows a warning and logs out", async () => {

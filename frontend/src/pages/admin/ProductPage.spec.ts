@@ -167,9 +167,7 @@ test('the product that owns a taken SKU is named and linked', async () => {
 
   const link = await screen.findByRole('link', { name: 'Open Old morels' })
   expect(link).toHaveAttribute('href', '/admin/products/9')
-  expect(screen.getByLabelText(/^SKU/)).toHaveAccessibleDescription(
-    /Old morels has this SKU, but is not in the shop\./,
-  )
+  expect(screen.getByLabelText(/^SKU/)).toHaveAccessibleDescription(/Old morels has this SKU, but is not in the shop\./)
 })
 
 test('a stale edit shows both versions and saves the chosen fields on the newer one', async () => {

@@ -118,7 +118,7 @@ test("a toast's title is in the chosen language and the mail is quoted in Englis
   expect(screen.getByText('Now we pack it.')).toHaveAttribute('lang', 'en')
 })
 
-test('notifications from before the login are not shown', async () => {
+test('notifications from before the tab was opened are not shown', async () => {
   store(1)
 
   const tab = await openTab()

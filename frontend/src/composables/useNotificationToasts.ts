@@ -18,15 +18,15 @@ type Announcement = Pick<Notification, 'id' | 'event_type' | 'subject' | 'messag
 
 /** More are summed up in one. */
 const MAX_TOASTS = 3
-const MAX_READ = 100
-const MAX_KEPT = 50
+const PAGE_SIZE = 100
+const MAX_STORED_IDS = 50
 /** How long other tabs may take to see a write to localStorage. */
 const LOCK_HOLD_MS = 250
 
 /**
  * Shows each new notification of the user as a toast, in one of all tabs, and refetches what it changes.
  *
- * Notifications from before the login are not shown. A hidden tab shows its toasts once it is visible, unless another
+ * Notifications from before the tab was opened are not shown. A hidden tab shows its toasts once it is visible, unless another
  * tab did.
  */
 export function useNotificationToasts(userId: number) {
@@ -50,12 +50,12 @@ export function useNotificationToasts(userId: number) {
 
   function storeToasted(upTo: number, ids: number[]) {
     const sorted = ids.filter((id) => id > upTo).sort((a, b) => a - b)
-    setStored(storageKey, [sorted.slice(0, -MAX_KEPT).at(-1) ?? upTo, ...sorted.slice(-MAX_KEPT)].join(' '))
+    setStored(storageKey, [sorted.slice(0, -MAX_STORED_IDS).at(-1) ?? upTo, ...sorted.slice(-MAX_STORED_IDS)].join(' '))
   }
 
-  live.onNotification((news) => {
+  live.onNotification((pushed) => {
     refetch()
-    void announce([news])
+    void announce([pushed])
   })
   live.onAuthenticated(() => {
     refetch()
@@ -99,17 +99,17 @@ export function useNotificationToasts(userId: number) {
   }
 
   async function announceMissed(after: number) {
-    const { notifications, total } = await listNotifications({ after_id: after, page_size: MAX_READ })
+    const { notifications, total } = await listNotifications({ after_id: after, page_size: PAGE_SIZE })
     if (!total) return
     const unread = total - notifications.length
     await announce(notifications, unread && { count: unread, upTo: await newestId() })
   }
 
-  /** more: how many are missing in `news`. */
-  function announce(news: Announcement[], more: { count: number; upTo: number } | 0 = 0) {
+  /** more: how many are missing in `found`, and the newest id of them. */
+  function announce(found: Announcement[], more: { count: number; upTo: number } | 0 = 0) {
     return withLock(() => {
       const { upTo, ids } = readToasted()
-      const unannounced = news.filter(({ id }) => id > upTo && !ids.includes(id))
+      const unannounced = found.filter(({ id }) => id > upTo && !ids.includes(id))
       if (!unannounced.length || document.hidden || isDisposed) return
       storeToasted(more ? more.upTo : upTo, [...ids, ...unannounced.map(({ id }) => id)])
       const shown = unannounced.filter(isNewest)
@@ -128,8 +128,8 @@ export function useNotificationToasts(userId: number) {
     })
   }
 
-  function showToast(news: Announcement) {
-    const { id, message, order_id } = news
+  function showToast(announcement: Announcement) {
+    const { id, message, order_id } = announcement
     const link = order_id
       ? {
           to: { name: 'order', params: { id: order_id } },
@@ -137,7 +137,7 @@ export function useNotificationToasts(userId: number) {
           run: () => mark.mutate({ id, read: true }),
         }
       : undefined
-    toasts.show({ kind: 'info', title: title(news), text: message, textLang: MAIL_LANGUAGE, link })
+    toasts.show({ kind: 'info', title: title(announcement), text: message, textLang: MAIL_LANGUAGE, link })
   }
 
   function showSummary(count: number) {

@@ -5,7 +5,7 @@ import { listNotifications, markRead, type NotificationQuery, retryNotification 
 import { useErrorMessage } from './useErrorMessage'
 import { useToasts } from '@/stores/toasts'
 
-const MAX_READ = 100
+const PAGE_SIZE = 100
 const CONCURRENCY = 5
 
 export function useNotifications(query: MaybeRefOrGetter<NotificationQuery>) {
@@ -63,7 +63,7 @@ async function markAllRead() {
   const { notifications } = await listNotifications({ page_size: 1 })
   const newest = notifications[0]?.id ?? 0
   for (;;) {
-    const page = await listNotifications({ unread: true, page_size: MAX_READ })
+    const page = await listNotifications({ unread: true, page_size: PAGE_SIZE })
     const ids = page.notifications.map(({ id }) => id).filter((id) => id <= newest)
     if (!ids.length) return
     for (let at = 0; at < ids.length; at += CONCURRENCY) {

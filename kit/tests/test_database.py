@@ -245,8 +245,7 @@ def test_an_outage_closes_all_of_the_pool_and_what_is_in_use_once_it_comes_back(
     db.check()
 
 
-def test_a_database_that_falls_silent_amid_a_statement_is_given_up(db_of, database_proxy, monkeypatch):
-    monkeypatch.setattr(pool, "ANSWER_SECONDS", 0.3)
+def test_a_database_that_hangs_during_a_statement_is_unavailable(db_of, database_proxy, monkeypatch):
     proxy = database_proxy("bakery")
     db = db_of(proxy.uri)
 
@@ -255,8 +254,10 @@ def test_a_database_that_falls_silent_amid_a_statement_is_given_up(db_of, databa
         with pytest.raises(DatabaseUnavailable), db.transaction() as session:
             session.execute(select(1))
             proxy.hold()
+            monkeypatch.setattr(pool, "ANSWER_SECONDS", 0.3)
             session.execute(select(2))
 
+    monkeypatch.undo()
     proxy.release()
     db.check()
 

@@ -66,7 +66,7 @@ def test_the_catalogue_is_paged_filtered_and_sorted(anonymous, new_product, cate
     assert creamy["items"] == [described]
 
 
-@pytest.header.parametrize(
+@pytest.mark.parametrize(
     "query",
     [
         "limit=0",
@@ -147,7 +147,7 @@ def test_patch_changes_only_the_given_fields(admin, new_product):
     assert changed.json() == product | {"price": "31.00", "updated_at": changed.json()["updated_at"]}
 
 
-@pytest.header.parametrize(
+@pytest.mark.parametrize(
     ("field", "value"),
     [
         ("name", ""),
@@ -188,7 +188,7 @@ def test_a_product_out_of_bounds_is_refused_by_field(admin, field, value):
     assert list(problem(answer)["errors"]) == [field]
 
 
-@pytest.header.parametrize("fields", ({"name": "TV"}, {"name": "米酒"}, {"price": "0"}, {"description": "x" * 10_000}))
+@pytest.mark.parametrize("fields", ({"name": "TV"}, {"name": "米酒"}, {"price": "0"}, {"description": "x" * 10_000}))
 def test_values_of_real_catalogues_are_accepted(admin, fields):
     product = {"name": "Cep", "price": "8.50", "stock_quantity": 3} | fields
 
@@ -222,7 +222,7 @@ def test_a_product_with_price_zero_can_be_ordered(admin, customer, new_product):
     assert steps == ["confirmed"]
 
 
-@pytest.header.parametrize("is_active", (True, False))
+@pytest.mark.parametrize("is_active", (True, False))
 def test_the_refusal_of_a_taken_sku_names_the_other_product(admin, new_product, is_active):
     holder, other = new_product(), new_product()
     if not is_active:
@@ -266,7 +266,7 @@ def test_the_stock_is_set_or_changed_by_a_delta_and_never_below_zero(admin, new_
     assert problem(refusal)["available"] == 5
 
 
-@pytest.header.parametrize(
+@pytest.mark.parametrize(
     "body", [{}, {"stock_quantity": 1, "delta": 1}, {"delta": "1"}, {"stock_quantity": -1}, [], None, 3]
 )
 def test_a_change_of_stock_is_one_number(admin, new_product, body):
@@ -275,7 +275,7 @@ def test_a_change_of_stock_is_one_number(admin, new_product, body):
     assert answer.status_code in (400, 415, 422)
 
 
-@pytest.header.parametrize("method", ["PUT", "PATCH", "DELETE"])
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
 def test_an_unknown_product_cannot_be_edited(admin, method):
     product = {"name": "Cep", "price": "8.50", "sku": "CEP-404"}
 
@@ -285,8 +285,8 @@ def test_an_unknown_product_cannot_be_edited(admin, method):
     assert problem(answer)["product_id"] == 987654321
 
 
-@pytest.header.parametrize("method", ["PUT", "PATCH"])
-@pytest.header.parametrize("header", ["{}", "W/{}", '"999-0", {}', "*"])
+@pytest.mark.parametrize("method", ["PUT", "PATCH"])
+@pytest.mark.parametrize("header", ["{}", "W/{}", '"999-0", {}', "*"])
 def test_an_edit_with_a_current_if_match_succeeds(admin, new_product, method, header):
     product = new_product()
     etag = admin.get(f"/products/{product['id']}").headers["ETag"]
@@ -299,8 +299,8 @@ def test_an_edit_with_a_current_if_match_succeeds(admin, new_product, method, he
     assert answer.headers["ETag"] == admin.get(f"/products/{product['id']}").headers["ETag"] != etag
 
 
-@pytest.header.parametrize("method", ["PUT", "PATCH"])
-@pytest.header.parametrize("header", ["{}", "W/{}", '"998-0", {}', '"none-of-ours"', '"99999999999999999999-0"', '""'])
+@pytest.mark.parametrize("method", ["PUT", "PATCH"])
+@pytest.mark.parametrize("header", ["{}", "W/{}", '"998-0", {}', '"none-of-ours"', '"99999999999999999999-0"', '""'])
 def test_a_stale_if_match_is_refused(admin, new_product, method, header):
     product = new_product()
     etag = admin.get(f"/products/{product['id']}").headers["ETag"]
@@ -326,15 +326,15 @@ def test_a_sale_does_not_make_an_edit_stale(admin, customer, new_product):
     assert admin.get(f"/products/{product['id']}").headers["ETag"] != etag
 
 
-@pytest.header.parametrize("header", ["", "3", '"3', '"3" "4"', "**", "W/3"])
+@pytest.mark.parametrize("header", ["", "3", '"3', '"3" "4"', "**", "W/3"])
 def test_a_broken_if_match_is_malformed(admin, new_product, header):
     answer = admin.patch(f"/products/{new_product()['id']}", {"name": "Girolle"}, headers={"If-Match": header})
 
     assert answer.status_code == 400
 
 
-@pytest.header.parametrize("path", ["/products", "/products/categories", "/products/{id}"])
-@pytest.header.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("path", ["/products", "/products/categories", "/products/{id}"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_a_matching_if_none_match_gets_304(anonymous, customer, admin, new_product, path, method):
     path = path.format(**new_product())
     fresh = anonymous.get(path)
@@ -408,14 +408,14 @@ def test_an_admins_reads_bypass_the_cache(shop, admin, new_product):
     assert admin.get(f"/products/{product['id']}", headers={"If-None-Match": '"old"'}).status_code == 200
 
 
-@pytest.header.parametrize(
+@pytest.mark.parametrize(
     "path", ["/products/0", f"/products/{2**63}", f"/products/{'9' * 400}", "/products/01", "/products/-1"]
 )
 def test_an_impossible_id_is_not_found(anonymous, path):
     assert problem(anonymous.get(path))["status"] == 404
 
 
-@pytest.header.parametrize("query", ["limit=2", "limit=2&offset=1"])
+@pytest.mark.parametrize("query", ["limit=2", "limit=2&offset=1"])
 def test_a_query_encoded_in_the_path_is_not_answered_from_the_cache(anonymous, new_product, query):
     new_product()
     assert anonymous.get(f"/products?{query}").status_code == 200

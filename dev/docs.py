@@ -22,14 +22,14 @@ def main():
     shutil.rmtree(ROOT / "site", ignore_errors=True)
     for pattern in COPIED:
         for page in ROOT.glob(pattern):
-            write(page.relative_to(ROOT), page.read_text())
+            write(page.relative_to(ROOT), page.read_bytes())
     modules = {
         path.relative_to(SOURCES).with_suffix("")
         for path in SOURCES.rglob("*.py")
         if not any(path.relative_to(SOURCES).match(pattern) for pattern in INTERNAL)
     }
     for module in modules:
-        write(reference(module), f"::: nameko_reliable.{'.'.join(module.parts)}\n")
+        write(reference(module), f"::: nameko_reliable.{'.'.join(module.parts)}\n".encode())
     missing = {str(reference(module)) for module in modules} - set(menu())
     if missing:
         sys.exit(f"zensical.toml has no entry in `nav` for {', '.join(sorted(missing))}.")
@@ -39,10 +39,10 @@ def main():
     print("The site is in site/html.")
 
 
-def write(path, text):
+def write(path, content):
     page = PAGES / path
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(text)
+    page.write_bytes(content)
 
 
 def reference(module):

@@ -127,6 +127,9 @@ class MixedShop(Shop):
             is_over.send()
             ordering.wait()
 
+    def wait_until_mailed(self, address, order_id):
+        wait_for(lambda: any(re.search(rf"\b{order_id}\b", mail["Subject"]) for mail in self.smtp.messages(address)))
+
     def wait_until_settled(self):
         """Until all that was begun is done. Raises AssertionError when something was lost, or done twice."""
         wait_for(self._is_settled, seconds=60)

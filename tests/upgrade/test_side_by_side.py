@@ -103,7 +103,7 @@ def test_an_order_is_pushed_to_all_gateways_and_mailed(stage, shop, customer, pr
             unheard -= {feed.hear()["data"]["order_id"]}
         feed.close()
     for order in orders:
-        wait_for(lambda order=order: any(f"{order}" in mail["Subject"] for mail in shop.smtp.messages(customer.email)))
+        shop.wait_until_mailed(customer.email, order)
 
 
 def test_a_repeated_order_gets_the_first_answer(stage, shop, customer, product, first_order):
@@ -249,7 +249,7 @@ def scarce(shop, admin):
     return admin.post(shop.gateways[0], "/products", a_product(stock_quantity=3)).json()
 
 
-def test_a_request_is_refused_in_the_same_words(stage, shop, customer, admin, scarce, first_order, known):
+def test_a_request_is_refused_for_the_same_reason(stage, shop, customer, admin, scarce, first_order, known):
     [(notification_id,)] = shop.sql(
         "notifications", "SELECT id FROM notifications WHERE order_id = %s AND sequence = 1", first_order.id
     )
@@ -260,8 +260,10 @@ def test_a_request_is_refused_in_the_same_words(stage, shop, customer, admin, sc
         assert [
             (answer.status_code, problem["type"]) for answer, problem in zip(said, problems, strict=True)
         ] == REFUSALS
+        # A release may word its sentences differently.
         for problem in problems:
-            del problem["request_id"]
+            del problem["request_id"], problem["detail"]
+            problem["errors"] = sorted(problem.get("errors", ()))
         assert problems == known.setdefault("refusals", problems)
 
 

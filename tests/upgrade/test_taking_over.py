@@ -1,7 +1,7 @@
 """All processes of one release are killed with work half done, and the other release finishes it."""
 
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from uuid import uuid4
 
@@ -21,13 +21,14 @@ CONFIRM_ORDER = "evt-orders-order.created--notifications.confirm_order"
 
 @pytest.fixture(scope="module", params=[(OLD, NEW), (NEW, OLD)], ids=["new after old", "old after new"])
 def left(request, shop, customer, admin, product):
-    """What the killed release has left. release: the one that runs now, at `gateway`."""
+    """What the killed release has left, since `begun_at`. release: the one that runs now, at `gateway`."""
     before, after = (shop.releases[name] for name in request.param)
     gateway, left = before.gateway, SimpleNamespace(key=uuid4().hex, release=after, gateway=after.gateway)
     shop.releases[NEW].operate("migrate")
     shop.change_to(replicas(request.param[0]))
     customer.refresh(gateway)
 
+    left.begun_at = datetime.now(UTC)
     left.person = Person(an_account())
     left.person.post(gateway, "/users/register", left.person.account)
     left.token = mailed_token(shop.smtp, left.person, "user.registered")
@@ -85,12 +86,8 @@ def order_in_vain(customer, gateway, product, key):
         customer.order(gateway, product, Idempotency_Key=key)
 
 
-def wait_until_mailed(shop, address, order_id):
-    wait_for(lambda: any(f"{order_id}" in mail["Subject"] for mail in shop.smtp.messages(address)))
-
-
 def test_an_event_that_waited_in_the_outbox_is_sent(shop, left, customer):
-    wait_until_mailed(shop, customer.email, left.unsent["id"])
+    shop.wait_until_mailed(customer.email, left.unsent["id"])
 
     [(reservation,)] = shop.sql("orders", "SELECT reservation_id FROM orders WHERE id = %s", left.unsent["id"])
     state = "SELECT state FROM reservations WHERE id = %s"
@@ -98,11 +95,11 @@ def test_an_event_that_waited_in_the_outbox_is_sent(shop, left, customer):
 
 
 def test_an_event_that_waited_for_its_next_attempt_is_handled(shop, left):
-    wait_until_mailed(shop, left.delayed.user_email, left.delayed.order_id)
+    shop.wait_until_mailed(left.delayed.user_email, left.delayed.order_id)
 
 
 def test_a_mail_that_waited_for_its_server_is_sent(shop, left, customer):
-    wait_until_mailed(shop, customer.email, left.unmailed["id"])
+    shop.wait_until_mailed(customer.email, left.unmailed["id"])
 
 
 def test_a_parked_message_is_listed_and_replayed(shop, left, admin):
@@ -111,7 +108,7 @@ def test_a_parked_message_is_listed_and_replayed(shop, left, admin):
     replayed = admin.post(left.gateway, f"/admin/parked/{parked['service']}/{parked['id']}/replay")
 
     assert (parked["queue"], parked["attempts"], replayed.status_code) == (CONFIRM_ORDER, 6, 204)
-    wait_until_mailed(shop, left.parked.user_email, left.parked.order_id)
+    shop.wait_until_mailed(left.parked.user_email, left.parked.order_id)
 
 
 def test_an_order_whose_process_was_killed_is_placed_by_its_repeat(shop, left, customer, product):
@@ -130,11 +127,9 @@ def test_a_mailed_link_is_good(left):
 
 
 def test_events_that_are_sent_again_have_no_second_effect(shop, left, customer, product):
-    an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
-
-    left.release.operate("resend", "--since", an_hour_ago.isoformat())
+    left.release.operate("resend", "--since", left.begun_at.isoformat())
 
     # Their events come behind those.
     open_account(shop.smtp, left.gateway)
-    wait_until_mailed(shop, customer.email, customer.order(left.gateway, product).json()["id"])
+    shop.wait_until_mailed(customer.email, customer.order(left.gateway, product).json()["id"])
     shop.wait_until_settled()

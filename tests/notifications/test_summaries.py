@@ -117,7 +117,7 @@ def test_an_hour_later_order_mails_go_out_again(shop, smtp, customer):
     publish(shop, *orders_that_are_cancelled(4, customer))
 
     wait_until_mailed(shop, customer)
-    assert len(order_mails(smtp, customer)) == 12
+    wait_for(lambda: len(order_mails(smtp, customer)) == 12)
     assert [status for _, status in summaries(shop, customer)] == ["sent", "pending"]
 
 

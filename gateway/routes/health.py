@@ -1,3 +1,4 @@
+import logging
 from contextvars import copy_context
 from datetime import UTC, datetime
 from time import monotonic, perf_counter
@@ -13,6 +14,8 @@ from gateway.errors import NotReady
 from gateway.schemas import HealthView, ProbeView
 from nameko_reliable.messages import timestamp
 from nameko_reliable.rpc import Cluster
+
+logger = logging.getLogger(__name__)
 
 blp = Blueprint("health", __name__, description="Health checks", calls_services=False)
 
@@ -81,6 +84,8 @@ def _check(shop: Cluster, service: str) -> JsonObject:
     try:
         getattr(shop, service).health()
         status = "up"
-    except Exception:  # any error means down
+    except Exception as error:
+        # The answer says that it is down, whatever the error; the log says why.
+        logger.warning("%s is down: %r", service, error)
         status = "down"
     return {"status": status, "response_time_ms": round((perf_counter() - started_at) * 1000, 1)}

@@ -212,7 +212,7 @@ def test_mails_come_from_one_address_with_or_without_a_name(text, name, address)
         "Forage \udcff <shop@forage.example>",
     ],
 )
-def test_what_is_not_one_address_is_no_sender(text):
+def test_a_sender_that_is_not_one_address_is_refused(text):
     assert refusal("MAIL_FROM", text).startswith(
         "MAIL_FROM must be one address in ASCII, like Forage <shop@forage.example>"
     )

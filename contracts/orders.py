@@ -145,7 +145,7 @@ class OrderAbandoned(Event):
     reservation_id: UUID
 
 
-class OrderItem(Schema):
+class OrderItemRequest(Schema):
     """unit_price: what the customer was shown; the order is refused when it no longer holds."""
 
     product_id = Id(required=True)
@@ -154,7 +154,7 @@ class OrderItem(Schema):
 
 
 class OrderRequest(Schema):
-    items = fields.List(fields.Nested(OrderItem), required=True, validate=validate.Length(1, MAX_LINES))
+    items = fields.List(fields.Nested(OrderItemRequest), required=True, validate=validate.Length(1, MAX_LINES))
 
     @validates_schema
     def lines_of_one_product_agree(self, data: dict[str, Any], **kwargs: Any) -> None:

@@ -166,7 +166,7 @@ class ProductQuery(PageQuery):
     sort_by = fields.String(load_default="-created_at", validate=validate.OneOf(PRODUCT_SORT_KEYS))
 
 
-class ReservationLine(Schema):
+class StockLine(Schema):
     product_id = Id(required=True)
     quantity = fields.Integer(strict=True, required=True, validate=validate.Range(1, MAX_QUANTITY))
     unit_price = Money(load_default=None, allow_none=True)
@@ -175,7 +175,7 @@ class ReservationLine(Schema):
 class StockLines(Schema):
     """lines: one for each product."""
 
-    lines = fields.List(fields.Nested(ReservationLine), required=True, validate=validate.Length(1, MAX_LINES))
+    lines = fields.List(fields.Nested(StockLine), required=True, validate=validate.Length(1, MAX_LINES))
 
     @validates_schema
     def products_are_distinct(self, data: dict[str, Any], **kwargs: Any) -> None:

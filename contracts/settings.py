@@ -6,7 +6,7 @@ from typing import Any
 
 from marshmallow import INCLUDE, Schema, ValidationError, pre_load, validates_schema
 
-from contracts.production import is_local
+from contracts.demo_settings import is_local
 from contracts.setting_types import (
     AmqpUri,
     AsciiText,

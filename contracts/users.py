@@ -174,7 +174,7 @@ class NewPassword(Text):
         return normal_password(normalizable(text, MAX_PASSWORD))
 
 
-def Secret(**kwargs: Any) -> fields.String:
+def UncheckedSecret(**kwargs: Any) -> fields.String:
     """Only bounded, not checked: a wrong form is a wrong secret, and says no more."""
     return fields.String(validate=validate.Length(max=1000), **kwargs)
 
@@ -186,26 +186,26 @@ class UserRegistration(Schema):
 
 
 class Credentials(Schema):
-    email = Secret(required=True)
-    password = Secret(required=True)
+    email = UncheckedSecret(required=True)
+    password = UncheckedSecret(required=True)
 
 
-class Client(Schema):
+class ClientInfo(Schema):
     """Where a request comes from, as the gateway passes it on."""
 
     client_address = Line(load_default=None, allow_none=True, validate=validate.Length(max=100))
     user_agent = Line(load_default=None, allow_none=True, validate=validate.Length(max=300))
 
 
-class Login(Credentials, Client):
+class Login(Credentials, ClientInfo):
     pass
 
 
-class SignInAnswer(Client):
+class SignInCallback(ClientInfo):
     """What a sign-in provider sent the browser back with."""
 
     code = fields.String(required=True, validate=validate.Length(1, 4000))
-    state = Secret(required=True)
+    state = UncheckedSecret(required=True)
 
 
 class PasswordResetRequest(Schema):
@@ -215,12 +215,12 @@ class PasswordResetRequest(Schema):
 class PasswordReset(Schema):
     """token: of the mail's link."""
 
-    token = Secret(required=True)
+    token = UncheckedSecret(required=True)
     password = NewPassword()
 
 
 class AddressVerification(Schema):
-    token = Secret(required=True)
+    token = UncheckedSecret(required=True)
 
 
 class Profile(Schema):
@@ -228,11 +228,11 @@ class Profile(Schema):
 
 
 class PasswordChange(Schema):
-    old_password = Secret(required=True)
+    old_password = UncheckedSecret(required=True)
     password = NewPassword()
 
 
-class OwnPasswordChange(PasswordChange, Client):
+class OwnPasswordChange(PasswordChange, ClientInfo):
     pass
 
 

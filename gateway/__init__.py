@@ -6,8 +6,8 @@ for the sockets of its user.
 
 from flask import Flask
 
+from contracts.demo_settings import demo_settings
 from contracts.notifications import NotificationCreated
-from contracts.production import demo_settings
 from contracts.products import ProductChanged
 from contracts.settings import ShopSettings
 from gateway.app import create_app

@@ -26,9 +26,9 @@ from prometheus_client import Gauge
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 
+from contracts.demo_settings import demo_settings
 from contracts.notifications import NotificationCreated, NotificationQuery, NotificationView, ReadMark
 from contracts.orders import OrderCreated, OrderStatusUpdated
-from contracts.production import demo_settings
 from contracts.settings import ShopSettings
 from contracts.types import fold_address, load
 from contracts.users import MailNotNeeded, UserPasswordResetRequested, UserRegistered, UserVerificationRequested
@@ -72,7 +72,9 @@ TOKEN_SECONDS = 1.5
 # Less than a caller waits.
 RETRY_SECONDS = 3
 
-MAILS = Gauge("forage_mails", "Mails that were not sent. status: pending, failed, uncertain.", ["service", "status"])
+UNSENT_MAILS = Gauge(
+    "forage_mails", "Mails that were not sent. status: pending, failed, uncertain.", ["service", "status"]
+)
 OLDEST_PENDING = Gauge("forage_mails_oldest_pending_age_seconds", "How long the oldest mail is pending.", ["service"])
 
 
@@ -87,7 +89,7 @@ class Notifications(Service):
     templates = MailTemplates()
     mailer = Mailer()
     parking = CheckedParkingLot()
-    mails = QueryGauge(MAILS, COUNT_MAILS)
+    mails = QueryGauge(UNSENT_MAILS, COUNT_MAILS)
     oldest_pending = QueryGauge(OLDEST_PENDING, AGE_OF_OLDEST_PENDING)
 
     @event_handler(OrderCreated)

@@ -46,7 +46,7 @@ IDLE_SECONDS = 10
 MOST_CONNECTIONS = 20
 END = b".\r\n"
 
-MAILS = Histogram(
+MAIL_DURATION = Histogram(
     "forage_mail_duration_seconds",
     "Tries to send a mail. outcome: sent, postponed (4xx for this mail), refused (5xx), uncertain (it may be sent), "
     "away (says nothing about it), error (given up before its end).",
@@ -124,7 +124,7 @@ class Mailer(DependencyProvider):
             outcome = OUTCOMES[type(error)]
             raise
         finally:
-            MAILS.labels(self.container.service_name, outcome).observe(time.perf_counter() - started_at)
+            MAIL_DURATION.labels(self.container.service_name, outcome).observe(time.perf_counter() - started_at)
 
 
 class MailConnection:

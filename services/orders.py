@@ -15,6 +15,7 @@ from datetime import timedelta
 from sqlalchemy import delete, func, update
 from sqlalchemy.dialects.postgresql import insert
 
+from contracts.demo_settings import demo_settings
 from contracts.orders import (
     OrderAbandoned,
     OrderCreated,
@@ -28,7 +29,6 @@ from contracts.orders import (
     ProductsUnavailable,
     SummaryQuery,
 )
-from contracts.production import demo_settings
 from contracts.products import ReservationId, ReservationReleased
 from contracts.settings import ShopSettings
 from contracts.types import NotAllowed, load, load_id

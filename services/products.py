@@ -14,8 +14,8 @@ import logging
 from prometheus_client import Gauge
 from sqlalchemy import collate, func, select
 
+from contracts.demo_settings import demo_settings
 from contracts.orders import OrderAbandoned, OrderCreated, OrderStatusUpdated
-from contracts.production import demo_settings
 from contracts.products import (
     ProductChanged,
     ProductChanges,

@@ -12,7 +12,7 @@ as SHA-256. None is in an outbox, a durable queue or a kept answer.
 
 from sqlalchemy import func, select
 
-from contracts.production import demo_settings
+from contracts.demo_settings import demo_settings
 from contracts.settings import ShopSettings
 from contracts.types import InvalidInput, load, load_id
 from contracts.users import (
@@ -26,7 +26,7 @@ from contracts.users import (
     Profile,
     SessionNotFound,
     SessionView,
-    SignInAnswer,
+    SignInCallback,
     SignInRefused,
     UserChanges,
     UserNotFound,
@@ -340,7 +340,7 @@ class Users(Service):
         the provider doesn't vouch for.
         """
         client = {"client_address": client_address, "user_agent": user_agent}
-        answer = load(SignInAnswer(), {"code": code, "state": state, **client})
+        answer = load(SignInCallback(), {"code": code, "state": state, **client})
         with self.db.transaction() as session:
             begun = SignIn.take(session, answer["state"])
         if begun is None:

@@ -166,7 +166,7 @@ class UserSession(Base):
     def open(cls, session, user, client):
         """Open a session and return its first refresh token. Beyond MAX_SESSIONS, those unused for longest end.
 
-        user: locked. client: as contracts.users.Client.
+        user: locked. client: as contracts.users.ClientInfo.
         """
         newest = select(cls.id).where(cls.user_id == user.id).order_by(cls.last_used_at.desc()).limit(MAX_SESSIONS - 1)
         session.execute(delete(cls).where(cls.user_id == user.id, cls.id.not_in(newest)))

@@ -126,12 +126,12 @@ class OpenIdClient(DependencyProvider):
 
         Raises ProviderNotConfigured or ProviderUnreachable.
         """
-        with self._conversation() as session:
-            provider = self._provider(session, KEPT_SECONDS)
+        with self._conversation() as oauth:
+            provider = self._provider(oauth, KEPT_SECONDS)
             state, nonce = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
             code_verifier = secrets.token_urlsafe(64)
-            session.scope = SCOPE
-            url, _ = session.authorization_url(
+            oauth.scope = SCOPE
+            url, _ = oauth.authorization_url(
                 provider.authorization_endpoint,
                 state=state,
                 nonce=nonce,
@@ -145,9 +145,9 @@ class OpenIdClient(DependencyProvider):
 
         Raises ProviderNotConfigured, ProviderUnreachable or IdentityRefused.
         """
-        with self._conversation() as session:
-            id_token = self._redeem(session, code, code_verifier)
-            claims = self._verified_claims(session, id_token, nonce)
+        with self._conversation() as oauth:
+            id_token = self._redeem(oauth, code, code_verifier)
+            claims = self._verified_claims(oauth, id_token, nonce)
         email = _text(claims.get("email"))
         verified = claims.get("email_verified")
         return Identity(
@@ -161,7 +161,7 @@ class OpenIdClient(DependencyProvider):
 
     @contextmanager
     def _conversation(self):
-        """A session with the provider: CONVERSATION_SECONDS for all its requests together."""
+        """An OAuth2Session with the provider: CONVERSATION_SECONDS for all its requests together."""
         if not self.is_configured:
             raise ProviderNotConfigured("GOOGLE_CLIENT_ID is not set.")
         if not self._free_conversations.acquire(timeout=WAIT_SECONDS):
@@ -169,10 +169,10 @@ class OpenIdClient(DependencyProvider):
         # Not an OSError: urllib3 would take that for one more failed address, and try the next.
         budget = eventlet.Timeout(CONVERSATION_SECONDS)
         try:
-            with OAuth2Session(self._client_id, redirect_uri=self._redirect_uri) as session:
-                session.mount("https://", _CautiousAdapter())
-                session.mount("http://", _CautiousAdapter())
-                yield session
+            with OAuth2Session(self._client_id, redirect_uri=self._redirect_uri) as oauth:
+                oauth.mount("https://", _CautiousAdapter())
+                oauth.mount("http://", _CautiousAdapter())
+                yield oauth
         except eventlet.Timeout as timeout:
             if timeout is not budget:
                 raise
@@ -183,19 +183,19 @@ class OpenIdClient(DependencyProvider):
             budget.cancel()
             self._free_conversations.release()
 
-    def _provider(self, session, seconds_kept):
+    def _provider(self, oauth, seconds_kept):
         """The provider's document and keys, read again when they are older than that."""
         with self._publishing:
             if self._published is None or time.monotonic() - self._published.read_at >= seconds_kept:
-                self._published = _Published.read(session, self._issuer)
+                self._published = _Published.read(oauth, self._issuer)
             return self._published
 
-    def _redeem(self, session, code, code_verifier):
+    def _redeem(self, oauth, code, code_verifier):
         """The id_token that the provider gives for the code, or None."""
-        session.register_compliance_hook("access_token_response", _check_token_answer)
-        endpoint = self._provider(session, KEPT_SECONDS).token_endpoint
+        oauth.register_compliance_hook("access_token_response", _check_token_answer)
+        endpoint = self._provider(oauth, KEPT_SECONDS).token_endpoint
         try:
-            tokens = session.fetch_token(
+            tokens = oauth.fetch_token(
                 endpoint,
                 code=code,
                 code_verifier=code_verifier,
@@ -208,13 +208,13 @@ class OpenIdClient(DependencyProvider):
             raise IdentityRefused(f"The code can't be exchanged ({type(error).__name__}).") from None
         return tokens.get("id_token")
 
-    def _verified_claims(self, session, id_token, nonce):
+    def _verified_claims(self, oauth, id_token, nonce):
         """The id_token's claims, checked by OpenID Connect Core 1.0, 3.1.3.7."""
         try:
             key_id = jwt.get_unverified_header(id_token).get("kid")
-            provider = self._provider(session, KEPT_SECONDS)
+            provider = self._provider(oauth, KEPT_SECONDS)
             if key_id not in provider.keys:
-                provider = self._provider(session, LEAST_SECONDS_KEPT)
+                provider = self._provider(oauth, LEAST_SECONDS_KEPT)
             claims = jwt.decode(
                 id_token,
                 provider.key(key_id),
@@ -248,8 +248,8 @@ class _Published:
     read_at: float
 
     @classmethod
-    def read(cls, session, issuer):
-        document = _document(session, f"{issuer.rstrip('/')}/.well-known/openid-configuration")
+    def read(cls, oauth, issuer):
+        document = _document(oauth, f"{issuer.rstrip('/')}/.well-known/openid-configuration")
         if document.get("issuer") != issuer:
             raise ProviderUnreachable(f"the discovery document of {issuer} is another issuer's")
         names = ("authorization_endpoint", "token_endpoint", "jwks_uri")
@@ -257,7 +257,7 @@ class _Published:
         try:
             keys = {
                 key.key_id: key
-                for key in jwt.PyJWKSet.from_dict(_document(session, jwks_uri))
+                for key in jwt.PyJWKSet.from_dict(_document(oauth, jwks_uri))
                 if key.algorithm_name in ALGORITHMS and key.public_key_use in (None, "sig")
             }
         except (jwt.PyJWTError, ValueError, TypeError, AttributeError) as error:
@@ -292,8 +292,8 @@ class _CautiousAdapter(HTTPAdapter):
         return response
 
 
-def _document(session, url):
-    response = session.get(url, timeout=CONVERSATION_SECONDS)
+def _document(oauth, url):
+    response = oauth.get(url, timeout=CONVERSATION_SECONDS)
     document = _json_object(response)
     if response.status_code != 200 or document is None:
         raise ProviderUnreachable(f"{url} answered {response.status_code} and not with a JSON object")

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from contracts import every_event
-from contracts.production import demo_settings
+from contracts.demo_settings import demo_settings
 from contracts.settings import ShopSettings
 from contracts.types import SERVICES
 from dev import chart

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from nameko.cli.main import setup_yaml_parser
 
-from contracts.production import demo_settings
+from contracts.demo_settings import demo_settings
 from contracts.settings import ShopSettings
 from contracts.types import SERVICES
 from dev.settings import DEFAULT_PORTS, NO_EVENTLET_WARNING, ROOT

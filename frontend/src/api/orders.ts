@@ -2,7 +2,7 @@ import { api, type OrderStatus, unwrap, unwrapWithHeaders } from './client'
 
 export const ORDER_STATUSES: OrderStatus[] = ['pending', 'confirmed', 'shipped', 'delivered', 'cancelled']
 
-export type OrderItem = { product_id: number; quantity: number; unit_price?: string }
+export type OrderItemRequest = { product_id: number; quantity: number; unit_price?: string }
 export type OrderQuery = {
   skip?: number
   limit?: number
@@ -14,7 +14,7 @@ export type OrderQuery = {
 }
 
 /** Repeating a call with the same key makes no second order. */
-export const placeOrder = (items: OrderItem[], idempotencyKey: string) =>
+export const placeOrder = (items: OrderItemRequest[], idempotencyKey: string) =>
   unwrap(api.POST('/orders', { params: { header: { 'Idempotency-Key': idempotencyKey } }, body: { items } }))
 
 export async function listOrders(query: OrderQuery, signal?: AbortSignal) {

@@ -2494,14 +2494,14 @@ export interface components {
             stock_quantity?: number;
             delta?: number;
         };
-        OrderItem: {
+        OrderItemRequest: {
             product_id: number;
             quantity: number;
             /** Format: decimal */
             unit_price?: string;
         };
         OrderRequest: {
-            items: components["schemas"]["OrderItem"][];
+            items: components["schemas"]["OrderItemRequest"][];
         };
         OrderItemView: {
             id: number;

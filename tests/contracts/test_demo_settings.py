@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from contracts.production import demo_settings
+from contracts.demo_settings import demo_settings
 from contracts.settings import ShopSettings
 from dev.settings import ROOT
 

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 
-def every_event() -> list[Any]:
+def all_events() -> list[Any]:
     """The event classes of all services."""
     from contracts.types import SERVICES
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-LEAST_BCRYPT_ROUNDS = 10
-MOST_RATE_LIMIT_SCALE = 100
+MIN_BCRYPT_ROUNDS = 10
+MAX_RATE_LIMIT_SCALE = 100
 # Of docker-compose.yml: no mail would ever leave it.
 MAIL_CATCHER = "maildev"
-OBVIOUS_PASSWORDS = {
+WEAK_PASSWORDS = {
     *("admin", "changeme", "chanterelle", "default", "forage", "guest", "pass", "password", "postgres", "rabbitmq"),
     *("root", "secret", "test"),
 }
@@ -28,15 +28,15 @@ def demo_settings(values: Mapping[str, Any], environment: Mapping[str, str]) -> 
     if not all(origin.startswith("https://") for origin in values.get("ALLOWED_ORIGINS", ())):
         yield "ALLOWED_ORIGINS must be https addresses."
     for name, uri in _uris(values):
-        if _is_open(uri):
+        if _has_weak_password(uri):
             yield f"{name} must have a user and a password that is not obvious."
     mail_server = values.get("SMTP_HOST", "").lower()
     if is_local(mail_server) or mail_server == MAIL_CATCHER:
         yield "SMTP_HOST must be a mail server."
     if "MAIL_FROM" in values and values["MAIL_FROM"].domain.lower().endswith("forage.example"):
         yield "MAIL_FROM must be an address of the shop's own, not one of forage.example."
-    if values.get("BCRYPT_ROUNDS", 0) < LEAST_BCRYPT_ROUNDS:
-        yield f"BCRYPT_ROUNDS must be {LEAST_BCRYPT_ROUNDS} or more."
+    if values.get("BCRYPT_ROUNDS", 0) < MIN_BCRYPT_ROUNDS:
+        yield f"BCRYPT_ROUNDS must be {MIN_BCRYPT_ROUNDS} or more."
     if not values.get("OIDC_ISSUER", "").lower().startswith("https://"):
         yield "OIDC_ISSUER must be an https address."
     if environment.get("OAUTHLIB_INSECURE_TRANSPORT"):
@@ -45,8 +45,8 @@ def demo_settings(values: Mapping[str, Any], environment: Mapping[str, str]) -> 
         yield "GOOGLE_CLIENT_ID must be one that Google gave out, not the local provider's."
     if environment.get("DEMO_PASSWORD"):
         yield "DEMO_PASSWORD must not be set: there are no demo accounts in production."
-    if values.get("RATE_LIMIT_SCALE", 0) > MOST_RATE_LIMIT_SCALE:
-        yield f"RATE_LIMIT_SCALE must be {MOST_RATE_LIMIT_SCALE} at most, else nothing is limited."
+    if values.get("RATE_LIMIT_SCALE", 0) > MAX_RATE_LIMIT_SCALE:
+        yield f"RATE_LIMIT_SCALE must be {MAX_RATE_LIMIT_SCALE} at most, else nothing is limited."
     if any(network.prefixlen == 0 for network in values.get("TRUSTED_PROXIES", ())):
         yield "TRUSTED_PROXIES must not be everybody."
     if values.get("LOGGING", {}).get("root", {}).get("level") == "DEBUG":
@@ -61,10 +61,10 @@ def _uris(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield f"{service.upper()}_DB_URI", uri
 
 
-def _is_open(uri: str) -> bool:
+def _has_weak_password(uri: str) -> bool:
     user, _, password = uri.partition("://")[2].rpartition("@")[0].partition(":")
     password = unquote(password).lower()
-    return password in ("", unquote(user), *OBVIOUS_PASSWORDS) or len(set(password)) < 4
+    return password in ("", unquote(user), *WEAK_PASSWORDS) or len(set(password)) < 4
 
 
 def is_local(host: str | None) -> bool:

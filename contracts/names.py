@@ -25,18 +25,18 @@ MAX_MARKS = 30
 
 _FORMAT = re.compile(f"[{FORMATS}{HIGH_FORMATS}]")
 _JOINER = re.compile(f"[{JOINERS}]")
-_UNSEEN = re.compile(rf"[\u034f\u17b4\u17b5{BLANKS}{JOINERS}{FORMATS}{HIGH_FORMATS}{VARIATION_SELECTORS}]")
+_INVISIBLE = re.compile(rf"[\u034f\u17b4\u17b5{BLANKS}{JOINERS}{FORMATS}{HIGH_FORMATS}{VARIATION_SELECTORS}]")
 
 
-def fault_of(text: str) -> str | None:
+def character_error(text: str) -> str | None:
     """What is wrong with the characters of a text, in a sentence; None if nothing is."""
     if found := _FORMAT.search(text):
-        return f"Has {_called(found[0])}, which can't be seen: leave it out."
+        return f"Has {_describe(found[0])}, which can't be seen: leave it out."
     for found in _JOINER.finditer(text):
         # A letter may have marks, and an emoji its variant, in front of what joins it.
         before, after = text[max(found.start() - 1, 0) : found.start()], text[found.end() : found.end() + 1]
-        if not _is(before, "LMS") or not _is(after, "LS"):
-            return f"Has {_called(found[0])} that joins no two letters or emoji: leave it out."
+        if not _has_category(before, "LMS") or not _has_category(after, "LS"):
+            return f"Has {_describe(found[0])} that joins no two letters or emoji: leave it out."
     return None
 
 
@@ -50,11 +50,13 @@ def is_visible(text: str) -> bool:
     """Whether there is anything to see in it."""
     # Neither spaces, marks nor controls. What Unicode has not assigned yet, or never will, is shown as a box.
     seen = ("Cn", "Co")
-    return any((_is(each, "LNPS") or unicodedata.category(each) in seen) and each not in BLANKS for each in text)
+    return any(
+        (_has_category(each, "LNPS") or unicodedata.category(each) in seen) and each not in BLANKS for each in text
+    )
 
 
-def without_unseen(text: str) -> str:
-    return _UNSEEN.sub("", text)
+def strip_invisible(text: str) -> str:
+    return _INVISIBLE.sub("", text)
 
 
 def normal_text(text: str) -> str:
@@ -63,17 +65,17 @@ def normal_text(text: str) -> str:
 
 def normal_username(text: str) -> str:
     """As it is stored: without the differences of mere form, such as ligatures and full width."""
-    return _settled(lambda each: unicodedata.normalize("NFKC", each).strip(), text)
+    return _until_stable(lambda each: unicodedata.normalize("NFKC", each).strip(), text)
 
 
 def username_key(text: str) -> str:
     """The same for names that people take for one: without case, nor what can't be seen."""
-    return _settled(lambda each: without_unseen(normal_username(each).casefold()), text)
+    return _until_stable(lambda each: strip_invisible(normal_username(each).casefold()), text)
 
 
 def normal_sku(text: str) -> str:
     """As it is stored, and what is the same for SKUs that people take for one."""
-    return _settled(lambda each: normal_username(normal_username(each).upper()), text)
+    return _until_stable(lambda each: normal_username(normal_username(each).upper()), text)
 
 
 def with_suffix(name: str, suffix: object, most: int) -> str:
@@ -81,16 +83,16 @@ def with_suffix(name: str, suffix: object, most: int) -> str:
     return f"{_FORMAT.sub('', name)[: most - 1 - len(str(suffix))]}-{suffix}"
 
 
-def _settled(normalize: Callable[[str], str], text: str) -> str:
+def _until_stable(normalize: Callable[[str], str], text: str) -> str:
     """Normalized until nothing changes: what one pass makes, the next may change."""
     while (normal := normalize(text)) != text:
         text = normal
     return text
 
 
-def _is(character: str, categories: str) -> bool:
+def _has_category(character: str, categories: str) -> bool:
     return character != "" and unicodedata.category(character)[0] in categories
 
 
-def _called(character: str) -> str:
+def _describe(character: str) -> str:
     return f"the character U+{ord(character):04X} ({unicodedata.name(character, 'format character')})"

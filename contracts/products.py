@@ -109,7 +109,7 @@ class ImageUrl(Line):
 
 
 class Sku(Name):
-    form = "NFKC"
+    normal_form = "NFKC"
     normal = staticmethod(normal_sku)
 
 

@@ -1,7 +1,7 @@
-"""What a setting may look like: marshmallow fields that take what an environment variable holds.
+"""The types of settings: marshmallow fields that parse the text of an environment variable.
 
-`form` completes the sentence "NAME must …" and says all there is to know: no fault quotes the value, which may be a
-secret, or have been meant for another setting.
+`requirement` completes the sentence "NAME must …". No error quotes the value: it may be a secret, or have been meant
+for another setting.
 """
 
 import re
@@ -18,8 +18,8 @@ from marshmallow import ValidationError, fields
 from contracts.types import CONTROLS, EMAIL, Data
 
 # 80 bits. 16 random bytes in hex are never judged below 10^28.
-LEAST_GUESSES = 10**24
-MOST_CHARACTERS_JUDGED = 72
+MIN_GUESSES = 10**24
+MAX_CHARACTERS_ESTIMATED = 72
 EXAMPLE_WORDS = (
     "(a|access|an|app|at|bit|bits|byte|bytes|change|default|dev|development|do|example|for|forage|here|in|insecure|is|it|"
     "jwt|key|least|local|long|me|more|my|not|now|of|only|or|password|placeholder|please|production|random|replace|secret|"
@@ -42,7 +42,7 @@ ENCODED = "percent-encode what is special in user and password: / is %2F, @ is %
 class Setting(fields.Field[Any]):
     """One line of text, or what config.yaml itself has."""
 
-    form = "be one line of text."
+    requirement = "be one line of text."
 
     def __init__(self, default: Any = None, *, required: bool = False) -> None:
         """default: for what is not set, or empty."""
@@ -50,19 +50,19 @@ class Setting(fields.Field[Any]):
             super().__init__(required=True)
         else:
             super().__init__(load_default=default)
-        self.error_messages["required"] = f"is not set: it must {self.form}"
+        self.error_messages["required"] = f"is not set: it must {self.requirement}"
 
     def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> Any:
         text = str(value)
         if re.search(f"[{CONTROLS}\ud800-\udfff]", text):
-            raise self.fault()
+            raise self.invalid()
         return self.parse(text)
 
     def parse(self, text: str) -> Any:
         return text
 
-    def fault(self) -> ValidationError:
-        return ValidationError(f"must {self.form}")
+    def invalid(self) -> ValidationError:
+        return ValidationError(f"must {self.requirement}")
 
 
 class Number(Setting):
@@ -70,21 +70,21 @@ class Number(Setting):
         self.lowest, self.highest = lowest, highest
         self.pattern = "[0-9]{1,9}" if whole else r"[0-9]{1,9}(\.[0-9]{1,9})?"
         self.number: type[int] | type[float] = int if whole else float
-        self.form = f"be a {'whole ' if whole else ''}number from {lowest} to {highest}."
+        self.requirement = f"be a {'whole ' if whole else ''}number from {lowest} to {highest}."
         super().__init__(default)
 
     def parse(self, text: str) -> float:
         if not re.fullmatch(self.pattern, text) or not self.lowest <= self.number(text) <= self.highest:
-            raise self.fault()
+            raise self.invalid()
         return self.number(text)
 
 
 class Section(Setting):
-    form = "be a section, like {name: value}."
+    requirement = "be a section, like {name: value}."
 
     def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> dict[str, Any]:
         if not isinstance(value, Mapping):
-            raise self.fault()
+            raise self.invalid()
         return dict(value)
 
 
@@ -98,23 +98,23 @@ class Choice(Setting):
 
     def __init__(self, *words: str) -> None:
         self.words = words
-        self.form = f"be {' or '.join(words)}."
+        self.requirement = f"be {' or '.join(words)}."
         super().__init__(words[0])
 
     def parse(self, text: str) -> str:
         if text not in self.words:
-            raise self.fault()
+            raise self.invalid()
         return text
 
 
 class Secret(Setting):
     """32 bytes or more that no patient guesser comes to: of any characters, and never with a default."""
 
-    form = "be 32 bytes or more that are hard to guess, for example of `openssl rand -hex 32`."
+    requirement = "be 32 bytes or more that are hard to guess, for example of `openssl rand -hex 32`."
 
     def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> str:
         if len(str(value).encode(errors="replace")) < 32 or _is_guessable(str(value)):
-            raise self.fault()
+            raise self.invalid()
         return str(value)
 
 
@@ -126,62 +126,64 @@ def _is_guessable(text: str) -> bool:
     letters = re.sub("[^a-z]", "", text.lower())
     is_example = letters != "" and re.fullmatch(EXAMPLE_WORDS, letters) is not None
     is_text = re.search("[\ud800-\udfff]", text) is None
-    return is_example or not is_text or zxcvbn(text[:MOST_CHARACTERS_JUDGED])["guesses"] < LEAST_GUESSES
+    return is_example or not is_text or zxcvbn(text[:MAX_CHARACTERS_ESTIMATED])["guesses"] < MIN_GUESSES
 
 
 class AsciiText(Setting):
-    form = "be one line of ASCII."
+    requirement = "be one line of ASCII."
 
     def parse(self, text: str) -> str:
         if not text.isascii():
-            raise self.fault()
+            raise self.invalid()
         return text
 
 
 class Host(Setting):
-    form = "be a host's name or address, like mail.example.org or 127.0.0.1, without a port."
+    requirement = "be a host's name or address, like mail.example.org or 127.0.0.1, without a port."
 
     def parse(self, text: str) -> str:
         if not re.fullmatch(_HOST_NAME, text):
             try:
                 ip_address(text)
             except ValueError:
-                raise self.fault() from None
+                raise self.invalid() from None
         return text
 
 
 class Networks(Setting):
     """Separated by commas. A list of ip_network."""
 
-    form = "be addresses and networks like 10.0.0.0/8 (nothing but zeros after its prefix), separated by commas."
+    requirement = "be addresses and networks like 10.0.0.0/8 (nothing but zeros after its prefix), separated by commas."
 
     def __init__(self) -> None:
         super().__init__(())
 
     def parse(self, text: str) -> list[IPv4Network | IPv6Network]:
         try:
-            return [ip_network(entry) for entry in _listed(text)]
+            return [ip_network(entry) for entry in _split_list(text)]
         except ValueError:
-            raise self.fault() from None
+            raise self.invalid() from None
 
 
 class Certificate(Setting):
     """The file of an authority's certificate. Only its path is kept: it is read for every connection."""
 
-    form = "be a file with an authority's certificate that can be read."
+    requirement = "be a file with an authority's certificate that can be read."
 
     def parse(self, text: str) -> str:
         try:
             ssl.create_default_context(cafile=text)
         except OSError:
-            raise self.fault() from None
+            raise self.invalid() from None
         return text
 
 
 class Url(Setting):
     """base: paths are appended to it, so that it ends without a slash."""
 
-    form = "be an http or https URL like https://shop.example.org, in ASCII, without a user, a query or a fragment."
+    requirement = (
+        "be an http or https URL like https://shop.example.org, in ASCII, without a user, a query or a fragment."
+    )
 
     def __init__(self, default: str | None = None, *, base: bool = False) -> None:
         self.base = base
@@ -190,7 +192,7 @@ class Url(Setting):
     def parse(self, text: str) -> str:
         found = re.fullmatch(f"(?i:https?)://({_ADDRESS})(?:/{_PATH})?", text)
         if not found or not _is_address(found[1]):
-            raise self.fault()
+            raise self.invalid()
         if not self.base:
             return text
         parts = urlsplit(text)
@@ -200,22 +202,22 @@ class Url(Setting):
 class Origins(Setting):
     """Separated by commas. A list of URLs."""
 
-    form = "be addresses like https://office.example.org, without a user or a path, separated by commas."
+    requirement = "be addresses like https://office.example.org, without a user or a path, separated by commas."
 
     def __init__(self) -> None:
         super().__init__(())
 
     def parse(self, text: str) -> list[str]:
-        found = [re.fullmatch(f"(https?://({_ADDRESS}))/?", entry) for entry in _listed(text.lower())]
+        found = [re.fullmatch(f"(https?://({_ADDRESS}))/?", entry) for entry in _split_list(text.lower())]
         if not all(each and _is_address(each[2]) for each in found):
-            raise self.fault()
+            raise self.invalid()
         return [each[1] for each in found if each]
 
 
 class MailAddress(Setting):
     """One address that can be sent from without SMTPUTF8, with or without a name: an email.headerregistry.Address."""
 
-    form = (
+    requirement = (
         "be one address in ASCII, like Forage <shop@forage.example> or shop@forage.example; "
         'put a name that contains one of ,;:@()[]<>\\" in "quotes".'
     )
@@ -229,46 +231,46 @@ class MailAddress(Setting):
             raise ValidationError("must have its domain in punycode, like shop@xn--bcher-kva.example.")
         found = re.fullmatch(self.pattern, text.strip())
         if not found:
-            raise self.fault()
+            raise self.invalid()
         quoted, plain = found[1], found[2]
         name = re.sub(r"\\(.)", r"\1", quoted) if quoted is not None else (plain or "").strip()
         try:
             return Address(name, addr_spec=found["named"] or found["bare"])
         except (ValueError, MessageError):
-            raise self.fault() from None
+            raise self.invalid() from None
 
 
 class AmqpUri(Setting):
-    form = f"be the broker's address, like amqp://user:password@localhost:5672// ({ENCODED})."
+    requirement = f"be the broker's address, like amqp://user:password@localhost:5672// ({ENCODED})."
 
     def parse(self, text: str) -> str:
         found = re.fullmatch(f"(?i:amqps?|pyamqp)://{_USER}?({_ADDRESS})(?:/{_PATH})?", text)
         if not found or not _is_address(found[1]):
-            raise self.fault()
+            raise self.invalid()
         return text
 
 
 class RedisUri(Setting):
-    form = f"be the address of a Redis, like redis://:password@localhost:6379/0 ({ENCODED})."
+    requirement = f"be the address of a Redis, like redis://:password@localhost:6379/0 ({ENCODED})."
 
     def parse(self, text: str) -> str:
         found = re.fullmatch(f"rediss?://{_USER}?({_ADDRESS})(?:/[0-9]{{0,9}})?{_QUERY}", text)
         if not found or not _is_address(found[1]):
-            raise self.fault()
+            raise self.invalid()
         # Here, since few processes need it. Only the library knows which options a connection takes.
         from redis import ConnectionPool
 
         try:
             ConnectionPool.from_url(text).make_connection()
         except (ValueError, TypeError):
-            raise self.fault() from None
+            raise self.invalid() from None
         return text
 
 
 class DatabaseUris(Setting):
     """{service: URI}, of those that are set. A URI has one host or several, as SQLAlchemy and libpq write them."""
 
-    form = f"be like postgresql+psycopg2://user:password@localhost:5432/orders_db ({ENCODED})."
+    requirement = f"be like postgresql+psycopg2://user:password@localhost:5432/orders_db ({ENCODED})."
     pattern = rf"postgresql\+psycopg2://{_USER}?(?P<hosts>(?:{_ADDRESS},)*{_ADDRESS})?/(?!/)(?P<name>{_PATH})(?P<query>{_QUERY})"
 
     def __init__(self) -> None:
@@ -276,14 +278,14 @@ class DatabaseUris(Setting):
 
     def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> dict[str, str]:
         if not isinstance(value, Mapping):
-            raise self.fault()
+            raise self.invalid()
         uris = {service: str(uri) for service, uri in value.items() if uri}
-        wrong = {service: [f"must {self.form}"] for service, uri in uris.items() if not self.is_good(uri)}
+        wrong = {service: [f"must {self.requirement}"] for service, uri in uris.items() if not self.is_valid(uri)}
         if wrong:
             raise ValidationError(wrong)
         return uris
 
-    def is_good(self, uri: str) -> bool:
+    def is_valid(self, uri: str) -> bool:
         found = re.fullmatch(self.pattern, uri)
         if not found or not found["name"]:
             return False
@@ -296,7 +298,7 @@ class DatabaseUris(Setting):
             make_dsn(**{name: "1" for name, _ in options})
         except (ProgrammingError, TypeError):
             return False
-        hosts = _listed(",".join([found["hosts"] or "", *(value for name, value in options if name == "host")]))
+        hosts = _split_list(",".join([found["hosts"] or "", *(value for name, value in options if name == "host")]))
         # One that begins with a slash is a folder with a Unix socket.
         return hosts != [] and all(host.startswith("/") or _is_address(host) for host in hosts)
 
@@ -313,5 +315,5 @@ def _is_address(text: str) -> bool:
     return 1 <= int(found["port"] or 1) <= 65535
 
 
-def _listed(text: str) -> list[str]:
+def _split_list(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]

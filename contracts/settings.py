@@ -87,35 +87,35 @@ class ShopSettings(Schema):
     LOGGING = Section(dict)
 
     @pre_load
-    def pass_over_empty(self, config: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:
+    def drop_empty_values(self, config: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:
         return {name: value for name, value in config.items() if value not in ("", None)}
 
     @validates_schema(skip_on_field_errors=False)
-    def check_together(self, values: dict[str, Any], **kwargs: Any) -> None:
-        faults: dict[str, list[str]] = {}
+    def check_combinations(self, values: dict[str, Any], **kwargs: Any) -> None:
+        errors: dict[str, list[str]] = {}
         if values.get("AMQP_SSL_CA") and not values.get("AMQP_URI", "amqps:").lower().startswith("amqps:"):
-            faults["AMQP_SSL_CA"] = ["is set, and AMQP_URI is no amqps:// address: nothing would be encrypted."]
+            errors["AMQP_SSL_CA"] = ["is set, and AMQP_URI is no amqps:// address: nothing would be encrypted."]
         if values.get("JWT_SECRET_PREVIOUS") and values["JWT_SECRET_PREVIOUS"] == values.get("JWT_SECRET"):
-            faults["JWT_SECRET_PREVIOUS"] = ["is JWT_SECRET itself: set the other secret of a rotation, or none."]
-        faults |= _faults_of_the_relay(values)
+            errors["JWT_SECRET_PREVIOUS"] = ["is JWT_SECRET itself: set the other secret of a rotation, or none."]
+        errors |= _mail_relay_errors(values)
         # What oauthlib itself goes by.
         may_be_http = os.environ.get("OAUTHLIB_INSECURE_TRANSPORT") or not values.get("GOOGLE_CLIENT_ID")
         if not may_be_http and not values.get("OIDC_ISSUER", "https:").lower().startswith("https:"):
-            faults["OIDC_ISSUER"] = ["must begin with https://."]
-        if faults:
-            raise ValidationError(faults)
+            errors["OIDC_ISSUER"] = ["must begin with https://."]
+        if errors:
+            raise ValidationError(errors)
 
 
-def _faults_of_the_relay(values: Mapping[str, Any]) -> dict[str, list[str]]:
-    faults = {}
+def _mail_relay_errors(values: Mapping[str, Any]) -> dict[str, list[str]]:
+    errors = {}
     is_plain = values.get("SMTP_TLS") == "none"
     if values.get("SMTP_CA") and is_plain:
-        faults["SMTP_CA"] = ["is set, and SMTP_TLS is none: set that to starttls or implicit."]
+        errors["SMTP_CA"] = ["is set, and SMTP_TLS is none: set that to starttls or implicit."]
     if values.get("SMTP_PASSWORD") and "SMTP_USER" in values and not values["SMTP_USER"]:
-        faults["SMTP_USER"] = ["is not set, and SMTP_PASSWORD is: set both, or none for a server without a login."]
+        errors["SMTP_USER"] = ["is not set, and SMTP_PASSWORD is: set both, or none for a server without a login."]
     if values.get("SMTP_USER") and is_plain and "SMTP_HOST" in values and not is_local(values["SMTP_HOST"]):
-        faults["SMTP_TLS"] = [
+        errors["SMTP_TLS"] = [
             "is none, and SMTP_PASSWORD would cross the network unencrypted: set it to starttls or implicit, "
             "or take a mail server on this machine."
         ]
-    return faults
+    return errors

@@ -18,7 +18,7 @@ from nameko.exceptions import deserialize_to_instance
 
 import contracts.errors  # noqa: F401
 import extensions.errors  # noqa: F401
-from contracts.names import FORMATS, fault_of, has_stacked_marks, is_visible, normal_text
+from contracts.names import FORMATS, character_error, has_stacked_marks, is_visible, normal_text
 from nameko_reliable.errors import (
     DatabaseUnavailable,
     NotReplayable,
@@ -165,7 +165,7 @@ class Line(Text):
     pattern: str | None = None
 
     def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> str:
-        text = self._spelled(super()._deserialize(value, attr, data, **kwargs))
+        text = self._normalized(super()._deserialize(value, attr, data, **kwargs))
         # Not only once it is trimmed: the HTTP API's document can't say that what is blank doesn't count.
         self._validate(text)
         text = text.strip()
@@ -173,11 +173,11 @@ class Line(Text):
             raise ValidationError("Must be one line, without control characters.")
         return text
 
-    def _spelled(self, text: str) -> str:
+    def _normalized(self, text: str) -> str:
         return text
 
 
-def normalizable(text: str, max_length: int) -> str:
+def check_normalizable(text: str, max_length: int) -> str:
     """The text, unless it can't have `max_length` characters once it is normalized, or takes long to normalize."""
     if len(text) > 4 * max_length:
         raise ValidationError(f"Longer than maximum length {max_length}.")
@@ -187,23 +187,23 @@ def normalizable(text: str, max_length: int) -> str:
 
 
 def check_characters(text: str) -> str:
-    if fault := fault_of(text):
-        raise ValidationError(fault)
+    if error := character_error(text):
+        raise ValidationError(error)
     return text
 
 
 class Name(Line):
     """A Line that can be seen, normalized by `normal`; its length counts after that."""
 
-    form: Literal["NFC", "NFKC"] = "NFC"
+    normal_form: Literal["NFC", "NFKC"] = "NFC"
     normal = staticmethod(normal_text)
 
     def __init__(self, max_length: int, **kwargs: Any) -> None:
         super().__init__(validate=validate.Length(1, max_length), **kwargs)
         self.max_length = max_length
 
-    def _spelled(self, text: str) -> str:
-        return unicodedata.normalize(self.form, normalizable(text, self.max_length))
+    def _normalized(self, text: str) -> str:
+        return unicodedata.normalize(self.normal_form, check_normalizable(text, self.max_length))
 
     def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> str:
         name = check_characters(self.normal(super()._deserialize(value, attr, data, **kwargs)))
@@ -223,7 +223,7 @@ class Description(Text):
 
     def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> str:
         text = super()._deserialize(value, attr, data, **kwargs)
-        return check_characters(normal_text(normalizable(text, self.max_length)))
+        return check_characters(normal_text(check_normalizable(text, self.max_length)))
 
 
 def fold_address(address: str) -> str:
@@ -304,14 +304,14 @@ class PageQuery(Schema):
     page = fields.Integer(validate=validate.Range(1, MAX_PAGE))
 
     @validates_schema(pass_original=True)
-    def one_name_for_each(self, data: dict[str, Any], original: Mapping[str, Any], **kwargs: Any) -> None:
+    def refuse_conflicting_names(self, data: dict[str, Any], original: Mapping[str, Any], **kwargs: Any) -> None:
         for names in (("offset", "skip", "page"), ("limit", "page_size")):
             given = [name for name in names if name in original]
             if len(given) > 1:
                 raise ValidationError(f"Give either {' or '.join(given)}.", given[-1])
 
     @post_load
-    def settle(self, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+    def resolve_aliases(self, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         data["limit"] = data.pop("page_size", data["limit"])
         data["offset"] = data.pop("skip", data["offset"])
         if "page" in data:

@@ -22,7 +22,7 @@ from contracts.types import (
     Time,
     Unavailable,
     View,
-    normalizable,
+    check_normalizable,
 )
 from nameko_reliable.messages import Event
 
@@ -133,7 +133,7 @@ class UserPasswordResetRequested(UserEvent):
 
 
 class Username(Name):
-    form = "NFKC"
+    normal_form = "NFKC"
     normal = staticmethod(normal_username)
 
     def __init__(self) -> None:
@@ -171,7 +171,7 @@ class NewPassword(Text):
 
     def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> str:
         text = super()._deserialize(value, attr, data, **kwargs)
-        return normal_password(normalizable(text, MAX_PASSWORD))
+        return normal_password(check_normalizable(text, MAX_PASSWORD))
 
 
 def UncheckedSecret(**kwargs: Any) -> fields.String:

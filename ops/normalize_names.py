@@ -29,7 +29,7 @@ BATCH = 500
 
 
 @dataclass(frozen=True)
-class Names:
+class NameColumn:
     """A table's column of names, and beside it one of keys, `<column>_key`.
 
     counters: those that an edit raises. index(connection, id): has a row found by its new name.
@@ -59,12 +59,12 @@ USERS = table("users", *columns("username", "username_key"))
 SEARCHED = ("name", "category", "description", "search_text", "search_pieces", "search_version")
 PRODUCTS = table("products", *columns("sku", "sku_key", "version", "revision", *SEARCHED))
 NAMES = (
-    Names(USERS, "username", normal_username, username_key, MAX_USERNAME),
-    Names(PRODUCTS, "sku", normal_sku, normal_sku, MAX_SKU, ("version", "revision"), index_product),
+    NameColumn(USERS, "username", normal_username, username_key, MAX_USERNAME),
+    NameColumn(PRODUCTS, "sku", normal_sku, normal_sku, MAX_SKU, ("version", "revision"), index_product),
 )
 
 
-class Mending:
+class NameRepair:
     def __init__(self, connection, names):
         self.connection, self.names = connection, names
         columns = names.table.c
@@ -77,10 +77,10 @@ class Mending:
         rows = self.connection.execute(self.rows.where(self.id > last).order_by(self.id).limit(BATCH)).all()
         for row in rows:
             if row.key != self.names.key(row.name):
-                self.mend(row.id)
+                self.repair(row.id)
         return rows[-1].id if rows else None
 
-    def mend(self, row_id):
+    def repair(self, row_id):
         row = self.lock(self.id == row_id)
         key = row and self.names.key(row.name)
         if row is None or row.key == key:
@@ -90,7 +90,7 @@ class Mending:
             # A release before 0.1.0 gave it another name, and left the key.
             self.update(holder.id, {self.key: None})
             self.update(row.id, {self.key: key})
-            self.mend(holder.id)
+            self.repair(holder.id)
         elif holder is None:
             self.update(row.id, {self.key: key})
         elif holder.id < row.id:
@@ -122,15 +122,15 @@ class Mending:
         self.connection.execute(update(self.names.table).where(self.id == row_id).values(values))
 
 
-def mend_all(names, uri, apply):
+def repair_all(names, uri, apply):
     engine = create_engine(database_url(uri), poolclass=NullPool, connect_args=WRITABLE_HOST)
     with engine.connect() as connection:
-        mending, last = Mending(connection, names), 0
-        while (last := mending.next_batch(last)) is not None:
+        repair, last = NameRepair(connection, names), 0
+        while (last := repair.next_batch(last)) is not None:
             if apply:
                 connection.commit()
         # Else nothing is committed: what is listed is what would be.
-    print(f"{names.table.name}: {mending.renamed} {'renamed' if apply else 'to rename: run it with --apply'}")
+    print(f"{names.table.name}: {repair.renamed} {'renamed' if apply else 'to rename: run it with --apply'}")
 
 
 def main():
@@ -143,7 +143,7 @@ def main():
     uris = database_uris(*(chosen or services))
     for names in NAMES:
         if names.table.name in uris:
-            mend_all(names, uris[names.table.name], apply)
+            repair_all(names, uris[names.table.name], apply)
 
 
 if __name__ == "__main__":

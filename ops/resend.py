@@ -23,7 +23,7 @@ SERVICES = ("orders", "users")
 BATCH = 200
 
 
-def a_time(text):
+def parse_time(text):
     try:
         since = datetime.fromisoformat(text)
     except ValueError:
@@ -50,7 +50,7 @@ def resend(service, uri, since):
 
 def main(arguments):
     parser = argparse.ArgumentParser(prog="python -m ops.resend", description=__doc__.partition("\n")[0])
-    parser.add_argument("--since", required=True, type=a_time, help="a time with its zone")
+    parser.add_argument("--since", required=True, type=parse_time, help="a time with its zone")
     parser.add_argument("--service", choices=SERVICES, help="whose events; without it those of all")
     wanted = parser.parse_args(arguments)
     for service, uri in database_uris(*([wanted.service] if wanted.service else SERVICES)).items():

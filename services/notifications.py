@@ -58,7 +58,7 @@ from services.notifications_models import (
     OrderSummary,
     lock_address,
 )
-from services.notifications_smtp import MOST_CONNECTIONS, Mailer
+from services.notifications_smtp import MAX_CONNECTIONS, Mailer
 from services.notifications_statements import (
     AGE_OF_OLDEST_PENDING,
     COUNT_MAILS,
@@ -136,7 +136,7 @@ class Notifications(Service):
         """Leave an order mail to a summary when its address, which was never proven, has had its share."""
         lock_address(session, notification.recipient_email)
         summary_id = Notification.open_summary(session, notification.recipient_email)
-        if summary_id is None and notification.is_one_too_many(session):
+        if summary_id is None and notification.exceeds_limit(session):
             summary = OrderSummary(user_id=notification.user_id, user_email=notification.recipient_email)
             values = {"event_name": SUMMARY_NAME, "next_try_at": func.now() + UNPROVEN_WINDOW}
             summary_id = self._store(session, summary, notification.recipient_email, **values).id
@@ -149,7 +149,7 @@ class Notifications(Service):
 
     def _store(self, session, event, recipient, **values):
         """The new notification, None for an event that is stored already. values: for its other columns."""
-        subject, message = self.templates.words(event)
+        subject, message = self.templates.subject_and_message(event)
         self.bell.ring_after_commit(session)
         return session.scalar(
             insert(Notification)
@@ -173,11 +173,11 @@ class Notifications(Service):
             .returning(Notification)
         )
 
-    @crew(interval_seconds=1, most=MOST_CONNECTIONS)
+    @crew(interval_seconds=1, most=MAX_CONNECTIONS)
     def send_order_mails(self, member):
         self._send(member, Notification.due_order_mails())
 
-    @crew(interval_seconds=1, most=MOST_CONNECTIONS)
+    @crew(interval_seconds=1, most=MAX_CONNECTIONS)
     def send_account_mails(self, member):
         """A crew of its own: mails of orders never wait for users."""
         self._send(member, Notification.due_account_mails())
@@ -243,7 +243,7 @@ class Notifications(Service):
     def _retry(self, session, notification_id, user_id):
         """Make it the next to be sent. {id}: a repeat of the call needs no more."""
         notification = find_notification(session, notification_id, user_id, lock=True)
-        notification.try_by_hand()
+        notification.request_retry()
         self.bell.ring_after_commit(session)
         return {"id": notification.id}
 

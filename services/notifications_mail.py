@@ -25,20 +25,20 @@ from contracts.users import MailNotNeeded
 from nameko_reliable.errors import ServiceUnavailable
 from nameko_reliable.polling import Interrupted, beside
 from nameko_reliable.telemetry.logs import bind_log_fields
-from services.notifications_models import FREE, Notification
+from services.notifications_models import UNCLAIMED, Notification
 from services.notifications_smtp import MailPostponed, MailRefused, MailServerUnreachable, MailUncertain
 
 logger = logging.getLogger(__name__)
 
-CLAIM_MAILS = 20
+CLAIM_SIZE = 20
 LEASE_SECONDS = 30
 RENEW_SECONDS = 10
 # Those claimed with a mail that takes longer are for others to send.
 SLOW_SECONDS = 2
 NOTE_PAUSES_SECONDS = (0.2, 5)
-LONGEST_REASON = 1000
+MAX_REASON_LENGTH = 1000
 # As old as it is it goes before those that are due since then.
-GIVEN_BACK = FREE | {"next_try_at": Notification.created_at}
+RETURNED = UNCLAIMED | {"next_try_at": Notification.created_at}
 
 
 class UsersUnreachable(Exception):
@@ -73,10 +73,10 @@ class Sender:
         """Claim and send. True while there may be more to send."""
         claimed_at = time.monotonic()
         with self._db.transaction() as session:
-            _doubt_those_left_with_the_server(session)
-            mails = _claim(session, self._due.limit(math.ceil(CLAIM_MAILS * self._member.share)))
+            _mark_orphaned_mails_uncertain(session)
+            mails = _claim(session, self._due.limit(math.ceil(CLAIM_SIZE * self._member.share)))
         if not mails:
-            self._connection.rest()
+            self._connection.close_if_idle()
             return False
         try:
             # Only the mail that is being sent has its lease renewed: the others are given back in time.
@@ -97,14 +97,14 @@ class Sender:
 
         others: those claimed with it; emptied when this one turns out to be slow.
         """
-        with beside(lambda pause: self._hold(notification, others, pause)):
+        with beside(lambda pause: self._keep_lease(notification, others, pause)):
             started_at = time.monotonic()
             mine = Notification.id == notification.id, Notification.lease == notification.lease
             try:
-                self._hand_over(notification)
+                self._deliver(notification)
             except MailNotNeeded:
                 logger.info("notification %d is not needed any more", notification.id)
-                self._note(delete(Notification).where(*mine))
+                self._record(delete(Notification).where(*mine))
                 return True
             except LeaseLost:
                 logger.warning("notification %d may be another sender's by now", notification.id)
@@ -112,49 +112,49 @@ class Sender:
             except (Interrupted, ServiceUnavailable) as error:
                 # Perhaps dot_at was written, but no dot was sent.
                 logger.warning("notification %d waits: %r", notification.id, error)
-                self._note(update(Notification).where(*mine).values(GIVEN_BACK))
+                self._record(update(Notification).where(*mine).values(RETURNED))
                 return False
             except (MailServerUnreachable, UsersUnreachable) as error:
                 logger.warning("notification %d waits: %s", notification.id, error)
                 age += timedelta(seconds=time.monotonic() - started_at)
-                self._note(*_changing(notification, notification.unanswered(str(error), age), *mine))
+                self._record(*_outcome_statements(notification, notification.unreachable(str(error), age), *mine))
                 return False
             except MailPostponed as error:
                 logger.warning("notification %d was postponed: %s", notification.id, error)
                 age += timedelta(seconds=time.monotonic() - started_at)
-                self._note(*_changing(notification, notification.postponed(str(error), age), *mine))
+                self._record(*_outcome_statements(notification, notification.postponed(str(error), age), *mine))
             except MailRefused as error:
                 logger.error("notification %d was refused: %s", notification.id, error)
-                self._note(*_changing(notification, notification.refused(str(error)), *mine))
+                self._record(*_outcome_statements(notification, notification.refused(str(error)), *mine))
             except MailUncertain as error:
                 logger.error("notification %d is uncertain: %s", notification.id, error)
-                self._note(*_changing(notification, notification.in_doubt(str(error)), *mine))
+                self._record(*_outcome_statements(notification, notification.uncertain(str(error)), *mine))
             else:
                 logger.info("notification %d was sent", notification.id)
                 # Whatever lease it has by now.
-                self._note(*_changing(notification, notification.sent(), mine[0]))
+                self._record(*_outcome_statements(notification, notification.sent(), mine[0]))
             return True
 
-    def _hand_over(self, notification):
+    def _deliver(self, notification):
         """Make the mail and give it to the mail server. Raises what its steps raise, without the mail's secret."""
         with self._member.interruptible():
-            mail, secret = self._made(notification)
+            mail, secret = self._make(notification)
         try:
             with self._mailer.measured():
                 with self._member.interruptible():
                     self._connection.begin(mail)
-                self._announce_dot(notification)
+                self._record_dot(notification)
                 self._connection.finish()
         except (MailServerUnreachable, MailPostponed, MailRefused, MailUncertain) as error:
             # A server may quote the link of a mail that it refuses, for operators to read.
             reason = str(error).replace(secret, "…") if secret else str(error)
-            raise type(error)(reason[:LONGEST_REASON]) from None
+            raise type(error)(reason[:MAX_REASON_LENGTH]) from None
         except BaseException:
             # Without its dot it is no mail.
             self._connection.drop()
             raise
 
-    def _made(self, notification):
+    def _make(self, notification):
         try:
             return self._make_mail(notification)
         except (MailNotNeeded, UsersUnreachable, Interrupted, ServiceUnavailable):
@@ -164,26 +164,26 @@ class Sender:
             logger.exception("notification %d is no mail that can be sent", notification.id)
             raise MailRefused(f"The mail could not be made: {error}") from error
 
-    def _announce_dot(self, notification):
+    def _record_dot(self, notification):
         """From here on the server may have it. Raises LeaseLost."""
-        announcement = (
+        update_dot = (
             update(Notification)
             .where(Notification.id == notification.id, Notification.lease == notification.lease)
             .where(Notification.leased_until > func.now())
             .values(dot_at=func.now(), leased_until=_from_now(LEASE_SECONDS))
         )
         with self._db.transaction() as session:
-            if session.execute(announcement).rowcount == 0:
+            if session.execute(update_dot).rowcount == 0:
                 raise LeaseLost
 
-    def _hold(self, notification, others, pause):
+    def _keep_lease(self, notification, others, pause):
         """Beside the try: keep its lease, and let others have what was claimed with it, should it be slow."""
         if pause(SLOW_SECONDS):
             return
         self._member.slow()
-        rest = others[:]
+        unsent = others[:]
         others.clear()
-        self._give_back(rest)
+        self._give_back(unsent)
         renewal = (
             update(Notification)
             .where(Notification.id == notification.id, Notification.lease == notification.lease)
@@ -199,7 +199,7 @@ class Sender:
         if mails:
             ids, lease = [notification.id for notification, _ in mails], mails[0][0].lease
             mine = Notification.id.in_(ids), Notification.lease == lease
-            self._execute_if_possible(update(Notification).where(*mine).values(GIVEN_BACK))
+            self._execute_if_possible(update(Notification).where(*mine).values(RETURNED))
 
     def _execute_if_possible(self, statement):
         try:
@@ -208,7 +208,7 @@ class Sender:
         except ServiceUnavailable as error:
             logger.warning("leases of mails end by themselves: %r", error)
 
-    def _note(self, *statements):
+    def _record(self, *statements):
         """Once the database takes it: only this sender knows what came of the mail."""
         pause_seconds, longest_seconds = NOTE_PAUSES_SECONDS
         while True:
@@ -238,16 +238,18 @@ def _claim(session, due):
     return sorted((tuple(row) for row in session.execute(claim)), key=lambda row: row[0].id)
 
 
-def _doubt_those_left_with_the_server(session):
+def _mark_orphaned_mails_uncertain(session):
     left = select(Notification).where(Notification.dot_at.is_not(None), Notification.leased_until <= func.now())
     for notification in session.scalars(left.with_for_update(skip_locked=True)):
         reason = f"the mail server may have it: its sender was lost after {notification.dot_at:%Y-%m-%d %H:%M:%S} UTC"
         logger.error("notification %d is uncertain: %s", notification.id, reason)
-        for statement in _changing(notification, notification.in_doubt(reason), Notification.id == notification.id):
+        for statement in _outcome_statements(
+            notification, notification.uncertain(reason), Notification.id == notification.id
+        ):
             session.execute(statement)
 
 
-def _changing(notification, changes, *conditions):
+def _outcome_statements(notification, changes, *conditions):
     """The statements that note what came of a try."""
     yield update(Notification).where(*conditions).values(changes)
     is_over = "status" in changes

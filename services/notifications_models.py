@@ -33,11 +33,11 @@ from nameko_reliable.tables import AnswerMixin
 # An address that was never proven gets at most this many order mails in this time. Further ones are summed up in one
 # mail, which is sent UNPROVEN_WINDOW after the first that it sums up.
 UNPROVEN_MAILS, UNPROVEN_WINDOW = 6, timedelta(hours=1)
-MOST_ORDERS_LISTED = 20
+MAX_ORDERS_LISTED = 20
 # With no order_id. 0.1.0, which may run beside this release, knows summaries by this name.
 SUMMARY_NAME = OrderStatusUpdated.name
-LONGEST_UNREACHABLE_PAUSE_SECONDS = 30
-POSTPONED_PAUSES_SECONDS = (60, 3600)
+MAX_UNREACHABLE_PAUSE_SECONDS = 30
+POSTPONED_PAUSE_SECONDS = (60, 3600)
 # After each time that a mail became uncertain; one more time, and it has failed.
 UNCERTAIN_PAUSES = (timedelta(minutes=15), timedelta(hours=1))
 GIVE_UP_AFTER = timedelta(hours=24)
@@ -46,7 +46,7 @@ GIVE_UP_AFTER = timedelta(hours=24)
 IS_DUE_ORDER_MAIL = text("status IN ('pending', 'uncertain') AND dot_at IS NULL AND order_id IS NOT NULL")
 IS_DUE_ACCOUNT_MAIL = text("status IN ('pending', 'uncertain') AND dot_at IS NULL AND order_id IS NULL")
 # Held by no claim, and not with the server.
-FREE = {"leased_until": None, "dot_at": None}
+UNCLAIMED = {"leased_until": None, "dot_at": None}
 
 
 class Base(DeclarativeBase):
@@ -162,7 +162,7 @@ class Notification(Base):
         Index("ix_notifications_dot", "leased_until", postgresql_where=text("dot_at IS NOT NULL")),
     )
 
-    def try_by_hand(self):
+    def request_retry(self):
         """Make it the next to be sent. Raises NotFailed unless it is failed or uncertain, and not being tried."""
         is_held = self.leased_until is not None
         if self.status not in ("failed", "uncertain") or is_held:
@@ -173,34 +173,34 @@ class Notification(Base):
     # The outcomes of a try, as the columns that change.
 
     def sent(self):
-        return self._tried(attempts=self.attempts + 1, status="sent", error_message=None, lease=None)
+        return self._after_try(attempts=self.attempts + 1, status="sent", error_message=None, lease=None)
 
     def refused(self, reason):
-        return self._tried(attempts=self.attempts + 1, status="failed", error_message=reason)
+        return self._after_try(attempts=self.attempts + 1, status="failed", error_message=reason)
 
     def postponed(self, reason, age):
         """The server may take this mail later: wait longer each time. age: since it was stored."""
-        shortest, longest = POSTPONED_PAUSES_SECONDS
+        shortest, longest = POSTPONED_PAUSE_SECONDS
         pause = timedelta(seconds=min(shortest * 2 ** min(self.attempts, 10), longest))
-        return self._tried(attempts=self.attempts + 1, error_message=reason) | self._again(pause, age)
+        return self._after_try(attempts=self.attempts + 1, error_message=reason) | self._retry_after(pause, age)
 
-    def unanswered(self, reason, age):
+    def unreachable(self, reason, age):
         """The server said nothing about this mail: that is no attempt, but after a day it has failed."""
-        pause = timedelta(seconds=min(2 ** min(self.tries + 1, 10), LONGEST_UNREACHABLE_PAUSE_SECONDS))
-        return self._tried(error_message=reason) | self._again(pause, age)
+        pause = timedelta(seconds=min(2 ** min(self.tries + 1, 10), MAX_UNREACHABLE_PAUSE_SECONDS))
+        return self._after_try(error_message=reason) | self._retry_after(pause, age)
 
-    def in_doubt(self, reason):
+    def uncertain(self, reason):
         """The server may have it: an early try could send it twice."""
-        changes = self._tried(doubts=self.doubts + 1, error_message=reason)
+        changes = self._after_try(doubts=self.doubts + 1, error_message=reason)
         if self.doubts >= len(UNCERTAIN_PAUSES):
             return changes | {"status": "failed"}
         return changes | {"status": "uncertain", "next_try_at": func.now() + UNCERTAIN_PAUSES[self.doubts]}
 
-    def _tried(self, **changes):
+    def _after_try(self, **changes):
         waited = func.now() - Notification.created_at if self.tries == 0 else Notification.waited
-        return FREE | {"tries": self.tries + 1, "waited": waited, "by_hand": False} | changes
+        return UNCLAIMED | {"tries": self.tries + 1, "waited": waited, "by_hand": False} | changes
 
-    def _again(self, pause, age):
+    def _retry_after(self, pause, age):
         # The day of a mail that had to wait for its turn begins at its first try.
         if self.by_hand or (self.tries > 0 and age > GIVE_UP_AFTER + self.waited):
             return {"status": "failed"}
@@ -218,7 +218,7 @@ class Notification(Base):
         """Leave it to the summary, which is mailed in its place."""
         self.status, self.error_message, self.summary_id = "sent", f"summed up in {summary_id}", summary_id
 
-    def is_one_too_many(self, session):
+    def exceeds_limit(self, session):
         """Whether the address, which was never proven, has had its share of order mails. The address is locked."""
         lately = Notification.created_at > func.clock_timestamp() - UNPROVEN_WINDOW
         others = select(func.count()).where(
@@ -234,11 +234,11 @@ class Notification(Base):
     def orders_summed_up(self, session):
         """Of a summary: (the last notification of each order, newest orders first, and the number of orders).
 
-        The address is locked. At most MOST_ORDERS_LISTED notifications.
+        The address is locked. At most MAX_ORDERS_LISTED notifications.
         """
         orders = select(Notification.order_id).where(Notification.summary_id == self.id)
         last = select(Notification).where(Notification.order_id.in_(orders)).distinct(Notification.order_id)
-        last = last.order_by(Notification.order_id.desc(), Notification.sequence.desc()).limit(MOST_ORDERS_LISTED)
+        last = last.order_by(Notification.order_id.desc(), Notification.sequence.desc()).limit(MAX_ORDERS_LISTED)
         total = session.scalar(select(func.count()).select_from(orders.distinct().subquery()))
         return session.scalars(last).all(), total
 
@@ -269,11 +269,11 @@ class Notification(Base):
         other = aliased(cls)
         # A subquery of the order's own mails for each: for EXISTS, PostgreSQL may hash the whole table.
         of_same_order = select(other.id).where(other.order_id == cls.order_id).limit(1)
-        waiting_one = of_same_order.where(other.sequence < cls.sequence, other.status == "pending").scalar_subquery()
-        one_before = of_same_order.where(other.sequence == cls.sequence - 1).scalar_subquery()
+        pending_before = of_same_order.where(other.sequence < cls.sequence, other.status == "pending").scalar_subquery()
+        is_predecessor_known = of_same_order.where(other.sequence == cls.sequence - 1).scalar_subquery()
         overdue = cls.created_at < func.now() - GIVE_UP_AFTER
-        in_turn = or_(cls.sequence == 1, one_before.is_not(None), overdue)
-        return cls._due(IS_DUE_ORDER_MAIL).where(waiting_one.is_(None), in_turn)
+        in_turn = or_(cls.sequence == 1, is_predecessor_known.is_not(None), overdue)
+        return cls._due(IS_DUE_ORDER_MAIL).where(pending_before.is_(None), in_turn)
 
     @classmethod
     @cache

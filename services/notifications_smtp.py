@@ -38,13 +38,13 @@ logger = logging.getLogger(__name__)
 
 # RFC 5321, 4.5.3.2.
 COMMAND_SECONDS = 300
-END_SECONDS = 600
+END_OF_DATA_SECONDS = 600
 QUIT_SECONDS = 1
 # A connection that had nothing to send for so long is closed.
 IDLE_SECONDS = 10
 # Of a process, at the same time.
-MOST_CONNECTIONS = 20
-END = b".\r\n"
+MAX_CONNECTIONS = 20
+END_OF_DATA = b".\r\n"
 
 MAIL_DURATION = Histogram(
     "forage_mail_duration_seconds",
@@ -83,7 +83,7 @@ class ConnectionLost(Exception):
     pass
 
 
-class NoAnswer(Exception):
+class AnswerTimeout(Exception):
     """Not an OSError, which smtplib would take for a connection that has ended."""
 
 
@@ -97,7 +97,7 @@ class Mailer(DependencyProvider):
         self.login = (config["SMTP_USER"], config["SMTP_PASSWORD"]) if config.get("SMTP_USER") else None
         # Looked up once: a name server that is slow would stop the event loop at each connection.
         self.local_hostname = smtplib.SMTP().local_hostname
-        self.places = Semaphore(MOST_CONNECTIONS)
+        self.slots = Semaphore(MAX_CONNECTIONS)
         self._sending = Operation("SMTP send", "client", {"server.address": self.host, "server.port": self.port})
 
     def get_dependency(self, worker_ctx):
@@ -133,7 +133,7 @@ class MailConnection:
     def __init__(self, mailer):
         self._mailer = mailer
         self._smtp: Any = None
-        self._is_amid_mail = self._needs_reset = False
+        self._is_in_mail = self._needs_reset = False
         self._used_at = 0.0
 
     def begin(self, mail):
@@ -142,7 +142,7 @@ class MailConnection:
         Raises MailServerUnreachable, MailPostponed or MailRefused, each with a sentence.
         """
         try:
-            sender, recipient, content, is_international = _parts(mail)
+            sender, recipient, content, is_international = _smtp_parts(mail)
             self._begin(sender, recipient, content, is_international)
         except (ValueError, MessageError) as error:
             self.close()
@@ -154,29 +154,29 @@ class MailConnection:
         Raises MailPostponed, MailRefused or MailUncertain.
         """
         try:
-            self._say(lambda: self._smtp.send(END))
-        except (ConnectionLost, NoAnswer) as error:
+            self._call(lambda: self._smtp.send(END_OF_DATA))
+        except (ConnectionLost, AnswerTimeout) as error:
             # The end has not left.
             raise MailPostponed(f"before the mail's end {error}") from error
         try:
-            code, text = self._ask(self._smtp.getreply, seconds=END_SECONDS)
-        except (ConnectionLost, NoAnswer) as error:
+            code, text = self._command(self._smtp.getreply, seconds=END_OF_DATA_SECONDS)
+        except (ConnectionLost, AnswerTimeout) as error:
             raise MailUncertain(f"the mail server may have it: after the mail's end {error}") from error
-        self._is_amid_mail, self._used_at = False, time.monotonic()
+        self._is_in_mail, self._used_at = False, time.monotonic()
         if not 200 <= code < 300:
             if not 400 <= code < 600:
                 self.drop()
                 raise MailUncertain(f"the mail server may have it: it said {code} {text} to the mail's end")
             self._raise_answer(code, text)
 
-    def rest(self):
+    def close_if_idle(self):
         """Close a connection that has long had nothing to do."""
         if self._smtp is not None and time.monotonic() - self._used_at > IDLE_SECONDS:
             self.close()
 
     def close(self):
         """In order, unless a mail was begun that is not to be finished."""
-        if self._smtp is not None and not self._is_amid_mail:
+        if self._smtp is not None and not self._is_in_mail:
             # Whatever comes of the goodbye, all has been said.
             with eventlet.Timeout(QUIT_SECONDS, False), suppress(smtplib.SMTPException, OSError):
                 self._smtp.quit()
@@ -186,9 +186,9 @@ class MailConnection:
         """At once: a mail that was begun and not finished is none."""
         if self._smtp is not None:
             smtp, self._smtp = self._smtp, None
-            self._is_amid_mail = self._needs_reset = False
+            self._is_in_mail = self._needs_reset = False
             smtp.close()
-            self._mailer.places.release()
+            self._mailer.slots.release()
 
     def _begin(self, sender, recipient, content, is_international):
         if self._needs_reset:
@@ -201,10 +201,10 @@ class MailConnection:
             if not self._smtp.has_extn("smtputf8"):
                 raise ValueError("its addresses need SMTPUTF8, which the mail server doesn't know")
             options += ["SMTPUTF8", "BODY=8BITMIME"]
-        self._is_amid_mail = True
+        self._is_in_mail = True
         try:
             try:
-                code, text = self._ask(self._smtp.mail, sender, options)
+                code, text = self._command(self._smtp.mail, sender, options)
             except ConnectionLost:
                 if not is_kept:
                     raise
@@ -216,17 +216,17 @@ class MailConnection:
                     return self._begin(sender, recipient, content, is_international)
                 raise MailServerUnreachable(f"the mail server {self._address} takes no mail: it said {code} {text}")
             self._expect(range(200, 300), code, text)
-            self._expect(range(200, 300), *self._ask(self._smtp.rcpt, recipient))
-            self._expect([354], *self._ask(self._smtp.docmd, "data"))
-            self._say(lambda: self._smtp.send(content))
-        except (ConnectionLost, NoAnswer) as error:
+            self._expect(range(200, 300), *self._command(self._smtp.rcpt, recipient))
+            self._expect([354], *self._command(self._smtp.docmd, "data"))
+            self._call(lambda: self._smtp.send(content))
+        except (ConnectionLost, AnswerTimeout) as error:
             raise MailPostponed(f"before the mail's end {error}") from error
 
     def _open(self):
-        self._mailer.places.acquire()
+        self._mailer.slots.acquire()
         try:
-            self._smtp = self._greeted()
-        except (smtplib.SMTPException, NoAnswer, OSError, ValueError) as error:
+            self._smtp = self._connect()
+        except (smtplib.SMTPException, AnswerTimeout, OSError, ValueError) as error:
             reason: object = error
             if isinstance(error, smtplib.SMTPResponseException):
                 reason = f"it said {error.smtp_code} {self._without_password(_readable(error.smtp_error))}"
@@ -236,28 +236,30 @@ class MailConnection:
             raise MailServerUnreachable(f"the mail server {self._address} is unreachable: {reason}") from None
         finally:
             if self._smtp is None:
-                self._mailer.places.release()
+                self._mailer.slots.release()
 
-    def _greeted(self):
+    def _connect(self):
         """An smtplib.SMTP that a mail may follow."""
         mailer, smtp = self._mailer, cast(Any, None)
         try:
-            with _no_answer_within(COMMAND_SECONDS):
+            with _answer_within(COMMAND_SECONDS):
                 if mailer.tls == "implicit":
-                    smtp = smtplib.SMTP_SSL(mailer.host, mailer.port, mailer.local_hostname, context=self._verifying())
+                    smtp = smtplib.SMTP_SSL(
+                        mailer.host, mailer.port, mailer.local_hostname, context=self._tls_context()
+                    )
                 else:
                     smtp = smtplib.SMTP(mailer.host, mailer.port, mailer.local_hostname)
             # Else the mail's end, a packet of its own, would wait for the acknowledgement of what was before it.
             smtp.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            with _no_answer_within(COMMAND_SECONDS):
+            with _answer_within(COMMAND_SECONDS):
                 smtp.ehlo_or_helo_if_needed()
             if mailer.tls == "starttls":
-                with _no_answer_within(COMMAND_SECONDS):
-                    smtp.starttls(context=self._verifying())
-                with _no_answer_within(COMMAND_SECONDS):
+                with _answer_within(COMMAND_SECONDS):
+                    smtp.starttls(context=self._tls_context())
+                with _answer_within(COMMAND_SECONDS):
                     smtp.ehlo_or_helo_if_needed()
             if mailer.login is not None:
-                with _no_answer_within(COMMAND_SECONDS):
+                with _answer_within(COMMAND_SECONDS):
                     smtp.login(*mailer.login)
         except BaseException:
             if smtp is not None:
@@ -265,7 +267,7 @@ class MailConnection:
             raise
         return smtp
 
-    def _verifying(self):
+    def _tls_context(self):
         """A context that verifies certificate and host name; made for each connection, as authorities change."""
         return ssl.create_default_context(cafile=self._mailer.ca)
 
@@ -279,25 +281,25 @@ class MailConnection:
 
     def _reset(self):
         self._needs_reset = False
-        with suppress(ConnectionLost, NoAnswer):
-            code, _ = self._ask(self._smtp.rset)
+        with suppress(ConnectionLost, AnswerTimeout):
+            code, _ = self._command(self._smtp.rset)
             if code != 250:
                 self.drop()
 
-    def _ask(self, say, *arguments, seconds=None):
+    def _command(self, say, *arguments, seconds=None):
         """(code, text) of the answer."""
-        code, text = self._say(say, *arguments, seconds=seconds)
+        code, text = self._call(say, *arguments, seconds=seconds)
         if code == -1:
             self.drop()
             raise ConnectionLost("came what is no answer of a mail server")
         return code, _readable(text)
 
-    def _say(self, say, *arguments, seconds=None):
-        """What `say` returns. Raises ConnectionLost or NoAnswer, and has dropped the connection then."""
+    def _call(self, say, *arguments, seconds=None):
+        """What `say` returns. Raises ConnectionLost or AnswerTimeout, and has dropped the connection then."""
         try:
-            with _no_answer_within(seconds or COMMAND_SECONDS):
+            with _answer_within(seconds or COMMAND_SECONDS):
                 return say(*arguments)
-        except NoAnswer:
+        except AnswerTimeout:
             self.drop()
             raise
         except (smtplib.SMTPException, OSError) as error:
@@ -310,7 +312,7 @@ class MailConnection:
 
     def _raise_answer(self, code, text):
         if 400 <= code < 600 and code != 421:
-            self._is_amid_mail, self._needs_reset = False, True
+            self._is_in_mail, self._needs_reset = False, True
         else:
             # 421 is a server on its way out, whatever it was asked.
             self.drop()
@@ -322,7 +324,7 @@ class MailConnection:
         return f"{self._mailer.host}:{self._mailer.port}"
 
 
-def _parts(mail):
+def _smtp_parts(mail):
     """(sender, recipient, content, whether they need SMTPUTF8): as smtplib's send_message has them, for one recipient.
 
     content: with doubled dots, up to the end of its last line.
@@ -341,6 +343,6 @@ def _readable(answer):
 
 
 @contextmanager
-def _no_answer_within(seconds):
-    with eventlet.Timeout(seconds, NoAnswer(f"there was no answer within {seconds} s")):
+def _answer_within(seconds):
+    with eventlet.Timeout(seconds, AnswerTimeout(f"there was no answer within {seconds} s")):
         yield

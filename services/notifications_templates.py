@@ -30,7 +30,7 @@ class MailTemplates(DependencyProvider):
     def get_dependency(self, worker_ctx):
         return self
 
-    def words(self, event):
+    def subject_and_message(self, event):
         """The subject and the sentence of an event, for lists and pushes."""
         words = self._templates.get_template(f"{_folder(event)}/_words.jinja").make_module({"event": event})
         return str(words.subject), str(words.text)

@@ -40,17 +40,17 @@ from nameko_reliable.rpc import rpc
 from nameko_reliable.settings import Settings
 from nameko_reliable.timers import timer
 from services.base import Service
-from services.orders_attempts import begin_attempt, merged
+from services.orders_attempts import begin_attempt, merge_items
 from services.orders_events import event_of
 from services.orders_models import Answer, Attempt, Base, Order, OutboxEntry
-from services.orders_statements import search_orders, summarize, with_details
+from services.orders_statements import search_orders, select_with_details, summarize
 
 ORDER_VIEW = OrderView()
-ROUND_ORDERS = 100
+CANCEL_BATCH = 100
 ABANDONED_ATTEMPT_DAYS = 30
 
 
-def first_view(order):
+def view_when_placed(order):
     """The order as it was answered when it was placed, without its later steps."""
     view = ORDER_VIEW.write(order)
     return {**view, "status": "pending", "updated_at": view["created_at"], "history": view["history"][:1]}
@@ -86,9 +86,9 @@ class Orders(Service):
                 "idempotency_key": self.db.call_id if idempotency_key is None else idempotency_key,
             },
         )
-        lines = merged(placement["items"])
+        lines = merge_items(placement["items"])
         with self.db.transaction() as session:
-            attempt = begin_attempt(session, placement, lines, *self._most_open(placement["email_verified"]))
+            attempt = begin_attempt(session, placement, lines, *self._open_limits(placement["email_verified"]))
         if attempt.state == "ordered":
             return self._first_answer(attempt.reservation_id)
         try:
@@ -96,11 +96,11 @@ class Orders(Service):
             return self._place(attempt.reservation_id, placement, reserved)
         except Exception:
             # The answer of a commit may have been lost. The attempt's row says, once it can be locked.
-            if self._abandon(attempt.reservation_id):
+            if self._abandon_unless_ordered(attempt.reservation_id):
                 raise
             return self._first_answer(attempt.reservation_id)
 
-    def _most_open(self, email_verified):
+    def _open_limits(self, email_verified):
         """[orders, units] that an account may have open."""
         names = ("MAX_OPEN_ORDERS_UNPROVEN", "MAX_OPEN_UNITS_UNPROVEN")
         if email_verified:
@@ -137,15 +137,17 @@ class Orders(Service):
 
     def _first_answer(self, reservation_id):
         with self.db.transaction(past_deadline=True) as session:
-            return first_view(session.scalars(with_details().where(Order.reservation_id == reservation_id)).one())
+            return view_when_placed(
+                session.scalars(select_with_details().where(Order.reservation_id == reservation_id)).one()
+            )
 
-    def _abandon(self, reservation_id):
+    def _abandon_unless_ordered(self, reservation_id):
         """Abandon the attempt, and so its stock, unless it became an order. True if it is abandoned."""
         with self.db.transaction(past_deadline=True) as session:
-            self._turn_abandoned(session, Attempt.reservation_id == reservation_id)
+            self._abandon_attempts(session, Attempt.reservation_id == reservation_id)
             return session.get(Attempt, reservation_id).state == "abandoned"
 
-    def _turn_abandoned(self, session, which):
+    def _abandon_attempts(self, session, which):
         abandoned = session.scalars(
             update(Attempt)
             .where(which, Attempt.state == "open")
@@ -166,7 +168,7 @@ class Orders(Service):
             unknown = insert(Attempt).values(reservation_id=reservation_id, state="abandoned")
             session.execute(unknown.on_conflict_do_nothing(index_elements=["reservation_id"]))
             expired = Attempt.leased_until < func.now()
-            self._turn_abandoned(session, (Attempt.reservation_id == reservation_id) & expired)
+            self._abandon_attempts(session, (Attempt.reservation_id == reservation_id) & expired)
             return session.get(Attempt, reservation_id).state
 
     @rpc
@@ -176,7 +178,7 @@ class Orders(Service):
             return ORDER_VIEW.write(self._find(session, order_id, user_id))
 
     def _find(self, session, order_id, user_id, lock=False):
-        wanted = with_details().where(Order.id == load_id(order_id, "order_id"))
+        wanted = select_with_details().where(Order.id == load_id(order_id, "order_id"))
         order = session.scalar(wanted.with_for_update(of=Order) if lock else wanted)
         if order is None or user_id not in (None, order.user_id):
             raise OrderNotFound(order_id)
@@ -238,27 +240,27 @@ class Orders(Service):
     @timer(interval=60)
     def cancel_unconfirmed_orders(self):
         """Cancel orders that are pending for longer than PENDING_ORDER_HOURS, unless that is 0."""
-        while self.settings["PENDING_ORDER_HOURS"] and self._cancel_some_unconfirmed():
+        while self.settings["PENDING_ORDER_HOURS"] and self._cancel_next_unconfirmed():
             pass
 
-    def _cancel_some_unconfirmed(self):
+    def _cancel_next_unconfirmed(self):
         """True while there may be more."""
         since = func.now() - timedelta(hours=self.settings["PENDING_ORDER_HOURS"])
-        unconfirmed = with_details().where(Order.status == "pending", Order.created_at < since)
+        unconfirmed = select_with_details().where(Order.status == "pending", Order.created_at < since)
         # PostgreSQL checks the conditions again once it has the lock. Orders that others hold are skipped: they are
         # taking a step, or come in a later round.
-        unconfirmed = unconfirmed.order_by(Order.id).limit(ROUND_ORDERS).with_for_update(of=Order, skip_locked=True)
+        unconfirmed = unconfirmed.order_by(Order.id).limit(CANCEL_BATCH).with_for_update(of=Order, skip_locked=True)
         with self.db.transaction() as session:
             orders = session.scalars(unconfirmed).all()
             for order in orders:
                 self._move(session, order, "cancelled", by="system")
-        return len(orders) == ROUND_ORDERS
+        return len(orders) == CANCEL_BATCH
 
     @timer(interval=3600)
     def forget_answers_and_dead_attempts(self):
         with self.db.transaction() as session:
             Answer.forget_old(session)
             # Their calls died before any stock was reserved, so products will never ask about them.
-            self._turn_abandoned(session, Attempt.leased_until < func.now() - timedelta(hours=1))
+            self._abandon_attempts(session, Attempt.leased_until < func.now() - timedelta(hours=1))
             old = Attempt.created_at < func.now() - timedelta(days=ABANDONED_ATTEMPT_DAYS)
             session.execute(delete(Attempt).where(Attempt.state == "abandoned", old))

@@ -15,7 +15,7 @@ from services.orders_models import Attempt, open_orders
 LEASE_SECONDS = 10
 
 
-def merged(items):
+def merge_items(items):
     """One line for each product, by id, with the sum of its quantities; prices as strings."""
     lines = {}
     for item in items:
@@ -26,16 +26,17 @@ def merged(items):
     return [lines[product_id] for product_id in sorted(lines)]
 
 
-def begin_attempt(session, placement, lines, most_orders, most_units):
+def begin_attempt(session, placement, lines, max_orders, max_units):
     """The attempt of this key: a new one, one whose lease has ended, or the ordered one.
 
-    placement: as contracts.orders.OrderPlacement. lines: merged. most_orders, most_units: the limits of the account's
-    open orders. Raises KeyReused for another body, RequestInFlight while another call holds it, TooManyOpenOrders for a
-    new one.
+    placement: as contracts.orders.OrderPlacement. lines: as `merge_items` returns them. max_orders, max_units: the
+    limits of the account's open orders.
+    Raises KeyReused for another body, RequestInFlight while another call holds the attempt, and TooManyOpenOrders for
+    a new attempt.
     """
     user_id, key, fingerprint = placement["user_id"], placement["idempotency_key"], _fingerprint(lines)
     units = sum(line["quantity"] for line in lines)
-    taken = open_orders(user_id)
+    open_now = open_orders(user_id)
     lease = func.now() + timedelta(seconds=LEASE_SECONDS)
     values = {
         "reservation_id": literal(uuid4()),
@@ -46,7 +47,9 @@ def begin_attempt(session, placement, lines, most_orders, most_units):
         "state": literal("open"),
         "leased_until": lease,
     }
-    within_limits = select(*values.values()).where(taken.c.orders < most_orders, taken.c.units + units <= most_units)
+    within_limits = select(*values.values()).where(
+        open_now.c.orders < max_orders, open_now.c.units + units <= max_units
+    )
     # A user's attempts begin one by one: of many at once each counts those before it.
     session.execute(select(func.pg_advisory_xact_lock(func.hashtext(f"open orders of {user_id}"))))
     attempt = session.scalar(
@@ -63,11 +66,11 @@ def begin_attempt(session, placement, lines, most_orders, most_units):
         .with_for_update()
     )
     if attempt is None:
-        orders, open_units = session.execute(select(taken.c.orders, taken.c.units)).one()
-        if orders < most_orders and open_units + units <= most_units:
+        orders, open_units = session.execute(select(open_now.c.orders, open_now.c.units)).one()
+        if orders < max_orders and open_units + units <= max_units:
             # The key was free, or the limits were kept, just after the first statement.
             raise RequestInFlight(1)
-        raise TooManyOpenOrders(orders, open_units, units, most_orders, most_units)
+        raise TooManyOpenOrders(orders, open_units, units, max_orders, max_units)
     if attempt.fingerprint != fingerprint:
         raise KeyReused
     if attempt.state == "open":

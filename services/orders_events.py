@@ -5,10 +5,10 @@ from sqlalchemy import select
 from contracts.orders import NOT_CONFIRMED, OrderCreated, OrderLine, OrderStatusUpdated
 from contracts.types import event_id_of
 from services.orders_models import Order, StatusStep
-from services.orders_statements import with_details
+from services.orders_statements import select_with_details
 
 # Orders that are read at once when events are made again.
-EVENTS_ORDERS = 100
+ORDERS_PER_QUERY = 100
 
 
 def event_of(order, sequence):
@@ -42,9 +42,9 @@ def events_since(session, since):
     Without order.abandoned: products itself asks about its reservations.
     """
     order_ids = sorted(session.scalars(select(StatusStep.order_id).where(StatusStep.at >= since).distinct()))
-    for first in range(0, len(order_ids), EVENTS_ORDERS):
-        chunk = order_ids[first : first + EVENTS_ORDERS]
-        for order in session.scalars(with_details().where(Order.id.in_(chunk)).order_by(Order.id)):
+    for first in range(0, len(order_ids), ORDERS_PER_QUERY):
+        chunk = order_ids[first : first + ORDERS_PER_QUERY]
+        for order in session.scalars(select_with_details().where(Order.id.in_(chunk)).order_by(Order.id)):
             for sequence, step in enumerate(order.history, 1):
                 if step.at >= since:
                     yield event_of(order, sequence), order.id

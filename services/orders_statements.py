@@ -11,7 +11,7 @@ from contracts.types import load_id
 from services.orders_models import Order
 
 
-def with_details():
+def select_with_details():
     return select(Order).options(selectinload(Order.items), selectinload(Order.history))
 
 
@@ -37,7 +37,9 @@ def search_orders(session, user_id, query):
         conditions.append(Order.created_at >= query["created_from"])
     if query["created_to"] is not None:
         conditions.append(Order.created_at < query["created_to"])
-    page = with_details().where(*conditions).order_by(Order.id.desc()).offset(query["offset"]).limit(query["limit"])
+    page = (
+        select_with_details().where(*conditions).order_by(Order.id.desc()).offset(query["offset"]).limit(query["limit"])
+    )
     total = session.scalar(select(func.count()).select_from(Order).where(*conditions))
     return total, session.scalars(page)
 

@@ -53,8 +53,8 @@ logger = logging.getLogger(__name__)
 PRODUCT_VIEW, PRODUCT_RECORD = ProductView(), ProductRecord()
 HINT_SECONDS = 0.25
 SETTLE_BATCH = 100
-LOW_STOCK = 5
-LOW_STOCK_SHOWN = 10
+LOW_STOCK_THRESHOLD = 5
+MAX_LOW_STOCK_SHOWN = 10
 
 STOCK_MISMATCHES = Gauge("forage_stock_mismatches", "Products whose stock is not the sum of their ledger.", ["service"])
 MISMATCHES_INTERVAL_SECONDS = 300
@@ -157,12 +157,12 @@ class Products(Service):
     @rpc
     def summarize_stock(self):
         """{low_stock_threshold, low, products}: how many active products have no more left, and the lowest."""
-        low = select(Product).where(Product.is_active, Product.stock_quantity <= LOW_STOCK)
-        lowest = low.order_by(Product.stock_quantity, Product.name, Product.id).limit(LOW_STOCK_SHOWN)
+        low = select(Product).where(Product.is_active, Product.stock_quantity <= LOW_STOCK_THRESHOLD)
+        lowest = low.order_by(Product.stock_quantity, Product.name, Product.id).limit(MAX_LOW_STOCK_SHOWN)
         with self.db.transaction() as session:
             count = session.scalar(select(func.count()).select_from(low.subquery()))
             products = [PRODUCT_VIEW.write(product) for product in session.scalars(lowest)]
-        return {"low_stock_threshold": LOW_STOCK, "low": count, "products": products}
+        return {"low_stock_threshold": LOW_STOCK_THRESHOLD, "low": count, "products": products}
 
     @rpc
     def check_stock(self, lines):
@@ -197,11 +197,11 @@ class Products(Service):
         """
         reservation_id = load(ReservationId(), {"reservation_id": reservation_id})["reservation_id"]
         with self.db.transaction() as session:
-            self._release_unordered(session, reservation_id)
+            self._release_open(session, reservation_id)
             state = session.get(Reservation, reservation_id).state
         return {"reservation_id": str(reservation_id), "state": state}
 
-    def _release_unordered(self, session, reservation_id):
+    def _release_open(self, session, reservation_id):
         session.execute(TOMBSTONE, {"id": reservation_id})
         self._release(session, reservation_id, ["open"])
 
@@ -220,7 +220,7 @@ class Products(Service):
     def release_abandoned_stock(self, event):
         with self.db.transaction() as session:
             if InboxEntry.take(session, event.event_id):
-                self._release_unordered(session, event.reservation_id)
+                self._release_open(session, event.reservation_id)
 
     @event_handler(OrderStatusUpdated)
     def return_cancelled_stock(self, event):
@@ -234,8 +234,8 @@ class Products(Service):
 
         Releases on `abandoned` alone; an error or a timeout releases nothing and ends the round.
         """
-        patience_seconds = self.settings["SETTLE_AFTER_SECONDS"]
-        old = Reservation.created_at < func.now() - func.make_interval(0, 0, 0, 0, 0, 0, patience_seconds)
+        settle_after_seconds = self.settings["SETTLE_AFTER_SECONDS"]
+        old = Reservation.created_at < func.now() - func.make_interval(0, 0, 0, 0, 0, 0, settle_after_seconds)
         with self.db.transaction() as session:
             unsettled = session.scalars(
                 select(Reservation.id).where(Reservation.state == "open", old).limit(SETTLE_BATCH)
@@ -248,7 +248,7 @@ class Products(Service):
                 return
             with self.db.transaction() as session:
                 if answer == "abandoned":
-                    self._release_unordered(session, reservation_id)
+                    self._release_open(session, reservation_id)
                 elif answer == "ordered":
                     session.execute(COMMIT, {"id": reservation_id})
 

@@ -9,11 +9,11 @@ from contracts.names import normal_text
 from contracts.products import InsufficientStock, ProductNotFound, SkuTaken, StaleVersion
 from contracts.types import MAX_INT, InvalidInput, Taken, load_id
 from services.products_models import NAME_COLLATION, Product, StockMovement
-from services.products_search import conditions
+from services.products_search import search_conditions
 
 # For a word that many products have, the planner would scan the whole table: it underestimates the cost of reading the
 # pieces of each row (with 100,000 rows 0.5 s, by the index 0.1 s).
-BY_INDEX = text("SET LOCAL enable_seqscan = off")
+FORCE_INDEX = text("SET LOCAL enable_seqscan = off")
 
 
 def search_products(session, query):
@@ -22,13 +22,13 @@ def search_products(session, query):
     if query["category"] is not None:
         matching = matching.where(Product.category == normal_text(query["category"]))
     if query["name"]:
-        matching = matching.where(*conditions(Product, query["name"]))
+        matching = matching.where(*search_conditions(Product, query["name"]))
     key = getattr(Product, query["sort_by"].removeprefix("-"))
     if key is Product.name:
         key = collate(key, NAME_COLLATION)
     order = (key.desc(), Product.id.desc()) if query["sort_by"].startswith("-") else (key, Product.id)
     if query["name"]:
-        session.execute(BY_INDEX)
+        session.execute(FORCE_INDEX)
     total = session.scalar(select(func.count()).select_from(matching.subquery()))
     return total, session.scalars(matching.order_by(*order).limit(query["limit"]).offset(query["offset"]))
 
@@ -37,7 +37,7 @@ def add_product(session, fields):
     """The new product. fields: as contracts.products.ProductRequest. Raises SkuTaken."""
     if fields["sku"] is None:
         fields["id"] = Product.next_id(session)
-        fields["sku"] = Product.made_sku(session, fields["id"])
+        fields["sku"] = Product.generate_sku(session, fields["id"])
     product = Product.new(**fields)
     with _unique_sku(session, fields["sku"]):
         session.add(product)
@@ -81,18 +81,18 @@ def _save(session, product, changes):
     if delta:
         session.add(StockMovement(product_id=product.id, delta=delta, reason="edit"))
     if changes.get("sku", product.sku) is None:
-        changes["sku"] = Product.made_sku(session, product.id)
-    with _unique_sku(session, changes.get("sku"), but=product.id):
+        changes["sku"] = Product.generate_sku(session, product.id)
+    with _unique_sku(session, changes.get("sku"), excluded_id=product.id):
         product.edit(**changes)
     return product
 
 
 @contextmanager
-def _unique_sku(session, sku, but=None):
+def _unique_sku(session, sku, excluded_id=None):
     """Flushes the changes of the block. Raises SkuTaken, or Taken when the other product has just given the SKU up."""
     try:
         with session.begin_nested():
             yield
     except IntegrityError as error:
-        holder = session.scalar(Product.with_sku(sku, but=but))
+        holder = session.scalar(Product.with_sku(sku, excluded_id=excluded_id))
         raise Taken("sku") if holder is None else SkuTaken(holder.id, holder.name, holder.is_active) from error

@@ -84,7 +84,7 @@ class Product(Base):
     )
 
     @validates("sku")
-    def _keep_key(self, _, sku):
+    def _update_key(self, _, sku):
         self.sku_key = normal_sku(sku)
         return sku
 
@@ -93,16 +93,16 @@ class Product(Base):
         return session.scalar(select(func.nextval(func.pg_get_serial_sequence("products", "id"))))
 
     @classmethod
-    def with_sku(cls, sku, but=None):
+    def with_sku(cls, sku, excluded_id=None):
         """The products with this SKU, which is normalized. but: the id of a product to leave out."""
-        return select(cls).where(or_(cls.sku_key == sku, cls.sku == sku), cls.id.is_distinct_from(but))
+        return select(cls).where(or_(cls.sku_key == sku, cls.sku == sku), cls.id.is_distinct_from(excluded_id))
 
     @classmethod
-    def made_sku(cls, session, product_id):
+    def generate_sku(cls, session, product_id):
         """A SKU for a product that was given none."""
         for number in count(1):
             sku = f"P-{product_id}" if number == 1 else f"P-{product_id}-{number}"
-            if session.scalar(cls.with_sku(sku, but=product_id)) is None:
+            if session.scalar(cls.with_sku(sku, excluded_id=product_id)) is None:
                 return sku
 
     @classmethod

@@ -73,8 +73,8 @@ from services.users_models import (
 )
 from services.users_openid import OpenIdClient
 from services.users_passwords import Passwords, hashing_rpc
-from services.users_sessions import SessionTokens, counted_try, log_in, refresh_session
-from services.users_sign_in import account_of, errors_of_provider
+from services.users_sessions import SessionTokens, log_in, refresh_session, throttled_login
+from services.users_sign_in import account_of, provider_errors_translated
 
 USER_VIEW, SESSION_VIEW = UserView(), SessionView()
 
@@ -177,7 +177,7 @@ class Users(Service):
         with self.db.transaction() as session:
             user = find_user(session, user_id)
         self._refuse_weak(change["password"], user.email, user.username)
-        with counted_try(self.db, user.email, change["client_address"]):
+        with throttled_login(self.db, user.email, change["client_address"]):
             matches = self.passwords.matches(normal_password(change["old_password"]), user.password_hash)
             new_hash = self.passwords.hash(change["password"])
             self._change_password(user_id, user.password_hash if matches else None, new_hash)
@@ -271,7 +271,7 @@ class Users(Service):
         """
         client = {"client_address": client_address, "user_agent": user_agent}
         login = load(Login(), {"email": email, "password": password, **client})
-        with counted_try(self.db, login["email"], login["client_address"]):
+        with throttled_login(self.db, login["email"], login["client_address"]):
             user, refresh_token = log_in(self.db, self.passwords, login)
         return self.tokens.grant(user, refresh_token)
 
@@ -326,7 +326,7 @@ class Users(Service):
 
         Raises NotConfigured, SignInProviderAway.
         """
-        with errors_of_provider():
+        with provider_errors_translated():
             authorization = self.openid.begin()
         with self.db.transaction() as session:
             SignIn.begin(session, authorization)
@@ -345,7 +345,7 @@ class Users(Service):
             begun = SignIn.take(session, answer["state"])
         if begun is None:
             raise SignInRefused("This sign-in is finished or took too long: begin again.")
-        with errors_of_provider():
+        with provider_errors_translated():
             identity = self.openid.finish(answer["code"], begun.nonce, begun.code_verifier)
         with self.db.transaction() as session:
             user, is_new = account_of(session, identity)

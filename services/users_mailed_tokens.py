@@ -13,7 +13,7 @@ def answer_next_request(session, outbox):
     request = MailRequest.next(session)
     if request is None:
         return False
-    if request.is_one_too_many(session):
+    if request.exceeds_limit(session):
         # It leaves no row: else asking often enough would keep the next mail from ever going out.
         session.delete(request)
         return True

@@ -47,11 +47,11 @@ MAX_MAILED_TOKENS = 100
 FAILURE_WINDOW = timedelta(minutes=15)
 # After this many failures a login has to wait: for one account from one address, and from one address in all.
 ACCOUNT_FAILURES, ADDRESS_FAILURES = 6, 100
-LONGEST_WAIT_SECONDS = 60
+MAX_WAIT_SECONDS = 60
 # Between two mails of one kind to one address, however often they are asked for.
 MAIL_PAUSE = timedelta(minutes=1)
 # At most this many in the life of a reset's link: while more are refused, the last one's link is still good.
-MOST_MAILS, MAIL_WINDOW = 3, MAILED_TOKEN_LIFE[RESET]
+MAX_MAILS, MAIL_WINDOW = 3, MAILED_TOKEN_LIFE[RESET]
 # So long ops.resend can make the event of a request again.
 MAIL_REQUEST_LIFE = timedelta(days=1)
 
@@ -68,11 +68,11 @@ class Answer(AnswerMixin, Base):
     pass
 
 
-def _now():
+def _time_column():
     return mapped_column(DateTime(timezone=True), server_default=func.now())
 
 
-def _owner(**options):
+def _user_id_column(**options):
     return mapped_column(ForeignKey("users.id", ondelete="CASCADE"), **options)
 
 
@@ -94,7 +94,7 @@ class User(Base):
     role: Mapped[str] = mapped_column(Text, server_default="customer")
     is_active: Mapped[bool] = mapped_column(Boolean, server_default="true")
     email_verified_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    created_at: Mapped[datetime] = _now()
+    created_at: Mapped[datetime] = _time_column()
     updated_at: Mapped[datetime] = mapped_column(
         DateTime(timezone=True), server_default=func.now(), onupdate=func.now()
     )
@@ -105,7 +105,7 @@ class User(Base):
     )
 
     @validates("username")
-    def _keep_key(self, _, username):
+    def _update_key(self, _, username):
         self.username_key = username_key(username)
         return username
 
@@ -117,8 +117,8 @@ class ExternalIdentity(Base):
 
     issuer: Mapped[str] = mapped_column(Text, primary_key=True)
     subject: Mapped[str] = mapped_column(Text, primary_key=True)
-    user_id: Mapped[int] = _owner(index=True)
-    created_at: Mapped[datetime] = _now()
+    user_id: Mapped[int] = _user_id_column(index=True)
+    created_at: Mapped[datetime] = _time_column()
 
 
 class SignIn(Base):
@@ -155,11 +155,11 @@ class UserSession(Base):
     __tablename__ = "sessions"
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
-    user_id: Mapped[int] = _owner(index=True)
+    user_id: Mapped[int] = _user_id_column(index=True)
     user_agent: Mapped[str | None] = mapped_column(Text)
     client_address: Mapped[str | None] = mapped_column(Text)
-    created_at: Mapped[datetime] = _now()
-    last_used_at: Mapped[datetime] = _now()
+    created_at: Mapped[datetime] = _time_column()
+    last_used_at: Mapped[datetime] = _time_column()
     expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), index=True)
 
     @classmethod
@@ -249,7 +249,7 @@ class MailedToken(Base):
     __tablename__ = "mailed_tokens"
 
     token_hash: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
-    user_id: Mapped[int] = _owner(index=True)
+    user_id: Mapped[int] = _user_id_column(index=True)
     purpose: Mapped[str] = mapped_column(Text)
     expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), index=True)
 
@@ -306,15 +306,15 @@ class MailRequest(Base):
         waiting = select(cls).where(cls.answered_at.is_(None)).order_by(cls.id).limit(1)
         return session.scalar(waiting.with_for_update(skip_locked=True))
 
-    def is_one_too_many(self, session):
-        """Whether a request of this address was answered within MAIL_PAUSE, or MOST_MAILS within MAIL_WINDOW.
+    def exceeds_limit(self, session):
+        """Whether a request of this address was answered within MAIL_PAUSE, or MAX_MAILS within MAIL_WINDOW.
 
         Locks the address.
         """
         session.execute(select(func.pg_advisory_xact_lock(func.hashtext(f"{self.purpose} {self.email}"))))
         alike = (MailRequest.email == self.email, MailRequest.purpose == self.purpose)
         now = func.clock_timestamp()
-        too_many = or_(func.count() >= MOST_MAILS, func.max(MailRequest.answered_at) > now - MAIL_PAUSE)
+        too_many = or_(func.count() >= MAX_MAILS, func.max(MailRequest.answered_at) > now - MAIL_PAUSE)
         return session.scalar(select(too_many).where(*alike, MailRequest.answered_at > now - MAIL_WINDOW))
 
 
@@ -334,7 +334,7 @@ class LoginFailure(Base):
     )
 
     @classmethod
-    def note(cls, session, client_address, account_hash):
+    def record(cls, session, client_address, account_hash):
         """Count one more login, before it is checked: so logins at once get no more checks than logins one by one.
 
         Raises TooManyFailures while earlier failures ask for a wait.
@@ -345,8 +345,8 @@ class LoginFailure(Base):
             cls.client_address == client_address, cls.failed_at > func.clock_timestamp() - FAILURE_WINDOW
         )
         waits = [
-            _wait(*session.execute(recent.where(cls.account_hash == account_hash)).one(), ACCOUNT_FAILURES),
-            _wait(*session.execute(recent).one(), ADDRESS_FAILURES),
+            _seconds_to_wait(*session.execute(recent.where(cls.account_hash == account_hash)).one(), ACCOUNT_FAILURES),
+            _seconds_to_wait(*session.execute(recent).one(), ADDRESS_FAILURES),
         ]
         if max(waits) > 0:
             raise TooManyFailures(math.ceil(max(waits)))
@@ -357,11 +357,11 @@ class LoginFailure(Base):
         session.execute(delete(cls).where(cls.client_address == client_address, cls.account_hash == account_hash))
 
 
-def _wait(failures, seconds_since_last, bearable):
+def _seconds_to_wait(failures, seconds_since_last, allowed):
     """Seconds still to wait: 1 s after the first failure beyond the limit, twice as long after each further one."""
-    if failures < bearable:
+    if failures < allowed:
         return 0
-    return min(2 ** min(failures - bearable, 6), LONGEST_WAIT_SECONDS) - float(seconds_since_last)
+    return min(2 ** min(failures - allowed, 6), MAX_WAIT_SECONDS) - float(seconds_since_last)
 
 
 def digest(token):

@@ -34,17 +34,17 @@ CLAIMS = ["iss", "aud", "exp", "iat", "nonce", "sub"]
 
 # At most 4 sign-ins talk to the provider at once; others wait 0.5 s, then fail: a slow provider must not hold all
 # workers.
-MAX_CONVERSATIONS = 4
-WAIT_SECONDS = 0.5
+MAX_CONCURRENT_SIGN_INS = 4
+SLOT_WAIT_SECONDS = 0.5
 # For all requests of one call together.
-CONVERSATION_SECONDS = 3.5
+PROVIDER_TIMEOUT_SECONDS = 3.5
 # How far the provider's clock may be from ours.
 LEEWAY_SECONDS = 30
-# The provider's document and keys are read again after KEPT_SECONDS, or, for an unknown key, after
-# LEAST_SECONDS_KEPT.
-KEPT_SECONDS = 3600
-LEAST_SECONDS_KEPT = 30
-MOST_BYTES = 128 * 1024
+# The provider's document and keys are read again after METADATA_MAX_AGE_SECONDS, or, for an unknown key, after
+# METADATA_MIN_AGE_SECONDS.
+METADATA_MAX_AGE_SECONDS = 3600
+METADATA_MIN_AGE_SECONDS = 30
+MAX_BYTES = 128 * 1024
 
 # At DEBUG these log secrets, codes and tokens.
 VERBOSE_LOGGERS = ("requests_oauthlib", "oauthlib", "urllib3")
@@ -110,9 +110,9 @@ class OpenIdClient(DependencyProvider):
             logging.getLogger(name).setLevel(logging.INFO)
         self._client_secret, self._issuer = config["GOOGLE_CLIENT_SECRET"], config["OIDC_ISSUER"]
         self._redirect_uri = config["GOOGLE_REDIRECT_URI"] or f"{config['FRONTEND_URL']}/api/auth/google/callback"
-        self._published = None
-        self._publishing = Semaphore()
-        self._free_conversations = Semaphore(MAX_CONVERSATIONS)
+        self._metadata = None
+        self._metadata_lock = Semaphore()
+        self._free_slots = Semaphore(MAX_CONCURRENT_SIGN_INS)
 
     def get_dependency(self, worker_ctx):
         return self
@@ -126,8 +126,8 @@ class OpenIdClient(DependencyProvider):
 
         Raises ProviderNotConfigured or ProviderUnreachable.
         """
-        with self._conversation() as oauth:
-            provider = self._provider(oauth, KEPT_SECONDS)
+        with self._oauth_session() as oauth:
+            provider = self._provider(oauth, METADATA_MAX_AGE_SECONDS)
             state, nonce = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
             code_verifier = secrets.token_urlsafe(64)
             oauth.scope = SCOPE
@@ -145,7 +145,7 @@ class OpenIdClient(DependencyProvider):
 
         Raises ProviderNotConfigured, ProviderUnreachable or IdentityRefused.
         """
-        with self._conversation() as oauth:
+        with self._oauth_session() as oauth:
             id_token = self._redeem(oauth, code, code_verifier)
             claims = self._verified_claims(oauth, id_token, nonce)
         email = _text(claims.get("email"))
@@ -160,40 +160,40 @@ class OpenIdClient(DependencyProvider):
         )
 
     @contextmanager
-    def _conversation(self):
-        """An OAuth2Session with the provider: CONVERSATION_SECONDS for all its requests together."""
+    def _oauth_session(self):
+        """An OAuth2Session with the provider: PROVIDER_TIMEOUT_SECONDS for all its requests together."""
         if not self.is_configured:
             raise ProviderNotConfigured("GOOGLE_CLIENT_ID is not set.")
-        if not self._free_conversations.acquire(timeout=WAIT_SECONDS):
+        if not self._free_slots.acquire(timeout=SLOT_WAIT_SECONDS):
             raise ProviderUnreachable(f"{self._issuer} is slow, and others wait for it already")
         # Not an OSError: urllib3 would take that for one more failed address, and try the next.
-        budget = eventlet.Timeout(CONVERSATION_SECONDS)
+        timeout = eventlet.Timeout(PROVIDER_TIMEOUT_SECONDS)
         try:
             with OAuth2Session(self._client_id, redirect_uri=self._redirect_uri) as oauth:
-                oauth.mount("https://", _CautiousAdapter())
-                oauth.mount("http://", _CautiousAdapter())
+                oauth.mount("https://", _BoundedAdapter())
+                oauth.mount("http://", _BoundedAdapter())
                 yield oauth
-        except eventlet.Timeout as timeout:
-            if timeout is not budget:
+        except eventlet.Timeout as raised:
+            if raised is not timeout:
                 raise
-            raise ProviderUnreachable(f"{self._issuer} did not answer within {CONVERSATION_SECONDS} s") from None
+            raise ProviderUnreachable(f"{self._issuer} did not answer within {PROVIDER_TIMEOUT_SECONDS} s") from None
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             raise ProviderUnreachable(f"{self._issuer} is out of reach: {type(error).__name__}") from error
         finally:
-            budget.cancel()
-            self._free_conversations.release()
+            timeout.cancel()
+            self._free_slots.release()
 
-    def _provider(self, oauth, seconds_kept):
+    def _provider(self, oauth, max_age_seconds):
         """The provider's document and keys, read again when they are older than that."""
-        with self._publishing:
-            if self._published is None or time.monotonic() - self._published.read_at >= seconds_kept:
-                self._published = _Published.read(oauth, self._issuer)
-            return self._published
+        with self._metadata_lock:
+            if self._metadata is None or time.monotonic() - self._metadata.read_at >= max_age_seconds:
+                self._metadata = _ProviderMetadata.read(oauth, self._issuer)
+            return self._metadata
 
     def _redeem(self, oauth, code, code_verifier):
         """The id_token that the provider gives for the code, or None."""
         oauth.register_compliance_hook("access_token_response", _check_token_answer)
-        endpoint = self._provider(oauth, KEPT_SECONDS).token_endpoint
+        endpoint = self._provider(oauth, METADATA_MAX_AGE_SECONDS).token_endpoint
         try:
             tokens = oauth.fetch_token(
                 endpoint,
@@ -201,7 +201,7 @@ class OpenIdClient(DependencyProvider):
                 code_verifier=code_verifier,
                 # Both are quoted: RFC 6749, 2.3.1.
                 auth=(quote(self._client_id, safe=""), quote(self._client_secret, safe="")),
-                timeout=CONVERSATION_SECONDS,
+                timeout=PROVIDER_TIMEOUT_SECONDS,
             )
         except (OAuth2Error, ValueError, TypeError, AttributeError, ArithmeticError) as error:
             # The code is missing or can't be sent, or oauthlib can't read the answer. Its messages quote them.
@@ -212,9 +212,9 @@ class OpenIdClient(DependencyProvider):
         """The id_token's claims, checked by OpenID Connect Core 1.0, 3.1.3.7."""
         try:
             key_id = jwt.get_unverified_header(id_token).get("kid")
-            provider = self._provider(oauth, KEPT_SECONDS)
+            provider = self._provider(oauth, METADATA_MAX_AGE_SECONDS)
             if key_id not in provider.keys:
-                provider = self._provider(oauth, LEAST_SECONDS_KEPT)
+                provider = self._provider(oauth, METADATA_MIN_AGE_SECONDS)
             claims = jwt.decode(
                 id_token,
                 provider.key(key_id),
@@ -239,7 +239,7 @@ class OpenIdClient(DependencyProvider):
 
 
 @dataclass(frozen=True)
-class _Published:
+class _ProviderMetadata:
     """keys: jwt.PyJWK by key id, public ones for signatures by one of ALGORITHMS."""
 
     authorization_endpoint: str
@@ -275,17 +275,17 @@ class _Published:
         raise IdentityRefused("The id_token is signed by a key that the provider doesn't publish.")
 
 
-class _CautiousAdapter(HTTPAdapter):
-    """Follows no redirect, and reads at most MOST_BYTES: another address is not asked, nor memory filled."""
+class _BoundedAdapter(HTTPAdapter):
+    """Follows no redirect, and reads at most MAX_BYTES: another address is not asked, nor memory filled."""
 
     def send(self, request, *arguments, **options):
         with super().send(request, *arguments, **options) as response:
             status = response.status_code
             if 300 <= status < 400 or status == 429 or status >= 500:
                 raise ProviderUnreachable(f"{urlsplit(request.url).netloc} answered {status}")
-            body = response.raw.read(MOST_BYTES + 1, decode_content=True)
-        if len(body) > MOST_BYTES:
-            raise ProviderUnreachable(f"{urlsplit(request.url).netloc} answered with more than {MOST_BYTES} bytes")
+            body = response.raw.read(MAX_BYTES + 1, decode_content=True)
+        if len(body) > MAX_BYTES:
+            raise ProviderUnreachable(f"{urlsplit(request.url).netloc} answered with more than {MAX_BYTES} bytes")
         response.raw = BytesIO(body)
         # As JSON is; without it requests may try all encodings in turn.
         response.encoding = "utf-8"
@@ -293,7 +293,7 @@ class _CautiousAdapter(HTTPAdapter):
 
 
 def _document(oauth, url):
-    response = oauth.get(url, timeout=CONVERSATION_SECONDS)
+    response = oauth.get(url, timeout=PROVIDER_TIMEOUT_SECONDS)
     document = _json_object(response)
     if response.status_code != 200 or document is None:
         raise ProviderUnreachable(f"{url} answered {response.status_code} and not with a JSON object")

@@ -27,11 +27,11 @@ from zxcvbn.frequency_lists import FREQUENCY_LISTS
 from nameko_reliable.errors import RpcTimeout, ServiceBusy
 from nameko_reliable.rpc import Rpc
 
-COMMON = frozenset(FREQUENCY_LISTS["passwords"])
+COMMON_PASSWORDS = frozenset(FREQUENCY_LISTS["passwords"])
 # Weight of the newest measurement in the average time of a hash.
-NEWEST_SHARE = 0.2
+AVERAGE_WEIGHT = 0.2
 # A machine that gets busier must not make calls late that were let in.
-MARGIN = 1.5
+SAFETY_FACTOR = 1.5
 
 
 class HashingLimit(SharedExtension):
@@ -57,7 +57,7 @@ class HashingLimit(SharedExtension):
         # A free slot is given in any case: a process that was frozen during a hash has measured so long a time that
         # it would refuse all calls, and never measure again.
         if self._free.balance <= 0:
-            expected_seconds = MARGIN * (2 + self._waiting // self._slots) * self.hash_seconds
+            expected_seconds = SAFETY_FACTOR * (2 + self._waiting // self._slots) * self.hash_seconds
             if self._waiting >= self.most_waiting or (seconds_left is not None and expected_seconds > seconds_left):
                 raise ServiceBusy(self.container.service_name, max(1, math.ceil(expected_seconds)))
         self._waiting += 1
@@ -72,7 +72,7 @@ class HashingLimit(SharedExtension):
         """Run the function in a thread, and measure its time."""
         started_at = time.monotonic()
         result = tpool.execute(function, *arguments)
-        self.hash_seconds += NEWEST_SHARE * (time.monotonic() - started_at - self.hash_seconds)
+        self.hash_seconds += AVERAGE_WEIGHT * (time.monotonic() - started_at - self.hash_seconds)
         return result
 
 
@@ -112,7 +112,7 @@ class Passwords(DependencyProvider):
 
     def is_common(self, password):
         """Whether it is one of the 30,000 most common passwords, which a guesser tries first."""
-        return password.lower() in COMMON
+        return password.lower() in COMMON_PASSWORDS
 
     def _hash(self, raw):
         return bcrypt.hashpw(raw, bcrypt.gensalt(self.rounds))

@@ -59,7 +59,7 @@ class SessionTokens(DependencyProvider):
 
 
 @contextmanager
-def counted_try(db, email, client_address):
+def throttled_login(db, email, client_address):
     """Count the password check in the block as a failure; once the block succeeds, forget all failures of this login.
 
     Raises TooManyFailures while earlier failures ask for a wait.
@@ -67,7 +67,7 @@ def counted_try(db, email, client_address):
     # A hash: the address that was typed may be a password in the wrong field.
     failure = client_address or "", digest(normal_address(email) or email)
     with db.transaction() as session:
-        LoginFailure.note(session, *failure)
+        LoginFailure.record(session, *failure)
     yield
     with db.transaction() as session:
         LoginFailure.forget(session, *failure)

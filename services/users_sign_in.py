@@ -23,7 +23,7 @@ from services.users_openid import IdentityRefused, ProviderNotConfigured, Provid
 
 
 @contextmanager
-def errors_of_provider():
+def provider_errors_translated():
     try:
         yield
     except ProviderNotConfigured:

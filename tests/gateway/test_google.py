@@ -284,7 +284,7 @@ def test_a_rate_limited_browser_is_redirected_to_the_storefront(run_gateway):
 
 
 def test_a_browser_is_redirected_to_the_storefront_while_the_provider_is_down(browser, sign_in_provider, monkeypatch):
-    monkeypatch.setattr(openid, "KEPT_SECONDS", 0)
+    monkeypatch.setattr(openid, "METADATA_MAX_AGE_SECONDS", 0)
     sign_in_provider.stop()
 
     answer = browser.go("/auth/google", accept=ACCEPT_HTML)

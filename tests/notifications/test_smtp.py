@@ -123,7 +123,7 @@ def test_each_answer_has_its_meaning_and_the_next_mail_goes(connection, scripted
 )
 def test_no_answer_has_its_meaning_too(connection, scripted_smtp, monkeypatch, step, meaning):
     monkeypatch.setattr(kit, "COMMAND_SECONDS", 0.2)
-    monkeypatch.setattr(kit, "END_SECONDS", 0.2)
+    monkeypatch.setattr(kit, "END_OF_DATA_SECONDS", 0.2)
     scripted_smtp.on(step, Hold())
 
     with pytest.raises(meaning, match=r"no answer within 0\.2 s"):
@@ -133,7 +133,7 @@ def test_no_answer_has_its_meaning_too(connection, scripted_smtp, monkeypatch, s
 
 
 def test_the_patience_is_that_of_the_standard():
-    assert (kit.COMMAND_SECONDS, kit.END_SECONDS) == (5 * 60, 10 * 60)
+    assert (kit.COMMAND_SECONDS, kit.END_OF_DATA_SECONDS) == (5 * 60, 10 * 60)
 
 
 def test_a_server_that_is_down_says_nothing_about_the_mail(mailer_of, scripted_smtp):

@@ -104,10 +104,10 @@ class Page(HTMLParser):
 
 
 EVENTS = [created(*HOSTILE_NAMES), *(updated(status, *HOSTILE_NAMES) for status in CHANGES)]
-every_event = pytest.mark.parametrize("event", EVENTS, ids=lambda event: f"{event.name}-{event.status}")
+for_each_event = pytest.mark.parametrize("event", EVENTS, ids=lambda event: f"{event.name}-{event.status}")
 
 
-@every_event
+@for_each_event
 def test_a_mail_tells_the_items_the_total_and_the_way_to_the_order_in_both_parts(event):
     mail = render(event)
 
@@ -124,7 +124,7 @@ def test_a_mail_tells_the_items_the_total_and_the_way_to_the_order_in_both_parts
     assert ORDER_URL in mail.page.links
 
 
-@every_event
+@for_each_event
 def test_a_product_name_cannot_write_html_and_arrives_in_the_text_as_it_is(event):
     mail = render(event)
 
@@ -133,7 +133,7 @@ def test_a_product_name_cannot_write_html_and_arrives_in_the_text_as_it_is(event
     assert HOSTILE_NAMES[0] in mail.text
 
 
-@every_event
+@for_each_event
 def test_the_subject_is_one_line_that_names_the_order(event):
     subject = render(event).subject
 
@@ -142,7 +142,7 @@ def test_the_subject_is_one_line_that_names_the_order(event):
     assert len(subject) < 78
 
 
-@every_event
+@for_each_event
 def test_a_mail_loads_nothing_from_elsewhere(event):
     mail = render(event)
 

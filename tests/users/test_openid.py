@@ -44,7 +44,7 @@ def new_client(sign_in_provider, container_factory):
 @pytest.fixture(autouse=True)
 def busy_machine(monkeypatch):
     """Everything takes its time, and a provider that answers isn't to be away for it."""
-    monkeypatch.setattr(kit, "CONVERSATION_SECONDS", 30)
+    monkeypatch.setattr(kit, "PROVIDER_TIMEOUT_SECONDS", 30)
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_no_two_sign_ins_share_a_secret(client):
 
 
 def test_several_people_sign_in_at_the_same_time(sign_in, monkeypatch):
-    monkeypatch.setattr(kit, "WAIT_SECONDS", 30)
+    monkeypatch.setattr(kit, "SLOT_WAIT_SECONDS", 30)
     emails = [f"forager{number}@forage.example" for number in range(5)]
 
     identities = list(eventlet.GreenPool().imap(lambda email: sign_in(email=email), emails))
@@ -323,7 +323,7 @@ def test_the_provider_is_asked_once_for_what_it_publishes(sign_in, sign_in_provi
 def test_what_is_old_is_asked_for_again(sign_in, sign_in_provider, monkeypatch):
     sign_in()
 
-    monkeypatch.setattr(kit, "KEPT_SECONDS", 0)
+    monkeypatch.setattr(kit, "METADATA_MAX_AGE_SECONDS", 0)
 
     sign_in()
     assert sign_in_provider.asked.count(KEYS) > 1
@@ -331,7 +331,7 @@ def test_what_is_old_is_asked_for_again(sign_in, sign_in_provider, monkeypatch):
 
 def test_a_key_that_came_since_is_asked_for(sign_in, sign_in_provider, monkeypatch):
     sign_in()
-    monkeypatch.setattr(kit, "LEAST_SECONDS_KEPT", 0)
+    monkeypatch.setattr(kit, "METADATA_MIN_AGE_SECONDS", 0)
 
     sign_in_provider.sign_with_new_key()
 
@@ -349,7 +349,7 @@ def test_keys_are_not_asked_for_at_every_unknown_one(sign_in, sign_in_provider):
 
 
 def test_a_key_that_is_not_published_is_refused(sign_in, sign_in_provider, monkeypatch):
-    monkeypatch.setattr(kit, "LEAST_SECONDS_KEPT", 0)
+    monkeypatch.setattr(kit, "METADATA_MIN_AGE_SECONDS", 0)
 
     sign_in_provider.sign_with_new_key(published=False)
 
@@ -365,7 +365,7 @@ def test_a_token_need_not_name_the_only_key(sign_in, sign_in_provider):
 def test_a_new_only_key_is_asked_for_without_a_name(sign_in, sign_in_provider, monkeypatch):
     sign_in_provider.step_aside()
     sign_in()
-    monkeypatch.setattr(kit, "LEAST_SECONDS_KEPT", 0)
+    monkeypatch.setattr(kit, "METADATA_MIN_AGE_SECONDS", 0)
 
     sign_in_provider.sign_with_new_key(named=False, alone=True)
 
@@ -451,9 +451,9 @@ def test_a_redirect_is_not_followed(ask, sign_in_provider, path, status):
 
 
 def test_a_provider_that_hangs_holds_but_a_few(client, sign_in_provider, monkeypatch):
-    monkeypatch.setattr(kit, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(kit, "SLOT_WAIT_SECONDS", 0.01)
     sign_in_provider.answer(DISCOVERY, sign_in_provider.hang)
-    first = [eventlet.spawn(client.begin) for _ in range(kit.MAX_CONVERSATIONS)]
+    first = [eventlet.spawn(client.begin) for _ in range(kit.MAX_CONCURRENT_SIGN_INS)]
     wait_for(lambda: DISCOVERY in sign_in_provider.asked)
 
     with pytest.raises(ProviderUnreachable, match="others wait"):
@@ -470,14 +470,14 @@ def test_a_provider_that_hangs_holds_but_a_few(client, sign_in_provider, monkeyp
 @pytest.mark.parametrize("manner", ["hang", "drip"])
 def test_a_provider_that_keeps_us_waiting_is_away(ask, sign_in_provider, monkeypatch, path, manner):
     sign_in_provider.answer(path, getattr(sign_in_provider, manner))
-    monkeypatch.setattr(kit, "CONVERSATION_SECONDS", 0.3)
+    monkeypatch.setattr(kit, "PROVIDER_TIMEOUT_SECONDS", 0.3)
 
     with pytest.raises(ProviderUnreachable, match=r"within 0.3 s"):
         ask(path)
 
 
 def test_the_steps_of_a_conversation_share_one_budget(ask, new_client, sign_in_provider, monkeypatch):
-    monkeypatch.setattr(kit, "CONVERSATION_SECONDS", 0.5)
+    monkeypatch.setattr(kit, "PROVIDER_TIMEOUT_SECONDS", 0.5)
 
     sign_in_provider.slow_down(0.2)
 

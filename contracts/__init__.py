@@ -1,6 +1,6 @@
-"""What the services put on the wire, a module for each owner: events, errors, requests and answers.
+"""The wire format of the services: events, errors, requests and answers, one module for each owner.
 
-types.py has what the services share. The modules of two services never import each other.
+Shared types are in types.py. The modules of two services never import each other.
 """
 
 from importlib import import_module
@@ -16,5 +16,5 @@ def all_events() -> list[Any]:
 
 
 def _is_event(thing: Any) -> bool:
-    """Not a class that others are made of: an event has a name."""
+    """Whether it is an event class that can be emitted: base classes have no name."""
     return hasattr(thing, "subscribers") and hasattr(thing, "name")

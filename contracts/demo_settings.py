@@ -1,6 +1,6 @@
-"""What is right for trying the shop out and for nothing else: no process of it starts with that in production.
+"""Settings that are only fit for trying the shop out. In production no process starts with one of them.
 
-A JWT_SECRET that is easy to guess is not among it: no process that uses one takes that anywhere.
+A JWT_SECRET that is easy to guess is not among them: it is refused in every environment.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 MIN_BCRYPT_ROUNDS = 10
 MAX_RATE_LIMIT_SCALE = 100
-# Of docker-compose.yml: no mail would ever leave it.
+# The mail catcher of docker-compose.yml, which delivers no mail.
 MAIL_CATCHER = "maildev"
 WEAK_PASSWORDS = {
     *("admin", "changeme", "chanterelle", "default", "forage", "guest", "pass", "password", "postgres", "rabbitmq"),
@@ -18,9 +18,9 @@ WEAK_PASSWORDS = {
 
 
 def demo_settings(values: Mapping[str, Any], environment: Mapping[str, str]) -> Iterator[str]:
-    """Sentences that say which settings are those of a trial.
+    """A sentence for each setting that is only fit for a trial.
 
-    values: of ShopSettings, without those that have a fault. environment: the process's.
+    values: of ShopSettings, without the invalid ones. environment: of the process.
     """
     frontend = urlsplit(values.get("FRONTEND_URL", ""))
     if frontend.scheme != "https" or is_local(frontend.hostname):
@@ -46,15 +46,15 @@ def demo_settings(values: Mapping[str, Any], environment: Mapping[str, str]) -> 
     if environment.get("DEMO_PASSWORD"):
         yield "DEMO_PASSWORD must not be set: there are no demo accounts in production."
     if values.get("RATE_LIMIT_SCALE", 0) > MAX_RATE_LIMIT_SCALE:
-        yield f"RATE_LIMIT_SCALE must be {MAX_RATE_LIMIT_SCALE} at most, else nothing is limited."
+        yield f"RATE_LIMIT_SCALE must be {MAX_RATE_LIMIT_SCALE} at most: a higher one limits nothing."
     if any(network.prefixlen == 0 for network in values.get("TRUSTED_PROXIES", ())):
-        yield "TRUSTED_PROXIES must not be everybody."
+        yield "TRUSTED_PROXIES must not contain every address."
     if values.get("LOGGING", {}).get("root", {}).get("level") == "DEBUG":
-        yield "LOG_LEVEL must not be DEBUG: it writes down what passes through."
+        yield "LOG_LEVEL must not be DEBUG: the log would show the content of requests and messages."
 
 
 def _uris(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Those that are set."""
+    """(name, URI) of the broker and of each database that is set."""
     if "AMQP_URI" in values:
         yield "AMQP_URI", values["AMQP_URI"]
     for service, uri in values.get("DB_URIS", {}).items():

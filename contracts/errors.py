@@ -1,1 +1,1 @@
-"""The path of errors on the wire, in this release and the one before; see contracts.types.keep_wire_path."""
+"""The module whose path errors have on the wire, in this release and 0.1.0: see contracts.types.keep_wire_path."""

@@ -1,14 +1,14 @@
-"""How names are written: one spelling for what a person reads as one name, and nothing in it that can't be seen."""
+"""Normal forms of names: names that look the same get the same spelling, without invisible characters."""
 
 import re
 import unicodedata
 from collections.abc import Callable
 from itertools import groupby
 
-# Zero width non-joiner and joiner: words of some scripts need either, and emoji are joined by the second.
+# Zero width non-joiner and joiner. Words of some scripts need them, and the joiner joins emoji.
 JOINERS = r"\u200c\u200d"
-# The other format characters (Cf). Those beyond U+FFFF are apart: not every program that reads
-# the HTTP API's document knows how to write them.
+# The other format characters (Cf). Those above U+FFFF are a separate constant: not every program that reads the
+# HTTP API's document can write them in a pattern.
 FORMATS = (
     r"\u00ad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064"
     r"\u2066-\u206f\ufeff\ufff9-\ufffb"
@@ -20,7 +20,7 @@ HIGH_FORMATS = (
 VARIATION_SELECTORS = r"\u180b-\u180d\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef"
 # Letters and a symbol that look like a space.
 BLANKS = "\u115f\u1160\u2800\u3164\uffa0"
-# As many as Unicode's stream-safe format allows (UAX #15). Python sorts them in a time that grows with their square.
+# The limit of Unicode's stream-safe text format (UAX #15). Python's time to sort marks grows with their square.
 MAX_MARKS = 30
 
 _FORMAT = re.compile(f"[{FORMATS}{HIGH_FORMATS}]")
@@ -29,26 +29,26 @@ _INVISIBLE = re.compile(rf"[\u034f\u17b4\u17b5{BLANKS}{JOINERS}{FORMATS}{HIGH_FO
 
 
 def character_error(text: str) -> str | None:
-    """What is wrong with the characters of a text, in a sentence; None if nothing is."""
+    """A sentence about the first character that the text must not have, or None."""
     if found := _FORMAT.search(text):
-        return f"Has {_describe(found[0])}, which can't be seen: leave it out."
+        return f"Contains {_describe(found[0])}, which is invisible: remove it."
     for found in _JOINER.finditer(text):
-        # A letter may have marks, and an emoji its variant, in front of what joins it.
+        # The marks of a letter and the variant of an emoji stand before the joiner.
         before, after = text[max(found.start() - 1, 0) : found.start()], text[found.end() : found.end() + 1]
         if not _has_category(before, "LMS") or not _has_category(after, "LS"):
-            return f"Has {_describe(found[0])} that joins no two letters or emoji: leave it out."
+            return f"Contains {_describe(found[0])}, which does not join two letters or emoji: remove it."
     return None
 
 
 def has_stacked_marks(text: str) -> bool:
-    """Whether a letter has more marks than any language needs. Not to be normalized then."""
+    """Whether a letter has more than MAX_MARKS marks: such a text takes long to normalize."""
     stacks = (stack for is_mark, stack in groupby(text, lambda each: unicodedata.combining(each) > 0) if is_mark)
     return any(sum(1 for _ in stack) > MAX_MARKS for stack in stacks)
 
 
 def is_visible(text: str) -> bool:
-    """Whether there is anything to see in it."""
-    # Neither spaces, marks nor controls. What Unicode has not assigned yet, or never will, is shown as a box.
+    """Whether the text has a visible character."""
+    # Spaces, marks and controls do not count. Unassigned and private characters do: they are shown as a box.
     seen = ("Cn", "Co")
     return any(
         (_has_category(each, "LNPS") or unicodedata.category(each) in seen) and each not in BLANKS for each in text
@@ -64,27 +64,27 @@ def normal_text(text: str) -> str:
 
 
 def normal_username(text: str) -> str:
-    """As it is stored: without the differences of mere form, such as ligatures and full width."""
+    """The form that is stored (NFKC): without ligatures, full-width letters and the like."""
     return _until_stable(lambda each: unicodedata.normalize("NFKC", each).strip(), text)
 
 
 def username_key(text: str) -> str:
-    """The same for names that people take for one: without case, nor what can't be seen."""
+    """The same for names that look the same: without case and invisible characters."""
     return _until_stable(lambda each: strip_invisible(normal_username(each).casefold()), text)
 
 
 def normal_sku(text: str) -> str:
-    """As it is stored, and what is the same for SKUs that people take for one."""
+    """The form that is stored: the same for SKUs that look the same."""
     return _until_stable(lambda each: normal_username(normal_username(each).upper()), text)
 
 
-def with_suffix(name: str, suffix: object, most: int) -> str:
-    """`name-suffix`, in so many characters at most, without format characters."""
-    return f"{_FORMAT.sub('', name)[: most - 1 - len(str(suffix))]}-{suffix}"
+def with_suffix(name: str, suffix: object, max_length: int) -> str:
+    """`name-suffix`, with the name cut to fit, without format characters."""
+    return f"{_FORMAT.sub('', name)[: max_length - 1 - len(str(suffix))]}-{suffix}"
 
 
 def _until_stable(normalize: Callable[[str], str], text: str) -> str:
-    """Normalized until nothing changes: what one pass makes, the next may change."""
+    """Normalize until nothing changes: one pass may create something that the next one changes."""
     while (normal := normalize(text)) != text:
         text = normal
     return text

@@ -1,4 +1,4 @@
-"""What notifications puts on the wire: its events, errors, requests and answers."""
+"""The wire format of notifications: its events, errors, requests and answers."""
 
 from dataclasses import dataclass
 
@@ -26,7 +26,7 @@ class NotFailed(Conflict):
 
 @dataclass(frozen=True, kw_only=True)
 class NotificationCreated(Event):
-    """sequence: of the order's event."""
+    """sequence: that of the order's event."""
 
     source = "notifications"
     name = "notification.created"
@@ -45,7 +45,7 @@ class ReadMark(Schema):
 
 
 class NotificationQuery(PageQuery):
-    """after_id: only those with a higher id, oldest first, for a client that catches up."""
+    """after_id: list only those with a higher id, oldest first, for a client that reconnects."""
 
     recipient = Line(load_default=None, allow_none=True, validate=validate.Length(max=254))
     status = fields.String(load_default=None, allow_none=True, validate=validate.OneOf(NOTIFICATION_STATUSES))

@@ -1,4 +1,4 @@
-"""What orders puts on the wire: its events, errors, requests and answers."""
+"""The wire format of orders: its events, errors, requests and answers."""
 
 import re
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ from contracts.types import (
 )
 from nameko_reliable.messages import Event
 
-# Why an order was cancelled: it was pending for too long.
+# The reason of an order that was cancelled because it stayed pending too long.
 NOT_CONFIRMED = "not-confirmed"
 ORDER_STATUSES = ("pending", "confirmed", "shipped", "delivered", "cancelled")
 
@@ -41,9 +41,9 @@ class OrderNotFound(NotFound):
 
 
 class TooManyOpenOrders(Conflict):
-    """With this order the account would have more orders open, or more units in them, than it may.
+    """The order would exceed the account's limit of open orders, or of units in them.
 
-    An order is open until it is shipped or cancelled. An account may have more once its address is proven.
+    An order is open until it is shipped or cancelled. The limits are higher once the account's address is proven.
     """
 
     def __init__(
@@ -99,8 +99,8 @@ class OrderLine:
 class OrderEvent(Event):
     """sequence: 1 for an order's first event, one more for each that follows.
 
-    email_verified: whether the customer's address was proven, as far as the order knows. Absent in what notifications
-    keeps of events that are older than 0.1.0.
+    email_verified: whether the customer's address was proven at their last call about the order. Events that
+    notifications stored before 0.1.0 lack it.
     """
 
     source = "orders"
@@ -124,7 +124,7 @@ class OrderCreated(OrderEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class OrderStatusUpdated(OrderEvent):
-    """reason: why the shop took the step by itself, None for a step that was asked for."""
+    """reason: why the shop itself changed the status. None when a person did."""
 
     name = "order.status.updated"
     subscribers = (("products", "return_cancelled_stock"), ("notifications", "tell_status"))
@@ -136,7 +136,7 @@ class OrderStatusUpdated(OrderEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class OrderAbandoned(Event):
-    """No order will come of this reservation."""
+    """The reservation will never become an order."""
 
     source = "orders"
     name = "order.abandoned"
@@ -146,7 +146,7 @@ class OrderAbandoned(Event):
 
 
 class OrderItemRequest(Schema):
-    """unit_price: what the customer was shown; the order is refused when it no longer holds."""
+    """unit_price: the price that the customer saw. The order is refused if the price has changed since."""
 
     product_id = Id(required=True)
     quantity = fields.Integer(strict=True, required=True, validate=validate.Range(1, MAX_QUANTITY))
@@ -158,7 +158,7 @@ class OrderRequest(Schema):
 
     @validates_schema
     def lines_of_one_product_agree(self, data: dict[str, Any], **kwargs: Any) -> None:
-        """Lines of the same product become one, so they can't differ in price or exceed its bound."""
+        """Lines of one product are merged: they must have one price, and a sum within MAX_QUANTITY."""
         totals: dict[int, int] = {}
         prices: dict[int, Decimal] = {}
         for line in data["items"]:
@@ -175,7 +175,7 @@ class StatusChange(Schema):
 
 
 class OrderStep(StatusChange):
-    """A StatusChange, and whether the address of its caller is proven."""
+    """A StatusChange with whether the caller's address is proven."""
 
     email_verified = StrictBoolean(load_default=False)
 
@@ -196,7 +196,7 @@ class SummaryQuery(Schema):
 
 
 class IdempotencyKey(fields.String):
-    """1 to 255 printable ASCII characters, the outer ones no spaces: a header's value has none."""
+    """1 to 255 printable ASCII characters, without outer spaces: HTTP strips them from a header's value."""
 
     pattern = r"^[!-~]([ -~]{0,253}[!-~])?$"
 
@@ -208,7 +208,7 @@ class IdempotencyKey(fields.String):
 
 
 class OrderPlacement(OrderRequest):
-    """An OrderRequest with who asks, as the gateway passes it on."""
+    """An OrderRequest with its customer and its key, as the gateway sends it."""
 
     user_id = Id(required=True)
     user_email = Email(required=True)
@@ -246,7 +246,7 @@ class OrderView(View):
 
 
 def Revenue() -> fields.String:
-    """Money that may be more than any price."""
+    """A sum of money, which may exceed the highest price."""
     return fields.String(metadata={"format": "decimal", "pattern": r"^[0-9]+\.[0-9]{2}$"})
 
 

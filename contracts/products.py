@@ -1,4 +1,4 @@
-"""What products puts on the wire: its events, errors, requests and answers."""
+"""The wire format of products: its events, errors, requests and answers."""
 
 import re
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class ProductNotFound(NotFound):
 
 
 class SkuTaken(Taken):
-    """product: the one that has the SKU, perhaps off the shelves: {id, name, is_active}. For admins alone."""
+    """product: {id, name, is_active} of the product that has the SKU. For admins only: it may be inactive."""
 
     def __init__(self, product_id: int | str, name: str, is_active: bool | str) -> None:
         super().__init__("sku")
@@ -51,7 +51,7 @@ class SkuTaken(Taken):
 
 
 class InsufficientStock(Conflict):
-    """Fewer units remain than were asked for."""
+    """Fewer units are available than were requested."""
 
     def __init__(self, product_id: int | str, requested: int | str, available: int | str) -> None:
         super().__init__(product_id, requested, available)
@@ -59,7 +59,7 @@ class InsufficientStock(Conflict):
 
 
 class PriceChanged(Conflict):
-    """The caller was shown another price than the one that holds."""
+    """The price that the caller saw is not the current one."""
 
     def __init__(self, product_id: int | str, given: Decimal | str, current: Decimal | str) -> None:
         super().__init__(product_id, given, current)
@@ -67,7 +67,7 @@ class PriceChanged(Conflict):
 
 
 class StaleVersion(Conflict):
-    """The thing was edited after the caller read it."""
+    """The product was edited after the caller read it."""
 
     def __init__(self, given: int | str, current: int | str) -> None:
         super().__init__(given, current)
@@ -75,7 +75,7 @@ class StaleVersion(Conflict):
 
 
 class ReservationReleased(Conflict):
-    """The reservation was given back, which is final: it can't be reserved again."""
+    """The reservation was released, which is final."""
 
     def __init__(self, reservation_id: UUID | str) -> None:
         super().__init__(reservation_id)
@@ -84,7 +84,7 @@ class ReservationReleased(Conflict):
 
 @dataclass(frozen=True, kw_only=True)
 class ProductChanged(Event):
-    """revision: one more with each change of the product; a lower one than the last seen is stale."""
+    """revision: raised with each change of the product. An event with a lower one than the last seen is stale."""
 
     source = "products"
     name = "product.changed"
@@ -97,7 +97,7 @@ class ProductChanged(Event):
 
 
 class ImageUrl(Line):
-    """https, or relative to the shop; nothing that runs (`javascript:`) or leads elsewhere (`//host`)."""
+    """An https URL, or one relative to the shop. No other scheme (`javascript:`), and no `//host`."""
 
     pattern = rf"^\s*(?:{IMAGE_URL})\s*$"
 
@@ -114,7 +114,7 @@ class Sku(Name):
 
 
 class ProductFields(Schema):
-    """What PUT and PATCH share with POST: everything but the stock. Without a SKU, PUT leaves the one there is."""
+    """The fields of POST, PUT and PATCH alike: all but the stock. PUT without a SKU keeps the present one."""
 
     name = Name(200, required=True)
     description = Description(10_000, load_default=None, allow_none=True)
@@ -134,13 +134,13 @@ class ProductRequest(ProductFields):
 
 
 class ProductReplacement(ProductFields):
-    """stock_quantity is left as it is when absent."""
+    """Without a stock_quantity the stock stays as it is."""
 
     stock_quantity = Stock()
 
 
 class ProductChanges(ProductFields):
-    """For partial loading: what is absent stays."""
+    """For partial loading: absent fields keep their values."""
 
     stock_quantity = Stock()
     is_active = StrictBoolean()
@@ -206,7 +206,7 @@ class ProductView(View):
 
 
 class ProductRecord(ProductView):
-    """What products itself answers: besides, the version that the gateway makes the ETag of, and the revision."""
+    """A ProductView with the version, from which the gateway makes the ETag, and the revision."""
 
     version = fields.Integer()
     revision = fields.Integer()

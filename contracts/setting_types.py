@@ -17,7 +17,7 @@ from marshmallow import ValidationError, fields
 
 from contracts.types import CONTROLS, EMAIL, Data
 
-# 80 bits. 16 random bytes in hex are never judged below 10^28.
+# 80 bits. zxcvbn never estimates 16 random bytes in hex below 10^28.
 MIN_GUESSES = 10**24
 MAX_CHARACTERS_ESTIMATED = 72
 EXAMPLE_WORDS = (
@@ -26,26 +26,26 @@ EXAMPLE_WORDS = (
     "set|shop|signing|some|string|super|test|testing|than|the|this|to|token|tokens|use|value|very|with|you|your)*"
 )
 
-# RFC 3986, but for what clients take as it is: in a user or a password only a delimiter must be percent-encoded.
+# As RFC 3986, but in a user or a password only delimiters must be percent-encoded: clients accept the rest as it is.
 _USER_CHARACTER = r"(?:[!-~](?<![%/?#@:\[\]])|%[0-9A-Fa-f]{2})"
 _USER = rf"(?:{_USER_CHARACTER}*(?::(?:{_USER_CHARACTER}|:)*)?@)"
-# Labels of 63 characters at most: looking up any other raises what is no failed look-up.
+# Labels of at most 63 characters: the look-up of a longer one raises an error that is not a failed look-up.
 _HOST_NAME = r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?"
-# As far as it can be told from the rest; _is_address judges it.
+# Enough to find the address in a URI. _is_address checks it.
 _ADDRESS = r"[^\s/?#@,]+"
-# An @ in it is most often the end of a password that has one of /?#.
+# Without @, which is most often the end of a password that has one of /?#.
 _PATH = r"(?:[!-~](?<![%?#@])|%[0-9A-Fa-f]{2})*"
 _QUERY = r"(?:\?(?:[!-~](?<![%#@])|%[0-9A-Fa-f]{2})*)?"
 ENCODED = "percent-encode what is special in user and password: / is %2F, @ is %40, # is %23, ? is %3F, % is %25"
 
 
 class Setting(fields.Field[Any]):
-    """One line of text, or what config.yaml itself has."""
+    """One line of text, or another value that config.yaml has."""
 
     requirement = "be one line of text."
 
     def __init__(self, default: Any = None, *, required: bool = False) -> None:
-        """default: for what is not set, or empty."""
+        """default: of a setting that is not set, or empty."""
         if required:
             super().__init__(required=True)
         else:
@@ -89,12 +89,12 @@ class Section(Setting):
 
 
 def Port(default: int, lowest: int = 1) -> Number:
-    """lowest: 0 where a free port will do."""
+    """lowest: 0 where 0 means any free port."""
     return Number(lowest, 65535, default)
 
 
 class Choice(Setting):
-    """One of some words, the first by default."""
+    """One of the words. The first is the default."""
 
     def __init__(self, *words: str) -> None:
         self.words = words
@@ -108,7 +108,7 @@ class Choice(Setting):
 
 
 class Secret(Setting):
-    """32 bytes or more that no patient guesser comes to: of any characters, and never with a default."""
+    """32 bytes or more that are hard to guess, of any characters. It has no default."""
 
     requirement = "be 32 bytes or more that are hard to guess, for example of `openssl rand -hex 32`."
 
@@ -119,8 +119,8 @@ class Secret(Setting):
 
 
 def _is_guessable(text: str) -> bool:
-    """Whether it is repetitions, sequences, rows of keys, the words of examples, or nothing that can be encoded."""
-    # Here, since its lists of words are large, and most processes have no secret to judge.
+    """Whether it consists of repetitions, sequences, keyboard rows or words of examples, or can't be encoded."""
+    # Imported here: its lists of words are large, and most processes have no secret to check.
     from zxcvbn import zxcvbn
 
     letters = re.sub("[^a-z]", "", text.lower())
@@ -151,9 +151,9 @@ class Host(Setting):
 
 
 class Networks(Setting):
-    """Separated by commas. A list of ip_network."""
+    """Separated by commas. Loads to a list of ip_network."""
 
-    requirement = "be addresses and networks like 10.0.0.0/8 (nothing but zeros after its prefix), separated by commas."
+    requirement = "be addresses and networks like 10.0.0.0/8 (only zeros after the prefix), separated by commas."
 
     def __init__(self) -> None:
         super().__init__(())
@@ -166,7 +166,7 @@ class Networks(Setting):
 
 
 class Certificate(Setting):
-    """The file of an authority's certificate. Only its path is kept: it is read for every connection."""
+    """The path of an authority's certificate. The file is read again for every connection."""
 
     requirement = "be a file with an authority's certificate that can be read."
 
@@ -179,7 +179,7 @@ class Certificate(Setting):
 
 
 class Url(Setting):
-    """base: paths are appended to it, so that it ends without a slash."""
+    """base: paths are appended to the URL, so a slash at its end is removed."""
 
     requirement = (
         "be an http or https URL like https://shop.example.org, in ASCII, without a user, a query or a fragment."
@@ -200,7 +200,7 @@ class Url(Setting):
 
 
 class Origins(Setting):
-    """Separated by commas. A list of URLs."""
+    """Separated by commas. Loads to a list of URLs."""
 
     requirement = "be addresses like https://office.example.org, without a user or a path, separated by commas."
 
@@ -215,7 +215,7 @@ class Origins(Setting):
 
 
 class MailAddress(Setting):
-    """One address that can be sent from without SMTPUTF8, with or without a name: an email.headerregistry.Address."""
+    """One ASCII address, with or without a name. Loads to an email.headerregistry.Address."""
 
     requirement = (
         "be one address in ASCII, like Forage <shop@forage.example> or shop@forage.example; "
@@ -257,7 +257,7 @@ class RedisUri(Setting):
         found = re.fullmatch(f"rediss?://{_USER}?({_ADDRESS})(?:/[0-9]{{0,9}})?{_QUERY}", text)
         if not found or not _is_address(found[1]):
             raise self.invalid()
-        # Here, since few processes need it. Only the library knows which options a connection takes.
+        # Imported here: few processes need it. Only the library knows which options a connection takes.
         from redis import ConnectionPool
 
         try:
@@ -268,7 +268,7 @@ class RedisUri(Setting):
 
 
 class DatabaseUris(Setting):
-    """{service: URI}, of those that are set. A URI has one host or several, as SQLAlchemy and libpq write them."""
+    """{service: URI} of the URIs that are set. A URI has one host or several, as in SQLAlchemy and libpq."""
 
     requirement = f"be like postgresql+psycopg2://user:password@localhost:5432/orders_db ({ENCODED})."
     pattern = rf"postgresql\+psycopg2://{_USER}?(?P<hosts>(?:{_ADDRESS},)*{_ADDRESS})?/(?!/)(?P<name>{_PATH})(?P<query>{_QUERY})"
@@ -289,7 +289,7 @@ class DatabaseUris(Setting):
         found = re.fullmatch(self.pattern, uri)
         if not found or not found["name"]:
             return False
-        # Here, since few processes need it. Only libpq knows which options a connection takes.
+        # Imported here: few processes need it. Only libpq knows which options a connection takes.
         from psycopg2 import ProgrammingError
         from psycopg2.extensions import make_dsn
 
@@ -299,12 +299,12 @@ class DatabaseUris(Setting):
         except (ProgrammingError, TypeError):
             return False
         hosts = _split_list(",".join([found["hosts"] or "", *(value for name, value in options if name == "host")]))
-        # One that begins with a slash is a folder with a Unix socket.
+        # A host that begins with a slash is a folder with a Unix socket.
         return hosts != [] and all(host.startswith("/") or _is_address(host) for host in hosts)
 
 
 def _is_address(text: str) -> bool:
-    """Whether it is a host's name or address, and a port that there is, if any."""
+    """Whether it is a host's name or address, with a valid port or none."""
     found = re.fullmatch(rf"(?:{_HOST_NAME}|\[(?P<ipv6>[0-9A-Fa-f:.]+)\])(?::(?P<port>[0-9]{{1,5}}))?", text)
     if not found:
         return False

@@ -1,4 +1,4 @@
-"""Every setting of config.yaml, with its form and its default. Each process checks all of them when it starts."""
+"""Every setting of config.yaml, with its type and its default. Each process checks all of them when it starts."""
 
 import os
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ from contracts.setting_types import (
 
 
 class ShopSettings(Schema):
-    """Loads what Nameko makes of config.yaml. What is not set, or empty, has the default."""
+    """Loads the configuration that Nameko reads from config.yaml. A missing or empty setting has its default."""
 
     class Meta:
         # Nameko has settings of its own.
@@ -83,7 +83,7 @@ class ShopSettings(Schema):
     OTEL_EXPORTER_OTLP_ENDPOINT = Url(base=True)
     OTEL_TRACES_SAMPLER_ARG = Number(0, 1, 0.1, whole=False)
 
-    # Nameko sets logging up before any code of ours runs; the kit's formatter checks what is in it.
+    # Nameko configures logging before our code runs. The kit's formatter checks the content.
     LOGGING = Section(dict)
 
     @pre_load
@@ -96,9 +96,9 @@ class ShopSettings(Schema):
         if values.get("AMQP_SSL_CA") and not values.get("AMQP_URI", "amqps:").lower().startswith("amqps:"):
             errors["AMQP_SSL_CA"] = ["is set, and AMQP_URI is no amqps:// address: nothing would be encrypted."]
         if values.get("JWT_SECRET_PREVIOUS") and values["JWT_SECRET_PREVIOUS"] == values.get("JWT_SECRET"):
-            errors["JWT_SECRET_PREVIOUS"] = ["is JWT_SECRET itself: set the other secret of a rotation, or none."]
+            errors["JWT_SECRET_PREVIOUS"] = ["is the same as JWT_SECRET: set the other secret of a rotation, or none."]
         errors |= _mail_relay_errors(values)
-        # What oauthlib itself goes by.
+        # oauthlib itself reads this variable.
         may_be_http = os.environ.get("OAUTHLIB_INSECURE_TRANSPORT") or not values.get("GOOGLE_CLIENT_ID")
         if not may_be_http and not values.get("OIDC_ISSUER", "https:").lower().startswith("https:"):
             errors["OIDC_ISSUER"] = ["must begin with https://."]

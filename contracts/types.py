@@ -1,7 +1,7 @@
-"""What the contracts of all services are made of: the base of errors, fields and lists.
+"""The bases of the contracts of all services: errors, fields, list queries and views.
 
-Bounds are the HTTP API's. `load(schema, data)` returns the checked values or raises `InvalidInput` with the sentences
-by field.
+Bounds are the HTTP API's. `load(schema, data)` returns the checked values, or raises `InvalidInput` with sentences by
+field.
 """
 
 import re
@@ -35,7 +35,7 @@ SERVICES = ("users", "products", "orders", "notifications")
 # The services that handle kept events: each has a parking queue, and the RPCs to look into it.
 SUBSCRIBERS = ("products", "notifications")
 _EVENT_IDS = UUID("6f2c3c0e-6d0b-4d6c-9f0a-7d1f6b0a2c51")
-# What a field is loaded from, as marshmallow passes it on.
+# The input that marshmallow passes to a field.
 Data = Mapping[str, Any] | None
 MAX_BIGINT = 2**63 - 1
 MAX_INT = 2**31 - 1
@@ -43,10 +43,10 @@ MAX_MONEY = Decimal("9999999999.99")
 MAX_QUANTITY = 10_000
 MAX_LINES = 100
 MAX_PAGE = 10**12
-# Also in the HTTP API's document, so without what ECMAScript's regular expressions lack.
+# Also used in the HTTP API's document, so only with syntax that ECMAScript's regular expressions have.
 CONTROLS = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
-# ASCII alone: without SMTPUTF8, which few servers offer, no other address can be mailed.
-# No encoded word (RFC 2047): mail programs and ours would read it as another address.
+# ASCII only: other addresses need SMTPUTF8, which few servers offer.
+# No encoded word (RFC 2047): mail programs would decode it to another address.
 EMAIL = (
     r"(?!.*=\?)[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}"
     r"@([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z0-9-]{2,63}"
@@ -55,10 +55,10 @@ MONEY = r"[0-9]{1,10}(\.[0-9]{1,2})?"
 
 
 def keep_wire_path(error_class: type[Exception], module: str) -> None:
-    """Send an error by the path that it had in 0.1.0, and take it by either path.
+    """Send an error by the path that it had in 0.1.0, and accept it by either path.
 
-    A replica of 0.1.0, in an upgrade or after a rollback, knows no other. The next release sends an error by the path
-    of its own module: this one knows that already.
+    A replica of 0.1.0, during an upgrade or after a rollback, knows only the old path. The next release may send an
+    error by the path of its own module: this release accepts that already.
     """
     deserialize_to_instance(error_class)
     error_class.__module__ = module
@@ -66,7 +66,7 @@ def keep_wire_path(error_class: type[Exception], module: str) -> None:
 
 
 class ShopError(Exception):
-    """Base of the shop's errors. They carry fields, not sentences: the gateway words them.
+    """Base of the shop's errors. They carry fields, not sentences: the gateway writes those.
 
     An error crosses the broker as its class's path and its positional arguments. Scalars arrive as strings, so each
     class converts its own. A process that imports the class gets it back; a bare `nameko shell` sees a RemoteError.
@@ -104,11 +104,11 @@ class NotAllowed(ShopError):
 
 
 class NotFound(ShopError):
-    """No such thing, or none that the caller may know of."""
+    """It does not exist, or the caller may not know of it."""
 
 
 class Conflict(ShopError):
-    """The request is sound, but the state of things stands against it."""
+    """The request is valid, but the present state does not allow it."""
 
 
 class Taken(Conflict):
@@ -120,19 +120,19 @@ class Taken(Conflict):
 
 
 class Unavailable(ShopError):
-    """A service that this one needs could not answer; nothing is left half done."""
+    """A service that this one needs did not answer. Nothing is left half done."""
 
-    # In the metrics of calls.
+    # The label in the metrics of calls.
     outcome = "unavailable"
 
 
 def event_id_of(*facts: object) -> UUID:
-    """The same id each time an event is made of these facts, so handlers know one that `ops.resend` makes again."""
+    """The same id for the same facts: handlers recognize an event that `ops.resend` makes again."""
     return uuid5(_EVENT_IDS, " ".join(map(str, facts)))
 
 
 def load(schema: Schema, data: Any) -> Any:
-    """Check `data` against `schema`, an instance; raise InvalidInput where it doesn't fit."""
+    """The checked values of `data`. Raises InvalidInput."""
     try:
         return schema.load(data)
     except ValidationError as error:
@@ -140,7 +140,7 @@ def load(schema: Schema, data: Any) -> Any:
 
 
 def load_id(value: Any, field: str = "id") -> int:
-    """A row's id, or InvalidInput under the field's name."""
+    """The value as a row's id. Raises InvalidInput, with the sentence under the field's name."""
     try:
         return Id().deserialize(value)
     except ValidationError as error:
@@ -155,7 +155,7 @@ class Text(fields.String):
     def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> str:
         text = super()._deserialize(value, attr, data, **kwargs)
         if "\x00" in text or re.search("[\ud800-\udfff]", text):
-            raise ValidationError("Not a valid string: it has a NUL or half a surrogate pair.")
+            raise ValidationError("Not a valid string: it contains a NUL or half a surrogate pair.")
         return text
 
 
@@ -166,7 +166,7 @@ class Line(Text):
 
     def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> str:
         text = self._normalized(super()._deserialize(value, attr, data, **kwargs))
-        # Not only once it is trimmed: the HTTP API's document can't say that what is blank doesn't count.
+        # Also before it is trimmed: the HTTP API's document can't express that outer spaces don't count.
         self._validate(text)
         text = text.strip()
         if re.search(f"[{CONTROLS}]", text):
@@ -178,7 +178,7 @@ class Line(Text):
 
 
 def check_normalizable(text: str, max_length: int) -> str:
-    """The text, unless it can't have `max_length` characters once it is normalized, or takes long to normalize."""
+    """The text. Raises ValidationError if it is too long in any normal form, or takes long to normalize."""
     if len(text) > 4 * max_length:
         raise ValidationError(f"Longer than maximum length {max_length}.")
     if has_stacked_marks(text):
@@ -193,7 +193,7 @@ def check_characters(text: str) -> str:
 
 
 class Name(Line):
-    """A Line that can be seen, normalized by `normal`; its length counts after that."""
+    """A visible Line, normalized by `normal`. Its length is that of the normal form."""
 
     normal_form: Literal["NFC", "NFKC"] = "NFC"
     normal = staticmethod(normal_text)
@@ -208,7 +208,7 @@ class Name(Line):
     def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> str:
         name = check_characters(self.normal(super()._deserialize(value, attr, data, **kwargs)))
         if not is_visible(name):
-            raise ValidationError("Must have something to see: a letter, a digit or a symbol.")
+            raise ValidationError("Must have a visible character: a letter, a digit or a symbol.")
         return name
 
 
@@ -227,12 +227,12 @@ class Description(Text):
 
 
 def fold_address(address: str) -> str:
-    """Lower-cased if it is ASCII. Other letters fold to ASCII ones (U+212A to k): to an address of someone else."""
+    """The address in lower case, if it is ASCII. Else as it is: U+212A folds to k, which is another address."""
     return address.lower() if address.isascii() else address
 
 
 class Email(Line):
-    """An address, lower-cased. Its form alone is checked: one @, no white space, a dotted domain."""
+    """An address in lower case. Only its syntax is checked: one @, no white space, a dotted domain."""
 
     pattern = rf"^\s*{EMAIL}\s*$"
 
@@ -261,7 +261,7 @@ class Money(fields.Field[Decimal]):
 
 
 class StrictBoolean(fields.Boolean):
-    """JSON's true and false alone: to marshmallow 1 and "yes" are true as well."""
+    """Only JSON's true and false: marshmallow also takes 1 and "yes"."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> bool:
         if not isinstance(value, bool):
@@ -286,7 +286,7 @@ class ParkedQuery(Schema):
 
 
 class ParkedSelection(Schema):
-    """queue: where messages came from; reason: a part of theirs; null is any. left: of the answer before."""
+    """queue: that the messages came from. reason: a part of theirs. None is any. left: of the previous answer."""
 
     queue = fields.String(load_default=None, allow_none=True, validate=validate.Length(1, 255))
     reason = fields.String(load_default=None, allow_none=True, validate=validate.Length(1, 500))
@@ -294,9 +294,9 @@ class ParkedSelection(Schema):
 
 
 class PageQuery(Schema):
-    """Which part of a list: `limit` things from `offset` on, or from the beginning of `page`, which counts from 1.
+    """A part of a list: `limit` items from `offset` on, or the page of that number, from 1.
 
-    Loads to limit and offset. A subclass may go on taking older names of theirs.
+    Loads to limit and offset. A subclass may accept older names of them.
     """
 
     limit = Limit(100, default=20)
@@ -327,15 +327,15 @@ class Time(fields.Field[datetime]):
 
 
 class View(Schema):
-    """What an answer has: all of the members, and no others."""
+    """An answer: it has all of the members, and no others."""
 
     def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
         field_obj.required = True
 
     def write(self, thing: Any, **others: Any) -> dict[str, Any]:
-        """The answer about a thing, from its attributes. others: members that it has no attribute for.
+        """The answer about a thing, from its attributes. others: members without an attribute.
 
-        What `dump` gives, in a third of the time: a page of orders has thousands of values.
+        The same as `dump`, in a third of the time: a page of orders has thousands of values.
         """
         return {
             name: write(others[name] if name in others else getattr(thing, name))
@@ -348,7 +348,7 @@ class View(Schema):
 
 
 def _writer(field: fields.Field[Any]) -> Callable[[Any], Any]:
-    """What writes a value of the field."""
+    """A function that writes a value of the field."""
     if isinstance(field, fields.Nested):
         return cast(View, field.schema).write
     if isinstance(field, fields.List):

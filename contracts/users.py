@@ -1,4 +1,4 @@
-"""What users puts on the wire: its events, errors, requests and answers."""
+"""The wire format of users: its events, errors, requests and answers."""
 
 import unicodedata
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ from nameko_reliable.messages import Event
 MAX_USERNAME = 50
 MAX_PASSWORD = 128
 ROLES = ("customer", "admin")
-# What a mail server takes has more rules, see NewEmail; these are the ones that a pattern can say.
+# The rules of mail servers that a pattern can express. NewEmail checks the others, too.
 NEW_EMAIL = (
     r"(?!.*=\?)[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
     r"@([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+([A-Za-z0-9][A-Za-z0-9-]{0,61})?[A-Za-z]"
@@ -49,7 +49,7 @@ class InvalidToken(ShopError):
 
 
 class TooManyFailures(ShopError):
-    """Logins are refused unchecked until the wait is over."""
+    """Logins are refused, without a check of the password, until the wait is over."""
 
     def __init__(self, retry_after_seconds: int | str) -> None:
         super().__init__(retry_after_seconds)
@@ -57,7 +57,7 @@ class TooManyFailures(ShopError):
 
 
 class SignInRefused(ShopError):
-    """reason: a sentence about what doesn't hold, without any part of a token."""
+    """reason: a sentence about the check that failed. It quotes no part of a token."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -69,7 +69,7 @@ class AccountDisabled(ShopError):
 
 
 class UserNotFound(NotFound):
-    """user: the id or the address that was asked for."""
+    """user: the id or the address of the request."""
 
     def __init__(self, user: int | str) -> None:
         super().__init__(user)
@@ -104,7 +104,7 @@ class SignInProviderAway(Unavailable):
 
 @dataclass(frozen=True, kw_only=True)
 class UserEvent(Event):
-    """It has no token for its mail: notifications asks users for one when it sends the mail."""
+    """It carries no token for its mail: notifications asks users for one when it sends the mail."""
 
     source = "users"
 
@@ -120,7 +120,7 @@ class UserRegistered(UserEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class UserVerificationRequested(UserEvent):
-    """The first mail did not arrive, or came too late."""
+    """The user asked for the mail once more: it did not arrive, or came too late."""
 
     name = "user.verification_requested"
     subscribers = (("notifications", "send_verification_again"),)
@@ -141,9 +141,9 @@ class Username(Name):
 
 
 class NewEmail(Email):
-    """The address of a new account: one that a mail server takes, as far as that shows without DNS.
+    """The address of a new account: mail servers accept it, as far as that can be checked without DNS.
 
-    Accounts that are older may have others, so logins and orders don't ask for it.
+    Older accounts may have other addresses, so logins and orders don't check for it.
     """
 
     pattern = rf"^\s*{NEW_EMAIL}\s*$"
@@ -151,7 +151,7 @@ class NewEmail(Email):
     def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> str:
         email = super()._deserialize(value, attr, data, **kwargs)
         try:
-            # A test environment takes `.test`, as demos and tests do.
+            # test_environment accepts `.test`, which demos and tests use.
             validate_email(email, allow_smtputf8=False, check_deliverability=False, test_environment=True)
         except EmailNotValidError as error:
             raise ValidationError(f"Not a valid email address. {error}") from error
@@ -159,7 +159,7 @@ class NewEmail(Email):
 
 
 def normal_password(password: str) -> str:
-    """The same characters for the same password, whatever the keyboard: NFKC, as NIST SP 800-63B 5.1.1.2 asks."""
+    """NFKC, as NIST SP 800-63B 5.1.1.2 asks: a password is the same on every keyboard."""
     return unicodedata.normalize("NFKC", password)
 
 
@@ -175,7 +175,7 @@ class NewPassword(Text):
 
 
 def UncheckedSecret(**kwargs: Any) -> fields.String:
-    """Only bounded, not checked: a wrong form is a wrong secret, and says no more."""
+    """Only its length is limited: a malformed secret gets the answer of a wrong one."""
     return fields.String(validate=validate.Length(max=1000), **kwargs)
 
 
@@ -191,7 +191,7 @@ class Credentials(Schema):
 
 
 class ClientInfo(Schema):
-    """Where a request comes from, as the gateway passes it on."""
+    """The origin of a request, as the gateway sends it."""
 
     client_address = Line(load_default=None, allow_none=True, validate=validate.Length(max=100))
     user_agent = Line(load_default=None, allow_none=True, validate=validate.Length(max=300))
@@ -202,7 +202,7 @@ class Login(Credentials, ClientInfo):
 
 
 class SignInCallback(ClientInfo):
-    """What a sign-in provider sent the browser back with."""
+    """The parameters with which a sign-in provider sends the browser back."""
 
     code = fields.String(required=True, validate=validate.Length(1, 4000))
     state = UncheckedSecret(required=True)
@@ -213,7 +213,7 @@ class PasswordResetRequest(Schema):
 
 
 class PasswordReset(Schema):
-    """token: of the mail's link."""
+    """token: from the mail's link."""
 
     token = UncheckedSecret(required=True)
     password = NewPassword()
@@ -237,7 +237,7 @@ class OwnPasswordChange(PasswordChange, ClientInfo):
 
 
 class UserChanges(Schema):
-    """What an admin changes of an account; what is absent stays."""
+    """An admin's changes to an account. Absent fields keep their values."""
 
     role = fields.String(validate=validate.OneOf(ROLES))
     is_active = StrictBoolean()
@@ -268,7 +268,7 @@ class UserPageView(View):
 
 
 class SessionView(View):
-    """A device that is logged in. current: the one that asks, if it sent its cookie."""
+    """A device that is logged in. current: whether it is the caller's, by its cookie."""
 
     id = fields.Integer()
     user_agent = fields.String(allow_none=True)

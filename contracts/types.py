@@ -37,6 +37,8 @@ SUBSCRIBERS = ("products", "notifications")
 _EVENT_IDS = UUID("6f2c3c0e-6d0b-4d6c-9f0a-7d1f6b0a2c51")
 # The input that marshmallow passes to a field.
 Data = Mapping[str, Any] | None
+# A JSON object: an argument or an answer of an RPC.
+JsonObject = dict[str, Any]
 MAX_BIGINT = 2**63 - 1
 MAX_INT = 2**31 - 1
 MAX_MONEY = Decimal("9999999999.99")

@@ -1,4 +1,6 @@
-"""What the services have alike."""
+"""What all services share: their dependencies, and checked RPCs for parked messages."""
+
+from typing import Any
 
 from contracts.types import ParkedQuery, ParkedSelection, load
 from nameko_reliable.parking import ParkingLot
@@ -9,7 +11,7 @@ from nameko_reliable.telemetry.tracing import WorkerSpans
 
 
 class Service:
-    """Dependencies alone: a class with entrypoints would be started from every module that imports it."""
+    """Dependencies only: Nameko would start a class with entrypoints from every module that imports it."""
 
     cluster = ClusterClient()
     log_context = LogContext()
@@ -18,13 +20,13 @@ class Service:
 
 
 class CheckedParkingLot(ParkingLot):
-    """Raises InvalidInput where an argument is out of its bounds."""
+    """A ParkingLot that raises InvalidInput for an argument out of bounds."""
 
-    def list(self, limit):
+    def list(self, limit: int) -> Any:
         return super().list(**load(ParkedQuery(), {"limit": limit}))
 
-    def replay_all(self, queue=None, reason=None, left=None):
+    def replay_all(self, queue: str | None = None, reason: str | None = None, left: int | None = None) -> Any:
         return super().replay_all(**load(ParkedSelection(), {"queue": queue, "reason": reason, "left": left}))
 
-    def discard_all(self, queue=None, reason=None, left=None):
+    def discard_all(self, queue: str | None = None, reason: str | None = None, left: int | None = None) -> Any:
         return super().discard_all(**load(ParkedSelection(), {"queue": queue, "reason": reason, "left": left}))

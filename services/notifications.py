@@ -9,36 +9,45 @@ Handles:  order.created, order.status.updated,
           user.registered, user.verification_requested, user.password_reset_requested
 Calls:    users.create_mailed_token
 
-A handler only stores. `send_order_mails` and `send_account_mails` send from the table; services/notifications_mail.py
-says how, and names the one way in which a mail can come twice.
+Handlers only store. `send_order_mails` and `send_account_mails` send mails from the table: see
+services/notifications_mail.py, also for the one case in which a mail can be sent twice.
 
 An address that was never proven gets at most 6 order mails an hour. Further notifications are stored, pushed and
-listed as ever, but mailed in a summary, an hour after the first that it sums up: one summary an hour at most.
+listed, but not mailed one by one: a summary is mailed an hour after the first of them, so at most one an hour.
 
-Account mails are about the account itself. Their links open it, so they go to the inbox alone: no push, no
-customer's list. users makes a new token for each try; the token is in the mail and nowhere else.
+Account mails are about the account itself. Their links open it, so they are only mailed: they are not pushed, and not
+in the customer's list. users makes a new token for each try. Only the mail has the token.
 """
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from email.message import EmailMessage
+from typing import Any
 
 from prometheus_client import Gauge
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
 
 from contracts.demo_settings import demo_settings
 from contracts.notifications import NotificationCreated, NotificationQuery, NotificationView, ReadMark
-from contracts.orders import OrderCreated, OrderStatusUpdated
+from contracts.orders import OrderCreated, OrderEvent, OrderStatusUpdated
 from contracts.settings import ShopSettings
-from contracts.types import fold_address, load
-from contracts.users import MailNotNeeded, UserPasswordResetRequested, UserRegistered, UserVerificationRequested
+from contracts.types import JsonObject, fold_address, load
+from contracts.users import (
+    MailNotNeeded,
+    UserEvent,
+    UserPasswordResetRequested,
+    UserRegistered,
+    UserVerificationRequested,
+)
 from nameko_reliable.database import Database
 from nameko_reliable.errors import RpcTimeout, ServiceUnavailable
 from nameko_reliable.events import event_handler
 from nameko_reliable.hints import Hints
 from nameko_reliable.messages import from_payload, to_payload
 from nameko_reliable.parking import parked_messages
-from nameko_reliable.polling import Bell, crew, wait_until
+from nameko_reliable.polling import Bell, Member, crew, wait_until
 from nameko_reliable.rpc import rpc
 from nameko_reliable.settings import Settings
 from nameko_reliable.telemetry.gauges import QueryGauge
@@ -65,11 +74,11 @@ from services.notifications_statements import (
     find_notification,
     search_notifications,
 )
-from services.notifications_templates import MailTemplates
+from services.notifications_templates import MailEvent, MailTemplates
 
 NOTIFICATION_VIEW = NotificationView()
 TOKEN_SECONDS = 1.5
-# Less than a caller waits.
+# Shorter than the deadline of the gateway's calls.
 RETRY_SECONDS = 3
 
 UNSENT_MAILS = Gauge(
@@ -93,26 +102,26 @@ class Notifications(Service):
     oldest_pending = QueryGauge(OLDEST_PENDING, AGE_OF_OLDEST_PENDING)
 
     @event_handler(OrderCreated)
-    def confirm_order(self, event):
+    def confirm_order(self, event: OrderCreated) -> None:
         self._store_and_push(event)
 
     @event_handler(OrderStatusUpdated)
-    def tell_status(self, event):
+    def tell_status(self, event: OrderStatusUpdated) -> None:
         self._store_and_push(event)
 
     @event_handler(UserRegistered)
-    def send_verification(self, event):
+    def send_verification(self, event: UserRegistered) -> None:
         self._store_account_mail(event)
 
     @event_handler(UserVerificationRequested)
-    def send_verification_again(self, event):
+    def send_verification_again(self, event: UserVerificationRequested) -> None:
         self._store_account_mail(event)
 
     @event_handler(UserPasswordResetRequested)
-    def send_password_reset(self, event):
+    def send_password_reset(self, event: UserPasswordResetRequested) -> None:
         self._store_account_mail(event)
 
-    def _store_and_push(self, event):
+    def _store_and_push(self, event: OrderEvent) -> None:
         with self.db.transaction() as session:
             notification = self._store(
                 session, event, event.user_email, order_id=event.order_id, sequence=event.sequence
@@ -132,23 +141,24 @@ class Notifications(Service):
             )
             self.hints.after_commit(session, push)
 
-    def _limit(self, session, notification):
-        """Leave an order mail to a summary when its address, which was never proven, has had its share."""
+    def _limit(self, session: Session, notification: Notification) -> None:
+        """Leave an order mail to a summary if its address, which was never proven, has reached the limit."""
         lock_address(session, notification.recipient_email)
         summary_id = Notification.open_summary(session, notification.recipient_email)
         if summary_id is None and notification.exceeds_limit(session):
             summary = OrderSummary(user_id=notification.user_id, user_email=notification.recipient_email)
             values = {"event_name": SUMMARY_NAME, "next_try_at": func.now() + UNPROVEN_WINDOW}
-            summary_id = self._store(session, summary, notification.recipient_email, **values).id
+            stored = self._store(session, summary, notification.recipient_email, **values)
+            summary_id = stored.id if stored else None
         if summary_id is not None:
             notification.join_summary(summary_id)
 
-    def _store_account_mail(self, event):
+    def _store_account_mail(self, event: UserEvent) -> None:
         with self.db.transaction() as session:
             self._store(session, event, event.email)
 
-    def _store(self, session, event, recipient, **values):
-        """The new notification, None for an event that is stored already. values: for its other columns."""
+    def _store(self, session: Session, event: MailEvent, recipient: str, **values: Any) -> Notification | None:
+        """The new notification, None for an event that is stored already. values: of its other columns."""
         subject, message = self.templates.subject_and_message(event)
         self.bell.ring_after_commit(session)
         return session.scalar(
@@ -168,26 +178,26 @@ class Notifications(Service):
                     **values,
                 }
             )
-            # Nor a step of an order to which a release before 0.1.0 gave another event_id.
+            # Also on (order_id, sequence): a release before 0.1.0 gave the same step another event_id.
             .on_conflict_do_nothing()
             .returning(Notification)
         )
 
     @crew(interval_seconds=1, most=MAX_CONNECTIONS)
-    def send_order_mails(self, member):
+    def send_order_mails(self, member: Member) -> None:
         self._send(member, Notification.due_order_mails())
 
     @crew(interval_seconds=1, most=MAX_CONNECTIONS)
-    def send_account_mails(self, member):
-        """A crew of its own: mails of orders never wait for users."""
+    def send_account_mails(self, member: Member) -> None:
+        """In a crew of its own, so mails of orders never wait for users."""
         self._send(member, Notification.due_account_mails())
 
-    def _send(self, member, due):
+    def _send(self, member: Member, due: Select[tuple[int]]) -> None:
         with self.mailer.connection() as connection:
             Sender(self.db, self.mailer, connection, self.tracing, member, due, self._make_mail).send_all()
 
-    def _make_mail(self, notification):
-        """(EmailMessage, its token or None). Raises UsersUnreachable, MailNotNeeded."""
+    def _make_mail(self, notification: Notification) -> tuple[EmailMessage, str | None]:
+        """The mail, and the token in it or None. Raises UsersUnreachable, MailNotNeeded."""
         if notification.is_summary:
             return self.templates.summary_mail(self._summary(notification), notification.recipient_email), None
         event = from_payload(EVENT_CLASSES[notification.event_name], notification.payload)
@@ -199,8 +209,8 @@ class Notifications(Service):
         )
         return mail, created["token"]
 
-    def _summary(self, notification):
-        """The summary with its orders. From here on no notification joins it."""
+    def _summary(self, notification: Notification) -> OrderSummary:
+        """The summary with its orders. No notification joins it after this."""
         with self.db.transaction() as session:
             lock_address(session, notification.recipient_email)
             last, total = notification.orders_summed_up(session)
@@ -208,8 +218,8 @@ class Notifications(Service):
         summary = from_payload(OrderSummary, notification.payload)
         return replace(summary, timestamp=datetime.now(UTC), orders=orders, total=total)
 
-    def _create_token(self, event):
-        """{"token", "expires_in"} of users. Raises MailNotNeeded, UsersUnreachable."""
+    def _create_token(self, event: UserEvent) -> JsonObject:
+        """The answer of users.create_mailed_token. Raises MailNotNeeded, UsersUnreachable."""
         try:
             return self.cluster.within(TOKEN_SECONDS, log_fields().get("request_id")).users.create_mailed_token(
                 user_id=event.user_id, email=event.email, purpose=EVENT_TYPES[type(event)]
@@ -218,18 +228,18 @@ class Notifications(Service):
             raise UsersUnreachable("users, which makes the link's token, does not answer") from error
 
     @rpc
-    def retry_notification(self, notification_id, user_id=None):
-        """Try a failed or uncertain mail once more, now, and return the notification after that: sent, or failed again.
+    def retry_notification(self, notification_id: int, user_id: int | None = None) -> JsonObject:
+        """Try a failed or uncertain mail again at once, and return the notification after that try.
 
-        It is still pending when that takes more than RETRY_SECONDS.
+        It is sent or failed, or still pending if the try takes more than RETRY_SECONDS.
         user_id: the owner, None for any. Raises NotificationNotFound, NotFailed, and MailNotNeeded for an account mail
-        that has no purpose any more: its notification is deleted then.
+        that is no longer needed, whose notification is then deleted.
         """
         with self.db.transaction() as session:
             retried = Answer.once(session, self.db.call_id, lambda: self._retry(session, notification_id, user_id))
         of_retry = select(Notification).where(Notification.id == retried["id"])
 
-        def is_tried():
+        def is_tried() -> bool:
             with self.db.transaction() as session:
                 return session.scalar(of_retry.where(Notification.by_hand)) is None
 
@@ -240,40 +250,40 @@ class Notifications(Service):
             raise MailNotNeeded
         return NOTIFICATION_VIEW.write(notification)
 
-    def _retry(self, session, notification_id, user_id):
-        """Make it the next to be sent. {id}: a repeat of the call needs no more."""
+    def _retry(self, session: Session, notification_id: int, user_id: int | None) -> JsonObject:
+        """Make it the next mail to be sent. Returns {id}, which is all that a repeat of the call needs."""
         notification = find_notification(session, notification_id, user_id, lock=True)
         notification.request_retry()
         self.bell.ring_after_commit(session)
         return {"id": notification.id}
 
     @rpc
-    def list_notifications(self, user_id=None, **query):
-        """{notifications, total}, newest first. user_id: the owner, None for all, account mails and summaries too.
+    def list_notifications(self, user_id: int | None = None, **query: Any) -> JsonObject:
+        """{notifications, total}, newest first. user_id: the owner, None for all, with account mails and summaries.
 
         query: as contracts.notifications.NotificationQuery. Raises InvalidInput.
         """
         query = load(NotificationQuery(), query)
         with self.db.transaction() as session:
             total, notifications = search_notifications(session, user_id, query)
-            notifications = [NOTIFICATION_VIEW.write(each) for each in notifications]
-        return {"notifications": notifications, "total": total}
+            views = [NOTIFICATION_VIEW.write(each) for each in notifications]
+        return {"notifications": views, "total": total}
 
     @rpc
-    def summarize_mails(self):
-        """{failed, pending, uncertain}: how many of each there are."""
+    def summarize_mails(self) -> dict[str, int]:
+        """{failed, pending, uncertain}: the number of mails in each status."""
         with self.db.transaction() as session:
             return dict(session.execute(COUNT_MAILS).all())
 
     @rpc
-    def get_notification(self, notification_id, user_id=None):
+    def get_notification(self, notification_id: int, user_id: int | None = None) -> JsonObject:
         """user_id: the owner, None for any. Raises NotificationNotFound."""
         with self.db.transaction() as session:
             return NOTIFICATION_VIEW.write(find_notification(session, notification_id, user_id))
 
     @rpc
-    def mark_read(self, notification_id, user_id, read=True):
-        """Mark the customer's own notification read or unread. Raises NotificationNotFound."""
+    def mark_read(self, notification_id: int, user_id: int, read: bool = True) -> JsonObject:
+        """Mark a customer's notification as read or unread. Raises NotificationNotFound, InvalidInput."""
         read = load(ReadMark(), {"read": read})["read"]
         with self.db.transaction() as session:
             notification = find_notification(session, notification_id, user_id, lock=True)
@@ -283,11 +293,12 @@ class Notifications(Service):
             return NOTIFICATION_VIEW.write(notification)
 
     @rpc
-    def health(self):
+    def health(self) -> dict[str, str]:
+        """{"status": "up"}. Raises DatabaseUnavailable."""
         self.db.check()
         return {"status": "up"}
 
     @timer(interval=3600)
-    def forget_answers(self):
+    def forget_answers(self) -> None:
         with self.db.transaction() as session:
             Answer.forget_old(session)

@@ -1,14 +1,14 @@
-"""How a mail leaves the table: claimed, sent, noted.
+"""How mails are sent from the table: claim, send, record the outcome.
 
-A sender claims some mails that are due in one statement and holds them by a lease of the database's clock. It sends
-them one by one over a connection that it keeps, outside of any transaction. Right before a mail's end, its dot, it
-writes `dot_at`, which fails once the lease is over: then another may have sent the mail. What the mail server answers
-is noted at once.
+A sender claims some due mails in one statement and holds them with a lease, by the database's clock. It sends them one
+by one over a kept connection, outside of any transaction. Right before the final dot of a mail it writes `dot_at`. This
+fails once the lease is over, because another sender may have sent the mail since. The server's answer is recorded at
+once.
 
-- A sender that dies or hangs before the dot loses the lease, and another sends the mail.
-- One that does so between dot and note leaves a mail that the server may have: `uncertain`.
+- If a sender dies or hangs before the dot, its lease ends and another sends the mail.
+- If it dies or hangs between the dot and the record, the server may have the mail, which becomes `uncertain`.
 
-A double mail can come of `uncertain` alone: sender, connection or database was lost between `dot_at` and the note, or
+Only an `uncertain` mail can be sent twice: sender, connection or database was lost between `dot_at` and the record, or
 the sender was frozen there for longer than the pause before the next try. Its Message-ID is fixed, so that mail
 programs may show it once.
 """
@@ -16,51 +16,75 @@ programs may show it once.
 import logging
 import math
 import time
-from datetime import timedelta
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from email.message import EmailMessage
 from uuid import uuid4
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import ColumnElement, Executable, Select, delete, func, select, update
+from sqlalchemy.orm import Session
 
 from contracts.users import MailNotNeeded
+from nameko_reliable.database import Database
 from nameko_reliable.errors import ServiceUnavailable
-from nameko_reliable.polling import Interrupted, beside
+from nameko_reliable.polling import Interrupted, Member, beside
 from nameko_reliable.telemetry.logs import bind_log_fields
-from services.notifications_models import UNCLAIMED, Notification
-from services.notifications_smtp import MailPostponed, MailRefused, MailServerUnreachable, MailUncertain
+from nameko_reliable.telemetry.tracing import WorkerSpans
+from services.notifications_models import UNCLAIMED, Changes, Notification
+from services.notifications_smtp import (
+    MailConnection,
+    Mailer,
+    MailPostponed,
+    MailRefused,
+    MailServerUnreachable,
+    MailUncertain,
+)
 
 logger = logging.getLogger(__name__)
 
 CLAIM_SIZE = 20
 LEASE_SECONDS = 30
 RENEW_SECONDS = 10
-# Those claimed with a mail that takes longer are for others to send.
+# After this time the mails that were claimed with a slow one are returned, for other senders.
 SLOW_SECONDS = 2
-NOTE_PAUSES_SECONDS = (0.2, 5)
+RECORD_PAUSES_SECONDS = (0.2, 5)
 MAX_REASON_LENGTH = 1000
-# As old as it is it goes before those that are due since then.
+# Due since it was stored, so it goes before younger mails.
 RETURNED = UNCLAIMED | {"next_try_at": Notification.created_at}
+
+# Claimed mails, each with its age.
+Claim = list[tuple[Notification, timedelta]]
 
 
 class UsersUnreachable(Exception):
-    """No token for the mail's link at the moment: says nothing about this mail."""
+    """users makes no token for the link at present. This is not about the mail itself."""
 
 
 class LeaseLost(Exception):
-    """The mail may be another sender's by now."""
+    """Another sender may have claimed the mail."""
 
 
 class Sender:
-    """Sends what is due over one connection, for as long as its member of the crew goes on.
+    """Sends due mails over one connection, for as long as its crew member goes on.
 
-    due: which, as a select of ids. make_mail(notification): an EmailMessage, and the secret in it or None. It raises
-    UsersUnreachable, and MailNotNeeded, after which the notification is deleted.
+    due: a select of the ids of due mails. make_mail(notification): the mail, and the secret in it or None. It raises
+    UsersUnreachable, or MailNotNeeded, after which the notification is deleted.
     """
 
-    def __init__(self, db, mailer, connection, tracing, member, due, make_mail):
+    def __init__(
+        self,
+        db: Database,
+        mailer: Mailer,
+        connection: MailConnection,
+        tracing: WorkerSpans,
+        member: Member,
+        due: Select[tuple[int]],
+        make_mail: Callable[[Notification], tuple[EmailMessage, str | None]],
+    ) -> None:
         self._db, self._mailer, self._connection, self._tracing = db, mailer, connection, tracing
         self._member, self._due, self._make_mail = member, due, make_mail
 
-    def send_all(self):
+    def send_all(self) -> None:
         found = True
         while self._member.goes_on(found):
             try:
@@ -69,8 +93,8 @@ class Sender:
                 logger.warning("mails wait: %r", error)
                 found = False
 
-    def _send_some(self):
-        """Claim and send. True while there may be more to send."""
+    def _send_some(self) -> bool:
+        """Claim mails and send them. True while there may be more to send."""
         claimed_at = time.monotonic()
         with self._db.transaction() as session:
             _mark_orphaned_mails_uncertain(session)
@@ -79,7 +103,7 @@ class Sender:
             self._connection.close_if_idle()
             return False
         try:
-            # Only the mail that is being sent has its lease renewed: the others are given back in time.
+            # Only the mail that is being sent has its lease renewed. The others are returned before theirs ends.
             while mails and time.monotonic() < claimed_at + LEASE_SECONDS / 2:
                 notification, age = mails.pop(0)
                 with (
@@ -92,10 +116,10 @@ class Sender:
             self._give_back(mails)
         return True
 
-    def _send(self, notification, age, others):
-        """Try to send, and note what came of it. False if others would hardly fare better.
+    def _send(self, notification: Notification, age: timedelta, others: Claim) -> bool:
+        """Try to send the mail, and record the outcome. False if other mails would most likely fail, too.
 
-        others: those claimed with it; emptied when this one turns out to be slow.
+        others: the mails claimed with it. Emptied when this one turns out to be slow.
         """
         with beside(lambda pause: self._keep_lease(notification, others, pause)):
             started_at = time.monotonic()
@@ -110,7 +134,7 @@ class Sender:
                 logger.warning("notification %d may be another sender's by now", notification.id)
                 return True
             except (Interrupted, ServiceUnavailable) as error:
-                # Perhaps dot_at was written, but no dot was sent.
+                # dot_at may have been written, but the dot was not sent.
                 logger.warning("notification %d waits: %r", notification.id, error)
                 self._record(update(Notification).where(*mine).values(RETURNED))
                 return False
@@ -131,12 +155,12 @@ class Sender:
                 self._record(*_outcome_statements(notification, notification.uncertain(str(error)), *mine))
             else:
                 logger.info("notification %d was sent", notification.id)
-                # Whatever lease it has by now.
+                # Under any lease: another sender may hold it by now.
                 self._record(*_outcome_statements(notification, notification.sent(), mine[0]))
             return True
 
-    def _deliver(self, notification):
-        """Make the mail and give it to the mail server. Raises what its steps raise, without the mail's secret."""
+    def _deliver(self, notification: Notification) -> None:
+        """Make the mail and send it. Raises the errors of these steps, without the mail's secret in them."""
         with self._member.interruptible():
             mail, secret = self._make(notification)
         try:
@@ -146,26 +170,26 @@ class Sender:
                 self._record_dot(notification)
                 self._connection.finish()
         except (MailServerUnreachable, MailPostponed, MailRefused, MailUncertain) as error:
-            # A server may quote the link of a mail that it refuses, for operators to read.
+            # A server may quote the link of a mail that it refuses. Operators must not read it.
             reason = str(error).replace(secret, "…") if secret else str(error)
             raise type(error)(reason[:MAX_REASON_LENGTH]) from None
         except BaseException:
-            # Without its dot it is no mail.
+            # Without its final dot the server drops the mail.
             self._connection.drop()
             raise
 
-    def _make(self, notification):
+    def _make(self, notification: Notification) -> tuple[EmailMessage, str | None]:
         try:
             return self._make_mail(notification)
         except (MailNotNeeded, UsersUnreachable, Interrupted, ServiceUnavailable):
             raise
         except Exception as error:
-            # The mail itself is broken. It must not hold up the others: it waits as failed for a retry.
-            logger.exception("notification %d is no mail that can be sent", notification.id)
+            # The mail itself is broken. It is failed, so it does not hold up the others, and can be retried.
+            logger.exception("the mail of notification %d could not be made", notification.id)
             raise MailRefused(f"The mail could not be made: {error}") from error
 
-    def _record_dot(self, notification):
-        """From here on the server may have it. Raises LeaseLost."""
+    def _record_dot(self, notification: Notification) -> None:
+        """Record that the server may have the mail from now on. Raises LeaseLost."""
         update_dot = (
             update(Notification)
             .where(Notification.id == notification.id, Notification.lease == notification.lease)
@@ -176,8 +200,8 @@ class Sender:
             if session.execute(update_dot).rowcount == 0:
                 raise LeaseLost
 
-    def _keep_lease(self, notification, others, pause):
-        """Beside the try: keep its lease, and let others have what was claimed with it, should it be slow."""
+    def _keep_lease(self, notification: Notification, others: Claim, pause: Callable[[float], bool]) -> None:
+        """Beside a slow try: return the mails that were claimed with it, and renew its lease."""
         if pause(SLOW_SECONDS):
             return
         self._member.slow()
@@ -195,22 +219,22 @@ class Sender:
             if pause(RENEW_SECONDS):
                 return
 
-    def _give_back(self, mails):
+    def _give_back(self, mails: Claim) -> None:
         if mails:
             ids, lease = [notification.id for notification, _ in mails], mails[0][0].lease
             mine = Notification.id.in_(ids), Notification.lease == lease
             self._execute_if_possible(update(Notification).where(*mine).values(RETURNED))
 
-    def _execute_if_possible(self, statement):
+    def _execute_if_possible(self, statement: Executable) -> None:
         try:
             with self._db.transaction() as session:
                 session.execute(statement)
         except ServiceUnavailable as error:
-            logger.warning("leases of mails end by themselves: %r", error)
+            logger.warning("leases of mails could not be changed, and end by themselves: %r", error)
 
-    def _record(self, *statements):
-        """Once the database takes it: only this sender knows what came of the mail."""
-        pause_seconds, longest_seconds = NOTE_PAUSES_SECONDS
+    def _record(self, *statements: Executable) -> None:
+        """Record an outcome, however often the database fails: only this sender knows it."""
+        pause_seconds, longest_seconds = RECORD_PAUSES_SECONDS
         while True:
             try:
                 with self._db.transaction() as session:
@@ -218,15 +242,15 @@ class Sender:
                         session.execute(statement)
                 return
             except ServiceUnavailable as error:
-                logger.warning("what came of a mail is noted in %s s: %r", pause_seconds, error)
+                logger.warning("the outcome of a mail is recorded in %s s: %r", pause_seconds, error)
             except Exception:
-                logger.exception("what came of a mail is noted in %s s", pause_seconds)
+                logger.exception("the outcome of a mail is recorded in %s s", pause_seconds)
             self._member.pause(pause_seconds)
             pause_seconds = min(2 * pause_seconds, longest_seconds)
 
 
-def _claim(session, due):
-    """[(notification, its age)], the oldest first, held by a lease of their own."""
+def _claim(session: Session, due: Select[tuple[int]]) -> Claim:
+    """Claim due mails with a new lease. The oldest is first."""
     ids = due.with_for_update(skip_locked=True).cte("due")
     claim = (
         update(Notification)
@@ -238,7 +262,7 @@ def _claim(session, due):
     return sorted((tuple(row) for row in session.execute(claim)), key=lambda row: row[0].id)
 
 
-def _mark_orphaned_mails_uncertain(session):
+def _mark_orphaned_mails_uncertain(session: Session) -> None:
     left = select(Notification).where(Notification.dot_at.is_not(None), Notification.leased_until <= func.now())
     for notification in session.scalars(left.with_for_update(skip_locked=True)):
         reason = f"the mail server may have it: its sender was lost after {notification.dot_at:%Y-%m-%d %H:%M:%S} UTC"
@@ -249,18 +273,20 @@ def _mark_orphaned_mails_uncertain(session):
             session.execute(statement)
 
 
-def _outcome_statements(notification, changes, *conditions):
-    """The statements that note what came of a try."""
+def _outcome_statements(
+    notification: Notification, changes: Changes, *conditions: ColumnElement[bool]
+) -> Iterator[Executable]:
+    """The statements that record the outcome of a try."""
     yield update(Notification).where(*conditions).values(changes)
     is_over = "status" in changes
     is_waited_for = notification.order_id is not None and notification.status == "pending"
     if is_waited_for and (not is_over or notification.tries > 0):
-        # Its order's later mails wait for it: with many of them due, each claim would have to look at all.
+        # The order's later mails wait for this one. If many of them stayed due, each claim would read them all.
         later = Notification.order_id == notification.order_id, Notification.sequence > notification.sequence
         waiting = Notification.status == "pending", Notification.leased_until.is_(None)
         next_try_at = func.now() if is_over else changes["next_try_at"]
         yield update(Notification).where(*later, *waiting).values(next_try_at=next_try_at)
 
 
-def _from_now(seconds):
+def _from_now(seconds: float) -> ColumnElement[datetime]:
     return func.now() + timedelta(seconds=seconds)

@@ -1,16 +1,16 @@
-"""Mail over SMTP, with the server's answers sorted by what they mean for a queue of mails.
+"""Mail over SMTP, with an error class for each meaning of the server's answers.
 
     with self.mailer.connection() as connection:
         for mail in mails:
             with self.mailer.measured():
                 connection.begin(mail)
-                # From here on the server may take it: what must be known before that is written down here.
+                # After this the server may have the mail: record it here.
                 connection.finish()
 
-MailServerUnreachable   says nothing about the mail, and others would fare no better
-MailPostponed           the server may take it later
-MailRefused             it never will
-MailUncertain           it may have it
+MailServerUnreachable   no answer about the mail; other mails would fail, too
+MailPostponed           the server may accept the mail later
+MailRefused             the server will never accept the mail
+MailUncertain           the server may have the mail
 
 Settings: SMTP_HOST, SMTP_PORT, SMTP_TLS, SMTP_CA, SMTP_USER, SMTP_PASSWORD.
 """
@@ -22,13 +22,17 @@ import socket
 import ssl
 import time
 from base64 import b64encode
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, suppress
 from email.errors import MessageError
+from email.message import EmailMessage
+from email.policy import EmailPolicy
 from email.utils import parseaddr
-from typing import Any, cast
+from typing import Any, NoReturn, Self, cast
 
 import eventlet
 from eventlet.semaphore import Semaphore
+from nameko.containers import WorkerContext
 from nameko.extensions import DependencyProvider
 from prometheus_client import Histogram
 
@@ -40,35 +44,35 @@ logger = logging.getLogger(__name__)
 COMMAND_SECONDS = 300
 END_OF_DATA_SECONDS = 600
 QUIT_SECONDS = 1
-# A connection that had nothing to send for so long is closed.
+# A connection is closed after this time without a mail.
 IDLE_SECONDS = 10
-# Of a process, at the same time.
+# Of a process at the same time.
 MAX_CONNECTIONS = 20
 END_OF_DATA = b".\r\n"
 
 MAIL_DURATION = Histogram(
     "forage_mail_duration_seconds",
-    "Tries to send a mail. outcome: sent, postponed (4xx for this mail), refused (5xx), uncertain (it may be sent), "
-    "away (says nothing about it), error (given up before its end).",
+    "Tries to send a mail. outcome: sent, postponed (4xx for this mail), refused (5xx), uncertain (may be sent), "
+    "away (server unreachable), error (aborted before the final dot).",
     ["service", "outcome"],
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 600),
 )
 
 
 class MailServerUnreachable(Exception):
-    """The server can't be reached or takes no mail at all at the moment: says nothing about this mail."""
+    """The server is unreachable, or accepts no mail at all at present. This is not about the mail itself."""
 
 
 class MailPostponed(Exception):
-    """The server says 4xx to this mail, or breaks off before its end: it may take it later."""
+    """The server answered 4xx to this mail, or broke off before its end: it may accept it later."""
 
 
 class MailRefused(Exception):
-    """The server says 5xx to this mail: it never will."""
+    """The server answered 5xx to this mail: it will never accept it."""
 
 
 class MailUncertain(Exception):
-    """The server was given the whole mail, and no answer came: it may have it."""
+    """The whole mail was sent, and no answer came: the server may have it."""
 
 
 OUTCOMES = {
@@ -84,27 +88,27 @@ class ConnectionLost(Exception):
 
 
 class AnswerTimeout(Exception):
-    """Not an OSError, which smtplib would take for a connection that has ended."""
+    """Not an OSError: smtplib would take that for a lost connection."""
 
 
 class Mailer(DependencyProvider):
     tracer = Tracer()
 
-    def setup(self):
+    def setup(self) -> None:
         config = self.container.config
         self.host, self.port, self.tls = config["SMTP_HOST"], config["SMTP_PORT"], config["SMTP_TLS"]
         self.ca = config.get("SMTP_CA")
         self.login = (config["SMTP_USER"], config["SMTP_PASSWORD"]) if config.get("SMTP_USER") else None
-        # Looked up once: a name server that is slow would stop the event loop at each connection.
+        # Looked up once: a slow name server would block the event loop at each connection.
         self.local_hostname = smtplib.SMTP().local_hostname
         self.slots = Semaphore(MAX_CONNECTIONS)
         self._sending = Operation("SMTP send", "client", {"server.address": self.host, "server.port": self.port})
 
-    def get_dependency(self, worker_ctx):
+    def get_dependency(self, worker_ctx: WorkerContext) -> Self:
         return self
 
     @contextmanager
-    def connection(self):
+    def connection(self) -> Iterator["MailConnection"]:
         """A MailConnection for the block."""
         connection = MailConnection(self)
         try:
@@ -113,8 +117,8 @@ class Mailer(DependencyProvider):
             connection.close()
 
     @contextmanager
-    def measured(self):
-        """A span and a count for the try to send a mail in the block."""
+    def measured(self) -> Iterator[None]:
+        """A span and a metric for the try to send a mail in the block."""
         started_at, outcome = time.perf_counter(), "error"
         try:
             with self.tracer.span(self._sending):
@@ -128,16 +132,16 @@ class Mailer(DependencyProvider):
 
 
 class MailConnection:
-    """A connection to the mail server: made when a mail needs it, and kept for the next one."""
+    """A connection to the mail server: opened for the first mail, and kept for the next ones."""
 
-    def __init__(self, mailer):
+    def __init__(self, mailer: Mailer) -> None:
         self._mailer = mailer
         self._smtp: Any = None
         self._is_in_mail = self._needs_reset = False
         self._used_at = 0.0
 
-    def begin(self, mail):
-        """Say all of an email.message.EmailMessage with one recipient but its end, which leaves it to `finish`.
+    def begin(self, mail: EmailMessage) -> None:
+        """Send all of a mail with one recipient but its final dot, which `finish` sends.
 
         Raises MailServerUnreachable, MailPostponed or MailRefused, each with a sentence.
         """
@@ -148,15 +152,15 @@ class MailConnection:
             self.close()
             raise MailRefused(f"the mail can't be put into SMTP: {error}") from error
 
-    def finish(self):
-        """Say the end of the mail that was begun; return once the server has taken it.
+    def finish(self) -> None:
+        """Send the final dot of the mail, and return once the server has accepted the mail.
 
         Raises MailPostponed, MailRefused or MailUncertain.
         """
         try:
             self._call(lambda: self._smtp.send(END_OF_DATA))
         except (ConnectionLost, AnswerTimeout) as error:
-            # The end has not left.
+            # The dot was not sent.
             raise MailPostponed(f"before the mail's end {error}") from error
         try:
             code, text = self._command(self._smtp.getreply, seconds=END_OF_DATA_SECONDS)
@@ -169,28 +173,28 @@ class MailConnection:
                 raise MailUncertain(f"the mail server may have it: it said {code} {text} to the mail's end")
             self._raise_answer(code, text)
 
-    def close_if_idle(self):
-        """Close a connection that has long had nothing to do."""
+    def close_if_idle(self) -> None:
+        """Close a connection that was not used for IDLE_SECONDS."""
         if self._smtp is not None and time.monotonic() - self._used_at > IDLE_SECONDS:
             self.close()
 
-    def close(self):
-        """In order, unless a mail was begun that is not to be finished."""
+    def close(self) -> None:
+        """Close with QUIT, unless a mail was begun and not finished."""
         if self._smtp is not None and not self._is_in_mail:
-            # Whatever comes of the goodbye, all has been said.
+            # The answer to QUIT does not matter: all mails have been answered.
             with eventlet.Timeout(QUIT_SECONDS, False), suppress(smtplib.SMTPException, OSError):
                 self._smtp.quit()
         self.drop()
 
-    def drop(self):
-        """At once: a mail that was begun and not finished is none."""
+    def drop(self) -> None:
+        """Close at once. The server drops a mail that was begun and not finished."""
         if self._smtp is not None:
             smtp, self._smtp = self._smtp, None
             self._is_in_mail = self._needs_reset = False
             smtp.close()
             self._mailer.slots.release()
 
-    def _begin(self, sender, recipient, content, is_international):
+    def _begin(self, sender: str, recipient: str, content: bytes, is_international: bool) -> None:
         if self._needs_reset:
             self._reset()
         is_kept = self._smtp is not None
@@ -208,7 +212,7 @@ class MailConnection:
             except ConnectionLost:
                 if not is_kept:
                     raise
-                # The server closed it since the last mail, which says nothing about this one.
+                # The server closed the connection after the last mail. This is not about this mail.
                 return self._begin(sender, recipient, content, is_international)
             if code == 421:
                 self.drop()
@@ -222,7 +226,7 @@ class MailConnection:
         except (ConnectionLost, AnswerTimeout) as error:
             raise MailPostponed(f"before the mail's end {error}") from error
 
-    def _open(self):
+    def _open(self) -> None:
         self._mailer.slots.acquire()
         try:
             self._smtp = self._connect()
@@ -232,14 +236,14 @@ class MailConnection:
                 reason = f"it said {error.smtp_code} {self._without_password(_readable(error.smtp_error))}"
             if isinstance(error, smtplib.SMTPAuthenticationError):
                 reason = f"it refuses SMTP_USER with SMTP_PASSWORD, {reason}"
-            # Not `from` it, which may quote the password.
+            # Not `from error`, which may quote the password.
             raise MailServerUnreachable(f"the mail server {self._address} is unreachable: {reason}") from None
         finally:
             if self._smtp is None:
                 self._mailer.slots.release()
 
-    def _connect(self):
-        """An smtplib.SMTP that a mail may follow."""
+    def _connect(self) -> smtplib.SMTP:
+        """A connection that is ready for mails: greeted, encrypted and logged in as the settings say."""
         mailer, smtp = self._mailer, cast(Any, None)
         try:
             with _answer_within(COMMAND_SECONDS):
@@ -249,7 +253,7 @@ class MailConnection:
                     )
                 else:
                     smtp = smtplib.SMTP(mailer.host, mailer.port, mailer.local_hostname)
-            # Else the mail's end, a packet of its own, would wait for the acknowledgement of what was before it.
+            # Else the final dot, a packet of its own, would wait for the acknowledgement of the packet before it.
             smtp.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with _answer_within(COMMAND_SECONDS):
                 smtp.ehlo_or_helo_if_needed()
@@ -267,38 +271,38 @@ class MailConnection:
             raise
         return smtp
 
-    def _tls_context(self):
-        """A context that verifies certificate and host name; made for each connection, as authorities change."""
+    def _tls_context(self) -> ssl.SSLContext:
+        """Verifies certificate and host name. Made for each connection, because the authority's file may change."""
         return ssl.create_default_context(cafile=self._mailer.ca)
 
-    def _without_password(self, answer):
-        """A server may quote what it was told."""
+    def _without_password(self, answer: str) -> str:
+        """The answer without the password: a server may quote a command."""
         if self._mailer.login is not None:
             user, password = self._mailer.login
             for words in (f"\0{user}\0{password}", password):
                 answer = answer.replace(b64encode(words.encode()).decode(), "…").replace(words, "…")
         return answer
 
-    def _reset(self):
+    def _reset(self) -> None:
         self._needs_reset = False
         with suppress(ConnectionLost, AnswerTimeout):
             code, _ = self._command(self._smtp.rset)
             if code != 250:
                 self.drop()
 
-    def _command(self, say, *arguments, seconds=None):
+    def _command(self, send: Callable[..., Any], *arguments: Any, seconds: float | None = None) -> tuple[int, str]:
         """(code, text) of the answer."""
-        code, text = self._call(say, *arguments, seconds=seconds)
+        code, text = self._call(send, *arguments, seconds=seconds)
         if code == -1:
             self.drop()
-            raise ConnectionLost("came what is no answer of a mail server")
+            raise ConnectionLost("the server sent something that is not an SMTP answer")
         return code, _readable(text)
 
-    def _call(self, say, *arguments, seconds=None):
-        """What `say` returns. Raises ConnectionLost or AnswerTimeout, and has dropped the connection then."""
+    def _call(self, send: Callable[..., Any], *arguments: Any, seconds: float | None = None) -> Any:
+        """The result of `send`. After ConnectionLost or AnswerTimeout the connection has been dropped."""
         try:
             with _answer_within(seconds or COMMAND_SECONDS):
-                return say(*arguments)
+                return send(*arguments)
         except AnswerTimeout:
             self.drop()
             raise
@@ -306,43 +310,43 @@ class MailConnection:
             self.drop()
             raise ConnectionLost(f"the connection to the mail server was lost: {error}") from error
 
-    def _expect(self, codes, code, text):
+    def _expect(self, codes: Container[int], code: int, text: str) -> None:
         if code not in codes:
             self._raise_answer(code, text)
 
-    def _raise_answer(self, code, text):
+    def _raise_answer(self, code: int, text: str) -> NoReturn:
         if 400 <= code < 600 and code != 421:
             self._is_in_mail, self._needs_reset = False, True
         else:
-            # 421 is a server on its way out, whatever it was asked.
+            # 421: the server is closing the connection, in answer to any command.
             self.drop()
-        kind = MailRefused if 500 <= code < 600 else MailPostponed
-        raise kind(f"the mail server said {code} {text}")
+        error_class = MailRefused if 500 <= code < 600 else MailPostponed
+        raise error_class(f"the mail server said {code} {text}")
 
     @property
-    def _address(self):
+    def _address(self) -> str:
         return f"{self._mailer.host}:{self._mailer.port}"
 
 
-def _smtp_parts(mail):
-    """(sender, recipient, content, whether they need SMTPUTF8): as smtplib's send_message has them, for one recipient.
+def _smtp_parts(mail: EmailMessage) -> tuple[str, str, bytes, bool]:
+    """(sender, recipient, content, whether they need SMTPUTF8), as in smtplib's send_message for one recipient.
 
-    content: with doubled dots, up to the end of its last line.
+    content: with dots doubled, up to the end of its last line.
     """
     sender, recipient = (parseaddr(str(mail[name]))[1] for name in ("From", "To"))
     is_international = not (sender + recipient).isascii()
-    content = mail.as_bytes(policy=mail.policy.clone(utf8=is_international, linesep="\r\n"))
+    content = mail.as_bytes(policy=cast(EmailPolicy, mail.policy).clone(utf8=is_international, linesep="\r\n"))
     content = re.sub(rb"(?m)^\.", b"..", content)
     return sender, recipient, content if content.endswith(b"\r\n") else content + b"\r\n", is_international
 
 
-def _readable(answer):
-    """A server's words as a line of text: it may say anything, and a database takes no NUL."""
+def _readable(answer: object) -> str:
+    """A server's answer as one line of text. It may have any bytes, and PostgreSQL stores no NUL."""
     text = answer.decode(errors="replace") if isinstance(answer, bytes) else str(answer or "")
     return re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", text)
 
 
 @contextmanager
-def _answer_within(seconds):
+def _answer_within(seconds: float) -> Iterator[None]:
     with eventlet.Timeout(seconds, AnswerTimeout(f"there was no answer within {seconds} s")):
         yield

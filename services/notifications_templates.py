@@ -1,22 +1,29 @@
-"""The words of mails, lists and pushes, by the templates of `templates/email`."""
+"""The texts of mails, lists and pushes, from the templates in `templates/email`."""
 
+from collections.abc import Mapping
 from email.message import EmailMessage
 from email.utils import format_datetime
 from pathlib import Path
+from typing import Any, Self
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from nameko.containers import WorkerContext
 from nameko.extensions import DependencyProvider
 
-from services.notifications_models import EVENT_TYPES
+from contracts.orders import OrderEvent
+from contracts.users import UserEvent
+from services.notifications_models import EVENT_TYPES, OrderSummary
 
-# Where the links of account mails lead. Their event types are also the purposes of their tokens.
+MailEvent = OrderEvent | UserEvent | OrderSummary
+
+# The storefront's page for the link of each account mail. Its event type is also the purpose of its token.
 TOKEN_PAGES = {"email_verification": "verify-email", "password_reset": "reset-password"}
 
 
 class MailTemplates(DependencyProvider):
-    """Renders events with the templates of `templates/email`, a folder for each event's name."""
+    """Renders events with the templates in `templates/email`, which has a folder for each event name."""
 
-    def setup(self):
+    def setup(self) -> None:
         config = self.container.config
         self._shop_url, self._sender = config["FRONTEND_URL"], config["MAIL_FROM"]
         self._templates = Environment(
@@ -27,29 +34,29 @@ class MailTemplates(DependencyProvider):
             lstrip_blocks=True,
         )
 
-    def get_dependency(self, worker_ctx):
+    def get_dependency(self, worker_ctx: WorkerContext) -> Self:
         return self
 
-    def subject_and_message(self, event):
-        """The subject and the sentence of an event, for lists and pushes."""
-        words = self._templates.get_template(f"{_folder(event)}/_words.jinja").make_module({"event": event})
+    def subject_and_message(self, event: MailEvent) -> tuple[str, str]:
+        """The subject and the message of an event, for lists and pushes."""
+        words: Any = self._templates.get_template(f"{_folder(event)}/_words.jinja").make_module({"event": event})
         return str(words.subject), str(words.text)
 
-    def order_mail(self, event, recipient):
-        """An EmailMessage with a text and an HTML part."""
+    def order_mail(self, event: OrderEvent, recipient: str) -> EmailMessage:
+        """A mail with a text and an HTML part."""
         return self._compose(event, recipient, order_url=f"{self._shop_url}/orders/{event.order_id}")
 
-    def summary_mail(self, summary, recipient):
+    def summary_mail(self, summary: OrderSummary, recipient: str) -> EmailMessage:
         """As `order_mail`."""
         return self._compose(summary, recipient)
 
-    def account_mail(self, event, recipient, token, expires_in):
-        """As `order_mail`. expires_in: the token's life in seconds."""
-        # In the fragment, which browsers don't send.
+    def account_mail(self, event: UserEvent, recipient: str, token: str, expires_in: int) -> EmailMessage:
+        """As `order_mail`. expires_in: the life of the token in seconds."""
+        # In the fragment, which browsers send to no server.
         link = f"{self._shop_url}/{TOKEN_PAGES[EVENT_TYPES[type(event)]]}#token={token}"
         return self._compose(event, recipient, link=link, expires_in=expires_in)
 
-    def _compose(self, event, recipient, **details):
+    def _compose(self, event: MailEvent, recipient: str, **details: Any) -> EmailMessage:
         details |= {"event": event, "shop_url": self._shop_url}
         mail = EmailMessage()
         mail["From"], mail["To"] = self._sender, recipient
@@ -62,9 +69,9 @@ class MailTemplates(DependencyProvider):
         mail.add_alternative(self._render("body.html", details), subtype="html")
         return mail
 
-    def _render(self, part, details):
+    def _render(self, part: str, details: Mapping[str, Any]) -> str:
         return self._templates.get_template(f"{_folder(details['event'])}/{part}").render(details)
 
 
-def _folder(event):
+def _folder(event: MailEvent) -> str:
     return event.name.replace(".", "_")

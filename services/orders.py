@@ -1,19 +1,22 @@
-"""orders: placed orders, their states, and the attempts that make placing them safe to repeat.
+"""orders: placed orders, their statuses, and the attempts that make placing an order safe to repeat.
 
 Owns:   orders_db
 RPC:    create_order, get_order, list_orders, summarize_orders, update_status, find_reservation, health
 Emits:  order.created, order.status.updated, order.abandoned
 Calls:  products.reserve_stock
 
-An order is an attempt first, which is committed before any stock is reserved. The order's own
-transaction turns the attempt from open to ordered. Stock is given back only after the attempt was turned
-from open to abandoned. Of the two, one wins.
+An order begins as an attempt, which is committed before any stock is reserved. The order's own transaction changes the
+attempt from open to ordered. Stock is released only after the attempt was changed from open to abandoned. Only one of
+the two changes can happen.
 """
 
 from datetime import timedelta
+from typing import Any
+from uuid import UUID
 
-from sqlalchemy import delete, func, update
+from sqlalchemy import ColumnElement, delete, func, update
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
 
 from contracts.demo_settings import demo_settings
 from contracts.orders import (
@@ -31,7 +34,7 @@ from contracts.orders import (
 )
 from contracts.products import ReservationId, ReservationReleased
 from contracts.settings import ShopSettings
-from contracts.types import NotAllowed, load, load_id
+from contracts.types import JsonObject, NotAllowed, load, load_id
 from nameko_reliable.database import Database
 from nameko_reliable.errors import RpcTimeout, ServiceUnavailable
 from nameko_reliable.inbox import once
@@ -50,8 +53,8 @@ CANCEL_BATCH = 100
 ABANDONED_ATTEMPT_DAYS = 30
 
 
-def view_when_placed(order):
-    """The order as it was answered when it was placed, without its later steps."""
+def view_when_placed(order: Order) -> JsonObject:
+    """The answer when the order was placed, without its later steps."""
     view = ORDER_VIEW.write(order)
     return {**view, "status": "pending", "updated_at": view["created_at"], "history": view["history"][:1]}
 
@@ -64,17 +67,24 @@ class Orders(Service):
     outbox = Outbox(OutboxEntry, events=[OrderCreated, OrderStatusUpdated, OrderAbandoned])
 
     @rpc
-    def create_order(self, user_id, user_email, items, idempotency_key=None, email_verified=False):
-        """Place an order for every item, or none.
+    def create_order(
+        self,
+        user_id: int,
+        user_email: str,
+        items: list[JsonObject],
+        idempotency_key: str | None = None,
+        email_verified: bool = False,
+    ) -> JsonObject:
+        """Place an order for all items, or for none.
 
-        items: [{"product_id": int, "quantity": int, "unit_price"?: "29.99"}]; lines of one product are summed.
-        idempotency_key: the user's own, 1–255 characters; a repeat gets the first answer again, once there is
-        one. Without it the call's own id serves.
+        items: [{"product_id": int, "quantity": int, "unit_price"?: "29.99"}]; lines of one product are merged.
+        idempotency_key: 1–255 characters, unique for the user; a repeat gets the first answer again, once there is one.
+        The default is the id of the call.
         email_verified: whether the address is proven. An unproven address gets few mails (services.notifications), and
-        its account may have fewer orders open.
+        its account may have fewer open orders.
         Raises InvalidInput, TooManyOpenOrders, ProductNotFound, InsufficientStock, PriceChanged, ProductsUnavailable,
         ProductsTimeout: after each of them the key is free again. Raises KeyReused and RequestInFlight: then the key
-        belongs to its first call.
+        still belongs to its first call.
         """
         placement = load(
             OrderPlacement(),
@@ -95,35 +105,36 @@ class Orders(Service):
             reserved = self._reserve(attempt.reservation_id, lines)
             return self._place(attempt.reservation_id, placement, reserved)
         except Exception:
-            # The answer of a commit may have been lost. The attempt's row says, once it can be locked.
+            # The answer of a commit may have been lost. The attempt's row shows it, once it can be locked.
             if self._abandon_unless_ordered(attempt.reservation_id):
                 raise
             return self._first_answer(attempt.reservation_id)
 
-    def _open_limits(self, email_verified):
-        """[orders, units] that an account may have open."""
+    def _open_limits(self, email_verified: bool) -> tuple[int, int]:
+        """The largest numbers of open orders and of units in them."""
         names = ("MAX_OPEN_ORDERS_UNPROVEN", "MAX_OPEN_UNITS_UNPROVEN")
         if email_verified:
             names = ("MAX_OPEN_ORDERS", "MAX_OPEN_UNITS")
-        return [max(1, round(self.settings[name] * self.settings["RATE_LIMIT_SCALE"])) for name in names]
+        orders, units = (max(1, round(self.settings[name] * self.settings["RATE_LIMIT_SCALE"])) for name in names)
+        return orders, units
 
-    def _reserve(self, reservation_id, lines):
+    def _reserve(self, reservation_id: UUID, lines: list[JsonObject]) -> list[JsonObject]:
         try:
             answer = self.cluster.products.reserve_stock(reservation_id=str(reservation_id), lines=lines)
         except (RpcTimeout, ReservationReleased) as error:
-            # Released: the attempt took too long and was abandoned meanwhile.
+            # ReservationReleased: the attempt took too long, and was abandoned meanwhile.
             raise ProductsTimeout from error
         except ServiceUnavailable as error:
             raise ProductsUnavailable from error
         return answer["lines"]
 
-    def _place(self, reservation_id, placement, lines):
-        """Turn the open attempt into an order, with its event, or return the order that a quicker call made of it.
+    def _place(self, reservation_id: UUID, placement: JsonObject, lines: list[JsonObject]) -> JsonObject:
+        """Turn the open attempt into an order, with its event, or return the order that a faster call made of it.
 
-        Raises ProductsTimeout when the lease ended and the attempt was abandoned meanwhile.
+        Raises ProductsTimeout if the lease ended and the attempt was abandoned meanwhile.
         """
         with self.db.transaction() as session:
-            attempt = session.get(Attempt, reservation_id, with_for_update=True)
+            attempt = session.get_one(Attempt, reservation_id, with_for_update=True)
             if attempt.state == "open":
                 attempt.state = "ordered"
                 order = Order.placed(attempt, placement["user_email"], placement["email_verified"], lines)
@@ -135,19 +146,19 @@ class Orders(Service):
                 raise ProductsTimeout
         return self._first_answer(reservation_id)
 
-    def _first_answer(self, reservation_id):
+    def _first_answer(self, reservation_id: UUID) -> JsonObject:
         with self.db.transaction(past_deadline=True) as session:
             return view_when_placed(
                 session.scalars(select_with_details().where(Order.reservation_id == reservation_id)).one()
             )
 
-    def _abandon_unless_ordered(self, reservation_id):
-        """Abandon the attempt, and so its stock, unless it became an order. True if it is abandoned."""
+    def _abandon_unless_ordered(self, reservation_id: UUID) -> bool:
+        """Abandon the attempt, which releases its stock, unless it became an order. True if it is abandoned."""
         with self.db.transaction(past_deadline=True) as session:
             self._abandon_attempts(session, Attempt.reservation_id == reservation_id)
-            return session.get(Attempt, reservation_id).state == "abandoned"
+            return session.get_one(Attempt, reservation_id).state == "abandoned"
 
-    def _abandon_attempts(self, session, which):
+    def _abandon_attempts(self, session: Session, which: ColumnElement[bool]) -> None:
         abandoned = session.scalars(
             update(Attempt)
             .where(which, Attempt.state == "open")
@@ -158,26 +169,26 @@ class Orders(Service):
             self.outbox.add(session, OrderAbandoned(reservation_id=reservation_id))
 
     @rpc
-    def find_reservation(self, reservation_id):
+    def find_reservation(self, reservation_id: str) -> str:
         """The state of a reservation's attempt: "open", "ordered" or "abandoned".
 
         A fence: the call abandons an attempt that is past its lease or unknown, so that a late order fails.
         """
-        reservation_id = load(ReservationId(), {"reservation_id": reservation_id})["reservation_id"]
+        attempt_id = load(ReservationId(), {"reservation_id": reservation_id})["reservation_id"]
         with self.db.transaction() as session:
-            unknown = insert(Attempt).values(reservation_id=reservation_id, state="abandoned")
+            unknown = insert(Attempt).values(reservation_id=attempt_id, state="abandoned")
             session.execute(unknown.on_conflict_do_nothing(index_elements=["reservation_id"]))
             expired = Attempt.leased_until < func.now()
-            self._abandon_attempts(session, (Attempt.reservation_id == reservation_id) & expired)
-            return session.get(Attempt, reservation_id).state
+            self._abandon_attempts(session, (Attempt.reservation_id == attempt_id) & expired)
+            return session.get_one(Attempt, attempt_id).state
 
     @rpc
-    def get_order(self, order_id, user_id=None):
+    def get_order(self, order_id: int, user_id: int | None = None) -> JsonObject:
         """user_id: the owner, None for any. Raises OrderNotFound."""
         with self.db.transaction() as session:
             return ORDER_VIEW.write(self._find(session, order_id, user_id))
 
-    def _find(self, session, order_id, user_id, lock=False):
+    def _find(self, session: Session, order_id: int, user_id: int | None, lock: bool = False) -> Order:
         wanted = select_with_details().where(Order.id == load_id(order_id, "order_id"))
         order = session.scalar(wanted.with_for_update(of=Order) if lock else wanted)
         if order is None or user_id not in (None, order.user_id):
@@ -185,7 +196,7 @@ class Orders(Service):
         return order
 
     @rpc
-    def list_orders(self, user_id=None, **query):
+    def list_orders(self, user_id: int | None = None, **query: Any) -> JsonObject:
         """{orders, total}, newest first. user_id: the owner, None for all.
 
         query: as contracts.orders.OrderQuery. Raises InvalidInput.
@@ -193,15 +204,15 @@ class Orders(Service):
         query = load(OrderQuery(), query)
         with self.db.transaction() as session:
             total, orders = search_orders(session, user_id, query)
-            orders = [ORDER_VIEW.write(order) for order in orders]
-        return {"orders": orders, "total": total}
+            views = [ORDER_VIEW.write(order) for order in orders]
+        return {"orders": views, "total": total}
 
     @rpc
-    def summarize_orders(self, days=30):
+    def summarize_orders(self, days: int = 30) -> JsonObject:
         """{today: {orders, revenue}, by_status: {status: count}, daily: [{date, orders, revenue}]}.
 
-        daily: that many days in UTC, oldest first, today the last. by_status: of all orders.
-        Cancelled orders count in by_status alone. Raises InvalidInput.
+        daily: the last `days` days in UTC, oldest first, today included. by_status: the number of all orders.
+        Cancelled orders count only in by_status. Raises InvalidInput.
         """
         days = load(SummaryQuery(), {"days": days})["days"]
         with self.db.transaction() as session:
@@ -209,12 +220,14 @@ class Orders(Service):
 
     @rpc
     @once
-    def update_status(self, session, order_id, status, user_id=None, email_verified=False):
-        """Take an order's next step; a cancel gives its stock back.
+    def update_status(
+        self, session: Session, order_id: int, status: str, user_id: int | None = None, email_verified: bool = False
+    ) -> JsonObject:
+        """Take an order's next step. A cancel releases its stock.
 
-        user_id: the customer who asks, who may only cancel, and only their own order; None for the back office.
-        email_verified: whether the caller's address is proven. The order stores it when the customer asks, and its
-        later events say so. An address that is proven after that counts for new orders alone.
+        user_id: the customer, who may only cancel, and only their own order. None for the back office.
+        email_verified: whether the caller's address is proven. For a customer the order stores it, and its later events
+        carry it. An address that is proven later counts for new orders only.
         Raises InvalidInput, OrderNotFound, NotAllowed, IllegalTransition.
         """
         step = load(OrderStep(), {"status": status, "email_verified": email_verified})
@@ -227,28 +240,29 @@ class Orders(Service):
         self._move(session, order, status, by="admin" if user_id is None else "customer")
         return ORDER_VIEW.write(order)
 
-    def _move(self, session, order, status, by):
+    def _move(self, session: Session, order: Order, status: str, by: str) -> None:
         order.move_to(status, by)
         session.flush()
         self.outbox.add(session, event_of(order, len(order.history)), key=order.id)
 
     @rpc
-    def health(self):
+    def health(self) -> dict[str, str]:
+        """{"status": "up"}. Raises DatabaseUnavailable."""
         self.db.check()
         return {"status": "up"}
 
     @timer(interval=60)
-    def cancel_unconfirmed_orders(self):
-        """Cancel orders that are pending for longer than PENDING_ORDER_HOURS, unless that is 0."""
+    def cancel_unconfirmed_orders(self) -> None:
+        """Cancel orders that have been pending for longer than PENDING_ORDER_HOURS, unless that is 0."""
         while self.settings["PENDING_ORDER_HOURS"] and self._cancel_next_unconfirmed():
             pass
 
-    def _cancel_next_unconfirmed(self):
+    def _cancel_next_unconfirmed(self) -> bool:
         """True while there may be more."""
         since = func.now() - timedelta(hours=self.settings["PENDING_ORDER_HOURS"])
         unconfirmed = select_with_details().where(Order.status == "pending", Order.created_at < since)
-        # PostgreSQL checks the conditions again once it has the lock. Orders that others hold are skipped: they are
-        # taking a step, or come in a later round.
+        # PostgreSQL checks the conditions again once it has the lock. Locked orders are skipped: they are taking a
+        # step, or a later round finds them.
         unconfirmed = unconfirmed.order_by(Order.id).limit(CANCEL_BATCH).with_for_update(of=Order, skip_locked=True)
         with self.db.transaction() as session:
             orders = session.scalars(unconfirmed).all()
@@ -257,10 +271,10 @@ class Orders(Service):
         return len(orders) == CANCEL_BATCH
 
     @timer(interval=3600)
-    def forget_answers_and_dead_attempts(self):
+    def forget_answers_and_dead_attempts(self) -> None:
         with self.db.transaction() as session:
             Answer.forget_old(session)
-            # Their calls died before any stock was reserved, so products will never ask about them.
+            # Their calls died before they reserved any stock, so products will never ask about them.
             self._abandon_attempts(session, Attempt.leased_until < func.now() - timedelta(hours=1))
             old = Attempt.created_at < func.now() - timedelta(days=ABANDONED_ATTEMPT_DAYS)
             session.execute(delete(Attempt).where(Attempt.state == "abandoned", old))

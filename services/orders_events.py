@@ -1,21 +1,26 @@
-"""The events of an order, made from its history: each is the same whenever it is made again."""
+"""The events of an order, made from its history. An event that is made again is the same."""
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from contracts.orders import NOT_CONFIRMED, OrderCreated, OrderLine, OrderStatusUpdated
 from contracts.types import event_id_of
+from nameko_reliable.messages import Event
 from services.orders_models import Order, StatusStep
 from services.orders_statements import select_with_details
 
-# Orders that are read at once when events are made again.
 ORDERS_PER_QUERY = 100
 
 
-def event_of(order, sequence):
-    """The event of an order's step, the same each time it is made."""
+def event_of(order: Order, sequence: int) -> OrderCreated | OrderStatusUpdated:
+    """The event of the step with this sequence."""
     step = order.history[sequence - 1]
     names = ("product_id", "product_name", "product_price", "quantity", "subtotal")
-    fields = {
+    fields: dict[str, Any] = {
         "event_id": event_id_of("order", order.reservation_id, sequence),
         "timestamp": step.at,
         "order_id": order.id,
@@ -31,15 +36,15 @@ def event_of(order, sequence):
     if sequence == 1:
         return OrderCreated(**fields)
     old_status = order.history[sequence - 2].status
-    # The one step that the shop takes by itself.
+    # The only step that the shop itself takes.
     reason = NOT_CONFIRMED if step.by == "system" else None
     return OrderStatusUpdated(**fields, old_status=old_status, new_status=step.status, reason=reason)
 
 
-def events_since(session, since):
-    """(event, key) of each step that an order took since then, for `ops.resend`.
+def events_since(session: Session, since: datetime) -> Iterator[tuple[Event, int]]:
+    """(event, key) of each step of an order since then, for `ops.resend`.
 
-    Without order.abandoned: products itself asks about its reservations.
+    Without order.abandoned: products asks about its open reservations.
     """
     order_ids = sorted(session.scalars(select(StatusStep.order_id).where(StatusStep.at >= since).distinct()))
     for first in range(0, len(order_ids), ORDERS_PER_QUERY):

@@ -1,7 +1,8 @@
-"""The tables of orders, and the steps that an order and an attempt may take."""
+"""The tables of orders, and the transitions of orders and attempts."""
 
 from datetime import datetime
 from decimal import Decimal
+from typing import Self
 from uuid import UUID
 
 from sqlalchemy import (
@@ -14,6 +15,7 @@ from sqlalchemy import (
     Index,
     Integer,
     Numeric,
+    Subquery,
     Text,
     func,
     select,
@@ -23,7 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from contracts.orders import IllegalTransition
-from contracts.types import MAX_MONEY, InvalidInput
+from contracts.types import MAX_MONEY, InvalidInput, JsonObject
 from nameko_reliable.tables import AnswerMixin, OutboxMixin
 
 NEXT_STATUSES = {
@@ -34,7 +36,7 @@ NEXT_STATUSES = {
     "cancelled": (),
 }
 
-# Their stock is taken, and can still be given back.
+# The order's stock is taken, and can still be released.
 OPEN_STATUSES = ("pending", "confirmed")
 
 
@@ -53,9 +55,9 @@ class Answer(AnswerMixin, Base):
 class Attempt(Base):
     """open → ordered or abandoned, both final.
 
-    Until its lease ends an open attempt belongs to the call that made it, after that to the next one with
-    its key. user_id, key and units are null for a reservation that was asked about before it was known; units also in
-    attempts that are older than 0.1.0.
+    An open attempt belongs to the call that made it. Once its lease has ended, the next call with its key takes it
+    over. user_id, key and units are null if products asked about the reservation before orders knew it. units is also
+    null in attempts from before 0.1.0.
     """
 
     __tablename__ = "attempts"
@@ -79,7 +81,7 @@ class Attempt(Base):
 
 
 class Order(Base):
-    """email_verified: whether the customer had proven the address at their last call about this order."""
+    """email_verified: whether the customer's address was proven at their last call about this order."""
 
     __tablename__ = "orders"
 
@@ -104,13 +106,13 @@ class Order(Base):
     )
 
     @classmethod
-    def placed(cls, attempt, user_email, email_verified, lines):
-        """A new order of reserved lines: {product_id, product_name, product_price, quantity} each.
+    def placed(cls, attempt: Attempt, user_email: str, email_verified: bool, lines: list[JsonObject]) -> Self:
+        """A new order. lines: reserved lines, {product_id, product_name, product_price, quantity} each.
 
-        Raises InvalidInput when the total can't be kept.
+        Raises InvalidInput when the total exceeds MAX_MONEY.
         """
         items = [OrderItem.sold(line) for line in lines]
-        total_amount = sum(item.subtotal for item in items)
+        total_amount = sum((item.subtotal for item in items), Decimal(0))
         if total_amount > MAX_MONEY:
             raise InvalidInput({"items": [f"The total would exceed {MAX_MONEY}."]})
         return cls(
@@ -124,8 +126,8 @@ class Order(Base):
             history=[StatusStep(status="pending", by="customer")],
         )
 
-    def move_to(self, status, by):
-        """Take a legal step; `by` is `customer`, `admin` or `system`. Raises IllegalTransition."""
+    def move_to(self, status: str, by: str) -> None:
+        """Take a step. by: `customer`, `admin` or `system`. Raises IllegalTransition."""
         if status not in NEXT_STATUSES[self.status]:
             raise IllegalTransition(self.status, status)
         self.status = status
@@ -134,7 +136,7 @@ class Order(Base):
 
 
 class OrderItem(Base):
-    """Name and price are the product's when it was sold."""
+    """A line of an order, with the product's name and price at the time of the sale."""
 
     __tablename__ = "order_items"
 
@@ -148,7 +150,7 @@ class OrderItem(Base):
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
     @classmethod
-    def sold(cls, line):
+    def sold(cls, line: JsonObject) -> Self:
         price = Decimal(line["product_price"])
         return cls(
             product_id=line["product_id"],
@@ -160,7 +162,7 @@ class OrderItem(Base):
 
 
 class StatusStep(Base):
-    """The history of an order; its length is the sequence of the order's last event."""
+    """A step in the history of an order. The number of steps is the sequence of the order's last event."""
 
     __tablename__ = "status_steps"
 
@@ -171,9 +173,9 @@ class StatusStep(Base):
     at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
 
-def open_orders(user_id):
-    """A subquery of one row: how many `orders` of this user are open or being placed, and the `units` in them."""
-    # With the conditions of the indexes, word for word.
+def open_orders(user_id: int) -> Subquery:
+    """A subquery of one row: the number of this user's `orders` that are open or being placed, and of their `units`."""
+    # The conditions are literally those of the indexes.
     placed = (
         select(func.count(Order.id.distinct()).label("orders"), func.sum(OrderItem.quantity).label("units"))
         .join(OrderItem)

@@ -10,9 +10,12 @@ Handles:  order.created, order.status.updated, order.abandoned
 """
 
 import logging
+from typing import Any, cast
+from uuid import UUID
 
 from prometheus_client import Gauge
-from sqlalchemy import collate, func, select
+from sqlalchemy import ColumnElement, Row, collate, func, select
+from sqlalchemy.orm import Session
 
 from contracts.demo_settings import demo_settings
 from contracts.orders import OrderAbandoned, OrderCreated, OrderStatusUpdated
@@ -31,7 +34,7 @@ from contracts.products import (
     StockLines,
 )
 from contracts.settings import ShopSettings
-from contracts.types import load, load_id
+from contracts.types import JsonObject, load, load_id
 from nameko_reliable.database import Database
 from nameko_reliable.errors import RpcTimeout, ServiceUnavailable
 from nameko_reliable.events import event_handler
@@ -73,10 +76,10 @@ class Products(Service):
     # The catalogue
 
     @rpc
-    def list_products(self, **query):
-        """limit (1–100), offset, category, name, is_active, sort_by → {items, total, limit, offset}.
+    def list_products(self, **query: Any) -> JsonObject:
+        """{items, total, limit, offset}. query: as contracts.products.ProductQuery. Raises InvalidInput.
 
-        name: words, each a part of the name, the SKU, the category or the description, without accents and case.
+        name: words. Each must be in the name, the SKU, the category or the description, without accents and case.
         """
         query = load(ProductQuery(), query)
         with self.db.transaction() as session:
@@ -85,16 +88,16 @@ class Products(Service):
         return {"items": items, "total": total, "limit": query["limit"], "offset": query["offset"]}
 
     @rpc
-    def list_categories(self):
-        """[{category, count}] of the active products, by name."""
+    def list_categories(self) -> list[JsonObject]:
+        """[{category, count}] of active products, sorted by category."""
         count = select(Product.category, func.count()).where(Product.is_active, Product.category.is_not(None))
-        by_name = collate(Product.category, NAME_COLLATION)
+        by_name: ColumnElement[str] = collate(cast("ColumnElement[str]", Product.category), NAME_COLLATION)
         with self.db.transaction() as session:
             rows = session.execute(count.group_by(Product.category).order_by(by_name)).all()
         return [{"category": category, "count": count} for category, count in rows]
 
     @rpc
-    def get_product(self, product_id, include_inactive=False):
+    def get_product(self, product_id: int, include_inactive: bool = False) -> JsonObject:
         """Raises ProductNotFound."""
         with self.db.transaction() as session:
             product = session.get(Product, load_id(product_id, "product_id"))
@@ -104,14 +107,16 @@ class Products(Service):
 
     @rpc
     @once
-    def create_product(self, session, **fields):
-        """Fields as in contracts.products.ProductRequest. Raises SkuTaken, InvalidInput."""
+    def create_product(self, session: Session, **fields: Any) -> JsonObject:
+        """fields: as contracts.products.ProductRequest. Raises SkuTaken, InvalidInput."""
         return self._changed(session, add_product(session, load(ProductRequest(), fields)))
 
     @rpc
     @once
-    def replace_product(self, session, product_id, version=None, **fields):
-        """Set all fields; stock_quantity and sku stay as they are when absent.
+    def replace_product(
+        self, session: Session, product_id: int, version: int | None = None, **fields: Any
+    ) -> JsonObject:
+        """Set all fields; stock_quantity and sku keep their values when absent.
 
         Raises ProductNotFound, StaleVersion, SkuTaken, InvalidInput.
         """
@@ -120,29 +125,31 @@ class Products(Service):
 
     @rpc
     @once
-    def update_product(self, session, product_id, version=None, **changes):
-        """Change the given fields alone, `is_active` too. Raises as replace_product does."""
+    def update_product(
+        self, session: Session, product_id: int, version: int | None = None, **changes: Any
+    ) -> JsonObject:
+        """Change only the given fields, which may include `is_active`. Raises as replace_product does."""
         changes = load(ProductChanges(partial=True), changes)
         return self._changed(session, edit_product(session, product_id, version, changes))
 
     @rpc
     @once
-    def set_stock(self, session, product_id, **change):
+    def set_stock(self, session: Session, product_id: int, **change: int) -> JsonObject:
         """Set stock_quantity, or add delta to it. Raises ProductNotFound, InsufficientStock below zero."""
         return self._changed(session, edit_stock(session, product_id, load(StockChange(), change)))
 
     @rpc
     @once
-    def delete_product(self, session, product_id):
-        """Take the product out of the catalogue; orders keep their snapshot of it. Raises ProductNotFound."""
+    def delete_product(self, session: Session, product_id: int) -> JsonObject:
+        """Make the product inactive. Orders keep their name and price of it. Raises ProductNotFound."""
         return self._changed(session, edit_product(session, product_id, None, {"is_active": False}))
 
-    def _changed(self, session, product):
+    def _changed(self, session: Session, product: Product) -> JsonObject:
         self._hint(session, product)
         return PRODUCT_RECORD.write(product)
 
-    def _hint(self, session, product):
-        """product: anything with the fields of ProductChanged."""
+    def _hint(self, session: Session, product: Product | Row[Any]) -> None:
+        """product: a product, or a row with the fields of ProductChanged."""
         change = ProductChanged(
             id=product.id,
             price=product.price,
@@ -155,8 +162,8 @@ class Products(Service):
     # Stock and reservations
 
     @rpc
-    def summarize_stock(self):
-        """{low_stock_threshold, low, products}: how many active products have no more left, and the lowest."""
+    def summarize_stock(self) -> JsonObject:
+        """{low_stock_threshold, low, products}: how many active products have at most that stock, and the lowest."""
         low = select(Product).where(Product.is_active, Product.stock_quantity <= LOW_STOCK_THRESHOLD)
         lowest = low.order_by(Product.stock_quantity, Product.name, Product.id).limit(MAX_LOW_STOCK_SHOWN)
         with self.db.transaction() as session:
@@ -165,20 +172,20 @@ class Products(Service):
         return {"low_stock_threshold": LOW_STOCK_THRESHOLD, "low": count, "products": products}
 
     @rpc
-    def check_stock(self, lines):
+    def check_stock(self, lines: list[JsonObject]) -> list[JsonObject]:
         """[{product_id, requested, available, sufficient}]. Reserves nothing. Raises ProductNotFound."""
         request = load(StockLines(), {"lines": lines})
         with self.db.transaction() as session:
             return check_lines(session, request["lines"])
 
     @rpc
-    def reserve_stock(self, reservation_id, lines):
-        """Reserve stock for every line, or for none.
+    def reserve_stock(self, reservation_id: str, lines: list[JsonObject]) -> JsonObject:
+        """Reserve stock for all lines, or for none.
 
         lines: [{"product_id": int, "quantity": int, "unit_price"?: "29.99"}], quantity ≥ 1, product_ids distinct.
         Returns {reservation_id, lines: [{product_id, product_name, product_price, quantity}]}.
-        Raises ProductNotFound, PriceChanged where a unit_price is not the price, InsufficientStock for the
-        first short line, ReservationReleased.
+        Raises ProductNotFound, PriceChanged if a unit_price is not the current price, InsufficientStock for the first
+        line without enough stock, ReservationReleased.
         Safe to repeat: the same reservation_id gives the same answer.
         """
         request = load(ReservationRequest(), {"reservation_id": reservation_id, "lines": lines})
@@ -189,50 +196,50 @@ class Products(Service):
         return answer
 
     @rpc
-    def release_stock(self, reservation_id):
-        """Give back the stock of an open reservation. An unknown one is stored as released, so a late reserve fails.
+    def release_stock(self, reservation_id: str) -> JsonObject:
+        """Release an open reservation. An unknown one is stored as released, so a late reserve_stock fails.
 
-        Does nothing to a committed one: only its order's cancel gives that stock back. Safe to repeat.
+        A committed one stays: only a cancel of its order releases that stock. Safe to repeat.
         Returns {reservation_id, state}.
         """
-        reservation_id = load(ReservationId(), {"reservation_id": reservation_id})["reservation_id"]
+        loaded_id = load(ReservationId(), {"reservation_id": reservation_id})["reservation_id"]
         with self.db.transaction() as session:
-            self._release_open(session, reservation_id)
-            state = session.get(Reservation, reservation_id).state
-        return {"reservation_id": str(reservation_id), "state": state}
+            self._release_open(session, loaded_id)
+            state = session.get_one(Reservation, loaded_id).state
+        return {"reservation_id": str(loaded_id), "state": state}
 
-    def _release_open(self, session, reservation_id):
+    def _release_open(self, session: Session, reservation_id: UUID) -> None:
         session.execute(TOMBSTONE, {"id": reservation_id})
         self._release(session, reservation_id, ["open"])
 
-    def _release(self, session, reservation_id, states):
+    def _release(self, session: Session, reservation_id: UUID, states: list[str]) -> None:
         for product in session.execute(RELEASE, {"reservation_id": reservation_id, "states": states}).all():
             self._hint(session, product)
 
     @event_handler(OrderCreated)
-    def commit_reservation(self, event):
-        """A released reservation stays released: its order was cancelled, and that event came first."""
+    def commit_reservation(self, event: OrderCreated) -> None:
+        """A released reservation stays released: the event of its order's cancel came first."""
         with self.db.transaction() as session:
             if InboxEntry.take(session, event.event_id):
                 session.execute(COMMIT, {"id": event.reservation_id})
 
     @event_handler(OrderAbandoned)
-    def release_abandoned_stock(self, event):
+    def release_abandoned_stock(self, event: OrderAbandoned) -> None:
         with self.db.transaction() as session:
             if InboxEntry.take(session, event.event_id):
                 self._release_open(session, event.reservation_id)
 
     @event_handler(OrderStatusUpdated)
-    def return_cancelled_stock(self, event):
+    def return_cancelled_stock(self, event: OrderStatusUpdated) -> None:
         with self.db.transaction() as session:
             if InboxEntry.take(session, event.event_id) and event.new_status == "cancelled":
                 self._release(session, event.reservation_id, ["open", "committed"])
 
     @timer(interval=60)
-    def settle_open_reservations(self):
-        """Ask orders about reservations that are open for longer than SETTLE_AFTER_SECONDS, and settle them.
+    def settle_open_reservations(self) -> None:
+        """Ask orders about reservations that have been open for longer than SETTLE_AFTER_SECONDS, and settle them.
 
-        Releases on `abandoned` alone; an error or a timeout releases nothing and ends the round.
+        Only the answer `abandoned` releases stock. An error or a timeout releases nothing, and ends the round.
         """
         settle_after_seconds = self.settings["SETTLE_AFTER_SECONDS"]
         old = Reservation.created_at < func.now() - func.make_interval(0, 0, 0, 0, 0, 0, settle_after_seconds)
@@ -244,7 +251,7 @@ class Products(Service):
             try:
                 answer = self.cluster.orders.find_reservation(reservation_id=str(reservation_id))
             except (ServiceUnavailable, RpcTimeout) as error:
-                logger.warning("orders can't be asked about open reservations now, only later: %r", error)
+                logger.warning("orders does not answer about open reservations, they are settled later: %r", error)
                 return
             with self.db.transaction() as session:
                 if answer == "abandoned":
@@ -255,11 +262,12 @@ class Products(Service):
     # Operation
 
     @rpc
-    def health(self):
+    def health(self) -> dict[str, str]:
+        """{"status": "up"}. Raises DatabaseUnavailable."""
         self.db.check()
         return {"status": "up"}
 
     @timer(interval=3600)
-    def forget_answers(self):
+    def forget_answers(self) -> None:
         with self.db.transaction() as session:
             Answer.forget_old(session)

@@ -3,6 +3,7 @@
 from datetime import datetime
 from decimal import Decimal
 from itertools import count
+from typing import Any, Self
 from uuid import UUID
 
 from sqlalchemy import (
@@ -15,6 +16,7 @@ from sqlalchemy import (
     Index,
     Integer,
     Numeric,
+    Select,
     Text,
     func,
     or_,
@@ -22,13 +24,13 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, validates
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, validates
 
 from contracts.names import normal_sku
 from nameko_reliable.tables import AnswerMixin, InboxMixin
 from services.products_search import search_columns
 
-# Unicode's own order of letters, of no language in particular.
+# Unicode's order of letters, for no particular language.
 NAME_COLLATION = "und-x-icu"
 
 
@@ -45,12 +47,12 @@ class Answer(AnswerMixin, Base):
 
 
 class Product(Base):
-    """version: one more with each edit. revision: one more with each change, sales included.
+    """version: raised by each edit. revision: raised by each change, sales included.
 
-    sku_key: what two SKUs are compared by. None for a SKU that clashed with an older product's when this column was
-    made: see ops/normalize_names.py.
-    search_version: of which version the columns for searching are. 0.1.0, which may run beside this release, looks for
-    products where it differs from the version, and makes the columns again.
+    sku_key: the normal form by which SKUs are unique. None for a SKU that clashed with an older product's when this
+    column was added: see ops/normalize_names.py.
+    search_version: the version whose texts are in the search columns. 0.1.0, which may run beside this release, updates
+    the search columns of products whose search_version is not their version.
     """
 
     __tablename__ = "products"
@@ -84,34 +86,35 @@ class Product(Base):
     )
 
     @validates("sku")
-    def _update_key(self, _, sku):
+    def _update_key(self, _: str, sku: str) -> str:
         self.sku_key = normal_sku(sku)
         return sku
 
     @staticmethod
-    def next_id(session):
-        return session.scalar(select(func.nextval(func.pg_get_serial_sequence("products", "id"))))
+    def next_id(session: Session) -> int:
+        return session.execute(select(func.nextval(func.pg_get_serial_sequence("products", "id")))).scalar_one()
 
     @classmethod
-    def with_sku(cls, sku, excluded_id=None):
-        """The products with this SKU, which is normalized. but: the id of a product to leave out."""
+    def with_sku(cls, sku: str, excluded_id: int | None = None) -> Select[tuple[Self]]:
+        """The products with this normalized SKU, without the one with excluded_id."""
         return select(cls).where(or_(cls.sku_key == sku, cls.sku == sku), cls.id.is_distinct_from(excluded_id))
 
     @classmethod
-    def generate_sku(cls, session, product_id):
-        """A SKU for a product that was given none."""
+    def generate_sku(cls, session: Session, product_id: int) -> str:
+        """A free SKU for a product that has none."""
         for number in count(1):
             sku = f"P-{product_id}" if number == 1 else f"P-{product_id}-{number}"
             if session.scalar(cls.with_sku(sku, excluded_id=product_id)) is None:
-                return sku
+                break
+        return sku
 
     @classmethod
-    def new(cls, **fields):
+    def new(cls, **fields: Any) -> Self:
         product = cls(version=1, **fields)
         product.index()
         return product
 
-    def edit(self, **changes):
+    def edit(self, **changes: Any) -> None:
         for name, value in changes.items():
             setattr(self, name, value)
         self.version += 1
@@ -121,15 +124,15 @@ class Product(Base):
         if changes.keys() & {"name", "sku", "category", "description"}:
             self.index()
 
-    def index(self):
-        """Fill the columns for searching from the texts as they are now."""
+    def index(self) -> None:
+        """Fill the search columns from the present texts."""
         for name, value in search_columns(self.name, self.sku, self.category, self.description).items():
             setattr(self, name, value)
         self.search_version = self.version
 
 
 class StockMovement(Base):
-    """The ledger: a product's stock is the sum of its movements."""
+    """An entry of the stock ledger: a product's stock is the sum of its movements."""
 
     __tablename__ = "stock_movements"
 
@@ -144,7 +147,7 @@ class StockMovement(Base):
 
 
 class Reservation(Base):
-    """open → committed (an order came of it), open or committed → released (final)."""
+    """open → committed (by its order), open or committed → released (final)."""
 
     __tablename__ = "reservations"
 
@@ -159,7 +162,7 @@ class Reservation(Base):
 
 
 class ReservationLine(Base):
-    """Name and price are the product's when it was reserved: the order sells it under these."""
+    """A line of a reservation, with the product's name and price at that time. The order takes them over."""
 
     __tablename__ = "reservation_lines"
 

@@ -1,9 +1,9 @@
-"""The statements of stock: whole steps in one statement each."""
+"""The statements of stock. Each does a whole step."""
 
 from sqlalchemy import text
 
-# Only the call that inserts the reservation goes on. A short line is left as it is: the caller sees it
-# in the answer and rolls everything back.
+# Only the call that inserts the reservation goes on. A line without enough stock changes nothing: the caller sees it in
+# the answer and rolls everything back.
 RESERVE = text("""
 WITH claim AS (
     INSERT INTO reservations (id, state) VALUES (:reservation_id, 'open')
@@ -16,7 +16,7 @@ WITH claim AS (
     WHERE id = ANY (CAST(:product_ids AS bigint[])) AND EXISTS (SELECT FROM claim)
     ORDER BY id FOR UPDATE
 ), sold AS (
-    -- From the locked row: p is as it was when the statement began, and the table's check is made on that first.
+    -- Computed from the locked row: p is the row as of the begin of the statement.
     UPDATE products p SET stock_quantity = l.stock_quantity - w.quantity, revision = l.revision + 1
     FROM locked l JOIN wanted w ON w.product_id = l.id
     WHERE p.id = l.id AND l.is_active AND l.stock_quantity >= w.quantity
@@ -57,7 +57,7 @@ TOMBSTONE = text("INSERT INTO reservations (id, state) VALUES (:id, 'released') 
 
 COMMIT = text("UPDATE reservations SET state = 'committed' WHERE id = :id AND state = 'open'")
 
-# It reads the whole ledger, so it is asked seldom.
+# It reads the whole ledger, so it runs seldom.
 COUNT_MISMATCHES = text("""
 SELECT count(*) FROM products p
 LEFT JOIN (SELECT product_id, sum(delta) AS stock FROM stock_movements GROUP BY product_id) m ON m.product_id = p.id

@@ -1,13 +1,19 @@
-"""Stock and its reservations, each step in the caller's transaction."""
+"""Checks and reserves stock, in the caller's transaction."""
 
-from sqlalchemy import select
+from collections.abc import Iterable, Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, select
+from sqlalchemy.orm import Session
 
 from contracts.products import InsufficientStock, PriceChanged, ProductNotFound, ReservationReleased
+from contracts.types import JsonObject
 from services.products_models import Product, Reservation, ReservationLine
 from services.products_statements import RESERVE
 
 
-def check_lines(session, lines):
+def check_lines(session: Session, lines: list[JsonObject]) -> list[JsonObject]:
     """The answer of `check_stock`. Raises ProductNotFound."""
     wanted = {line["product_id"]: line["quantity"] for line in lines}
     products = session.scalars(select(Product).where(Product.id.in_(wanted), Product.is_active))
@@ -26,10 +32,10 @@ def check_lines(session, lines):
     ]
 
 
-def reserve(session, request):
-    """(the answer of `reserve_stock`, the products that changed). request: as contracts.products.ReservationRequest.
+def reserve(session: Session, request: JsonObject) -> tuple[JsonObject, Sequence[Row[Any]]]:
+    """(the answer of `reserve_stock`, the changed products). request: as contracts.products.ReservationRequest.
 
-    Raises ProductNotFound, PriceChanged, InsufficientStock, ReservationReleased; the caller rolls back then.
+    Raises ProductNotFound, PriceChanged, InsufficientStock, ReservationReleased. The caller must then roll back.
     """
     prices = {line["product_id"]: line["unit_price"] for line in request["lines"]}
     rows = session.execute(
@@ -53,8 +59,8 @@ def reserve(session, request):
     return _reservation_view(request["reservation_id"], lines), rows
 
 
-def _earlier_answer(session, reservation_id):
-    if session.get(Reservation, reservation_id).state == "released":
+def _earlier_answer(session: Session, reservation_id: UUID) -> JsonObject:
+    if session.get_one(Reservation, reservation_id).state == "released":
         raise ReservationReleased(reservation_id)
     line = ReservationLine
     lines = session.execute(
@@ -65,7 +71,7 @@ def _earlier_answer(session, reservation_id):
     return _reservation_view(reservation_id, lines)
 
 
-def _reservation_view(reservation_id, lines):
+def _reservation_view(reservation_id: UUID, lines: Iterable[Iterable[Any]]) -> JsonObject:
     """lines: (product_id, name, price, quantity) each."""
     names = ("product_id", "product_name", "product_price", "quantity")
     return {

@@ -198,11 +198,11 @@ def test_it_is_made_again_once(connection, scripted_smtp):
 
 def test_a_connection_with_nothing_to_do_is_closed(connection, scripted_smtp, monkeypatch):
     send(connection, mail_to())
-    connection.rest()
+    connection.close_if_idle()
     assert scripted_smtp.open == 1
     monkeypatch.setattr(kit, "IDLE_SECONDS", 0)
 
-    connection.rest()
+    connection.close_if_idle()
 
     wait_for(lambda: scripted_smtp.open == 0)
     assert scripted_smtp.said[0][-1] == "QUIT"

@@ -391,7 +391,7 @@ def ask(client, sign_in_provider):
         if path == TOKEN:
             return of.finish(code, authorization.nonce, authorization.code_verifier)
         # As if nothing had been read yet.
-        of._published = None
+        of._metadata = None
         return of.begin()
 
     return ask

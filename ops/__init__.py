@@ -1,1 +1,1 @@
-"""What operators run on a live shop: an image carries all of it. It imports nothing of `dev`."""
+"""Commands for the operators of a live shop. Images contain all of them, so they import nothing of `dev`."""

@@ -1,11 +1,12 @@
-"""Gives the event queues the type that EVENT_QUEUE_TYPE names, with what lies in them: while all services are stopped.
+"""Changes the type of the event queues to EVENT_QUEUE_TYPE, and keeps their messages. All services must be stopped.
 
     EVENT_QUEUE_TYPE=quorum python -m ops.change_queues
 
-It may be broken off and run again at any time: see nameko_reliable.moving.
+It may be interrupted and run again at any time: see nameko_reliable.moving.
 """
 
 import os
+from collections.abc import Mapping
 
 from nameko.cli.run import import_service
 
@@ -15,7 +16,7 @@ from nameko_reliable.moving import move_queues
 from nameko_reliable.settings import checked
 
 
-def main(environment):
+def main(environment: Mapping[str, str]) -> None:
     needed = ShopSettings(only=["AMQP_URI", "AMQP_SSL_CA", "EVENT_QUEUE_TYPE", "rpc_exchange"])
     config = checked(needed, environment)
     move_queues([each for service in SERVICES for each in import_service(f"services.{service}")], config)

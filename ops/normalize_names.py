@@ -1,19 +1,20 @@
-"""Renames accounts and SKUs that a person can't tell from an older one's, which releases before 0.1.0 let pass.
+"""Renames accounts and SKUs that look the same as older ones. Releases before 0.1.0 accepted them.
 
     python -m ops.normalize_names            # lists what it would rename
     python -m ops.normalize_names --apply
 
-The oldest keeps the name, another one gets its id behind it: `fish-17`. Works on the databases whose USERS_DB_URI and
-PRODUCTS_DB_URI are set, beside running services. It commits in batches: a run that was cut off is finished by the next.
+The oldest keeps the name, the others get their id after it: `fish-17`. It works on the databases of which USERS_DB_URI
+and PRODUCTS_DB_URI are set, while services run. It commits in batches: the next run finishes an interrupted one.
 """
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
+from typing import Any
 
-from sqlalchemy import Connection, column, create_engine, func, select, table, update
+from sqlalchemy import ColumnClause, ColumnElement, Connection, Row, column, create_engine, func, select, table, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.pool import NullPool
 from sqlalchemy.sql.expression import TableClause
@@ -30,9 +31,9 @@ BATCH = 500
 
 @dataclass(frozen=True)
 class NameColumn:
-    """A table's column of names, and beside it one of keys, `<column>_key`.
+    """A column of names, with its column of keys, `<column>_key`.
 
-    counters: those that an edit raises. index(connection, id): has a row found by its new name.
+    counters: the columns that an edit raises. index(connection, id): updates the search columns of a row.
     """
 
     table: TableClause
@@ -44,11 +45,11 @@ class NameColumn:
     index: Callable[[Connection, int], None] = lambda connection, row_id: None
 
 
-def columns(*names):
+def columns(*names: str) -> list[ColumnClause[Any]]:
     return [column(name) for name in ("id", "updated_at", *names)]
 
 
-def index_product(connection, product_id):
+def index_product(connection: Connection, product_id: int) -> None:
     columns, this = PRODUCTS.c, PRODUCTS.c.id == product_id
     texts = select(columns.name, columns.sku, columns.category, columns.description).where(this)
     found_by = search_columns(*connection.execute(texts).one())
@@ -65,29 +66,31 @@ NAMES = (
 
 
 class NameRepair:
-    def __init__(self, connection, names):
+    """Repairs the keys of a table's names, and renames clashing rows. The caller commits."""
+
+    def __init__(self, connection: Connection, names: NameColumn) -> None:
         self.connection, self.names = connection, names
         columns = names.table.c
         self.id, self.name, self.key = columns.id, columns[names.column], columns[f"{names.column}_key"]
         self.rows = select(self.id, self.name.label("name"), self.key.label("key"))
         self.renamed = 0
 
-    def next_batch(self, last):
-        """Mend the next ones by id; return the last id, None at the end."""
+    def next_batch(self, last: int) -> int | None:
+        """Repair the next rows by id. Returns the last id, or None at the end."""
         rows = self.connection.execute(self.rows.where(self.id > last).order_by(self.id).limit(BATCH)).all()
         for row in rows:
             if row.key != self.names.key(row.name):
                 self.repair(row.id)
         return rows[-1].id if rows else None
 
-    def repair(self, row_id):
+    def repair(self, row_id: int) -> None:
         row = self.lock(self.id == row_id)
         key = row and self.names.key(row.name)
         if row is None or row.key == key:
             return
         holder = self.lock(self.key == key)
         if holder is not None and self.names.key(holder.name) != key:
-            # A release before 0.1.0 gave it another name, and left the key.
+            # A release before 0.1.0 changed the name but not the key.
             self.update(holder.id, {self.key: None})
             self.update(row.id, {self.key: key})
             self.repair(holder.id)
@@ -99,10 +102,10 @@ class NameRepair:
             self.rename(holder, row)
             self.update(row.id, {self.key: key})
 
-    def lock(self, condition):
+    def lock(self, condition: ColumnElement[bool]) -> Row[Any] | None:
         return self.connection.execute(self.rows.where(condition).with_for_update()).first()
 
-    def rename(self, row, older):
+    def rename(self, row: Row[Any], older: Row[Any]) -> None:
         columns = self.names.table.c
         edit = {columns.updated_at: func.now(), **{columns[each]: columns[each] + 1 for each in self.names.counters}}
         for number in count(1):
@@ -118,28 +121,29 @@ class NameRepair:
         self.renamed += 1
         print(f"{self.names.table.name} {row.id}: {row.name!r} becomes {name!r}, as {older.id} has {older.name!r}")
 
-    def update(self, row_id, values):
+    def update(self, row_id: int, values: Mapping[Any, Any]) -> None:
         self.connection.execute(update(self.names.table).where(self.id == row_id).values(values))
 
 
-def repair_all(names, uri, apply):
+def repair_all(names: NameColumn, uri: str, apply: bool) -> None:
     engine = create_engine(database_url(uri), poolclass=NullPool, connect_args=WRITABLE_HOST)
     with engine.connect() as connection:
-        repair, last = NameRepair(connection, names), 0
-        while (last := repair.next_batch(last)) is not None:
+        repair = NameRepair(connection, names)
+        last: int | None = 0
+        while last is not None and (last := repair.next_batch(last)) is not None:
             if apply:
                 connection.commit()
-        # Else nothing is committed: what is listed is what would be.
+        # Without apply nothing is committed.
     print(f"{names.table.name}: {repair.renamed} {'renamed' if apply else 'to rename: run it with --apply'}")
 
 
-def main():
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main() -> None:
+    options = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     options.add_argument("--apply", action="store_true", help="rename them")
     apply = options.parse_args().apply
     services = [names.table.name for names in NAMES]
     chosen = [service for service in services if os.environ.get(f"{service.upper()}_DB_URI")]
-    # Without any, it says of both that they are missing.
+    # If none is set, database_uris reports both as missing.
     uris = database_uris(*(chosen or services))
     for names in NAMES:
         if names.table.name in uris:

@@ -1,15 +1,16 @@
-"""Sends the events of a time once more, made again from the tables: after queues were deleted with what lay in them.
+"""Sends events again, made from the tables: after queues were deleted with their messages.
 
     python -m ops.resend --since 2026-11-30T10:00Z
     python -m ops.resend --since 2026-11-30T10:00Z --service orders
 
-They go into the outbox, and leave when their service runs. Each has the id that it had, so a handler that has seen it
-passes over it: a run that was broken off can be repeated, and `--since` may lie well before the loss.
+They go into the outbox, and their service sends them when it runs. Each event has its first id, so handlers ignore
+those that they have handled: an interrupted run can be repeated, and `--since` may be well before the loss.
 """
 
 import argparse
 import importlib
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 
 from sqlalchemy import create_engine
@@ -23,7 +24,8 @@ SERVICES = ("orders", "users")
 BATCH = 200
 
 
-def parse_time(text):
+def parse_time(text: str) -> datetime:
+    since: datetime | None
     try:
         since = datetime.fromisoformat(text)
     except ValueError:
@@ -33,8 +35,8 @@ def parse_time(text):
     return since
 
 
-def resend(service, uri, since):
-    """Put the service's events since then into its outbox; return how many they are."""
+def resend(service: str, uri: str, since: datetime) -> int:
+    """Put the service's events since then into its outbox. Returns their number."""
     models = importlib.import_module(f"services.{service}_models")
     events = importlib.import_module(f"services.{service}_events")
     number = 0
@@ -48,16 +50,16 @@ def resend(service, uri, since):
     return number
 
 
-def main(arguments):
-    parser = argparse.ArgumentParser(prog="python -m ops.resend", description=__doc__.partition("\n")[0])
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m ops.resend", description=str(__doc__).partition("\n")[0])
     parser.add_argument("--since", required=True, type=parse_time, help="a time with its zone")
-    parser.add_argument("--service", choices=SERVICES, help="whose events; without it those of all")
+    parser.add_argument("--service", choices=SERVICES, help="only the events of this service")
     wanted = parser.parse_args(arguments)
     for service, uri in database_uris(*([wanted.service] if wanted.service else SERVICES)).items():
         try:
             number = resend(service, uri, wanted.since)
         except DBAPIError as error:
-            sys.exit(f"{service}: not finished. Mend this, and run it again. {error.orig}")
+            sys.exit(f"{service}: not finished. Repair this, and run it again: {error.orig}")
         print(f"{service}: {number} events are in the outbox", flush=True)
 
 

@@ -6,15 +6,18 @@ RPC:    register, login, refresh, logout, list_sessions, end_session, google_sig
         request_password_reset, reset_password, request_verification, verify_email, create_mailed_token, health
 Emits:  user.registered, user.verification_requested, user.password_reset_requested
 
-Secrets that open an account (refresh tokens, mailed tokens, a sign-in's state) have 256 random bits and are stored
-as SHA-256. None is in an outbox, a durable queue or a kept answer.
+Secrets that open an account (refresh tokens, mailed tokens, a sign-in's state) have 256 random bits and are stored as
+SHA-256. No outbox, durable queue or stored answer contains one.
 """
 
+from typing import Any
+
 from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
 from contracts.demo_settings import demo_settings
 from contracts.settings import ShopSettings
-from contracts.types import InvalidInput, load, load_id
+from contracts.types import InvalidInput, JsonObject, load, load_id
 from contracts.users import (
     AccountDisabled,
     AddressVerification,
@@ -95,10 +98,10 @@ class Users(Service):
     # Accounts
 
     @hashing_rpc
-    def register(self, email, username, password):
-        """Open a customer's account and return it.
+    def register(self, email: str, username: str, password: str) -> JsonObject:
+        """Create a customer's account, and return it.
 
-        Raises InvalidInput, or Taken with the field: addresses are compared without case, names by how they look.
+        Raises InvalidInput, or Taken with the field: addresses are compared without case, names by their look.
         """
         account = load(UserRegistration(), {"email": email, "username": username, "password": password})
         self._refuse_weak(account["password"], account["email"], account["username"])
@@ -106,7 +109,7 @@ class Users(Service):
         return self._add_user(email=account["email"], username=account["username"], password_hash=password_hash)
 
     @once
-    def _add_user(self, session, **values):
+    def _add_user(self, session: Session, **values: Any) -> JsonObject:
         user = User(**values)
         session.add(user)
         flush_unique(session)
@@ -114,13 +117,13 @@ class Users(Service):
         return USER_VIEW.write(user)
 
     @rpc
-    def get_user(self, user_id):
+    def get_user(self, user_id: int) -> JsonObject:
         """Raises UserNotFound."""
         with self.db.transaction() as session:
             return USER_VIEW.write(find_user(session, user_id))
 
     @rpc
-    def list_users(self, **query):
+    def list_users(self, **query: Any) -> JsonObject:
         """{items, total, limit, offset}, by id. query: as contracts.users.UserQuery. Raises InvalidInput."""
         query = load(UserQuery(), query)
         with self.db.transaction() as session:
@@ -130,12 +133,12 @@ class Users(Service):
 
     @rpc
     @once
-    def update_user(self, session, user_id, admin_id=None, **changes):
+    def update_user(self, session: Session, user_id: int, admin_id: int | None = None, **changes: Any) -> JsonObject:
         """Change an account's role, or disable or enable it, and return it.
 
-        A new role, or being disabled, ends the account's sessions; access tokens live on for 15 minutes at most.
-        admin_id: the admin who asks, None for an operator. Raises UserNotFound, InvalidInput, LastAdmin, and NotAllowed
-        for a former admin, whose access token is still good: it must not give them their rights back.
+        A new role or a disabled account ends the account's sessions. Access tokens stay valid for at most 15 minutes.
+        admin_id: the calling admin, None for an operator. Raises UserNotFound, InvalidInput, LastAdmin, and NotAllowed
+        for a former admin, who must not regain the role with an access token that is still valid.
         """
         changes = load(UserChanges(), changes)
         lock_rights(session, admin_id)
@@ -145,8 +148,8 @@ class Users(Service):
 
     @rpc
     @once
-    def set_role(self, session, email, role):
-        """Make the account with this address a `customer` or an `admin`. As `update_user`."""
+    def set_role(self, session: Session, email: str, role: str) -> JsonObject:
+        """Make the account with this address a `customer` or an `admin`, as `update_user` does."""
         changes = load(UserChanges(), {"role": role})
         lock_rights(session)
         user = session.scalar(select(User).where(User.email == normal_address(email)).with_for_update())
@@ -157,7 +160,7 @@ class Users(Service):
 
     @rpc
     @once
-    def update_profile(self, session, user_id, username):
+    def update_profile(self, session: Session, user_id: int, username: str) -> JsonObject:
         """Change the account's name and return the account. Raises UserNotFound, InvalidInput, Taken."""
         user = find_user(session, user_id, lock=True)
         user.username = load(Profile(), {"username": username})["username"]
@@ -167,8 +170,10 @@ class Users(Service):
     # Passwords
 
     @hashing_rpc
-    def change_password(self, user_id, old_password, password, client_address=None):
-        """Set a new password; all sessions end.
+    def change_password(
+        self, user_id: int, old_password: str, password: str, client_address: str | None = None
+    ) -> None:
+        """Set a new password. All sessions end.
 
         Raises UserNotFound, InvalidInput (of `old_password`, when it is wrong), TooManyFailures as `login`.
         """
@@ -183,7 +188,7 @@ class Users(Service):
             self._change_password(user_id, user.password_hash if matches else None, new_hash)
 
     @once
-    def _change_password(self, session, user_id, old_hash, new_hash):
+    def _change_password(self, session: Session, user_id: int, old_hash: str | None, new_hash: str) -> None:
         """old_hash: the hash that the old password matched, None without a match."""
         user = find_user(session, user_id, lock=True)
         if old_hash is None or user.password_hash != old_hash:
@@ -191,16 +196,16 @@ class Users(Service):
         set_password(session, user, new_hash)
 
     @rpc
-    def request_password_reset(self, email):
-        """Mail a link to this address, if it is an account's. Neither the answer nor its time shows whether it is."""
+    def request_password_reset(self, email: str) -> None:
+        """Mail a link to this address if it has an account. Neither the answer nor its time shows whether it has."""
         request = load(PasswordResetRequest(), {"email": email})
         self._request_mail(request["email"], RESET)
 
     @hashing_rpc
-    def reset_password(self, token, password):
-        """Set a new password with a mailed token, which is spent; all sessions end.
+    def reset_password(self, token: str, password: str) -> None:
+        """Set a new password with a mailed token, which is deleted. All sessions end.
 
-        The token also proves the address. Raises InvalidInput, after which the token is still good, and InvalidToken.
+        The token also proves the address. Raises InvalidToken, and InvalidInput, after which the token is still valid.
         """
         reset = load(PasswordReset(), {"token": token, "password": password})
         with self.db.transaction() as session:
@@ -210,49 +215,50 @@ class Users(Service):
         self._reset_password(reset["token"], self.passwords.hash(reset["password"]) if user is not None else None)
 
     @once
-    def _reset_password(self, session, token, new_hash):
+    def _reset_password(self, session: Session, token: str, new_hash: str | None) -> None:
+        """new_hash: None for a token that was not valid before the password was hashed."""
         user = MailedToken.spend(session, token, RESET)
         set_password(session, user, new_hash)
         user.email_verified_at = user.email_verified_at or func.now()
 
-    def _refuse_weak(self, password, *known):
+    def _refuse_weak(self, password: str, *known: str) -> None:
         if self.passwords.is_common(password) or password.lower() in {word.lower() for word in known}:
-            raise InvalidInput({"password": ["One of the first that a guesser would try: choose another."]})
+            raise InvalidInput({"password": ["This password is too easy to guess: choose another."]})
 
     # Addresses
 
     @rpc
-    def request_verification(self, user_id):
-        """Mail the link that proves the address once more. Raises UserNotFound."""
+    def request_verification(self, user_id: int) -> None:
+        """Mail the link that proves the address again. Raises UserNotFound."""
         self._request_mail(self.get_user(user_id)["email"], VERIFICATION)
 
-    def _request_mail(self, email, purpose):
+    def _request_mail(self, email: str, purpose: str) -> None:
         with self.db.transaction() as session:
             session.add(MailRequest(email=email, purpose=purpose))
             self.bell.ring_after_commit(session)
 
     @poll(interval_seconds=1)
-    def answer_mail_request(self):
+    def answer_mail_request(self) -> bool:
         """Answer the next request for a mail. True while there may be more."""
         with self.db.transaction() as session:
             return answer_next_request(session, self.outbox)
 
     @rpc
     @once
-    def verify_email(self, session, token):
-        """Take a mailed token as the proof of the account's address; it is spent. Raises InvalidToken."""
+    def verify_email(self, session: Session, token: str) -> None:
+        """Mark the account's address as proven by a mailed token, which is deleted. Raises InvalidToken."""
         verification = load(AddressVerification(), {"token": token})
         user = MailedToken.spend(session, verification["token"], VERIFICATION)
         user.email_verified_at = func.now()
 
     @rpc
-    def create_mailed_token(self, user_id, email, purpose):
+    def create_mailed_token(self, user_id: int, email: str, purpose: str) -> JsonObject:
         """{token, expires_in (seconds)}: a single-use secret for the link of one mail.
 
-        purpose: `email_verification` or `password_reset`. Raises InvalidInput, and MailNotNeeded when the account is
-        gone or disabled, or its address is proven already.
+        purpose: `email_verification` or `password_reset`. Raises InvalidInput, and MailNotNeeded if the account no
+        longer exists, is disabled, or has proven its address already.
         """
-        # In a list: the purpose may be unhashable.
+        # A list: the purpose may be unhashable.
         if purpose not in list(MAILED_TOKEN_LIFE):
             raise InvalidInput({"purpose": [f"Must be one of: {', '.join(MAILED_TOKEN_LIFE)}."]})
         with self.db.transaction() as session:
@@ -262,11 +268,13 @@ class Users(Service):
     # Sessions
 
     @hashing_rpc
-    def login(self, email, password, client_address=None, user_agent=None):
+    def login(
+        self, email: str, password: str, client_address: str | None = None, user_agent: str | None = None
+    ) -> JsonObject:
         """Open a session: {access_token, token_type, expires_in (seconds), refresh_token}.
 
-        client_address, user_agent: where the login comes from, as far as the gateway knows.
-        Raises InvalidCredentials, for an unknown address, a wrong password and a disabled account alike, and
+        client_address, user_agent: the origin of the login, as far as the gateway knows it.
+        Raises InvalidCredentials, alike for an unknown address, a wrong password and a disabled account, and
         TooManyFailures. A call that is delivered again opens a second session, whose token no device gets.
         """
         client = {"client_address": client_address, "user_agent": user_agent}
@@ -276,10 +284,10 @@ class Users(Service):
         return self.tokens.grant(user, refresh_token)
 
     @rpc
-    def refresh(self, refresh_token):
-        """Take a refresh token for the next: as `login` answers.
+    def refresh(self, refresh_token: str) -> JsonObject:
+        """Exchange a refresh token for the next one. Answers as `login`.
 
-        Raises InvalidSession. A token that was used more than 10 s ago is, or was, in two hands: its whole session
+        Raises InvalidSession, also for a token that was used more than 10 s ago: two clients have it, so its session
         ends.
         """
         with self.db.transaction() as session:
@@ -289,15 +297,15 @@ class Users(Service):
         return self.tokens.grant(user, newest)
 
     @rpc
-    def logout(self, refresh_token):
-        """End the session of this refresh token; nothing to do when it has none."""
+    def logout(self, refresh_token: str) -> None:
+        """End the session of this refresh token, if it has one."""
         with self.db.transaction() as session:
             device = UserSession.of_token(session, refresh_token, lock=True)
             if device is not None:
                 session.delete(device)
 
     @rpc
-    def list_sessions(self, user_id, refresh_token=None):
+    def list_sessions(self, user_id: int, refresh_token: str | None = None) -> list[JsonObject]:
         """[{id, user_agent, client_address, created_at, last_used_at, expires_at, current}], last used first.
 
         current: whether it is the session of this refresh token.
@@ -311,57 +319,60 @@ class Users(Service):
 
     @rpc
     @once
-    def end_session(self, session, user_id, session_id):
-        """Log one of the user's devices out. Raises SessionNotFound."""
+    def end_session(self, session: Session, user_id: int, session_id: int) -> None:
+        """Log out one of the user's devices. Raises SessionNotFound."""
         device = session.get(UserSession, load_id(session_id, "session_id"), with_for_update=True)
         if device is None or device.user_id != user_id:
             raise SessionNotFound(session_id)
         session.delete(device)
 
-    # Sign-in elsewhere
+    # Sign-in with a provider
 
     @rpc
-    def google_sign_in_url(self):
-        """Begin a sign-in: {url, state}. url: where to send the browser. state: it must come back with this.
+    def google_sign_in_url(self) -> JsonObject:
+        """Begin a sign-in: {url, state}. url: the address to send the browser to. state: it must come back with it.
 
         Raises NotConfigured, SignInProviderAway.
         """
         with provider_errors_translated():
             authorization = self.openid.begin()
         with self.db.transaction() as session:
-            SignIn.begin(session, authorization)
+            SignIn.begin(session, authorization.state, authorization.nonce, authorization.code_verifier)
         return {"url": authorization.url, "state": authorization.state}
 
     @rpc
-    def google_sign_in(self, code, state, client_address=None, user_agent=None):
-        """Finish a sign-in, once for each state, and open a session: as `login` answers.
+    def google_sign_in(
+        self, code: str, state: str, client_address: str | None = None, user_agent: str | None = None
+    ) -> JsonObject:
+        """Finish a sign-in, once for each state, and open a session. Answers as `login`.
 
         Raises SignInRefused, SignInProviderAway, AccountDisabled, and UnprovenAddress for a new customer whose address
-        the provider doesn't vouch for.
+        the provider has not verified.
         """
         client = {"client_address": client_address, "user_agent": user_agent}
-        answer = load(SignInCallback(), {"code": code, "state": state, **client})
+        callback = load(SignInCallback(), {"code": code, "state": state, **client})
         with self.db.transaction() as session:
-            begun = SignIn.take(session, answer["state"])
+            begun = SignIn.take(session, callback["state"])
         if begun is None:
-            raise SignInRefused("This sign-in is finished or took too long: begin again.")
+            raise SignInRefused("This sign-in is finished, or took too long: begin again.")
         with provider_errors_translated():
-            identity = self.openid.finish(answer["code"], begun.nonce, begun.code_verifier)
+            identity = self.openid.finish(callback["code"], begun.nonce, begun.code_verifier)
         with self.db.transaction() as session:
             user, is_new = account_of(session, identity)
             if not user.is_active:
                 raise AccountDisabled
             if is_new:
                 self.outbox.add(session, registered(user))
-            # Within the transaction: the token's claims are read back from the rows that it wrote.
-            return self.tokens.grant(user, UserSession.open(session, user, answer))
+            # Within the transaction: the token's claims are read from rows that it changed.
+            return self.tokens.grant(user, UserSession.open(session, user, callback))
 
     @rpc
-    def health(self):
+    def health(self) -> dict[str, str]:
+        """{"status": "up"}. Raises DatabaseUnavailable."""
         self.db.check()
         return {"status": "up"}
 
     @timer(interval=3600)
-    def clean_up(self):
+    def clean_up(self) -> None:
         with self.db.transaction() as session:
             forget_old(session)

@@ -1,15 +1,19 @@
-"""Accounts: found, listed, and changed, each in the caller's transaction."""
+"""Finds, lists and changes accounts, in the caller's transaction."""
 
-from sqlalchemy import delete, func, or_, select
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+from sqlalchemy import ColumnElement, delete, func, or_, select
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from contracts.names import normal_username
-from contracts.types import NotAllowed, Taken, load_id
+from contracts.types import JsonObject, NotAllowed, Taken, load_id
 from contracts.users import LastAdmin, UserNotFound
 from services.users_models import RESET, MailedToken, User, UserSession, log_security
 
 
-def find_user(session, user_id, lock=False):
+def find_user(session: Session, user_id: int, lock: bool = False) -> User:
     """Raises UserNotFound."""
     user = session.get(User, load_id(user_id, "user_id"), with_for_update=lock)
     if user is None:
@@ -17,9 +21,9 @@ def find_user(session, user_id, lock=False):
     return user
 
 
-def search_users(session, query):
+def search_users(session: Session, query: Mapping[str, Any]) -> tuple[int, Iterable[User]]:
     """(total, the users of the page), by id. query: as contracts.users.UserQuery."""
-    conditions = []
+    conditions: list[ColumnElement[bool]] = []
     if query["q"]:
         conditions.append(
             or_(
@@ -30,23 +34,24 @@ def search_users(session, query):
     if query["role"] is not None:
         conditions.append(User.role == query["role"])
     page = select(User).where(*conditions).order_by(User.id).limit(query["limit"]).offset(query["offset"])
-    total = session.scalar(select(func.count()).select_from(User).where(*conditions))
+    total = session.execute(select(func.count()).select_from(User).where(*conditions)).scalar_one()
     return total, session.scalars(page)
 
 
-def flush_unique(session):
-    """Raises Taken, with the field, for an address or a username that another account has."""
+def flush_unique(session: Session) -> None:
+    """Flush. Raises Taken, with the field, for an address or a username of another account."""
     try:
         session.flush()
     except IntegrityError as error:
-        taken_name = error.orig.diag.constraint_name in ("uq_users_username_folded", "uq_users_username_key")
-        raise Taken("username" if taken_name else "email") from error
+        constraint = cast(Any, error.orig).diag.constraint_name
+        is_name = constraint in ("uq_users_username_folded", "uq_users_username_key")
+        raise Taken("username" if is_name else "email") from error
 
 
-def lock_rights(session, admin_id=None):
-    """One change of rights at a time: two admins who make each other customers at once would leave no admin.
+def lock_rights(session: Session, admin_id: int | None = None) -> None:
+    """Allow one change of rights at a time: two admins who demote each other at once would leave no admin.
 
-    admin_id: the admin who asks, None for an operator. Raises NotAllowed for a former admin.
+    admin_id: the calling admin, None for an operator. Raises NotAllowed for a former admin.
     """
     session.execute(select(func.pg_advisory_xact_lock(func.hashtext("admins"))))
     if admin_id is not None:
@@ -55,8 +60,8 @@ def lock_rights(session, admin_id=None):
             raise NotAllowed
 
 
-def change_rights(session, user, changes):
-    """Give a locked account another role, or disable or enable it. Raises LastAdmin."""
+def change_rights(session: Session, user: User, changes: JsonObject) -> None:
+    """Change a locked account's role, or disable or enable it. Raises LastAdmin."""
     role, is_active = changes.get("role", user.role), changes.get("is_active", user.is_active)
     if (role, is_active) == (user.role, user.is_active):
         return
@@ -70,8 +75,8 @@ def change_rights(session, user, changes):
     log_security(session, "rights changed", user_id=user.id, role=role, is_active=is_active)
 
 
-def set_password(session, user, password_hash):
-    """Set it; the account's sessions end, and the links of its mails for a new password are void."""
+def set_password(session: Session, user: User, password_hash: str | None) -> None:
+    """Set the hash, end the account's sessions, and delete its tokens for a new password."""
     user.password_hash = password_hash
     UserSession.end_all(session, user)
     session.execute(delete(MailedToken).where(MailedToken.user_id == user.id, MailedToken.purpose == RESET))

@@ -1,6 +1,9 @@
-"""Mails with a link: requests for one, and the token that the link carries."""
+"""Mails with a link: the requests for them, and the tokens in the links."""
+
+from typing import Any
 
 from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
 from contracts.types import load_id
 from contracts.users import MailNotNeeded
@@ -8,24 +11,25 @@ from services.users_events import mail_requested
 from services.users_models import VERIFICATION, MailedToken, MailRequest, User
 
 
-def answer_next_request(session, outbox):
-    """Answer the next request for a mail: with an event, if the address is an account's. False without a request."""
+def answer_next_request(session: Session, outbox: Any) -> bool:
+    """Answer the next request for a mail, with an event if the address has an account. False without a request."""
     request = MailRequest.next(session)
     if request is None:
         return False
     if request.exceeds_limit(session):
-        # It leaves no row: else asking often enough would keep the next mail from ever going out.
+        # Without a row: else frequent requests would keep the next mail from ever being sent.
         session.delete(request)
         return True
     user = session.scalar(select(User).where(User.email == request.email, User.is_active))
-    request.answered_at = session.scalar(select(func.now()))
+    answered_at = session.execute(select(func.now())).scalar_one()
+    request.answered_at = answered_at
     if user is not None:
-        outbox.add(session, mail_requested(request, user))
+        outbox.add(session, mail_requested(request, answered_at, user))
     return True
 
 
-def new_mailed_token(session, user_id, email, purpose):
-    """A token for this account's mail. Raises MailNotNeeded when the mail has no purpose any more."""
+def new_mailed_token(session: Session, user_id: int, email: str, purpose: str) -> str:
+    """A token for this account's mail. Raises MailNotNeeded if the mail is no longer needed."""
     user = session.get(User, load_id(user_id, "user_id"))
     if user is None or not user.is_active or user.email != email:
         raise MailNotNeeded

@@ -4,7 +4,9 @@ import hashlib
 import logging
 import math
 import secrets
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from typing import Any, Self
 
 from marshmallow import ValidationError
 from sqlalchemy import (
@@ -15,13 +17,14 @@ from sqlalchemy import (
     Identity,
     Index,
     LargeBinary,
+    Row,
     Text,
     delete,
     func,
     or_,
     select,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, validates
+from sqlalchemy.orm import DeclarativeBase, Mapped, MappedColumn, Session, mapped_column, validates
 
 from contracts.names import username_key
 from contracts.types import Email
@@ -36,23 +39,23 @@ from nameko_reliable.tables import AnswerMixin, OutboxMixin
 security = logging.getLogger("security")
 
 REFRESH_TOKEN_LIFE = timedelta(days=30)
-# Two tabs that refresh at once send the same token, which is no theft.
+# Two tabs that refresh at the same time send the same token. That is not a theft.
 REUSE_GRACE = timedelta(seconds=10)
 MAX_SESSIONS = 50
 SIGN_IN_LIFE = timedelta(minutes=10)
 VERIFICATION, RESET = "email_verification", "password_reset"
 MAILED_TOKEN_LIFE = {VERIFICATION: timedelta(hours=24), RESET: timedelta(minutes=30)}
-# More than a stranger can have mailed while the first of a reset is good.
+# More mails than a stranger can request while the first token of a reset is valid.
 MAX_MAILED_TOKENS = 100
 FAILURE_WINDOW = timedelta(minutes=15)
-# After this many failures a login has to wait: for one account from one address, and from one address in all.
+# After this many failures a login must wait: for one account from one address, and from one address for all accounts.
 ACCOUNT_FAILURES, ADDRESS_FAILURES = 6, 100
 MAX_WAIT_SECONDS = 60
-# Between two mails of one kind to one address, however often they are asked for.
+# Between two mails of one kind to one address.
 MAIL_PAUSE = timedelta(minutes=1)
-# At most this many in the life of a reset's link: while more are refused, the last one's link is still good.
+# At most MAX_MAILS in MAIL_WINDOW, the life of a reset's link: while more are refused, the last link is still valid.
 MAX_MAILS, MAIL_WINDOW = 3, MAILED_TOKEN_LIFE[RESET]
-# So long ops.resend can make the event of a request again.
+# ops.resend can make the event of a request again for this time.
 MAIL_REQUEST_LIFE = timedelta(days=1)
 
 
@@ -68,19 +71,19 @@ class Answer(AnswerMixin, Base):
     pass
 
 
-def _time_column():
+def _time_column() -> MappedColumn[datetime]:
     return mapped_column(DateTime(timezone=True), server_default=func.now())
 
 
-def _user_id_column(**options):
+def _user_id_column(**options: Any) -> MappedColumn[int]:
     return mapped_column(ForeignKey("users.id", ondelete="CASCADE"), **options)
 
 
 class User(Base):
-    """password_hash: None for a user who has only signed in elsewhere.
+    """password_hash: None for a user who has only signed in with a provider.
 
-    username_key: what two names are compared by. None, or out of date, where a release before 0.1.0 wrote the name, and
-    for a name that clashed with an older account's when this column was made: see ops/normalize_names.py.
+    username_key: the normal form by which names are unique. None or outdated if a release before 0.1.0 wrote the name,
+    and None for a name that clashed with an older account's when this column was added: see ops/normalize_names.py.
     email_verified_at: when the address was proven, by a mailed token or a sign-in provider.
     """
 
@@ -105,13 +108,13 @@ class User(Base):
     )
 
     @validates("username")
-    def _update_key(self, _, username):
+    def _update_key(self, _: str, username: str) -> str:
         self.username_key = username_key(username)
         return username
 
 
 class ExternalIdentity(Base):
-    """An account at a sign-in provider: issuer and subject, never the address, which may change hands."""
+    """An account at a sign-in provider, identified by issuer and subject: the owner of an address may change."""
 
     __tablename__ = "external_identities"
 
@@ -122,7 +125,7 @@ class ExternalIdentity(Base):
 
 
 class SignIn(Base):
-    """A sign-in elsewhere that is under way: the secrets that its answer is checked with, by the hash of its state."""
+    """A pending sign-in with a provider: the secrets that check its callback, by the hash of its state."""
 
     __tablename__ = "sign_ins"
 
@@ -132,25 +135,25 @@ class SignIn(Base):
     expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), index=True)
 
     @classmethod
-    def begin(cls, session, authorization):
+    def begin(cls, session: Session, state: str, nonce: str, code_verifier: str) -> None:
         session.add(
             cls(
-                state_hash=digest(authorization.state),
-                nonce=authorization.nonce,
-                code_verifier=authorization.code_verifier,
+                state_hash=digest(state),
+                nonce=nonce,
+                code_verifier=code_verifier,
                 expires_at=func.now() + SIGN_IN_LIFE,
             )
         )
 
     @classmethod
-    def take(cls, session, state):
-        """(nonce, code_verifier) of the sign-in with this state, once; None without one."""
+    def take(cls, session: Session, state: str) -> Row[tuple[str, str]] | None:
+        """Delete the sign-in with this state, and return its (nonce, code_verifier), or None without one."""
         begun = delete(cls).where(cls.state_hash == digest(state), cls.expires_at > func.now())
         return session.execute(begun.returning(cls.nonce, cls.code_verifier)).first()
 
 
 class UserSession(Base):
-    """A device that is logged in: a chain of refresh tokens, of which the newest is good. An end deletes the row."""
+    """A logged-in device with its chain of refresh tokens. Only the newest is valid. A logout deletes the row."""
 
     __tablename__ = "sessions"
 
@@ -163,8 +166,8 @@ class UserSession(Base):
     expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), index=True)
 
     @classmethod
-    def open(cls, session, user, client):
-        """Open a session and return its first refresh token. Beyond MAX_SESSIONS, those unused for longest end.
+    def open(cls, session: Session, user: User, client: Mapping[str, Any]) -> str:
+        """Open a session, and return its first refresh token. Beyond MAX_SESSIONS the least recently used ones end.
 
         user: locked. client: as contracts.users.ClientInfo.
         """
@@ -183,26 +186,26 @@ class UserSession(Base):
         return refresh_token
 
     @classmethod
-    def of_token(cls, session, refresh_token, lock=False):
-        """The session that this token belongs to, used or not; None without one."""
+    def of_token(cls, session: Session, refresh_token: object, lock: bool = False) -> Self | None:
+        """The session of this token, which may have been used, or None."""
         if not isinstance(refresh_token, str):
             return None
         found = select(cls).join(RefreshToken).where(RefreshToken.token_hash == digest(refresh_token))
         return session.scalar(found.with_for_update(of=cls) if lock else found)
 
     @classmethod
-    def end_all(cls, session, user):
+    def end_all(cls, session: Session, user: User) -> None:
         session.execute(delete(cls).where(cls.user_id == user.id))
 
-    def rotate(self, session, refresh_token, successors):
-        """Return the newest refresh token: one made now, or the one that a refresh at the same time made.
+    def rotate(self, session: Session, refresh_token: str, successors: Callable[[str], list[str]]) -> str:
+        """Return the newest refresh token: a new one, or the one that a refresh at the same time made.
 
-        successors: a function from a refresh token to the one that follows it, then those that replicas with another
-        secret may have made in its place. Raises InvalidSession, and TokenReused for a token that was used more than
-        REUSE_GRACE ago.
+        successors: a function from a refresh token to the next one, followed by those that replicas with another secret
+        may have made instead. Raises InvalidSession, and TokenReused for a token that was used more than REUSE_GRACE
+        ago.
         """
-        now = session.scalar(select(func.clock_timestamp()))
-        token = session.get(RefreshToken, digest(refresh_token))
+        now = session.execute(select(func.clock_timestamp())).scalar_one()
+        token = session.get_one(RefreshToken, digest(refresh_token))
         if token.expires_at <= now:
             raise InvalidSession
         if token.replaced_at is not None:
@@ -216,7 +219,7 @@ class UserSession(Base):
         return following
 
     @staticmethod
-    def _newest_after(session, refresh_token, successors):
+    def _newest_after(session: Session, refresh_token: str, successors: Callable[[str], list[str]]) -> str:
         while True:
             following = {digest(each): each for each in successors(refresh_token)}
             token = session.scalar(select(RefreshToken).where(RefreshToken.token_hash.in_(following)))
@@ -229,11 +232,11 @@ class UserSession(Base):
 
 
 class TokenReused(Exception):
-    """A used refresh token came again, so two clients have it."""
+    """A refresh token was used a second time, so two clients have it."""
 
 
 class RefreshToken(Base):
-    """replaced_at: when it was used. A used token is kept, so that its second use is noticed."""
+    """replaced_at: when the token was used. A used token is kept, so that a second use is detected."""
 
     __tablename__ = "refresh_tokens"
 
@@ -244,7 +247,7 @@ class RefreshToken(Base):
 
 
 class MailedToken(Base):
-    """A single-use secret that a mail's link carries. purpose: a key of MAILED_TOKEN_LIFE."""
+    """A single-use secret in the link of a mail. purpose: a key of MAILED_TOKEN_LIFE."""
 
     __tablename__ = "mailed_tokens"
 
@@ -254,8 +257,8 @@ class MailedToken(Base):
     expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), index=True)
 
     @classmethod
-    def new(cls, session, user, purpose):
-        """A new token. Beyond MAX_MAILED_TOKENS the oldest ends: a mail that is tried for a day makes many."""
+    def new(cls, session: Session, user: User, purpose: str) -> str:
+        """A new token. Beyond MAX_MAILED_TOKENS the oldest is deleted: each try of a mail makes one."""
         alike = (cls.user_id == user.id, cls.purpose == purpose)
         newest = select(cls.token_hash).where(*alike).order_by(cls.expires_at.desc()).limit(MAX_MAILED_TOKENS - 1)
         session.execute(delete(cls).where(*alike, cls.token_hash.not_in(newest)))
@@ -265,18 +268,18 @@ class MailedToken(Base):
         return token
 
     @classmethod
-    def owner(cls, session, token, purpose):
-        """The account that the token was mailed to, None unless the token is good."""
+    def owner(cls, session: Session, token: str, purpose: str) -> User | None:
+        """The account that the token was mailed to, or None if the token is not valid."""
         good = (cls.token_hash == digest(token), cls.purpose == purpose, cls.expires_at > func.now())
         return session.scalar(select(User).join(cls).where(*good, User.is_active))
 
     @classmethod
-    def spend(cls, session, token, purpose):
-        """The account that the token was mailed to, locked. Raises InvalidToken."""
+    def spend(cls, session: Session, token: str, purpose: str) -> User:
+        """Delete the token, and return its account, locked. Raises InvalidToken."""
         user = cls.owner(session, token, purpose)
         if user is None:
             raise InvalidToken
-        # The account is locked before its tokens, here as elsewhere: the other order could deadlock.
+        # The account is locked before its tokens, as everywhere, so two calls cannot deadlock.
         session.refresh(user, with_for_update=True)
         spent = delete(cls).where(cls.token_hash == digest(token)).returning(cls.user_id)
         if session.execute(spent).first() is None or not user.is_active:
@@ -285,10 +288,10 @@ class MailedToken(Base):
 
 
 class MailRequest(Base):
-    """A request for a mail with a link. It is answered after the call, which so takes equally long for any address.
+    """A request for a mail with a link, answered after the call: so the call takes the same time for any address.
 
-    purpose: a key of MAILED_TOKEN_LIFE. answered_at: when its event was emitted, or, for an address without an account,
-    would have been.
+    purpose: a key of MAILED_TOKEN_LIFE. answered_at: when its event was emitted, or would have been for an address
+    without an account.
     """
 
     __tablename__ = "mail_requests"
@@ -301,12 +304,12 @@ class MailRequest(Base):
     __table_args__ = (Index("ix_mail_requests_email_purpose", "email", "purpose"),)
 
     @classmethod
-    def next(cls, session):
-        """The oldest unanswered request that is not locked, locked; None without one."""
+    def next(cls, session: Session) -> Self | None:
+        """Lock and return the oldest unanswered request that is not locked, or None."""
         waiting = select(cls).where(cls.answered_at.is_(None)).order_by(cls.id).limit(1)
         return session.scalar(waiting.with_for_update(skip_locked=True))
 
-    def exceeds_limit(self, session):
+    def exceeds_limit(self, session: Session) -> bool:
         """Whether a request of this address was answered within MAIL_PAUSE, or MAX_MAILS within MAIL_WINDOW.
 
         Locks the address.
@@ -315,11 +318,12 @@ class MailRequest(Base):
         alike = (MailRequest.email == self.email, MailRequest.purpose == self.purpose)
         now = func.clock_timestamp()
         too_many = or_(func.count() >= MAX_MAILS, func.max(MailRequest.answered_at) > now - MAIL_PAUSE)
-        return session.scalar(select(too_many).where(*alike, MailRequest.answered_at > now - MAIL_WINDOW))
+        recent = select(too_many).where(*alike, MailRequest.answered_at > now - MAIL_WINDOW)
+        return bool(session.scalar(recent))
 
 
 class LoginFailure(Base):
-    """A login that failed, or is being checked. account_hash: of the address typed, which may have no account."""
+    """A login that failed or is being checked. account_hash: of the typed address, which may have no account."""
 
     __tablename__ = "login_failures"
 
@@ -334,10 +338,10 @@ class LoginFailure(Base):
     )
 
     @classmethod
-    def record(cls, session, client_address, account_hash):
-        """Count one more login, before it is checked: so logins at once get no more checks than logins one by one.
+    def record(cls, session: Session, client_address: str, account_hash: bytes) -> None:
+        """Count a login before it is checked, so that concurrent logins get no more checks than consecutive ones.
 
-        Raises TooManyFailures while earlier failures ask for a wait.
+        Raises TooManyFailures while a login must wait after earlier failures.
         """
         session.execute(select(func.pg_advisory_xact_lock(func.hashtext("login " + client_address))))
         age = func.extract("epoch", func.clock_timestamp() - func.max(cls.failed_at))
@@ -345,46 +349,51 @@ class LoginFailure(Base):
             cls.client_address == client_address, cls.failed_at > func.clock_timestamp() - FAILURE_WINDOW
         )
         waits = [
-            _seconds_to_wait(*session.execute(recent.where(cls.account_hash == account_hash)).one(), ACCOUNT_FAILURES),
-            _seconds_to_wait(*session.execute(recent).one(), ADDRESS_FAILURES),
+            _seconds_to_wait(session.execute(recent.where(cls.account_hash == account_hash)).one(), ACCOUNT_FAILURES),
+            _seconds_to_wait(session.execute(recent).one(), ADDRESS_FAILURES),
         ]
         if max(waits) > 0:
             raise TooManyFailures(math.ceil(max(waits)))
         session.add(cls(client_address=client_address, account_hash=account_hash))
 
     @classmethod
-    def forget(cls, session, client_address, account_hash):
+    def forget(cls, session: Session, client_address: str, account_hash: bytes) -> None:
         session.execute(delete(cls).where(cls.client_address == client_address, cls.account_hash == account_hash))
 
 
-def _seconds_to_wait(failures, seconds_since_last, allowed):
-    """Seconds still to wait: 1 s after the first failure beyond the limit, twice as long after each further one."""
+def _seconds_to_wait(recent: Row[tuple[int, Any]], allowed: int) -> float:
+    """1 s after the first failure beyond the limit, twice as long after each further one.
+
+    recent: the number of failures, and the seconds since the last one.
+    """
+    failures, seconds_since_last = recent
     if failures < allowed:
         return 0
     return min(2 ** min(failures - allowed, 6), MAX_WAIT_SECONDS) - float(seconds_since_last)
 
 
-def digest(token):
-    """SHA-256 of a secret of 256 random bits, too many to be guessed: stored in place of the secret."""
+def digest(token: str) -> bytes:
+    """SHA-256 of a secret of 256 random bits, which can't be guessed. It is stored instead of the secret."""
     return hashlib.sha256(token.encode(errors="surrogatepass")).digest()
 
 
-def normal_address(email):
-    """The address as it is stored; None if it is not valid, and so no account's."""
+def normal_address(email: str | None) -> str | None:
+    """The form that is stored. None if the address is not valid, and so not an account's."""
     try:
         return Email().deserialize(email)
     except ValidationError:
         return None
 
 
-def log_security(session, what, **fields):
-    """Log a change of an account's security, once it is committed."""
+def log_security(session: Session, what: str, **fields: Any) -> None:
+    """Log a change of an account's security, after the commit."""
     after_commit(session, lambda: security.warning(what, extra={"fields": fields}))
 
 
-def forget_old(session):
+def forget_old(session: Session) -> None:
     """Delete expired rows."""
-    for model in (UserSession, RefreshToken, MailedToken, SignIn):
+    expiring: tuple[Any, ...] = (UserSession, RefreshToken, MailedToken, SignIn)
+    for model in expiring:
         session.execute(delete(model).where(model.expires_at < func.now()))
     session.execute(delete(LoginFailure).where(LoginFailure.failed_at < func.now() - FAILURE_WINDOW))
     session.execute(delete(MailRequest).where(MailRequest.answered_at < func.now() - MAIL_REQUEST_LIFE))

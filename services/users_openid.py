@@ -1,20 +1,22 @@
-"""Sign-in with an OpenID Connect provider: authorization code with PKCE, and an id_token that holds.
+"""Sign-in with an OpenID Connect provider: authorization code with PKCE, and a verified id_token.
 
-    authorization = self.openid.begin()  # send the browser to authorization.url, keep the rest
+    authorization = self.openid.begin()  # send the browser to authorization.url, store the rest
     identity = self.openid.finish(code, authorization.nonce, authorization.code_verifier)
 
 The caller compares the `state` that came back with the one that went out.
 
 Settings: GOOGLE_CLIENT_ID (empty: no sign-in), GOOGLE_CLIENT_SECRET, OIDC_ISSUER, GOOGLE_REDIRECT_URI
-(empty: below FRONTEND_URL). The issuer publishes the rest, by OpenID Connect Discovery 1.0.
+(empty: a path of FRONTEND_URL). The issuer publishes the rest, as OpenID Connect Discovery 1.0 says.
 """
 
 import logging
 import secrets
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
+from typing import Any, Self
 from urllib.parse import quote, urlsplit
 
 import eventlet
@@ -22,23 +24,26 @@ import jwt
 import requests
 import urllib3
 from eventlet.semaphore import Semaphore
+from nameko.containers import WorkerContext
 from nameko.extensions import DependencyProvider
 from oauthlib.oauth2 import OAuth2Error, WebApplicationClient, is_secure_transport
 from requests.adapters import HTTPAdapter
 from requests_oauthlib import OAuth2Session
 
+from contracts.types import JsonObject
+
 SCOPE = "openid email profile"
-# No HMAC: its secret would be a published key.
+# No HMAC: the published key would be its secret.
 ALGORITHMS = ("RS256", "ES256")
 CLAIMS = ["iss", "aud", "exp", "iat", "nonce", "sub"]
 
-# At most 4 sign-ins talk to the provider at once; others wait 0.5 s, then fail: a slow provider must not hold all
+# At most 4 sign-ins talk to the provider at once. Others wait 0.5 s, then fail: a slow provider must not block all
 # workers.
 MAX_CONCURRENT_SIGN_INS = 4
 SLOT_WAIT_SECONDS = 0.5
 # For all requests of one call together.
 PROVIDER_TIMEOUT_SECONDS = 3.5
-# How far the provider's clock may be from ours.
+# The largest difference between the provider's clock and ours.
 LEEWAY_SECONDS = 30
 # The provider's document and keys are read again after METADATA_MAX_AGE_SECONDS, or, for an unknown key, after
 # METADATA_MIN_AGE_SECONDS.
@@ -48,7 +53,7 @@ MAX_BYTES = 128 * 1024
 
 # At DEBUG these log secrets, codes and tokens.
 VERBOSE_LOGGERS = ("requests_oauthlib", "oauthlib", "urllib3")
-# RFC 6749, 5.2. Any other text of a provider may quote the code.
+# RFC 6749, 5.2. Other texts of a provider may quote the code.
 TOKEN_ERRORS = (
     "invalid_request",
     "invalid_client",
@@ -60,7 +65,7 @@ TOKEN_ERRORS = (
 
 
 class ProviderNotConfigured(Exception):
-    """GOOGLE_CLIENT_ID is empty: there is no sign-in with a provider."""
+    """GOOGLE_CLIENT_ID is empty, so sign-in with a provider is off."""
 
 
 class ProviderUnreachable(Exception):
@@ -68,16 +73,16 @@ class ProviderUnreachable(Exception):
 
 
 class IdentityRefused(Exception):
-    """The provider refused the code, or its id_token doesn't hold. The reason quotes no part of either."""
+    """The provider refused the code, or its id_token is not valid. The reason quotes no part of either."""
 
-    def __init__(self, reason):
+    def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
 
 
 @dataclass(frozen=True)
 class Authorization:
-    """The address to send a browser to, and the secrets to check its return with."""
+    """The address to send the browser to, and the secrets that check its callback."""
 
     url: str
     state: str
@@ -87,10 +92,10 @@ class Authorization:
 
 @dataclass(frozen=True)
 class Identity:
-    """The user who signed in: issuer and subject together are the identity, all else may change.
+    """The user who signed in. issuer and subject identify the user, the rest may change.
 
     subject: 1 to 255 printable ASCII characters.
-    email_verified: whether the provider says that the address is this person's.
+    email_verified: whether the provider has verified that the address is the user's.
     """
 
     issuer: str
@@ -101,7 +106,7 @@ class Identity:
 
 
 class OpenIdClient(DependencyProvider):
-    def setup(self):
+    def setup(self) -> None:
         config = self.container.config
         self._client_id = config.get("GOOGLE_CLIENT_ID")
         if not self.is_configured:
@@ -110,19 +115,19 @@ class OpenIdClient(DependencyProvider):
             logging.getLogger(name).setLevel(logging.INFO)
         self._client_secret, self._issuer = config["GOOGLE_CLIENT_SECRET"], config["OIDC_ISSUER"]
         self._redirect_uri = config["GOOGLE_REDIRECT_URI"] or f"{config['FRONTEND_URL']}/api/auth/google/callback"
-        self._metadata = None
+        self._metadata: _ProviderMetadata | None = None
         self._metadata_lock = Semaphore()
         self._free_slots = Semaphore(MAX_CONCURRENT_SIGN_INS)
 
-    def get_dependency(self, worker_ctx):
+    def get_dependency(self, worker_ctx: WorkerContext) -> Self:
         return self
 
     @property
-    def is_configured(self):
+    def is_configured(self) -> bool:
         return bool(self._client_id)
 
-    def begin(self):
-        """An Authorization, with secrets made for it alone.
+    def begin(self) -> Authorization:
+        """An authorization with new secrets.
 
         Raises ProviderNotConfigured or ProviderUnreachable.
         """
@@ -140,8 +145,8 @@ class OpenIdClient(DependencyProvider):
             )
         return Authorization(url, state, nonce, code_verifier)
 
-    def finish(self, code, nonce, code_verifier):
-        """The Identity that the code stands for. A code serves once.
+    def finish(self, code: str, nonce: str, code_verifier: str) -> Identity:
+        """Exchange the code for the identity of the user. A code can be used once.
 
         Raises ProviderNotConfigured, ProviderUnreachable or IdentityRefused.
         """
@@ -160,13 +165,13 @@ class OpenIdClient(DependencyProvider):
         )
 
     @contextmanager
-    def _oauth_session(self):
-        """An OAuth2Session with the provider: PROVIDER_TIMEOUT_SECONDS for all its requests together."""
+    def _oauth_session(self) -> Iterator[OAuth2Session]:
+        """A session with the provider. All its requests together may take PROVIDER_TIMEOUT_SECONDS."""
         if not self.is_configured:
             raise ProviderNotConfigured("GOOGLE_CLIENT_ID is not set.")
         if not self._free_slots.acquire(timeout=SLOT_WAIT_SECONDS):
-            raise ProviderUnreachable(f"{self._issuer} is slow, and others wait for it already")
-        # Not an OSError: urllib3 would take that for one more failed address, and try the next.
+            raise ProviderUnreachable(f"{self._issuer} is slow, and other sign-ins already wait for it")
+        # Not an OSError: urllib3 would take that for an unreachable address, and try the next one.
         timeout = eventlet.Timeout(PROVIDER_TIMEOUT_SECONDS)
         try:
             with OAuth2Session(self._client_id, redirect_uri=self._redirect_uri) as oauth:
@@ -178,20 +183,20 @@ class OpenIdClient(DependencyProvider):
                 raise
             raise ProviderUnreachable(f"{self._issuer} did not answer within {PROVIDER_TIMEOUT_SECONDS} s") from None
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            raise ProviderUnreachable(f"{self._issuer} is out of reach: {type(error).__name__}") from error
+            raise ProviderUnreachable(f"{self._issuer} is unreachable: {type(error).__name__}") from error
         finally:
             timeout.cancel()
             self._free_slots.release()
 
-    def _provider(self, oauth, max_age_seconds):
-        """The provider's document and keys, read again when they are older than that."""
+    def _provider(self, oauth: OAuth2Session, max_age_seconds: float) -> "_ProviderMetadata":
+        """The provider's endpoints and keys. They are read again if they are older than max_age_seconds."""
         with self._metadata_lock:
             if self._metadata is None or time.monotonic() - self._metadata.read_at >= max_age_seconds:
                 self._metadata = _ProviderMetadata.read(oauth, self._issuer)
             return self._metadata
 
-    def _redeem(self, oauth, code, code_verifier):
-        """The id_token that the provider gives for the code, or None."""
+    def _redeem(self, oauth: OAuth2Session, code: str, code_verifier: str) -> Any:
+        """Exchange the code for the id_token, or None if the answer has none."""
         oauth.register_compliance_hook("access_token_response", _check_token_answer)
         endpoint = self._provider(oauth, METADATA_MAX_AGE_SECONDS).token_endpoint
         try:
@@ -204,18 +209,18 @@ class OpenIdClient(DependencyProvider):
                 timeout=PROVIDER_TIMEOUT_SECONDS,
             )
         except (OAuth2Error, ValueError, TypeError, AttributeError, ArithmeticError) as error:
-            # The code is missing or can't be sent, or oauthlib can't read the answer. Its messages quote them.
+            # The code is missing or can't be sent, or oauthlib can't parse the answer. Its messages quote them.
             raise IdentityRefused(f"The code can't be exchanged ({type(error).__name__}).") from None
         return tokens.get("id_token")
 
-    def _verified_claims(self, oauth, id_token, nonce):
-        """The id_token's claims, checked by OpenID Connect Core 1.0, 3.1.3.7."""
+    def _verified_claims(self, oauth: OAuth2Session, id_token: Any, nonce: str) -> JsonObject:
+        """The id_token's claims, verified as OpenID Connect Core 1.0, 3.1.3.7 says."""
         try:
             key_id = jwt.get_unverified_header(id_token).get("kid")
             provider = self._provider(oauth, METADATA_MAX_AGE_SECONDS)
             if key_id not in provider.keys:
                 provider = self._provider(oauth, METADATA_MIN_AGE_SECONDS)
-            claims = jwt.decode(
+            claims: JsonObject = jwt.decode(
                 id_token,
                 provider.key(key_id),
                 algorithms=ALGORITHMS,
@@ -240,18 +245,18 @@ class OpenIdClient(DependencyProvider):
 
 @dataclass(frozen=True)
 class _ProviderMetadata:
-    """keys: jwt.PyJWK by key id, public ones for signatures by one of ALGORITHMS."""
+    """keys: the public keys for signatures with ALGORITHMS, by key id."""
 
     authorization_endpoint: str
     token_endpoint: str
-    keys: dict
+    keys: dict[str | None, jwt.PyJWK]
     read_at: float
 
     @classmethod
-    def read(cls, oauth, issuer):
+    def read(cls, oauth: OAuth2Session, issuer: str) -> Self:
         document = _document(oauth, f"{issuer.rstrip('/')}/.well-known/openid-configuration")
         if document.get("issuer") != issuer:
-            raise ProviderUnreachable(f"the discovery document of {issuer} is another issuer's")
+            raise ProviderUnreachable(f"the discovery document of {issuer} names another issuer")
         names = ("authorization_endpoint", "token_endpoint", "jwks_uri")
         authorization_endpoint, token_endpoint, jwks_uri = [_endpoint(document, name) for name in names]
         try:
@@ -266,41 +271,42 @@ class _ProviderMetadata:
             ) from error
         return cls(authorization_endpoint, token_endpoint, keys, time.monotonic())
 
-    def key(self, key_id):
+    def key(self, key_id: str | None) -> jwt.PyJWK:
         if key_id in self.keys:
             return self.keys[key_id]
         if key_id is None and len(self.keys) == 1:
-            # Only then a token need not name its key.
+            # Only then a token may leave out the id of its key.
             return next(iter(self.keys.values()))
         raise IdentityRefused("The id_token is signed by a key that the provider doesn't publish.")
 
 
 class _BoundedAdapter(HTTPAdapter):
-    """Follows no redirect, and reads at most MAX_BYTES: another address is not asked, nor memory filled."""
+    """Follows no redirect, so no other address gets a request, and reads at most MAX_BYTES into memory."""
 
-    def send(self, request, *arguments, **options):
+    def send(self, request: requests.PreparedRequest, *arguments: Any, **options: Any) -> requests.Response:
+        host = urlsplit(str(request.url)).netloc
         with super().send(request, *arguments, **options) as response:
             status = response.status_code
             if 300 <= status < 400 or status == 429 or status >= 500:
-                raise ProviderUnreachable(f"{urlsplit(request.url).netloc} answered {status}")
+                raise ProviderUnreachable(f"{host} answered {status}")
             body = response.raw.read(MAX_BYTES + 1, decode_content=True)
         if len(body) > MAX_BYTES:
-            raise ProviderUnreachable(f"{urlsplit(request.url).netloc} answered with more than {MAX_BYTES} bytes")
+            raise ProviderUnreachable(f"{host} answered with more than {MAX_BYTES} bytes")
         response.raw = BytesIO(body)
-        # As JSON is; without it requests may try all encodings in turn.
+        # The encoding of JSON. Without it requests may try all encodings.
         response.encoding = "utf-8"
         return response
 
 
-def _document(oauth, url):
+def _document(oauth: OAuth2Session, url: str) -> JsonObject:
     response = oauth.get(url, timeout=PROVIDER_TIMEOUT_SECONDS)
     document = _json_object(response)
     if response.status_code != 200 or document is None:
-        raise ProviderUnreachable(f"{url} answered {response.status_code} and not with a JSON object")
+        raise ProviderUnreachable(f"{url} answered {response.status_code}, not 200 with a JSON object")
     return document
 
 
-def _endpoint(document, name):
+def _endpoint(document: JsonObject, name: str) -> str:
     url = document.get(name)
     if not isinstance(url, str) or not is_secure_transport(url):
         raise ProviderUnreachable(
@@ -309,18 +315,18 @@ def _endpoint(document, name):
     return url
 
 
-def _check_token_answer(response):
+def _check_token_answer(response: requests.Response) -> requests.Response:
     answer = _json_object(response)
     if 400 <= response.status_code < 500:
         error = (answer or {}).get("error")
         reason = error if error in TOKEN_ERRORS else response.status_code
         raise IdentityRefused(f"The provider refused the code ({reason}).")
     if answer is None:
-        raise ProviderUnreachable("the token endpoint answered with something else than a JSON object")
+        raise ProviderUnreachable("the token endpoint did not answer with a JSON object")
     return response
 
 
-def _json_object(response):
+def _json_object(response: requests.Response) -> JsonObject | None:
     try:
         answer = response.json()
     except (ValueError, RecursionError):
@@ -328,6 +334,6 @@ def _json_object(response):
     return answer if isinstance(answer, dict) else None
 
 
-def _text(value):
-    """A claim that can be stored and shown as it is, or None."""
+def _text(value: object) -> str | None:
+    """The claim if it is printable text, or None."""
     return value if isinstance(value, str) and value and value.isprintable() else None

@@ -1,4 +1,4 @@
-"""Passwords: hashed with bcrypt outside the event loop, where at 12 rounds one takes 200 ms.
+"""Passwords, hashed with bcrypt in threads: at 12 rounds a hash takes 200 ms, which would block the event loop.
 
     passwords = Passwords()
 
@@ -6,7 +6,7 @@
     def login(self, email, password):
         …
 
-A method that hashes is a `hashing_rpc`: however many of its calls come at once, other methods find workers.
+A method that hashes is a `hashing_rpc`, so that any number of its calls leaves workers for other methods.
 Setting: BCRYPT_ROUNDS, for new hashes.
 """
 
@@ -16,46 +16,52 @@ import math
 import os
 import secrets
 import time
+from collections.abc import Callable
+from typing import ParamSpec, Self, TypeVar, cast
 
 import bcrypt
 import eventlet
 from eventlet import tpool
 from eventlet.semaphore import Semaphore
+from nameko.containers import WorkerContext
 from nameko.extensions import DependencyProvider, SharedExtension
 from zxcvbn.frequency_lists import FREQUENCY_LISTS
 
 from nameko_reliable.errors import RpcTimeout, ServiceBusy
 from nameko_reliable.rpc import Rpc
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 COMMON_PASSWORDS = frozenset(FREQUENCY_LISTS["passwords"])
 # Weight of the newest measurement in the average time of a hash.
 AVERAGE_WEIGHT = 0.2
-# A machine that gets busier must not make calls late that were let in.
+# So that admitted calls meet their deadline on a machine that gets busier.
 SAFETY_FACTOR = 1.5
 
 
 class HashingLimit(SharedExtension):
-    """Limits the calls that hash at once: one for each core, at most half of the workers. Some wait without one."""
+    """Limits the calls that hash at once: one for each core, at most half of the workers. Others wait without one."""
 
     most_waiting = 32
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.hash_seconds = 0.0
 
-    def setup(self):
+    def setup(self) -> None:
         self._slots = max(1, min(len(os.sched_getaffinity(0)), self.container.max_workers // 2))
         self._free = Semaphore(self._slots)
         self._waiting = 0
 
-    def enter(self, deadline):
-        """Return once a call may take a worker and hash: a function to be called at its end.
+    def enter(self, deadline: float | None) -> Callable[[], object]:
+        """Wait until a call may take a worker and hash. Returns a function to be called at its end.
 
-        deadline: the call's, by the monotonic clock, or None. Raises ServiceBusy at once if the call would have to wait
-        too long for its deadline, or too many wait, and RpcTimeout if its deadline passed while it waited.
+        deadline: of the call, by the monotonic clock, or None. Raises ServiceBusy at once if the call could not meet
+        its deadline, or too many wait, and RpcTimeout if its deadline passed while it waited.
         """
         seconds_left = None if deadline is None else deadline - time.monotonic()
-        # A free slot is given in any case: a process that was frozen during a hash has measured so long a time that
-        # it would refuse all calls, and never measure again.
+        # With a free slot a call always enters: a process that was frozen during a hash measured so long a time that it
+        # would otherwise refuse all calls, and never measure again.
         if self._free.balance <= 0:
             expected_seconds = SAFETY_FACTOR * (2 + self._waiting // self._slots) * self.hash_seconds
             if self._waiting >= self.most_waiting or (seconds_left is not None and expected_seconds > seconds_left):
@@ -68,12 +74,12 @@ class HashingLimit(SharedExtension):
             self._waiting -= 1
         return self._free.release
 
-    def hash(self, function, *arguments):
+    def hash(self, function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
         """Run the function in a thread, and measure its time."""
         started_at = time.monotonic()
-        result = tpool.execute(function, *arguments)
+        result = tpool.execute(function, *arguments, **options)
         self.hash_seconds += AVERAGE_WEIGHT * (time.monotonic() - started_at - self.hash_seconds)
-        return result
+        return cast(T, result)
 
 
 class HashingRpc(Rpc):
@@ -84,54 +90,54 @@ hashing_rpc = HashingRpc.decorator
 
 
 class Passwords(DependencyProvider):
-    """Hashes and compares passwords, byte for byte: the caller normalizes them."""
+    """Hashes and compares passwords byte by byte. The caller normalizes them."""
 
     limit = HashingLimit()
 
-    def setup(self):
+    def setup(self) -> None:
         self.rounds = self.container.config["BCRYPT_ROUNDS"]
         started_at = time.monotonic()
-        # Compared with when an account has no hash, so that the answer takes as long.
+        # Compared with if an account has no hash, so that the answer takes the same time.
         self._decoy_hash = self._hash(secrets.token_bytes())
         self.limit.hash_seconds = time.monotonic() - started_at
 
-    def get_dependency(self, worker_ctx):
+    def get_dependency(self, worker_ctx: WorkerContext) -> Self:
         return self
 
-    def hash(self, password):
+    def hash(self, password: str) -> str:
         return self.limit.hash(self._hash, _bcrypt_input(password)).decode()
 
-    def matches(self, password, password_hash):
-        """Whether the password matches the hash. Without a hash: false, after the same time."""
+    def matches(self, password: str, password_hash: str | None) -> bool:
+        """Whether the password matches the hash. False without a hash, after the same time."""
         expected = self._decoy_hash if password_hash is None else password_hash.encode()
         return self.limit.hash(self._matches, _bcrypt_input(password), expected) and password_hash is not None
 
-    def is_outdated(self, password_hash):
-        """Whether the hash was made with other rounds than one made now."""
+    def is_outdated(self, password_hash: str) -> bool:
+        """Whether the hash has another number of rounds than a new one."""
         return _rounds(password_hash.encode()) != self.rounds
 
-    def is_common(self, password):
-        """Whether it is one of the 30,000 most common passwords, which a guesser tries first."""
+    def is_common(self, password: str) -> bool:
+        """Whether it is one of the 30,000 most common passwords."""
         return password.lower() in COMMON_PASSWORDS
 
-    def _hash(self, raw):
+    def _hash(self, raw: bytes) -> bytes:
         return bcrypt.hashpw(raw, bcrypt.gensalt(self.rounds))
 
-    def _matches(self, raw, expected):
+    def _matches(self, raw: bytes, expected: bytes) -> bool:
         matches = bcrypt.checkpw(raw, expected)
-        # n rounds take as long as all fewer numbers of rounds together: the time must not show a hash of fewer rounds.
+        # A hash with fewer rounds is faster. The time must not show it: n rounds take as long as 1 to n - 1 together.
         for rounds in range(_rounds(expected), self.rounds):
             bcrypt.hashpw(raw, bcrypt.gensalt(rounds))
         return matches
 
 
-def _rounds(password_hash):
-    """Of `$2b$12$…`."""
+def _rounds(password_hash: bytes) -> int:
+    """12 of `$2b$12$…`."""
     return int(password_hash.split(b"$")[2])
 
 
-def _bcrypt_input(password):
-    """bcrypt takes 72 bytes without a NUL; other passwords are hashed with SHA-256 first, so that every byte counts."""
+def _bcrypt_input(password: str) -> bytes:
+    """bcrypt takes 72 bytes without a NUL. Other passwords are hashed with SHA-256 first, so that every byte counts."""
     raw = password.encode(errors="surrogatepass")
     if len(raw) > 72 or b"\0" in raw:
         return base64.b64encode(hashlib.sha256(raw).digest())

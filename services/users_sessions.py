@@ -1,17 +1,23 @@
-"""Sessions: opened with a password, continued with refresh tokens; and the tokens that a session's device holds."""
+"""Sessions: opens them with a password, continues them with refresh tokens, and makes their tokens."""
 
 import base64
 import hmac
 import time
 import uuid
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, Self
 
 import jwt
+from nameko.containers import WorkerContext
 from nameko.extensions import DependencyProvider
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
+from contracts.types import JsonObject
 from contracts.users import InvalidCredentials, InvalidSession, normal_password
 from services.users_models import LoginFailure, TokenReused, User, UserSession, digest, log_security, normal_address
+from services.users_passwords import Passwords
 
 ACCESS_TOKEN_SECONDS = 15 * 60
 
@@ -19,15 +25,15 @@ ACCESS_TOKEN_SECONDS = 15 * 60
 class SessionTokens(DependencyProvider):
     """Signs access tokens (HS256, 15 minutes) and derives refresh tokens."""
 
-    def setup(self):
+    def setup(self) -> None:
         config = self.container.config
         self._secrets = [config["JWT_SECRET"], *filter(None, [config["JWT_SECRET_PREVIOUS"]])]
 
-    def get_dependency(self, worker_ctx):
+    def get_dependency(self, worker_ctx: WorkerContext) -> Self:
         return self
 
-    def grant(self, user, refresh_token):
-        """What a login answers: {access_token, token_type, expires_in (seconds), refresh_token}."""
+    def grant(self, user: User, refresh_token: str) -> JsonObject:
+        """The answer of a login: {access_token, token_type, expires_in (seconds), refresh_token}."""
         return {
             "access_token": self._issue(user),
             "token_type": "bearer",
@@ -35,7 +41,7 @@ class SessionTokens(DependencyProvider):
             "refresh_token": refresh_token,
         }
 
-    def _issue(self, user):
+    def _issue(self, user: User) -> str:
         now = int(time.time())
         claims = {
             "sub": str(user.id),
@@ -48,10 +54,10 @@ class SessionTokens(DependencyProvider):
         }
         return jwt.encode(claims, self._secrets[0], algorithm="HS256")
 
-    def successors(self, refresh_token):
-        """The refresh token that follows this one, derived with JWT_SECRET: the same each time it is derived.
+    def successors(self, refresh_token: str) -> list[str]:
+        """The refresh token that follows this one, derived with JWT_SECRET: always the same one.
 
-        While JWT_SECRET is rotated, also the one that a replica with the other secret derives.
+        While JWT_SECRET is being rotated, the list also has the one that a replica with the other secret derives.
         """
         text = b"refresh token after " + refresh_token.encode()
         following = [hmac.digest(secret.encode(), text, "sha256") for secret in self._secrets]
@@ -59,10 +65,10 @@ class SessionTokens(DependencyProvider):
 
 
 @contextmanager
-def throttled_login(db, email, client_address):
-    """Count the password check in the block as a failure; once the block succeeds, forget all failures of this login.
+def throttled_login(db: Any, email: str, client_address: str | None) -> Iterator[None]:
+    """Count the password check in the block as a failure. If it succeeds, forget all failures of this login.
 
-    Raises TooManyFailures while earlier failures ask for a wait.
+    db: the worker's database. Raises TooManyFailures while a login must wait after earlier failures.
     """
     # A hash: the address that was typed may be a password in the wrong field.
     failure = client_address or "", digest(normal_address(email) or email)
@@ -73,10 +79,10 @@ def throttled_login(db, email, client_address):
         LoginFailure.forget(session, *failure)
 
 
-def log_in(db, passwords, login):
-    """(user, refresh token) of a session that the password opens. login: as contracts.users.Login.
+def log_in(db: Any, passwords: Passwords, login: JsonObject) -> tuple[User, str]:
+    """Open a session with a password: (user, refresh token). login: as contracts.users.Login.
 
-    Raises InvalidCredentials. Makes its own transactions: a password is checked outside of them.
+    db: the worker's database. Raises InvalidCredentials. The password is checked outside of the transactions.
     """
     password = normal_password(login["password"])
     with db.transaction() as session:
@@ -89,15 +95,15 @@ def log_in(db, passwords, login):
         fresh_hash = passwords.hash(password) if passwords.is_outdated(checked_hash) else checked_hash
         with db.transaction() as session:
             user = session.get(User, user.id, with_for_update=True)
-            # Else a new password, or another login's new hash, was stored meanwhile: check again.
+            # Otherwise a new password, or another login's new hash, was stored meanwhile: check again.
             if user is not None and user.password_hash == checked_hash:
                 user.password_hash = fresh_hash
                 refresh_token = UserSession.open(session, user, login) if user.is_active else None
     return user, refresh_token
 
 
-def refresh_session(session, refresh_token, tokens):
-    """(user, the newest refresh token). The token is None when this one was used before: that ended the session.
+def refresh_session(session: Session, refresh_token: str, tokens: SessionTokens) -> tuple[User, str | None]:
+    """(user, the newest refresh token). The token is None if this one was used before, which ends the session.
 
     Raises InvalidSession.
     """
@@ -105,9 +111,9 @@ def refresh_session(session, refresh_token, tokens):
     if device is None:
         raise InvalidSession
     try:
-        newest = device.rotate(session, refresh_token, tokens.successors)
+        newest: str | None = device.rotate(session, refresh_token, tokens.successors)
     except TokenReused:
         newest = None
         session.delete(device)
         log_security(session, "a used refresh token came again", user_id=device.user_id, session_id=device.id)
-    return session.get(User, device.user_id), newest
+    return session.get_one(User, device.user_id), newest

@@ -1,11 +1,13 @@
-"""Sign-in elsewhere: the account that a provider's identity opens, and the provider's errors as contract errors."""
+"""Sign-in with a provider: the account of an identity, and the provider's errors as errors of the contract."""
 
 import secrets
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from marshmallow import ValidationError
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
 
 from contracts.names import username_key, with_suffix
 from contracts.types import Taken
@@ -19,11 +21,11 @@ from contracts.users import (
     UnprovenAddress,
 )
 from services.users_models import ExternalIdentity, User, UserSession, log_security, normal_address
-from services.users_openid import IdentityRefused, ProviderNotConfigured, ProviderUnreachable
+from services.users_openid import Identity, IdentityRefused, ProviderNotConfigured, ProviderUnreachable
 
 
 @contextmanager
-def provider_errors_translated():
+def provider_errors_translated() -> Iterator[None]:
     try:
         yield
     except ProviderNotConfigured:
@@ -34,15 +36,14 @@ def provider_errors_translated():
         raise SignInRefused(error.reason) from error
 
 
-def account_of(session, identity):
-    """(user, is_new): the account that the identity opens, locked, whether or not it is disabled.
+def account_of(session: Session, identity: Identity) -> tuple[User, bool]:
+    """(user, is_new): the account of the identity, locked. It may be disabled.
 
-    identity: of services.users_openid. Raises UnprovenAddress for a new customer whose address the provider doesn't
-    vouch for, or no mail server takes.
+    Raises UnprovenAddress for a new customer whose address the provider has not verified, or no mail server accepts.
     """
     known = session.get(ExternalIdentity, (identity.issuer, identity.subject))
     if known is not None:
-        return session.get(User, known.user_id, with_for_update=True), False
+        return session.get_one(User, known.user_id, with_for_update=True), False
     email = normal_address(identity.email) if identity.email_verified else None
     if email is None or not _may_have_account(session, email):
         raise UnprovenAddress
@@ -52,14 +53,14 @@ def account_of(session, identity):
         session.execute(link.on_conflict_do_nothing())
         log_security(session, "linked to a sign-in provider", user_id=user.id)
         if user.email_verified_at is None:
-            # Another person may have registered this address, and must keep no way in.
+            # Another person may have registered this address, and must lose access.
             user.password_hash, user.email_verified_at = None, func.now()
             UserSession.end_all(session, user)
     return user, is_new
 
 
-def _may_have_account(session, email):
-    """Whether the address may be a new account's, or is an account's already."""
+def _may_have_account(session: Session, email: str) -> bool:
+    """Whether the address has an account, or may get one."""
     try:
         NewEmail().deserialize(email)
     except ValidationError:
@@ -67,8 +68,8 @@ def _may_have_account(session, email):
     return True
 
 
-def _account_of_address(session, email, username):
-    """(user, is_new), locked; made if there is none, under that name or, if it is taken, a similar one."""
+def _account_of_address(session: Session, email: str, username: str) -> tuple[User, bool]:
+    """(user, is_new), locked. A new account gets that name, or a similar one if it is taken."""
     for free_name in (username, with_suffix(username, secrets.token_hex(4), MAX_USERNAME)):
         name = {"username": free_name, "username_key": username_key(free_name)}
         new = insert(User).values(email=email, email_verified_at=func.now(), **name)
@@ -79,11 +80,12 @@ def _account_of_address(session, email, username):
     raise Taken("username")
 
 
-def _username_for(name, email):
-    """A valid username: the provider's, or else the part of the address before the @."""
+def _username_for(name: str | None, email: str) -> str:
+    """A valid username: the provider's, or the part of the address before the @, or a random one."""
     for username in (name, email.partition("@")[0]):
         try:
-            return Profile().load({"username": username})["username"]
+            profile = Profile().load({"username": username})
+            return str(profile["username"])
         except ValidationError:
             continue
     return f"forager-{secrets.token_hex(4)}"

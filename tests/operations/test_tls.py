@@ -151,7 +151,7 @@ def test_make_run_and_the_seed_say_in_a_sentence_that_the_broker_refuses_the_pas
 
     with pytest.raises(CannotStart, match="ACCESS_REFUSED"):
         require_given_broker(checked(ShopSettings(), config))
-    assert re.fullmatch(r"No broker at AMQP_URI lets us in: .*ACCESS_REFUSED.*\n", seed(config))
+    assert re.fullmatch(r"No connection to the broker at AMQP_URI: .*ACCESS_REFUSED.*\n", seed(config))
 
 
 def seed(config):
@@ -163,7 +163,7 @@ def seed(config):
 
 def test_the_seed_asks_the_broker_as_the_processes_do(broker_over_tls, stranger):
     # It is let in, and finds no services.
-    assert "Nothing answers at the broker" in seed(broker_over_tls())
+    assert "The services users and products do not answer" in seed(broker_over_tls())
     assert "CERTIFICATE_VERIFY_FAILED" in seed(broker_over_tls(ca=stranger.certificate))
 
 

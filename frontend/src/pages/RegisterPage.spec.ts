@@ -89,7 +89,7 @@ test('refused values show at their fields, and the first gets the focus', async 
   register = () =>
     problemResponse('invalid-input', 422, {
       errors: {
-        password: ['One of the first that a guesser would try: choose another.'],
+        password: ['This password is too easy to guess: choose another.'],
         email: ['Not a valid email address.'],
       },
     })

@@ -19,9 +19,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-warnings.filterwarnings(
-    "ignore", message=r"\s*Eventlet is deprecated"
-)  # see docs/decisions/0001
+warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")  # see docs/decisions/0001
 
 import yaml  # noqa: E402
 from nameko.cli.main import setup_yaml_parser  # noqa: E402

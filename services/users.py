@@ -76,7 +76,7 @@ from services.users_models import (
 )
 from services.users_openid import OpenIdClient
 from services.users_passwords import Passwords, hashing_rpc
-from services.users_sessions import SessionTokens, log_in, refresh_session, throttled_login
+from services.users_sessions import SessionTokens, log_in, refresh_session, throttled_password_check
 from services.users_sign_in import account_of, provider_errors_translated
 
 USER_VIEW, SESSION_VIEW = UserView(), SessionView()
@@ -182,7 +182,7 @@ class Users(Service):
         with self.db.transaction() as session:
             user = find_user(session, user_id)
         self._refuse_weak(change["password"], user.email, user.username)
-        with throttled_login(self.db, user.email, change["client_address"]):
+        with throttled_password_check(self.db, user.email, change["client_address"]):
             matches = self.passwords.matches(normal_password(change["old_password"]), user.password_hash)
             new_hash = self.passwords.hash(change["password"])
             self._change_password(user_id, user.password_hash if matches else None, new_hash)
@@ -279,7 +279,7 @@ class Users(Service):
         """
         client = {"client_address": client_address, "user_agent": user_agent}
         login = load(Login(), {"email": email, "password": password, **client})
-        with throttled_login(self.db, login["email"], login["client_address"]):
+        with throttled_password_check(self.db, login["email"], login["client_address"]):
             user, refresh_token = log_in(self.db, self.passwords, login)
         return self.tokens.grant(user, refresh_token)
 

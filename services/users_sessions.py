@@ -1,4 +1,4 @@
-"""Sessions: opens them with a password, continues them with refresh tokens, and makes their tokens."""
+"""Sessions: opened with a password, continued with refresh tokens. And the tokens of a session."""
 
 import base64
 import hmac
@@ -65,7 +65,7 @@ class SessionTokens(DependencyProvider):
 
 
 @contextmanager
-def throttled_login(db: Any, email: str, client_address: str | None) -> Iterator[None]:
+def throttled_password_check(db: Any, email: str, client_address: str | None) -> Iterator[None]:
     """Count the password check in the block as a failure. If it succeeds, forget all failures of this login.
 
     db: the worker's database. Raises TooManyFailures while a login must wait after earlier failures.

@@ -24,7 +24,7 @@ def downgrade():
 def index_pending_by(column):
     # Concurrently: a plain CREATE INDEX would block senders while it reads the table.
     with op.get_context().autocommit_block():
-        # Left by a run that was interrupted.
+        # An interrupted run may have left it.
         op.drop_index("ix_notifications_pending_new", "notifications", postgresql_concurrently=True, if_exists=True)
         op.create_index(
             "ix_notifications_pending_new",

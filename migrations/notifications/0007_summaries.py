@@ -19,12 +19,12 @@ INDEXES = {
 
 
 def upgrade():
-    # The blocks below commit this: a second run finds it done.
+    # The blocks below commit this change, so a second run must accept it.
     op.add_column("notifications", sa.Column("summary_id", sa.BigInteger()), if_not_exists=True)
     # Concurrently: a plain CREATE INDEX would block handlers that store while it reads the table.
     with op.get_context().autocommit_block():
         for name, (columns, condition) in INDEXES.items():
-            # Left by a run that was interrupted.
+            # An interrupted run may have left it.
             op.drop_index(name, "notifications", postgresql_concurrently=True, if_exists=True)
             op.create_index(
                 name, "notifications", columns, postgresql_where=sa.text(condition), postgresql_concurrently=True

@@ -19,12 +19,12 @@ INDEXES = {
 
 
 def upgrade():
-    # The block below commits this: a second run finds it done.
+    # The block below commits this change, so a second run must accept it.
     op.add_column("attempts", sa.Column("units", sa.Integer()), if_not_exists=True)
     # Concurrently: a plain CREATE INDEX would block new orders while it reads the table.
     with op.get_context().autocommit_block():
         for name, (table, condition) in INDEXES.items():
-            # Left by a run that was interrupted.
+            # An interrupted run may have left it.
             op.drop_index(name, table, postgresql_concurrently=True, if_exists=True)
             op.create_index(name, table, ["user_id"], postgresql_where=sa.text(condition), postgresql_concurrently=True)
 

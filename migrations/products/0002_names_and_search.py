@@ -47,7 +47,7 @@ def upgrade():
     op.add_column("products", sa.Column("search_text", sa.Text()), if_not_exists=True)
     op.add_column("products", sa.Column("search_pieces", postgresql.ARRAY(sa.Text())), if_not_exists=True)
     op.add_column("products", sa.Column("search_version", sa.Integer()), if_not_exists=True)
-    # Runs beside the services: no statement blocks them for longer than a batch takes.
+    # Services keep running: no statement blocks them for longer than one batch takes.
     with op.get_context().autocommit_block():
         make_index("uq_products_sku_key", ["sku_key"], unique=True)
         fill(op.get_bind())
@@ -58,7 +58,7 @@ def upgrade():
 
 
 def make_index(name, columns, **options):
-    # Left by a run that was interrupted.
+    # An interrupted run may have left it.
     op.drop_index(name, "products", postgresql_concurrently=True, if_exists=True)
     op.create_index(name, "products", columns, postgresql_concurrently=True, **options)
 
@@ -73,7 +73,7 @@ def fill(connection):
         try:
             connection.execute(FILL, {"ids": ids, "skus": skus, "keys": list(oldest)})
         except IntegrityError:
-            # A process of this release took one of the keys just now. The next round sees it.
+            # A process of this release has just taken one of the keys. The next round sees it.
             continue
         connection.execute(NORMALIZE, {"last": last, "end": rows[-1].id})
         made = [search_columns(row.name, row.sku, row.category, row.description) for row in rows]

@@ -30,9 +30,9 @@ AND NOT EXISTS (SELECT FROM users other WHERE other.username_key = named.key)
 
 def upgrade():
     op.add_column("users", sa.Column("username_key", sa.Text()), if_not_exists=True)
-    # Runs beside the services: no statement blocks them for longer than a batch takes.
+    # Services keep running: no statement blocks them for longer than one batch takes.
     with op.get_context().autocommit_block():
-        # Left by a run that was interrupted.
+        # An interrupted run may have left it.
         op.drop_index("uq_users_username_key", "users", postgresql_concurrently=True, if_exists=True)
         op.create_index("uq_users_username_key", "users", ["username_key"], unique=True, postgresql_concurrently=True)
         fill(op.get_bind())
@@ -48,7 +48,7 @@ def fill(connection):
         try:
             connection.execute(FILL, {"ids": ids, "names": names, "keys": list(oldest)})
         except IntegrityError:
-            # A process of this release took one of the keys just now. The next round sees it.
+            # A process of this release has just taken one of the keys. The next round sees it.
             continue
         last = rows[-1].id
 

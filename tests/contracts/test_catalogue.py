@@ -15,7 +15,7 @@ DRAWING = {"svg", "g", "defs", "use", "clipPath", "pattern", "path", "rect", "ci
 
 
 @pytest.mark.parametrize("product", CATALOGUE, ids=lambda product: product["sku"])
-def test_a_seeded_product_is_one_that_the_shop_takes_as_it_stands(product):
+def test_a_seeded_product_is_valid_and_unchanged_by_normalization(product):
     taken = load(ProductRequest(), product)
 
     # Upper-cased by the schema: `seed.py` would not find a lower-case one again and create it each time.
@@ -28,7 +28,7 @@ def test_no_two_seeded_products_share_a_sku_or_a_name():
     assert len({product["name"] for product in CATALOGUE}) == len(CATALOGUE)
 
 
-def test_the_seeded_shop_is_worth_browsing():
+def test_the_seeded_catalogue_has_every_kind_of_product():
     assert len(CATALOGUE) >= 30
     assert len({product["category"] for product in CATALOGUE}) >= 5
     assert any(product["stock_quantity"] == 0 for product in CATALOGUE)
@@ -42,7 +42,7 @@ def test_a_seeded_product_has_a_picture_of_its_own(product):
 
 
 @pytest.mark.parametrize("picture", sorted(PUBLIC.glob("pictures/*.svg")), ids=lambda picture: picture.stem)
-def test_a_picture_is_a_small_square_drawing_that_needs_nothing_else(picture):
+def test_a_picture_is_a_small_square_svg_without_external_references(picture):
     root = ElementTree.fromstring(picture.read_bytes())
 
     elements = list(root.iter())

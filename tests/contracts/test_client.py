@@ -1,7 +1,7 @@
 from dev import client
 
 
-def test_the_frontends_types_are_those_of_the_api():
+def test_the_frontends_types_match_the_api():
     kept = client.TYPES.read_text()
 
     current = client.types()

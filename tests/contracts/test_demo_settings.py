@@ -41,7 +41,7 @@ def reasons_against(config, environment):
     ]
 
 
-def test_a_fit_configuration_is_taken():
+def test_a_production_configuration_is_accepted():
     assert reasons_against(FIT, {}) == []
 
 
@@ -92,11 +92,11 @@ def test_each_demo_default_is_refused(name, value, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["OAUTHLIB_INSECURE_TRANSPORT", "DEMO_PASSWORD"])
-def test_some_variables_must_not_be_set_at_all(name):
+def test_forbidden_variables_are_refused(name):
     assert reasons_against(FIT, {name: "1"}) == [name]
 
 
-def test_what_is_not_set_is_judged_as_its_default():
+def test_missing_settings_are_checked_by_their_defaults():
     assert reasons_against({"AMQP_URI": FIT["AMQP_URI"]}, {}) == ["FRONTEND_URL", "SMTP_HOST", "MAIL_FROM"]
 
 
@@ -121,7 +121,7 @@ def refused():
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_every_process_refuses_with_the_whole_list_and_no_traceback(refused, module):
+def test_every_process_refuses_to_start_with_the_whole_list_and_no_traceback(refused, module):
     said, code = refused[module]
 
     assert code != 0

@@ -81,7 +81,7 @@ def asked_for(*files):
         ),
     ],
 )
-def test_every_imported_package_is_asked_for_by_name(is_meant, known):
+def test_every_imported_package_is_a_declared_dependency(is_meant, known):
     files = [path for path in python_files() if is_meant(path)]
 
     missing = [f"{path}: {package}" for path in files for package in packages_of(path) - known]

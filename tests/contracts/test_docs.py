@@ -11,7 +11,7 @@ PAGES = [page for page in ALL if page.name not in ("CHANGELOG.md", "extending.md
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_file_that_a_page_names_is_there(page):
+def test_every_file_named_in_a_page_exists(page):
     named = re.findall(rf"`((?:{FOLDERS})/[\w./-]*)`", page.read_text())
 
     assert [path for path in named if not (ROOT / path).exists()] == []
@@ -22,7 +22,7 @@ def test_every_file_that_a_page_names_is_there(page):
     [*ALL, *(ROOT / "kit").glob("*.md"), *(ROOT / "kit" / "docs").glob("*.md")],
     ids=lambda page: str(page.relative_to(ROOT)),
 )
-def test_every_link_of_a_page_leads_to_a_file_and_a_heading(page):
+def test_every_link_in_a_page_leads_to_an_existing_file_and_heading(page):
     linked = re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)", page.read_text())
 
     assert [link for link in linked if not leads_somewhere(page, *link)] == []
@@ -48,7 +48,7 @@ def test_every_decision_is_in_the_index():
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs" / "decisions").glob("0*.md")), ids=lambda page: page.name)
-def test_every_decision_says_its_number_date_and_status(page):
+def test_every_decision_has_a_number_a_date_and_a_status(page):
     head = re.match(r"# (\d+)\. .+\n\n\d{4}-\d\d-\d\d · (accepted|replaced by \d+)", page.read_text())
 
     assert head and int(head[1]) == int(page.name[:4])

@@ -98,7 +98,7 @@ def over_the_wire(error):
 
 
 @pytest.mark.parametrize("error_class", EVERY_ERROR, ids=lambda cls: cls.__name__)
-def test_an_error_crosses_the_wire_with_its_class_and_its_fields_types(error_class):
+def test_an_error_keeps_its_class_and_the_types_of_its_fields_on_the_wire(error_class):
     error = error_class(*EXAMPLES[error_class])
 
     received = over_the_wire(error)
@@ -119,14 +119,14 @@ def test_an_error_crosses_the_wire_with_its_class_and_its_fields_types(error_cla
         ("extensions.errors", RpcTimeout("orders")),
     ],
 )
-def test_a_replica_of_the_release_before_knows_the_errors_of_this_one_and_the_other_way_round(path, error):
+def test_replicas_of_two_releases_know_each_others_errors(path, error):
     sent = serialize(error)
 
     assert sent["exc_path"] == f"{path}.{type(error).__name__}"
     assert type(deserialize(sent)) is type(error)
 
 
-def test_the_next_release_may_send_errors_by_the_modules_that_they_stand_in():
+def test_the_next_release_may_send_errors_by_the_paths_of_their_modules():
     assert type(deserialize({"exc_path": "contracts.orders.KeyReused"})) is KeyReused
     sent = {"exc_path": "nameko_reliable.errors.RpcTimeout", "exc_args": ["orders"]}
     assert type(deserialize(sent)) is RpcTimeout
@@ -140,7 +140,7 @@ def test_an_error_can_cross_two_services():
     assert (received.product_id, received.given, received.current) == (7, Decimal("14.50"), Decimal("15.00"))
 
 
-def test_fields_that_fail_validation_by_position_keep_their_sentences():
+def test_errors_of_list_items_keep_their_sentences():
     error = InvalidInput({"items": {0: {"quantity": ["Must be 1 or more."]}}})
 
     assert over_the_wire(error).errors == {"items": {"0": {"quantity": ["Must be 1 or more."]}}}

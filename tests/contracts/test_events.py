@@ -32,7 +32,7 @@ def handlers_in_the_code():
                     yield entrypoint.event, service.name, method_name
 
 
-def test_the_subscribers_that_events_name_are_the_handlers_that_exist():
+def test_the_subscribers_of_events_are_the_existing_handlers():
     named = {(event, service, method) for event in EVENTS for service, method in event.subscribers}
 
     # A plain event has no class that could name its handlers.
@@ -41,13 +41,13 @@ def test_the_subscribers_that_events_name_are_the_handlers_that_exist():
     assert named
 
 
-def test_the_subscribing_services_are_those_with_handlers_and_all_have_a_parking_queue():
+def test_the_subscribing_services_have_handlers_and_parking_queues():
     with_parking = {service.name for service in SERVICES if hasattr(service, "parking")}
 
     assert {service for _, service, _ in handlers_in_the_code()} == set(SUBSCRIBERS) == with_parking
 
 
-def test_every_kept_event_leaves_through_the_outbox_of_its_source():
+def test_every_kept_event_is_sent_by_the_outbox_of_its_source():
     sent = {
         (event, service.name)
         for service in SERVICES
@@ -59,7 +59,7 @@ def test_every_kept_event_leaves_through_the_outbox_of_its_source():
 
 
 @pytest.mark.parametrize("event_class", EVENTS, ids=lambda event: event.name)
-def test_an_event_class_is_named_as_the_event(event_class):
+def test_an_event_class_is_named_after_its_event(event_class):
     assert "".join(word.capitalize() for word in re.split("[._]", event_class.name)) == event_class.__name__
 
 
@@ -69,7 +69,7 @@ def test_an_event_crosses_the_wire_unchanged(event):
 
 
 # notifications keeps its payload, of which a mail can be made at any time.
-def test_an_order_event_that_is_older_than_0_1_0_is_of_an_unproven_address():
+def test_an_order_event_from_before_0_1_0_has_an_unproven_address():
     payload = to_payload(order_created(email_verified=True))
     del payload["email_verified"]
 

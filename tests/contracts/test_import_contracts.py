@@ -61,7 +61,7 @@ def lint(tmp_path):
         (FREE, "services/orders_models.py", "from nameko_reliable.database import Database"),
     ],
 )
-def test_an_import_that_breaks_a_contract_is_found(lint, contract, path, line):
+def test_an_import_that_breaks_a_contract_is_reported(lint, contract, path, line):
     code, said = lint({path: line})
 
     assert code == 1
@@ -69,7 +69,7 @@ def test_an_import_that_breaks_a_contract_is_found(lint, contract, path, line):
     assert verdict.endswith("BROKEN")
 
 
-def test_what_stands_beside_a_new_service_is_its_own_without_being_listed(lint):
+def test_modules_named_after_a_new_service_belong_to_it(lint):
     code, said = lint(
         {
             "services/gifts.py": "import services.gifts_models",

@@ -27,7 +27,7 @@ def pinned(*locks):
         *((line, ["requirements.txt", "requirements-dev.txt"]) for line in EXTRAS["testing"]),
     ],
 )
-def test_the_lock_has_what_the_kit_asks_for(line, locks):
+def test_the_lock_file_meets_the_requirements_of_the_kit(line, locks):
     requirement = Requirement(line)
 
     version = pinned(*locks).get(canonicalize_name(requirement.name))

@@ -97,7 +97,7 @@ def an_order(*lines):
 @example(data="text")
 @example(data=None)
 @example(data={"surprise": 1})
-def test_any_json_is_taken_or_refused_in_sentences(schema, data):
+def test_any_json_is_accepted_or_refused_with_sentences(schema, data):
     try:
         load(schema, data)
     except InvalidInput as refusal:
@@ -107,7 +107,7 @@ def test_any_json_is_taken_or_refused_in_sentences(schema, data):
 @every_schema
 @settings(max_examples=40)
 @given(data=st.data())
-def test_any_value_in_a_known_field_is_taken_or_refused_in_sentences(schema, data):
+def test_any_value_of_a_known_field_is_accepted_or_refused_with_sentences(schema, data):
     fields = {name: data.draw(JSON, label=name) for name in schema.fields}
 
     try:
@@ -124,13 +124,13 @@ def test_an_unknown_field_is_refused(schema):
 # Accounts
 
 
-def test_an_account_is_taken_with_its_address_lower_cased_and_its_name_trimmed():
+def test_registration_lower_cases_the_address_and_trims_the_name():
     account = load(UserRegistration(), an_account(email=" Ada@Forage.Example ", username="  Ada  "))
 
     assert (account["email"], account["username"]) == ("ada@forage.example", "Ada")
 
 
-def test_a_password_is_taken_as_it_is():
+def test_a_password_is_not_changed():
     account = load(UserRegistration(), an_account(password="  🍄 with spaces  "))
 
     assert account["password"] == "  🍄 with spaces  "
@@ -149,17 +149,17 @@ def test_a_password_is_taken_as_it_is():
         "a@" + "a." * 125 + "example",
     ),
 )
-def test_what_is_no_address_that_can_be_mailed_is_refused(email):
+def test_registration_refuses_an_address_that_cannot_receive_mail(email):
     assert refused_fields(UserRegistration(), an_account(email=email)) == {"email"}
 
 
 @pytest.mark.parametrize("email", ADDRESSES["taken"])
-def test_an_address_that_can_be_mailed_is_taken(email):
+def test_registration_accepts_an_address_that_can_receive_mail(email):
     assert load(UserRegistration(), an_account(email=email))["email"] == email.lower()
 
 
 @pytest.mark.parametrize("email", (".a@b.example", "a..b@b.example", "a@b.--", "a@1.2.3.44"))
-def test_an_order_is_taken_of_an_account_that_is_older_than_the_rules_for_addresses(email):
+def test_an_account_older_than_the_rules_for_addresses_can_order(email):
     placement = {**an_order({}), "user_id": 1, "user_email": email, "idempotency_key": "a"}
 
     assert load(OrderPlacement(), placement)["user_email"] == email
@@ -175,7 +175,7 @@ def test_an_address_may_have_254_characters():
 
 
 @given(st.from_regex(r"[a-z0-9.!#$%&'*+/=?^_`{|}~-]{1,20}@[a-z0-9][a-z0-9-]{0,8}\.[a-z]{2,5}", fullmatch=True))
-def test_a_mail_to_any_address_that_is_taken_goes_to_that_address(address):
+def test_a_mail_to_an_accepted_address_goes_to_that_address(address):
     try:
         taken = load(UserRegistration(), an_account(email=address))["email"]
     except InvalidInput:
@@ -198,19 +198,19 @@ def test_a_mail_to_any_address_that_is_taken_goes_to_that_address(address):
         "\N{ARABIC LIGATURE SALLALLAHOU ALAYHE WASALLAM}" * 3,
     ),
 )
-def test_a_name_of_an_account_is_one_line_of_1_to_50_characters_that_can_be_seen(username):
+def test_a_username_is_one_line_of_1_to_50_visible_characters(username):
     assert refused_fields(UserRegistration(), an_account(username=username)) == {"username"}
 
 
 @pytest.mark.parametrize("username", (*STRANGE_BUT_LEGAL, "a", "é", "a" * 50))
-def test_a_name_of_an_account_may_be_written_in_any_script(username):
+def test_a_username_may_be_in_any_script(username):
     assert load(UserRegistration(), an_account(username=username))["username"] == username
 
 
 @pytest.mark.parametrize(
     "given, name", {" ﬁsh ": "fish", "ＡＤＡ": "ADA", "e\u0301" * 50: "é" * 50, "a\u00a0b": "a b"}.items()
 )
-def test_a_name_of_an_account_is_kept_in_its_compatible_form_and_counted_in_it(given, name):
+def test_a_username_is_stored_and_counted_in_its_compatibility_form(given, name):
     assert load(UserRegistration(), an_account(username=given))["username"] == name
 
 
@@ -224,7 +224,7 @@ def test_a_name_of_an_account_is_kept_in_its_compatible_form_and_counted_in_it(g
         ("ΣΑΣ", "σας"),
     ),
 )
-def test_names_that_a_person_takes_for_one_have_one_key(names):
+def test_names_that_look_the_same_have_the_same_key(names):
     assert len({username_key(name) for name in names}) == 1
 
 
@@ -276,7 +276,7 @@ def test_a_product_out_of_bounds_is_refused(field, values):
         "image_url": (None, "/images/a.jpg", "images/a.jpg?v=1:2", "https://forage.example/a.jpg", "/" + "a" * 499),
     }.items(),
 )
-def test_a_product_on_the_bounds_is_taken_as_it_is(field, values):
+def test_a_product_on_the_bounds_is_accepted_unchanged(field, values):
     for value in values:
         assert load(ProductRequest(), a_product(**{field: value}))[field] == value
 
@@ -285,7 +285,7 @@ def test_a_product_on_the_bounds_is_taken_as_it_is(field, values):
     "given, price",
     {"0": "0.00", "0.00": "0.00", "0.01": "0.01", "5": "5.00", "9.5": "9.50", "9999999999.99": "9999999999.99"}.items(),
 )
-def test_a_price_is_kept_with_two_places(given, price):
+def test_a_price_has_two_places(given, price):
     taken = load(ProductRequest(), a_product(price=given))["price"]
 
     assert isinstance(taken, Decimal)
@@ -307,12 +307,12 @@ def test_a_price_is_kept_with_two_places(given, price):
         "a" * 64: "A" * 64,
     }.items(),
 )
-def test_a_sku_is_kept_in_one_spelling(given, sku):
+def test_a_sku_is_stored_in_its_normal_form(given, sku):
     assert load(ProductRequest(), a_product(sku=given))["sku"] == sku
 
 
 @pytest.mark.parametrize("field, length", {"name": 200, "category": 100, "description": 10_000}.items())
-def test_a_text_is_composed_and_counted_after_that(field, length):
+def test_a_text_is_composed_before_its_length_is_checked(field, length):
     taken = load(ProductRequest(), a_product(**{field: "e\u0301" * length}))
 
     assert taken[field] == "é" * length
@@ -320,12 +320,12 @@ def test_a_text_is_composed_and_counted_after_that(field, length):
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6))
 @example("\u0345\u1e9e")
-def test_a_key_is_its_own_key(name):
+def test_the_key_of_a_key_is_the_key_itself(name):
     assert username_key(username_key(name)) == username_key(name)
     assert normal_sku(normal_sku(name)) == normal_sku(name)
 
 
-def test_a_replacement_needs_all_fields_but_the_stock():
+def test_a_replacement_requires_all_fields_but_the_stock():
     assert refused_fields(ProductReplacement(), {}) == {"name", "price"}
     whole = a_product()
     del whole["stock_quantity"]
@@ -333,25 +333,25 @@ def test_a_replacement_needs_all_fields_but_the_stock():
     assert not {"stock_quantity", "sku"} & load(ProductReplacement(), whole).keys()
 
 
-def test_changes_have_nothing_that_was_not_given():
+def test_changes_contain_only_the_given_fields():
     assert load(ProductChanges(partial=True), {"price": "3"}) == {"price": Decimal("3.00")}
     assert load(ProductChanges(partial=True), {"is_active": False}) == {"is_active": False}
 
 
 @pytest.mark.parametrize("is_active", (None, "true", "yes", 0, 1, 2, [], {}))
-def test_only_a_boolean_is_a_boolean(is_active):
+def test_only_json_booleans_are_booleans(is_active):
     assert refused_fields(ProductChanges(partial=True), {"is_active": is_active}) == {"is_active"}
 
 
 @pytest.mark.parametrize("change", ({}, {"stock_quantity": 1, "delta": 1}))
-def test_a_change_of_stock_is_either_a_number_or_a_difference(change):
+def test_a_change_of_stock_is_either_a_quantity_or_a_delta(change):
     assert refused_fields(StockChange(), change)
 
 
 # Orders
 
 
-def test_an_order_keeps_its_lines():
+def test_an_order_request_keeps_its_lines():
     order = load(OrderRequest(), an_order({"product_id": 3, "quantity": 2, "unit_price": "9.5"}))
 
     assert order["items"] == [{"product_id": 3, "quantity": 2, "unit_price": Decimal("9.50")}]
@@ -375,7 +375,7 @@ def test_an_order_has_1_to_100_lines(items):
     assert refused_fields(OrderRequest(), {"items": items}) == {"items"}
 
 
-def test_a_hundred_lines_of_one_product_are_taken():
+def test_a_hundred_lines_of_one_product_are_accepted():
     assert len(load(OrderRequest(), an_order(*[{"quantity": 100}] * 100))["items"]) == 100
 
 
@@ -390,14 +390,14 @@ def test_lines_of_one_product_with_two_prices_are_refused():
 
 
 @pytest.mark.parametrize("key", (None, 5, "", "a" * 256, "a\nb", "a\n", "ключ", "\x7f", " ", " a", "a "))
-def test_a_key_has_1_to_255_printable_ascii_characters(key):
+def test_an_idempotency_key_has_1_to_255_printable_ascii_characters(key):
     placement = {**an_order({}), "user_id": 1, "user_email": "ada@forage.example", "idempotency_key": key}
 
     assert refused_fields(OrderPlacement(), placement) == {"idempotency_key"}
 
 
 @pytest.mark.parametrize("key", ("a", "a b", "~" * 255))
-def test_a_key_on_the_bounds_is_taken(key):
+def test_an_idempotency_key_on_the_bounds_is_accepted(key):
     placement = {**an_order({}), "user_id": 1, "user_email": "ada@forage.example", "idempotency_key": key}
 
     assert load(OrderPlacement(), placement)["idempotency_key"] == key
@@ -449,7 +449,7 @@ def test_a_query_out_of_bounds_is_refused(schema, field, values):
         assert refused_fields(schema, {field: value}) == {field}, repr(value)
 
 
-def test_what_a_query_does_not_say_has_a_default():
+def test_missing_fields_of_a_query_have_defaults():
     assert load(ProductQuery(), {}) == {
         "limit": 20,
         "offset": 0,
@@ -462,21 +462,21 @@ def test_what_a_query_does_not_say_has_a_default():
     assert load(NotificationQuery(), {})["limit"] == 20
 
 
-def test_a_time_without_its_zone_is_utc():
+def test_a_time_without_a_zone_is_utc():
     query = load(OrderQuery(), {"created_from": "2026-11-22T10:00:00"})
 
     assert query["created_from"] == datetime(2026, 11, 22, 10, tzinfo=UTC)
 
 
 @pytest.mark.parametrize("value", (*NOT_INTEGERS, 0, -1, MAX_BIGINT + 1))
-def test_what_is_no_id_is_refused_under_its_name(value):
+def test_an_invalid_id_is_refused_under_its_name(value):
     with pytest.raises(InvalidInput) as refusal:
         load_id(value, "order_id")
 
     assert set(refusal.value.errors) == {"order_id"}
 
 
-def test_a_view_is_written_as_marshmallow_would_dump_it():
+def test_a_view_writes_the_same_as_marshmallows_dump():
     now = datetime(2026, 11, 30, 12, tzinfo=timezone(timedelta(hours=1)))
     item = SimpleNamespace(product_id=1, product_name="Cep", product_price=Decimal("7.10"), quantity=2)
     vars(item).update(id=3, order_id=2, subtotal=Decimal("14.20"), created_at=now)
@@ -491,7 +491,7 @@ def test_a_view_is_written_as_marshmallow_would_dump_it():
     assert written["items"][1]["subtotal"] == "14.20"
 
 
-def test_a_view_takes_what_the_thing_lacks_from_its_caller():
+def test_a_view_takes_missing_attributes_from_its_caller():
     device = SimpleNamespace(**dict.fromkeys(SessionView().fields.keys() - {"current"}))
 
     assert SessionView().write(device, current=True) == {**dict.fromkeys(SessionView().fields), "current": True}

@@ -13,13 +13,13 @@ BESIDE = sorted({module.name for module in pkgutil.iter_modules(services.__path_
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_services_module_shows_its_own_class_alone(service):
+def test_the_module_of_a_service_exposes_only_its_own_class(service):
     classes = import_service(f"services.{service}")
 
     assert [each.name for each in classes] == [service]
 
 
 @pytest.mark.parametrize("module", BESIDE)
-def test_a_module_beside_a_service_shows_no_class_with_entrypoints(module):
+def test_other_modules_of_a_service_expose_no_class_with_entrypoints(module):
     with pytest.raises(CommandError, match="anything that looks like a service"):
         import_service(f"services.{module}")

@@ -44,7 +44,7 @@ def refusal(name, value):
         f"amqp://{'b' * 63}.internal.",
     ],
 )
-def test_an_address_of_a_broker_is_kept_as_it_is(uri):
+def test_a_valid_broker_address_is_accepted_unchanged(uri):
     assert loaded("AMQP_URI", uri) == uri
 
 
@@ -85,7 +85,7 @@ def test_an_address_of_a_broker_is_kept_as_it_is(uri):
         f"amqp://{'b' * 64}.internal",
     ],
 )
-def test_what_is_no_address_of_a_broker_is_one_sentence_that_says_to_percent_encode(uri):
+def test_an_invalid_broker_address_is_reported_with_how_to_percent_encode(uri):
     [sentence] = refusal("AMQP_URI", uri).splitlines()
 
     assert sentence.startswith("AMQP_URI must be the broker's address, like amqp://user:password@localhost:5672// (")
@@ -136,7 +136,7 @@ def test_a_database_has_one_host_or_several(uri):
         f"{ORDERS}:pass@localhost/orders_db?ssl_mode=require",
     ],
 )
-def test_what_is_no_address_of_a_database_is_one_sentence_that_says_to_percent_encode(uri):
+def test_an_invalid_database_address_is_reported_with_how_to_percent_encode(uri):
     [sentence] = refusal("ORDERS_DB_URI", uri).splitlines()
 
     assert sentence.startswith(
@@ -150,7 +150,7 @@ def test_what_is_no_address_of_a_database_is_one_sentence_that_says_to_percent_e
     "uri",
     ["redis://localhost", "redis://:pass@localhost:6379/0", "rediss://shop:p%2F@redis/1?ssl_ca_certs=/path/ca.crt"],
 )
-def test_an_address_of_a_redis_is_kept_as_it_is(uri):
+def test_a_valid_redis_address_is_accepted_unchanged(uri):
     assert loaded("RATE_LIMIT_STORAGE_URI", uri) == uri
 
 
@@ -165,7 +165,7 @@ def test_an_address_of_a_redis_is_kept_as_it_is(uri):
         *("redis://localhost/first", "redis://localhost?timeout=1", "redis://localhost?socket_timeout=long"),
     ],
 )
-def test_what_is_no_address_of_a_redis_is_one_sentence_that_says_to_percent_encode(uri):
+def test_an_invalid_redis_address_is_reported_with_how_to_percent_encode(uri):
     [sentence] = refusal("RATE_LIMIT_STORAGE_URI", uri).splitlines()
 
     assert sentence.startswith("RATE_LIMIT_STORAGE_URI must be the address of a Redis, like redis://")
@@ -184,7 +184,7 @@ def test_what_is_no_address_of_a_redis_is_one_sentence_that_says_to_percent_enco
         ("Bücher <shop@xn--bcher-kva.example>", "Bücher", "shop@xn--bcher-kva.example"),
     ],
 )
-def test_mails_come_from_one_address_with_or_without_a_name(text, name, address):
+def test_a_sender_is_one_address_with_or_without_a_name(text, name, address):
     sender = loaded("MAIL_FROM", text)
 
     assert (sender.display_name, sender.addr_spec) == (name, address)
@@ -219,7 +219,7 @@ def test_a_sender_that_is_not_one_address_is_refused(text):
 
 
 @pytest.mark.parametrize("text", ["shop@bücher.example", "Forage <shop@bücher.example>"])
-def test_a_senders_domain_is_written_in_punycode(text):
+def test_a_sender_with_a_domain_outside_of_ascii_must_use_punycode(text):
     assert refusal("MAIL_FROM", text) == "MAIL_FROM must have its domain in punycode, like shop@xn--bcher-kva.example."
 
 
@@ -235,7 +235,7 @@ def test_a_senders_domain_is_written_in_punycode(text):
         ("ALLOWED_ORIGINS", "https://Office.example, http://b:8080/,", ["https://office.example", "http://b:8080"]),
     ],
 )
-def test_a_url_is_kept_and_what_paths_are_appended_to_ends_without_a_slash(name, given, value):
+def test_a_url_is_accepted_and_a_base_url_loses_its_trailing_slash(name, given, value):
     assert loaded(name, given) == (value or given)
 
 
@@ -259,7 +259,7 @@ def test_a_url_is_kept_and_what_paths_are_appended_to_ends_without_a_slash(name,
         *("https://shop.example:0", "https://shop.example:port", "https://a b", "https://shop.example\n", "*", "null"),
     ],
 )
-def test_what_is_no_url_is_refused(name, url):
+def test_an_invalid_url_is_refused(name, url):
     sentence = refusal(name, url)
 
     assert re.fullmatch(f"{name} must be .*, without a user.*[.]", sentence)
@@ -298,7 +298,7 @@ def test_an_origin_has_no_path():
         *(("GOOGLE_CLIENT_SECRET", value) for value in ("pass\nword", "pass\udcff")),
     ],
 )
-def test_a_bad_value_is_one_sentence_that_does_not_quote_it(name, value):
+def test_an_invalid_value_is_reported_in_one_sentence_that_does_not_quote_it(name, value):
     [sentence] = refusal(name, value).splitlines()
 
     assert re.fullmatch(f"{name} must be .*[.]", sentence)
@@ -319,11 +319,11 @@ def test_a_bad_value_is_one_sentence_that_does_not_quote_it(name, value):
         ("GOOGLE_CLIENT_SECRET", "a client's secret/+%", "a client's secret/+%"),
     ],
 )
-def test_a_good_value_has_its_type(name, given, value):
+def test_a_valid_value_is_converted_to_its_type(name, given, value):
     assert loaded(name, given) == value
 
 
-def test_proxies_are_networks():
+def test_trusted_proxies_are_networks():
     assert [str(network) for network in loaded("TRUSTED_PROXIES", "10.0.0.1, 10.0.0.0/8,::1")] == [
         *("10.0.0.1/32", "10.0.0.0/8", "::1/128")
     ]
@@ -332,7 +332,7 @@ def test_proxies_are_networks():
 @pytest.mark.parametrize(
     "value", [secrets.token_hex(), "".join(map(str, range(10, 40))), "correct horse battery staple forage"]
 )
-def test_a_long_and_varied_secret_is_taken(value):
+def test_a_long_and_varied_secret_is_accepted(value):
     assert loaded("JWT_SECRET", value) == value
 
 
@@ -364,7 +364,7 @@ def test_a_secret_that_is_short_or_easy_to_guess_is_refused(name, value):
     )
 
 
-def test_the_other_secret_of_a_rotation_is_another():
+def test_the_two_secrets_of_a_rotation_must_differ():
     secret = secrets.token_hex()
 
     with pytest.raises(SystemExit, match=r"^JWT_SECRET_PREVIOUS is the same as JWT_SECRET: set the other secret"):
@@ -381,7 +381,7 @@ def test_the_other_secret_of_a_rotation_is_another():
         ),
     ],
 )
-def test_what_does_not_go_together_for_a_relay_is_refused(relay, sentence):
+def test_contradicting_settings_of_the_mail_server_are_refused(relay, sentence):
     with pytest.raises(SystemExit) as refusal:
         checked(ShopSettings(), {"AMQP_URI": AMQP_URI, **relay})
 
@@ -389,21 +389,21 @@ def test_what_does_not_go_together_for_a_relay_is_refused(relay, sentence):
     assert "secret" not in str(refusal.value)
 
 
-def test_an_authority_without_tls_is_refused(tmp_path):
+def test_a_mail_authority_without_tls_is_refused(tmp_path):
     certificate = Authority(tmp_path / "authority").certificate
 
     with pytest.raises(SystemExit, match=r"^SMTP_CA is set, and SMTP_TLS is none: set that to starttls or implicit"):
         checked(ShopSettings(), {"AMQP_URI": AMQP_URI, "SMTP_CA": str(certificate)})
 
 
-def test_a_login_may_go_to_this_machine_or_by_tls():
+def test_a_mail_login_is_accepted_with_tls_or_on_this_machine():
     login = {"AMQP_URI": AMQP_URI, "SMTP_USER": "forage", "SMTP_PASSWORD": "secret"}
 
     checked(ShopSettings(), {**login, "SMTP_HOST": "127.0.0.1"})
     checked(ShopSettings(), {**login, "SMTP_HOST": "mail.example.org", "SMTP_TLS": "starttls"})
 
 
-def test_an_issuer_without_tls_is_refused_where_people_sign_in(monkeypatch):
+def test_an_issuer_without_tls_is_refused_if_sign_in_is_on(monkeypatch):
     provider = {"AMQP_URI": AMQP_URI, "OIDC_ISSUER": "http://localhost:8090", "GOOGLE_CLIENT_ID": "forage"}
     monkeypatch.setenv("OAUTHLIB_INSECURE_TRANSPORT", "1")
     checked(ShopSettings(), provider)
@@ -413,7 +413,7 @@ def test_an_issuer_without_tls_is_refused_where_people_sign_in(monkeypatch):
         checked(ShopSettings(), provider)
 
 
-def test_what_is_empty_has_its_default(config_yaml):
+def test_an_empty_setting_has_its_default(config_yaml):
     empty = {name: "" for name in config_yaml if isinstance(config_yaml[name], str)}
 
     assert checked(ShopSettings(), {**empty, "AMQP_URI": AMQP_URI}) == checked(ShopSettings(), {"AMQP_URI": AMQP_URI})

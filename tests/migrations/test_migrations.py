@@ -31,7 +31,7 @@ def migrate(database, monkeypatch):
 
 
 @every_service
-def test_an_empty_database_is_migrated_to_what_the_models_say(migrate, service):
+def test_an_empty_database_is_migrated_to_the_schema_of_the_models(migrate, service):
     tables = migrate(service, "upgrade", "head")
 
     assert service in tables
@@ -60,7 +60,7 @@ def schema(engine):
 
 
 @every_service
-def test_the_migrations_and_the_models_make_the_same_schema_to_the_last_default(database, service):
+def test_migrations_and_models_make_exactly_the_same_schema(database, service):
     migrated, modelled = (create_engine(database(name), poolclass=NullPool) for name in (service, "empty"))
 
     importlib.import_module(f"services.{service}_models").Base.metadata.create_all(modelled)
@@ -71,7 +71,7 @@ def test_the_migrations_and_the_models_make_the_same_schema_to_the_last_default(
 
 
 @every_service
-def test_a_migration_can_be_taken_back_and_made_again(migrate, service):
+def test_a_migration_can_be_downgraded_and_repeated(migrate, service):
     tables = migrate(service, "upgrade", "head")
 
     left = migrate(service, "downgrade", "base")
@@ -80,7 +80,7 @@ def test_a_migration_can_be_taken_back_and_made_again(migrate, service):
     assert migrate(service, "upgrade", "head") == tables
 
 
-def test_a_drift_of_the_models_is_found(migrate):
+def test_a_difference_between_models_and_migrations_is_reported(migrate):
     migrate("users", "upgrade", "head")
     migrate("users", "downgrade", "base")
     migrate("users", "stamp", "head")
@@ -89,14 +89,14 @@ def test_a_drift_of_the_models_is_found(migrate):
         migrate("users", "check")
 
 
-def test_without_its_database_a_migration_says_what_to_set(migrate, monkeypatch):
+def test_without_its_database_a_migration_reports_what_to_set(migrate, monkeypatch):
     monkeypatch.setattr("os.environ", {})
 
     with pytest.raises(SystemExit, match="ORDERS_DB_URI is not set"):
         alembic(["-c", str(ROOT / "alembic.ini"), "-n", "orders", "upgrade", "head"])
 
 
-def test_the_way_back_from_account_mails_is_open_while_there_are_some(migrate, database):
+def test_the_migration_of_account_mails_can_be_downgraded_with_such_mails(migrate, database):
     migrate("notifications", "upgrade", "head")
     with create_engine(database("empty"), poolclass=NullPool).begin() as connection:
         connection.execute(
@@ -109,7 +109,7 @@ def test_the_way_back_from_account_mails_is_open_while_there_are_some(migrate, d
     assert "notifications" in migrate("notifications", "downgrade", "0001")
 
 
-def test_the_index_of_pending_mails_is_made_anew_beside_who_sends_one(migrate, database):
+def test_the_index_of_pending_mails_is_rebuilt_while_a_mail_is_sent(migrate, database):
     migrate("notifications", "upgrade", "0003")
     engine = create_engine(database("empty"), poolclass=NullPool)
     waiting = text(
@@ -152,7 +152,7 @@ def stamp(uri, revision):
         connection.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
 
 
-def test_a_database_that_a_newer_release_has_migrated_is_left_as_it_is(database, migrate_all):
+def test_a_database_migrated_by_a_newer_release_is_not_changed(database, migrate_all):
     orders = create_engine(database("orders"), poolclass=NullPool)
     with orders.begin() as connection:
         connection.execute(text("ALTER TABLE orders ADD COLUMN gift_note text"))
@@ -167,7 +167,7 @@ def test_a_database_that_a_newer_release_has_migrated_is_left_as_it_is(database,
         assert connection.execute(text("SELECT version_num FROM alembic_version")).all() == [("9999",)]
 
 
-def test_a_database_at_a_revision_that_no_release_has_made_is_refused(database, migrate_all):
+def test_a_database_at_an_unknown_revision_is_refused(database, migrate_all):
     stamp(database("orders"), "0002x")
 
     done = migrate_all()

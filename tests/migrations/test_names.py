@@ -67,7 +67,7 @@ def names(database, monkeypatch):
     return names
 
 
-def test_of_names_that_clash_the_migration_gives_the_oldest_the_key_and_changes_no_name(names):
+def test_the_migration_gives_the_key_to_the_oldest_of_clashing_names(names):
     users = names("users", "0004")
     users.add_users("Fish", "ﬁsh", "Straße", "admin", "STRASSE", "admin\u200b")
 
@@ -83,7 +83,7 @@ def test_of_names_that_clash_the_migration_gives_the_oldest_the_key_and_changes_
     ]
 
 
-def test_a_migration_of_names_that_was_cut_off_is_finished_by_the_next(names):
+def test_an_interrupted_migration_of_names_is_finished_by_the_next(names):
     users = names("users", "0004")
     users.add_users("Ada", "Bo")
     users.migrate("upgrade", "head")
@@ -95,7 +95,7 @@ def test_a_migration_of_names_that_was_cut_off_is_finished_by_the_next(names):
     assert users.users() == [("Ada", "ada"), ("Bo", "bo")]
 
 
-def test_more_names_than_a_batch_has_are_migrated(names):
+def test_names_of_several_batches_are_migrated(names):
     users = names("users", "0004")
     users.sql("INSERT INTO users (email, username) SELECT n::text, 'Ada ' || n FROM generate_series(1, 1200) n")
     users.add_users("ＡＤＡ 1")
@@ -127,7 +127,7 @@ def test_the_command_lists_the_clashes_and_renames_all_but_the_oldest(names):
     assert "users: 0 renamed" in users.normalize("--apply")
 
 
-def test_the_command_mends_names_and_keys_that_do_not_fit(names):
+def test_the_command_repairs_keys_that_do_not_match_their_names(names):
     users = names("users", "head")
     users.add_users("Ada", "Bo", "ﬁsh", "Cy")
     users.sql("UPDATE users SET username_key = lower(username) WHERE username IN ('Ada', 'Bo')")
@@ -142,7 +142,7 @@ def test_the_command_mends_names_and_keys_that_do_not_fit(names):
     assert users.users() == [("Bo", "bo"), ("Ada", "ada"), ("ｃy", "cy"), ("Cy-4", "cy-4")]
 
 
-def test_the_oldest_keeps_its_name_though_a_younger_one_has_the_key(names):
+def test_the_oldest_keeps_its_name_even_if_a_younger_one_has_the_key(names):
     users = names("users", "head")
     users.add_users("ﬁsh", "Fish")
     users.sql("UPDATE users SET username_key = 'fish' WHERE username = 'Fish'")
@@ -152,7 +152,7 @@ def test_the_oldest_keeps_its_name_though_a_younger_one_has_the_key(names):
     assert users.users() == [("ﬁsh", "fish"), ("Fish-2", "fish-2")]
 
 
-def test_skus_that_clash_are_renamed_as_an_edit_of_the_product(names):
+def test_clashing_skus_are_renamed_as_an_edit_of_the_product(names):
     products = names("products", "0001")
     products.add_products("CREME-\u00c9", "CREME-E\u0301", "ＴＶ", "Tv")
     products.migrate("upgrade", "head")
@@ -174,7 +174,7 @@ def test_skus_that_clash_are_renamed_as_an_edit_of_the_product(names):
     ]
 
 
-def test_a_product_is_found_by_the_sku_that_the_command_gave_it(names):
+def test_a_search_finds_a_product_by_its_new_sku(names):
     products = names("products", "0001")
     products.add_products("ＴＶ", "Tv")
     products.migrate("upgrade", "head")
@@ -185,7 +185,7 @@ def test_a_product_is_found_by_the_sku_that_the_command_gave_it(names):
     assert products.sql(f"SELECT sku FROM products WHERE {found}") == [("TV-2",)]
 
 
-def test_the_migration_brings_names_and_categories_into_one_spelling(names):
+def test_the_migration_normalizes_names_and_categories(names):
     products = names("products", "0001")
     products.add_products("A1")
 
@@ -194,7 +194,7 @@ def test_the_migration_brings_names_and_categories_into_one_spelling(names):
     assert products.sql("SELECT name, category FROM products") == [("Crème", "Crème")]
 
 
-def test_the_migration_has_all_products_found(names):
+def test_the_migration_fills_the_search_columns(names):
     products = names("products", "0001")
     products.sql(
         "INSERT INTO products (name, price, stock_quantity, sku) "
@@ -208,7 +208,7 @@ def test_the_migration_has_all_products_found(names):
     assert products.sql(f"SELECT count(*) FROM products WHERE {found}") == [(1200,)]
 
 
-def test_without_a_database_the_command_says_what_to_set():
+def test_without_a_database_the_command_reports_what_to_set():
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_DB_URI")}
 
     done = subprocess.run(

@@ -87,7 +87,7 @@ def users_hanging(shop):
 # What is mailed
 
 
-def test_who_registers_is_asked_to_confirm_the_address(shop, smtp):
+def test_a_registration_sends_a_mail_that_asks_to_confirm_the_address(shop, smtp):
     user = shop.rpc.users.register(**an_account())
 
     [mail] = wait_for(lambda: smtp.messages(to=user["email"]))
@@ -100,7 +100,7 @@ def test_who_registers_is_asked_to_confirm_the_address(shop, smtp):
     assert shop.rpc.users.verify_email(token=token_of(mail)) is None
 
 
-def test_who_asks_again_gets_another_link(shop, smtp, account):
+def test_a_second_request_sends_another_link(shop, smtp, account):
     shop.rpc.users.request_verification(user_id=account["user_id"])
 
     [mail] = wait_for(lambda: smtp.messages(to=account["email"]))
@@ -109,7 +109,7 @@ def test_who_asks_again_gets_another_link(shop, smtp, account):
     assert shop.rpc.users.verify_email(token=token_of(mail)) is None
 
 
-def test_who_forgot_the_password_gets_a_link_to_choose_another(shop, smtp, account):
+def test_a_password_reset_sends_a_link_to_choose_another_password(shop, smtp, account):
     shop.rpc.users.request_password_reset(email=account["email"])
 
     [mail] = wait_for(lambda: smtp.messages(to=account["email"]))
@@ -120,7 +120,7 @@ def test_who_forgot_the_password_gets_a_link_to_choose_another(shop, smtp, accou
     assert shop.rpc.users.reset_password(token=token_of(mail), password="amanita caesarea") is None
 
 
-def test_a_link_of_one_kind_does_not_do_the_others_work(shop, smtp, account):
+def test_a_link_of_one_kind_is_not_valid_for_the_other(shop, smtp, account):
     shop.publish(user_verification_requested(**account))
     [mail] = wait_for(lambda: smtp.messages(to=account["email"]))
 
@@ -128,7 +128,7 @@ def test_a_link_of_one_kind_does_not_do_the_others_work(shop, smtp, account):
         shop.rpc.users.reset_password(token=token_of(mail), password="amanita caesarea")
 
 
-def test_an_event_that_comes_twice_is_mailed_once(shop, smtp, account):
+def test_an_event_that_is_delivered_twice_is_mailed_once(shop, smtp, account):
     event, later = user_password_reset_requested(**account), user_password_reset_requested(**account)
     shop.publish(event)
     wait_until(shop, event, status="sent")
@@ -179,7 +179,7 @@ def an_address_that_is_proven(shop, account):
 @pytest.mark.parametrize(
     "given", (somebody_unknown, somebody_disabled, another_address, an_address_that_is_proven), ids=lambda f: f.__name__
 )
-def test_a_mail_that_nobody_needs_is_dropped(shop, smtp, account, given):
+def test_a_mail_that_is_not_needed_is_deleted(shop, smtp, account, given):
     event = given(shop, account)
     with users_hanging(shop):
         shop.publish(event)
@@ -191,7 +191,7 @@ def test_a_mail_that_nobody_needs_is_dropped(shop, smtp, account, given):
     assert smtp.messages(to=event.email) == []
 
 
-def test_a_mail_that_nobody_needs_any_more_can_not_be_tried_again(shop, smtp, failed):
+def test_a_mail_that_is_no_longer_needed_cannot_be_retried(shop, smtp, failed):
     smtp.accept_all()
     notification_id = find(shop, failed)["id"]
     shop.rpc.users.update_user(user_id=failed.user_id, is_active=False)
@@ -206,7 +206,7 @@ def test_a_mail_that_nobody_needs_any_more_can_not_be_tried_again(shop, smtp, fa
 # When users is away
 
 
-def test_while_users_is_away_account_mails_wait_and_those_of_orders_go(own_shop, smtp):
+def test_while_users_is_unreachable_account_mails_wait_and_order_mails_are_sent(own_shop, smtp):
     own_shop.run(Notifications)
     users = own_shop.run(Users)
     account = registered(own_shop, smtp)
@@ -229,7 +229,7 @@ def test_while_users_is_away_account_mails_wait_and_those_of_orders_go(own_shop,
     assert len(smtp.messages(to=account["email"])) == 5
 
 
-def test_mails_of_orders_do_not_stand_in_line_behind_account_mails_when_users_is_slow(shop, smtp, account):
+def test_order_mails_do_not_wait_for_account_mails_when_users_is_slow(shop, smtp, account):
     waiting = [user_password_reset_requested(**account) for _ in range(10)]
     with users_hanging(shop):
         for event in waiting:
@@ -258,7 +258,7 @@ def failed(shop, smtp, account):
     return event
 
 
-def test_an_admin_s_retry_sends_a_token_that_works(shop, smtp, failed):
+def test_a_retry_by_an_admin_sends_a_valid_token(shop, smtp, failed):
     smtp.accept_all()
 
     notification = shop.rpc.notifications.retry_notification(notification_id=find(shop, failed)["id"])
@@ -267,7 +267,7 @@ def test_an_admin_s_retry_sends_a_token_that_works(shop, smtp, failed):
     assert shop.rpc.users.verify_email(token=token_of(only_mail(smtp, failed))) is None
 
 
-def test_a_retry_while_users_is_away_has_failed_again(shop, smtp, failed):
+def test_a_retry_while_users_is_unreachable_fails(shop, smtp, failed):
     smtp.accept_all()
 
     with users_hanging(shop):
@@ -281,7 +281,7 @@ def test_a_retry_while_users_is_away_has_failed_again(shop, smtp, failed):
 # Who knows of it
 
 
-def test_account_mails_are_not_there_for_a_customer(shop, smtp, failed):
+def test_customers_cannot_see_account_mails(shop, smtp, failed):
     call = {"notification_id": find(shop, failed)["id"], "user_id": failed.user_id}
     notifications = shop.rpc.notifications
 
@@ -295,7 +295,7 @@ def test_account_mails_are_not_there_for_a_customer(shop, smtp, failed):
     assert find(shop, failed)["status"] == "failed"
 
 
-def test_a_customer_still_lists_the_mails_of_their_orders(shop, smtp, account, failed):
+def test_customers_list_the_mails_of_their_orders(shop, smtp, account, failed):
     smtp.accept_all()
     shop.publish(order := order_created(user_id=account["user_id"], user_email=account["email"]))
     wait_until(shop, order, status="sent")
@@ -305,7 +305,7 @@ def test_a_customer_still_lists_the_mails_of_their_orders(shop, smtp, account, f
     assert [notification["order_id"] for notification in page["notifications"]] == [order.order_id]
 
 
-def test_an_admin_sees_and_finds_account_mails(shop, smtp, failed):
+def test_admins_list_and_find_account_mails(shop, smtp, failed):
     notifications = shop.rpc.notifications
 
     page = notifications.list_notifications(recipient=failed.email, status="failed")
@@ -329,7 +329,7 @@ def test_an_admin_sees_and_finds_account_mails(shop, smtp, failed):
     }
 
 
-def test_a_mail_about_the_password_says_so_to_an_admin(shop, smtp, account):
+def test_admins_see_the_event_type_of_a_password_mail(shop, smtp, account):
     shop.publish(event := user_password_reset_requested(**account))
     wait_until(shop, event, status="sent")
 
@@ -352,7 +352,7 @@ def test_account_mails_are_not_pushed(shop, smtp, account, published_events):
 # Where the token is not
 
 
-def test_the_token_is_in_the_mail_and_nowhere_else(own_shop, smtp, caplog):
+def test_the_token_is_only_in_the_mail(own_shop, smtp, caplog):
     caplog.set_level(logging.DEBUG)
     for source in ("users", "notifications"):
         exchange = get_event_exchange(source, own_shop.config)
@@ -387,7 +387,7 @@ def test_the_token_is_in_the_mail_and_nowhere_else(own_shop, smtp, caplog):
     assert f"notification {retried['id']} was sent" in caplog.messages
 
 
-def test_a_server_that_quotes_the_link_of_a_mail_it_refuses_does_not_give_the_token_away(shop, smtp, account, caplog):
+def test_a_refusal_that_quotes_the_link_does_not_reveal_the_token(shop, smtp, account, caplog):
     caplog.set_level(logging.DEBUG)
     smtp.reject_quoting_links()
 

@@ -19,7 +19,7 @@ HISTORY_AND_BACKLOG = """
 
 @pytest.mark.parametrize("due_in_seconds", (-60, 600))
 @pytest.mark.parametrize("due", (Notification.due_order_mails, Notification.due_account_mails))
-def test_the_next_mails_are_found_without_a_look_at_the_others(database, due, due_in_seconds):
+def test_the_next_mails_are_found_without_reading_the_others(database, due, due_in_seconds):
     engine = create_engine(database("notifications"))
     statement = due().limit(20).with_for_update(skip_locked=True)
     question = str(statement.compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True}))

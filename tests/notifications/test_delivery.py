@@ -97,7 +97,7 @@ def times(smtp, event):
 # The server
 
 
-def test_a_server_that_answers_long_after_the_dot_gets_the_mail_once(own_shop, run_notifications, scripted_smtp):
+def test_a_server_that_answers_late_gets_the_mail_once(own_shop, run_notifications, scripted_smtp):
     run_notifications(), run_notifications()
     event = order_created()
     scripted_smtp.always(".", hold := Hold(), to=event.user_email)
@@ -132,7 +132,7 @@ def test_a_server_that_greets_late_gets_the_mail(own_shop, run_notifications, sc
     [("RCPT", HANG_UP), ("DATA", "421 On the way out"), (".", "421 On the way out"), (".", HANG_UP)],
     ids=str,
 )
-def test_a_server_that_breaks_off_one_mail_gets_the_others(own_shop, run_notifications, scripted_smtp, step, answer):
+def test_a_server_that_aborts_one_mail_gets_the_others(own_shop, run_notifications, scripted_smtp, step, answer):
     broken, *others = (order_created() for _ in range(4))
     scripted_smtp.on(step, answer, to=broken.user_email)
     run_notifications()
@@ -154,7 +154,7 @@ def test_a_server_that_breaks_off_one_mail_gets_the_others(own_shop, run_notific
 
 
 @pytest.mark.parametrize("step", ["greeting", "MAIL"])
-def test_421_before_any_mail_of_a_connection_is_no_attempt(own_shop, run_notifications, scripted_smtp, step):
+def test_421_to_the_first_mail_of_a_connection_counts_no_attempt(own_shop, run_notifications, scripted_smtp, step):
     scripted_smtp.on(step, "421 Too busy")
     run_notifications()
 
@@ -168,7 +168,7 @@ def test_421_before_any_mail_of_a_connection_is_no_attempt(own_shop, run_notific
     wait_until(own_shop, event, status="sent", attempts=1)
 
 
-def test_a_kept_connection_that_the_server_closes_costs_no_try(own_shop, run_notifications, scripted_smtp):
+def test_a_kept_connection_closed_by_the_server_counts_no_try(own_shop, run_notifications, scripted_smtp):
     run_notifications()
     wait_until(own_shop, published(own_shop, order_created()), status="sent")
     scripted_smtp.hang_up()
@@ -179,7 +179,7 @@ def test_a_kept_connection_that_the_server_closes_costs_no_try(own_shop, run_not
     assert len(scripted_smtp.said) == 2
 
 
-def test_slow_mails_hold_up_no_others_until_twenty_are(own_shop, run_notifications, scripted_smtp):
+def test_up_to_twenty_slow_mails_delay_no_others(own_shop, run_notifications, scripted_smtp):
     slow, fast = [order_created() for _ in range(20)], [order_created() for _ in range(5)]
     holds = [Hold() for _ in slow]
     for event, hold in zip(slow, holds, strict=True):
@@ -202,7 +202,7 @@ def test_slow_mails_hold_up_no_others_until_twenty_are(own_shop, run_notificatio
     assert max(Counter(mail["To"] for mail in scripted_smtp.ended).values()) == 1
 
 
-def test_what_is_claimed_with_a_slow_mail_is_sent_by_others(own_shop, run_notifications, scripted_smtp):
+def test_mails_claimed_with_a_slow_one_are_sent_by_other_senders(own_shop, run_notifications, scripted_smtp):
     slow, *others = events = [order_created() for _ in range(6)]
     scripted_smtp.always("DATA", hold := Hold(), to=slow.user_email)
     run_notifications()
@@ -217,7 +217,7 @@ def test_what_is_claimed_with_a_slow_mail_is_sent_by_others(own_shop, run_notifi
     wait_until(own_shop, slow, status="sent", tries=2)
 
 
-def test_an_uncertain_mail_holds_up_no_later_one_and_fails_after_two_more_tries(
+def test_an_uncertain_mail_delays_no_later_one_and_fails_after_two_more_tries(
     own_shop, run_notifications, scripted_smtp
 ):
     created = order_created()
@@ -247,9 +247,7 @@ def test_an_uncertain_mail_holds_up_no_later_one_and_fails_after_two_more_tries(
 # A retry by hand
 
 
-def test_a_retry_that_takes_long_is_pending_and_a_second_one_meanwhile_is_refused(
-    own_shop, run_notifications, scripted_smtp, monkeypatch
-):
+def test_a_slow_retry_is_pending_and_a_second_one_is_refused(own_shop, run_notifications, scripted_smtp, monkeypatch):
     monkeypatch.setattr(notifications, "RETRY_SECONDS", 0.5)
     event = order_created()
     scripted_smtp.on("RCPT", "550 No such user", to=event.user_email)
@@ -269,7 +267,7 @@ def test_a_retry_that_takes_long_is_pending_and_a_second_one_meanwhile_is_refuse
     assert times(scripted_smtp, event) == 1
 
 
-def test_an_uncertain_mail_can_be_sent_again_by_hand(own_shop, run_notifications, scripted_smtp):
+def test_an_uncertain_mail_can_be_retried(own_shop, run_notifications, scripted_smtp):
     event = order_created()
     scripted_smtp.on(".", HANG_UP, to=event.user_email)
     run_notifications()
@@ -286,7 +284,7 @@ def test_an_uncertain_mail_can_be_sent_again_by_hand(own_shop, run_notifications
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
-def test_a_sender_that_is_gone_at_each_step_loses_no_mail_and_doubles_none(
+def test_the_loss_of_a_sender_at_any_step_loses_and_doubles_no_mail(
     own_shop, start_notifications, run_notifications, scripted_smtp, end
 ):
     names = ("greeting", "EHLO", "MAIL", "RCPT", "DATA", "before the dot", "dot", "noted")
@@ -328,7 +326,7 @@ def test_a_sender_that_is_gone_at_each_step_loses_no_mail_and_doubles_none(
     assert [times(scripted_smtp, events[name]) for name in names] == [1] * len(names)
 
 
-def test_a_sender_that_is_asked_to_stop_gives_back_what_it_has_not_sent(own_shop, start_notifications, scripted_smtp):
+def test_a_stopping_sender_returns_unsent_mails(own_shop, start_notifications, scripted_smtp):
     before, ended, *others = (order_created() for _ in range(6))
     scripted_smtp.on("DATA", Hold(), to=before.user_email)
     scripted_smtp.on(".", hold := Hold(), to=ended.user_email)
@@ -352,7 +350,7 @@ def test_a_sender_that_is_asked_to_stop_gives_back_what_it_has_not_sent(own_shop
 # The database
 
 
-def test_a_database_that_is_gone_at_each_step_loses_no_mail_and_doubles_none(
+def test_the_loss_of_the_database_at_any_step_loses_and_doubles_no_mail(
     own_shop, run_notifications, scripted_smtp, database_proxy
 ):
     proxy = database_proxy("notifications")

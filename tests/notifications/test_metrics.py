@@ -4,7 +4,7 @@ from services.notifications import Notifications
 from tests.factories import a_customer, order_created
 
 
-def test_failed_and_pending_mails_are_told_with_the_oldest_one_s_age(own_shop, smtp):
+def test_metrics_count_unsent_mails_and_show_the_age_of_the_oldest(own_shop, smtp):
     watched = Watched(own_shop.run(Notifications))
     refused, postponed = order_created(), order_created()
     smtp.reject(refused.user_email, "550 No such user")
@@ -19,7 +19,7 @@ def test_failed_and_pending_mails_are_told_with_the_oldest_one_s_age(own_shop, s
     wait_for(lambda: watched.value("forage_mails_oldest_pending_age_seconds") > 0)
 
 
-def test_senders_of_mails_are_not_told_as_busy_workers(own_shop, smtp):
+def test_senders_do_not_count_as_busy_workers(own_shop, smtp):
     watched = Watched(own_shop.run(Notifications))
 
     own_shop.publish(event := order_created())
@@ -28,7 +28,7 @@ def test_senders_of_mails_are_not_told_as_busy_workers(own_shop, smtp):
     wait_for(lambda: watched.value("forage_workers_busy") == 0)
 
 
-def test_a_summary_is_not_told_as_a_mail_that_waits_before_its_time(own_shop, smtp):
+def test_a_summary_does_not_count_as_waiting_before_it_is_due(own_shop, smtp):
     watched = Watched(own_shop.run(Notifications))
     customer = a_customer()
 
@@ -40,7 +40,7 @@ def test_a_summary_is_not_told_as_a_mail_that_waits_before_its_time(own_shop, sm
     wait_for(lambda: watched.value("forage_mails_oldest_pending_age_seconds") == 0)
 
 
-def test_a_summary_that_waits_is_as_old_as_the_time_since_it_was_due(own_shop, smtp):
+def test_the_age_of_a_summary_counts_from_when_it_is_due(own_shop, smtp):
     watched = Watched(own_shop.run(Notifications))
     customer = a_customer()
     for _ in range(7):

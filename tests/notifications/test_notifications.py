@@ -77,7 +77,7 @@ def test_an_order_is_confirmed_by_mail(shop, notifications, smtp):
     wait_until(shop, event, status="sent", attempts=1)
 
 
-def test_a_step_is_told_by_mail(shop, notifications, smtp):
+def test_a_status_change_is_mailed(shop, notifications, smtp):
     created = order_created()
     event = order_status_updated(created, "shipped")
 
@@ -91,7 +91,7 @@ def test_a_step_is_told_by_mail(shop, notifications, smtp):
     assert "shipped" in mail.get_body(("plain",)).get_content().lower()
 
 
-def test_an_event_that_comes_twice_is_mailed_once(shop, notifications, smtp):
+def test_an_event_that_is_delivered_twice_is_mailed_once(shop, notifications, smtp):
     event = order_created()
     shop.publish(event)
     wait_until(shop, event, status="sent")
@@ -106,7 +106,7 @@ def test_an_event_that_comes_twice_is_mailed_once(shop, notifications, smtp):
     ]
 
 
-def test_a_step_that_overtakes_its_order_is_mailed_after_it(shop, notifications, smtp):
+def test_a_status_change_that_overtakes_its_order_is_mailed_after_it(shop, notifications, smtp):
     created = order_created()
     confirmed = order_status_updated(created, "confirmed", sequence=2)
     shipped = order_status_updated(created, "shipped", sequence=3)
@@ -124,7 +124,7 @@ def test_a_step_that_overtakes_its_order_is_mailed_after_it(shop, notifications,
     ]
 
 
-def test_a_mail_waits_for_the_one_before_it_and_goes_once_that_has_failed(shop, notifications, smtp):
+def test_a_mail_waits_for_the_one_before_it_until_that_has_failed(shop, notifications, smtp):
     created = order_created()
     confirmed = order_status_updated(created, "confirmed")
     smtp.reject(created.user_email, "450 Later")
@@ -143,7 +143,7 @@ def test_a_mail_waits_for_the_one_before_it_and_goes_once_that_has_failed(shop, 
     assert smtp.messages(to=created.user_email) == []
 
 
-def test_after_a_day_a_mail_goes_without_the_one_that_never_came(shop, notifications, smtp):
+def test_after_a_day_a_mail_is_sent_without_the_missing_one_before_it(shop, notifications, smtp):
     confirmed = order_status_updated(order_created(), "confirmed")
     shop.publish(confirmed)
     of(shop, confirmed)
@@ -157,7 +157,7 @@ def test_after_a_day_a_mail_goes_without_the_one_that_never_came(shop, notificat
     wait_until(shop, confirmed, status="sent")
 
 
-def test_even_after_a_day_a_mail_waits_for_the_one_before_it(shop, notifications, smtp):
+def test_even_after_a_day_a_mail_waits_for_the_pending_one_before_it(shop, notifications, smtp):
     created = order_created()
     confirmed = order_status_updated(created, "confirmed")
     smtp.reject(created.user_email, "450 Later")
@@ -184,7 +184,7 @@ def test_even_after_a_day_a_mail_waits_for_the_one_before_it(shop, notifications
 
 
 @pytest.mark.parametrize("answer", ("550 No such user", "554 Spam", "500 What"))
-def test_a_mail_that_is_refused_for_good_fails_at_once(shop, notifications, smtp, answer):
+def test_a_permanently_refused_mail_fails_at_once(shop, notifications, smtp, answer):
     event = order_created()
     smtp.reject(event.user_email, answer)
 
@@ -195,7 +195,7 @@ def test_a_mail_that_is_refused_for_good_fails_at_once(shop, notifications, smtp
     assert answer in failed["error_message"]
 
 
-def test_a_mail_that_is_refused_for_now_is_tried_again_after_a_minute_to_an_hour(shop, notifications, smtp):
+def test_a_temporarily_refused_mail_is_retried_after_a_minute_to_an_hour(shop, notifications, smtp):
     event = order_created()
     smtp.reject(event.user_email, "451 Greylisted")
     shop.publish(event)
@@ -225,7 +225,7 @@ def stored(shop, event, hours_ago):
     )
 
 
-def test_a_mail_that_is_refused_for_now_for_a_day_has_failed(shop, notifications, smtp):
+def test_a_mail_that_is_temporarily_refused_for_a_day_fails(shop, notifications, smtp):
     event = order_created()
     smtp.reject(event.user_email, "451 Greylisted")
     shop.publish(event)
@@ -240,7 +240,7 @@ def test_a_mail_that_is_refused_for_now_for_a_day_has_failed(shop, notifications
     assert "451 Greylisted" in wait_until(shop, event, attempts=3, status="failed")["error_message"]
 
 
-def test_a_mail_that_waited_a_day_for_its_turn_has_a_day_from_its_first_try_on(shop, notifications, smtp):
+def test_the_day_of_a_mail_counts_from_its_first_try(shop, notifications, smtp):
     confirmed = order_status_updated(order_created(), "confirmed")
     smtp.reject(confirmed.user_email, "451 Greylisted")
     shop.publish(confirmed)
@@ -257,7 +257,7 @@ def test_a_mail_that_waited_a_day_for_its_turn_has_a_day_from_its_first_try_on(s
     wait_until(shop, confirmed, attempts=3, status="failed")
 
 
-def test_one_that_is_refused_does_not_hold_up_the_others(shop, notifications, smtp):
+def test_a_refused_mail_does_not_delay_the_others(shop, notifications, smtp):
     refused, fine = [order_created() for _ in range(3)], order_created()
     for event in refused:
         smtp.reject(event.user_email, "450 Later")
@@ -268,7 +268,7 @@ def test_one_that_is_refused_does_not_hold_up_the_others(shop, notifications, sm
     wait_until(shop, fine, status="sent")
 
 
-def test_while_the_server_is_away_no_attempt_is_counted_and_then_the_mail_goes(shop, notifications, smtp):
+def test_an_unreachable_server_counts_no_attempt_and_gets_the_mail_later(shop, notifications, smtp):
     event = order_created()
     smtp.stop()
     shop.publish(event)
@@ -285,7 +285,7 @@ def test_while_the_server_is_away_no_attempt_is_counted_and_then_the_mail_goes(s
     assert len(smtp.messages(to=event.user_email)) == 1
 
 
-def test_a_server_that_stays_away_for_a_day_makes_the_mail_fail(shop, notifications, smtp):
+def test_a_mail_fails_after_a_day_without_the_server(shop, notifications, smtp):
     event = order_created()
     smtp.stop()
     shop.publish(event)
@@ -300,7 +300,7 @@ def test_a_server_that_stays_away_for_a_day_makes_the_mail_fail(shop, notificati
     assert wait_until(shop, event, status="failed")["attempts"] == 0
 
 
-def test_a_mail_that_can_not_be_made_fails_and_holds_up_no_other(shop, notifications, smtp):
+def test_a_mail_that_cannot_be_made_fails_and_delays_no_other(shop, notifications, smtp):
     broken, fine = order_created(), order_created()
     smtp.stop()
     shop.publish(broken)
@@ -346,7 +346,7 @@ def failed(shop, smtp):
     return event
 
 
-def test_a_failed_mail_that_is_tried_again_is_sent(shop, notifications, smtp, failed):
+def test_a_retry_sends_a_failed_mail(shop, notifications, smtp, failed):
     smtp.accept_all()
 
     notification = notifications.retry_notification(notification_id=find(shop, failed)["id"])
@@ -355,7 +355,7 @@ def test_a_failed_mail_that_is_tried_again_is_sent(shop, notifications, smtp, fa
     assert len(smtp.messages(to=failed.user_email)) == 1
 
 
-def test_the_lines_of_a_retry_name_the_event(shop, notifications, smtp, failed, caplog, monkeypatch):
+def test_the_log_lines_of_a_retry_name_the_event(shop, notifications, smtp, failed, caplog, monkeypatch):
     monkeypatch.setattr(caplog.handler, "formatter", formatter("json", "INFO"))
     smtp.accept_all()
 
@@ -367,7 +367,7 @@ def test_the_lines_of_a_retry_name_the_event(shop, notifications, smtp, failed, 
 
 
 @pytest.mark.parametrize("answer", ("550 Still not", "450 Later"))
-def test_a_failed_mail_that_is_refused_again_has_failed_again(shop, notifications, smtp, failed, answer):
+def test_a_retry_that_is_refused_fails(shop, notifications, smtp, failed, answer):
     smtp.reject(failed.user_email, answer)
 
     notification = notifications.retry_notification(notification_id=find(shop, failed)["id"])
@@ -376,7 +376,7 @@ def test_a_failed_mail_that_is_refused_again_has_failed_again(shop, notification
     assert answer in notification["error_message"]
 
 
-def test_a_failed_mail_that_is_tried_again_while_the_server_is_away_has_failed_again(shop, notifications, smtp, failed):
+def test_a_retry_while_the_server_is_unreachable_fails(shop, notifications, smtp, failed):
     smtp.stop()
 
     notification = notifications.retry_notification(notification_id=find(shop, failed)["id"])
@@ -384,7 +384,7 @@ def test_a_failed_mail_that_is_tried_again_while_the_server_is_away_has_failed_a
     assert (notification["status"], notification["attempts"]) == ("failed", 1)
 
 
-def test_only_a_failed_mail_can_be_tried_again(shop, notifications, smtp):
+def test_only_a_failed_mail_can_be_retried(shop, notifications, smtp):
     event = order_created()
     shop.publish(event)
     wait_until(shop, event, status="sent")
@@ -396,7 +396,7 @@ def test_only_a_failed_mail_can_be_tried_again(shop, notifications, smtp):
     assert len(smtp.messages(to=event.user_email)) == 1
 
 
-def test_a_failed_mail_that_many_try_again_at_once_is_sent_once(shop, notifications, smtp, failed):
+def test_concurrent_retries_send_a_mail_once(shop, notifications, smtp, failed):
     smtp.accept_all()
     notification_id = find(shop, failed)["id"]
 
@@ -408,7 +408,7 @@ def test_a_failed_mail_that_many_try_again_at_once_is_sent_once(shop, notificati
     assert len(smtp.messages(to=failed.user_email)) == 1
 
 
-def test_a_retry_that_is_delivered_again_sends_once_and_answers_the_same(shop, notifications, smtp, failed):
+def test_a_redelivered_retry_sends_once_with_the_same_answer(shop, notifications, smtp, failed):
     smtp.accept_all()
 
     first, second = shop.call_twice("notifications", "retry_notification", notification_id=find(shop, failed)["id"])
@@ -418,7 +418,7 @@ def test_a_retry_that_is_delivered_again_sends_once_and_answers_the_same(shop, n
     assert len(smtp.messages(to=failed.user_email)) == 1
 
 
-def test_only_the_owner_may_try_again(shop, notifications, smtp, failed):
+def test_only_the_owner_may_retry(shop, notifications, smtp, failed):
     with pytest.raises(NotificationNotFound):
         notifications.retry_notification(notification_id=find(shop, failed)["id"], user_id=failed.user_id + 1)
 
@@ -444,7 +444,7 @@ def ids(page):
     return [notification["id"] for notification in page["notifications"]]
 
 
-def test_a_notification_says_what_was_told_of_what(shop, notifications, told):
+def test_a_notification_has_its_event_its_texts_and_its_order(shop, notifications, told):
     created = told[0]
 
     notification = notifications.get_notification(notification_id=find(shop, created)["id"])
@@ -468,7 +468,7 @@ def test_a_notification_says_what_was_told_of_what(shop, notifications, told):
     assert notification["message"]
 
 
-def test_a_customer_lists_their_own_notifications_newest_first(shop, notifications, told):
+def test_customers_list_their_own_notifications_newest_first(shop, notifications, told):
     shop.publish(order_created())
     stored = sorted((find(shop, event)["id"] for event in told), reverse=True)
 
@@ -478,7 +478,7 @@ def test_a_customer_lists_their_own_notifications_newest_first(shop, notificatio
     assert [page["total"] for page in pages] == [3, 3, 3]
 
 
-def test_what_came_after_a_notification_is_listed_oldest_first(shop, notifications, told):
+def test_notifications_after_another_are_listed_oldest_first(shop, notifications, told):
     first, *later = sorted(find(shop, event)["id"] for event in told)
 
     page = notifications.list_notifications(user_id=told[0].user_id, after_id=first)
@@ -486,7 +486,7 @@ def test_what_came_after_a_notification_is_listed_oldest_first(shop, notificatio
     assert ids(page) == later
 
 
-def test_notifications_are_found_by_what_they_are(shop, notifications, told):
+def test_notifications_are_found_by_their_properties(shop, notifications, told):
     created = told[0]
     notifications.mark_read(notification_id=find(shop, created)["id"], user_id=created.user_id)
 
@@ -511,11 +511,11 @@ def test_a_query_out_of_bounds_is_refused(notifications, query):
     assert set(refusal.value.errors) == set(query)
 
 
-def test_a_page_may_begin_beyond_the_last_notification(notifications):
+def test_a_page_beyond_the_last_notification_is_empty(notifications):
     assert notifications.list_notifications(page=10**12, page_size=100)["notifications"] == []
 
 
-def test_a_notification_is_read_once_and_can_be_unread(shop, notifications, told):
+def test_a_notification_can_be_marked_read_and_unread(shop, notifications, told):
     call = {"notification_id": find(shop, told[0])["id"], "user_id": told[0].user_id}
 
     read = notifications.mark_read(**call)
@@ -527,7 +527,7 @@ def test_a_notification_is_read_once_and_can_be_unread(shop, notifications, told
     assert unread["read_at"] is None
 
 
-def test_a_mark_that_is_delivered_again_answers_the_same(shop, notifications, told):
+def test_a_redelivered_mark_gets_the_same_answer(shop, notifications, told):
     first, second = shop.call_twice(
         "notifications", "mark_read", notification_id=find(shop, told[0])["id"], user_id=told[0].user_id
     )
@@ -536,7 +536,7 @@ def test_a_mark_that_is_delivered_again_answers_the_same(shop, notifications, to
     assert first["read_at"]
 
 
-def test_somebody_elses_notification_does_not_exist(shop, notifications, told):
+def test_the_notification_of_another_customer_is_not_found(shop, notifications, told):
     call = {"notification_id": find(shop, told[0])["id"], "user_id": a_customer()["user_id"]}
 
     for refused in (
@@ -549,13 +549,13 @@ def test_somebody_elses_notification_does_not_exist(shop, notifications, told):
 
 
 @pytest.mark.parametrize("read", (None, "yes", 2, []))
-def test_only_a_boolean_marks_a_notification(shop, notifications, told, read):
+def test_a_notification_is_marked_only_by_a_boolean(shop, notifications, told, read):
     with pytest.raises(InvalidInput):
         notifications.mark_read(notification_id=find(shop, told[0])["id"], user_id=told[0].user_id, read=read)
 
 
 @pytest.mark.parametrize("notification_id", (0, "1", None, 2**63))
-def test_what_is_no_id_is_refused(notifications, notification_id):
+def test_an_invalid_id_is_refused(notifications, notification_id):
     with pytest.raises(InvalidInput):
         notifications.get_notification(notification_id=notification_id)
 
@@ -563,7 +563,7 @@ def test_what_is_no_id_is_refused(notifications, notification_id):
 # Pushes
 
 
-def test_a_stored_notification_is_pushed_though_no_mail_can_go(shop, notifications, smtp, wait_for_event):
+def test_a_notification_is_pushed_even_if_no_mail_can_be_sent(shop, notifications, smtp, wait_for_event):
     event = order_created()
     smtp.stop()
 
@@ -576,7 +576,7 @@ def test_a_stored_notification_is_pushed_though_no_mail_can_go(shop, notificatio
     )
 
 
-def test_the_mails_that_failed_and_those_that_wait_are_counted(own_shop, smtp):
+def test_failed_and_pending_mails_are_counted(own_shop, smtp):
     own_shop.run(Notifications)
     # Not due, and so left alone.
     own_shop.sql(
@@ -598,7 +598,7 @@ def test_the_mails_that_failed_and_those_that_wait_are_counted(own_shop, smtp):
 # Operation
 
 
-def test_a_poison_message_is_parked_listed_and_replayed(own_shop, smtp):
+def test_a_message_that_fails_is_parked_listed_and_replayed(own_shop, smtp):
     own_shop.run(Notifications)
     queue = "evt-orders-order.created--notifications.confirm_order"
     event = order_created()
@@ -622,7 +622,7 @@ def test_a_poison_message_is_parked_listed_and_replayed(own_shop, smtp):
     assert again["message_id"] != first["message_id"]
 
 
-def test_the_service_says_that_it_is_up(notifications):
+def test_health_answers_up(notifications):
     assert notifications.health() == {"status": "up"}
 
 
@@ -630,6 +630,6 @@ def test_the_service_says_that_it_is_up(notifications):
     "setting",
     ({"FRONTEND_URL": "forage.example"}, {"MAIL_FROM": "Forage"}, {"SMTP_PORT": "smtp"}),
 )
-def test_a_bad_setting_is_a_sentence(own_shop, setting):
+def test_an_invalid_setting_is_reported_in_a_sentence(own_shop, setting):
     with pytest.raises(SystemExit, match=next(iter(setting))):
         own_shop.run(Notifications, **setting)

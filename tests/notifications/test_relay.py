@@ -58,7 +58,7 @@ def waiting_mail(shop, server, settings):
 
 
 @pytest.mark.parametrize("tls", ["starttls", "implicit"])
-def test_a_relay_that_demands_tls_and_a_login_gets_the_mails(own_shop, relay_of, tls):
+def test_a_relay_that_requires_tls_and_a_login_gets_the_mails(own_shop, relay_of, tls):
     relay = relay_of(tls)
     own_shop.run(Notifications, **relay.settings)
 
@@ -69,7 +69,7 @@ def test_a_relay_that_demands_tls_and_a_login_gets_the_mails(own_shop, relay_of,
 
 
 @pytest.mark.parametrize("tls", ["starttls", "implicit"])
-def test_a_relay_whose_certificate_has_another_name_gets_no_mail_and_no_password(own_shop, relay_of, tls, caplog):
+def test_a_relay_with_a_certificate_for_another_name_gets_no_mail_and_no_password(own_shop, relay_of, tls, caplog):
     relay = relay_of(tls, name="mail.elsewhere.example")
 
     reason = waiting_mail(own_shop, relay, relay.settings)
@@ -79,20 +79,20 @@ def test_a_relay_whose_certificate_has_another_name_gets_no_mail_and_no_password
     assert reason in caplog.text
 
 
-def test_a_relay_whose_authority_is_unknown_gets_no_mail(own_shop, relay_of):
+def test_a_relay_with_an_unknown_authority_gets_no_mail(own_shop, relay_of):
     relay = relay_of("starttls")
 
     assert "certificate verify failed" in waiting_mail(own_shop, relay, {**relay.settings, "SMTP_CA": ""})
 
 
-def test_a_relay_that_offers_no_tls_gets_no_mail(own_shop, relay_of, smtp):
+def test_a_relay_without_tls_gets_no_mail(own_shop, relay_of, smtp):
     settings = {**relay_of("starttls").settings, "SMTP_PORT": str(smtp.port)}
 
     assert "STARTTLS extension not supported" in waiting_mail(own_shop, smtp, settings)
 
 
 @pytest.mark.parametrize("tls", ["starttls", "implicit"])
-def test_a_wrong_password_is_a_sentence_without_it_and_the_mail_waits(own_shop, relay_of, tls, caplog):
+def test_a_wrong_password_is_reported_without_it_and_the_mail_waits(own_shop, relay_of, tls, caplog):
     relay, wrong = relay_of(tls), secrets.token_hex(16)
 
     reason = waiting_mail(own_shop, relay, {**relay.settings, "SMTP_PASSWORD": wrong})

@@ -47,7 +47,7 @@ def send(connection, mail):
     connection.finish()
 
 
-def test_a_mail_arrives_as_it_was(mailer_of, smtp):
+def test_a_mail_arrives_unchanged(mailer_of, smtp):
     with mailer_of(smtp).connection() as connection:
         send(connection, mail_to(text=".\n..\n.hidden\nKäse\n"))
 
@@ -56,7 +56,7 @@ def test_a_mail_arrives_as_it_was(mailer_of, smtp):
     assert mail.get_content() == ".\n..\n.hidden\nKäse\n"
 
 
-def test_a_mail_without_its_end_is_none(mailer_of, smtp):
+def test_a_mail_without_its_final_dot_is_not_delivered(mailer_of, smtp):
     with mailer_of(smtp).connection() as connection:
         connection.begin(mail_to())
 
@@ -96,7 +96,7 @@ def test_a_mail_without_its_end_is_none(mailer_of, smtp):
     ],
     ids=str,
 )
-def test_each_answer_has_its_meaning_and_the_next_mail_goes(connection, scripted_smtp, step, answer, meaning):
+def test_each_answer_raises_its_error_and_the_next_mail_is_sent(connection, scripted_smtp, step, answer, meaning):
     scripted_smtp.on(step, answer)
     if step == "EHLO":
         scripted_smtp.on("HELO", answer)
@@ -121,7 +121,7 @@ def test_each_answer_has_its_meaning_and_the_next_mail_goes(connection, scripted
         (".", MailUncertain),
     ],
 )
-def test_no_answer_has_its_meaning_too(connection, scripted_smtp, monkeypatch, step, meaning):
+def test_a_missing_answer_raises_its_error(connection, scripted_smtp, monkeypatch, step, meaning):
     monkeypatch.setattr(kit, "COMMAND_SECONDS", 0.2)
     monkeypatch.setattr(kit, "END_OF_DATA_SECONDS", 0.2)
     scripted_smtp.on(step, Hold())
@@ -132,11 +132,11 @@ def test_no_answer_has_its_meaning_too(connection, scripted_smtp, monkeypatch, s
     send(connection, mail_to("bo@forage.example"))
 
 
-def test_the_patience_is_that_of_the_standard():
+def test_the_timeouts_are_those_of_rfc_5321():
     assert (kit.COMMAND_SECONDS, kit.END_OF_DATA_SECONDS) == (5 * 60, 10 * 60)
 
 
-def test_a_server_that_is_down_says_nothing_about_the_mail(mailer_of, scripted_smtp):
+def test_a_stopped_server_is_unreachable(mailer_of, scripted_smtp):
     scripted_smtp.stop()
 
     with pytest.raises(MailServerUnreachable), mailer_of(scripted_smtp).connection() as connection:
@@ -163,7 +163,7 @@ def test_after_a_refusal_the_connection_is_reset(connection, scripted_smtp, step
 
 
 @pytest.mark.parametrize("answer", ["421 Bye", "500 What?", HANG_UP], ids=str)
-def test_when_the_reset_fails_the_next_mail_goes_on_a_new_connection(connection, scripted_smtp, answer):
+def test_after_a_failed_reset_the_next_mail_uses_a_new_connection(connection, scripted_smtp, answer):
     scripted_smtp.on("RCPT", "550 No")
     scripted_smtp.on("RSET", answer)
     with pytest.raises(MailRefused):
@@ -176,7 +176,7 @@ def test_when_the_reset_fails_the_next_mail_goes_on_a_new_connection(connection,
 
 
 @pytest.mark.parametrize("answer", ["421 Enough", HANG_UP], ids=str)
-def test_a_kept_connection_that_the_server_ends_is_made_again_at_once(connection, scripted_smtp, answer):
+def test_a_kept_connection_closed_by_the_server_is_reopened_at_once(connection, scripted_smtp, answer):
     send(connection, mail_to())
     scripted_smtp.on("MAIL", answer)
 
@@ -186,7 +186,7 @@ def test_a_kept_connection_that_the_server_ends_is_made_again_at_once(connection
     assert len(scripted_smtp.accepted) == 2
 
 
-def test_it_is_made_again_once(connection, scripted_smtp):
+def test_a_connection_is_reopened_only_once(connection, scripted_smtp):
     send(connection, mail_to())
     scripted_smtp.always("MAIL", "421 Enough")
 
@@ -196,7 +196,7 @@ def test_it_is_made_again_once(connection, scripted_smtp):
     assert len(scripted_smtp.said) == 2
 
 
-def test_a_connection_with_nothing_to_do_is_closed(connection, scripted_smtp, monkeypatch):
+def test_an_idle_connection_is_closed(connection, scripted_smtp, monkeypatch):
     send(connection, mail_to())
     connection.close_if_idle()
     assert scripted_smtp.open == 1
@@ -209,7 +209,7 @@ def test_a_connection_with_nothing_to_do_is_closed(connection, scripted_smtp, mo
 
 
 @pytest.mark.parametrize("goodbye", ["421 No time", "250 What?", HANG_UP, Hold()], ids=str)
-def test_a_mail_that_was_taken_is_sent_whatever_comes_of_the_goodbye(mailer_of, scripted_smtp, monkeypatch, goodbye):
+def test_an_accepted_mail_is_sent_even_if_quit_fails(mailer_of, scripted_smtp, monkeypatch, goodbye):
     monkeypatch.setattr(kit, "QUIT_SECONDS", 0.2)
     scripted_smtp.on("QUIT", goodbye)
 
@@ -219,14 +219,14 @@ def test_a_mail_that_was_taken_is_sent_whatever_comes_of_the_goodbye(mailer_of, 
     assert len(scripted_smtp.accepted) == 1
 
 
-def test_a_mail_that_smtp_cannot_carry_is_refused(connection, scripted_smtp):
+def test_a_mail_that_smtp_cannot_transport_is_refused(connection, scripted_smtp):
     scripted_smtp.always("EHLO", "502 What?")
 
     with pytest.raises(MailRefused, match="SMTPUTF8"):
         send(connection, mail_to("ädä@forage.example"))
 
 
-def test_mails_are_counted_by_what_the_server_said(run_service, smtp):
+def test_mails_are_counted_by_the_answer_of_the_server(run_service, smtp):
     class MeasuredOffice:
         name = "office"
 

@@ -71,7 +71,7 @@ def wait_until_mailed(shop, customer):
     wait_for(lambda: shop.sql("notifications", waiting, customer["user_id"]) == [(0,)])
 
 
-def test_an_unproven_address_gets_six_order_mails_and_all_the_rest_in_lists_and_pushes(shop, smtp, customer, pushes):
+def test_an_unproven_address_gets_six_order_mails_and_every_push(shop, smtp, customer, pushes):
     events = list(orders_that_are_cancelled(5, customer))
 
     publish(shop, *events)
@@ -89,7 +89,7 @@ def test_an_unproven_address_gets_six_order_mails_and_all_the_rest_in_lists_and_
     wait_for(lambda: len(pushes()) == 10)
 
 
-def test_an_hour_later_one_mail_says_how_the_other_orders_stand(shop, smtp, customer):
+def test_an_hour_later_one_mail_sums_up_the_other_orders(shop, smtp, customer):
     events = list(orders_that_are_cancelled(3, customer))
     placed = [order_created(**customer) for _ in range(25)]
     publish(shop, *events)
@@ -109,7 +109,7 @@ def test_an_hour_later_one_mail_says_how_the_other_orders_stand(shop, smtp, cust
     wait_for(lambda: summaries(shop, customer)[0][1] == "sent")
 
 
-def test_an_hour_later_order_mails_go_out_again(shop, smtp, customer):
+def test_an_hour_later_order_mails_are_sent_again(shop, smtp, customer):
     publish(shop, *orders_that_are_cancelled(4, customer))
     let_pass(shop, customer, minutes=61)
     wait_for(lambda: summary_mails(smtp, customer))
@@ -121,7 +121,7 @@ def test_an_hour_later_order_mails_go_out_again(shop, smtp, customer):
     assert [status for _, status in summaries(shop, customer)] == ["sent", "pending"]
 
 
-def test_what_happens_while_a_summary_waits_is_summed_up_in_it(shop, smtp, customer):
+def test_a_summary_includes_events_that_come_while_it_waits(shop, smtp, customer):
     publish(shop, *orders_that_are_cancelled(4, customer))
     let_pass(shop, customer, minutes=30)
     shop.sql(
@@ -136,7 +136,7 @@ def test_what_happens_while_a_summary_waits_is_summed_up_in_it(shop, smtp, custo
     assert status == "sent"
 
 
-def test_a_summary_whose_making_the_database_breaks_off_waits_and_goes_out(shop, smtp, customer):
+def test_a_summary_interrupted_by_the_database_is_sent_later(shop, smtp, customer):
     publish(shop, *orders_that_are_cancelled(4, customer))
     lock = f"SELECT pg_advisory_xact_lock(hashtext('order mails to {customer['user_email']}'))"
     with shop.transaction("notifications", lock) as cursor:
@@ -149,7 +149,7 @@ def test_a_summary_whose_making_the_database_breaks_off_waits_and_goes_out(shop,
     wait_for(lambda: summaries(shop, customer)[0][1] == "sent")
 
 
-def test_mails_that_still_wait_count_however_old_they_are(shop, smtp, customer):
+def test_pending_mails_count_at_any_age(shop, smtp, customer):
     smtp.stop()
     publish(shop, *orders_that_are_cancelled(3, customer))
     let_pass(shop, customer, minutes=300)
@@ -169,7 +169,7 @@ def test_a_proven_address_gets_every_mail(shop, smtp, customer):
     assert summaries(shop, customer) == []
 
 
-def test_handlers_of_two_replicas_pass_the_limit_by_none(own_shop, smtp):
+def test_handlers_of_two_replicas_keep_the_limit(own_shop, smtp):
     for _ in range(2):
         own_shop.run(Notifications)
     customer = a_customer()
@@ -185,7 +185,7 @@ def test_handlers_of_two_replicas_pass_the_limit_by_none(own_shop, smtp):
     assert stored.count(("sent", summary_id)) == 24
 
 
-def test_a_summary_is_for_the_inbox_and_for_admins_alone(shop, smtp, customer, pushes):
+def test_only_admins_can_list_a_summary(shop, smtp, customer, pushes):
     publish(shop, *orders_that_are_cancelled(4, customer))
     [(summary_id, _)] = summaries(shop, customer)
 

@@ -108,7 +108,7 @@ for_each_event = pytest.mark.parametrize("event", EVENTS, ids=lambda event: f"{e
 
 
 @for_each_event
-def test_a_mail_tells_the_items_the_total_and_the_way_to_the_order_in_both_parts(event):
+def test_both_parts_of_a_mail_have_the_items_the_total_and_the_link(event):
     mail = render(event)
 
     for part in (mail.text, mail.page.text):
@@ -125,7 +125,7 @@ def test_a_mail_tells_the_items_the_total_and_the_way_to_the_order_in_both_parts
 
 
 @for_each_event
-def test_a_product_name_cannot_write_html_and_arrives_in_the_text_as_it_is(event):
+def test_a_product_name_is_escaped_in_html_and_unchanged_in_text(event):
     mail = render(event)
 
     assert "script" not in mail.page.tags
@@ -143,7 +143,7 @@ def test_the_subject_is_one_line_that_names_the_order(event):
 
 
 @for_each_event
-def test_a_mail_loads_nothing_from_elsewhere(event):
+def test_a_mail_loads_no_external_content(event):
     mail = render(event)
 
     assert not {"img", "link", "script", "iframe"} & set(mail.page.tags)
@@ -151,7 +151,7 @@ def test_a_mail_loads_nothing_from_elsewhere(event):
 
 
 @pytest.mark.parametrize("status", CHANGES)
-def test_every_change_of_status_has_words_of_its_own(status):
+def test_every_status_change_has_its_own_texts(status):
     mail = render(updated(status, "Chanterelles"))
     unknown = render(updated("composted", "Chanterelles"))
 
@@ -160,7 +160,7 @@ def test_every_change_of_status_has_words_of_its_own(status):
     assert f"{status.capitalize()} 22 November 2026" in mail.text
 
 
-def test_a_cancel_by_the_shop_itself_says_why():
+def test_a_cancel_by_the_shop_has_its_reason():
     mail = render(replace(updated("cancelled", "Chanterelles"), reason="not-confirmed"))
 
     for part in (mail.text, mail.page.text):
@@ -168,7 +168,7 @@ def test_a_cancel_by_the_shop_itself_says_why():
         assert "Wasn’t it you?" not in part
 
 
-def test_a_right_to_left_name_does_not_turn_its_neighbours_around():
+def test_a_right_to_left_name_does_not_change_the_direction_of_its_neighbours():
     mail = render(created("فطر الكمأة"))
 
     assert "\u2068فطر الكمأة\u2069" in mail.text
@@ -182,7 +182,7 @@ def test_an_event_may_come_as_plain_dicts():
     assert render(asdict(event)).text == render(event).text
 
 
-def test_a_hundred_lines_stay_below_the_size_that_gmail_cuts_off():
+def test_a_mail_with_a_hundred_lines_is_below_gmails_limit():
     mail = render(created(*["Dried porcini, sliced by hand, from the Black Forest"] * 100))
 
     assert len(mail.html.encode()) < 102_000
@@ -201,7 +201,7 @@ def summary(*orders, total=None):
     )
 
 
-def test_a_summary_tells_how_each_order_stands_in_both_parts():
+def test_both_parts_of_a_summary_have_the_status_of_each_order():
     mail = render_folder("order_summary", event=summary(created("Chanterelles"), updated("shipped", "Porcini", "Ceps")))
 
     for part in (mail.text, mail.page.text):
@@ -216,13 +216,13 @@ def test_a_summary_tells_how_each_order_stands_in_both_parts():
 
 
 @pytest.mark.parametrize("total, words", ((2, "And 1 more order."), (18000, "And 17999 more orders.")))
-def test_a_summary_says_how_many_orders_it_leaves_out(total, words):
+def test_a_summary_has_the_number_of_orders_it_leaves_out(total, words):
     mail = render_folder("order_summary", event=summary(created("Chanterelles"), total=total))
 
     assert words in mail.text and words in mail.page.text
 
 
-def test_a_summary_loads_nothing_from_elsewhere_and_its_subject_is_one_line():
+def test_a_summary_loads_no_external_content_and_its_subject_is_one_line():
     mail = render_folder("order_summary", event=summary(created(*HOSTILE_NAMES)))
 
     assert not {"img", "link", "script", "iframe", "b"} & set(mail.page.tags)
@@ -249,7 +249,7 @@ def test_an_account_mail_shows_its_link_in_full_in_both_parts(event):
 
 
 @every_account_event
-def test_an_account_mail_says_how_long_its_link_lives_and_whom_it_is_for(event):
+def test_an_account_mail_has_the_lifetime_of_its_link_and_its_recipient(event):
     mail = render_account(event)
 
     for part in (mail.text, mail.page.text):
@@ -260,12 +260,12 @@ def test_an_account_mail_says_how_long_its_link_lives_and_whom_it_is_for(event):
 @pytest.mark.parametrize(
     "seconds, words", ((60, "1 minute"), (1800, "30 minutes"), (3600, "1 hour"), (24 * 3600, "24 hours"))
 )
-def test_a_life_is_told_in_its_largest_unit(seconds, words):
+def test_a_lifetime_is_written_in_its_largest_unit(seconds, words):
     assert f"for {words}." in render_account(user_registered(), expires_in=seconds).text
 
 
 @pytest.mark.parametrize("make", (user_registered, user_verification_requested))
-def test_who_did_not_register_is_told_what_to_do(make):
+def test_a_registration_mail_explains_what_to_do_without_a_registration(make):
     mail = render_account(make())
 
     for part in (mail.text, mail.page.text):
@@ -273,7 +273,7 @@ def test_who_did_not_register_is_told_what_to_do(make):
         assert "leave the link alone" in " ".join(part.split())
 
 
-def test_who_did_not_ask_for_a_password_is_told_that_nothing_changes():
+def test_a_password_mail_explains_that_nothing_changes_without_a_request():
     mail = render_account(user_password_reset_requested())
 
     for part in (mail.text, mail.page.text):
@@ -282,7 +282,7 @@ def test_who_did_not_ask_for_a_password_is_told_that_nothing_changes():
 
 
 @every_account_event
-def test_an_account_mail_s_subject_is_one_line_that_no_other_has(event):
+def test_each_account_mail_has_its_own_subject_of_one_line(event):
     subject = render_account(event).subject
 
     assert subject == " ".join(subject.split())
@@ -291,7 +291,7 @@ def test_an_account_mail_s_subject_is_one_line_that_no_other_has(event):
 
 
 @every_account_event
-def test_an_account_mail_loads_nothing_from_elsewhere_and_an_address_cannot_write_html(event):
+def test_an_account_mail_loads_no_external_content_and_escapes_the_address(event):
     mail = render_account(event)
 
     assert not {"img", "link", "script", "iframe", "b"} & set(mail.page.tags)
@@ -299,7 +299,7 @@ def test_an_account_mail_loads_nothing_from_elsewhere_and_an_address_cannot_writ
 
 
 @every_account_event
-def test_the_words_of_an_account_mail_need_no_link(event):
+def test_the_texts_of_an_account_mail_need_no_link(event):
     words = templates.get_template(f"{event.name.replace('.', '_')}/_words.jinja").make_module({"event": event})
 
     assert words.subject and words.text

@@ -47,7 +47,7 @@ def run(commands, folder, uris):
     return done.stdout
 
 
-def test_a_database_that_is_restored_is_open_to_its_own_service_alone(empty_databases):
+def test_a_restored_database_accepts_only_its_own_service(empty_databases):
     own = urlsplit(empty_databases["orders"].replace("+psycopg2", ""))
     other = urlsplit(empty_databases["products"].replace("+psycopg2", ""))
 
@@ -56,7 +56,7 @@ def test_a_database_that_is_restored_is_open_to_its_own_service_alone(empty_data
         psycopg2.connect(other._replace(path=own.path).geturl())
 
 
-def test_on_compose_the_addresses_are_those_of_the_secrets(tmp_path):
+def test_on_compose_the_database_addresses_come_from_the_secrets(tmp_path):
     for service in SERVICES:
         (tmp_path / f"{service}_db_uri").write_text(f"postgresql+psycopg2://{service}:secret@postgres/{service}_db\n")
 
@@ -73,7 +73,7 @@ def states(shop):
     return {state for (state,) in shop.sql("products", "SELECT state FROM reservations")}
 
 
-def test_a_shop_that_is_restored_from_different_instants_goes_on(
+def test_a_shop_restored_from_backups_of_different_times_works(
     own_shop, config, broker, database, empty_databases, tmp_path
 ):
     uris = {service: database(service) for service in SERVICES}

@@ -51,7 +51,7 @@ def fill(disk):
             filler.write(bytes(4096))
 
 
-def test_a_database_whose_disk_is_full_is_not_ready_and_takes_everything_up_again_with_room(
+def test_a_service_with_a_full_disk_is_not_ready_and_continues_once_there_is_space(
     own_shop, small_disk, database_on_it
 ):
     products = Watched(own_shop.run(Products, DB_URIS={"products": database_on_it}))

@@ -49,7 +49,7 @@ def restore(server):
     server.execute("SELECT pg_reload_conf()")
 
 
-def test_a_database_that_turned_read_only_is_not_ready_though_nothing_is_written(own_shop, servers, primary):
+def test_a_service_with_a_read_only_database_is_not_ready_even_without_writes(own_shop, servers, primary):
     products = Watched(own_shop.run(Products, DB_URIS={"products": primary.uri}))
     assert products.get("/readyz").status_code == 200
 
@@ -61,7 +61,7 @@ def test_a_database_that_turned_read_only_is_not_ready_though_nothing_is_written
 
 
 @pytest.mark.parametrize("end", [vanish, demote])
-def test_the_shop_leaves_a_primary_that_ends_for_the_standby_once_that_is_promoted(
+def test_the_shop_moves_to_the_promoted_standby_when_the_primary_ends(
     own_shop, database, servers, primary, standby, end
 ):
     url = make_url(database("products"))

@@ -35,6 +35,6 @@ def test_all_queues_change_their_type(broker):
     wait_for(lambda: broker.depth(PARKED) == 1)
 
 
-def test_without_the_broker_there_is_a_sentence():
+def test_without_the_broker_the_command_ends_with_a_sentence():
     with pytest.raises(SystemExit, match="Not finished, and nothing is lost"):
         change_queues({"AMQP_URI": "amqp://guest:guest@127.0.0.1:1//"})

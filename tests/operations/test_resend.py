@@ -44,7 +44,7 @@ def wait_until_sent(shop, *services):
         wait_for(lambda service=service: shop.outbox(service).pending() == [])
 
 
-def test_mails_whose_events_were_deleted_come_and_the_others_no_second_time(own_shop, environment, smtp):
+def test_resent_events_send_only_the_missing_mails(own_shop, environment, smtp):
     for service in (Products, Orders, Users):
         own_shop.run(service)
     notifications = own_shop.run(Notifications)
@@ -81,7 +81,7 @@ def test_mails_whose_events_were_deleted_come_and_the_others_no_second_time(own_
     assert own_shop.sql("notifications", "SELECT status, count(*) FROM notifications GROUP BY 1") == [("sent", 5)]
 
 
-def test_stock_of_a_cancel_that_was_deleted_goes_back_once(own_shop, environment):
+def test_a_resent_cancel_releases_its_stock_once(own_shop, environment):
     own_shop.run(Orders)
     products = own_shop.run(Products)
     product = own_shop.rpc.products.create_product(**a_product(stock_quantity=10))
@@ -102,14 +102,14 @@ def test_stock_of_a_cancel_that_was_deleted_goes_back_once(own_shop, environment
 
 
 @pytest.mark.parametrize("text", ["yesterday", "2026-11-30T10:00", ""])
-def test_a_time_without_its_zone_is_refused_with_a_sentence(capsys, text):
+def test_a_time_without_a_zone_is_refused_with_a_sentence(capsys, text):
     with pytest.raises(SystemExit):
         resend(["--since", text])
 
     assert "a time with its zone, like 2026-11-30T10:00Z" in capsys.readouterr().err
 
 
-def test_without_an_address_of_the_database_it_says_which_to_set(monkeypatch):
+def test_without_a_database_address_it_reports_which_to_set(monkeypatch):
     monkeypatch.delenv("USERS_DB_URI", raising=False)
 
     with pytest.raises(SystemExit, match="USERS_DB_URI"):

@@ -43,7 +43,7 @@ def ended(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_wrong_address_of_the_broker_ends_everything_with_one_sentence_without_the_password(ended, name):
+def test_an_invalid_broker_address_is_reported_without_the_password(ended, name):
     said, code = ended[name]
 
     assert code == 1
@@ -53,7 +53,7 @@ def test_a_wrong_address_of_the_broker_ends_everything_with_one_sentence_without
     assert not [part for part in ("qx", "zw", "shop:") if part in said]
 
 
-def test_a_wrong_address_of_a_database_ends_a_migration_with_one_sentence_without_the_password():
+def test_an_invalid_database_address_is_reported_without_the_password():
     uris = {
         f"{name}_DB_URI": f"postgresql+psycopg2://u:p@127.0.0.1:1/{name}" for name in ("USERS", "PRODUCTS", "ORDERS")
     }

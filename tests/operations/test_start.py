@@ -8,7 +8,7 @@ import requests
 from nameko_reliable.testing.waiting import wait_for
 
 
-def test_every_line_of_a_process_names_its_service(processes):
+def test_every_log_line_of_a_process_names_its_service(processes):
     orders = processes.start("services.orders", LOG_FORMAT="json")
 
     # Python's own warnings are no log lines.
@@ -18,7 +18,7 @@ def test_every_line_of_a_process_names_its_service(processes):
     assert "starting services" in lines[0]["message"]
 
 
-def test_while_the_broker_is_awaited_at_the_start_it_lives_already(processes, proxy):
+def test_a_process_that_waits_for_the_broker_at_its_start_is_live(processes, proxy):
     proxy.go_away()
 
     server = processes.start("services.users", AMQP_URI=proxy.uri)
@@ -28,7 +28,7 @@ def test_while_the_broker_is_awaited_at_the_start_it_lives_already(processes, pr
     assert requests.get(f"http://127.0.0.1:{port}/readyz", timeout=10).status_code == 503
 
 
-def test_a_config_of_0_1_0_starts_a_service(processes):
+def test_the_config_of_0_1_0_starts_a_service(processes):
     as_released = Path(__file__).with_name("config-0.1.0.yaml")
 
     orders = processes.start("services.orders", config=as_released, LOG_FORMAT="json")

@@ -134,19 +134,19 @@ def assert_shell_works(config):
     assert ">>> 1\n" in done.stdout, done.stdout + done.stderr
 
 
-def test_without_a_file_the_brokers_authority_is_one_of_the_systems(broker_over_tls, authority, monkeypatch):
+def test_without_amqp_ssl_ca_the_systems_authorities_are_trusted(broker_over_tls, authority, monkeypatch):
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.certificate))
 
     connect(address(broker_over_tls(ca=None))).close()
 
 
-def test_make_run_asks_the_broker_that_it_is_given_as_the_processes_do(broker_over_tls, stranger):
+def test_make_run_connects_to_a_given_broker_like_the_processes(broker_over_tls, stranger):
     require_given_broker(checked(ShopSettings(), broker_over_tls()))
     with pytest.raises(CannotStart, match="CERTIFICATE_VERIFY_FAILED"):
         require_given_broker(checked(ShopSettings(), broker_over_tls(ca=stranger.certificate)))
 
 
-def test_make_run_and_the_seed_say_in_a_sentence_that_the_broker_refuses_the_password(broker):
+def test_make_run_and_the_seed_report_a_refused_broker_password_in_a_sentence(broker):
     config = {"AMQP_URI": broker.uri.replace("@", "x@")}
 
     with pytest.raises(CannotStart, match="ACCESS_REFUSED"):
@@ -161,7 +161,7 @@ def seed(config):
     return done.stderr
 
 
-def test_the_seed_asks_the_broker_as_the_processes_do(broker_over_tls, stranger):
+def test_the_seed_connects_to_the_broker_like_the_processes(broker_over_tls, stranger):
     # It is let in, and finds no services.
     assert "The services users and products do not answer" in seed(broker_over_tls())
     assert "CERTIFICATE_VERIFY_FAILED" in seed(broker_over_tls(ca=stranger.certificate))
@@ -176,7 +176,7 @@ def test_the_seed_asks_the_broker_as_the_processes_do(broker_over_tls, stranger)
     ],
     ids=str,
 )
-def test_a_broker_that_can_not_prove_who_it_is_is_refused(broker_over_tls, stranger, who, reason):
+def test_a_broker_with_an_untrusted_certificate_is_refused(broker_over_tls, stranger, who, reason):
     if who.get("ca"):
         who = {"ca": stranger.certificate}
 
@@ -191,7 +191,7 @@ def test_a_broker_that_can_not_prove_who_it_is_is_refused(broker_over_tls, stran
         ("authority", "127.0.0.1", '(and 1 other name) does not match host name "127.0.0.1"'),
     ],
 )
-def test_a_database_that_can_not_prove_who_it_is_is_refused(
+def test_a_database_with_an_untrusted_certificate_is_refused(
     own_shop, database, databases_with_tls, request, caplog, issuer, host, reason
 ):
     uri = database_over_tls(database("products"), request.getfixturevalue(issuer), host)
@@ -204,11 +204,11 @@ def test_a_database_that_can_not_prove_who_it_is_is_refused(
 
 
 @pytest.mark.parametrize("ca", ["/nowhere", str(ROOT / "README.md")])
-def test_a_file_that_is_no_authoritys_is_a_sentence(ca):
+def test_an_invalid_authority_file_is_reported_in_a_sentence(ca):
     with pytest.raises(SystemExit, match="AMQP_SSL_CA must be a file with an authority's certificate"):
         address({"AMQP_URI": "amqps://localhost", "AMQP_SSL_CA": ca})
 
 
-def test_an_authority_without_tls_is_a_sentence(authority):
+def test_an_authority_without_tls_is_reported_in_a_sentence(authority):
     with pytest.raises(SystemExit, match=r"^AMQP_SSL_CA is set, and AMQP_URI is no amqps:// address"):
         address({"AMQP_URI": "amqp://localhost", "AMQP_SSL_CA": str(authority.certificate)})

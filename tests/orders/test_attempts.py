@@ -59,7 +59,7 @@ def locked(product):
 # Keys
 
 
-def test_a_repeat_gets_the_first_answer_whatever_became_of_the_order(shop, product, customer):
+def test_a_repeated_request_gets_the_first_answer_after_the_order_has_changed(shop, product, customer):
     order = place_order(shop.rpc, a_line(product, 2), customer=customer, key="key")
     shop.rpc.orders.update_status(order_id=order["id"], status="confirmed")
     shop.rpc.products.update_product(product_id=product["id"], price="99")
@@ -71,7 +71,7 @@ def test_a_repeat_gets_the_first_answer_whatever_became_of_the_order(shop, produ
     assert stock(shop, product) == 8
 
 
-def test_a_repeat_may_split_its_lines_and_write_its_price_otherwise(shop, product, customer):
+def test_a_repeated_request_may_split_its_lines_and_format_its_price_differently(shop, product, customer):
     order = place_order(shop.rpc, a_line(product, 3, unit_price="14.5"), customer=customer, key="key")
 
     again = place_order(
@@ -93,7 +93,7 @@ def test_a_key_with_another_body_is_refused(shop, product, customer):
     assert stock(shop, product) == 8
 
 
-def test_a_key_is_a_customers_own(shop, product):
+def test_two_customers_may_use_the_same_key(shop, product):
     first, second = (place_order(shop.rpc, a_line(product), customer=a_customer(), key="key") for _ in range(2))
 
     assert first["id"] != second["id"]
@@ -107,7 +107,7 @@ def test_two_keys_make_two_orders(shop, product, customer):
 
 
 @pytest.mark.usefixtures("busy_machine")
-def test_a_key_sent_twenty_times_at_once_makes_one_order(shop, product, customer):
+def test_twenty_concurrent_requests_with_one_key_make_one_order(shop, product, customer):
     calls = [start_placing(shop.rpc, customer, a_line(product, 2)) for _ in range(20)]
 
     refusals = [refusal_of(call) for call in calls]
@@ -119,7 +119,7 @@ def test_a_key_sent_twenty_times_at_once_makes_one_order(shop, product, customer
     assert stock(shop, product) == 8
 
 
-def test_after_a_refusal_the_key_is_free_and_a_new_reservation_is_made(shop, product, customer):
+def test_a_refusal_frees_the_key_and_the_next_request_makes_a_new_reservation(shop, product, customer):
     with pytest.raises(InsufficientStock):
         place_order(shop.rpc, a_line(product, 11), customer=customer, key="key")
     shop.rpc.products.set_stock(product_id=product["id"], delta=1)
@@ -131,14 +131,14 @@ def test_after_a_refusal_the_key_is_free_and_a_new_reservation_is_made(shop, pro
     assert refused_id != ordered_id
 
 
-def test_after_a_refusal_the_key_may_come_with_another_body(shop, product, customer):
+def test_after_a_refusal_the_key_may_be_used_with_another_body(shop, product, customer):
     with pytest.raises(InsufficientStock):
         place_order(shop.rpc, a_line(product, 11), customer=customer, key="key")
 
     assert place_order(shop.rpc, a_line(product, 10), customer=customer, key="key")
 
 
-def test_without_a_key_a_call_that_is_delivered_again_makes_one_order(shop, product, customer):
+def test_a_redelivered_call_without_a_key_makes_one_order(shop, product, customer):
     first, second = shop.call_twice("orders", "create_order", **customer, items=[a_line(product, 2)])
 
     assert first == second
@@ -149,7 +149,7 @@ def test_without_a_key_a_call_that_is_delivered_again_makes_one_order(shop, prod
 # Leases
 
 
-def test_while_the_first_call_is_at_work_a_repeat_is_told_to_wait(shop, product, customer):
+def test_a_repeat_during_the_first_call_is_refused_with_a_time_to_wait(shop, product, customer):
     with shop.client() as other_client:
         with shop.transaction("products", locked(product)):
             first = start_placing(other_client, customer, a_line(product))
@@ -167,7 +167,7 @@ def test_while_the_first_call_is_at_work_a_repeat_is_told_to_wait(shop, product,
     assert orders_of(shop, customer) == 1
 
 
-def test_after_the_lease_a_repeat_takes_the_attempt_over_and_both_get_one_order(shop, product, customer):
+def test_after_the_lease_a_repeat_takes_over_the_attempt_and_both_calls_get_one_order(shop, product, customer):
     with shop.client() as other_client:
         with shop.transaction("products", locked(product)):
             first = start_placing(other_client, customer, a_line(product, 3))
@@ -187,7 +187,7 @@ def test_after_the_lease_a_repeat_takes_the_attempt_over_and_both_get_one_order(
     assert stock(shop, product) == 7
 
 
-def test_of_a_dead_calls_attempt_the_taker_keeps_the_reservation(own_shop, customer):
+def test_a_repeat_after_a_dead_call_keeps_its_reservation(own_shop, customer):
     own_shop.run(Products)
     dying = own_shop.run(Orders)
     product = own_shop.rpc.products.create_product(**a_product())
@@ -244,7 +244,7 @@ def released(shop, customer):
     return shop.sql("products", "SELECT 1 FROM reservations WHERE id = %s AND state = 'released'", reservation_id)
 
 
-def test_an_order_that_can_not_be_written_gives_its_stock_back(shop, product, customer):
+def test_an_order_that_cannot_be_written_releases_its_stock(shop, product, customer):
     with shop.client(time_left=2) as hurried_client:
         with shop.transaction("orders", "LOCK TABLE orders IN EXCLUSIVE MODE"):
             call = start_placing(hurried_client, customer, a_line(product, 3))
@@ -262,7 +262,7 @@ def test_an_order_that_can_not_be_written_gives_its_stock_back(shop, product, cu
 # The fence
 
 
-def test_a_reservation_nobody_knows_is_abandoned_by_the_asking(shop):
+def test_a_question_about_an_unknown_reservation_abandons_it(shop):
     reservation_id = str(uuid4())
 
     answers = [shop.rpc.orders.find_reservation(reservation_id=reservation_id) for _ in range(2)]
@@ -294,7 +294,7 @@ def test_a_reservation_within_its_lease_is_open(shop, product, customer):
         assert call.result()["status"] == "pending"
 
 
-def test_an_order_that_comes_after_its_attempt_was_given_up_fails(shop, product, customer):
+def test_an_order_fails_after_its_attempt_was_abandoned(shop, product, customer):
     with shop.client() as other_client:
         with shop.transaction("products", locked(product)):
             late = start_placing(other_client, customer, a_line(product, 3))
@@ -312,7 +312,7 @@ def test_an_order_that_comes_after_its_attempt_was_given_up_fails(shop, product,
 
 
 @pytest.mark.parametrize("reservation_id", ("c0ffee", "", None, 5))
-def test_what_is_no_reservation_id_is_refused(shop, reservation_id):
+def test_an_invalid_reservation_id_is_refused(shop, reservation_id):
     with pytest.raises(InvalidInput):
         shop.rpc.orders.find_reservation(reservation_id=reservation_id)
 
@@ -320,7 +320,7 @@ def test_what_is_no_reservation_id_is_refused(shop, reservation_id):
 # Housekeeping
 
 
-def test_a_dead_attempt_that_reserved_nothing_is_given_up_after_an_hour(shop, customer):
+def test_a_dead_attempt_without_a_reservation_is_abandoned_after_an_hour(shop, customer):
     made = (
         "INSERT INTO attempts (reservation_id, user_id, key, state, leased_until)"
         " VALUES (%s, %s, %s, 'open', now() - interval %s)"
@@ -338,7 +338,7 @@ def test_a_dead_attempt_that_reserved_nothing_is_given_up_after_an_hour(shop, cu
     wait_for(lambda: shop.sql("products", "SELECT 1 FROM reservations WHERE id = %s AND state = 'released'", old))
 
 
-def test_abandoned_attempts_are_forgotten_after_thirty_days_and_ordered_ones_never(shop, product, customer):
+def test_abandoned_attempts_are_deleted_after_thirty_days_and_ordered_ones_are_kept(shop, product, customer):
     place_order(shop.rpc, a_line(product), customer=customer, key="ordered")
     for key in ("old", "young"):
         refusal_of(start_placing(shop.rpc, customer, a_line(product, 11), key=key))

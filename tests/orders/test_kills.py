@@ -49,7 +49,9 @@ def states(shop):
     return [state for (state,) in shop.sql("products", "SELECT state FROM reservations")]
 
 
-def test_killed_between_reservation_and_commit(own_shop, start_orders, product, customer):
+def test_a_repeat_after_a_kill_between_reservation_and_commit_places_the_order(
+    own_shop, start_orders, product, customer
+):
     orders = start_orders()
     with own_shop.client() as lost_client:
         with own_shop.transaction("orders", "LOCK TABLE orders IN EXCLUSIVE MODE"):
@@ -70,7 +72,9 @@ def test_killed_between_reservation_and_commit(own_shop, start_orders, product, 
     wait_for(lambda: states(own_shop) == ["committed"])
 
 
-def test_killed_between_reservation_and_commit_and_never_asked_again(own_shop, start_orders, product, customer):
+def test_a_kill_between_reservation_and_commit_without_a_repeat_releases_the_stock(
+    own_shop, start_orders, product, customer
+):
     settling = own_shop.run(Products, SETTLE_AFTER_SECONDS="0")
     orders = start_orders()
     with own_shop.client() as lost_client:
@@ -89,7 +93,7 @@ def test_killed_between_reservation_and_commit_and_never_asked_again(own_shop, s
     assert own_shop.rpc.orders.list_orders()["total"] == 0
 
 
-def test_killed_between_commit_and_publishing(own_shop, start_orders, product, customer, smtp):
+def test_a_kill_between_commit_and_publishing_loses_no_event(own_shop, start_orders, product, customer, smtp):
     own_shop.run(Notifications)
     orders = start_orders()
     with own_shop.outbox(Orders).held() as pending:
@@ -108,7 +112,7 @@ def test_killed_between_commit_and_publishing(own_shop, start_orders, product, c
     assert stock(own_shop, product) == 7
 
 
-def test_one_of_two_replicas_killed_at_work_the_other_goes_on(own_shop, start_orders, product, customer):
+def test_a_kill_of_one_of_two_replicas_during_a_call_makes_one_order(own_shop, start_orders, product, customer):
     replicas = [start_orders(), start_orders()]
     with own_shop.client() as client:
         with own_shop.transaction("orders", "LOCK TABLE orders IN EXCLUSIVE MODE"):
@@ -140,7 +144,7 @@ def the_one_at_work(shop, replicas):
     raise AssertionError("none of the replicas has this connection")
 
 
-def test_on_a_new_broker_an_order_waits_for_notifications_that_never_ran(
+def test_on_a_new_broker_an_event_waits_for_the_first_start_of_notifications(
     own_shop, start_orders, product, customer, smtp
 ):
     start_orders()

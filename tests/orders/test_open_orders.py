@@ -52,7 +52,7 @@ def refusals(results):
 
 
 @pytest.mark.parametrize("email_verified, most_orders, most_units", ((False, 5, 12), (True, 8, 40)))
-def test_of_twenty_orders_at_once_as_many_are_placed_as_may_be_open(
+def test_concurrent_orders_do_not_exceed_the_limit_of_open_orders(
     shop, product, customer, email_verified, most_orders, most_units
 ):
     results = placed(shop, 20, a_line(product), **customer, email_verified=email_verified)
@@ -64,14 +64,14 @@ def test_of_twenty_orders_at_once_as_many_are_placed_as_may_be_open(
     assert stock(shop, product) == 100 - most_orders
 
 
-def test_orders_at_once_have_no_more_units_than_may_be_open(shop, product, customer):
+def test_concurrent_orders_do_not_exceed_the_limit_of_open_units(shop, product, customer):
     results = placed(shop, 10, a_line(product, 5), **customer)
 
     assert len(refusals(results)) == 8
     assert stock(shop, product) == 90
 
 
-def test_an_order_of_more_units_than_may_be_open_is_refused_with_the_figures(shop, product, customer):
+def test_an_order_beyond_the_limit_of_open_units_is_refused_with_the_figures(shop, product, customer):
     other = shop.rpc.products.create_product(**a_product())
     place_order(shop.rpc, a_line(product, 3), customer=customer)
 
@@ -88,7 +88,7 @@ def test_an_order_of_more_units_than_may_be_open_is_refused_with_the_figures(sho
     assert (stock(shop, product), stock(shop, other)) == (97, 10)
 
 
-def test_a_key_comes_before_the_limits(shop, product, customer):
+def test_a_repeated_request_gets_its_answer_at_the_limits(shop, product, customer):
     first = place_order(shop.rpc, a_line(product), customer=customer, key="key")
     placed(shop, 4, a_line(product), **customer)
 
@@ -111,7 +111,7 @@ def test_an_order_is_open_until_it_is_shipped_or_cancelled(shop, product, custom
     assert len(refusals(placed(shop, 3, a_line(product), **customer))) == 1
 
 
-def test_an_order_that_is_being_placed_counts_and_one_that_was_refused_does_not(shop, product, customer):
+def test_an_open_attempt_counts_and_a_refused_one_does_not(shop, product, customer):
     locked = f"SELECT FROM products WHERE id = {product['id']} FOR UPDATE"
     with shop.transaction("products", locked):
         held = shop.rpc.orders.create_order.call_async(**customer, items=[a_line(product, 10)])
@@ -126,21 +126,21 @@ def test_an_order_that_is_being_placed_counts_and_one_that_was_refused_does_not(
     place_order(shop.rpc, a_line(product, 2), customer=customer)
 
 
-def test_orders_of_the_release_before_count_by_their_lines(shop, product, customer):
+def test_orders_of_the_previous_release_count_by_their_lines(shop, product, customer):
     place_order(shop.rpc, a_line(product, 10), customer=customer)
     shop.sql("orders", "UPDATE attempts SET units = NULL WHERE user_id = %s", customer["user_id"])
 
     assert refusals(placed(shop, 1, a_line(product, 3), **customer))
 
 
-def test_one_account_takes_nothing_from_another(shop, product, customer):
+def test_each_account_has_its_own_limits(shop, product, customer):
     placed(shop, 5, a_line(product), **customer)
 
     assert place_order(shop.rpc, a_line(product), customer=a_customer())
 
 
 @pytest.mark.parametrize("scale, most", (("0.1", (2, 20)), ("0.001", (1, 1)), ("3", (60, 600))))
-def test_the_limits_are_multiplied_like_every_other(own_shop, scale, most):
+def test_rate_limit_scale_multiplies_the_limits(own_shop, scale, most):
     own_shop.run(Orders, RATE_LIMIT_SCALE=scale)
 
     with pytest.raises(TooManyOpenOrders) as refusal:
@@ -167,7 +167,7 @@ def steps(shop, order):
     return [(step["status"], step["by"]) for step in history]
 
 
-def test_an_order_that_stays_pending_is_cancelled_by_the_shop_itself(shop, product, events_of):
+def test_the_shop_cancels_an_order_that_stays_pending(shop, product, events_of):
     late, early, confirmed = (place_order(shop.rpc, a_line(product, 2)) for _ in range(3))
     shop.rpc.orders.update_status(order_id=confirmed["id"], status="confirmed")
     let_pass(shop, 49, late, confirmed)
@@ -182,7 +182,7 @@ def test_an_order_that_stays_pending_is_cancelled_by_the_shop_itself(shop, produ
     assert (event.new_status, event.reason) == ("cancelled", "not-confirmed")
 
 
-def test_what_the_shop_cancels_gives_its_stock_back(shop, product):
+def test_a_cancel_by_the_shop_releases_the_stock(shop, product):
     order = place_order(shop.rpc, a_line(product, 2))
     let_pass(shop, 49, order)
 
@@ -204,7 +204,7 @@ def test_orders_that_are_confirmed_meanwhile_stay_confirmed(shop, product):
     ]
 
 
-def test_an_order_that_is_locked_is_passed_over_for_now(shop, product):
+def test_a_locked_order_is_skipped(shop, product):
     held, free = (place_order(shop.rpc, a_line(product)) for _ in range(2))
     let_pass(shop, 49, held, free)
 
@@ -217,7 +217,7 @@ def test_an_order_that_is_locked_is_passed_over_for_now(shop, product):
     assert steps(shop, held)[-1][0] == "cancelled"
 
 
-def test_a_heap_of_old_orders_is_cancelled_round_by_round(shop):
+def test_many_old_orders_are_cancelled_in_batches(shop):
     customer = a_customer()
     shop.sql(
         "orders",

@@ -39,7 +39,7 @@ def orders_of(shop, customer):
 # Placing
 
 
-def test_a_placed_order_says_what_was_bought_at_what_price(shop, product, customer):
+def test_a_placed_order_has_its_items_and_prices(shop, product, customer):
     other = shop.rpc.products.create_product(**a_product(name="Porcini", price="0.01"))
 
     order = place_order(shop.rpc, a_line(other, 5), a_line(product, 2), customer=customer)
@@ -68,7 +68,7 @@ def test_an_order_keeps_the_name_and_price_it_was_sold_at(shop, product):
     assert shop.rpc.orders.get_order(order_id=order["id"]) == order
 
 
-def test_lines_of_one_product_become_one(shop, product):
+def test_lines_of_one_product_are_merged(shop, product):
     order = place_order(shop.rpc, a_line(product, 2), a_line(product, 3, unit_price="14.50"))
 
     assert [(item["product_id"], item["quantity"]) for item in order["items"]] == [(product["id"], 5)]
@@ -97,7 +97,7 @@ def test_an_order_out_of_bounds_is_refused_before_anything_is_reserved(shop, pro
     "changes",
     ({"user_id": 0}, {"user_id": "7"}, {"user_email": "ada"}, {"idempotency_key": ""}, {"email_verified": "yes"}),
 )
-def test_an_order_without_a_sound_customer_or_key_is_refused(shop, product, changes):
+def test_an_order_without_a_valid_customer_or_key_is_refused(shop, product, changes):
     placement = {**a_customer(), "items": [a_line(product)], **changes}
 
     with pytest.raises(InvalidInput) as refusal:
@@ -106,7 +106,7 @@ def test_an_order_without_a_sound_customer_or_key_is_refused(shop, product, chan
     assert set(refusal.value.errors) == set(changes)
 
 
-def test_an_order_for_more_than_there_is_is_refused_and_reserves_nothing(shop, product, customer):
+def test_an_order_beyond_the_stock_is_refused_and_reserves_nothing(shop, product, customer):
     other = shop.rpc.products.create_product(**a_product())
 
     with pytest.raises(InsufficientStock) as refusal:
@@ -117,7 +117,7 @@ def test_an_order_for_more_than_there_is_is_refused_and_reserves_nothing(shop, p
     assert orders_of(shop, customer)["total"] == 0
 
 
-def test_an_order_at_a_price_that_no_longer_holds_is_refused(shop, product, customer):
+def test_an_order_at_an_outdated_price_is_refused(shop, product, customer):
     shop.rpc.products.update_product(product_id=product["id"], price="15")
 
     with pytest.raises(PriceChanged) as refusal:
@@ -127,7 +127,7 @@ def test_an_order_at_a_price_that_no_longer_holds_is_refused(shop, product, cust
     assert orders_of(shop, customer)["total"] == 0
 
 
-def test_an_order_at_the_price_that_holds_is_placed(shop, product):
+def test_an_order_at_the_current_price_is_placed(shop, product):
     assert place_order(shop.rpc, a_line(product, unit_price="14.5"))["total_amount"] == "14.50"
 
 
@@ -144,7 +144,7 @@ def test_an_order_of_an_unknown_or_inactive_product_is_refused(shop, product, cu
     assert orders_of(shop, customer)["total"] == 0
 
 
-def test_an_order_whose_total_can_not_be_kept_gives_its_stock_back(shop, customer):
+def test_an_order_above_the_highest_total_releases_its_stock(shop, customer):
     dear = shop.rpc.products.create_product(**a_product(price="9999999999.99"))
 
     with pytest.raises(InvalidInput):
@@ -157,7 +157,7 @@ def test_an_order_whose_total_can_not_be_kept_gives_its_stock_back(shop, custome
 # The event
 
 
-def test_an_order_and_its_event_are_there_together(shop, product, events_of):
+def test_an_order_and_its_event_are_committed_together(shop, product, events_of):
     order = place_order(shop.rpc, a_line(product, 2))
 
     [event] = events_of(order)
@@ -174,7 +174,7 @@ def test_an_order_and_its_event_are_there_together(shop, product, events_of):
     ]
 
 
-def test_a_step_and_its_event_are_there_together(shop, product, events_of):
+def test_a_status_change_and_its_event_are_committed_together(shop, product, events_of):
     order = place_order(shop.rpc, a_line(product, 2))
 
     shop.rpc.orders.update_status(order_id=order["id"], status="confirmed")
@@ -190,7 +190,7 @@ def test_a_step_and_its_event_are_there_together(shop, product, events_of):
     assert [item.product_name for item in confirmed.items] == ["Morels"]
 
 
-def test_the_events_of_an_order_say_whether_its_customer_has_proven_the_address(shop, product, events_of):
+def test_the_events_of_an_order_show_whether_the_customers_address_is_proven(shop, product, events_of):
     unproven, proven_since = a_customer(), a_customer()
     steps = [
         # By the back office, which has proven addresses of its own.
@@ -227,7 +227,7 @@ def test_a_refused_order_and_a_refused_step_leave_no_event(shop, product, custom
 # Steps
 
 
-def test_an_order_goes_its_way_and_keeps_its_history(shop, product):
+def test_an_order_takes_every_step_and_keeps_its_history(shop, product):
     order = place_order(shop.rpc, a_line(product))
 
     for status in ("confirmed", "shipped", "delivered"):
@@ -245,7 +245,7 @@ def test_an_order_goes_its_way_and_keeps_its_history(shop, product):
     assert [step["at"] for step in moved["history"]] == sorted(step["at"] for step in moved["history"])
 
 
-def test_cancelling_gives_the_stock_back(shop, product):
+def test_cancelling_releases_the_stock(shop, product):
     order = place_order(shop.rpc, a_line(product, 4))
 
     shop.rpc.orders.update_status(order_id=order["id"], status="cancelled", user_id=order["user_id"])
@@ -264,7 +264,7 @@ def test_cancelling_a_shipped_order_is_refused(shop, product):
     assert stock(shop, product) == 6
 
 
-def test_a_customer_may_cancel_and_nothing_else(shop, product):
+def test_a_customer_may_only_cancel(shop, product):
     order = place_order(shop.rpc, a_line(product))
 
     for status in ("pending", "confirmed", "shipped", "delivered"):
@@ -275,7 +275,7 @@ def test_a_customer_may_cancel_and_nothing_else(shop, product):
     assert cancelled["history"][-1]["by"] == "customer"
 
 
-def test_somebody_elses_order_does_not_exist(shop, product, customer):
+def test_the_order_of_another_customer_is_not_found(shop, product, customer):
     order = place_order(shop.rpc, a_line(product))
 
     for call in (
@@ -297,7 +297,7 @@ def test_an_unknown_status_is_refused(shop, product, status):
 
 
 @pytest.mark.parametrize("order_id", (0, "1", None, True, 2**63, [1]))
-def test_what_is_no_id_is_refused(shop, order_id):
+def test_an_invalid_id_is_refused(shop, order_id):
     for call in (
         shop.rpc.orders.get_order.call_async(order_id=order_id),
         shop.rpc.orders.update_status.call_async(order_id=order_id, status="cancelled"),
@@ -305,7 +305,7 @@ def test_what_is_no_id_is_refused(shop, order_id):
         assert isinstance(refusal_of(call), InvalidInput)
 
 
-def test_of_many_steps_at_once_one_wins(shop, product):
+def test_one_of_many_concurrent_steps_is_taken(shop, product):
     order = place_order(shop.rpc, a_line(product, 4))
 
     calls = [
@@ -322,7 +322,7 @@ def test_of_many_steps_at_once_one_wins(shop, product):
     wait_for(lambda: stock(shop, product) == 10)
 
 
-def test_a_step_that_is_delivered_again_is_taken_once_and_answers_the_same(shop, product):
+def test_a_redelivered_step_is_taken_once_with_the_same_answer(shop, product):
     order = place_order(shop.rpc, a_line(product, 4))
 
     first, second = shop.call_twice("orders", "update_status", order_id=order["id"], status="cancelled")
@@ -335,7 +335,7 @@ def test_a_step_that_is_delivered_again_is_taken_once_and_answers_the_same(shop,
 # Lists
 
 
-def test_a_customer_sees_their_own_orders_newest_first_and_in_pages(shop, product, customer):
+def test_customers_list_their_own_orders_newest_first_in_pages(shop, product, customer):
     made = [place_order(shop.rpc, a_line(product), customer=customer)["id"] for _ in range(3)]
     place_order(shop.rpc, a_line(product))
 
@@ -382,13 +382,13 @@ def test_an_order_is_found_by_its_id(shop, product):
 
 
 @pytest.mark.parametrize("q", ("9" * 18, "9" * 19, "9" * 254, "²", "٣", "1.5", "%", "_", "\\", "'; --", "🍄"))
-def test_what_fits_no_order_finds_none(shop, product, customer, q):
+def test_a_search_without_a_match_is_empty(shop, product, customer, q):
     place_order(shop.rpc, a_line(product), customer=customer)
 
     assert shop.rpc.orders.list_orders(user_id=customer["user_id"], q=q) == {"orders": [], "total": 0}
 
 
-def test_orders_are_found_by_their_time(shop, product, customer):
+def test_orders_are_found_by_the_time_of_their_creation(shop, product, customer):
     first, second = (place_order(shop.rpc, a_line(product), customer=customer) for _ in range(2))
 
     def found(**times):
@@ -410,7 +410,7 @@ def test_a_query_out_of_bounds_is_refused(shop, query):
     assert set(refusal.value.errors) == set(query)
 
 
-def test_a_page_may_begin_beyond_the_last_order(shop):
+def test_a_page_beyond_the_last_order_is_empty(shop):
     assert shop.rpc.orders.list_orders(skip=2**63 - 1)["orders"] == []
 
 
@@ -433,7 +433,7 @@ def insert_order(shop, status, total_amount, created_at):
     )
 
 
-def test_orders_are_summed_up_by_days_of_utc(own_shop):
+def test_the_summary_counts_orders_by_utc_days(own_shop):
     own_shop.run(Orders)
     wait_for_a_day_with_time_left()
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -462,12 +462,12 @@ def test_orders_are_summed_up_by_days_of_utc(own_shop):
 
 
 @pytest.mark.parametrize("days", (0, 91, "many", None))
-def test_sums_of_so_many_days_are_refused(orders, days):
+def test_a_summary_of_an_invalid_number_of_days_is_refused(orders, days):
     with pytest.raises(InvalidInput) as refusal:
         orders.summarize_orders(days=days)
 
     assert set(refusal.value.errors) == {"days"}
 
 
-def test_the_service_says_that_it_is_up(orders):
+def test_health_answers_up(orders):
     assert orders.health() == {"status": "up"}

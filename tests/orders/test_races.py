@@ -42,7 +42,7 @@ def start_placing(shop, *lines):
     return shop.rpc.orders.create_order.call_async(**a_customer(), items=list(lines))
 
 
-def test_forty_buyers_of_the_last_ten_units_buy_exactly_ten(shop):
+def test_forty_concurrent_buyers_of_the_last_ten_units_buy_exactly_ten(shop):
     product = shop.rpc.products.create_product(**a_product(stock_quantity=10))
 
     calls = [start_placing(shop, a_line(product)) for _ in range(40)]
@@ -72,7 +72,7 @@ def test_forty_buyers_at_two_replicas_of_each_service_buy_exactly_ten(own_shop):
     assert own_shop.broker.consumers("rpc-orders") == own_shop.broker.consumers("rpc-products") == 2
 
 
-def test_two_buyers_with_crossed_carts_both_get_them_again_and_again(shop):
+def test_two_buyers_with_crossed_carts_never_deadlock(shop):
     one, other = (shop.rpc.products.create_product(**a_product(stock_quantity=100)) for _ in range(2))
 
     calls = [
@@ -85,7 +85,7 @@ def test_two_buyers_with_crossed_carts_both_get_them_again_and_again(shop):
     assert (stock(shop, one), stock(shop, other)) == (60, 60)
 
 
-def test_an_order_cancelled_by_many_at_once_gives_its_stock_back_once(shop):
+def test_concurrent_cancels_of_one_order_release_its_stock_once(shop):
     product = shop.rpc.products.create_product(**a_product(stock_quantity=10))
     order = place_order(shop.rpc, a_line(product, 4))
 
@@ -116,7 +116,7 @@ HISTORY = st.lists(st.lists(STEP, min_size=1, max_size=8), min_size=1, max_size=
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(history=HISTORY)
-def test_whatever_happens_what_was_sold_and_what_is_left_add_up(shop, history):
+def test_sold_units_and_remaining_stock_always_add_up(shop, history):
     products = [shop.rpc.products.create_product(**a_product(stock_quantity=10)) for _ in range(3)]
     put_in, orders = [10, 10, 10], []
 

@@ -35,7 +35,7 @@ def an_order(*lines, status="pending"):
     return order
 
 
-def test_a_placed_order_is_pending_and_its_history_begins():
+def test_a_placed_order_is_pending_with_one_step_of_history():
     order = an_order()
 
     assert order.status == "pending"
@@ -49,13 +49,13 @@ def test_an_orders_total_is_the_sum_of_its_lines():
     assert order.total_amount == Decimal("143.50")
 
 
-def test_a_total_that_can_not_be_kept_is_refused():
+def test_a_total_above_the_maximum_is_refused():
     with pytest.raises(InvalidInput):
         an_order({"product_price": "9999999999.99", "quantity": 1}, {"product_price": "0.01", "quantity": 1})
 
 
 @pytest.mark.parametrize("old, new", sorted(LEGAL))
-def test_a_legal_step_is_taken_and_written_down(old, new):
+def test_a_legal_step_is_taken_and_recorded(old, new):
     order = an_order(status=old)
 
     order.move_to(new, by="admin")
@@ -77,7 +77,7 @@ def test_any_other_step_is_refused_and_changes_nothing(old, new):
 
 
 @given(st.lists(st.sampled_from(ORDER_STATUSES), max_size=12))
-def test_whatever_is_tried_the_history_is_a_legal_path_and_the_sequence_its_length(tries):
+def test_any_steps_leave_a_legal_history_whose_length_is_the_sequence(tries):
     order = an_order()
 
     for status in tries:

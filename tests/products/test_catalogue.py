@@ -55,7 +55,7 @@ def test_a_new_products_stock_is_in_the_ledger(shop, products):
     assert ledger(shop, product) == [("edit", 7)]
 
 
-def test_a_sku_is_taken_and_a_category_found_in_any_spelling(products, category):
+def test_a_sku_is_taken_and_a_category_found_in_any_unicode_form(products, category):
     product = products.create_product(**a_product(sku=f"CR\u00c8ME-{uuid4()}", category=f"Cr\u00e8me {category}"))
     decomposed = unicodedata.normalize("NFD", product["sku"])
 
@@ -66,7 +66,7 @@ def test_a_sku_is_taken_and_a_category_found_in_any_spelling(products, category)
     assert [found["id"] for found in page["items"]] == [product["id"]]
 
 
-def test_a_sku_is_taken_whatever_its_case(products):
+def test_a_sku_is_taken_in_any_case(products):
     product = products.create_product(**a_product())
 
     with pytest.raises(Taken) as refusal:
@@ -82,7 +82,7 @@ def test_a_product_out_of_bounds_is_refused(products):
     assert set(refusal.value.errors) == {"price", "name", "colour"}
 
 
-def test_a_made_sku_gives_way_to_one_that_was_given(products):
+def test_a_generated_sku_avoids_a_taken_one(products):
     last = products.create_product(**a_product())["id"]
     taken = [f"P-{last + 3}", f"p-{last + 3}-2"]
     for sku in taken:
@@ -107,7 +107,7 @@ def test_an_unknown_product_is_not_found(products, product_id):
 
 
 @pytest.mark.parametrize("product_id", (0, -1, "1", None, True, 2**63, 1.5, [1]))
-def test_what_is_no_id_is_refused(products, product_id):
+def test_an_invalid_id_is_refused(products, product_id):
     for call in (
         products.get_product.call_async(product_id=product_id),
         products.delete_product.call_async(product_id=product_id),
@@ -118,7 +118,7 @@ def test_what_is_no_id_is_refused(products, product_id):
 # Listing
 
 
-def test_a_list_is_newest_first_and_in_pages(products, category):
+def test_products_are_listed_newest_first_in_pages(products, category):
     for name in ("Porcini", "Morels", "Chanterelles"):
         products.create_product(**a_product(name=name, category=category))
 
@@ -148,7 +148,7 @@ def test_a_list_can_be_sorted(products, category, sort_by, order):
     assert names(products.list_products(category=category, sort_by=sort_by)) == order
 
 
-def test_products_of_one_price_keep_one_order_over_the_pages(products, category):
+def test_products_of_one_price_have_a_stable_order_across_pages(products, category):
     made = [products.create_product(**a_product(category=category))["id"] for _ in range(6)]
 
     pages = [products.list_products(category=category, sort_by="price", limit=2, offset=offset) for offset in (0, 2, 4)]
@@ -170,7 +170,7 @@ def test_products_of_one_price_keep_one_order_over_the_pages(products, category)
         "": ["100% Porcini", "dried_morels", "half/half", "back\\slash", "🍄 mix"],
     }.items(),
 )
-def test_a_name_is_sought_literally_and_without_case(products, category, sought, found):
+def test_a_search_is_literal_and_ignores_case(products, category, sought, found):
     for name in ("100% Porcini", "dried_morels", "half/half", "back\\slash", "🍄 mix"):
         products.create_product(**a_product(name=name, category=category))
 
@@ -180,7 +180,7 @@ def test_a_name_is_sought_literally_and_without_case(products, category, sought,
     assert page["total"] == len(found)
 
 
-def test_names_are_sorted_as_a_person_reads_them(products, category):
+def test_names_are_sorted_by_collation_and_not_by_code_point(products, category):
     for name in ("Zebra", "apple", "Äpfel", "Banana", "apple", "Apfel"):
         products.create_product(**a_product(name=name, category=category))
 
@@ -199,7 +199,7 @@ def test_names_are_sorted_as_a_person_reads_them(products, category):
         *("米酒", "酒", "台灣米", "сыр", "ёлка", "елка", "smorrebrod", "strasse", "tv", "한국", "Crème\u200b"),
     ),
 )
-def test_a_product_is_found_by_the_words_of_its_texts_without_accents_and_case(products, category, sought):
+def test_a_search_finds_the_words_of_a_product_without_accents_and_case(products, category, sought):
     sku = f"TV-{uuid4()}"
     found = products.create_product(
         **a_product(
@@ -219,13 +219,13 @@ def test_a_product_is_found_by_the_words_of_its_texts_without_accents_and_case(p
 
 
 @pytest.mark.parametrize("sought", ("creme vanilla", "brulee%", "cr_me", "emerc", "figs\\"))
-def test_a_product_is_not_found_unless_every_word_is_in_it(products, category, sought):
+def test_a_search_finds_only_products_with_every_word(products, category, sought):
     products.create_product(**a_product(name="Crème brûlée, figs", category=category))
 
     assert products.list_products(category=category, name=sought)["items"] == []
 
 
-def test_a_product_is_found_by_what_it_says_since_it_was_edited(products, category):
+def test_a_search_finds_the_edited_texts_of_a_product(products, category):
     product = products.create_product(**a_product(name="Morels", category=category, description="Old"))
 
     products.update_product(product_id=product["id"], description="Black truffle")
@@ -243,7 +243,7 @@ def test_a_query_out_of_bounds_is_refused(products, query):
     assert set(refusal.value.errors) == set(query)
 
 
-def test_categories_count_the_active_products_that_have_one(products, category):
+def test_categories_count_only_active_products(products, category):
     for fields in ({}, {}, {"name": "Taken off"}):
         product = products.create_product(**a_product(category=category, **fields))
     products.delete_product(product_id=product["id"])
@@ -258,7 +258,7 @@ def test_categories_count_the_active_products_that_have_one(products, category):
 # Editing
 
 
-def test_an_edit_changes_what_it_names_and_nothing_else(products):
+def test_an_edit_changes_only_the_given_fields(products):
     product = products.create_product(**a_product(description="Golden.", category="Fresh"))
 
     edited = products.update_product(product_id=product["id"], price="16")
@@ -269,7 +269,7 @@ def test_an_edit_changes_what_it_names_and_nothing_else(products):
     assert products.get_product(product_id=product["id"]) == edited
 
 
-def test_a_replacement_empties_what_it_does_not_name_but_leaves_the_stock(products):
+def test_a_replacement_clears_missing_fields_but_keeps_the_stock(products):
     product = products.create_product(**a_product(description="Golden.", category="Fresh", stock_quantity=7))
     fields = {"name": "Golden chanterelles", "price": "3.00", "sku": product["sku"]}
 
@@ -297,7 +297,7 @@ def test_an_edit_to_a_taken_sku_is_refused_and_changes_nothing(products):
     assert products.get_product(product_id=product["id"]) == product
 
 
-def test_an_edit_of_what_was_edited_meanwhile_is_refused(products):
+def test_an_edit_of_a_stale_version_is_refused(products):
     product = products.create_product(**a_product())
     products.update_product(product_id=product["id"], version=1, price="16")
 
@@ -308,7 +308,7 @@ def test_an_edit_of_what_was_edited_meanwhile_is_refused(products):
     assert products.get_product(product_id=product["id"])["price"] == "16.00"
 
 
-def test_of_many_edits_of_one_version_at_once_one_holds(products):
+def test_one_of_many_concurrent_edits_of_a_version_is_accepted(products):
     product = products.create_product(**a_product())
 
     calls = [
@@ -323,7 +323,7 @@ def test_of_many_edits_of_one_version_at_once_one_holds(products):
 
 
 @pytest.mark.parametrize("version", ("one", "1", 1.5, [], -1, 2**70))
-def test_a_version_that_never_was_is_refused(products, version):
+def test_a_version_that_never_existed_is_refused(products, version):
     product = products.create_product(**a_product())
 
     refusal = refusal_of(products.update_product.call_async(product_id=product["id"], version=version, price="1"))
@@ -331,7 +331,7 @@ def test_a_version_that_never_was_is_refused(products, version):
     assert isinstance(refusal, (StaleVersion, InvalidInput))
 
 
-def test_a_sale_leaves_the_version_and_raises_the_revision(products):
+def test_a_sale_keeps_the_version_and_raises_the_revision(products):
     product = products.create_product(**a_product())
 
     products.reserve_stock(reservation_id=str(uuid4()), lines=[a_line(product)])
@@ -340,7 +340,7 @@ def test_a_sale_leaves_the_version_and_raises_the_revision(products):
     assert (sold["version"], sold["revision"]) == (1, 2)
 
 
-def test_a_deleted_product_is_gone_for_customers_and_can_come_back(products, category):
+def test_customers_cannot_see_a_deleted_product_until_it_is_restored(products, category):
     product = products.create_product(**a_product(category=category))
 
     products.delete_product(product_id=product["id"])
@@ -357,7 +357,7 @@ def test_a_deleted_product_is_gone_for_customers_and_can_come_back(products, cat
 # Stock
 
 
-def test_stock_is_set_or_changed_by_a_difference(shop, products):
+def test_stock_is_set_or_changed_by_a_delta(shop, products):
     product = products.create_product(**a_product(stock_quantity=7))
 
     assert products.set_stock(product_id=product["id"], stock_quantity=5)["stock_quantity"] == 5
@@ -366,7 +366,7 @@ def test_stock_is_set_or_changed_by_a_difference(shop, products):
     assert ledger(shop, product) == [("edit", 7), ("edit", -2), ("edit", 4), ("edit", -9)]
 
 
-def test_a_difference_below_zero_is_refused(products):
+def test_a_delta_below_zero_stock_is_refused(products):
     product = products.create_product(**a_product(stock_quantity=2))
 
     with pytest.raises(InsufficientStock) as refusal:
@@ -384,7 +384,7 @@ def test_a_change_of_stock_out_of_bounds_is_refused(products, change):
         products.set_stock(product_id=product["id"], **change)
 
 
-def test_differences_at_once_all_count(shop, products):
+def test_concurrent_deltas_all_count(shop, products):
     product = products.create_product(**a_product(stock_quantity=5))
 
     calls = [products.set_stock.call_async(product_id=product["id"], delta=delta) for delta in (1, -1, 2) * 5]
@@ -394,7 +394,7 @@ def test_differences_at_once_all_count(shop, products):
     assert sum(delta for _, delta in ledger(shop, product)) == 15
 
 
-def test_the_products_that_run_low_are_summed_up_lowest_first(own_shop):
+def test_the_stock_summary_lists_the_lowest_products_first(own_shop):
     own_shop.run(Products)
     products = own_shop.rpc.products
     for name, stock_quantity in [("Morel", 5), ("Truffle", 0), ("Cep", 5), ("Puffball", 6)]:
@@ -410,7 +410,7 @@ def test_the_products_that_run_low_are_summed_up_lowest_first(own_shop):
     assert products.get_product(product_id=lowest["id"]).items() > lowest.items()
 
 
-def test_of_many_products_that_run_low_ten_are_shown(own_shop):
+def test_the_stock_summary_lists_at_most_ten_products(own_shop):
     own_shop.run(Products)
     for _ in range(11):
         own_shop.rpc.products.create_product(**a_product(stock_quantity=1))
@@ -432,7 +432,7 @@ def test_of_many_products_that_run_low_ten_are_shown(own_shop):
         "delete_product": {},
     }.items(),
 )
-def test_a_writing_call_that_is_delivered_again_has_one_effect_and_one_answer(shop, products, method, arguments):
+def test_a_redelivered_write_has_one_effect_and_one_answer(shop, products, method, arguments):
     product = products.create_product(**a_product())
     arguments = {**arguments, "product_id": product["id"]}
     if "sku" in arguments:
@@ -445,7 +445,7 @@ def test_a_writing_call_that_is_delivered_again_has_one_effect_and_one_answer(sh
     assert products.get_product(product_id=product["id"], include_inactive=True) == first
 
 
-def test_a_creation_that_is_delivered_again_makes_one_product(shop):
+def test_a_redelivered_creation_makes_one_product(shop):
     first, second = shop.call_twice("products", "create_product", **a_product())
 
     assert first == second
@@ -461,7 +461,7 @@ def told(published_events):
     return lambda product: published_events.all(ProductChanged, where=lambda event: event.id == product["id"])
 
 
-def test_changes_of_a_product_are_told_at_intervals_and_the_last_one_always(products, told):
+def test_changes_are_announced_at_intervals_and_always_the_last_one(products, told):
     product = products.create_product(**a_product(stock_quantity=0))
     other = products.create_product(**a_product())
     began = time.monotonic()
@@ -478,7 +478,7 @@ def test_changes_of_a_product_are_told_at_intervals_and_the_last_one_always(prod
     wait_for(lambda: [str(event.price) for event in told(other)][-1:] == ["99.00"])
 
 
-def test_a_refused_change_is_not_told(products, told):
+def test_a_refused_change_is_not_announced(products, told):
     product = products.create_product(**a_product(stock_quantity=1))
     other = products.create_product(**a_product())
 

@@ -4,7 +4,7 @@ from services.products import Products
 from tests.factories import a_product
 
 
-def test_a_stock_that_is_not_the_sum_of_its_ledger_is_told(own_shop):
+def test_a_metric_counts_products_whose_stock_differs_from_the_ledger(own_shop):
     watched = Watched(own_shop.run(Products))
     product = own_shop.rpc.products.create_product(**a_product(stock_quantity=3))
     wait_for(lambda: watched.value("forage_stock_mismatches") == 0)

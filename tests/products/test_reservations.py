@@ -67,7 +67,7 @@ def test_a_reservation_takes_the_stock_and_keeps_name_and_price(shop, products, 
     assert state(shop, reservation_id) == "open"
 
 
-def test_a_repeated_reservation_takes_nothing_more_and_answers_as_before(shop, products, reservation_id):
+def test_a_repeated_reservation_takes_no_more_stock_and_gets_the_same_answer(shop, products, reservation_id):
     product = products.create_product(**a_product(stock_quantity=10))
     lines = [a_line(product, 3, unit_price=product["price"])]
     first = products.reserve_stock(reservation_id=reservation_id, lines=lines)
@@ -79,7 +79,7 @@ def test_a_repeated_reservation_takes_nothing_more_and_answers_as_before(shop, p
     assert stock(shop, product) == 0
 
 
-def test_a_reservation_made_many_times_at_once_is_made_once(shop, products, reservation_id):
+def test_concurrent_calls_for_one_reservation_make_it_once(shop, products, reservation_id):
     product = products.create_product(**a_product(stock_quantity=10))
 
     calls = [
@@ -91,7 +91,7 @@ def test_a_reservation_made_many_times_at_once_is_made_once(shop, products, rese
     assert stock(shop, product) == 7
 
 
-def test_a_reservation_that_is_delivered_again_is_made_once(shop, products, reservation_id):
+def test_a_redelivered_reservation_is_made_once(shop, products, reservation_id):
     product = products.create_product(**a_product(stock_quantity=10))
 
     first, second = shop.call_twice(
@@ -102,7 +102,7 @@ def test_a_reservation_that_is_delivered_again_is_made_once(shop, products, rese
     assert stock(shop, product) == 7
 
 
-def test_a_short_line_reserves_nothing_of_the_others(shop, products, reservation_id):
+def test_a_line_without_enough_stock_reserves_no_line(shop, products, reservation_id):
     plenty, short = (products.create_product(**a_product(stock_quantity=quantity)) for quantity in (10, 2))
 
     with pytest.raises(InsufficientStock) as refusal:
@@ -113,7 +113,7 @@ def test_a_short_line_reserves_nothing_of_the_others(shop, products, reservation
     assert state(shop, reservation_id) is None
 
 
-def test_after_a_refusal_the_same_reservation_may_be_made(shop, products, reservation_id):
+def test_after_a_refusal_the_same_reservation_can_be_made(shop, products, reservation_id):
     product = products.create_product(**a_product(stock_quantity=2))
     refusal_of(products.reserve_stock.call_async(reservation_id=reservation_id, lines=[a_line(product, 3)]))
     products.set_stock(product_id=product["id"], delta=1)
@@ -123,7 +123,7 @@ def test_after_a_refusal_the_same_reservation_may_be_made(shop, products, reserv
     assert stock(shop, product) == 0
 
 
-def test_another_price_than_the_customer_saw_is_refused(shop, products, reservation_id):
+def test_a_price_other_than_the_customer_saw_is_refused(shop, products, reservation_id):
     product = products.create_product(**a_product(price="14.50"))
 
     with pytest.raises(PriceChanged) as refusal:
@@ -137,7 +137,7 @@ def test_another_price_than_the_customer_saw_is_refused(shop, products, reservat
     assert stock(shop, product) == 10
 
 
-def test_the_price_is_compared_as_a_number(products, reservation_id):
+def test_prices_are_compared_as_numbers(products, reservation_id):
     product = products.create_product(**a_product(price="14.50"))
 
     assert products.reserve_stock(reservation_id=reservation_id, lines=[a_line(product, unit_price="14.5")])
@@ -170,7 +170,7 @@ def test_a_reservation_out_of_bounds_is_refused(products, call):
         products.reserve_stock(**call)
 
 
-def test_forty_who_reserve_at_once_get_the_last_ten(shop, products):
+def test_forty_concurrent_reservations_get_the_last_ten_units(shop, products):
     product = products.create_product(**a_product(stock_quantity=10))
 
     calls = [products.reserve_stock.call_async(reservation_id=str(uuid4()), lines=[a_line(product)]) for _ in range(40)]
@@ -181,7 +181,7 @@ def test_forty_who_reserve_at_once_get_the_last_ten(shop, products):
     assert stock(shop, product) == 0
 
 
-def test_who_waits_for_a_restock_under_way_gets_of_it(shop, products, reservation_id):
+def test_a_reservation_that_waits_for_a_restock_gets_the_new_stock(shop, products, reservation_id):
     product = products.create_product(**a_product(stock_quantity=0))
 
     with shop.transaction("products") as restock:
@@ -196,7 +196,7 @@ def test_who_waits_for_a_restock_under_way_gets_of_it(shop, products, reservatio
     assert stock(shop, product) == 3
 
 
-def test_two_with_crossed_carts_who_meet_in_the_middle_do_not_deadlock(shop, products):
+def test_two_interleaved_reservations_with_crossed_carts_do_not_deadlock(shop, products):
     made = [products.create_product(**a_product(stock_quantity=10)) for _ in range(3)]
     forth = [a_line(product) for product in made]
     earlier = str(uuid4())
@@ -234,7 +234,7 @@ def test_many_crossed_carts_and_releases_do_not_deadlock(shop, products):
     assert [stock(shop, product) for product in made] == [1000 - reserved[0][0]] * 6
 
 
-def test_looking_at_the_stock_reserves_nothing(shop, products):
+def test_a_check_of_the_stock_reserves_nothing(shop, products):
     product, short = (products.create_product(**a_product(stock_quantity=quantity)) for quantity in (10, 1))
 
     answer = products.check_stock(lines=[a_line(product, 2), a_line(short, 2)])
@@ -246,7 +246,7 @@ def test_looking_at_the_stock_reserves_nothing(shop, products):
     assert stock(shop, product) == 10
 
 
-def test_the_stock_of_an_unknown_product_can_not_be_looked_at(products):
+def test_a_check_of_the_stock_of_an_unknown_product_is_refused(products):
     with pytest.raises(ProductNotFound):
         products.check_stock(lines=[{"product_id": 2**62, "quantity": 1}])
 
@@ -254,7 +254,7 @@ def test_the_stock_of_an_unknown_product_can_not_be_looked_at(products):
 # Releasing
 
 
-def test_a_release_gives_everything_back_once(shop, products, reservation_id):
+def test_a_release_returns_all_stock_once(shop, products, reservation_id):
     made = [products.create_product(**a_product(stock_quantity=10)) for _ in range(2)]
     products.reserve_stock(reservation_id=reservation_id, lines=[a_line(product, 3) for product in made])
 
@@ -264,7 +264,7 @@ def test_a_release_gives_everything_back_once(shop, products, reservation_id):
     assert [stock(shop, product) for product in made] == [10, 10]
 
 
-def test_a_released_reservation_can_not_be_made_again(shop, products, reservation_id):
+def test_a_released_reservation_cannot_be_made_again(shop, products, reservation_id):
     product = products.create_product(**a_product(stock_quantity=10))
     products.reserve_stock(reservation_id=reservation_id, lines=[a_line(product, 3)])
     products.release_stock(reservation_id=reservation_id)
@@ -276,7 +276,7 @@ def test_a_released_reservation_can_not_be_made_again(shop, products, reservatio
     assert stock(shop, product) == 10
 
 
-def test_the_release_of_an_absent_reservation_keeps_it_from_ever_being_made(shop, products, reservation_id):
+def test_the_release_of_an_unknown_reservation_prevents_it(shop, products, reservation_id):
     product = products.create_product(**a_product(stock_quantity=10))
 
     products.release_stock(reservation_id=reservation_id)
@@ -286,7 +286,7 @@ def test_the_release_of_an_absent_reservation_keeps_it_from_ever_being_made(shop
     assert stock(shop, product) == 10
 
 
-def test_a_committed_reservation_is_not_released_by_hand(shop, products, reservation_id):
+def test_release_stock_does_not_release_a_committed_reservation(shop, products, reservation_id):
     product = products.create_product(**a_product(stock_quantity=10))
     products.reserve_stock(reservation_id=reservation_id, lines=[a_line(product, 3)])
     tell(shop, order_created(reservation_id=reservation_id))
@@ -315,7 +315,7 @@ def test_an_order_commits_its_reservation(shop, products):
     assert state(shop, reservation_id) == "committed"
 
 
-def test_an_abandoned_order_gives_its_stock_back(shop, products):
+def test_an_abandoned_order_releases_its_stock(shop, products):
     product = products.create_product(**a_product())
     reservation_id = a_reservation(shop, product)
 
@@ -325,7 +325,7 @@ def test_an_abandoned_order_gives_its_stock_back(shop, products):
     assert stock(shop, product) == 10
 
 
-def test_an_order_abandoned_before_it_reserved_can_not_reserve_late(shop, products, reservation_id):
+def test_an_order_that_was_abandoned_cannot_reserve_later(shop, products, reservation_id):
     product = products.create_product(**a_product())
 
     tell(shop, OrderAbandoned(reservation_id=reservation_id))
@@ -335,7 +335,7 @@ def test_an_order_abandoned_before_it_reserved_can_not_reserve_late(shop, produc
     assert stock(shop, product) == 10
 
 
-def test_a_cancelled_order_gives_its_stock_back_once(shop, products):
+def test_a_cancelled_order_releases_its_stock_once(shop, products):
     product = products.create_product(**a_product())
     created = order_created(reservation_id=a_reservation(shop, product))
     cancelled = order_status_updated(created, "cancelled")
@@ -347,7 +347,7 @@ def test_a_cancelled_order_gives_its_stock_back_once(shop, products):
     assert state(shop, created.reservation_id) == "released"
 
 
-def test_a_cancel_that_overtakes_its_creation_gives_the_stock_back_for_good(shop, products):
+def test_a_cancel_that_overtakes_its_order_created_event_releases_the_stock(shop, products):
     product = products.create_product(**a_product())
     created = order_created(reservation_id=a_reservation(shop, product))
 
@@ -358,7 +358,7 @@ def test_a_cancel_that_overtakes_its_creation_gives_the_stock_back_for_good(shop
 
 
 @pytest.mark.parametrize("status", ("confirmed", "shipped", "delivered"))
-def test_no_other_status_gives_stock_back(shop, products, status):
+def test_no_other_status_releases_stock(shop, products, status):
     product = products.create_product(**a_product())
     created = order_created(reservation_id=a_reservation(shop, product))
 
@@ -368,7 +368,7 @@ def test_no_other_status_gives_stock_back(shop, products, status):
     assert state(shop, created.reservation_id) == "committed"
 
 
-def test_an_abandonment_does_not_touch_a_committed_reservation(shop, products):
+def test_an_abandonment_does_not_release_a_committed_reservation(shop, products):
     product = products.create_product(**a_product())
     reservation_id = a_reservation(shop, product)
 
@@ -384,7 +384,7 @@ def test_an_abandonment_does_not_touch_a_committed_reservation(shop, products):
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(data=st.data())
-def test_whatever_the_order_of_events_the_stock_is_out_once_or_back_once(shop, products, data):
+def test_events_in_any_order_take_or_release_the_stock_once(shop, products, data):
     """Of one order: created or abandoned, perhaps cancelled, each delivered once or twice, in any order."""
     product = products.create_product(**a_product())
     created = order_created(reservation_id=a_reservation(shop, product))
@@ -409,7 +409,7 @@ def grow_old(shop, *reservation_ids):
     )
 
 
-def test_an_old_reservation_that_no_order_knows_is_released(shop, products):
+def test_an_old_reservation_without_an_order_is_released(shop, products):
     product = products.create_product(**a_product())
     reservation_id = a_reservation(shop, product)
     grow_old(shop, reservation_id)
@@ -437,7 +437,7 @@ def test_an_old_reservation_whose_order_was_placed_is_committed(shop, products):
     assert stock(shop, product) == 7
 
 
-def test_a_young_reservation_is_not_asked_about(shop, products):
+def test_orders_is_not_asked_about_a_young_reservation(shop, products):
     product = products.create_product(**a_product())
     reservation_id = a_reservation(shop, product)
 
@@ -447,7 +447,7 @@ def test_a_young_reservation_is_not_asked_about(shop, products):
     assert shop.sql("orders", "SELECT 1 FROM attempts WHERE reservation_id = %s", reservation_id) == []
 
 
-def test_while_orders_is_away_nothing_is_released(own_shop):
+def test_nothing_is_released_while_orders_is_unreachable(own_shop):
     container = own_shop.run(Products)
     product = own_shop.rpc.products.create_product(**a_product())
     reservation_id = a_reservation(own_shop, product)
@@ -463,7 +463,7 @@ def test_while_orders_is_away_nothing_is_released(own_shop):
     assert stock(own_shop, product) == 10
 
 
-def test_a_reservation_whose_order_is_still_being_placed_stays(shop, products):
+def test_a_reservation_of_an_open_attempt_stays(shop, products):
     product = products.create_product(**a_product())
     reservation_id = a_reservation(shop, product)
     grow_old(shop, reservation_id)
@@ -484,7 +484,7 @@ def test_a_reservation_whose_order_is_still_being_placed_stays(shop, products):
 # Operation
 
 
-def test_a_message_that_can_not_be_read_is_parked_and_can_be_discarded(shop, products):
+def test_an_unreadable_message_is_parked_and_can_be_discarded(shop, products):
     shop.broker.publish("not JSON", queue="evt-orders-order.abandoned--products.release_abandoned_stock")
 
     [message] = wait_for(lambda: products.list_parked()["messages"])
@@ -510,5 +510,5 @@ def test_a_call_about_parked_messages_with_an_argument_out_of_bounds_is_refused(
     assert refused == ["limit", "reason", "left"]
 
 
-def test_the_service_says_that_it_is_up(products):
+def test_health_answers_up(products):
     assert products.health() == {"status": "up"}

@@ -120,7 +120,7 @@ def tree(spans, parent, depth=0):
     return f"{'  ' * depth}{parent}\n{''.join(texts)}"
 
 
-def test_an_order_is_one_trace_from_the_request_to_its_mail_and_its_push(shop, customer, collector, smtp):
+def test_an_order_is_one_trace_from_the_request_to_its_mail_and_push(shop, customer, collector, smtp):
     shop = shop(**collector.settings, OTEL_BSP_SCHEDULE_DELAY="100")
     stranger = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     with listen(shop, customer):
@@ -161,9 +161,7 @@ def line_of(shop, end):
     return next((line for line in map(json.loads, whole) if line["message"].endswith(end)), None)
 
 
-def test_a_shop_whose_collector_is_away_loses_no_order_and_says_so_once(
-    own_shop, smtp, closed_port, caplog, monkeypatch
-):
+def test_an_unreachable_collector_loses_no_order_and_is_logged_once(own_shop, smtp, closed_port, caplog, monkeypatch):
     # Whatever an earlier test had to say within this minute.
     monkeypatch.setattr(tracing._limit_export_warnings, "_next_at", 0.0)
     for service in (Products, Orders, Notifications):
@@ -185,7 +183,7 @@ def test_a_shop_whose_collector_is_away_loses_no_order_and_says_so_once(
     assert len([record for record in said if record.levelno >= logging.WARNING]) == 1
 
 
-def test_without_an_endpoint_nothing_of_opentelemetry_is_imported(config):
+def test_without_an_endpoint_opentelemetry_is_not_imported(config):
     settings = {**config, "DB_URIS": {"orders": "postgresql+psycopg2://nobody@localhost/orders"}}
     program = """
 import eventlet; eventlet.monkey_patch()

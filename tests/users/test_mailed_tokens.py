@@ -59,7 +59,7 @@ def heard(published_events):
 # Asking for a new password
 
 
-def test_who_asks_for_a_new_password_is_sent_a_mail(shop, account, heard):
+def test_a_request_for_a_new_password_sends_a_mail(shop, account, heard):
     shop.rpc.users.request_password_reset(email=account["email"].upper())
 
     [payload] = wait_for(lambda: heard(account["id"]))
@@ -67,7 +67,7 @@ def test_who_asks_for_a_new_password_is_sent_a_mail(shop, account, heard):
     assert payload["email"] == account["email"]
 
 
-def test_who_asks_ten_times_is_sent_one_mail(shop, account, heard):
+def test_ten_requests_for_a_new_password_send_one_mail(shop, account, heard):
     for _ in range(10):
         shop.rpc.users.request_password_reset(email=account["email"])
 
@@ -76,7 +76,7 @@ def test_who_asks_ten_times_is_sent_one_mail(shop, account, heard):
     assert len(heard(account["id"])) == 1
 
 
-def test_a_minute_later_another_mail_goes_out(shop, account, heard):
+def test_another_mail_can_be_requested_after_a_minute(shop, account, heard):
     shop.rpc.users.request_password_reset(email=account["email"])
     wait_for(lambda: len(heard(account["id"])) == 1)
     shop.sql("users", "UPDATE mail_requests SET answered_at = answered_at - interval '61 seconds'")
@@ -86,7 +86,7 @@ def test_a_minute_later_another_mail_goes_out(shop, account, heard):
     wait_for(lambda: len(heard(account["id"])) == 2)
 
 
-def test_who_asks_again_and_again_cannot_keep_the_next_mail_from_going_out(shop, account, heard):
+def test_frequent_requests_do_not_delay_the_next_mail(shop, account, heard):
     for _ in range(4):
         shop.rpc.users.request_password_reset(email=account["email"])
         wait_for(lambda: shop.sql("users", "SELECT count(*) FROM mail_requests WHERE answered_at IS NULL") == [(0,)])
@@ -95,7 +95,7 @@ def test_who_asks_again_and_again_cannot_keep_the_next_mail_from_going_out(shop,
     wait_for(lambda: len(heard(account["id"])) == 2)
 
 
-def test_an_address_gets_three_mails_of_a_kind_in_half_an_hour(shop, account, heard):
+def test_an_address_gets_at_most_three_mails_of_a_kind_in_half_an_hour(shop, account, heard):
     unanswered = "SELECT count(*) FROM mail_requests WHERE answered_at IS NULL"
 
     def ask_every_minute(times):
@@ -114,7 +114,7 @@ def test_an_address_gets_three_mails_of_a_kind_in_half_an_hour(shop, account, he
 
 
 @pytest.mark.parametrize("who", ("known", "unknown", "disabled"))
-def test_whoever_asks_the_answer_is_made_of_the_same_work(shop, who, account):
+def test_a_request_does_the_same_work_for_known_and_unknown_addresses(shop, who, account):
     """The account is looked for after the answer: until then a request leaves the same one row."""
     email = "nobody-asks@forage.example" if who == "unknown" else account["email"]
     if who == "disabled":
@@ -126,7 +126,7 @@ def test_whoever_asks_the_answer_is_made_of_the_same_work(shop, who, account):
     wait_for(lambda: shop.sql("users", "SELECT count(*) FROM mail_requests WHERE answered_at IS NULL") == [(0,)])
 
 
-def test_a_disabled_account_and_nobody_are_sent_nothing(shop, account, heard):
+def test_disabled_accounts_and_unknown_addresses_get_no_mail(shop, account, heard):
     shop.rpc.users.update_user(user_id=account["id"], is_active=False)
 
     for email in (account["email"], "nobody@forage.example"):
@@ -138,7 +138,7 @@ def test_a_disabled_account_and_nobody_are_sent_nothing(shop, account, heard):
 
 
 @pytest.mark.parametrize("email", ("no address", "", None, 5))
-def test_a_request_for_what_is_no_address_is_refused(shop, email):
+def test_a_request_for_an_invalid_address_is_refused(shop, email):
     with pytest.raises(InvalidInput):
         shop.rpc.users.request_password_reset(email=email)
 
@@ -158,13 +158,13 @@ def test_a_mailed_token_sets_a_new_password_and_ends_all_sessions(shop, account)
     assert log_in(shop, account, password=NEW_PASSWORD)
 
 
-def test_a_new_password_by_mail_proves_the_address(shop, account):
+def test_a_password_reset_proves_the_address(shop, account):
     reset(shop, new_token(shop, account, RESET))
 
     assert is_verified(shop, account)
 
 
-def test_a_token_is_good_once_and_with_it_go_the_others(shop, account):
+def test_a_token_is_valid_once_and_its_use_ends_the_others(shop, account):
     token, other = new_token(shop, account, RESET), new_token(shop, account, RESET)
     reset(shop, token)
 
@@ -175,7 +175,7 @@ def test_a_token_is_good_once_and_with_it_go_the_others(shop, account):
 
 
 @pytest.mark.parametrize("password", ("short", "password1", "x" * 129, None))
-def test_a_password_that_is_refused_leaves_the_token_good(shop, account, password):
+def test_a_refused_password_leaves_the_token_valid(shop, account, password):
     token = new_token(shop, account, RESET)
 
     with pytest.raises(InvalidInput):
@@ -185,7 +185,7 @@ def test_a_password_that_is_refused_leaves_the_token_good(shop, account, passwor
     assert log_in(shop, account, password=NEW_PASSWORD)
 
 
-def test_a_token_that_many_use_at_once_is_good_for_one(shop, account):
+def test_concurrent_uses_of_a_token_succeed_once(shop, account):
     token = new_token(shop, account, RESET)
 
     calls = [shop.rpc.users.reset_password.call_async(token=token, password=f"password of {n}") for n in range(5)]
@@ -199,7 +199,7 @@ def test_a_token_that_many_use_at_once_is_good_for_one(shop, account):
     assert sorted(results, key=str) == [None] + ["refused"] * 4
 
 
-def test_of_many_tokens_used_at_once_one_is_good(shop, account):
+def test_one_of_many_concurrently_used_tokens_is_accepted(shop, account):
     tokens = [new_token(shop, account, RESET) for _ in range(5)]
 
     calls = [shop.rpc.users.reset_password.call_async(token=token, password=NEW_PASSWORD) for token in tokens]
@@ -208,13 +208,13 @@ def test_of_many_tokens_used_at_once_one_is_good(shop, account):
     assert sorted(refusals) == ["InvalidToken"] * 4 + ["NoneType"]
 
 
-def test_a_reset_that_is_delivered_again_is_made_once(shop, account):
+def test_a_redelivered_reset_is_made_once(shop, account):
     token = new_token(shop, account, RESET)
 
     assert shop.call_twice("users", "reset_password", token=token, password=NEW_PASSWORD) == [None, None]
 
 
-def test_of_very_many_tokens_the_last_hundred_are_good(shop, account):
+def test_only_the_last_hundred_tokens_are_valid(shop, account):
     tokens = [new_token(shop, account, VERIFICATION) for _ in range(102)]
 
     for token in tokens[:2]:
@@ -224,7 +224,7 @@ def test_of_very_many_tokens_the_last_hundred_are_good(shop, account):
 
 
 @pytest.mark.parametrize("purpose, minutes", ((RESET, 30), (VERIFICATION, 24 * 60)))
-def test_a_token_has_its_time(shop, account, purpose, minutes):
+def test_a_token_expires(shop, account, purpose, minutes):
     spend = reset if purpose == RESET else lambda shop, token: shop.rpc.users.verify_email(token=token)
     late, in_time = new_token(shop, account, purpose), new_token(shop, account, purpose)
     for token, passed in ((late, minutes * 60), (in_time, minutes * 60 - 20)):
@@ -241,21 +241,21 @@ def test_a_token_has_its_time(shop, account, purpose, minutes):
 
 
 @pytest.mark.parametrize("token", ("", "nonsense", "é\x00", "\ud83c"))
-def test_what_is_no_token_is_refused(shop, token):
+def test_an_invalid_token_is_refused(shop, token):
     with pytest.raises(InvalidToken):
         reset(shop, token)
     with pytest.raises(InvalidToken):
         shop.rpc.users.verify_email(token=token)
 
 
-def test_a_token_of_one_purpose_does_not_serve_another(shop, account):
+def test_a_token_is_not_valid_for_another_purpose(shop, account):
     with pytest.raises(InvalidToken):
         reset(shop, new_token(shop, account, VERIFICATION))
     with pytest.raises(InvalidToken):
         shop.rpc.users.verify_email(token=new_token(shop, account, RESET))
 
 
-def test_a_disabled_account_is_not_opened_by_a_mail(shop, account):
+def test_a_mailed_token_does_not_open_a_disabled_account(shop, account):
     token = new_token(shop, account, RESET)
     shop.rpc.users.update_user(user_id=account["id"], is_active=False)
 
@@ -277,7 +277,7 @@ def test_a_mailed_token_proves_the_address_once(shop, account):
         shop.rpc.users.verify_email(token=token)
 
 
-def test_access_tokens_say_whether_the_address_is_proven_from_the_next_refresh_on(shop, account):
+def test_access_tokens_show_a_proven_address_from_the_next_refresh_on(shop, account):
     first = log_in(shop, account)
     shop.rpc.users.verify_email(token=new_token(shop, account, VERIFICATION))
 
@@ -288,7 +288,7 @@ def test_access_tokens_say_whether_the_address_is_proven_from_the_next_refresh_o
     assert [each["email_verified"] for each in claims] == [False, True, True]
 
 
-def test_who_asks_for_the_mail_ten_times_is_sent_one(shop, account, heard):
+def test_ten_requests_for_a_verification_send_one_mail(shop, account, heard):
     for _ in range(10):
         shop.rpc.users.request_verification(user_id=account["id"])
     shop.rpc.users.request_password_reset(email=account["email"])
@@ -298,7 +298,7 @@ def test_who_asks_for_the_mail_ten_times_is_sent_one(shop, account, heard):
     assert len(heard(account["id"])) == 2, "one of each kind"
 
 
-def test_the_mail_can_be_had_again(shop, account, heard):
+def test_the_verification_mail_can_be_requested_again(shop, account, heard):
     shop.rpc.users.request_verification(user_id=account["id"])
 
     [payload] = wait_for(lambda: heard(account["id"]))
@@ -319,7 +319,7 @@ def test_a_token_is_stored_as_a_hash(shop, account):
     assert shop.sql("users", stored, hashlib.sha256(token.encode()).digest()) == [(RESET,)]
 
 
-def test_a_mail_that_came_to_nothing_gets_no_token(shop, account):
+def test_a_mail_that_is_no_longer_needed_gets_no_token(shop, account):
     shop.rpc.users.verify_email(token=new_token(shop, account, VERIFICATION))
     disabled = an_account()
     disabled = {**disabled, **shop.rpc.users.register(**disabled)}

@@ -71,7 +71,7 @@ def query_of(url):
 # Signing in
 
 
-def test_a_person_signs_in(sign_in, sign_in_provider):
+def test_a_sign_in_returns_the_identity(sign_in, sign_in_provider):
     identity = sign_in(subject="8675309", email="ada@forage.example", email_verified=True, name="Ada Forager")
 
     assert identity == Identity(
@@ -100,7 +100,7 @@ def test_a_browser_is_sent_to_the_provider_with_a_challenge(client, sign_in_prov
     }
 
 
-def test_the_state_comes_back_with_the_code(client, sign_in_provider):
+def test_the_provider_returns_the_state_with_the_code(client, sign_in_provider):
     authorization = client.begin()
 
     code, state = sign_in_provider.log_in(authorization.url)
@@ -109,7 +109,7 @@ def test_the_state_comes_back_with_the_code(client, sign_in_provider):
     assert state == authorization.state
 
 
-def test_the_verifier_that_goes_with_the_code_hashes_to_the_challenge(client, sign_in_provider):
+def test_the_verifier_sent_with_the_code_hashes_to_the_challenge(client, sign_in_provider):
     authorization = client.begin()
     code, _ = sign_in_provider.log_in(authorization.url)
 
@@ -123,7 +123,7 @@ def test_the_verifier_that_goes_with_the_code_hashes_to_the_challenge(client, si
     assert request["redirect_uri"] == sign_in_provider.settings["GOOGLE_REDIRECT_URI"]
 
 
-def test_the_client_proves_itself_with_its_secret(sign_in, sign_in_provider):
+def test_the_client_authenticates_with_its_secret(sign_in, sign_in_provider):
     sign_in()
 
     [request] = sign_in_provider.token_requests
@@ -141,7 +141,7 @@ def test_no_two_sign_ins_share_a_secret(client):
     assert min(map(len, (first.state, first.nonce, first.code_verifier))) >= 43
 
 
-def test_several_people_sign_in_at_the_same_time(sign_in, monkeypatch):
+def test_several_users_sign_in_at_the_same_time(sign_in, monkeypatch):
     monkeypatch.setattr(kit, "SLOT_WAIT_SECONDS", 30)
     emails = [f"forager{number}@forage.example" for number in range(5)]
 
@@ -150,14 +150,14 @@ def test_several_people_sign_in_at_the_same_time(sign_in, monkeypatch):
     assert [identity.email for identity in identities] == emails
 
 
-def test_scopes_by_other_names_are_no_matter(sign_in, sign_in_provider):
+def test_scopes_with_other_names_are_accepted(sign_in, sign_in_provider):
     # As Google answers.
     sign_in_provider.change(TOKEN, scope="openid https://www.googleapis.com/auth/userinfo.email")
 
     assert sign_in(subject="ada").subject == "ada"
 
 
-def test_a_key_on_an_elliptic_curve_serves_as_well(sign_in, sign_in_provider):
+def test_a_key_on_an_elliptic_curve_is_accepted(sign_in, sign_in_provider):
     sign_in_provider.sign_with_new_key(algorithm="ES256")
 
     assert sign_in(subject="ada").subject == "ada"
@@ -166,7 +166,7 @@ def test_a_key_on_an_elliptic_curve_serves_as_well(sign_in, sign_in_provider):
 @pytest.mark.parametrize(
     ("claim", "counts"), [(True, True), ("true", True), (False, False), ("false", False), (1, False), (None, False)]
 )
-def test_an_address_is_verified_when_the_provider_says_true(sign_in, claim, counts):
+def test_an_address_is_verified_only_if_the_claim_is_true(sign_in, claim, counts):
     identity = sign_in(email="ada@forage.example", email_verified=claim)
 
     assert identity.email == "ada@forage.example"
@@ -174,7 +174,7 @@ def test_an_address_is_verified_when_the_provider_says_true(sign_in, claim, coun
 
 
 @pytest.mark.parametrize("claim", [None, 5, "", ["ada@forage.example"], "ada\0@forage.example", "\ud800"], ids=repr)
-def test_an_address_that_is_no_plain_text_is_none(sign_in, sign_in_provider, claim):
+def test_an_address_that_is_not_printable_text_is_ignored(sign_in, sign_in_provider, claim):
     sign_in_provider.change_claims(email=claim, name=claim)
 
     identity = sign_in()
@@ -219,20 +219,20 @@ def refusal(sign_in, **person):
     ],
     ids=lambda value: str(value)[:50],
 )
-def test_a_claim_that_does_not_hold_is_refused(sign_in, sign_in_provider, claims, reason):
+def test_an_invalid_claim_is_refused(sign_in, sign_in_provider, claims, reason):
     from_now = {name: int(time.time()) + value for name, value in claims.items() if value in (HOUR, -HOUR)}
     sign_in_provider.change_claims(**claims | from_now)
 
     assert reason in refusal(sign_in)
 
 
-def test_several_audiences_will_do_when_the_token_was_issued_to_us(sign_in, sign_in_provider):
+def test_several_audiences_are_accepted_if_the_token_was_issued_to_us(sign_in, sign_in_provider):
     sign_in_provider.change_claims(aud=["forage-tests", "another-client"], azp="forage-tests", sub="s" * 255)
 
     assert sign_in().subject == "s" * 255
 
 
-def test_another_sign_ins_nonce_is_refused(client, sign_in_provider):
+def test_the_nonce_of_another_sign_in_is_refused(client, sign_in_provider):
     mine, anothers = client.begin(), client.begin()
     code, _ = sign_in_provider.log_in(anothers.url)
 
@@ -254,14 +254,14 @@ def test_a_forged_signature_is_refused(sign_in, sign_in_provider, forge, reason)
     assert reason in refusal(sign_in)
 
 
-def test_a_key_for_another_algorithm_is_none(sign_in, sign_in_provider):
+def test_a_key_for_another_algorithm_is_ignored(sign_in, sign_in_provider):
     sign_in_provider.sign_with_new_key(algorithm="RS384")
 
     assert "key that the provider doesn't publish" in refusal(sign_in)
 
 
 @pytest.mark.parametrize("token", [None, 5, "", "a.b", "a.b.c", "ä.ö.ü", "\ud800", "e30.e30.e30"], ids=repr)
-def test_what_is_no_token_is_refused(sign_in, sign_in_provider, token):
+def test_a_malformed_id_token_is_refused(sign_in, sign_in_provider, token):
     sign_in_provider.change(TOKEN, id_token=token)
 
     assert "id_token" in refusal(sign_in)
@@ -278,7 +278,7 @@ def test_what_is_no_token_is_refused(sign_in, sign_in_provider, token):
     ],
     ids=str,
 )
-def test_a_token_answer_that_makes_no_sense_is_refused(sign_in, sign_in_provider, members):
+def test_an_invalid_token_answer_is_refused(sign_in, sign_in_provider, members):
     sign_in_provider.change(TOKEN, **members)
 
     reason = refusal(sign_in)
@@ -286,7 +286,7 @@ def test_a_token_answer_that_makes_no_sense_is_refused(sign_in, sign_in_provider
     assert "chanterelle" not in reason
 
 
-def test_a_code_serves_once(client, sign_in_provider):
+def test_a_code_can_be_used_once(client, sign_in_provider):
     authorization = client.begin()
     code, _ = sign_in_provider.log_in(authorization.url)
     client.finish(code, authorization.nonce, authorization.code_verifier)
@@ -304,7 +304,7 @@ def test_a_made_up_code_is_refused(client, code):
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404])
-def test_what_the_token_endpoint_says_in_its_own_words_is_not_repeated(sign_in, sign_in_provider, status):
+def test_free_text_of_the_token_endpoint_is_not_repeated(sign_in, sign_in_provider, status):
     sign_in_provider.answer(TOKEN, Response('{"error": "the code abcdef"}', status))
 
     assert refusal(sign_in) == f"The provider refused the code ({status})."
@@ -313,14 +313,14 @@ def test_what_the_token_endpoint_says_in_its_own_words_is_not_repeated(sign_in, 
 # The provider's keys
 
 
-def test_the_provider_is_asked_once_for_what_it_publishes(sign_in, sign_in_provider):
+def test_the_provider_metadata_is_read_once(sign_in, sign_in_provider):
     sign_in()
     sign_in()
 
     assert (sign_in_provider.asked.count(DISCOVERY), sign_in_provider.asked.count(KEYS)) == (1, 1)
 
 
-def test_what_is_old_is_asked_for_again(sign_in, sign_in_provider, monkeypatch):
+def test_old_provider_metadata_is_read_again(sign_in, sign_in_provider, monkeypatch):
     sign_in()
 
     monkeypatch.setattr(kit, "METADATA_MAX_AGE_SECONDS", 0)
@@ -329,7 +329,7 @@ def test_what_is_old_is_asked_for_again(sign_in, sign_in_provider, monkeypatch):
     assert sign_in_provider.asked.count(KEYS) > 1
 
 
-def test_a_key_that_came_since_is_asked_for(sign_in, sign_in_provider, monkeypatch):
+def test_a_new_key_is_read(sign_in, sign_in_provider, monkeypatch):
     sign_in()
     monkeypatch.setattr(kit, "METADATA_MIN_AGE_SECONDS", 0)
 
@@ -339,7 +339,7 @@ def test_a_key_that_came_since_is_asked_for(sign_in, sign_in_provider, monkeypat
     assert sign_in_provider.asked.count(KEYS) == 2
 
 
-def test_keys_are_not_asked_for_at_every_unknown_one(sign_in, sign_in_provider):
+def test_not_every_unknown_key_reads_the_keys_again(sign_in, sign_in_provider):
     sign_in()
 
     sign_in_provider.sign_with_new_key()
@@ -348,7 +348,7 @@ def test_keys_are_not_asked_for_at_every_unknown_one(sign_in, sign_in_provider):
     assert sign_in_provider.asked.count(KEYS) == 1
 
 
-def test_a_key_that_is_not_published_is_refused(sign_in, sign_in_provider, monkeypatch):
+def test_an_unpublished_key_is_refused(sign_in, sign_in_provider, monkeypatch):
     monkeypatch.setattr(kit, "METADATA_MIN_AGE_SECONDS", 0)
 
     sign_in_provider.sign_with_new_key(published=False)
@@ -356,13 +356,13 @@ def test_a_key_that_is_not_published_is_refused(sign_in, sign_in_provider, monke
     assert "key that the provider doesn't publish" in refusal(sign_in)
 
 
-def test_a_token_need_not_name_the_only_key(sign_in, sign_in_provider):
+def test_a_token_need_not_name_its_key_if_there_is_only_one(sign_in, sign_in_provider):
     sign_in_provider.step_aside()
 
     assert sign_in(subject="ada").subject == "ada"
 
 
-def test_a_new_only_key_is_asked_for_without_a_name(sign_in, sign_in_provider, monkeypatch):
+def test_a_new_only_key_is_read_for_a_token_without_a_key_id(sign_in, sign_in_provider, monkeypatch):
     sign_in_provider.step_aside()
     sign_in()
     monkeypatch.setattr(kit, "METADATA_MIN_AGE_SECONDS", 0)
@@ -372,7 +372,7 @@ def test_a_new_only_key_is_asked_for_without_a_name(sign_in, sign_in_provider, m
     assert sign_in(subject="ada").subject == "ada"
 
 
-def test_a_token_must_name_its_key_among_several(sign_in, sign_in_provider):
+def test_a_token_must_name_its_key_if_there_are_several(sign_in, sign_in_provider):
     sign_in_provider.sign_with_new_key(named=False)
 
     assert "key that the provider doesn't publish" in refusal(sign_in)
@@ -415,7 +415,7 @@ def answers():
 
 @pytest.mark.parametrize("path", ENDPOINTS)
 @pytest.mark.parametrize("kind", answers())
-def test_a_provider_that_answers_what_none_should_is_away(ask, sign_in_provider, path, kind):
+def test_a_provider_with_an_unusable_answer_is_unreachable(ask, sign_in_provider, path, kind):
     sign_in_provider.answer(path, answers()[kind])
 
     with pytest.raises(ProviderUnreachable):
@@ -423,7 +423,7 @@ def test_a_provider_that_answers_what_none_should_is_away(ask, sign_in_provider,
 
 
 @pytest.mark.parametrize("path", [DISCOVERY, KEYS])
-def test_a_document_that_comes_with_a_refusal_is_none(ask, sign_in_provider, path):
+def test_a_document_with_an_error_status_is_refused(ask, sign_in_provider, path):
     document = requests.get(sign_in_provider.issuer + path, timeout=5).content
     sign_in_provider.answer(path, Response(document, 403))
 
@@ -432,7 +432,7 @@ def test_a_document_that_comes_with_a_refusal_is_none(ask, sign_in_provider, pat
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)
-def test_an_answer_is_not_read_beyond_a_bound(ask, sign_in_provider, path):
+def test_an_answer_is_read_up_to_a_limit(ask, sign_in_provider, path):
     sign_in_provider.answer(path, sign_in_provider.flood)
 
     with pytest.raises(ProviderUnreachable, match="more than 131072 bytes"):
@@ -450,7 +450,7 @@ def test_a_redirect_is_not_followed(ask, sign_in_provider, path, status):
     assert "/elsewhere" not in sign_in_provider.asked
 
 
-def test_a_provider_that_hangs_holds_but_a_few(client, sign_in_provider, monkeypatch):
+def test_a_hanging_provider_blocks_at_most_four_sign_ins(client, sign_in_provider, monkeypatch):
     monkeypatch.setattr(kit, "SLOT_WAIT_SECONDS", 0.01)
     sign_in_provider.answer(DISCOVERY, sign_in_provider.hang)
     first = [eventlet.spawn(client.begin) for _ in range(kit.MAX_CONCURRENT_SIGN_INS)]
@@ -468,7 +468,7 @@ def test_a_provider_that_hangs_holds_but_a_few(client, sign_in_provider, monkeyp
 
 @pytest.mark.parametrize("path", ENDPOINTS)
 @pytest.mark.parametrize("manner", ["hang", "drip"])
-def test_a_provider_that_keeps_us_waiting_is_away(ask, sign_in_provider, monkeypatch, path, manner):
+def test_a_slow_provider_is_unreachable(ask, sign_in_provider, monkeypatch, path, manner):
     sign_in_provider.answer(path, getattr(sign_in_provider, manner))
     monkeypatch.setattr(kit, "PROVIDER_TIMEOUT_SECONDS", 0.3)
 
@@ -476,7 +476,7 @@ def test_a_provider_that_keeps_us_waiting_is_away(ask, sign_in_provider, monkeyp
         ask(path)
 
 
-def test_the_steps_of_a_conversation_share_one_budget(ask, new_client, sign_in_provider, monkeypatch):
+def test_the_requests_of_a_sign_in_share_one_timeout(ask, new_client, sign_in_provider, monkeypatch):
     monkeypatch.setattr(kit, "PROVIDER_TIMEOUT_SECONDS", 0.5)
 
     sign_in_provider.slow_down(0.2)
@@ -485,7 +485,7 @@ def test_the_steps_of_a_conversation_share_one_budget(ask, new_client, sign_in_p
         ask(TOKEN, of=new_client())
 
 
-def test_somebody_elses_timeout_is_not_the_providers(ask, sign_in_provider):
+def test_a_timeout_of_the_caller_is_not_the_providers(ask, sign_in_provider):
     sign_in_provider.answer(TOKEN, sign_in_provider.hang)
 
     with pytest.raises(eventlet.Timeout), eventlet.Timeout(0.2):
@@ -493,14 +493,14 @@ def test_somebody_elses_timeout_is_not_the_providers(ask, sign_in_provider):
 
 
 @pytest.mark.parametrize("path", [DISCOVERY, TOKEN])
-def test_a_provider_that_is_down_is_away(ask, sign_in_provider, path):
+def test_a_stopped_provider_is_unreachable(ask, sign_in_provider, path):
     sign_in_provider.stop()
 
     with pytest.raises(ProviderUnreachable):
         ask(path)
 
 
-def test_a_provider_that_was_away_comes_back(new_client, sign_in_provider):
+def test_a_provider_is_used_again_after_an_outage(new_client, sign_in_provider):
     client = new_client()
     sign_in_provider.stop()
     with pytest.raises(ProviderUnreachable):
@@ -525,7 +525,7 @@ def test_a_provider_that_was_away_comes_back(new_client, sign_in_provider):
     ],
     ids=str,
 )
-def test_a_discovery_document_without_what_is_needed_is_none(ask, sign_in_provider, members):
+def test_an_incomplete_discovery_document_is_refused(ask, sign_in_provider, members):
     sign_in_provider.change(DISCOVERY, **members)
 
     with pytest.raises(ProviderUnreachable):
@@ -533,7 +533,7 @@ def test_a_discovery_document_without_what_is_needed_is_none(ask, sign_in_provid
 
 
 @pytest.mark.parametrize("keys", [None, [], 5, [5], [{}], [{"kty": "RSA", "n": 5, "e": "AQAB"}]], ids=str)
-def test_keys_that_can_not_be_read_are_none(ask, sign_in_provider, keys):
+def test_unreadable_keys_are_refused(ask, sign_in_provider, keys):
     sign_in_provider.change(KEYS, keys=keys)
 
     with pytest.raises(ProviderUnreachable):
@@ -543,7 +543,7 @@ def test_keys_that_can_not_be_read_are_none(ask, sign_in_provider, keys):
 # Logs
 
 
-def test_no_secret_is_told_whatever_is_logged(new_client, sign_in_provider, caplog, monkeypatch):
+def test_no_secret_is_logged_at_any_level(new_client, sign_in_provider, caplog, monkeypatch):
     caplog.set_level(logging.DEBUG)
     for name in kit.VERBOSE_LOGGERS:
         logging.getLogger(name).setLevel(logging.NOTSET)
@@ -572,7 +572,7 @@ def test_no_secret_is_told_whatever_is_logged(new_client, sign_in_provider, capl
     assert not [secret for secret in secrets if secret in caplog.text]
 
 
-def test_a_code_that_can_not_be_sent_is_not_told(client):
+def test_a_code_that_cannot_be_sent_is_not_logged(client):
     with pytest.raises(IdentityRefused) as refused:
         client.finish("chanterelle\ud800", "a nonce", "a verifier")
 
@@ -583,7 +583,7 @@ def test_a_code_that_can_not_be_sent_is_not_told(client):
 # Settings
 
 
-def test_without_a_client_id_nobody_signs_in(new_client):
+def test_sign_in_is_off_without_a_client_id(new_client):
     client = new_client(GOOGLE_CLIENT_ID="", GOOGLE_CLIENT_SECRET="", OIDC_ISSUER="")
 
     assert not client.is_configured
@@ -593,11 +593,11 @@ def test_without_a_client_id_nobody_signs_in(new_client):
         client.finish("a code", "a nonce", "a verifier")
 
 
-def test_with_a_client_id_it_is_configured(new_client):
+def test_sign_in_is_on_with_a_client_id(new_client):
     assert new_client().is_configured
 
 
-def test_the_provider_sends_people_back_to_the_frontend(new_client):
+def test_the_provider_redirects_to_the_frontend(new_client):
     client = new_client(GOOGLE_REDIRECT_URI=None, FRONTEND_URL="https://shop.example")
 
     query = query_of(client.begin().url)

@@ -22,7 +22,7 @@ from .conftest import failed_login, log_in
         ("boletus edulis", "boletus edulis\x00"),
     ),
 )
-def test_passwords_that_differ_late_differ(shop, password, similar):
+def test_similar_passwords_are_different(shop, password, similar):
     account = an_account(password=password)
     shop.rpc.users.register(**account)
 
@@ -42,7 +42,7 @@ def test_a_password_is_the_same_on_every_keyboard(shop, registered, typed):
     assert log_in(shop, account, password="crème de cèpes No1")
 
 
-def test_a_password_is_kept_as_a_hash_alone(shop):
+def test_only_the_hash_of_a_password_is_stored(shop):
     account = an_account(password="no one may read this")
 
     user = shop.rpc.users.register(**account)
@@ -63,7 +63,7 @@ def test_the_most_common_passwords_are_refused(shop, password):
 
 
 @pytest.mark.parametrize("field", ("email", "username"))
-def test_a_password_that_everybody_reads_is_refused(shop, field):
+def test_a_password_equal_to_the_name_or_address_is_refused(shop, field):
     account = an_account()
 
     with pytest.raises(InvalidInput):
@@ -89,7 +89,7 @@ def hash_of(shop, account):
     return password_hash
 
 
-def test_a_login_hashes_the_password_with_the_rounds_of_now(own_shop, account_of_four_rounds):
+def test_a_login_rehashes_the_password_with_the_current_rounds(own_shop, account_of_four_rounds):
     assert hash_of(own_shop, account_of_four_rounds).startswith("$2b$04$")
 
     log_in(own_shop, account_of_four_rounds)
@@ -98,7 +98,7 @@ def test_a_login_hashes_the_password_with_the_rounds_of_now(own_shop, account_of
     assert log_in(own_shop, account_of_four_rounds)
 
 
-def test_logins_at_once_may_hash_the_password_anew(own_shop, account_of_four_rounds):
+def test_concurrent_logins_may_rehash_the_password(own_shop, account_of_four_rounds):
     credentials = {name: account_of_four_rounds[name] for name in ("email", "password")}
 
     calls = [own_shop.rpc.users.login.call_async(**credentials) for _ in range(5)]
@@ -107,7 +107,7 @@ def test_logins_at_once_may_hash_the_password_anew(own_shop, account_of_four_rou
 
 
 @pytest.mark.parametrize("who", ("known", "unknown"))
-def test_a_hash_of_fewer_rounds_costs_as_much_as_one_of_now(own_shop, account_of_four_rounds, monkeypatch, who):
+def test_a_hash_with_fewer_rounds_takes_as_long_to_check(own_shop, account_of_four_rounds, monkeypatch, who):
     account = account_of_four_rounds if who == "known" else an_account()
     rounds, check, hash_password = [], bcrypt.checkpw, bcrypt.hashpw
     note = lambda salt: rounds.append(int(salt.split(b"$")[2]))  # noqa: E731
@@ -148,7 +148,7 @@ def test_a_changed_password_replaces_the_old_one_and_ends_all_sessions(shop):
         ({"password": None}, "password"),
     ),
 )
-def test_a_change_that_does_not_hold_changes_nothing(shop, changes, field):
+def test_a_refused_change_changes_nothing(shop, changes, field):
     account = an_account()
     user = shop.rpc.users.register(**account)
     session = log_in(shop, account)
@@ -163,7 +163,7 @@ def test_a_change_that_does_not_hold_changes_nothing(shop, changes, field):
     assert log_in(shop, account)
 
 
-def test_the_old_password_cannot_be_guessed_for_ever(shop):
+def test_guesses_of_the_old_password_are_throttled(shop):
     account = an_account()
     user = shop.rpc.users.register(**account)
     change = {"user_id": user["id"], "password": "a new password", "client_address": "198.51.100.1"}
@@ -176,12 +176,12 @@ def test_the_old_password_cannot_be_guessed_for_ever(shop):
         shop.rpc.users.change_password(**change, old_password=account["password"])
 
 
-def test_nobodys_password_cannot_be_changed(shop):
+def test_the_password_of_an_unknown_user_cannot_be_changed(shop):
     with pytest.raises(UserNotFound):
         shop.rpc.users.change_password(user_id=2**60, old_password="boletus", password="a new password")
 
 
-def test_a_change_that_is_delivered_again_is_made_once(shop):
+def test_a_redelivered_change_is_made_once(shop):
     account = an_account()
     user = shop.rpc.users.register(**account)
 

@@ -16,7 +16,7 @@ def account(shop):
     return {**account, **shop.rpc.users.register(**account)}
 
 
-def test_a_new_role_holds_from_the_next_login(shop, account):
+def test_a_new_role_is_valid_from_the_next_login(shop, account):
     user = shop.rpc.users.set_role(email=account["email"].upper(), role="admin")
 
     assert user["role"] == "admin"
@@ -42,21 +42,21 @@ def test_a_letter_that_folds_to_ascii_makes_no_other_account_an_admin(shop):
 
 
 @pytest.mark.parametrize("email", ("nobody@forage.example", "no address", None, 5))
-def test_nobody_gets_no_role(shop, email):
+def test_an_unknown_address_gets_no_role(shop, email):
     with pytest.raises(UserNotFound):
         shop.rpc.users.set_role(email=email, role="admin")
     with pytest.raises(UserNotFound):
         shop.rpc.users.update_user(user_id=2**60, role="admin")
 
 
-def test_a_role_set_by_a_call_that_is_delivered_again_is_set_once(shop, account):
+def test_a_redelivered_change_of_role_is_made_once(shop, account):
     first, second = shop.call_twice("users", "set_role", email=account["email"], role="admin")
 
     assert first == second
     assert first["role"] == "admin"
 
 
-def test_a_disabled_account_logs_in_no_more_until_it_is_enabled(shop, account):
+def test_a_disabled_account_cannot_log_in_until_it_is_enabled(shop, account):
     assert shop.rpc.users.update_user(user_id=account["id"], is_active=False)["is_active"] is False
     with pytest.raises(InvalidCredentials):
         log_in(shop, account)
@@ -65,7 +65,7 @@ def test_a_disabled_account_logs_in_no_more_until_it_is_enabled(shop, account):
     assert log_in(shop, account)
 
 
-def test_a_change_of_nothing_leaves_the_sessions(shop, account):
+def test_a_change_without_effect_keeps_the_sessions(shop, account):
     token = log_in(shop, account)["refresh_token"]
 
     unchanged = shop.rpc.users.update_user(user_id=account["id"], role="customer", is_active=True)
@@ -77,7 +77,7 @@ def test_a_change_of_nothing_leaves_the_sessions(shop, account):
 
 
 @pytest.mark.parametrize("changes", ({"is_active": "no"}, {"is_active": 0}, {"email": "x@forage.example"}, {"id": 3}))
-def test_a_change_of_anything_else_is_refused(shop, account, changes):
+def test_changes_of_other_fields_are_refused(shop, account, changes):
     with pytest.raises(InvalidInput):
         shop.rpc.users.update_user(user_id=account["id"], **changes)
 
@@ -93,7 +93,7 @@ def two_admins(own_shop):
 
 
 @pytest.mark.parametrize("change", ({"role": "customer"}, {"is_active": False}))
-def test_somebody_is_always_left_who_can_make_others_admins(own_shop, two_admins, change):
+def test_the_last_admin_cannot_be_removed(own_shop, two_admins, change):
     first, last = two_admins
     own_shop.rpc.users.update_user(user_id=first["id"], **change)
 
@@ -103,7 +103,7 @@ def test_somebody_is_always_left_who_can_make_others_admins(own_shop, two_admins
     assert own_shop.rpc.users.get_user(user_id=last["id"]) == last
 
 
-def test_two_admins_cannot_remove_each_other_at_once(own_shop, two_admins):
+def test_two_admins_cannot_remove_each_other_concurrently(own_shop, two_admins):
     calls = [own_shop.rpc.users.update_user.call_async(user_id=admin["id"], role="customer") for admin in two_admins]
 
     refusals = [type(refusal_of(call)) for call in calls]
@@ -112,7 +112,7 @@ def test_two_admins_cannot_remove_each_other_at_once(own_shop, two_admins):
 
 
 @pytest.mark.parametrize("end", ({"role": "customer"}, {"is_active": False}))
-def test_who_is_no_admin_any_more_gives_nobody_rights(own_shop, two_admins, end):
+def test_a_former_admin_cannot_change_rights(own_shop, two_admins, end):
     """Their access token says for a while that they are."""
     first, second = two_admins
     own_shop.rpc.users.update_user(user_id=first["id"], admin_id=second["id"], **end)
@@ -154,7 +154,7 @@ def test_users_are_listed_by_id_in_pages(own_shop, foragers):
         ("", {"Ada", "Boris", "Cy_%", "Dee"}),
     ),
 )
-def test_users_are_found_by_a_part_of_their_name_or_address(own_shop, foragers, q, found):
+def test_users_are_found_by_part_of_their_name_or_address(own_shop, foragers, q, found):
     page = own_shop.rpc.users.list_users(q=q)
 
     assert {user["username"] for user in page["items"]} == found
@@ -185,7 +185,7 @@ def test_a_name_can_be_changed(shop, account):
     assert user == {**shop.rpc.users.get_user(user_id=account["id"]), "username": name}
 
 
-def test_somebody_elses_name_cannot_be_taken(shop, account):
+def test_the_name_of_another_user_cannot_be_taken(shop, account):
     other = shop.rpc.users.register(**an_account())
 
     with pytest.raises(Taken) as refusal:

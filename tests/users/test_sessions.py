@@ -71,7 +71,7 @@ def test_a_refresh_token_cannot_be_guessed_and_is_stored_as_a_hash(shop, account
     assert not [answer for (answer,) in answers if "token" in answer]
 
 
-def test_a_session_lives_as_long_as_it_is_used_within_30_days(shop, account):
+def test_a_session_ends_after_30_days_without_use(shop, account):
     token = log_in(shop, account)["refresh_token"]
     for _ in range(3):
         let_pass(shop, account, 29 * 86400)
@@ -83,7 +83,7 @@ def test_a_session_lives_as_long_as_it_is_used_within_30_days(shop, account):
     assert shop.rpc.users.list_sessions(user_id=account["id"]) == []
 
 
-def test_a_token_that_is_used_again_ends_its_session_and_no_other(shop, account, caplog):
+def test_a_reused_token_ends_only_its_own_session(shop, account, caplog):
     stolen, other = log_in(shop, account)["refresh_token"], log_in(shop, account)["refresh_token"]
     newest = refresh(shop, refresh(shop, stolen))
     let_pass(shop, account, 11)
@@ -96,7 +96,7 @@ def test_a_token_that_is_used_again_ends_its_session_and_no_other(shop, account,
     assert event.fields["user_id"] == account["id"]
 
 
-def test_tabs_that_refresh_at_once_all_go_on(shop, account):
+def test_concurrent_refreshes_of_tabs_all_succeed(shop, account):
     token = log_in(shop, account)["refresh_token"]
 
     calls = [shop.rpc.users.refresh.call_async(refresh_token=token) for _ in range(8)]
@@ -107,7 +107,7 @@ def test_tabs_that_refresh_at_once_all_go_on(shop, account):
     assert not is_over(shop, tokens.pop())
 
 
-def test_while_the_secret_is_rotated_nobody_is_logged_out_and_tabs_get_the_same_token(own_shop):
+def test_a_rotation_of_the_secret_keeps_sessions_and_gives_tabs_the_same_token(own_shop):
     account, (old, new) = an_account(), (secrets.token_hex() for _ in range(2))
 
     def refresh_with(token, **settings):
@@ -134,7 +134,7 @@ def test_while_the_secret_is_rotated_nobody_is_logged_out_and_tabs_get_the_same_
     assert refresh_with(third, **signing) == fourth
 
 
-def test_a_tab_that_comes_seconds_later_goes_on_with_the_newest_token(shop, account):
+def test_a_refresh_seconds_later_returns_the_newest_token(shop, account):
     first = log_in(shop, account)["refresh_token"]
     newest = refresh(shop, refresh(shop, first))
     let_pass(shop, account, 5)
@@ -142,7 +142,7 @@ def test_a_tab_that_comes_seconds_later_goes_on_with_the_newest_token(shop, acco
     assert refresh(shop, first) == newest
 
 
-def test_a_refresh_that_is_delivered_again_answers_with_the_same_token(shop, account):
+def test_a_redelivered_refresh_returns_the_same_token(shop, account):
     token = log_in(shop, account)["refresh_token"]
 
     first, second = shop.call_twice("users", "refresh", refresh_token=token)
@@ -150,7 +150,7 @@ def test_a_refresh_that_is_delivered_again_answers_with_the_same_token(shop, acc
     assert first["refresh_token"] == second["refresh_token"]
 
 
-def test_a_refresh_has_the_role_of_now(shop, account):
+def test_a_refresh_returns_the_current_role(shop, account):
     shop.rpc.users.set_role(email=account["email"], role="admin")
     token = log_in(shop, account)["refresh_token"]
 
@@ -160,12 +160,12 @@ def test_a_refresh_has_the_role_of_now(shop, account):
 
 
 @pytest.mark.parametrize("token", ("", "nonsense", "x" * 10_000, "é\x00", "\ud83c", None, 5, ["x"], {}))
-def test_what_is_no_refresh_token_is_refused_and_ends_nothing(shop, token):
+def test_an_invalid_refresh_token_is_refused_and_ends_no_session(shop, token):
     assert is_over(shop, token)
     assert shop.rpc.users.logout(refresh_token=token) is None
 
 
-def test_a_logout_ends_its_session_and_no_other(shop, account):
+def test_a_logout_ends_only_its_own_session(shop, account):
     here, there = log_in(shop, account)["refresh_token"], log_in(shop, account)["refresh_token"]
     newest = refresh(shop, here)
 
@@ -176,7 +176,7 @@ def test_a_logout_ends_its_session_and_no_other(shop, account):
     assert not is_over(shop, there)
 
 
-def test_every_device_is_a_session_that_says_where_it_is(shop, account):
+def test_each_device_is_a_session_with_its_origin(shop, account):
     phone = log_in(shop, account, client_address="198.51.100.7", user_agent="Phone/1.0")
     log_in(shop, account, client_address="2001:db8::/64", user_agent="Laptop/2.0")
 
@@ -190,7 +190,7 @@ def test_every_device_is_a_session_that_says_where_it_is(shop, account):
     assert shop.rpc.users.list_sessions(user_id=account["id"])[0]["user_agent"] == "Phone/1.0"
 
 
-def test_a_device_can_be_logged_out_from_another(shop, account):
+def test_a_device_can_log_out_another(shop, account):
     lost = log_in(shop, account, user_agent="Phone")["refresh_token"]
     here = log_in(shop, account, user_agent="Laptop")["refresh_token"]
     ids = {session["user_agent"]: session["id"] for session in shop.rpc.users.list_sessions(user_id=account["id"])}
@@ -202,7 +202,7 @@ def test_a_device_can_be_logged_out_from_another(shop, account):
     assert [session["id"] for session in shop.rpc.users.list_sessions(user_id=account["id"])] == [ids["Laptop"]]
 
 
-def test_of_too_many_sessions_the_least_used_ends(shop, account):
+def test_beyond_the_limit_the_least_recently_used_session_ends(shop, account):
     first, second = (log_in(shop, account)["refresh_token"] for _ in range(2))
     first = refresh(shop, first)
     many = "INSERT INTO sessions (user_id, expires_at) SELECT %s, now() + interval '1 day' FROM generate_series(1, 48)"
@@ -215,7 +215,7 @@ def test_of_too_many_sessions_the_least_used_ends(shop, account):
     assert not is_over(shop, first)
 
 
-def test_somebody_elses_session_is_not_there(shop, account):
+def test_the_session_of_another_user_is_not_found(shop, account):
     token = log_in(shop, account)["refresh_token"]
     [session] = shop.rpc.users.list_sessions(user_id=account["id"])
     other = shop.rpc.users.register(**an_account())
@@ -229,13 +229,13 @@ def test_somebody_elses_session_is_not_there(shop, account):
 
 
 @pytest.mark.parametrize("session_id", (0, -1, None, "1", 2**63))
-def test_what_is_no_session_id_is_refused(shop, account, session_id):
+def test_an_invalid_session_id_is_refused(shop, account, session_id):
     with pytest.raises(InvalidInput):
         shop.rpc.users.end_session(user_id=account["id"], session_id=session_id)
 
 
 @pytest.mark.parametrize("change", ({"role": "admin"}, {"is_active": False}))
-def test_a_new_role_or_being_disabled_ends_all_sessions(shop, account, change):
+def test_a_new_role_or_a_disabled_account_ends_all_sessions(shop, account, change):
     sessions = [log_in(shop, account)["refresh_token"] for _ in range(2)]
 
     shop.rpc.users.update_user(user_id=account["id"], **change)
@@ -243,7 +243,7 @@ def test_a_new_role_or_being_disabled_ends_all_sessions(shop, account, change):
     assert all(is_over(shop, token) for token in sessions)
 
 
-def test_a_login_that_a_new_password_overtakes_is_refused(shop, account):
+def test_a_login_with_a_password_that_was_changed_meanwhile_is_refused(shop, account):
     new_hash = bcrypt.hashpw(b"a new password", bcrypt.gensalt(4)).decode()
     with shop.transaction("users") as cursor:
         cursor.execute("UPDATE users SET password_hash = %s WHERE id = %s", (new_hash, account["id"]))
@@ -254,7 +254,7 @@ def test_a_login_that_a_new_password_overtakes_is_refused(shop, account):
     assert shop.rpc.users.list_sessions(user_id=account["id"]) == []
 
 
-def test_what_is_long_over_is_deleted(shop, account):
+def test_expired_rows_are_deleted(shop, account):
     log_in(shop, account)
     let_pass(shop, account, 31 * 86400)
 

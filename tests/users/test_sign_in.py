@@ -69,7 +69,7 @@ def prove_address(shop, account):
     shop.rpc.users.verify_email(token=shop.rpc.users.create_mailed_token(**request)["token"])
 
 
-def test_a_newcomer_gets_an_account_and_a_session(client_shop, sign_in, email):
+def test_a_new_user_gets_an_account_and_a_session(client_shop, sign_in, email):
     answer = sign_in(email=email.upper(), name="Ada Forager")
 
     assert claims_of(client_shop, answer)["email_verified"] is True
@@ -80,7 +80,7 @@ def test_a_newcomer_gets_an_account_and_a_session(client_shop, sign_in, email):
     assert client_shop.rpc.users.refresh(refresh_token=answer["refresh_token"])
 
 
-def test_a_newcomer_is_told_to_the_shop(client_shop, sign_in, email):
+def test_a_new_user_is_announced_with_user_registered(client_shop, sign_in, email):
     published = PublishedEvents(client_shop.broker)
 
     user = user_of(client_shop, sign_in(email=email))
@@ -89,7 +89,7 @@ def test_a_newcomer_is_told_to_the_shop(client_shop, sign_in, email):
     assert event.email == email
 
 
-def test_who_comes_back_has_the_same_account_whatever_address_they_have_now(client_shop, sign_in, email):
+def test_a_returning_user_with_a_new_address_has_the_same_account(client_shop, sign_in, email):
     first = user_of(client_shop, sign_in(email=email, subject=f"subject of {email}"))
 
     for address in (email, "new-" + email, None):
@@ -97,14 +97,14 @@ def test_who_comes_back_has_the_same_account_whatever_address_they_have_now(clie
         assert user_of(client_shop, again) == first
 
 
-def test_another_subject_with_a_known_address_has_its_account_too(client_shop, sign_in, email):
+def test_another_subject_with_a_known_address_gets_its_account(client_shop, sign_in, email):
     first = user_of(client_shop, sign_in(email=email, subject="one " + email))
 
     assert user_of(client_shop, sign_in(email=email, subject="two " + email)) == first
 
 
 @pytest.mark.parametrize("name", ("Éowyn of Rohan", "Al", "x" * 60, "", None, "two\nlines", "\u200b"))
-def test_a_newcomer_has_a_name_whatever_the_provider_says(client_shop, sign_in, name):
+def test_a_new_user_gets_a_valid_username_from_any_provider(client_shop, sign_in, name):
     first, second = (user_of(client_shop, sign_in(email=an_account()["email"], name=name)) for _ in range(2))
 
     assert first["username"] != second["username"]
@@ -114,7 +114,7 @@ def test_a_newcomer_has_a_name_whatever_the_provider_says(client_shop, sign_in, 
 # Whose address it is
 
 
-def test_a_newcomer_with_an_address_that_no_mail_server_takes_gets_no_account(client_shop, sign_in, account):
+def test_a_new_user_with_an_address_that_cannot_receive_mail_gets_no_account(client_shop, sign_in, account):
     odd = "a.." + account["email"]
     with pytest.raises(UnprovenAddress):
         sign_in(email=odd)
@@ -134,7 +134,7 @@ def test_an_address_with_a_letter_that_folds_to_ascii_opens_no_account_of_the_as
     assert log_in(client_shop, account)
 
 
-def test_an_account_of_a_proven_address_is_linked_and_keeps_its_password(client_shop, sign_in, account):
+def test_an_account_with_a_proven_address_is_linked_and_keeps_its_password(client_shop, sign_in, account):
     prove_address(client_shop, account)
     session = log_in(client_shop, account)
 
@@ -145,7 +145,7 @@ def test_an_account_of_a_proven_address_is_linked_and_keeps_its_password(client_
     assert client_shop.rpc.users.refresh(refresh_token=session["refresh_token"])
 
 
-def test_who_registered_an_address_that_is_not_theirs_keeps_no_way_in(client_shop, sign_in, account):
+def test_a_user_who_registered_the_address_of_another_loses_access(client_shop, sign_in, account):
     intruder = log_in(client_shop, account)
 
     answer = sign_in(email=account["email"])
@@ -159,7 +159,7 @@ def test_who_registered_an_address_that_is_not_theirs_keeps_no_way_in(client_sho
 
 
 @pytest.mark.parametrize("verified", (False, "false", 1, None))
-def test_an_address_that_the_provider_does_not_vouch_for_opens_nothing(client_shop, sign_in, account, verified):
+def test_an_unverified_address_opens_no_account(client_shop, sign_in, account, verified):
     for email in (account["email"], an_account()["email"]):
         with pytest.raises(UnprovenAddress):
             sign_in(email=email, email_verified=verified)
@@ -170,7 +170,7 @@ def test_an_address_that_the_provider_does_not_vouch_for_opens_nothing(client_sh
 
 
 @pytest.mark.parametrize("email", (None, "no address", "üml@ut.example"))
-def test_what_is_no_address_opens_nothing(sign_in, email):
+def test_an_invalid_address_opens_no_account(sign_in, email):
     with pytest.raises(UnprovenAddress):
         sign_in(email=email, subject=f"no address: {email!r}".encode("ascii", "replace").decode())
 
@@ -186,7 +186,7 @@ def test_a_disabled_account_is_not_opened(client_shop, sign_in, account, email):
         assert client_shop.rpc.users.list_sessions(user_id=user["id"]) == []
 
 
-def test_who_signs_in_here_alone_can_set_a_password_by_mail(client_shop, sign_in, email):
+def test_a_user_without_a_password_can_set_one_by_mail(client_shop, sign_in, email):
     user = user_of(client_shop, sign_in(email=email))
     request = {"user_id": user["id"], "email": email, "purpose": "password_reset"}
     token = client_shop.rpc.users.create_mailed_token(**request)["token"]
@@ -197,7 +197,7 @@ def test_who_signs_in_here_alone_can_set_a_password_by_mail(client_shop, sign_in
     assert user_of(client_shop, sign_in(email=email)) == client_shop.rpc.users.get_user(user_id=user["id"])
 
 
-def test_first_sign_ins_at_once_make_one_account(client_shop, sign_in, email):
+def test_concurrent_first_sign_ins_make_one_account(client_shop, sign_in, email):
     begun = [sign_in.begin(email=email) for _ in range(5)]
 
     calls = [client_shop.rpc.users.google_sign_in.call_async(**each) for each in begun]
@@ -209,7 +209,7 @@ def test_first_sign_ins_at_once_make_one_account(client_shop, sign_in, email):
 # Once, and by who began
 
 
-def test_a_sign_in_is_finished_once(client_shop, sign_in, email):
+def test_a_sign_in_can_be_finished_once(client_shop, sign_in, email):
     begun = sign_in.begin(email=email)
     client_shop.rpc.users.google_sign_in(**begun)
 
@@ -217,7 +217,7 @@ def test_a_sign_in_is_finished_once(client_shop, sign_in, email):
         client_shop.rpc.users.google_sign_in(**begun)
 
 
-def test_a_code_that_was_used_is_refused(client_shop, sign_in, email):
+def test_a_used_code_is_refused(client_shop, sign_in, email):
     begun = sign_in.begin(email=email)
     client_shop.rpc.users.google_sign_in(**begun)
     another = client_shop.rpc.users.google_sign_in_url()
@@ -226,7 +226,7 @@ def test_a_code_that_was_used_is_refused(client_shop, sign_in, email):
         client_shop.rpc.users.google_sign_in(code=begun["code"], state=another["state"])
 
 
-def test_a_code_of_another_sign_in_is_refused(client_shop, sign_in):
+def test_the_code_of_another_sign_in_is_refused(client_shop, sign_in):
     """Its id_token has the nonce of the sign-in that it was made for."""
     mine, theirs = (sign_in.begin(email=an_account()["email"]) for _ in range(2))
 
@@ -234,7 +234,7 @@ def test_a_code_of_another_sign_in_is_refused(client_shop, sign_in):
         client_shop.rpc.users.google_sign_in(code=theirs["code"], state=mine["state"])
 
 
-def test_a_sign_in_that_took_too_long_is_refused(client_shop, sign_in, email):
+def test_an_expired_sign_in_is_refused(client_shop, sign_in, email):
     begun = sign_in.begin(email=email)
     client_shop.sql("users", "UPDATE sign_ins SET expires_at = expires_at - interval '10 minutes'")
 
@@ -246,7 +246,7 @@ def test_a_sign_in_that_took_too_long_is_refused(client_shop, sign_in, email):
 
 
 @pytest.mark.parametrize("state", ("", "nonsense", "\ud83c\x00"))
-def test_a_state_that_was_never_given_out_is_refused(client_shop, state):
+def test_an_unknown_state_is_refused(client_shop, state):
     with pytest.raises(SignInRefused):
         client_shop.rpc.users.google_sign_in(code="code", state=state)
 
@@ -265,14 +265,14 @@ def test_the_state_is_stored_as_a_hash(client_shop, sign_in_provider):
     assert state not in str(client_shop.sql("users", "SELECT s::text FROM sign_ins s"))
 
 
-def test_a_forged_id_token_opens_nothing(client_shop, sign_in, sign_in_provider, account):
+def test_a_forged_id_token_opens_no_account(client_shop, sign_in, sign_in_provider, account):
     sign_in_provider.sign_with_the_public_key()
 
     with pytest.raises(SignInRefused):
         sign_in(email=account["email"])
 
 
-def test_a_provider_that_is_away_is_said_to_be(client_shop, sign_in, sign_in_provider, email):
+def test_an_unreachable_provider_is_reported(client_shop, sign_in, sign_in_provider, email):
     begun = sign_in.begin(email=email)
     sign_in_provider.stop()
 
@@ -281,6 +281,6 @@ def test_a_provider_that_is_away_is_said_to_be(client_shop, sign_in, sign_in_pro
     assert isinstance(refusal, SignInProviderAway)
 
 
-def test_without_a_client_id_nobody_signs_in(shop):
+def test_sign_in_is_off_without_a_client_id(shop):
     with pytest.raises(NotConfigured):
         shop.rpc.users.google_sign_in_url()

@@ -42,7 +42,7 @@ def wait_asked_for(shop, account, **changes):
     return 0
 
 
-def test_five_failures_are_everyday(shop, account):
+def test_five_failures_cause_no_wait(shop, account):
     for _ in range(5):
         assert isinstance(failed_login(shop, account, client_address=HERE), InvalidCredentials)
 
@@ -57,7 +57,7 @@ def test_from_the_sixth_failure_on_the_wait_doubles_up_to_a_minute(shop, account
     assert wait_asked_for(shop, account) == seconds
 
 
-def test_what_is_refused_while_it_waits_does_not_make_the_wait_longer(shop, account):
+def test_logins_refused_during_the_wait_do_not_extend_it(shop, account):
     fail(shop, account, 7)
     failed_login(shop, account, client_address=HERE)
 
@@ -65,7 +65,7 @@ def test_what_is_refused_while_it_waits_does_not_make_the_wait_longer(shop, acco
         assert wait_asked_for(shop, account) == 4
 
 
-def test_a_right_password_after_the_wait_clears_it(shop, account):
+def test_a_right_password_after_the_wait_clears_the_failures(shop, account):
     fail(shop, account, 8)
 
     assert log_in(shop, account, client_address=HERE)
@@ -74,7 +74,7 @@ def test_a_right_password_after_the_wait_clears_it(shop, account):
     assert wait_asked_for(shop, account) == 0
 
 
-def test_a_failure_of_a_quarter_of_an_hour_ago_is_forgotten(shop, account):
+def test_a_failure_is_forgotten_after_15_minutes(shop, account):
     fail(shop, account, 8)
     let_pass(shop, 15 * 60)
 
@@ -82,7 +82,7 @@ def test_a_failure_of_a_quarter_of_an_hour_ago_is_forgotten(shop, account):
     assert wait_asked_for(shop, account) == 0
 
 
-def test_the_wait_holds_for_that_account_from_that_address(shop, account):
+def test_the_wait_is_for_one_account_from_one_address(shop, account):
     other = an_account()
     shop.rpc.users.register(**other)
     fail(shop, account, 6)
@@ -94,7 +94,7 @@ def test_the_wait_holds_for_that_account_from_that_address(shop, account):
     assert wait_asked_for(shop, other) == 0
 
 
-def test_an_account_is_the_same_however_its_address_is_written(shop, account):
+def test_the_spelling_of_the_address_does_not_change_the_account(shop, account):
     for spelling in (account["email"].upper(), f" {account['email']}", account["email"].title()) * 2:
         failed_login(shop, {"email": spelling}, client_address=HERE)
 
@@ -102,7 +102,7 @@ def test_an_account_is_the_same_however_its_address_is_written(shop, account):
 
 
 @pytest.mark.parametrize("email", ("nobody@forage.example", "no address at all", "", "\ud83c\x00"))
-def test_an_account_that_is_not_there_waits_as_one_that_is(shop, email):
+def test_an_unknown_account_waits_like_a_known_one(shop, email):
     fail(shop, {"email": email}, 5)
     failed_login(shop, {"email": email}, client_address=HERE)
 
@@ -124,13 +124,13 @@ def note_failures(shop, count):
 
 
 @pytest.mark.parametrize("failures, seconds", ((99, 0), (100, 1), (101, 2), (200, 60)))
-def test_an_address_that_fails_a_hundred_times_waits_whatever_the_account(shop, account, failures, seconds):
+def test_after_a_hundred_failures_an_address_waits_for_every_account(shop, account, failures, seconds):
     note_failures(shop, failures)
 
     assert wait_asked_for(shop, account) == seconds
 
 
-def test_ones_own_account_does_not_clear_ones_address(shop, account):
+def test_a_successful_login_does_not_clear_other_failures_of_the_address(shop, account):
     note_failures(shop, 105)
     let_pass(shop, 60)
 
@@ -140,7 +140,7 @@ def test_ones_own_account_does_not_clear_ones_address(shop, account):
     assert wait_asked_for(shop, account) == 60
 
 
-def test_of_many_guesses_at_once_no_more_are_checked_than_one_by_one(shop, account):
+def test_concurrent_guesses_get_no_more_checks_than_consecutive_ones(shop, account):
     # The next one has to wait for a minute: longer than all of these take.
     fail(shop, account, 11)
     guess = {"email": account["email"], "password": "wrong", "client_address": HERE}
@@ -152,13 +152,13 @@ def test_of_many_guesses_at_once_no_more_are_checked_than_one_by_one(shop, accou
     assert refusals.count(TooManyFailures) == 29
 
 
-def test_a_failure_keeps_no_address_that_was_typed(shop):
+def test_a_failure_stores_no_typed_address(shop):
     failed_login(shop, {"email": "my secret password"}, client_address=HERE)
 
     assert "secret" not in str(shop.sql("users", "SELECT f::text FROM login_failures f"))
 
 
-def test_failures_that_count_no_more_are_deleted(shop, account):
+def test_expired_failures_are_deleted(shop, account):
     failed_login(shop, account, client_address=HERE)
     let_pass(shop, 16 * 60)
     failed_login(shop, account, client_address=HERE)

@@ -15,7 +15,7 @@ from .conftest import log_in
 # Registering
 
 
-def test_a_registered_customer_can_be_looked_up(shop):
+def test_a_registered_customer_can_be_read(shop):
     account = an_account()
 
     user = shop.rpc.users.register(**account)
@@ -33,7 +33,7 @@ def test_a_registered_customer_can_be_looked_up(shop):
 
 
 @pytest.mark.parametrize("user_id", (2**62, 999_999))
-def test_nobody_has_an_id_that_was_never_given(shop, user_id):
+def test_an_unknown_id_is_not_found(shop, user_id):
     with pytest.raises(UserNotFound) as refusal:
         shop.rpc.users.get_user(user_id=user_id)
 
@@ -41,12 +41,12 @@ def test_nobody_has_an_id_that_was_never_given(shop, user_id):
 
 
 @pytest.mark.parametrize("user_id", (0, "1", None, 2**63))
-def test_what_is_no_id_is_refused(shop, user_id):
+def test_an_invalid_id_is_refused(shop, user_id):
     with pytest.raises(InvalidInput):
         shop.rpc.users.get_user(user_id=user_id)
 
 
-def test_an_address_is_taken_whatever_its_case(shop):
+def test_an_address_is_taken_in_any_case(shop):
     account = an_account()
     shop.rpc.users.register(**account)
 
@@ -57,7 +57,7 @@ def test_an_address_is_taken_whatever_its_case(shop):
 
 
 @pytest.mark.parametrize("spelled", ("\uff21{}", "a\u200d{}", "A{}\u3164", "\u00aa{}"))
-def test_a_name_is_taken_by_one_that_a_person_cannot_tell_from_it(shop, spelled):
+def test_a_name_is_taken_by_one_that_looks_the_same(shop, spelled):
     account, other = an_account(), an_account()
     shop.rpc.users.register(**account | {"username": f"a{account['username']}"})
     shop.rpc.users.register(**other)
@@ -74,7 +74,7 @@ def test_a_name_is_taken_by_one_that_a_person_cannot_tell_from_it(shop, spelled)
         assert refusal.field == "username"
 
 
-def test_a_name_is_taken_whatever_its_case(shop):
+def test_a_name_is_taken_in_any_case(shop):
     shop.rpc.users.register(**an_account(username="Éowyn of Rohan"))
 
     with pytest.raises(Taken) as refusal:
@@ -83,7 +83,7 @@ def test_a_name_is_taken_whatever_its_case(shop):
     assert refusal.value.field == "username"
 
 
-def test_of_many_who_want_one_address_at_once_one_gets_it(shop):
+def test_one_of_many_concurrent_registrations_gets_the_address(shop):
     email = an_account()["email"]
 
     calls = [shop.rpc.users.register.call_async(**an_account(email=email)) for _ in range(10)]
@@ -100,7 +100,7 @@ def test_a_registration_out_of_bounds_is_refused(shop):
     assert set(refusal.value.errors) == {"email", "username", "password"}
 
 
-def test_a_registration_is_told_to_the_shop(shop, wait_for_event):
+def test_a_registration_is_announced(shop, wait_for_event):
     user = shop.rpc.users.register(**an_account())
 
     payload = wait_for_event("users", "user.registered", where=lambda payload: payload["user_id"] == user["id"])
@@ -108,7 +108,7 @@ def test_a_registration_is_told_to_the_shop(shop, wait_for_event):
     assert not set(payload) & {"password", "password_hash", "token"}
 
 
-def test_a_registration_that_is_delivered_again_makes_one_account_and_answers_the_same(shop):
+def test_a_redelivered_registration_makes_one_account_with_the_same_answer(shop):
     account = an_account()
 
     first, second = shop.call_twice("users", "register", **account)
@@ -121,7 +121,7 @@ def test_a_registration_that_is_delivered_again_makes_one_account_and_answers_th
 # Logging in
 
 
-def test_a_login_gives_a_token_that_says_who_and_for_how_long(shop):
+def test_a_login_returns_a_token_with_the_user_and_its_lifetime(shop):
     account = an_account()
     user = shop.rpc.users.register(**account)
     before = int(time.time())
@@ -136,7 +136,7 @@ def test_a_login_gives_a_token_that_says_who_and_for_how_long(shop):
     assert answer["token_type"] == "bearer"
 
 
-def test_every_token_has_an_id_of_its_own(shop):
+def test_every_token_has_a_unique_id(shop):
     account = an_account()
     shop.rpc.users.register(**account)
 
@@ -146,7 +146,7 @@ def test_every_token_has_an_id_of_its_own(shop):
     assert len(ids) == 2
 
 
-def test_an_address_logs_in_whatever_its_case(shop):
+def test_an_address_can_log_in_in_any_case(shop):
     account = an_account()
     shop.rpc.users.register(**account)
 
@@ -188,7 +188,7 @@ def test_a_login_out_of_bounds_is_refused(shop, password):
 
 
 @pytest.mark.parametrize("who", ("known", "unknown", "disabled"))
-def test_every_login_costs_one_check_of_a_hash_of_the_same_strength(shop, monkeypatch, who):
+def test_every_login_checks_one_hash_of_the_same_strength(shop, monkeypatch, who):
     account = an_account()
     if who != "unknown":
         shop.rpc.users.register(**account)
@@ -209,23 +209,23 @@ def test_every_login_costs_one_check_of_a_hash_of_the_same_strength(shop, monkey
 # Operation
 
 
-def test_the_service_says_that_it_is_up(shop):
+def test_health_answers_up(shop):
     assert shop.rpc.users.health() == {"status": "up"}
 
 
 @pytest.mark.parametrize("secret", ("", "x" * 31))
-def test_without_a_usable_secret_the_service_says_what_to_set(own_shop, secret):
+def test_without_a_valid_secret_the_service_reports_what_to_set(own_shop, secret):
     with pytest.raises(SystemExit, match="JWT_SECRET"):
         own_shop.run(Users, JWT_SECRET=secret)
 
 
 @pytest.mark.parametrize("rounds", ("3", "17", "twelve"))
-def test_bcrypt_rounds_out_of_bounds_are_a_sentence(own_shop, rounds):
+def test_bcrypt_rounds_out_of_bounds_are_reported_in_a_sentence(own_shop, rounds):
     with pytest.raises(SystemExit, match="BCRYPT_ROUNDS"):
         own_shop.run(Users, BCRYPT_ROUNDS=rounds)
 
 
-def test_answers_of_a_day_ago_are_forgotten(shop):
+def test_answers_are_deleted_after_a_day(shop):
     shop.call_twice("users", "register", **an_account())
     shop.sql("users", "UPDATE answers SET answered_at = now() - interval '25 hours'")
     recent = an_account()

@@ -10,7 +10,7 @@ from contracts.types import load
 ROOT = Path(__file__).parents[2]
 CATALOGUE = yaml.safe_load((ROOT / "ops" / "catalogue.yaml").read_text())
 PUBLIC = ROOT / "frontend" / "public"
-# What draws, and nothing that runs, speaks or fetches.
+# Elements that draw: no scripts, texts or external content.
 DRAWING = {"svg", "g", "defs", "use", "clipPath", "pattern", "path", "rect", "circle", "ellipse"}
 
 
@@ -18,7 +18,7 @@ DRAWING = {"svg", "g", "defs", "use", "clipPath", "pattern", "path", "rect", "ci
 def test_a_seeded_product_is_valid_and_unchanged_by_normalization(product):
     taken = load(ProductRequest(), product)
 
-    # Upper-cased by the schema: `seed.py` would not find a lower-case one again and create it each time.
+    # The schema converts it to upper case: `seed.py` would not find a lower-case SKU, and create it each time.
     assert taken["sku"] == product["sku"]
     assert taken["description"] and taken["category"]
 

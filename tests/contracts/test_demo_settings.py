@@ -1,4 +1,4 @@
-"""A process that is told that this is production doesn't start with what is only fit for trying the shop out."""
+"""With ENVIRONMENT=production no process starts with a setting that is only fit for a trial."""
 
 import re
 import secrets
@@ -17,7 +17,7 @@ def database(service):
     return f"postgresql+psycopg2://{service}:{secrets.token_hex()}@db.internal/{service}_db"
 
 
-FIT = {
+PRODUCTION_SETTINGS = {
     "AMQP_URI": f"amqp://shop:{secrets.token_hex()}@broker.internal//",
     "DB_URIS": {service: database(service) for service in ("users", "products", "orders", "notifications")},
     "JWT_SECRET": secrets.token_hex(),
@@ -34,21 +34,21 @@ FIT = {
 }
 
 
-def reasons_against(config, environment):
-    """The settings that the sentences begin with."""
+def violations(config, environment):
+    """The names of the refused settings, with which the sentences begin."""
     return [
         re.fullmatch(r"(\w+) .*\.", sentence)[1] for sentence in demo_settings(ShopSettings().load(config), environment)
     ]
 
 
 def test_a_production_configuration_is_accepted():
-    assert reasons_against(FIT, {}) == []
+    assert violations(PRODUCTION_SETTINGS, {}) == []
 
 
 def test_a_process_may_have_only_the_addresses_that_it_needs():
-    own_alone = {"DB_URIS": {"users": FIT["DB_URIS"]["users"], "orders": None}, "JWT_SECRET": ""}
+    own_alone = {"DB_URIS": {"users": PRODUCTION_SETTINGS["DB_URIS"]["users"], "orders": None}, "JWT_SECRET": ""}
 
-    assert reasons_against({**FIT, **own_alone}, {}) == []
+    assert violations({**PRODUCTION_SETTINGS, **own_alone}, {}) == []
 
 
 @pytest.mark.parametrize(
@@ -79,30 +79,30 @@ def test_a_process_may_have_only_the_addresses_that_it_needs():
     ],
 )
 def test_each_demo_default_is_refused(name, value, monkeypatch):
-    # Without it no issuer is without TLS, in production or elsewhere.
+    # Without this variable an issuer without TLS is refused everywhere.
     monkeypatch.setenv("OAUTHLIB_INSECURE_TRANSPORT", "1")
     if name.endswith("_DB_URI"):
-        unfit = {"DB_URIS": {name.removesuffix("_DB_URI").lower(): value}}
+        demo_setting = {"DB_URIS": {name.removesuffix("_DB_URI").lower(): value}}
     elif name == "LOG_LEVEL":
-        unfit = {"LOGGING": {"root": {"level": value}}}
+        demo_setting = {"LOGGING": {"root": {"level": value}}}
     else:
-        unfit = {name: value}
+        demo_setting = {name: value}
 
-    assert reasons_against({**FIT, **unfit}, {}) == [name]
+    assert violations({**PRODUCTION_SETTINGS, **demo_setting}, {}) == [name]
 
 
 @pytest.mark.parametrize("name", ["OAUTHLIB_INSECURE_TRANSPORT", "DEMO_PASSWORD"])
 def test_forbidden_variables_are_refused(name):
-    assert reasons_against(FIT, {name: "1"}) == [name]
+    assert violations(PRODUCTION_SETTINGS, {name: "1"}) == [name]
 
 
 def test_missing_settings_are_checked_by_their_defaults():
-    assert reasons_against({"AMQP_URI": FIT["AMQP_URI"]}, {}) == ["FRONTEND_URL", "SMTP_HOST", "MAIL_FROM"]
+    assert violations({"AMQP_URI": PRODUCTION_SETTINGS["AMQP_URI"]}, {}) == ["FRONTEND_URL", "SMTP_HOST", "MAIL_FROM"]
 
 
 @pytest.fixture(scope="module")
 def refused():
-    """{module: what `nameko run` says} for all of them, which are started at the same time."""
+    """{module: the output of `nameko run`}. All are started at the same time."""
     demo = {
         "ENVIRONMENT": "production",
         "AMQP_URI": "amqp://guest:guest@localhost:1//",

@@ -1,4 +1,4 @@
-"""Every package that is imported is asked for by name, and not only by another package that happens to need it."""
+"""Every imported package is a declared dependency, and not only a dependency of another package."""
 
 import ast
 import re
@@ -33,7 +33,7 @@ def is_in_the_image(path):
 
 @cache
 def owners():
-    """{module: the package that has it}, of all that is installed. Several packages may share a folder."""
+    """{module: its package} of all installed packages. Several packages may share a folder."""
     return {
         re.sub(r"/__init__$", "", str(file).removesuffix(".py")).replace("/", "."): canonicalize_name(each.name)
         for each in distributions()
@@ -48,7 +48,7 @@ def imported_modules(path):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             for alias in node.names:
-                # What is imported of a package may be a module of it.
+                # A name imported from a package may be a module.
                 whole = f"{node.module}.{alias.name}"
                 yield whole if whole in owners() else node.module
 
@@ -62,7 +62,7 @@ def names(lines):
     return {canonicalize_name(Requirement(line).name) for line in lines}
 
 
-def asked_for(*files):
+def declared_packages(*files):
     lines = [line.partition("#")[0].strip() for file in files for line in (ROOT / file).read_text().splitlines()]
     return names(line for line in lines if line and not line.startswith("-"))
 
@@ -70,9 +70,11 @@ def asked_for(*files):
 @pytest.mark.parametrize(
     "is_meant, known",
     [
-        pytest.param(is_in_the_image, asked_for("requirements.in"), id="images"),
+        pytest.param(is_in_the_image, declared_packages("requirements.in"), id="images"),
         pytest.param(
-            lambda path: not is_of_the_kit(path), asked_for("requirements.in", "requirements-dev.in"), id="development"
+            lambda path: not is_of_the_kit(path),
+            declared_packages("requirements.in", "requirements-dev.in"),
+            id="development",
         ),
         pytest.param(
             is_of_the_kit,

@@ -6,7 +6,7 @@ from dev.settings import ROOT
 
 FOLDERS = "contracts|kit|services|gateway|frontend|templates|migrations|dev|ops|benchmarks|tests|docs"
 ALL = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
-# CHANGELOG.md names what was there, docs/extending.md what its reader is about to write.
+# CHANGELOG.md names files of the past, docs/extending.md files that its reader will write.
 PAGES = [page for page in ALL if page.name not in ("CHANGELOG.md", "extending.md")]
 
 
@@ -25,16 +25,16 @@ def test_every_file_named_in_a_page_exists(page):
 def test_every_link_in_a_page_leads_to_an_existing_file_and_heading(page):
     linked = re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)", page.read_text())
 
-    assert [link for link in linked if not leads_somewhere(page, *link)] == []
+    assert [link for link in linked if not target_exists(page, *link)] == []
 
 
-def leads_somewhere(page, path, heading):
+def target_exists(page, path, heading):
     target = (page.parent / path) if path else page
     return target.exists() and (not heading or heading in headings(target))
 
 
 def headings(page):
-    """As GitHub makes anchors of them."""
+    """The anchors that GitHub makes of the headings."""
     lines = re.findall(r"^#+ (.*)", page.read_text(), re.MULTILINE)
     return [re.sub(r"[^\w -]", "", line).lower().replace(" ", "-") for line in lines]
 

@@ -35,7 +35,7 @@ def handlers_in_the_code():
 def test_the_subscribers_of_events_are_the_existing_handlers():
     named = {(event, service, method) for event in EVENTS for service, method in event.subscribers}
 
-    # A plain event has no class that could name its handlers.
+    # A plain event has no class, so it has no list of handlers.
     handlers = {handler for handler in handlers_in_the_code() if not isinstance(handler[0], PlainEvent)}
     assert named == handlers
     assert named
@@ -68,7 +68,7 @@ def test_an_event_crosses_the_wire_unchanged(event):
     assert from_payload(type(event), to_payload(event)) == event
 
 
-# notifications keeps its payload, of which a mail can be made at any time.
+# notifications stores the payload, and may make a mail of it at any time.
 def test_an_order_event_from_before_0_1_0_has_an_unproven_address():
     payload = to_payload(order_created(email_verified=True))
     del payload["email_verified"]

@@ -1,4 +1,4 @@
-"""What import-linter holds of imports, in a copy of the code that breaks it."""
+"""import-linter reports forbidden imports, in a copy of the code that has one."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ FREE = "Contracts and models are free of machinery"
 
 @pytest.fixture
 def lint(tmp_path):
-    """`lint({path: line to be added})`: the exit code, and what was said of each contract."""
+    """`lint({path: line to add})`: the exit code, and the result of each contract."""
     for name in COPIED:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         if (ROOT / name).is_dir():

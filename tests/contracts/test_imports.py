@@ -1,4 +1,4 @@
-"""Contracts and models need neither a broker's client nor an event loop."""
+"""Contracts and models import neither a broker's client nor an event loop."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What kit/pyproject.toml asks for, and what the shop runs with."""
+"""The requirements of kit/pyproject.toml and the packages of the shop."""
 
 import re
 import tomllib

@@ -28,7 +28,7 @@ from contracts.types import MAX_BIGINT, MAX_INT, InvalidInput, load, load_id
 from contracts.users import Credentials, PasswordResetRequest, SessionView, UserRegistration
 from tests.factories import a_product, an_account
 
-# For the storefront's tests, too.
+# Also used by the storefront's tests.
 ADDRESSES = json.loads(Path(__file__).with_name("addresses.json").read_text())
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
@@ -38,7 +38,7 @@ JSON = st.recursive(
 NOT_INTEGERS = (None, True, "5", "", 1.0, 1.5, float("nan"), float("inf"), [1], {"1": 1})
 NOT_TEXTS = (None, True, 5, 1.5, ["porcini"], {"name": "porcini"}, "a NUL \x00 in it", "half a pair \ud83c")
 NOT_LINES = ("two\nlines", "a tab\there", "a bell\x07", "a C1\x85control", "a\u2028separator")
-# Of format characters, or with nothing to see.
+# With format characters, or without a visible character.
 NOT_NAMES = (
     *("\u202eright to left\u202c", "admin\u200b", "soft\u00adhyphen", "\ufeffa mark", "\u2066isolated\u2069"),
     *("\U000e0061 tag", "a\u200d", "\u200cabc", "a \u200d b", "ab\u200d1"),
@@ -87,7 +87,7 @@ def an_order(*lines):
     return {"items": [{"product_id": 1, "quantity": 1, **line} for line in lines]}
 
 
-# Whatever comes
+# Any input
 
 
 @every_schema
@@ -302,7 +302,7 @@ def test_a_price_has_two_places(given, price):
         "ﬁsh": "FISH",
         "cre\u0300me": "CR\u00c8ME",
         "ŉ": "ʼN",
-        # Upper-cased it is three characters, of which two compose again.
+        # In upper case it has three characters, of which two compose again.
         "\u0390": "\u03aa\u0301",
         "a" * 64: "A" * 64,
     }.items(),

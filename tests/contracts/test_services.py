@@ -1,4 +1,4 @@
-"""What `nameko run` finds: it starts every class with entrypoints that it can see in a module."""
+"""`nameko run` starts every class with entrypoints in a module: only one may be visible."""
 
 import pkgutil
 

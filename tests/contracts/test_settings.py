@@ -1,4 +1,4 @@
-"""The schema of config.yaml: what each setting may be, and a sentence for all else that quotes nothing."""
+"""The schema of config.yaml: valid values, and sentences about invalid ones that quote nothing."""
 
 import re
 import secrets
@@ -55,7 +55,7 @@ def test_a_valid_broker_address_is_accepted_unchanged(uri):
         "amqp://shop:pa#ss@broker",
         "amqp://shop:pa?ss@broker",
         "amqp://shop:pa@ss@broker",
-        # A password that begins like a port.
+        # The password begins like a port.
         "amqp://shop:12/ss@broker/",
         "amqp://shop:12?ss@broker/",
         "amqp://shop:12#ss@broker/",
@@ -229,7 +229,7 @@ def test_a_sender_with_a_domain_outside_of_ascii_must_use_punycode(text):
         ("FRONTEND_URL", "HTTPS://Shop.Example:443/Forage/", "https://shop.example:443/Forage"),
         ("FRONTEND_URL", "http://[::1]:8080", "http://[::1]:8080"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318/", "http://localhost:4318"),
-        # An issuer is compared letter by letter.
+        # An issuer is compared exactly.
         ("OIDC_ISSUER", "https://Login.example/shop/", "https://Login.example/shop/"),
         ("GOOGLE_REDIRECT_URI", "https://shop.example/api/auth/google/callback", None),
         ("ALLOWED_ORIGINS", "https://Office.example, http://b:8080/,", ["https://office.example", "http://b:8080"]),
@@ -428,7 +428,7 @@ def test_config_yaml_has_the_settings_of_the_schema_and_their_defaults(config_ya
 
 @pytest.fixture
 def config_yaml(monkeypatch):
-    """What Nameko makes of it when nothing is set."""
+    """The configuration as Nameko reads it without any variable."""
     monkeypatch.setattr("os.environ", {})
     setup_yaml_parser()
     return yaml.safe_load((ROOT / "config.yaml").read_text())

@@ -18,7 +18,7 @@ every_service = pytest.mark.parametrize("service", SERVICES)
 
 @pytest.fixture
 def migrate(database, monkeypatch):
-    """`migrate("orders", "upgrade", "head")` on an empty database; returns the tables there are then."""
+    """`migrate("orders", "upgrade", "head")` on an empty database. Returns its tables after that."""
     uri = database("empty")
 
     def migrate(service, *command):
@@ -38,7 +38,7 @@ def test_an_empty_database_is_migrated_to_the_schema_of_the_models(migrate, serv
     assert migrate(service, "check") == tables
 
 
-# What `alembic check` doesn't compare: defaults, identities, the conditions of checks and indexes.
+# Not compared by `alembic check`: defaults, identities, the conditions of checks and indexes.
 SCHEMA = (
     """
     SELECT table_name, column_name, data_type, is_nullable, column_default, is_identity, numeric_precision
@@ -129,7 +129,7 @@ def test_the_index_of_pending_mails_is_rebuilt_while_a_mail_is_sent(migrate, dat
 
 @pytest.fixture
 def migrate_all(database):
-    """What a release runs before it starts. Of each database's two hosts the first is gone."""
+    """Run the migration of a release. The first of each database's two hosts is unreachable."""
 
     def migrate_all():
         uris = {

@@ -1,4 +1,4 @@
-"""Names that clash: what the migration leaves of them, and how ops.normalize_names mends the rest."""
+"""Clashing names: the migration keeps them, and ops.normalize_names renames them."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ CREME = unicodedata.normalize("NFD", "Crème")
 
 
 class Names:
-    """A database of a service, as a release before 0.1.0 left it, and then as this one does."""
+    """A service's database, first as a release before 0.1.0 left it, then migrated."""
 
     def __init__(self, service, uri, monkeypatch):
         self.service, self.uri = service, uri
@@ -57,7 +57,7 @@ class Names:
 
 @pytest.fixture
 def names(database, monkeypatch):
-    """`names("users", "0004")`: at this revision."""
+    """`names("users", "0004")`: a database of users at revision 0004."""
 
     def names(service, revision):
         names = Names(service, database("empty"), monkeypatch)
@@ -131,7 +131,7 @@ def test_the_command_repairs_keys_that_do_not_match_their_names(names):
     users = names("users", "head")
     users.add_users("Ada", "Bo", "ﬁsh", "Cy")
     users.sql("UPDATE users SET username_key = lower(username) WHERE username IN ('Ada', 'Bo')")
-    # A release before 0.1.0 let these two change names, and a newcomer take a name that had a key.
+    # A release before 0.1.0 let two accounts swap names, and a new one take a name that had a key.
     users.sql("UPDATE users SET username = 'Somebody' WHERE username = 'Ada'")
     users.sql("UPDATE users SET username = 'Ada' WHERE username = 'Bo'")
     users.sql("UPDATE users SET username = 'Bo' WHERE username = 'Somebody'")

@@ -27,7 +27,7 @@ def shop(brokers, databases, smtp_server):
 
 @pytest.fixture
 def account(shop, smtp):
-    """A registered customer, whose first mail is out of the way."""
+    """A registered customer, whose first mail has been sent."""
     return registered(shop, smtp)
 
 
@@ -55,8 +55,8 @@ def wait_until(shop, event, **fields):
     return wait_for(lambda: (row := find(shop, event)) and fields.items() <= row.items() and row)
 
 
-def try_again_now(shop, event):
-    """Instead of waiting for its pause to end."""
+def make_due(shop, event):
+    """End the pause before the mail's next try."""
     shop.sql("notifications", "UPDATE notifications SET next_try_at = now() WHERE event_id = %s", event.event_id)
 
 
@@ -74,17 +74,17 @@ def token_of(mail):
 
 
 def everything_in(shop, service):
-    """All that the service's database holds, as text."""
+    """The whole content of the service's database, as text."""
     tables = shop.sql(service, "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'")
     return "\n".join(str(shop.sql(service, f"SELECT t::text FROM {table} t")) for (table,) in tables)
 
 
 def users_hanging(shop):
-    """users gets no answer from its database for the block."""
+    """users gets no answer from its database within the block."""
     return shop.transaction("users", "LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
 
 
-# What is mailed
+# Mails
 
 
 def test_a_registration_sends_a_mail_that_asks_to_confirm_the_address(shop, smtp):
@@ -155,14 +155,14 @@ def test_several_mails_about_one_account_do_not_wait_for_each_other(shop, smtp, 
     assert find(shop, refused)["status"] == "pending"
 
 
-# What is not needed
+# Mails that are not needed
 
 
-def somebody_unknown(shop, account):
+def unknown_account(shop, account):
     return user_password_reset_requested()
 
 
-def somebody_disabled(shop, account):
+def disabled_account(shop, account):
     shop.rpc.users.update_user(user_id=account["user_id"], is_active=False)
     return user_password_reset_requested(**account)
 
@@ -177,7 +177,7 @@ def an_address_that_is_proven(shop, account):
 
 
 @pytest.mark.parametrize(
-    "given", (somebody_unknown, somebody_disabled, another_address, an_address_that_is_proven), ids=lambda f: f.__name__
+    "given", (unknown_account, disabled_account, another_address, an_address_that_is_proven), ids=lambda f: f.__name__
 )
 def test_a_mail_that_is_not_needed_is_deleted(shop, smtp, account, given):
     event = given(shop, account)
@@ -185,7 +185,7 @@ def test_a_mail_that_is_not_needed_is_deleted(shop, smtp, account, given):
         shop.publish(event)
         wait_until(shop, event, tries=1)
 
-    try_again_now(shop, event)
+    make_due(shop, event)
 
     wait_for(lambda: find(shop, event) is None)
     assert smtp.messages(to=event.email) == []
@@ -203,7 +203,7 @@ def test_a_mail_that_is_no_longer_needed_cannot_be_retried(shop, smtp, failed):
     assert smtp.messages(to=failed.email) == []
 
 
-# When users is away
+# users unreachable
 
 
 def test_while_users_is_unreachable_account_mails_wait_and_order_mails_are_sent(own_shop, smtp):
@@ -224,7 +224,7 @@ def test_while_users_is_unreachable_account_mails_wait_and_order_mails_are_sent(
     assert [find(own_shop, event)["status"] for event in waiting] == ["pending"] * 5
     own_shop.run(Users)
     for event in waiting:
-        try_again_now(own_shop, event)
+        make_due(own_shop, event)
         wait_until(own_shop, event, status="sent", attempts=1, error_message=None)
     assert len(smtp.messages(to=account["email"])) == 5
 
@@ -241,11 +241,11 @@ def test_order_mails_do_not_wait_for_account_mails_when_users_is_slow(shop, smtp
         wait_until(shop, order, status="sent")
         assert find(shop, waiting[-1])["tries"] == 0
     for event in waiting:
-        try_again_now(shop, event)
+        make_due(shop, event)
         wait_until(shop, event, status="sent")
 
 
-# Trying again
+# Retries
 
 
 @pytest.fixture
@@ -278,7 +278,7 @@ def test_a_retry_while_users_is_unreachable_fails(shop, smtp, failed):
     assert smtp.messages(to=failed.email) == []
 
 
-# Who knows of it
+# Visibility
 
 
 def test_customers_cannot_see_account_mails(shop, smtp, failed):
@@ -349,7 +349,7 @@ def test_account_mails_are_not_pushed(shop, smtp, account, published_events):
     assert [push.event_type for push in pushes] == ["order_confirmation"]
 
 
-# Where the token is not
+# Secrecy of the token
 
 
 def test_the_token_is_only_in_the_mail(own_shop, smtp, caplog):
@@ -360,7 +360,7 @@ def test_the_token_is_only_in_the_mail(own_shop, smtp, caplog):
     own_shop.run(Users)
     own_shop.run(Notifications)
     own_shop.rpc.users.register(**(account := an_account()))
-    # Mails of tests before may still be on their way.
+    # Mails of earlier tests may still be sent.
     [mail] = wait_for(lambda: smtp.messages(to=account["email"]))
     tokens = [token_of(mail)]
     user_id = own_shop.sql("users", "SELECT id FROM users")[0][0]

@@ -1,4 +1,4 @@
-"""What a table that has grown does to the search for the next mails."""
+"""The search for the next mails in a large table."""
 
 import pytest
 from sqlalchemy import create_engine
@@ -6,7 +6,7 @@ from sqlalchemy.dialects import postgresql
 
 from services.notifications_models import Notification
 
-# Two events an order: sent ones, and after an outage of the mail server a backlog that is due or has to wait.
+# Two events for each order: sent ones, and a backlog of due and waiting ones after an outage of the mail server.
 HISTORY_AND_BACKLOG = """
     INSERT INTO notifications
         (event_id, event_name, payload, order_id, sequence, user_id, recipient_email, subject, message, status,

@@ -71,12 +71,12 @@ def pause_seconds(shop, event):
     return shop.sql("notifications", pause, event.event_id)[0][0]
 
 
-def try_again_now(shop, event):
+def make_due(shop, event):
     shop.sql("notifications", "UPDATE notifications SET next_try_at = now() WHERE event_id = %s", event.event_id)
 
 
 def postponed(shop, smtp, *events):
-    """Publish them, and have them wait for their second try."""
+    """Publish the events. Their mails then wait for the second try."""
     for event in events:
         smtp.on("RCPT", "450 Later", to=event.user_email)
     published(shop, *events)
@@ -84,13 +84,13 @@ def postponed(shop, smtp, *events):
         wait_until(shop, event, attempts=1)
 
 
-def due_at_once(shop):
-    """All that wait, so that one claim has them."""
+def make_all_due(shop):
+    """Make all waiting mails due, so that one claim gets them."""
     shop.sql("notifications", "UPDATE notifications SET next_try_at = created_at WHERE status = 'pending'")
 
 
 def times(smtp, event):
-    """How many times the server got the whole mail."""
+    """The number of times that the server got the whole mail."""
     return Counter(mail["To"] for mail in smtp.ended)[event.user_email]
 
 
@@ -104,7 +104,7 @@ def test_a_server_that_answers_late_gets_the_mail_once(own_shop, run_notificatio
     published(own_shop, event)
     wait_for(lambda: hold.reached)
 
-    # More than the lease, which is renewed.
+    # Longer than the lease, which must be renewed.
     wait_for(lambda: own_shop.sql("notifications", "SELECT 1 FROM notifications WHERE dot_at < now() - interval '4 s'"))
     assert row(own_shop, event)["status"] == "pending"
     hold.release()
@@ -148,7 +148,7 @@ def test_a_server_that_aborts_one_mail_gets_the_others(own_shop, run_notificatio
     else:
         wait_until(own_shop, broken, status="pending", attempts=1)
         assert 50 < pause_seconds(own_shop, broken) <= 60
-    try_again_now(own_shop, broken)
+    make_due(own_shop, broken)
     wait_until(own_shop, broken, status="sent", error_message=None)
     assert [mail["To"] for mail in scripted_smtp.accepted].count(broken.user_email) == 1
 
@@ -164,7 +164,7 @@ def test_421_to_the_first_mail_of_a_connection_counts_no_attempt(own_shop, run_n
     assert (waiting["status"], waiting["attempts"]) == ("pending", 0)
     assert "421 Too busy" in waiting["error_message"]
     assert pause_seconds(own_shop, event) <= 30
-    try_again_now(own_shop, event)
+    make_due(own_shop, event)
     wait_until(own_shop, event, status="sent", attempts=1)
 
 
@@ -208,7 +208,7 @@ def test_mails_claimed_with_a_slow_one_are_sent_by_other_senders(own_shop, run_n
     run_notifications()
     postponed(own_shop, scripted_smtp, *events)
 
-    due_at_once(own_shop)
+    make_all_due(own_shop)
 
     for event in others:
         wait_until(own_shop, event, status="sent", tries=2)
@@ -235,16 +235,16 @@ def test_an_uncertain_mail_delays_no_later_one_and_fails_after_two_more_tries(
         wait_until(own_shop, created, status="uncertain", tries=tries, dot_at=None)
         assert (minutes - 1) * MINUTES < pause_seconds(own_shop, created) <= minutes * MINUTES
         assert own_shop.rpc.notifications.list_notifications(status="uncertain")["total"] == 1
-        try_again_now(own_shop, created)
+        make_due(own_shop, created)
     failed = wait_until(own_shop, created, status="failed", attempts=0, tries=3)
     assert "may have it" in failed["error_message"]
     assert times(scripted_smtp, created) == 3
-    # The later one goes by its own refusal alone.
+    # The later mail waits only because of its own refusal.
     assert row(own_shop, later)["tries"] == 1
     assert pause_seconds(own_shop, later) > MINUTES / 2
 
 
-# A retry by hand
+# Retries
 
 
 def test_a_slow_retry_is_pending_and_a_second_one_is_refused(own_shop, run_notifications, scripted_smtp, monkeypatch):
@@ -299,7 +299,7 @@ def test_the_loss_of_a_sender_at_any_step_loses_and_doubles_no_mail(
     process = start_notifications()
     for name in names:
         published(own_shop, events[name])
-        # One after the other, as a connection's first steps are nobody's.
+        # One by one, because the first steps of a connection belong to no mail.
         wait_for(lambda name=name: name == "noted" or holds[name].reached)
     wait_until(own_shop, events["noted"], status="sent")
     locked = f"SELECT FROM notifications WHERE event_id = '{events['before the dot'].event_id}' FOR UPDATE"
@@ -310,7 +310,7 @@ def test_the_loss_of_a_sender_at_any_step_loses_and_doubles_no_mail(
         process.send(end)
 
     run_notifications()
-    # A frozen one holds the lock of what it is about to note.
+    # A frozen sender holds the lock of the row that it is about to change.
     lost = names[:5] if end == signal.SIGSTOP else names[:6]
     for name in lost:
         wait_until(own_shop, events[name], status="sent", attempts=1)
@@ -332,7 +332,7 @@ def test_a_stopping_sender_returns_unsent_mails(own_shop, start_notifications, s
     scripted_smtp.on(".", hold := Hold(), to=ended.user_email)
     process = start_notifications()
     postponed(own_shop, scripted_smtp, before, *others, ended)
-    due_at_once(own_shop)
+    make_all_due(own_shop)
     wait_for(lambda: hold.reached)
 
     process.send(signal.SIGTERM)

@@ -18,7 +18,7 @@ def notifications(shop, smtp):
 
 
 def of(shop, event):
-    """The stored notification of an event, once it is there."""
+    """The notification of an event, once it is stored."""
     return wait_for(lambda: find(shop, event))
 
 
@@ -38,19 +38,19 @@ def wait_until(shop, event, **fields):
 
 
 def pause_seconds(shop, event):
-    """Until its next try."""
+    """The seconds until the next try."""
     pause = "SELECT extract(epoch FROM next_try_at - now()) FROM notifications WHERE event_id = %s"
     [(seconds,)] = shop.sql("notifications", pause, event.event_id)
     return seconds
 
 
-def try_again_now(shop, event):
-    """Instead of waiting for its pause to end."""
+def make_due(shop, event):
+    """End the pause before the mail's next try."""
     shop.sql("notifications", "UPDATE notifications SET next_try_at = now() WHERE event_id = %s", event.event_id)
 
 
-def look_for_mails(shop):
-    """Return once all that was due has been looked at."""
+def process_due_mails(shop):
+    """Return once the senders have processed all due mails."""
     shop.publish(event := order_created())
     wait_until(shop, event, status="sent")
 
@@ -113,7 +113,7 @@ def test_a_status_change_that_overtakes_its_order_is_mailed_after_it(shop, notif
     for event in (shipped, confirmed):
         shop.publish(event)
         of(shop, event)
-    look_for_mails(shop)
+    process_due_mails(shop)
     assert smtp.messages(to=created.user_email) == []
 
     shop.publish(created)
@@ -132,11 +132,11 @@ def test_a_mail_waits_for_the_one_before_it_until_that_has_failed(shop, notifica
     wait_until(shop, created, attempts=1)
     shop.publish(confirmed)
     of(shop, confirmed)
-    look_for_mails(shop)
+    process_due_mails(shop)
     assert find(shop, confirmed)["tries"] == 0
 
     smtp.reject(created.user_email, "550 Never")
-    try_again_now(shop, created)
+    make_due(shop, created)
 
     wait_until(shop, created, status="failed")
     wait_until(shop, confirmed, status="failed")
@@ -172,9 +172,9 @@ def test_even_after_a_day_a_mail_waits_for_the_pending_one_before_it(shop, notif
         "UPDATE notifications SET created_at = now() - interval '25 hours' WHERE order_id = %s",
         created.order_id,
     )
-    look_for_mails(shop)
+    process_due_mails(shop)
     assert find(shop, confirmed)["status"] == "pending"
-    try_again_now(shop, created)
+    make_due(shop, created)
 
     wait_until(shop, confirmed, status="sent")
     assert [mail["X-Forage-Event"] for mail in smtp.messages(to=created.user_email)] == [
@@ -210,13 +210,13 @@ def test_a_temporarily_refused_mail_is_retried_after_a_minute_to_an_hour(shop, n
 
     assert pauses == [60, 120, 1920, 3600, 3600]
     smtp.accept_all()
-    try_again_now(shop, event)
+    make_due(shop, event)
     wait_until(shop, event, status="sent", error_message=None)
     assert len(smtp.messages(to=event.user_email)) == 1
 
 
 def stored(shop, event, hours_ago):
-    """As if the event had come so long ago."""
+    """Store the event as if it had come `hours_ago`."""
     shop.sql(
         "notifications",
         "UPDATE notifications SET created_at = now() - %s * interval '1 hour' WHERE event_id = %s",
@@ -232,10 +232,10 @@ def test_a_mail_that_is_temporarily_refused_for_a_day_fails(shop, notifications,
     wait_until(shop, event, attempts=1)
 
     stored(shop, event, hours_ago=23)
-    try_again_now(shop, event)
+    make_due(shop, event)
     wait_until(shop, event, attempts=2, status="pending")
     stored(shop, event, hours_ago=25)
-    try_again_now(shop, event)
+    make_due(shop, event)
 
     assert "451 Greylisted" in wait_until(shop, event, attempts=3, status="failed")["error_message"]
 
@@ -249,11 +249,11 @@ def test_the_day_of_a_mail_counts_from_its_first_try(shop, notifications, smtp):
     stored(shop, confirmed, hours_ago=25)
     wait_until(shop, confirmed, attempts=1, status="pending")
     stored(shop, confirmed, hours_ago=48)
-    try_again_now(shop, confirmed)
+    make_due(shop, confirmed)
 
     wait_until(shop, confirmed, attempts=2, status="pending")
     stored(shop, confirmed, hours_ago=50)
-    try_again_now(shop, confirmed)
+    make_due(shop, confirmed)
     wait_until(shop, confirmed, attempts=3, status="failed")
 
 
@@ -273,13 +273,13 @@ def test_an_unreachable_server_counts_no_attempt_and_gets_the_mail_later(shop, n
     smtp.stop()
     shop.publish(event)
     wait_until(shop, event, tries=1)
-    try_again_now(shop, event)
+    make_due(shop, event)
     waiting = wait_until(shop, event, tries=2)
     assert (waiting["status"], waiting["attempts"]) == ("pending", 0)
     assert pause_seconds(shop, event) <= 30
 
     smtp.start()
-    try_again_now(shop, event)
+    make_due(shop, event)
 
     wait_until(shop, event, status="sent", attempts=1)
     assert len(smtp.messages(to=event.user_email)) == 1
@@ -307,7 +307,7 @@ def test_a_mail_that_cannot_be_made_fails_and_delays_no_other(shop, notification
     wait_until(shop, broken, tries=1)
     shop.sql("notifications", "UPDATE notifications SET payload = '{}' WHERE event_id = %s", broken.event_id)
     smtp.start()
-    try_again_now(shop, broken)
+    make_due(shop, broken)
 
     shop.publish(fine)
 
@@ -333,7 +333,7 @@ def test_replicas_never_send_a_mail_twice(own_shop, smtp):
         assert sent.index(f"<{order.event_id}@forage.example>") < sent.index(f"<{step.event_id}@forage.example>")
 
 
-# The retry route
+# Retries
 
 
 @pytest.fixture
@@ -429,7 +429,7 @@ def test_only_the_owner_may_retry(shop, notifications, smtp, failed):
 
 
 @pytest.fixture
-def told(shop, smtp):
+def mailed_events(shop, smtp):
     """Three events of one customer, their mails sent."""
     created = order_created()
     events = [created, order_status_updated(created, "confirmed", 2), order_status_updated(created, "shipped", 3)]
@@ -444,8 +444,8 @@ def ids(page):
     return [notification["id"] for notification in page["notifications"]]
 
 
-def test_a_notification_has_its_event_its_texts_and_its_order(shop, notifications, told):
-    created = told[0]
+def test_a_notification_has_its_event_its_texts_and_its_order(shop, notifications, mailed_events):
+    created = mailed_events[0]
 
     notification = notifications.get_notification(notification_id=find(shop, created)["id"])
 
@@ -468,26 +468,28 @@ def test_a_notification_has_its_event_its_texts_and_its_order(shop, notification
     assert notification["message"]
 
 
-def test_customers_list_their_own_notifications_newest_first(shop, notifications, told):
+def test_customers_list_their_own_notifications_newest_first(shop, notifications, mailed_events):
     shop.publish(order_created())
-    stored = sorted((find(shop, event)["id"] for event in told), reverse=True)
+    stored = sorted((find(shop, event)["id"] for event in mailed_events), reverse=True)
 
-    pages = [notifications.list_notifications(user_id=told[0].user_id, page=page, page_size=2) for page in (1, 2, 3)]
+    pages = [
+        notifications.list_notifications(user_id=mailed_events[0].user_id, page=page, page_size=2) for page in (1, 2, 3)
+    ]
 
     assert [ids(page) for page in pages] == [stored[:2], stored[2:], []]
     assert [page["total"] for page in pages] == [3, 3, 3]
 
 
-def test_notifications_after_another_are_listed_oldest_first(shop, notifications, told):
-    first, *later = sorted(find(shop, event)["id"] for event in told)
+def test_notifications_after_another_are_listed_oldest_first(shop, notifications, mailed_events):
+    first, *later = sorted(find(shop, event)["id"] for event in mailed_events)
 
-    page = notifications.list_notifications(user_id=told[0].user_id, after_id=first)
+    page = notifications.list_notifications(user_id=mailed_events[0].user_id, after_id=first)
 
     assert ids(page) == later
 
 
-def test_notifications_are_found_by_their_properties(shop, notifications, told):
-    created = told[0]
+def test_notifications_are_found_by_their_properties(shop, notifications, mailed_events):
+    created = mailed_events[0]
     notifications.mark_read(notification_id=find(shop, created)["id"], user_id=created.user_id)
 
     def found(**query):
@@ -515,8 +517,8 @@ def test_a_page_beyond_the_last_notification_is_empty(notifications):
     assert notifications.list_notifications(page=10**12, page_size=100)["notifications"] == []
 
 
-def test_a_notification_can_be_marked_read_and_unread(shop, notifications, told):
-    call = {"notification_id": find(shop, told[0])["id"], "user_id": told[0].user_id}
+def test_a_notification_can_be_marked_read_and_unread(shop, notifications, mailed_events):
+    call = {"notification_id": find(shop, mailed_events[0])["id"], "user_id": mailed_events[0].user_id}
 
     read = notifications.mark_read(**call)
     again = notifications.mark_read(**call)
@@ -527,17 +529,20 @@ def test_a_notification_can_be_marked_read_and_unread(shop, notifications, told)
     assert unread["read_at"] is None
 
 
-def test_a_redelivered_mark_gets_the_same_answer(shop, notifications, told):
+def test_a_redelivered_mark_gets_the_same_answer(shop, notifications, mailed_events):
     first, second = shop.call_twice(
-        "notifications", "mark_read", notification_id=find(shop, told[0])["id"], user_id=told[0].user_id
+        "notifications",
+        "mark_read",
+        notification_id=find(shop, mailed_events[0])["id"],
+        user_id=mailed_events[0].user_id,
     )
 
     assert first == second
     assert first["read_at"]
 
 
-def test_the_notification_of_another_customer_is_not_found(shop, notifications, told):
-    call = {"notification_id": find(shop, told[0])["id"], "user_id": a_customer()["user_id"]}
+def test_the_notification_of_another_customer_is_not_found(shop, notifications, mailed_events):
+    call = {"notification_id": find(shop, mailed_events[0])["id"], "user_id": a_customer()["user_id"]}
 
     for refused in (
         notifications.get_notification.call_async(**call),
@@ -549,9 +554,11 @@ def test_the_notification_of_another_customer_is_not_found(shop, notifications, 
 
 
 @pytest.mark.parametrize("read", (None, "yes", 2, []))
-def test_a_notification_is_marked_only_by_a_boolean(shop, notifications, told, read):
+def test_a_notification_is_marked_only_by_a_boolean(shop, notifications, mailed_events, read):
     with pytest.raises(InvalidInput):
-        notifications.mark_read(notification_id=find(shop, told[0])["id"], user_id=told[0].user_id, read=read)
+        notifications.mark_read(
+            notification_id=find(shop, mailed_events[0])["id"], user_id=mailed_events[0].user_id, read=read
+        )
 
 
 @pytest.mark.parametrize("notification_id", (0, "1", None, 2**63))
@@ -578,7 +585,7 @@ def test_a_notification_is_pushed_even_if_no_mail_can_be_sent(shop, notification
 
 def test_failed_and_pending_mails_are_counted(own_shop, smtp):
     own_shop.run(Notifications)
-    # Not due, and so left alone.
+    # Not due, so it is not sent.
     own_shop.sql(
         "notifications",
         """

@@ -1,4 +1,4 @@
-"""Mails go through a relay that demands TLS and a login."""
+"""Mails are sent through a relay that requires TLS and a login."""
 
 import secrets
 
@@ -20,7 +20,7 @@ def authority(tmp_path):
 
 @pytest.fixture
 def relay_of(tmp_path, authority):
-    """`relay_of("starttls")` is a relay on this machine; `settings` are right for it."""
+    """`relay_of("starttls")`: a relay on this machine. `settings`: the valid settings for it."""
     relays = []
 
     def relay_of(tls, name="localhost"):
@@ -48,7 +48,7 @@ def mails(shop):
 
 
 def waiting_mail(shop, server, settings):
-    """Why a mail waits with these settings; the server has not got it."""
+    """The reason why a mail waits with these settings. The server must not get it."""
     shop.run(Notifications, **settings)
     shop.publish(event := order_created())
     [(status, attempts, reason)] = wait_for(lambda: mails(shop))

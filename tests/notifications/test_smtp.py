@@ -1,4 +1,4 @@
-"""services.notifications_smtp: what the server's answers mean for a mail, and for the connection."""
+"""services.notifications_smtp: the effects of the server's answers on the mail and the connection."""
 
 from email.message import EmailMessage
 
@@ -7,7 +7,7 @@ import pytest
 from nameko_reliable.telemetry.metrics import Metrics
 from nameko_reliable.testing.metrics import Watched
 from nameko_reliable.testing.waiting import wait_for
-from services import notifications_smtp as kit
+from services import notifications_smtp
 from services.notifications_smtp import Mailer, MailPostponed, MailRefused, MailServerUnreachable, MailUncertain
 from tests.infrastructure.scripted_smtp import HANG_UP, Hold
 
@@ -122,8 +122,8 @@ def test_each_answer_raises_its_error_and_the_next_mail_is_sent(connection, scri
     ],
 )
 def test_a_missing_answer_raises_its_error(connection, scripted_smtp, monkeypatch, step, meaning):
-    monkeypatch.setattr(kit, "COMMAND_SECONDS", 0.2)
-    monkeypatch.setattr(kit, "END_OF_DATA_SECONDS", 0.2)
+    monkeypatch.setattr(notifications_smtp, "COMMAND_SECONDS", 0.2)
+    monkeypatch.setattr(notifications_smtp, "END_OF_DATA_SECONDS", 0.2)
     scripted_smtp.on(step, Hold())
 
     with pytest.raises(meaning, match=r"no answer within 0\.2 s"):
@@ -133,7 +133,7 @@ def test_a_missing_answer_raises_its_error(connection, scripted_smtp, monkeypatc
 
 
 def test_the_timeouts_are_those_of_rfc_5321():
-    assert (kit.COMMAND_SECONDS, kit.END_OF_DATA_SECONDS) == (5 * 60, 10 * 60)
+    assert (notifications_smtp.COMMAND_SECONDS, notifications_smtp.END_OF_DATA_SECONDS) == (5 * 60, 10 * 60)
 
 
 def test_a_stopped_server_is_unreachable(mailer_of, scripted_smtp):
@@ -200,7 +200,7 @@ def test_an_idle_connection_is_closed(connection, scripted_smtp, monkeypatch):
     send(connection, mail_to())
     connection.close_if_idle()
     assert scripted_smtp.open == 1
-    monkeypatch.setattr(kit, "IDLE_SECONDS", 0)
+    monkeypatch.setattr(notifications_smtp, "IDLE_SECONDS", 0)
 
     connection.close_if_idle()
 
@@ -210,7 +210,7 @@ def test_an_idle_connection_is_closed(connection, scripted_smtp, monkeypatch):
 
 @pytest.mark.parametrize("goodbye", ["421 No time", "250 What?", HANG_UP, Hold()], ids=str)
 def test_an_accepted_mail_is_sent_even_if_quit_fails(mailer_of, scripted_smtp, monkeypatch, goodbye):
-    monkeypatch.setattr(kit, "QUIT_SECONDS", 0.2)
+    monkeypatch.setattr(notifications_smtp, "QUIT_SECONDS", 0.2)
     scripted_smtp.on("QUIT", goodbye)
 
     with mailer_of(scripted_smtp).connection() as connection:

@@ -1,4 +1,4 @@
-"""How many order mails go to an address that was never proven, and the mail that sums up the rest."""
+"""The limit of order mails to an unproven address, and the summary of the others."""
 
 import pytest
 
@@ -15,12 +15,12 @@ def customer(shop, smtp):
 
 @pytest.fixture
 def pushes(published_events, customer):
-    """`pushes()`: what has been pushed to the customer so far."""
+    """`pushes()`: all pushes to the customer so far."""
     return lambda: published_events.all(NotificationCreated, where=lambda push: push.user_id == customer["user_id"])
 
 
 def orders_that_are_cancelled(number, customer, **fields):
-    """The events of so many orders, each of which is placed and cancelled."""
+    """The events of `number` orders, each placed and cancelled."""
     for _ in range(number):
         placed = order_created(**customer, **fields)
         yield placed
@@ -28,7 +28,7 @@ def orders_that_are_cancelled(number, customer, **fields):
 
 
 def publish(shop, *events):
-    """Returns (status, summary_id) of each notification, once all are stored."""
+    """(status, summary_id) of each notification, once all are stored."""
     for event in events:
         shop.publish(event)
     stored = "SELECT status, summary_id FROM notifications WHERE event_id = ANY(%s)"
@@ -37,8 +37,8 @@ def publish(shop, *events):
 
 
 def summaries(shop, customer):
-    """(id, status) of each."""
-    # With the name by which 0.1.0 knows them.
+    """(id, status) of each summary."""
+    # By the event_name by which 0.1.0 knows them.
     made = (
         "SELECT id, status FROM notifications WHERE event_name = 'order.status.updated' AND order_id IS NULL"
         " AND user_id = %s ORDER BY id"
@@ -54,8 +54,8 @@ def summary_mails(smtp, customer):
     return [mail for mail in smtp.messages(to=customer["user_email"]) if mail["X-Forage-Event"] == "order.summary"]
 
 
-def let_pass(shop, customer, minutes):
-    """As if everything of the customer's mails were so much older."""
+def age_rows(shop, customer, minutes):
+    """Make all rows of the customer's mails older."""
     shop.sql(
         "notifications",
         "UPDATE notifications SET created_at = created_at - make_interval(mins => %s),"
@@ -96,7 +96,7 @@ def test_an_hour_later_one_mail_sums_up_the_other_orders(shop, smtp, customer):
     publish(shop, *placed[:-1])
     publish(shop, placed[-1], order_status_updated(placed[-1], "confirmed"))
 
-    let_pass(shop, customer, minutes=61)
+    age_rows(shop, customer, minutes=61)
 
     [mail] = wait_for(lambda: summary_mails(smtp, customer))
     assert mail["Subject"] == "Your orders of the last hour, in one mail"
@@ -111,7 +111,7 @@ def test_an_hour_later_one_mail_sums_up_the_other_orders(shop, smtp, customer):
 
 def test_an_hour_later_order_mails_are_sent_again(shop, smtp, customer):
     publish(shop, *orders_that_are_cancelled(4, customer))
-    let_pass(shop, customer, minutes=61)
+    age_rows(shop, customer, minutes=61)
     wait_for(lambda: summary_mails(smtp, customer))
 
     publish(shop, *orders_that_are_cancelled(4, customer))
@@ -123,7 +123,7 @@ def test_an_hour_later_order_mails_are_sent_again(shop, smtp, customer):
 
 def test_a_summary_includes_events_that_come_while_it_waits(shop, smtp, customer):
     publish(shop, *orders_that_are_cancelled(4, customer))
-    let_pass(shop, customer, minutes=30)
+    age_rows(shop, customer, minutes=30)
     shop.sql(
         "notifications",
         "UPDATE notifications SET created_at = created_at - interval '31 minutes' WHERE user_id = %s AND order_id > 0",
@@ -140,7 +140,7 @@ def test_a_summary_interrupted_by_the_database_is_sent_later(shop, smtp, custome
     publish(shop, *orders_that_are_cancelled(4, customer))
     lock = f"SELECT pg_advisory_xact_lock(hashtext('order mails to {customer['user_email']}'))"
     with shop.transaction("notifications", lock) as cursor:
-        let_pass(shop, customer, minutes=61)
+        age_rows(shop, customer, minutes=61)
         shop.wait_until_locked("notifications")
 
         cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'advisory'")
@@ -152,7 +152,7 @@ def test_a_summary_interrupted_by_the_database_is_sent_later(shop, smtp, custome
 def test_pending_mails_count_at_any_age(shop, smtp, customer):
     smtp.stop()
     publish(shop, *orders_that_are_cancelled(3, customer))
-    let_pass(shop, customer, minutes=300)
+    age_rows(shop, customer, minutes=300)
 
     publish(shop, *orders_that_are_cancelled(3, customer))
 
@@ -175,7 +175,7 @@ def test_handlers_of_two_replicas_keep_the_limit(own_shop, smtp):
     customer = a_customer()
     events = [order_created(**customer) for _ in range(30)]
 
-    # Each of them twice.
+    # Each event twice.
     stored = publish(own_shop, *events, *events)
 
     wait_for(lambda: len(order_mails(smtp, customer)) == 6)

@@ -65,7 +65,7 @@ def order(items):
 
 
 def render(event):
-    """The three parts of the mail that tells of `event`, an event or a dict of its fields."""
+    """The three parts of the mail about `event`, an event or a dict of its fields."""
     folder = (
         "order_status_updated"
         if "new_status" in (event if isinstance(event, dict) else vars(event))
@@ -87,7 +87,7 @@ def render_folder(folder, **context):
 
 
 class Page(HTMLParser):
-    """What a reader of the HTML part gets: its text, its tags, where its links lead."""
+    """The text, the tags and the links of an HTML part."""
 
     def __init__(self, html):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What docs/operations.md says on backup and restore, typed."""
+"""The commands of docs/operations.md for backup and restore."""
 
 import os
 import re
@@ -87,7 +87,7 @@ def test_a_shop_restored_from_backups_of_different_times_works(
     for container in containers:
         container.stop()
 
-    # As if the second order had come amid the backup, after orders was dumped.
+    # As if the second order had been placed during the backup, after the dump of orders.
     shutil.copy(tmp_path / "first" / "orders.dump", tmp_path / "second")
     shutil.copy(tmp_path / "first" / "begun", tmp_path / "second")
     run(RESTORE, tmp_path / "second", empty_databases)
@@ -107,7 +107,7 @@ def test_a_shop_restored_from_backups_of_different_times_works(
         wait_for(lambda: not restored.sql("products", "SELECT FROM reservations WHERE state = 'open'"))
         assert run(CHECK, tmp_path / "second", empty_databases) == ""
 
-        # And what the check is for.
+        # A real mismatch must be reported.
         restored.sql("products", "UPDATE products SET stock_quantity = stock_quantity + 1")
         restored.sql("products", "UPDATE reservations SET state = 'released' WHERE state = 'committed'")
         found = run(CHECK, tmp_path / "second", empty_databases).splitlines()

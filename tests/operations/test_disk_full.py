@@ -1,4 +1,4 @@
-"""The disk of a database is full: reads succeed and writes don't, until there is room again."""
+"""The disk of a database is full: reads succeed and writes fail until there is space again."""
 
 import os
 import pwd
@@ -22,7 +22,7 @@ AS_ROOT = [] if os.geteuid() == 0 else ["sudo", "-n"]
 
 @pytest.fixture
 def small_disk(servers):
-    """A folder of PostgreSQL's with room for 32 MB."""
+    """A folder of PostgreSQL with 32 MB of space."""
     postgres = servers[0].postgres
     folder = postgres.folder.resolve() / f"small-disk-{uuid4().hex}"
     folder.mkdir()
@@ -35,7 +35,7 @@ def small_disk(servers):
 
 @pytest.fixture
 def database_on_it(servers, database, small_disk):
-    """The URI of a database of products' that has all its files there."""
+    """The URI of a database of products with all its files in that folder."""
     uri = database("products")
     name = uri.rpartition("/")[2]
     servers[0].execute(f"CREATE TABLESPACE small LOCATION '{small_disk}'")

@@ -1,4 +1,4 @@
-"""A database moves to its standby, as docs/operations.md has it: nothing is lost, and nothing is started again."""
+"""A database moves to its standby as in docs/operations.md: nothing is lost, and no process is restarted."""
 
 from uuid import uuid4
 
@@ -18,14 +18,14 @@ from tests.factories import a_line, a_product
 
 @pytest.fixture
 def primary(servers, database_proxy):
-    """The session's server, at an address that can go away."""
+    """The session's server, at an address that can become unreachable."""
     yield database_proxy("products")
     restore(servers[0])
 
 
 @pytest.fixture
 def standby(servers, database, local_folder):
-    """A server that follows the session's, with its database of products."""
+    """A standby of the session's server, with the database of products."""
     database("products")
     standby = servers[0].copy(local_folder / f"standby-{uuid4().hex}", is_standby=True)
     standby.start()
@@ -39,7 +39,7 @@ def vanish(server, primary):
 
 
 def demote(server, primary):
-    """Sessions that stand are kept, and take no writes any more."""
+    """Make the server read-only. Open connections stay open."""
     server.execute("ALTER SYSTEM SET default_transaction_read_only = on")
     server.execute("SELECT pg_reload_conf()")
 
@@ -83,7 +83,7 @@ def test_the_shop_moves_to_the_promoted_standby_when_the_primary_ends(
     own_shop.publish(OrderAbandoned(reservation_id=reservation_id))
 
     wait_for(lambda: products.count("forage_event_handler_duration_seconds_count", outcome="postponed") > 2)
-    # On a busy machine both servers may take longer to answer than it waits.
+    # On a busy machine both servers may take longer to answer than the service waits.
     wait_for(lambda: products.get("/readyz").text == "The database is read-only.\n")
     assert requests.get(f"{gateway}/products").status_code == 503
     assert wait_for(lambda: requests.get(f"{gateway}/health").json()["services"]["products"]["status"] == "down")

@@ -1,4 +1,4 @@
-"""ops.change_queues: the event queues of all services become those of the other type, with all that lies in them."""
+"""ops.change_queues: it changes the type of all event queues, and keeps their messages."""
 
 import pytest
 

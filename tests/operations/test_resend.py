@@ -1,4 +1,4 @@
-"""ops.resend: what was deleted with its queue comes once more, and what was handled has no second effect."""
+"""ops.resend: events that were deleted with their queue are sent again, and handled ones have no second effect."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -18,7 +18,7 @@ from tests.factories import a_line, a_product, an_account, place_order
 
 @pytest.fixture
 def environment(own_shop, monkeypatch):
-    """What a container of the image is given."""
+    """The environment of a container of the image."""
     for service in ("orders", "users"):
         monkeypatch.setenv(f"{service.upper()}_DB_URI", own_shop.config["DB_URIS"][service])
 
@@ -28,7 +28,7 @@ def since(age):
 
 
 def delete_queues(shop, service, *event_classes):
-    """With what lies in them. Returns how many messages that were."""
+    """Delete queues with their messages. Returns the number of messages."""
     lost = 0
     for event_class in event_classes:
         [method] = [method for subscriber, method in event_class.subscribers if subscriber == service]
@@ -53,7 +53,7 @@ def test_resent_events_send_only_the_missing_mails(own_shop, environment, smtp):
     own_shop.rpc.users.register(**early)
     order = place_order(own_shop.rpc, a_line(product), customer={"user_id": 1, "user_email": early["email"]})
     wait_for(lambda: len(smtp.messages(to=early["email"])) == 2)
-    # Placed under a release before 0.1.0, whose events had ids that are not to be made again.
+    # Placed by a release before 0.1.0, whose random event ids cannot be made again.
     own_shop.sql("notifications", "UPDATE notifications SET event_id = gen_random_uuid() WHERE order_id IS NOT NULL")
     notifications.stop()
     own_shop.rpc.users.register(**late)
@@ -64,14 +64,14 @@ def test_resent_events_send_only_the_missing_mails(own_shop, environment, smtp):
     kinds = (OrderCreated, OrderStatusUpdated, UserRegistered, UserPasswordResetRequested)
     lost = delete_queues(own_shop, "notifications", *kinds)
 
-    # The second time is one too many.
+    # The second run must have no effect.
     for _ in range(2):
         resend(["--since", since(timedelta(hours=1))])
     wait_until_sent(own_shop, Orders, Users)
     own_shop.run(Notifications)
 
     wait_for(lambda: (len(smtp.messages(to=early["email"])), len(smtp.messages(to=late["email"]))) == (4, 1))
-    # All that was sent again has been handled.
+    # All resent events have been handled.
     for kind in kinds:
         [method] = [method for subscriber, method in kind.subscribers if subscriber == "notifications"]
         queue = handler_queue(kind, "notifications", method, own_shop.config).name

@@ -1,4 +1,4 @@
-"""With a wrong address of the broker nothing starts, and the password is not on the terminal."""
+"""With an invalid address nothing starts, and the password is not printed."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ WRONG = ["amqp://shop:qx/zw@broker", "amqp://shop:qx#zw@broker", "http://shop:qx
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory):
-    """{command: what it said and its exit code}, all of them started at the same time, each with a wrong AMQP_URI."""
+    """{command: (output, exit code)}. All are started at the same time, with an invalid AMQP_URI."""
     processes = {
         name: subprocess.Popen(
             command,

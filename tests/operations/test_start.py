@@ -1,4 +1,4 @@
-"""What a process of the shop says of itself while it starts."""
+"""The start of a process: its log lines and its probes."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from nameko_reliable.testing.waiting import wait_for
 def test_every_log_line_of_a_process_names_its_service(processes):
     orders = processes.start("services.orders", LOG_FORMAT="json")
 
-    # Python's own warnings are no log lines.
+    # Python's warnings are not log lines.
     lines = wait_for(lambda: [json.loads(line) for line in orders.output().splitlines() if line.startswith("{")])
 
     assert {line["service"] for line in lines} == {"orders"}
@@ -39,7 +39,7 @@ def test_the_config_of_0_1_0_starts_a_service(processes):
 
 
 def port_in(output):
-    """The port of the line that tells it; None as long as there is none."""
+    """The port in the log line about it, or None before that line."""
     _, _, rest = output.partition("serving metrics on port ")
     digits = rest.partition('"')[0]
     return int(digits) if digits.isdecimal() else None

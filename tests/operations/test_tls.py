@@ -1,4 +1,4 @@
-"""Broker and databases over TLS: their certificates and host names are verified, and nothing is said to others."""
+"""Broker and databases over TLS: certificates and host names are verified, and other servers get no data."""
 
 import os
 import re
@@ -33,13 +33,13 @@ def authority(local_folder):
 
 
 @pytest.fixture(scope="module")
-def stranger(local_folder):
-    return Authority(local_folder / "stranger")
+def other_authority(local_folder):
+    return Authority(local_folder / "other_authority")
 
 
 @pytest.fixture(scope="module")
 def amqps_port(servers, authority):
-    """Where the session's broker speaks TLS, and nothing else."""
+    """The port where the session's broker only accepts TLS."""
     certificate, key = authority.issue(NAME)
     port, files = free_port(), f'[{{certfile,"{certificate}"}},{{keyfile,"{key}"}}]'
     servers[1].control("eval", f"rabbit_networking:start_ssl_listener({port}, {files}, 2).")
@@ -48,7 +48,7 @@ def amqps_port(servers, authority):
 
 @pytest.fixture(scope="module")
 def databases_with_tls(servers, authority):
-    """While these tests last, the session's PostgreSQL speaks TLS with who asks for it."""
+    """The session's PostgreSQL offers TLS during these tests."""
     postgres = servers[0].postgres
     files = {}
     for path, setting in zip(authority.issue(NAME), ("ssl_cert_file", "ssl_key_file"), strict=True):
@@ -80,7 +80,7 @@ def database_over_tls(uri, authority, host=NAME):
 
 @pytest.fixture
 def broker_over_tls(brokers, broker, amqps_port, authority):
-    """`broker_over_tls()` are the settings; a `host` or an authority's file in another's place may be given."""
+    """`broker_over_tls()`: the settings. `host` and `ca`, the authority's file, can be replaced."""
 
     def settings(host=NAME, ca=authority.certificate):
         password = brokers.rabbitmq.password
@@ -107,7 +107,7 @@ def test_the_shop_works_over_tls(config, broker, database, databases_with_tls, b
 
         wait_for(lambda: shop.sql("products", "SELECT state FROM reservations") == [("committed",)])
         connections = "SELECT count(*), count(*) FILTER (WHERE ssl) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) "
-        # Those of other shops, which may still run, are none of ours.
+        # Without processes of other shops, which may still run.
         names = [urlsplit(uri).path[1:] for uri in uris.values()]
         [(all_of_them, encrypted)] = shop.sql(
             "orders", connections + "WHERE application_name IN ('orders', 'products') AND datname = ANY (%s)", names
@@ -140,10 +140,10 @@ def test_without_amqp_ssl_ca_the_systems_authorities_are_trusted(broker_over_tls
     connect(address(broker_over_tls(ca=None))).close()
 
 
-def test_make_run_connects_to_a_given_broker_like_the_processes(broker_over_tls, stranger):
+def test_make_run_connects_to_a_given_broker_like_the_processes(broker_over_tls, other_authority):
     require_given_broker(checked(ShopSettings(), broker_over_tls()))
     with pytest.raises(CannotStart, match="CERTIFICATE_VERIFY_FAILED"):
-        require_given_broker(checked(ShopSettings(), broker_over_tls(ca=stranger.certificate)))
+        require_given_broker(checked(ShopSettings(), broker_over_tls(ca=other_authority.certificate)))
 
 
 def test_make_run_and_the_seed_report_a_refused_broker_password_in_a_sentence(broker):
@@ -161,24 +161,24 @@ def seed(config):
     return done.stderr
 
 
-def test_the_seed_connects_to_the_broker_like_the_processes(broker_over_tls, stranger):
-    # It is let in, and finds no services.
+def test_the_seed_connects_to_the_broker_like_the_processes(broker_over_tls, other_authority):
+    # It connects, and finds no services.
     assert "The services users and products do not answer" in seed(broker_over_tls())
-    assert "CERTIFICATE_VERIFY_FAILED" in seed(broker_over_tls(ca=stranger.certificate))
+    assert "CERTIFICATE_VERIFY_FAILED" in seed(broker_over_tls(ca=other_authority.certificate))
 
 
 @pytest.mark.parametrize(
     ("who", "reason"),
     [
-        ({"ca": "stranger"}, "unable to get local issuer certificate"),
+        ({"ca": "other_authority"}, "unable to get local issuer certificate"),
         ({"ca": None}, "unable to get local issuer certificate"),
         ({"host": "127.0.0.1"}, "IP address mismatch, certificate is not valid for '127.0.0.1'"),
     ],
     ids=str,
 )
-def test_a_broker_with_an_untrusted_certificate_is_refused(broker_over_tls, stranger, who, reason):
+def test_a_broker_with_an_untrusted_certificate_is_refused(broker_over_tls, other_authority, who, reason):
     if who.get("ca"):
-        who = {"ca": stranger.certificate}
+        who = {"ca": other_authority.certificate}
 
     with pytest.raises(OSError, match=reason):
         connect(address(broker_over_tls(**who)))
@@ -187,7 +187,7 @@ def test_a_broker_with_an_untrusted_certificate_is_refused(broker_over_tls, stra
 @pytest.mark.parametrize(
     ("issuer", "host", "reason"),
     [
-        ("stranger", NAME, "certificate verify failed"),
+        ("other_authority", NAME, "certificate verify failed"),
         ("authority", "127.0.0.1", '(and 1 other name) does not match host name "127.0.0.1"'),
     ],
 )

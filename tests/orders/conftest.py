@@ -13,12 +13,12 @@ def shop(brokers, databases, smtp_server):
 
 @pytest.fixture
 def events_of(shop):
-    """`events_of(order)`: the events of the order, none of which is published yet."""
+    """`events_of(order)`: the unpublished events of the order."""
     with shop.outbox(Orders).held() as pending:
         yield lambda order: pending(key=order["id"])
 
 
 @pytest.fixture
-def busy_machine(monkeypatch):
-    """Dozens of calls at once may take it longer than the five seconds that each has."""
+def long_deadlines(monkeypatch):
+    """Dozens of concurrent calls may take longer than the default deadline of five seconds."""
     monkeypatch.setattr("nameko_reliable.rpc.CALL_SECONDS", 60)

@@ -1,4 +1,4 @@
-"""An order is an attempt first: keys, leases, and what becomes of an attempt that nobody finished."""
+"""Attempts of orders: keys, leases, and unfinished attempts."""
 
 import time
 from uuid import UUID, uuid4
@@ -31,7 +31,7 @@ def stock(shop, product):
 
 
 def attempts(shop, customer):
-    """(state, reservation id) of each, oldest first."""
+    """(state, reservation id) of each attempt, oldest first."""
     return shop.sql(
         "orders",
         "SELECT state, reservation_id FROM attempts WHERE user_id = %s ORDER BY created_at",
@@ -52,7 +52,7 @@ def start_placing(rpc, customer, *lines, key="key"):
 
 
 def locked(product):
-    """Who holds this keeps products from reserving."""
+    """A lock that keeps products from reserving."""
     return f"SELECT FROM products WHERE id = {product['id']} FOR UPDATE"
 
 
@@ -106,7 +106,7 @@ def test_two_keys_make_two_orders(shop, product, customer):
     assert orders_of(shop, customer) == 4
 
 
-@pytest.mark.usefixtures("busy_machine")
+@pytest.mark.usefixtures("long_deadlines")
 def test_twenty_concurrent_requests_with_one_key_make_one_order(shop, product, customer):
     calls = [start_placing(shop.rpc, customer, a_line(product, 2)) for _ in range(20)]
 
@@ -208,7 +208,7 @@ def test_a_repeat_after_a_dead_call_keeps_its_reservation(own_shop, customer):
     assert stock(own_shop, product) == 7
 
 
-# Products away or slow
+# Products unreachable or slow
 
 
 def test_while_products_is_down_nothing_is_ordered_and_the_key_stays_free(own_shop, customer):
@@ -239,7 +239,7 @@ def test_when_products_is_slow_nothing_stays_reserved_and_the_key_is_free(shop, 
 
 
 def released(shop, customer):
-    """Whether products knows that the customer's first attempt is off."""
+    """Whether products has released the reservation of the customer's first attempt."""
     reservation_id = attempts(shop, customer)[0][1]
     return shop.sql("products", "SELECT 1 FROM reservations WHERE id = %s AND state = 'released'", reservation_id)
 

@@ -1,4 +1,4 @@
-"""Wall clocks that are wrong, or are set while the shop is open: every order is placed, and none past its deadline."""
+"""Wrong wall clocks, also if they are set while the shop runs: every order is placed, and none after its deadline."""
 
 import signal
 import time
@@ -29,7 +29,7 @@ class Caller:
 
 @pytest.fixture(scope="module")
 def shop(brokers, databases, smtp_server, tmp_path_factory):
-    """Processes whose wall clocks a test may set, and a gateway with the right time.
+    """Processes whose wall clocks a test can set, and a gateway with the right time.
 
     `processes["orders"]`, `set_clocks(orders="+30s", products="-1h")`, `order(line)` by HTTP, `cluster`.
     """
@@ -122,7 +122,7 @@ def test_orders_are_placed_while_clocks_are_set(shop, product):
 
 
 def test_a_call_is_not_executed_after_its_deadline(shop, product):
-    """Behind the broker, which holds nothing past its time: with a process that was frozen."""
+    """The broker drops expired calls, so the call waits in a frozen process."""
     products = shop.processes["products"]
     stock_of = shop.cluster.products.get_product
     shop.set_clocks(products="-1h")

@@ -1,4 +1,4 @@
-"""Orders dies at the worst moments: nothing is lost, and a repeat with the same key gets one order."""
+"""Orders is killed at the worst moments: nothing is lost, and a repeat with the same key gets one order."""
 
 import psutil
 import pytest
@@ -24,18 +24,18 @@ def customer():
 
 @pytest.fixture
 def start_orders(own_shop, processes):
-    """`start_orders()` is a `nameko run services.orders` that takes calls, beside the others that still live."""
+    """`start_orders()` starts a replica of orders, and returns once it and the other live ones consume calls."""
     started = []
 
-    def each_living_one_consumes():
+    def every_live_replica_consumes():
         living = [server for server in started if server.process.poll() is None]
         return own_shop.broker.consumers("rpc-orders") == len(living)
 
     def start():
-        # The broker may still count one that was just killed, and would delete the queue with it.
-        wait_for(each_living_one_consumes)
+        # The broker may still count a killed replica as a consumer, and delete the queue with it.
+        wait_for(every_live_replica_consumes)
         started.append(processes.start("services.orders"))
-        wait_for(each_living_one_consumes)
+        wait_for(every_live_replica_consumes)
         return started[-1]
 
     return start
@@ -119,9 +119,9 @@ def test_a_kill_of_one_of_two_replicas_during_a_call_makes_one_order(own_shop, s
             call = client.orders.create_order.call_async(**customer, items=[a_line(product, 3)], idempotency_key="key")
             own_shop.wait_until_locked("orders")
 
-            the_one_at_work(own_shop, replicas).kill()
+            busy_replica(own_shop, replicas).kill()
 
-        # The broker hands the call to the other replica, which must not work beside the first.
+        # The broker delivers the call to the other replica, which must not execute it within the lease.
         with pytest.raises(RequestInFlight):
             call.result()
 
@@ -131,7 +131,7 @@ def test_a_kill_of_one_of_two_replicas_during_a_call_makes_one_order(own_shop, s
     assert stock(own_shop, product) == 7
 
 
-def the_one_at_work(shop, replicas):
+def busy_replica(shop, replicas):
     """The replica that waits for a lock in its database."""
     [(port,)] = shop.sql(
         "orders",

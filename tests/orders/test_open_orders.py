@@ -1,4 +1,4 @@
-"""How much one account may have open, and what becomes of orders that are never confirmed."""
+"""The limits of open orders for each account, and orders that are never confirmed."""
 
 import pytest
 
@@ -13,7 +13,7 @@ from tests.shop import refusal_of, running_shop
 
 @pytest.fixture(scope="module")
 def shop(brokers, databases, smtp_server):
-    """Two replicas of orders. An account may have 5 orders with 12 units open, with a proven address 8 with 40."""
+    """Two replicas of orders. The limits are 5 open orders with 12 units, and 8 with 40 with a proven address."""
     limits = {
         "RATE_LIMIT_SCALE": "1",
         "MAX_OPEN_ORDERS": "8",
@@ -42,7 +42,7 @@ def stock(shop, product):
 
 
 def placed(shop, number, *lines, **fields):
-    """The results of so many calls at once: an order or a refusal each."""
+    """The results of `number` concurrent calls: each an order or a refusal."""
     calls = [shop.rpc.orders.create_order.call_async(items=list(lines), **fields) for _ in range(number)]
     return [refusal_of(call) or call.result() for call in calls]
 

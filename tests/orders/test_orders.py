@@ -193,7 +193,7 @@ def test_a_status_change_and_its_event_are_committed_together(shop, product, eve
 def test_the_events_of_an_order_show_whether_the_customers_address_is_proven(shop, product, events_of):
     unproven, proven_since = a_customer(), a_customer()
     steps = [
-        # By the back office, which has proven addresses of its own.
+        # By the back office: the flag is about the admin's address.
         (unproven, False, {"status": "confirmed", "email_verified": True}),
         (proven_since, False, {"status": "cancelled", "email_verified": True, "user_id": proven_since["user_id"]}),
         (a_customer(), True, {"status": "confirmed"}),
@@ -414,7 +414,7 @@ def test_a_page_beyond_the_last_order_is_empty(shop):
     assert shop.rpc.orders.list_orders(skip=2**63 - 1)["orders"] == []
 
 
-# Sums
+# Summary
 
 
 def insert_order(shop, status, total_amount, created_at):

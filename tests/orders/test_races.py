@@ -1,4 +1,4 @@
-"""Many at once: what may not happen whatever the order of things."""
+"""Concurrent calls: what must never happen in any order of events."""
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -12,11 +12,11 @@ from services.products import Products
 from tests.factories import a_customer, a_line, a_product, place_order
 from tests.shop import refusal_of
 
-pytestmark = pytest.mark.usefixtures("busy_machine")
+pytestmark = pytest.mark.usefixtures("long_deadlines")
 
 
 def stock(shop, product):
-    """As the product has it; its ledger must say the same."""
+    """The product's stock, which must be the sum of its ledger."""
     [(quantity, ledger)] = shop.sql(
         "products",
         "SELECT stock_quantity, (SELECT sum(delta) FROM stock_movements WHERE product_id = p.id)"
@@ -65,7 +65,7 @@ def test_forty_buyers_at_two_replicas_of_each_service_buy_exactly_ten(own_shop):
     assert refusals.count(None) == 10
     assert stock(own_shop, product) == 0
     assert sold(own_shop, product) == 10
-    # Both relays and both consumers are at work: still every event has its effect once.
+    # Both relays and both consumers work at the same time. Every event must have its effect once.
     committed = "SELECT count(*) FROM reservations WHERE state = 'committed'"
     wait_for(lambda: own_shop.sql("products", committed) == [(10,)])
     wait_for(lambda: own_shop.sql("products", "SELECT count(*) FROM inbox") == [(40,)])
@@ -105,11 +105,11 @@ STEP = st.one_of(
     st.tuples(st.just("restock"), PRODUCT, st.integers(-4, 8)),
     st.tuples(st.just("price"), PRODUCT, st.sampled_from(("14.50", "15.00"))),
 )
-# What is in one list happens at once.
+# The steps of one list run concurrently.
 HISTORY = st.lists(st.lists(STEP, min_size=1, max_size=8), min_size=1, max_size=5)
 
 
-# Not shrunk: a race seldom shows twice.
+# Without shrinking: a race seldom fails twice.
 @settings(
     max_examples=12,
     phases=(Phase.generate,),

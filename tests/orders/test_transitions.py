@@ -1,4 +1,4 @@
-"""What an order may become, without a database."""
+"""The transitions of an order, without a database."""
 
 from decimal import Decimal
 from itertools import pairwise, product

@@ -19,7 +19,7 @@ def products(shop):
 
 @pytest.fixture
 def category():
-    """One that no other test uses."""
+    """A category that no other test uses."""
     return f"Category {uuid4()}"
 
 
@@ -36,7 +36,7 @@ def names(page):
     return [product["name"] for product in page["items"]]
 
 
-# Making and finding
+# Creating and reading
 
 
 def test_a_new_product_can_be_read(products):
@@ -420,7 +420,7 @@ def test_the_stock_summary_lists_at_most_ten_products(own_shop):
     assert (stock["low"], len(stock["products"])) == (11, 10)
 
 
-# Deliveries again
+# Redelivery
 
 
 @pytest.mark.parametrize(
@@ -456,12 +456,12 @@ def test_a_redelivered_creation_makes_one_product(shop):
 
 
 @pytest.fixture
-def told(published_events):
-    """`told(product)`: the changes of the product that have been told so far."""
+def announced(published_events):
+    """`announced(product)`: the published changes of the product."""
     return lambda product: published_events.all(ProductChanged, where=lambda event: event.id == product["id"])
 
 
-def test_changes_are_announced_at_intervals_and_always_the_last_one(products, told):
+def test_changes_are_announced_at_intervals_and_always_the_last_one(products, announced):
     product = products.create_product(**a_product(stock_quantity=0))
     other = products.create_product(**a_product())
     began = time.monotonic()
@@ -472,13 +472,13 @@ def test_changes_are_announced_at_intervals_and_always_the_last_one(products, to
     products.update_product(product_id=other["id"], price="99")
 
     last = (26, product["revision"] + 1)
-    wait_for(lambda: [(event.stock_quantity, event.revision) for event in told(product)][-1:] == [last])
-    assert len(told(product)) <= 2 + (time.monotonic() - began) / 0.25
-    assert [event.revision for event in told(product)] == sorted(event.revision for event in told(product))
-    wait_for(lambda: [str(event.price) for event in told(other)][-1:] == ["99.00"])
+    wait_for(lambda: [(event.stock_quantity, event.revision) for event in announced(product)][-1:] == [last])
+    assert len(announced(product)) <= 2 + (time.monotonic() - began) / 0.25
+    assert [event.revision for event in announced(product)] == sorted(event.revision for event in announced(product))
+    wait_for(lambda: [str(event.price) for event in announced(other)][-1:] == ["99.00"])
 
 
-def test_a_refused_change_is_not_announced(products, told):
+def test_a_refused_change_is_not_announced(products, announced):
     product = products.create_product(**a_product(stock_quantity=1))
     other = products.create_product(**a_product())
 
@@ -486,5 +486,5 @@ def test_a_refused_change_is_not_announced(products, told):
     refusal_of(products.reserve_stock.call_async(reservation_id=str(uuid4()), lines=[a_line(product, 2)]))
     products.set_stock(product_id=other["id"], delta=1)
 
-    wait_for(lambda: any(event.revision == 2 for event in told(other)))
-    assert {event.revision for event in told(product)} <= {1}
+    wait_for(lambda: any(event.revision == 2 for event in announced(other)))
+    assert {event.revision for event in announced(product)} <= {1}

@@ -11,6 +11,6 @@ def test_a_metric_counts_products_whose_stock_differs_from_the_ledger(own_shop):
 
     own_shop.sql("products", "UPDATE products SET stock_quantity = 4 WHERE id = %s", product["id"])
 
-    # One that has not asked yet: it is not asked for often.
+    # A new process, because the metric is queried seldom.
     watched = Watched(own_shop.run(Products))
     wait_for(lambda: watched.value("forage_stock_mismatches") == 1)

@@ -26,7 +26,7 @@ def reservation_id():
 
 
 def stock(shop, product):
-    """As the product has it; its ledger must say the same."""
+    """The product's stock, which must be the sum of its ledger."""
     [(quantity, ledger)] = shop.sql(
         "products",
         "SELECT stock_quantity, (SELECT sum(delta) FROM stock_movements WHERE product_id = p.id)"
@@ -46,8 +46,8 @@ def handled(shop, event):
     return shop.sql("products", "SELECT 1 FROM inbox WHERE event_id = %s", event.event_id)
 
 
-def tell(shop, *events):
-    """Publish events one after the other, each once the one before it was handled."""
+def publish(shop, *events):
+    """Publish events one by one, each after the one before it was handled."""
     for event in events:
         shop.publish(event)
         wait_for(lambda event=event: handled(shop, event))
@@ -289,7 +289,7 @@ def test_the_release_of_an_unknown_reservation_prevents_it(shop, products, reser
 def test_release_stock_does_not_release_a_committed_reservation(shop, products, reservation_id):
     product = products.create_product(**a_product(stock_quantity=10))
     products.reserve_stock(reservation_id=reservation_id, lines=[a_line(product, 3)])
-    tell(shop, order_created(reservation_id=reservation_id))
+    publish(shop, order_created(reservation_id=reservation_id))
 
     answer = products.release_stock(reservation_id=reservation_id)
 
@@ -310,7 +310,7 @@ def a_reservation(shop, product, quantity=3):
 def test_an_order_commits_its_reservation(shop, products):
     reservation_id = a_reservation(shop, products.create_product(**a_product()))
 
-    tell(shop, order_created(reservation_id=reservation_id))
+    publish(shop, order_created(reservation_id=reservation_id))
 
     assert state(shop, reservation_id) == "committed"
 
@@ -319,7 +319,7 @@ def test_an_abandoned_order_releases_its_stock(shop, products):
     product = products.create_product(**a_product())
     reservation_id = a_reservation(shop, product)
 
-    tell(shop, OrderAbandoned(reservation_id=reservation_id))
+    publish(shop, OrderAbandoned(reservation_id=reservation_id))
 
     assert state(shop, reservation_id) == "released"
     assert stock(shop, product) == 10
@@ -328,7 +328,7 @@ def test_an_abandoned_order_releases_its_stock(shop, products):
 def test_an_order_that_was_abandoned_cannot_reserve_later(shop, products, reservation_id):
     product = products.create_product(**a_product())
 
-    tell(shop, OrderAbandoned(reservation_id=reservation_id))
+    publish(shop, OrderAbandoned(reservation_id=reservation_id))
 
     with pytest.raises(ReservationReleased):
         products.reserve_stock(reservation_id=reservation_id, lines=[a_line(product)])
@@ -340,8 +340,8 @@ def test_a_cancelled_order_releases_its_stock_once(shop, products):
     created = order_created(reservation_id=a_reservation(shop, product))
     cancelled = order_status_updated(created, "cancelled")
 
-    tell(shop, created, cancelled)
-    tell(shop, cancelled, order_status_updated(created, "cancelled"))
+    publish(shop, created, cancelled)
+    publish(shop, cancelled, order_status_updated(created, "cancelled"))
 
     assert stock(shop, product) == 10
     assert state(shop, created.reservation_id) == "released"
@@ -351,7 +351,7 @@ def test_a_cancel_that_overtakes_its_order_created_event_releases_the_stock(shop
     product = products.create_product(**a_product())
     created = order_created(reservation_id=a_reservation(shop, product))
 
-    tell(shop, order_status_updated(created, "cancelled"), created)
+    publish(shop, order_status_updated(created, "cancelled"), created)
 
     assert stock(shop, product) == 10
     assert state(shop, created.reservation_id) == "released"
@@ -362,7 +362,7 @@ def test_no_other_status_releases_stock(shop, products, status):
     product = products.create_product(**a_product())
     created = order_created(reservation_id=a_reservation(shop, product))
 
-    tell(shop, order_status_updated(created, status), created)
+    publish(shop, order_status_updated(created, status), created)
 
     assert stock(shop, product) == 7
     assert state(shop, created.reservation_id) == "committed"
@@ -372,7 +372,7 @@ def test_an_abandonment_does_not_release_a_committed_reservation(shop, products)
     product = products.create_product(**a_product())
     reservation_id = a_reservation(shop, product)
 
-    tell(shop, order_created(reservation_id=reservation_id), OrderAbandoned(reservation_id=reservation_id))
+    publish(shop, order_created(reservation_id=reservation_id), OrderAbandoned(reservation_id=reservation_id))
 
     assert stock(shop, product) == 7
     assert state(shop, reservation_id) == "committed"
@@ -385,7 +385,7 @@ def test_an_abandonment_does_not_release_a_committed_reservation(shop, products)
 )
 @given(data=st.data())
 def test_events_in_any_order_take_or_release_the_stock_once(shop, products, data):
-    """Of one order: created or abandoned, perhaps cancelled, each delivered once or twice, in any order."""
+    """Events of one order: created or abandoned, perhaps cancelled, each delivered once or twice, in any order."""
     product = products.create_product(**a_product())
     created = order_created(reservation_id=a_reservation(shop, product))
     cancelled = order_status_updated(created, "cancelled")
@@ -393,7 +393,7 @@ def test_events_in_any_order_take_or_release_the_stock_once(shop, products, data
     story = data.draw(st.sampled_from(([created], [abandoned], [created, cancelled])))
     deliveries = data.draw(st.permutations(story * 2))
 
-    tell(shop, *deliveries)
+    publish(shop, *deliveries)
 
     assert stock(shop, product) == (7 if story == [created] else 10)
 
@@ -401,7 +401,7 @@ def test_events_in_any_order_take_or_release_the_stock_once(shop, products, data
 # Settling
 
 
-def grow_old(shop, *reservation_ids):
+def make_older(shop, *reservation_ids):
     shop.sql(
         "products",
         "UPDATE reservations SET created_at = now() - interval '11 minutes' WHERE id = ANY (%s::uuid[])",
@@ -412,7 +412,7 @@ def grow_old(shop, *reservation_ids):
 def test_an_old_reservation_without_an_order_is_released(shop, products):
     product = products.create_product(**a_product())
     reservation_id = a_reservation(shop, product)
-    grow_old(shop, reservation_id)
+    make_older(shop, reservation_id)
 
     shop.fire(shop.containers["products"], "settle_open_reservations")
 
@@ -427,9 +427,9 @@ def test_an_old_reservation_whose_order_was_placed_is_committed(shop, products):
         "products", "SELECT reservation_id FROM reservation_lines WHERE product_id = %s", product["id"]
     )
     wait_for(lambda: state(shop, reservation_id) == "committed")
-    # As if its event had not come yet.
+    # As if order.created had not been handled yet.
     shop.sql("products", "UPDATE reservations SET state = 'open' WHERE id = %s", reservation_id)
-    grow_old(shop, reservation_id)
+    make_older(shop, reservation_id)
 
     shop.fire(shop.containers["products"], "settle_open_reservations")
 
@@ -451,7 +451,7 @@ def test_nothing_is_released_while_orders_is_unreachable(own_shop):
     container = own_shop.run(Products)
     product = own_shop.rpc.products.create_product(**a_product())
     reservation_id = a_reservation(own_shop, product)
-    grow_old(own_shop, reservation_id)
+    make_older(own_shop, reservation_id)
 
     own_shop.fire(container, "settle_open_reservations")
 
@@ -466,7 +466,7 @@ def test_nothing_is_released_while_orders_is_unreachable(own_shop):
 def test_a_reservation_of_an_open_attempt_stays(shop, products):
     product = products.create_product(**a_product())
     reservation_id = a_reservation(shop, product)
-    grow_old(shop, reservation_id)
+    make_older(shop, reservation_id)
     shop.sql(
         "orders",
         "INSERT INTO attempts (reservation_id, user_id, key, fingerprint, state, leased_until)"

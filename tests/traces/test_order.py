@@ -1,4 +1,4 @@
-"""An order's trace, by a real collector, of services and a gateway that `nameko run` started."""
+"""The trace of an order, in a real collector, of services and a gateway started with `nameko run`."""
 
 import json
 import logging
@@ -37,7 +37,7 @@ def customer(config):
 
 @pytest.fixture
 def shop(processes, config, broker, smtp):
-    """`start(…)` brings up all but users, in one process; then `url`, and `product`'s id."""
+    """`start(…)` starts all services but users in one process: a Shop with `url`, and `product`'s id."""
     shop = Shop(config, broker)
 
     def start(**environment):
@@ -72,7 +72,7 @@ def place_order(shop, customer, **headers):
     return answer
 
 
-# What an order does in every process, each span under the one that caused it.
+# The spans of an order in every process, each under its parent.
 TREE = """\
 gateway: server POST /orders
   gateway: client orders/create_order
@@ -114,7 +114,7 @@ gateway: server POST /orders
 
 
 def tree(spans, parent, depth=0):
-    """The spans below one, indented, in the order of their texts."""
+    """The spans below a parent, indented, sorted by their texts."""
     children = [span for span in spans if span.parent_id == parent.span_id]
     texts = sorted(tree(spans, child, depth + 1) for child in children)
     return f"{'  ' * depth}{parent}\n{''.join(texts)}"
@@ -133,7 +133,7 @@ def test_an_order_is_one_trace_from_the_request_to_its_mail_and_push(shop, custo
             return spans
 
         spans = wait_for(whole)
-    # A caller from outside is named, and decides nothing.
+    # The trace of an outside caller is linked, but does not decide about sampling.
     assert root.parent_id is None
     assert root.links == [tuple(stranger.split("-")[1:3])]
     assert root.trace_id != root.links[0][0]
@@ -155,14 +155,14 @@ def test_an_order_is_one_trace_from_the_request_to_its_mail_and_push(shop, custo
 
 
 def line_of(shop, end):
-    """The line of the shop's log whose message ends so; None as long as there is none."""
-    # The last one may be half written.
+    """The log line whose message ends with `end`, or None before that line."""
+    # The last line may be incomplete.
     whole = [line for line in shop.process.output().splitlines() if line.startswith("{") and line.endswith("}")]
     return next((line for line in map(json.loads, whole) if line["message"].endswith(end)), None)
 
 
 def test_an_unreachable_collector_loses_no_order_and_is_logged_once(own_shop, smtp, closed_port, caplog, monkeypatch):
-    # Whatever an earlier test had to say within this minute.
+    # An earlier test may have logged the warning within this minute.
     monkeypatch.setattr(tracing._limit_export_warnings, "_next_at", 0.0)
     for service in (Products, Orders, Notifications):
         own_shop.run(
@@ -179,7 +179,7 @@ def test_an_unreachable_collector_loses_no_order_and_is_logged_once(own_shop, sm
     own_shop.stop()
     assert time.monotonic() - began_at < 10
     said = [record for record in caplog.records if record.name.startswith("opentelemetry")]
-    # Spans that end after that are told of, too, and alarm nobody.
+    # Spans that end later may also be logged, but not as an error.
     assert len([record for record in said if record.levelno >= logging.WARNING]) == 1
 
 

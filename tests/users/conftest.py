@@ -16,6 +16,6 @@ def log_in(shop, account, **changes):
 
 
 def failed_login(shop, account, **changes):
-    """What a login with a wrong password is refused with."""
+    """The error of a login with a wrong password."""
     credentials = {"email": account["email"], "password": "wrong", **changes}
     return refusal_of(shop.rpc.users.login.call_async(**credentials))

@@ -45,88 +45,88 @@ def is_verified(shop, account):
 
 
 @pytest.fixture
-def heard(published_events):
-    """`heard(user_id)`: what users has asked to be mailed to an account, as it was published."""
+def requested_mails(published_events):
+    """`requested_mails(user_id)`: the published events that request a mail to the account."""
     names = [UserPasswordResetRequested.name, UserVerificationRequested.name]
 
-    def heard(user_id):
+    def requested_mails(user_id):
         every = [payload for name in names for payload in published_events.all("users", name)]
         return [payload for payload in every if payload["user_id"] == user_id]
 
-    return heard
+    return requested_mails
 
 
-# Asking for a new password
+# Requesting a new password
 
 
-def test_a_request_for_a_new_password_sends_a_mail(shop, account, heard):
+def test_a_request_for_a_new_password_sends_a_mail(shop, account, requested_mails):
     shop.rpc.users.request_password_reset(email=account["email"].upper())
 
-    [payload] = wait_for(lambda: heard(account["id"]))
+    [payload] = wait_for(lambda: requested_mails(account["id"]))
     assert set(payload) == {"event_id", "timestamp", "version", "user_id", "email"}
     assert payload["email"] == account["email"]
 
 
-def test_ten_requests_for_a_new_password_send_one_mail(shop, account, heard):
+def test_ten_requests_for_a_new_password_send_one_mail(shop, account, requested_mails):
     for _ in range(10):
         shop.rpc.users.request_password_reset(email=account["email"])
 
     wait_for(lambda: shop.sql("users", "SELECT count(*) FROM mail_requests WHERE answered_at IS NULL") == [(0,)])
     wait_for(lambda: shop.outbox(Users).pending() == [])
-    assert len(heard(account["id"])) == 1
+    assert len(requested_mails(account["id"])) == 1
 
 
-def test_another_mail_can_be_requested_after_a_minute(shop, account, heard):
+def test_another_mail_can_be_requested_after_a_minute(shop, account, requested_mails):
     shop.rpc.users.request_password_reset(email=account["email"])
-    wait_for(lambda: len(heard(account["id"])) == 1)
+    wait_for(lambda: len(requested_mails(account["id"])) == 1)
     shop.sql("users", "UPDATE mail_requests SET answered_at = answered_at - interval '61 seconds'")
 
     shop.rpc.users.request_password_reset(email=account["email"])
 
-    wait_for(lambda: len(heard(account["id"])) == 2)
+    wait_for(lambda: len(requested_mails(account["id"])) == 2)
 
 
-def test_frequent_requests_do_not_delay_the_next_mail(shop, account, heard):
+def test_frequent_requests_do_not_delay_the_next_mail(shop, account, requested_mails):
     for _ in range(4):
         shop.rpc.users.request_password_reset(email=account["email"])
         wait_for(lambda: shop.sql("users", "SELECT count(*) FROM mail_requests WHERE answered_at IS NULL") == [(0,)])
         shop.sql("users", "UPDATE mail_requests SET answered_at = answered_at - interval '40 seconds'")
 
-    wait_for(lambda: len(heard(account["id"])) == 2)
+    wait_for(lambda: len(requested_mails(account["id"])) == 2)
 
 
-def test_an_address_gets_at_most_three_mails_of_a_kind_in_half_an_hour(shop, account, heard):
+def test_an_address_gets_at_most_three_mails_of_a_kind_in_half_an_hour(shop, account, requested_mails):
     unanswered = "SELECT count(*) FROM mail_requests WHERE answered_at IS NULL"
 
-    def ask_every_minute(times):
+    def request_every_minute(times):
         for _ in range(times):
             shop.rpc.users.request_password_reset(email=account["email"])
             wait_for(lambda: shop.sql("users", unanswered) == [(0,)])
             shop.sql("users", "UPDATE mail_requests SET answered_at = answered_at - interval '61 seconds'")
 
-    ask_every_minute(6)
+    request_every_minute(6)
     wait_for(lambda: shop.outbox(Users).pending() == [])
-    assert len(heard(account["id"])) == 3
+    assert len(requested_mails(account["id"])) == 3
     shop.sql("users", "UPDATE mail_requests SET answered_at = answered_at - interval '25 minutes'")
-    ask_every_minute(1)
+    request_every_minute(1)
 
-    wait_for(lambda: len(heard(account["id"])) == 4)
+    wait_for(lambda: len(requested_mails(account["id"])) == 4)
 
 
 @pytest.mark.parametrize("who", ("known", "unknown", "disabled"))
 def test_a_request_does_the_same_work_for_known_and_unknown_addresses(shop, who, account):
-    """The account is looked for after the answer: until then a request leaves the same one row."""
+    """The account is looked up after the answer. Until then each request stores one row."""
     email = "nobody-asks@forage.example" if who == "unknown" else account["email"]
     if who == "disabled":
         shop.rpc.users.update_user(user_id=account["id"], is_active=False)
-    # Nobody can look into requests meanwhile.
+    # The lock keeps the request from being answered.
     with shop.transaction("users", "LOCK TABLE outbox, users IN ACCESS EXCLUSIVE MODE"):
         assert shop.rpc.users.request_password_reset(email=email) is None
 
     wait_for(lambda: shop.sql("users", "SELECT count(*) FROM mail_requests WHERE answered_at IS NULL") == [(0,)])
 
 
-def test_disabled_accounts_and_unknown_addresses_get_no_mail(shop, account, heard):
+def test_disabled_accounts_and_unknown_addresses_get_no_mail(shop, account, requested_mails):
     shop.rpc.users.update_user(user_id=account["id"], is_active=False)
 
     for email in (account["email"], "nobody@forage.example"):
@@ -134,7 +134,7 @@ def test_disabled_accounts_and_unknown_addresses_get_no_mail(shop, account, hear
 
     wait_for(lambda: shop.sql("users", "SELECT count(*) FROM mail_requests WHERE answered_at IS NULL") == [(0,)])
     wait_for(lambda: shop.outbox(Users).pending() == [])
-    assert len(heard(account["id"])) == 0
+    assert len(requested_mails(account["id"])) == 0
 
 
 @pytest.mark.parametrize("email", ("no address", "", None, 5))
@@ -143,7 +143,7 @@ def test_a_request_for_an_invalid_address_is_refused(shop, email):
         shop.rpc.users.request_password_reset(email=email)
 
 
-# Setting it
+# Setting a new password
 
 
 def test_a_mailed_token_sets_a_new_password_and_ends_all_sessions(shop, account):
@@ -288,26 +288,26 @@ def test_access_tokens_show_a_proven_address_from_the_next_refresh_on(shop, acco
     assert [each["email_verified"] for each in claims] == [False, True, True]
 
 
-def test_ten_requests_for_a_verification_send_one_mail(shop, account, heard):
+def test_ten_requests_for_a_verification_send_one_mail(shop, account, requested_mails):
     for _ in range(10):
         shop.rpc.users.request_verification(user_id=account["id"])
     shop.rpc.users.request_password_reset(email=account["email"])
 
     wait_for(lambda: shop.sql("users", "SELECT count(*) FROM mail_requests WHERE answered_at IS NULL") == [(0,)])
     wait_for(lambda: shop.outbox(Users).pending() == [])
-    assert len(heard(account["id"])) == 2, "one of each kind"
+    assert len(requested_mails(account["id"])) == 2, "one of each kind"
 
 
-def test_the_verification_mail_can_be_requested_again(shop, account, heard):
+def test_the_verification_mail_can_be_requested_again(shop, account, requested_mails):
     shop.rpc.users.request_verification(user_id=account["id"])
 
-    [payload] = wait_for(lambda: heard(account["id"]))
+    [payload] = wait_for(lambda: requested_mails(account["id"]))
     assert payload["email"] == account["email"]
     with pytest.raises(UserNotFound):
         shop.rpc.users.request_verification(user_id=2**60)
 
 
-# What the mails ask for
+# Tokens for mails
 
 
 def test_a_token_is_stored_as_a_hash(shop, account):

@@ -1,4 +1,4 @@
-"""services.users_openid: a person is who the provider says; a forger or a sick provider is not believed."""
+"""services.users_openid: it accepts the identities of a provider, and refuses forged tokens and broken providers."""
 
 import base64
 import gzip
@@ -14,7 +14,7 @@ import requests
 from werkzeug import Response
 
 from nameko_reliable.testing.waiting import wait_for
-from services import users_openid as kit
+from services import users_openid
 from services.users_openid import Identity, IdentityRefused, OpenIdClient, ProviderNotConfigured, ProviderUnreachable
 from tests.infrastructure.sign_in_provider import DISCOVERY, KEYS, TOKEN
 
@@ -30,7 +30,7 @@ class Office:
 
 @pytest.fixture
 def new_client(sign_in_provider, container_factory):
-    """`new_client()` is a client of the provider that has not asked it anything yet; keywords change its settings."""
+    """`new_client()`: a client that has not read the provider's metadata yet. Keywords change its settings."""
 
     def new_client(**settings):
         container = container_factory(Office, {"FRONTEND_URL": "", **sign_in_provider.settings, **settings})
@@ -42,9 +42,9 @@ def new_client(sign_in_provider, container_factory):
 
 
 @pytest.fixture(autouse=True)
-def busy_machine(monkeypatch):
-    """Everything takes its time, and a provider that answers isn't to be away for it."""
-    monkeypatch.setattr(kit, "PROVIDER_TIMEOUT_SECONDS", 30)
+def long_timeout(monkeypatch):
+    """On a busy machine a working provider must not time out."""
+    monkeypatch.setattr(users_openid, "PROVIDER_TIMEOUT_SECONDS", 30)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def client(new_client):
 
 @pytest.fixture
 def sign_in(client, sign_in_provider):
-    """`sign_in(email=…)` is the identity that comes of it all."""
+    """`sign_in(email=…)` does a whole sign-in, and returns the identity."""
 
     def sign_in(**person):
         authorization = client.begin()
@@ -127,7 +127,7 @@ def test_the_client_authenticates_with_its_secret(sign_in, sign_in_provider):
     sign_in()
 
     [request] = sign_in_provider.token_requests
-    # As a form would have it, by RFC 6749, 2.3.1.
+    # Form-encoded, as RFC 6749, 2.3.1 says.
     assert request["username"] == "forage-tests"
     assert request["password"] == "the%20client%27s%20secret%2F%2B%25"
     assert "client_secret" not in request
@@ -142,7 +142,7 @@ def test_no_two_sign_ins_share_a_secret(client):
 
 
 def test_several_users_sign_in_at_the_same_time(sign_in, monkeypatch):
-    monkeypatch.setattr(kit, "SLOT_WAIT_SECONDS", 30)
+    monkeypatch.setattr(users_openid, "SLOT_WAIT_SECONDS", 30)
     emails = [f"forager{number}@forage.example" for number in range(5)]
 
     identities = list(eventlet.GreenPool().imap(lambda email: sign_in(email=email), emails))
@@ -182,7 +182,7 @@ def test_an_address_that_is_not_printable_text_is_ignored(sign_in, sign_in_provi
     assert (identity.email, identity.email_verified, identity.name) == (None, False, None)
 
 
-# Who is refused
+# Refused tokens
 
 
 def refusal(sign_in, **person):
@@ -323,7 +323,7 @@ def test_the_provider_metadata_is_read_once(sign_in, sign_in_provider):
 def test_old_provider_metadata_is_read_again(sign_in, sign_in_provider, monkeypatch):
     sign_in()
 
-    monkeypatch.setattr(kit, "METADATA_MAX_AGE_SECONDS", 0)
+    monkeypatch.setattr(users_openid, "METADATA_MAX_AGE_SECONDS", 0)
 
     sign_in()
     assert sign_in_provider.asked.count(KEYS) > 1
@@ -331,7 +331,7 @@ def test_old_provider_metadata_is_read_again(sign_in, sign_in_provider, monkeypa
 
 def test_a_new_key_is_read(sign_in, sign_in_provider, monkeypatch):
     sign_in()
-    monkeypatch.setattr(kit, "METADATA_MIN_AGE_SECONDS", 0)
+    monkeypatch.setattr(users_openid, "METADATA_MIN_AGE_SECONDS", 0)
 
     sign_in_provider.sign_with_new_key()
 
@@ -349,7 +349,7 @@ def test_not_every_unknown_key_reads_the_keys_again(sign_in, sign_in_provider):
 
 
 def test_an_unpublished_key_is_refused(sign_in, sign_in_provider, monkeypatch):
-    monkeypatch.setattr(kit, "METADATA_MIN_AGE_SECONDS", 0)
+    monkeypatch.setattr(users_openid, "METADATA_MIN_AGE_SECONDS", 0)
 
     sign_in_provider.sign_with_new_key(published=False)
 
@@ -365,7 +365,7 @@ def test_a_token_need_not_name_its_key_if_there_is_only_one(sign_in, sign_in_pro
 def test_a_new_only_key_is_read_for_a_token_without_a_key_id(sign_in, sign_in_provider, monkeypatch):
     sign_in_provider.step_aside()
     sign_in()
-    monkeypatch.setattr(kit, "METADATA_MIN_AGE_SECONDS", 0)
+    monkeypatch.setattr(users_openid, "METADATA_MIN_AGE_SECONDS", 0)
 
     sign_in_provider.sign_with_new_key(named=False, alone=True)
 
@@ -378,19 +378,19 @@ def test_a_token_must_name_its_key_if_there_are_several(sign_in, sign_in_provide
     assert "key that the provider doesn't publish" in refusal(sign_in)
 
 
-# A provider that is away
+# An unreachable provider
 
 
 @pytest.fixture
 def ask(client, sign_in_provider):
-    """`ask(path)` holds the conversation that this path is asked for in, all before it having gone well."""
+    """`ask(path)` does the steps of a sign-in up to the request for this path."""
     authorization = client.begin()
     code, _ = sign_in_provider.log_in(authorization.url)
 
     def ask(path, of=client):
         if path == TOKEN:
             return of.finish(code, authorization.nonce, authorization.code_verifier)
-        # As if nothing had been read yet.
+        # As if the metadata had not been read yet.
         of._metadata = None
         return of.begin()
 
@@ -451,9 +451,9 @@ def test_a_redirect_is_not_followed(ask, sign_in_provider, path, status):
 
 
 def test_a_hanging_provider_blocks_at_most_four_sign_ins(client, sign_in_provider, monkeypatch):
-    monkeypatch.setattr(kit, "SLOT_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(users_openid, "SLOT_WAIT_SECONDS", 0.01)
     sign_in_provider.answer(DISCOVERY, sign_in_provider.hang)
-    first = [eventlet.spawn(client.begin) for _ in range(kit.MAX_CONCURRENT_SIGN_INS)]
+    first = [eventlet.spawn(client.begin) for _ in range(users_openid.MAX_CONCURRENT_SIGN_INS)]
     wait_for(lambda: DISCOVERY in sign_in_provider.asked)
 
     with pytest.raises(ProviderUnreachable, match="others wait"):
@@ -470,14 +470,14 @@ def test_a_hanging_provider_blocks_at_most_four_sign_ins(client, sign_in_provide
 @pytest.mark.parametrize("manner", ["hang", "drip"])
 def test_a_slow_provider_is_unreachable(ask, sign_in_provider, monkeypatch, path, manner):
     sign_in_provider.answer(path, getattr(sign_in_provider, manner))
-    monkeypatch.setattr(kit, "PROVIDER_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(users_openid, "PROVIDER_TIMEOUT_SECONDS", 0.3)
 
     with pytest.raises(ProviderUnreachable, match=r"within 0.3 s"):
         ask(path)
 
 
 def test_the_requests_of_a_sign_in_share_one_timeout(ask, new_client, sign_in_provider, monkeypatch):
-    monkeypatch.setattr(kit, "PROVIDER_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(users_openid, "PROVIDER_TIMEOUT_SECONDS", 0.5)
 
     sign_in_provider.slow_down(0.2)
 
@@ -545,7 +545,7 @@ def test_unreadable_keys_are_refused(ask, sign_in_provider, keys):
 
 def test_no_secret_is_logged_at_any_level(new_client, sign_in_provider, caplog, monkeypatch):
     caplog.set_level(logging.DEBUG)
-    for name in kit.VERBOSE_LOGGERS:
+    for name in users_openid.VERBOSE_LOGGERS:
         logging.getLogger(name).setLevel(logging.NOTSET)
     client = new_client()
     secrets = {sign_in_provider.settings["GOOGLE_CLIENT_SECRET"], client._client_secret}

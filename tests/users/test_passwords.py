@@ -74,8 +74,8 @@ def test_a_password_equal_to_the_name_or_address_is_refused(shop, field):
 
 
 @pytest.fixture
-def account_of_four_rounds(own_shop):
-    """An account of a shop whose users now hashes with 5 rounds."""
+def account_with_four_rounds(own_shop):
+    """An account in a shop that hashes with 5 rounds since then."""
     account = an_account()
     with_four = own_shop.run(Users)
     own_shop.rpc.users.register(**account)
@@ -89,17 +89,17 @@ def hash_of(shop, account):
     return password_hash
 
 
-def test_a_login_rehashes_the_password_with_the_current_rounds(own_shop, account_of_four_rounds):
-    assert hash_of(own_shop, account_of_four_rounds).startswith("$2b$04$")
+def test_a_login_rehashes_the_password_with_the_current_rounds(own_shop, account_with_four_rounds):
+    assert hash_of(own_shop, account_with_four_rounds).startswith("$2b$04$")
 
-    log_in(own_shop, account_of_four_rounds)
+    log_in(own_shop, account_with_four_rounds)
 
-    assert hash_of(own_shop, account_of_four_rounds).startswith("$2b$05$")
-    assert log_in(own_shop, account_of_four_rounds)
+    assert hash_of(own_shop, account_with_four_rounds).startswith("$2b$05$")
+    assert log_in(own_shop, account_with_four_rounds)
 
 
-def test_concurrent_logins_may_rehash_the_password(own_shop, account_of_four_rounds):
-    credentials = {name: account_of_four_rounds[name] for name in ("email", "password")}
+def test_concurrent_logins_may_rehash_the_password(own_shop, account_with_four_rounds):
+    credentials = {name: account_with_four_rounds[name] for name in ("email", "password")}
 
     calls = [own_shop.rpc.users.login.call_async(**credentials) for _ in range(5)]
 
@@ -107,8 +107,8 @@ def test_concurrent_logins_may_rehash_the_password(own_shop, account_of_four_rou
 
 
 @pytest.mark.parametrize("who", ("known", "unknown"))
-def test_a_hash_with_fewer_rounds_takes_as_long_to_check(own_shop, account_of_four_rounds, monkeypatch, who):
-    account = account_of_four_rounds if who == "known" else an_account()
+def test_a_hash_with_fewer_rounds_takes_as_long_to_check(own_shop, account_with_four_rounds, monkeypatch, who):
+    account = account_with_four_rounds if who == "known" else an_account()
     rounds, check, hash_password = [], bcrypt.checkpw, bcrypt.hashpw
     note = lambda salt: rounds.append(int(salt.split(b"$")[2]))  # noqa: E731
     monkeypatch.setattr(bcrypt, "checkpw", lambda raw, hash: note(hash) or check(raw, hash))

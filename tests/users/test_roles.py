@@ -113,7 +113,7 @@ def test_two_admins_cannot_remove_each_other_concurrently(own_shop, two_admins):
 
 @pytest.mark.parametrize("end", ({"role": "customer"}, {"is_active": False}))
 def test_a_former_admin_cannot_change_rights(own_shop, two_admins, end):
-    """Their access token says for a while that they are."""
+    """Their access token still has the role for a while."""
     first, second = two_admins
     own_shop.rpc.users.update_user(user_id=first["id"], admin_id=second["id"], **end)
 
@@ -124,11 +124,11 @@ def test_a_former_admin_cannot_change_rights(own_shop, two_admins, end):
     assert own_shop.rpc.users.list_users(role="admin")["total"] == (2 if "is_active" in end else 1)
 
 
-# Looking them up
+# Listing
 
 
 @pytest.fixture
-def foragers(own_shop):
+def four_users(own_shop):
     own_shop.run(Users)
     names = ("Ada", "Boris", "Cy_%", "Dee")
     accounts = [an_account(username=name, email=f"{name[:3].lower()}@forage.example") for name in names[:2]]
@@ -136,11 +136,11 @@ def foragers(own_shop):
     return [own_shop.rpc.users.register(**account) for account in accounts]
 
 
-def test_users_are_listed_by_id_in_pages(own_shop, foragers):
+def test_users_are_listed_by_id_in_pages(own_shop, four_users):
     page = own_shop.rpc.users.list_users(limit=2, offset=1)
 
-    assert page == {"items": foragers[1:3], "total": 4, "limit": 2, "offset": 1}
-    assert own_shop.rpc.users.list_users()["items"] == foragers
+    assert page == {"items": four_users[1:3], "total": 4, "limit": 2, "offset": 1}
+    assert own_shop.rpc.users.list_users()["items"] == four_users
     assert own_shop.rpc.users.list_users(offset=10)["items"] == []
 
 
@@ -154,18 +154,18 @@ def test_users_are_listed_by_id_in_pages(own_shop, foragers):
         ("", {"Ada", "Boris", "Cy_%", "Dee"}),
     ),
 )
-def test_users_are_found_by_part_of_their_name_or_address(own_shop, foragers, q, found):
+def test_users_are_found_by_part_of_their_name_or_address(own_shop, four_users, q, found):
     page = own_shop.rpc.users.list_users(q=q)
 
     assert {user["username"] for user in page["items"]} == found
     assert page["total"] == len(found)
 
 
-def test_users_are_found_by_role(own_shop, foragers):
-    admin = own_shop.rpc.users.set_role(email=foragers[0]["email"], role="admin")
+def test_users_are_found_by_role(own_shop, four_users):
+    admin = own_shop.rpc.users.set_role(email=four_users[0]["email"], role="admin")
 
     assert own_shop.rpc.users.list_users(role="admin")["items"] == [admin]
-    assert own_shop.rpc.users.list_users(role="customer")["items"] == foragers[1:]
+    assert own_shop.rpc.users.list_users(role="customer")["items"] == four_users[1:]
 
 
 @pytest.mark.parametrize("query", ({"limit": 0}, {"limit": 101}, {"offset": -1}, {"role": "root"}, {"sort": "id"}))

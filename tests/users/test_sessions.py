@@ -25,12 +25,12 @@ def refresh(shop, refresh_token):
     return shop.rpc.users.refresh(refresh_token=refresh_token)["refresh_token"]
 
 
-def is_over(shop, refresh_token):
+def is_ended(shop, refresh_token):
     return isinstance(refusal_of(shop.rpc.users.refresh.call_async(refresh_token=refresh_token)), InvalidSession)
 
 
-def let_pass(shop, account, seconds):
-    """As if everything of the account's sessions were so much older."""
+def age_rows(shop, account, seconds):
+    """Make all rows of the account's sessions older."""
     for column in ("replaced_at", "expires_at"):
         shop.sql(
             "users",
@@ -74,24 +74,24 @@ def test_a_refresh_token_cannot_be_guessed_and_is_stored_as_a_hash(shop, account
 def test_a_session_ends_after_30_days_without_use(shop, account):
     token = log_in(shop, account)["refresh_token"]
     for _ in range(3):
-        let_pass(shop, account, 29 * 86400)
+        age_rows(shop, account, 29 * 86400)
         token = refresh(shop, token)
 
-    let_pass(shop, account, 30 * 86400)
+    age_rows(shop, account, 30 * 86400)
 
-    assert is_over(shop, token)
+    assert is_ended(shop, token)
     assert shop.rpc.users.list_sessions(user_id=account["id"]) == []
 
 
 def test_a_reused_token_ends_only_its_own_session(shop, account, caplog):
     stolen, other = log_in(shop, account)["refresh_token"], log_in(shop, account)["refresh_token"]
     newest = refresh(shop, refresh(shop, stolen))
-    let_pass(shop, account, 11)
+    age_rows(shop, account, 11)
 
-    assert is_over(shop, stolen)
+    assert is_ended(shop, stolen)
 
-    assert is_over(shop, newest)
-    assert not is_over(shop, other)
+    assert is_ended(shop, newest)
+    assert not is_ended(shop, other)
     [event] = [record for record in caplog.records if record.name == "security" and "came again" in record.getMessage()]
     assert event.fields["user_id"] == account["id"]
 
@@ -103,8 +103,8 @@ def test_concurrent_refreshes_of_tabs_all_succeed(shop, account):
 
     tokens = {call.result()["refresh_token"] for call in calls}
     assert len(tokens) == 1
-    let_pass(shop, account, 60)
-    assert not is_over(shop, tokens.pop())
+    age_rows(shop, account, 60)
+    assert not is_ended(shop, tokens.pop())
 
 
 def test_a_rotation_of_the_secret_keeps_sessions_and_gives_tabs_the_same_token(own_shop):
@@ -116,7 +116,7 @@ def test_a_rotation_of_the_secret_keeps_sessions_and_gives_tabs_the_same_token(o
         replica.stop()
         return following
 
-    # Each step of docs/operations.md, with replicas of the step before still there.
+    # Each step of docs/operations.md, while replicas of the previous step still run.
     replica = own_shop.run(Users, JWT_SECRET=old)
     own_shop.rpc.users.register(**account)
     first = log_in(own_shop, account)["refresh_token"]
@@ -137,7 +137,7 @@ def test_a_rotation_of_the_secret_keeps_sessions_and_gives_tabs_the_same_token(o
 def test_a_refresh_seconds_later_returns_the_newest_token(shop, account):
     first = log_in(shop, account)["refresh_token"]
     newest = refresh(shop, refresh(shop, first))
-    let_pass(shop, account, 5)
+    age_rows(shop, account, 5)
 
     assert refresh(shop, first) == newest
 
@@ -161,7 +161,7 @@ def test_a_refresh_returns_the_current_role(shop, account):
 
 @pytest.mark.parametrize("token", ("", "nonsense", "x" * 10_000, "é\x00", "\ud83c", None, 5, ["x"], {}))
 def test_an_invalid_refresh_token_is_refused_and_ends_no_session(shop, token):
-    assert is_over(shop, token)
+    assert is_ended(shop, token)
     assert shop.rpc.users.logout(refresh_token=token) is None
 
 
@@ -169,11 +169,11 @@ def test_a_logout_ends_only_its_own_session(shop, account):
     here, there = log_in(shop, account)["refresh_token"], log_in(shop, account)["refresh_token"]
     newest = refresh(shop, here)
 
-    # By a token that was replaced: another tab may have refreshed meanwhile.
+    # With a replaced token: another tab may have refreshed meanwhile.
     shop.rpc.users.logout(refresh_token=here)
 
-    assert is_over(shop, newest)
-    assert not is_over(shop, there)
+    assert is_ended(shop, newest)
+    assert not is_ended(shop, there)
 
 
 def test_each_device_is_a_session_with_its_origin(shop, account):
@@ -197,8 +197,8 @@ def test_a_device_can_log_out_another(shop, account):
 
     shop.rpc.users.end_session(user_id=account["id"], session_id=ids["Phone"])
 
-    assert is_over(shop, lost)
-    assert not is_over(shop, here)
+    assert is_ended(shop, lost)
+    assert not is_ended(shop, here)
     assert [session["id"] for session in shop.rpc.users.list_sessions(user_id=account["id"])] == [ids["Laptop"]]
 
 
@@ -211,8 +211,8 @@ def test_beyond_the_limit_the_least_recently_used_session_ends(shop, account):
     log_in(shop, account)
 
     assert len(shop.rpc.users.list_sessions(user_id=account["id"])) == 50
-    assert is_over(shop, second)
-    assert not is_over(shop, first)
+    assert is_ended(shop, second)
+    assert not is_ended(shop, first)
 
 
 def test_the_session_of_another_user_is_not_found(shop, account):
@@ -224,7 +224,7 @@ def test_the_session_of_another_user_is_not_found(shop, account):
         shop.rpc.users.end_session(user_id=other["id"], session_id=session["id"])
 
     assert refusal.value.session_id == session["id"]
-    assert not is_over(shop, token)
+    assert not is_ended(shop, token)
     assert shop.rpc.users.list_sessions(user_id=other["id"], refresh_token=token) == []
 
 
@@ -240,7 +240,7 @@ def test_a_new_role_or_a_disabled_account_ends_all_sessions(shop, account, chang
 
     shop.rpc.users.update_user(user_id=account["id"], **change)
 
-    assert all(is_over(shop, token) for token in sessions)
+    assert all(is_ended(shop, token) for token in sessions)
 
 
 def test_a_login_with_a_password_that_was_changed_meanwhile_is_refused(shop, account):
@@ -256,7 +256,7 @@ def test_a_login_with_a_password_that_was_changed_meanwhile_is_refused(shop, acc
 
 def test_expired_rows_are_deleted(shop, account):
     log_in(shop, account)
-    let_pass(shop, account, 31 * 86400)
+    age_rows(shop, account, 31 * 86400)
 
     shop.fire(shop.containers["users"], "clean_up")
 

@@ -1,4 +1,4 @@
-"""Sign-in at a real OpenID Connect provider: whose account it opens. What the tokens must be: test_openid.py."""
+"""Sign-in with a real OpenID Connect provider: which account it opens. The checks of tokens are in test_openid.py."""
 
 import jwt
 import pytest
@@ -30,7 +30,7 @@ def client_shop(brokers, databases, smtp_server, sign_in_provider_server):
 
 @pytest.fixture
 def sign_in(client_shop, sign_in_provider):
-    """`sign_in(email=…)` goes the whole way, and returns what users answers."""
+    """`sign_in(email=…)` does a whole sign-in, and returns the answer of users."""
 
     def sign_in(**person):
         return client_shop.rpc.users.google_sign_in(**begin(**person))
@@ -111,7 +111,7 @@ def test_a_new_user_gets_a_valid_username_from_any_provider(client_shop, sign_in
     assert all(1 <= len(user["username"]) <= 50 for user in (first, second))
 
 
-# Whose address it is
+# Owners of addresses
 
 
 def test_a_new_user_with_an_address_that_cannot_receive_mail_gets_no_account(client_shop, sign_in, account):
@@ -206,7 +206,7 @@ def test_concurrent_first_sign_ins_make_one_account(client_shop, sign_in, email)
     assert len(users) == 1
 
 
-# Once, and by who began
+# Only once, and only for the browser that began
 
 
 def test_a_sign_in_can_be_finished_once(client_shop, sign_in, email):
@@ -227,7 +227,7 @@ def test_a_used_code_is_refused(client_shop, sign_in, email):
 
 
 def test_the_code_of_another_sign_in_is_refused(client_shop, sign_in):
-    """Its id_token has the nonce of the sign-in that it was made for."""
+    """Its id_token has the nonce of the other sign-in."""
     mine, theirs = (sign_in.begin(email=an_account()["email"]) for _ in range(2))
 
     with pytest.raises(SignInRefused):

@@ -21,20 +21,20 @@ def account(shop):
     return account
 
 
-def let_pass(shop, seconds):
+def age_rows(shop, seconds):
     shop.sql("users", "UPDATE login_failures SET failed_at = failed_at - make_interval(secs => %s)", seconds)
 
 
 def fail(shop, account, times, **changes):
-    """Logs in with a wrong password, each time after the wait that the last one asked for."""
+    """Log in with a wrong password, each time after the required wait."""
     for _ in range(times):
         refusal = failed_login(shop, account, client_address=HERE, **changes)
         assert isinstance(refusal, InvalidCredentials), refusal
-        let_pass(shop, 60)
+        age_rows(shop, 60)
 
 
-def wait_asked_for(shop, account, **changes):
-    """Seconds that a login with the right password has to wait now, 0 for none."""
+def seconds_to_wait(shop, account, **changes):
+    """The seconds that a login with the right password must wait now."""
     try:
         log_in(shop, account, **{"client_address": HERE, **changes})
     except TooManyFailures as refusal:
@@ -46,7 +46,7 @@ def test_five_failures_cause_no_wait(shop, account):
     for _ in range(5):
         assert isinstance(failed_login(shop, account, client_address=HERE), InvalidCredentials)
 
-    assert wait_asked_for(shop, account) == 0
+    assert seconds_to_wait(shop, account) == 0
 
 
 @pytest.mark.parametrize("failures, seconds", ((6, 1), (7, 2), (8, 4), (9, 8), (10, 16), (11, 32), (12, 60), (14, 60)))
@@ -54,7 +54,7 @@ def test_from_the_sixth_failure_on_the_wait_doubles_up_to_a_minute(shop, account
     fail(shop, account, failures - 1)
     assert isinstance(failed_login(shop, account, client_address=HERE), InvalidCredentials)
 
-    assert wait_asked_for(shop, account) == seconds
+    assert seconds_to_wait(shop, account) == seconds
 
 
 def test_logins_refused_during_the_wait_do_not_extend_it(shop, account):
@@ -62,7 +62,7 @@ def test_logins_refused_during_the_wait_do_not_extend_it(shop, account):
     failed_login(shop, account, client_address=HERE)
 
     for _ in range(3):
-        assert wait_asked_for(shop, account) == 4
+        assert seconds_to_wait(shop, account) == 4
 
 
 def test_a_right_password_after_the_wait_clears_the_failures(shop, account):
@@ -71,15 +71,15 @@ def test_a_right_password_after_the_wait_clears_the_failures(shop, account):
     assert log_in(shop, account, client_address=HERE)
 
     fail(shop, account, 5)
-    assert wait_asked_for(shop, account) == 0
+    assert seconds_to_wait(shop, account) == 0
 
 
 def test_a_failure_is_forgotten_after_15_minutes(shop, account):
     fail(shop, account, 8)
-    let_pass(shop, 15 * 60)
+    age_rows(shop, 15 * 60)
 
     assert failed_login(shop, account, client_address=HERE)
-    assert wait_asked_for(shop, account) == 0
+    assert seconds_to_wait(shop, account) == 0
 
 
 def test_the_wait_is_for_one_account_from_one_address(shop, account):
@@ -88,17 +88,17 @@ def test_the_wait_is_for_one_account_from_one_address(shop, account):
     fail(shop, account, 6)
     failed_login(shop, account, client_address=HERE)
 
-    assert wait_asked_for(shop, account) > 0
-    assert wait_asked_for(shop, account, client_address="198.51.100.2") == 0
-    assert wait_asked_for(shop, account, client_address=None) == 0
-    assert wait_asked_for(shop, other) == 0
+    assert seconds_to_wait(shop, account) > 0
+    assert seconds_to_wait(shop, account, client_address="198.51.100.2") == 0
+    assert seconds_to_wait(shop, account, client_address=None) == 0
+    assert seconds_to_wait(shop, other) == 0
 
 
 def test_the_spelling_of_the_address_does_not_change_the_account(shop, account):
     for spelling in (account["email"].upper(), f" {account['email']}", account["email"].title()) * 2:
         failed_login(shop, {"email": spelling}, client_address=HERE)
 
-    assert wait_asked_for(shop, account) == 1
+    assert seconds_to_wait(shop, account) == 1
 
 
 @pytest.mark.parametrize("email", ("nobody@forage.example", "no address at all", "", "\ud83c\x00"))
@@ -113,7 +113,7 @@ def test_an_unknown_account_waits_like_a_known_one(shop, email):
 
 
 def note_failures(shop, count):
-    """So many, each of another account."""
+    """Store failures of `count` different accounts."""
     shop.sql(
         "users",
         "INSERT INTO login_failures (client_address, account_hash) "
@@ -127,21 +127,21 @@ def note_failures(shop, count):
 def test_after_a_hundred_failures_an_address_waits_for_every_account(shop, account, failures, seconds):
     note_failures(shop, failures)
 
-    assert wait_asked_for(shop, account) == seconds
+    assert seconds_to_wait(shop, account) == seconds
 
 
 def test_a_successful_login_does_not_clear_other_failures_of_the_address(shop, account):
     note_failures(shop, 105)
-    let_pass(shop, 60)
+    age_rows(shop, 60)
 
     assert log_in(shop, account, client_address=HERE)
 
     failed_login(shop, an_account(), client_address=HERE)
-    assert wait_asked_for(shop, account) == 60
+    assert seconds_to_wait(shop, account) == 60
 
 
 def test_concurrent_guesses_get_no_more_checks_than_consecutive_ones(shop, account):
-    # The next one has to wait for a minute: longer than all of these take.
+    # The next login must wait for a minute, which is longer than this test takes.
     fail(shop, account, 11)
     guess = {"email": account["email"], "password": "wrong", "client_address": HERE}
 
@@ -160,7 +160,7 @@ def test_a_failure_stores_no_typed_address(shop):
 
 def test_expired_failures_are_deleted(shop, account):
     failed_login(shop, account, client_address=HERE)
-    let_pass(shop, 16 * 60)
+    age_rows(shop, 16 * 60)
     failed_login(shop, account, client_address=HERE)
 
     shop.fire(shop.containers["users"], "clean_up")

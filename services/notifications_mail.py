@@ -123,12 +123,12 @@ class Sender:
         """
         with beside(lambda pause: self._keep_lease(notification, others, pause)):
             started_at = time.monotonic()
-            mine = Notification.id == notification.id, Notification.lease == notification.lease
+            own_row = Notification.id == notification.id, Notification.lease == notification.lease
             try:
                 self._deliver(notification)
             except MailNotNeeded:
                 logger.info("notification %d is not needed any more", notification.id)
-                self._record(delete(Notification).where(*mine))
+                self._record(delete(Notification).where(*own_row))
                 return True
             except LeaseLost:
                 logger.warning("notification %d may be another sender's by now", notification.id)
@@ -136,27 +136,27 @@ class Sender:
             except (Interrupted, ServiceUnavailable) as error:
                 # dot_at may have been written, but the dot was not sent.
                 logger.warning("notification %d waits: %r", notification.id, error)
-                self._record(update(Notification).where(*mine).values(RETURNED))
+                self._record(update(Notification).where(*own_row).values(RETURNED))
                 return False
             except (MailServerUnreachable, UsersUnreachable) as error:
                 logger.warning("notification %d waits: %s", notification.id, error)
                 age += timedelta(seconds=time.monotonic() - started_at)
-                self._record(*_outcome_statements(notification, notification.unreachable(str(error), age), *mine))
+                self._record(*_outcome_statements(notification, notification.unreachable(str(error), age), *own_row))
                 return False
             except MailPostponed as error:
                 logger.warning("notification %d was postponed: %s", notification.id, error)
                 age += timedelta(seconds=time.monotonic() - started_at)
-                self._record(*_outcome_statements(notification, notification.postponed(str(error), age), *mine))
+                self._record(*_outcome_statements(notification, notification.postponed(str(error), age), *own_row))
             except MailRefused as error:
                 logger.error("notification %d was refused: %s", notification.id, error)
-                self._record(*_outcome_statements(notification, notification.refused(str(error)), *mine))
+                self._record(*_outcome_statements(notification, notification.refused(str(error)), *own_row))
             except MailUncertain as error:
                 logger.error("notification %d is uncertain: %s", notification.id, error)
-                self._record(*_outcome_statements(notification, notification.uncertain(str(error)), *mine))
+                self._record(*_outcome_statements(notification, notification.uncertain(str(error)), *own_row))
             else:
                 logger.info("notification %d was sent", notification.id)
                 # Under any lease: another sender may hold it by now.
-                self._record(*_outcome_statements(notification, notification.sent(), mine[0]))
+                self._record(*_outcome_statements(notification, notification.sent(), own_row[0]))
             return True
 
     def _deliver(self, notification: Notification) -> None:
@@ -222,8 +222,8 @@ class Sender:
     def _give_back(self, mails: Claim) -> None:
         if mails:
             ids, lease = [notification.id for notification, _ in mails], mails[0][0].lease
-            mine = Notification.id.in_(ids), Notification.lease == lease
-            self._execute_if_possible(update(Notification).where(*mine).values(RETURNED))
+            own_row = Notification.id.in_(ids), Notification.lease == lease
+            self._execute_if_possible(update(Notification).where(*own_row).values(RETURNED))
 
     def _execute_if_possible(self, statement: Executable) -> None:
         try:

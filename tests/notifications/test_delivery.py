@@ -1,4 +1,4 @@
-"""Mails are neither lost nor doubled, whatever dies, hangs or answers strangely, and at whatever step.
+"""No mail is lost or sent twice if a process dies, hangs or answers unexpectedly, at any step.
 
 The mail server is one that stops at each step. Leases and pauses are shortened: their constants are changed in the
 process that is tested.

@@ -270,7 +270,7 @@ def test_a_registration_mail_explains_what_to_do_without_a_registration(make):
 
     for part in (mail.text, mail.page.text):
         assert "Didn’t you register?" in part
-        assert "leave the link alone" in " ".join(part.split())
+        assert "ignore the link" in " ".join(part.split())
 
 
 def test_a_password_mail_explains_that_nothing_changes_without_a_request():

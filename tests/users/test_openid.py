@@ -456,7 +456,7 @@ def test_a_hanging_provider_blocks_at_most_four_sign_ins(client, sign_in_provide
     first = [eventlet.spawn(client.begin) for _ in range(users_openid.MAX_CONCURRENT_SIGN_INS)]
     wait_for(lambda: DISCOVERY in sign_in_provider.asked)
 
-    with pytest.raises(ProviderUnreachable, match="others wait"):
+    with pytest.raises(ProviderUnreachable, match="other sign-ins already wait"):
         client.begin()
 
     sign_in_provider.reset()

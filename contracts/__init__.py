@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 
-def all_events() -> list[Any]:
+def every_event() -> list[Any]:
     """The event classes of all services."""
     from contracts.types import SERVICES
 

@@ -4,7 +4,7 @@ import re
 import pytest
 from nameko.extensions import ENTRYPOINT_EXTENSIONS_ATTR
 
-from contracts import all_events
+from contracts import every_event
 from contracts.notifications import NotificationCreated
 from contracts.orders import OrderCreated
 from contracts.products import ProductChanged
@@ -19,7 +19,7 @@ from services.users import Users
 from tests.factories import order_created, order_status_updated
 
 SERVICES = (Users, Products, Orders, Notifications)
-EVENTS = all_events()
+EVENTS = every_event()
 HINTS = {ProductChanged, NotificationCreated}
 
 

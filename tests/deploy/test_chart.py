@@ -7,7 +7,7 @@ from secrets import token_hex
 import pytest
 import yaml
 
-from contracts import all_events
+from contracts import every_event
 from contracts.demo_settings import demo_settings
 from contracts.settings import ShopSettings
 from contracts.types import SERVICES
@@ -608,7 +608,7 @@ def test_services_scale_by_the_queues_that_they_take_from():
     }
 
     queues = {service: {f"rpc-{service}"} for service in SERVICES}
-    for event in all_events():
+    for event in every_event():
         for service, method in event.subscribers:
             queues[service].add(handler_queue(event, service, method, {}).name)
     assert scaled == queues

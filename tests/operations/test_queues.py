@@ -2,7 +2,7 @@
 
 import pytest
 
-from contracts import all_events
+from contracts import every_event
 from contracts.types import SUBSCRIBERS
 from nameko_reliable.amqp.queues import delay_queue, handler_queue, parking_queue
 from nameko_reliable.events import PAUSES_SECONDS
@@ -16,7 +16,7 @@ def declare_all(broker, queue_type):
     """Every durable queue of the shop."""
     config = {"EVENT_QUEUE_TYPE": queue_type}
     queues = [
-        *(handler_queue(event, *subscriber, config) for event in all_events() for subscriber in event.subscribers),
+        *(handler_queue(event, *subscriber, config) for event in every_event() for subscriber in event.subscribers),
         *(parking_queue(service, config) for service in SUBSCRIBERS),
         *(delay_queue(pause, config) for pause in PAUSES_SECONDS),
     ]

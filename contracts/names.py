@@ -33,7 +33,7 @@ def character_error(text: str) -> str | None:
     if found := _FORMAT.search(text):
         return f"Contains {_describe(found[0])}, which is invisible: remove it."
     for found in _JOINER.finditer(text):
-        # The marks of a letter and the variant of an emoji stand before the joiner.
+        # A letter's marks and an emoji's variant come before the joiner.
         before, after = text[max(found.start() - 1, 0) : found.start()], text[found.end() : found.end() + 1]
         if not _has_category(before, "LMS") or not _has_category(after, "LS"):
             return f"Contains {_describe(found[0])}, which does not join two letters or emoji: remove it."

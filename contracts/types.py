@@ -288,7 +288,7 @@ class ParkedQuery(Schema):
 
 
 class ParkedSelection(Schema):
-    """queue: that the messages came from. reason: a part of theirs. None is any. left: of the previous answer."""
+    """queue: of the messages. reason: a part of their reason. None matches any. left: from the previous answer."""
 
     queue = fields.String(load_default=None, allow_none=True, validate=validate.Length(1, 255))
     reason = fields.String(load_default=None, allow_none=True, validate=validate.Length(1, 500))

@@ -69,7 +69,7 @@ class ProviderNotConfigured(Exception):
 
 
 class ProviderUnreachable(Exception):
-    """The provider is unreachable, slow or broken. The error is not about the user who signs in."""
+    """The provider is unreachable, slow or broken. This is not about the user."""
 
 
 class IdentityRefused(Exception):

@@ -1,17 +1,16 @@
 """Mails with a link: the requests for them, and the tokens in the links."""
 
-from typing import Any
-
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from contracts.types import load_id
 from contracts.users import MailNotNeeded
+from nameko_reliable.outbox import Outbox
 from services.users_events import mail_requested
 from services.users_models import VERIFICATION, MailedToken, MailRequest, User
 
 
-def answer_next_request(session: Session, outbox: Any) -> bool:
+def answer_next_request(session: Session, outbox: Outbox) -> bool:
     """Answer the next request for a mail, with an event if the address has an account. False without a request."""
     request = MailRequest.next(session)
     if request is None:

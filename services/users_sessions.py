@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Self
 
 import jwt
 from nameko.containers import WorkerContext
@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from contracts.types import JsonObject
 from contracts.users import InvalidCredentials, InvalidSession, normal_password
+from nameko_reliable.database import Database
 from services.users_models import LoginFailure, TokenReused, User, UserSession, digest, log_security, normal_address
 from services.users_passwords import Passwords
 
@@ -65,10 +66,10 @@ class SessionTokens(DependencyProvider):
 
 
 @contextmanager
-def throttled_password_check(db: Any, email: str, client_address: str | None) -> Iterator[None]:
+def throttled_password_check(db: Database, email: str, client_address: str | None) -> Iterator[None]:
     """Count the password check in the block as a failure. If it succeeds, forget all failures of this login.
 
-    db: the worker's database. Raises TooManyFailures while a login must wait after earlier failures.
+    Raises TooManyFailures while a login must wait after earlier failures.
     """
     # A hash: the address that was typed may be a password in the wrong field.
     failure = client_address or "", digest(normal_address(email) or email)
@@ -79,10 +80,10 @@ def throttled_password_check(db: Any, email: str, client_address: str | None) ->
         LoginFailure.forget(session, *failure)
 
 
-def log_in(db: Any, passwords: Passwords, login: JsonObject) -> tuple[User, str]:
+def log_in(db: Database, passwords: Passwords, login: JsonObject) -> tuple[User, str]:
     """Open a session with a password: (user, refresh token). login: as contracts.users.Login.
 
-    db: the worker's database. Raises InvalidCredentials. The password is checked outside of the transactions.
+    Raises InvalidCredentials. The password is checked outside of the transactions.
     """
     password = normal_password(login["password"])
     with db.transaction() as session:

@@ -38,7 +38,7 @@ from nameko_reliable.events import event_handler
 from nameko_reliable.hints import Hints
 from nameko_reliable.messages import from_payload, to_payload
 from nameko_reliable.parking import parked_messages
-from nameko_reliable.polling import Bell, crew, wait_until
+from nameko_reliable.polling import Wakeup, elastic_poll, wait_until
 from nameko_reliable.rpc import rpc
 from nameko_reliable.settings import Settings
 from nameko_reliable.telemetry.gauges import QueryGauge
@@ -83,7 +83,7 @@ class Notifications(Service):
     settings = Settings(ShopSettings, demo_settings, needs=["DB_URIS.notifications", ("SMTP_PASSWORD", "SMTP_USER")])
     db = Database(Base, answers=Answer)
     hints = Hints()
-    bell = Bell()
+    wakeup = Wakeup()
     templates = MailTemplates()
     mailer = Mailer()
     parking = CheckedParkingLot()
@@ -148,7 +148,7 @@ class Notifications(Service):
     def _store(self, session, event, recipient, **values):
         """The new notification, None for an event that is stored already. values: for its other columns."""
         subject, message = self.templates.words(event)
-        self.bell.ring_after_commit(session)
+        self.wakeup.send_after_commit(session)
         return session.scalar(
             insert(Notification)
             .values(
@@ -171,18 +171,18 @@ class Notifications(Service):
             .returning(Notification)
         )
 
-    @crew(interval_seconds=1, most=MOST_CONNECTIONS)
-    def send_order_mails(self, member):
-        self._send(member, Notification.due_order_mails())
+    @elastic_poll(interval_seconds=1, max_pollers=MOST_CONNECTIONS)
+    def send_order_mails(self, poller):
+        self._send(poller, Notification.due_order_mails())
 
-    @crew(interval_seconds=1, most=MOST_CONNECTIONS)
-    def send_account_mails(self, member):
-        """A crew of its own: mails of orders never wait for users."""
-        self._send(member, Notification.due_account_mails())
+    @elastic_poll(interval_seconds=1, max_pollers=MOST_CONNECTIONS)
+    def send_account_mails(self, poller):
+        """Pollers of its own: mails of orders never wait for users."""
+        self._send(poller, Notification.due_account_mails())
 
-    def _send(self, member, due):
+    def _send(self, poller, due):
         with self.mailer.connection() as connection:
-            Sender(self.db, self.mailer, connection, self.tracing, member, due, self._make_mail).send_all()
+            Sender(self.db, self.mailer, connection, self.tracing, poller, due, self._make_mail).send_all()
 
     def _make_mail(self, notification):
         """(EmailMessage, its token or None). Raises UsersUnreachable, MailNotNeeded."""
@@ -242,7 +242,7 @@ class Notifications(Service):
         """Make it the next to be sent. {id}: a repeat of the call needs no more."""
         notification = find_notification(session, notification_id, user_id, lock=True)
         notification.try_by_hand()
-        self.bell.ring_after_commit(session)
+        self.wakeup.send_after_commit(session)
         return {"id": notification.id}
 
     @rpc

@@ -23,7 +23,7 @@ from sqlalchemy import delete, func, select, update
 
 from contracts.users import MailNotNeeded
 from nameko_reliable.errors import ServiceUnavailable
-from nameko_reliable.polling import Interrupted, beside
+from nameko_reliable.polling import Interrupted, in_background
 from nameko_reliable.telemetry.logs import bind_log_fields
 from services.notifications_models import FREE, Notification
 from services.notifications_smtp import MailPostponed, MailRefused, MailServerUnreachable, MailUncertain
@@ -50,19 +50,19 @@ class LeaseLost(Exception):
 
 
 class Sender:
-    """Sends what is due over one connection, for as long as its member of the crew goes on.
+    """Sends what is due over one connection, until its poller ends.
 
     due: which, as a select of ids. make_mail(notification): an EmailMessage, and the secret in it or None. It raises
     UsersUnreachable, and MailNotNeeded, after which the notification is deleted.
     """
 
-    def __init__(self, db, mailer, connection, tracing, member, due, make_mail):
+    def __init__(self, db, mailer, connection, tracing, poller, due, make_mail):
         self._db, self._mailer, self._connection, self._tracing = db, mailer, connection, tracing
-        self._member, self._due, self._make_mail = member, due, make_mail
+        self._poller, self._due, self._make_mail = poller, due, make_mail
 
     def send_all(self):
         found = True
-        while self._member.goes_on(found):
+        while self._poller.next_round(found):
             try:
                 found = self._send_some()
             except ServiceUnavailable as error:
@@ -74,7 +74,7 @@ class Sender:
         claimed_at = time.monotonic()
         with self._db.transaction() as session:
             _doubt_those_left_with_the_server(session)
-            mails = _claim(session, self._due.limit(math.ceil(CLAIM_MAILS * self._member.share)))
+            mails = _claim(session, self._due.limit(math.ceil(CLAIM_MAILS * self._poller.share)))
         if not mails:
             self._connection.rest()
             return False
@@ -97,7 +97,7 @@ class Sender:
 
         others: those claimed with it; emptied when this one turns out to be slow.
         """
-        with beside(lambda pause: self._hold(notification, others, pause)):
+        with in_background(lambda pause: self._hold(notification, others, pause)):
             started_at = time.monotonic()
             mine = Notification.id == notification.id, Notification.lease == notification.lease
             try:
@@ -137,11 +137,11 @@ class Sender:
 
     def _hand_over(self, notification):
         """Make the mail and give it to the mail server. Raises what its steps raise, without the mail's secret."""
-        with self._member.interruptible():
+        with self._poller.interruptible():
             mail, secret = self._made(notification)
         try:
             with self._mailer.measured():
-                with self._member.interruptible():
+                with self._poller.interruptible():
                     self._connection.begin(mail)
                 self._announce_dot(notification)
                 self._connection.finish()
@@ -180,7 +180,7 @@ class Sender:
         """Beside the try: keep its lease, and let others have what was claimed with it, should it be slow."""
         if pause(SLOW_SECONDS):
             return
-        self._member.slow()
+        self._poller.mark_slow()
         rest = others[:]
         others.clear()
         self._give_back(rest)
@@ -221,7 +221,7 @@ class Sender:
                 logger.warning("what came of a mail is noted in %s s: %r", pause_seconds, error)
             except Exception:
                 logger.exception("what came of a mail is noted in %s s", pause_seconds)
-            self._member.pause(pause_seconds)
+            self._poller.pause(pause_seconds)
             pause_seconds = min(2 * pause_seconds, longest_seconds)
 
 

@@ -346,7 +346,7 @@ def test_events_committed_while_the_broker_is_away_leave_when_it_is_back(run_ser
     container = run_service(Baker, AMQP_URI=proxy.uri)
     proxy.go_away()
     add_by_hand(bakery, CakeBaked(cake="first"), CakeBaked(cake="second"), key=1)
-    relay_of(container)._relay.ring()
+    relay_of(container)._relay.wake()
     wait_for(lambda: "the outbox waits" in caplog.text)
     kept = bakery.all(func.count(OutboxEntry.id))
 
@@ -437,7 +437,7 @@ def test_a_service_whose_relay_hangs_on_the_broker_can_be_stopped(run_service, b
     wait_for(lambda: not bakery.all(OutboxEntry.id))
     proxy.hold()
     add_by_hand(bakery, CakeBaked(cake="second"), key=1)
-    relay_of(container)._relay.ring()
+    relay_of(container)._relay.wake()
     # Each round holds a lock as long as it takes, and this one hangs with it.
     wait_for(lambda: bakery.all(RELAY_LOCKS) == [1])
 

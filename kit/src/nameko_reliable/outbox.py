@@ -133,7 +133,7 @@ class Outbox(DependencyProvider):
             raise TypeError(f"{type(event).__name__} is not among the outbox's events")
         with self.tracer.span(operation_on(self._exchange.name, event.name, "create", "producer")):
             session.add(self.model.of(event, key, request_id=request_id, traceparent=traceparent()))
-        after_commit(session, self._relay.ring)
+        after_commit(session, self._relay.wake)
 
     def _waiting(self):
         """For the gauges."""

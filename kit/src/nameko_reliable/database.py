@@ -37,7 +37,7 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from nameko_reliable.errors import RpcTimeout
-from nameko_reliable.pool import CONNECTION_SETTINGS, DATABASE, ConnectionPool
+from nameko_reliable.pool import CONNECTION_SETTINGS, SPAN_ATTRIBUTES, ConnectionPool
 from nameko_reliable.telemetry.tracing import Operation
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ OVERDUE_SECONDS = 1
 OWN_ENGINE_OPTIONS = {"creator", "hide_parameters", "max_overflow", "pool", "pool_size", "pool_timeout", "poolclass"}
 OWN_CONNECT_ARGS = {*CONNECTION_SETTINGS, "application_name", "connection_factory"}
 OWN_SESSION_OPTIONS = {"bind", "binds", "class_"}
-TRANSACTION = Operation("transaction", attributes=DATABASE)
+TRANSACTION = Operation("transaction", attributes=SPAN_ATTRIBUTES)
 
 
 class DeadlineSession(Session):
@@ -92,7 +92,7 @@ class _PoolUser(DependencyProvider):
 
     def bind(self, container, attr_name):
         bound = super().bind(container, attr_name)
-        bound.pool.users.append(bound)
+        bound.pool.databases.append(bound)
         return bound
 
     def setup(self):

@@ -102,7 +102,7 @@ class Postgres:
             "max_connections=300",
             "log_line_prefix=",
             "log_checkpoints=off",
-            # No errors of statements: clients report them, and they would show values, such as password hashes.
+            # No errors of statements: clients report them, and the log would show the values in them, secrets too.
             "log_min_messages=log",
             "log_min_error_statement=panic",
             *(UNSAFE_BUT_FAST if self.is_throwaway else ()),

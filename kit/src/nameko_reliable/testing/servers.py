@@ -218,7 +218,7 @@ class Server:
         self,
         name: str,
         folder: Path,
-        command: Sequence[str],
+        command: Sequence[str | Path],
         environment: Mapping[str, str] | None = None,
         user: str | None = None,
         is_ready: Callable[[], object] = lambda: True,

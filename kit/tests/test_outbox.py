@@ -73,7 +73,7 @@ def add_without_relay(bakery, *events, key):
         outbox = Outbox(OutboxEntry, events=[CakeBaked])
         outbox._relay, outbox._exchange = kit.Loop(None, 1), get_event_exchange("bakery", {})
         for event in events:
-            outbox.add(session, event, key, "r-1")
+            outbox.store(session, event, key, "r-1")
             session.flush()
         session.commit()
 

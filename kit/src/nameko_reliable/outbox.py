@@ -132,7 +132,7 @@ class Outbox(DependencyProvider):
     def get_dependency(self, worker_ctx: Any) -> "WorkerOutbox":
         return WorkerOutbox(self, worker_ctx.data.get("request_id"))
 
-    def add(self, session: Session, event: Event, key: object, request_id: str | None) -> None:
+    def store(self, session: Session, event: Event, key: object, request_id: str | None) -> None:
         if type(event) not in self.events:
             raise TypeError(f"{type(event).__name__} is not among the outbox's events")
         with self.tracer.span(operation_on(self._exchange.name, event.name, "create", "producer")):
@@ -289,4 +289,4 @@ class WorkerOutbox:
 
     def add(self, session: Session, event: Event, key: object = None) -> None:
         """Publish the event once the session's transaction has committed, after earlier events with the same key."""
-        self._outbox.add(session, event, key, self._request_id)
+        self._outbox.store(session, event, key, self._request_id)

@@ -26,10 +26,10 @@ runs the method again, which adds the events again. It does not know the errors 
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import eventlet
 import nameko_sqlalchemy
@@ -131,6 +131,10 @@ class Database(_SharedPoolMixin, stock.Database):
         super().__init__(declarative_base, session_options, engine_options)
         self.answers = answers
 
+    if TYPE_CHECKING:
+        # In a worker, Nameko replaces the attribute by the result of `get_dependency`.
+        def __get__(self, service: object, owner: type) -> "WorkerDatabase": ...
+
     def get_dependency(self, worker_ctx: Any) -> "WorkerDatabase":
         self.dbs[worker_ctx] = database = WorkerDatabase(self, worker_ctx)
         return database
@@ -141,6 +145,10 @@ class DatabaseSession(_SharedPoolMixin, nameko_sqlalchemy.DatabaseSession):
 
     It has the options of Database. A service may also use nameko-sqlalchemy's own, which has a pool of its own.
     """
+
+    if TYPE_CHECKING:
+        # In a worker, Nameko replaces the attribute by the result of `get_dependency`.
+        def __get__(self, service: object, owner: type) -> DeadlineSession: ...
 
     def get_dependency(self, worker_ctx: Any) -> DeadlineSession:
         session = DeadlineSession(self.pool, worker_ctx.data.get("deadline"), **self.session_options)
@@ -167,6 +175,10 @@ def _check_deadline(service: str, deadline: float | None) -> None:
 
 class WorkerDatabase(stock.DatabaseWrapper):
     """The database in one worker."""
+
+    # From nameko-sqlalchemy, which has no types.
+    session: WorkerSession
+    get_session: Callable[..., WorkerSession]
 
     def __init__(self, database: Database, worker_ctx: Any) -> None:
         self._pool = database.pool

@@ -30,7 +30,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import eventlet
 from nameko.extensions import DependencyProvider
@@ -91,6 +91,10 @@ class Outbox(DependencyProvider):
 
     def __init__(self, model: type[OutboxMixin], events: Collection[type[Event]]) -> None:
         self.model, self.events = model, events
+
+    if TYPE_CHECKING:
+        # In a worker, Nameko replaces the attribute by the result of `get_dependency`.
+        def __get__(self, service: object, owner: type) -> "WorkerOutbox": ...
 
     def setup(self) -> None:
         config, service = self.container.config, self.container.service_name

@@ -47,7 +47,7 @@ from nameko_reliable.events import event_handler
 from nameko_reliable.hints import Hints
 from nameko_reliable.messages import from_payload, to_payload
 from nameko_reliable.parking import parked_messages
-from nameko_reliable.polling import Bell, Member, crew, wait_until
+from nameko_reliable.polling import Poller, Wakeup, elastic_poll, wait_until
 from nameko_reliable.rpc import rpc
 from nameko_reliable.settings import Settings
 from nameko_reliable.telemetry.gauges import QueryGauge
@@ -94,7 +94,7 @@ class Notifications(Service):
     settings = Settings(ShopSettings, demo_settings, needs=["DB_URIS.notifications", ("SMTP_PASSWORD", "SMTP_USER")])
     db = Database(Base, answers=Answer)
     hints = Hints()
-    bell = Bell()
+    wakeup = Wakeup()
     templates = MailTemplates()
     mailer = Mailer()
     parking = CheckedParkingLot()
@@ -160,7 +160,7 @@ class Notifications(Service):
     def _store(self, session: Session, event: MailEvent, recipient: str, **values: Any) -> Notification | None:
         """The new notification, None for an event that is stored already. values: of its other columns."""
         subject, message = self.templates.subject_and_message(event)
-        self.bell.ring_after_commit(session)
+        self.wakeup.send_after_commit(session)
         return session.scalar(
             insert(Notification)
             .values(
@@ -183,18 +183,18 @@ class Notifications(Service):
             .returning(Notification)
         )
 
-    @crew(interval_seconds=1, most=MAX_CONNECTIONS)
-    def send_order_mails(self, member: Member) -> None:
-        self._send(member, Notification.due_order_mails())
+    @elastic_poll(interval_seconds=1, max_pollers=MAX_CONNECTIONS)
+    def send_order_mails(self, poller: Poller) -> None:
+        self._send(poller, Notification.due_order_mails())
 
-    @crew(interval_seconds=1, most=MAX_CONNECTIONS)
-    def send_account_mails(self, member: Member) -> None:
-        """In a crew of its own, so mails of orders never wait for users."""
-        self._send(member, Notification.due_account_mails())
+    @elastic_poll(interval_seconds=1, max_pollers=MAX_CONNECTIONS)
+    def send_account_mails(self, poller: Poller) -> None:
+        """With its own pollers, so mails of orders never wait for users."""
+        self._send(poller, Notification.due_account_mails())
 
-    def _send(self, member: Member, due: Select[tuple[int]]) -> None:
+    def _send(self, poller: Poller, due: Select[tuple[int]]) -> None:
         with self.mailer.connection() as connection:
-            Sender(self.db, self.mailer, connection, self.tracing, member, due, self._make_mail).send_all()
+            Sender(self.db, self.mailer, connection, self.tracing, poller, due, self._make_mail).send_all()
 
     def _make_mail(self, notification: Notification) -> tuple[EmailMessage, str | None]:
         """The mail, and the token in it or None. Raises UsersUnreachable, MailNotNeeded."""
@@ -254,7 +254,7 @@ class Notifications(Service):
         """Make it the next mail to be sent. Returns {id}, which is all that a repeat of the call needs."""
         notification = find_notification(session, notification_id, user_id, lock=True)
         notification.request_retry()
-        self.bell.ring_after_commit(session)
+        self.wakeup.send_after_commit(session)
         return {"id": notification.id}
 
     @rpc
@@ -273,7 +273,7 @@ class Notifications(Service):
     def summarize_mails(self) -> dict[str, int]:
         """{failed, pending, uncertain}: the number of mails in each status."""
         with self.db.transaction() as session:
-            return dict(session.execute(COUNT_MAILS).all())
+            return {status: count for status, count in session.execute(COUNT_MAILS)}
 
     @rpc
     def get_notification(self, notification_id: int, user_id: int | None = None) -> JsonObject:

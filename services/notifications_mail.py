@@ -25,9 +25,9 @@ from sqlalchemy import ColumnElement, Executable, Select, delete, func, select, 
 from sqlalchemy.orm import Session
 
 from contracts.users import MailNotNeeded
-from nameko_reliable.database import Database
+from nameko_reliable.database import WorkerDatabase
 from nameko_reliable.errors import ServiceUnavailable
-from nameko_reliable.polling import Interrupted, Member, beside
+from nameko_reliable.polling import Interrupted, Poller, in_background
 from nameko_reliable.telemetry.logs import bind_log_fields
 from nameko_reliable.telemetry.tracing import WorkerSpans
 from services.notifications_models import UNCLAIMED, Changes, Notification
@@ -65,7 +65,7 @@ class LeaseLost(Exception):
 
 
 class Sender:
-    """Sends due mails over one connection, for as long as its crew member goes on.
+    """Sends due mails over one connection, until its poller ends.
 
     due: a select of the ids of due mails. make_mail(notification): the mail, and the secret in it or None. It raises
     UsersUnreachable, or MailNotNeeded, after which the notification is deleted.
@@ -73,20 +73,20 @@ class Sender:
 
     def __init__(
         self,
-        db: Database,
+        db: WorkerDatabase,
         mailer: Mailer,
         connection: MailConnection,
         tracing: WorkerSpans,
-        member: Member,
+        poller: Poller,
         due: Select[tuple[int]],
         make_mail: Callable[[Notification], tuple[EmailMessage, str | None]],
     ) -> None:
         self._db, self._mailer, self._connection, self._tracing = db, mailer, connection, tracing
-        self._member, self._due, self._make_mail = member, due, make_mail
+        self._poller, self._due, self._make_mail = poller, due, make_mail
 
     def send_all(self) -> None:
         found = True
-        while self._member.goes_on(found):
+        while self._poller.next_round(found):
             try:
                 found = self._send_some()
             except ServiceUnavailable as error:
@@ -98,7 +98,7 @@ class Sender:
         claimed_at = time.monotonic()
         with self._db.transaction() as session:
             _mark_orphaned_mails_uncertain(session)
-            mails = _claim(session, self._due.limit(math.ceil(CLAIM_SIZE * self._member.share)))
+            mails = _claim(session, self._due.limit(math.ceil(CLAIM_SIZE * self._poller.share)))
         if not mails:
             self._connection.close_if_idle()
             return False
@@ -121,7 +121,7 @@ class Sender:
 
         others: the mails claimed with it. Emptied when this one turns out to be slow.
         """
-        with beside(lambda pause: self._keep_lease(notification, others, pause)):
+        with in_background(lambda pause: self._keep_lease(notification, others, pause)):
             started_at = time.monotonic()
             own_row = Notification.id == notification.id, Notification.lease == notification.lease
             try:
@@ -161,11 +161,11 @@ class Sender:
 
     def _deliver(self, notification: Notification) -> None:
         """Make the mail and send it. Raises the errors of these steps, without the mail's secret in them."""
-        with self._member.interruptible():
+        with self._poller.interruptible():
             mail, secret = self._make(notification)
         try:
             with self._mailer.measured():
-                with self._member.interruptible():
+                with self._poller.interruptible():
                     self._connection.begin(mail)
                 self._record_dot(notification)
                 self._connection.finish()
@@ -195,16 +195,17 @@ class Sender:
             .where(Notification.id == notification.id, Notification.lease == notification.lease)
             .where(Notification.leased_until > func.now())
             .values(dot_at=func.now(), leased_until=_from_now(LEASE_SECONDS))
+            .returning(Notification.id)
         )
         with self._db.transaction() as session:
-            if session.execute(update_dot).rowcount == 0:
+            if session.execute(update_dot).first() is None:
                 raise LeaseLost
 
     def _keep_lease(self, notification: Notification, others: Claim, pause: Callable[[float], bool]) -> None:
         """Beside a slow try: return the mails that were claimed with it, and renew its lease."""
         if pause(SLOW_SECONDS):
             return
-        self._member.slow()
+        self._poller.mark_slow()
         unsent = others[:]
         others.clear()
         self._give_back(unsent)
@@ -245,7 +246,7 @@ class Sender:
                 logger.warning("the outcome of a mail is recorded in %s s: %r", pause_seconds, error)
             except Exception:
                 logger.exception("the outcome of a mail is recorded in %s s", pause_seconds)
-            self._member.pause(pause_seconds)
+            self._poller.pause(pause_seconds)
             pause_seconds = min(2 * pause_seconds, longest_seconds)
 
 

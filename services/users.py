@@ -44,7 +44,7 @@ from contracts.users import (
 from nameko_reliable.database import Database
 from nameko_reliable.inbox import once
 from nameko_reliable.outbox import Outbox
-from nameko_reliable.polling import Bell, poll
+from nameko_reliable.polling import Wakeup, poll
 from nameko_reliable.rpc import rpc
 from nameko_reliable.settings import Settings
 from nameko_reliable.timers import timer
@@ -90,7 +90,7 @@ class Users(Service):
     )
     db = Database(Base, answers=Answer)
     outbox = Outbox(OutboxEntry, events=[UserRegistered, UserVerificationRequested, UserPasswordResetRequested])
-    bell = Bell()
+    wakeup = Wakeup()
     passwords = Passwords()
     tokens = SessionTokens()
     openid = OpenIdClient()
@@ -235,7 +235,7 @@ class Users(Service):
     def _request_mail(self, email: str, purpose: str) -> None:
         with self.db.transaction() as session:
             session.add(MailRequest(email=email, purpose=purpose))
-            self.bell.ring_after_commit(session)
+            self.wakeup.send_after_commit(session)
 
     @poll(interval_seconds=1)
     def answer_mail_request(self) -> bool:

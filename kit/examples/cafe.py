@@ -15,20 +15,20 @@ class Cafe:
 
     @rpc
     def order(self, cake):
-        # All of it within 2 seconds, what the bakery itself calls included.
+        # It takes at most 2 seconds, including all calls that the bakery makes.
         price = self.cluster.within(2).bakery.find_price(cake)
         with self.db.transaction() as session:
             ticket = Ticket(cake=cake, price=price)
             session.add(ticket)
             session.flush()
-            # It leaves if the transaction commits, and only then.
+            # It is published if and only if the transaction commits.
             self.outbox.add(session, CakeOrdered(ticket_id=ticket.id, cake=cake))
         return ticket.id
 
     @event_handler(CakeBaked)
     def serve(self, event):
         with self.db.transaction() as session:
-            # An event may come twice. This is true once.
+            # An event may arrive twice. This is true only for the first time.
             if InboxEntry.take(session, event.event_id):
                 session.get(Ticket, event.ticket_id).state = "served"
 

@@ -1,4 +1,4 @@
-"""What the two services tell each other. Both import it."""
+"""The events between the two services. Both import this module."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from nameko_reliable.messages import Event
 class CakeOrdered(Event):
     source = "cafe"
     name = "cake.ordered"
-    # Its durable handlers, as (service, method). Each gets a copy in a queue of its own.
+    # Its durable handlers, as (service, method). Each gets a copy in its own queue.
     subscribers = (("bakery", "bake"),)
 
     ticket_id: int

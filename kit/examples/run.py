@@ -1,7 +1,7 @@
 """Runs the bakery and the cafe until Ctrl-C.
 
-With AMQP_URI, BAKERY_DB_URI and CAFE_DB_URI it uses that broker and those databases. Without AMQP_URI it starts a
-PostgreSQL and a RabbitMQ of its own, which end with it.
+If AMQP_URI, BAKERY_DB_URI and CAFE_DB_URI are set, it uses that broker and those databases. Without AMQP_URI it starts
+its own PostgreSQL and RabbitMQ, and stops them at the end.
 """
 
 import os
@@ -43,9 +43,9 @@ def main():
 
 
 def start_servers(stack):
-    """The addresses of new servers, which end with the stack."""
+    """The addresses of new servers, which stop with the stack."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="examples-")))
-    # PostgreSQL's own account passes through.
+    # PostgreSQL's own account must be able to pass through.
     folder.chmod(0o711)
     postgres = Postgres(folder / "postgres", free_port(), secrets.token_hex(16), is_throwaway=True)
     rabbitmq = RabbitMQ(folder / "rabbitmq", free_port(), secrets.token_hex(16))
@@ -65,7 +65,7 @@ def start_servers(stack):
 
 
 def are_open(broker_uri):
-    """Whether both services take calls."""
+    """Whether both services consume calls."""
     with Connection(broker_uri) as connection, suppress(NotFound):
         channel = connection.channel()
         queues = [channel.queue_declare(f"rpc-{service}", passive=True) for service in ("bakery", "cafe")]

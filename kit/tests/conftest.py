@@ -18,7 +18,7 @@ class Caller:
 
 @pytest.fixture
 def cluster_of(run_service):
-    """`cluster_of(Caller)`: what a worker of the service would call others with."""
+    """`cluster_of(Caller)`: the client with which a worker of that service calls others."""
 
     def cluster_of(service_class, **settings):
         container = run_service(service_class, **settings)
@@ -30,12 +30,12 @@ def cluster_of(run_service):
 
 @pytest.fixture
 def cluster(cluster_of):
-    """Calls by the kit: `cluster.greeter.greet("Ada")`."""
+    """Calls with the kit's client: `cluster.greeter.greet("Ada")`."""
     return cluster_of(Caller)
 
 
 class Calls:
-    """Calls as bare messages, and what came for them."""
+    """Sends calls as raw messages, and reads their answers."""
 
     def __init__(self, broker):
         self.broker = broker
@@ -43,13 +43,13 @@ class Calls:
         broker.declare("answers", exchange=exchange, routing_key="answers", durable=True)
 
     def send(self, method, *args, **properties):
-        """method: `greeter.greet`. A `body` replaces the whole."""
+        """method: `greeter.greet`. A `body` replaces the arguments."""
         body = properties.pop("body", {"args": args, "kwargs": properties.pop("kwargs", {})})
         properties.setdefault("reply_to", "answers")
         self.broker.publish(body, exchange="nameko-rpc", routing_key=method, **properties)
 
     def answers(self, correlation_id=None):
-        """All, or those to one call."""
+        """All answers, or those to one call."""
         messages = self.broker.peek("answers")
         if correlation_id is not None:
             messages = [message for message in messages if message.properties.get("correlation_id") == correlation_id]
@@ -63,5 +63,5 @@ def calls(broker):
 
 @pytest.fixture
 def deaths():
-    """`deaths(container)`: why it died, or None while it lives."""
+    """`deaths(container)`: the error that ended it, or None while it runs."""
     return lambda container: container._died.ready() and container._died._exc

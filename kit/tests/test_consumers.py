@@ -408,7 +408,7 @@ def test_all_queues_together_hold_no_more_than_the_workers(run_service, broker):
 
 
 def prefetch_counts(broker):
-    consumers = broker._ask(f"consumers/{broker.vhost}")
+    consumers = broker._get(f"consumers/{broker.vhost}")
     return {consumer["queue"]["name"].partition("--")[0]: consumer["prefetch_count"] for consumer in consumers}
 
 

@@ -1,4 +1,4 @@
-"""nameko_reliable.database and its pool: what is committed and when, and what a database that is away looks like."""
+"""nameko_reliable.database and its pool: what is committed and when, and which error an unreachable database causes."""
 
 import time
 
@@ -27,7 +27,7 @@ class Bakery:
     name = "bakery"
 
     db = Database(Base)
-    # Else the end of the last reference would close them.
+    # Keeps a reference: without one the sessions would be closed.
     left_open = []
 
     @rpc
@@ -44,7 +44,7 @@ class Bakery:
 
     @rpc
     def leave_open(self, terminated=False):
-        """The process ids of the sessions' connections; in the first session is a cake that is not committed."""
+        """The process ids of the sessions' connections. The first session has a cake that is not committed."""
         sessions = [self.db.session, self.db.get_session()]
         self.left_open.extend(sessions)
         pids = [session.scalar(text("SELECT pg_backend_pid()")) for session in sessions]
@@ -57,7 +57,7 @@ class Bakery:
 
 
 class StockBakery:
-    """A user of nameko-sqlalchemy's, who has begun to move to the kit."""
+    """A service that still uses nameko-sqlalchemy beside the kit."""
 
     name = "bakery"
 
@@ -67,7 +67,7 @@ class StockBakery:
 
     @rpc
     def bake(self):
-        """Commits a cake by each session, with the name that its connection has at the server."""
+        """Commits a cake by each session. Its name is the application name of the session's connection."""
         for session in (self.db.session, self.session, self.stock_session):
             session.add(Cake(name=session.scalar(text("SHOW application_name"))))
             session.commit()
@@ -75,9 +75,9 @@ class StockBakery:
 
 @pytest.fixture
 def db_of(run_service):
-    """`db_of(uri)`: what a worker of the bakery has as its `db`.
+    """`db_of(uri)`: the `db` of a worker of the bakery.
 
-    provider: another than the bakery's. deadline: of the worker's call.
+    provider: instead of the bakery's. deadline: of the worker's call.
     """
 
     made = []
@@ -135,7 +135,7 @@ def test_a_transaction_that_an_exception_leaves_is_rolled_back(db_of, tables):
     assert cakes.all(Cake.name) == []
 
 
-def test_an_error_of_ours_is_no_outage(db_of):
+def test_an_error_of_the_service_is_no_outage(db_of):
     db = db_of()
 
     with pytest.raises(IntegrityError), db.transaction() as session:
@@ -144,14 +144,14 @@ def test_an_error_of_ours_is_no_outage(db_of):
         session.execute(text("SELECT nonsense"))
 
 
-def test_a_slow_statement_holds_up_nobody_else(db_of):
+def test_a_slow_statement_does_not_block_other_greenlets(db_of):
     db = db_of()
     done, begun = [], Event()
 
     def sleep():
         with db.transaction() as session:
             session.execute(select(1))
-            # Whoever waits for it goes on when this greenlet gives way: while the statement runs.
+            # The waiting greenlet continues when this one yields: while the statement runs.
             begun.send()
             session.execute(text("SELECT pg_sleep(1)"))
         done.append("slow")
@@ -166,15 +166,15 @@ def test_a_slow_statement_holds_up_nobody_else(db_of):
     assert done == ["quick", "slow"]
 
 
-def test_a_database_that_is_away_is_unavailable_and_then_it_is_not(db_of, database_proxy):
+def test_an_unreachable_database_is_unavailable_until_it_is_back(db_of, database_proxy):
     proxy = database_proxy("bakery")
     db = db_of(proxy.uri)
     db.check()
     proxy.go_away()
 
-    away = [outcome(db.check) for _ in range(5)]
+    outcomes = [outcome(db.check) for _ in range(5)]
 
-    assert away == [DatabaseUnavailable] * 5
+    assert outcomes == [DatabaseUnavailable] * 5
     proxy.come_back()
     db.check()
 
@@ -194,7 +194,7 @@ def raise_sqlstate(db, code):
         session.execute(text(f"DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{code}'; END $$"))
 
 
-def test_an_error_is_the_databases_or_the_statements_or_ours_by_its_sqlstate(db_of):
+def test_the_sqlstate_decides_between_an_outage_a_statement_error_and_a_bug(db_of):
     db = db_of()
     expected = {
         **dict.fromkeys(["08006", "08P01", "25006", "53100", "53300", "57P01", "57P03", "58030"], DatabaseUnavailable),
@@ -210,7 +210,7 @@ def test_an_error_is_the_databases_or_the_statements_or_ours_by_its_sqlstate(db_
 
 @pytest.fixture
 def sessions(tables):
-    """`sessions()`: the process ids of the bakery's connections, as PostgreSQL has them."""
+    """`sessions()`: the process ids of the bakery's connections, from PostgreSQL."""
     bakery = tables("bakery")
     own = text("SELECT pid FROM pg_stat_activity WHERE application_name = 'bakery' AND datname = current_database()")
 
@@ -221,18 +221,18 @@ def sessions(tables):
     return sessions
 
 
-def test_an_outage_closes_all_of_the_pool_and_what_is_in_use_once_it_comes_back(db_of, sessions):
+def test_an_outage_closes_idle_connections_at_once_and_used_ones_when_they_come_back(db_of, sessions):
     db = db_of()
-    meet = Event()
+    may_end = Event()
 
-    def meet_the_others():
+    def hold():
         with db.transaction() as session:
             session.execute(select(1))
-            meet.wait()
+            may_end.wait()
 
-    others = [eventlet.spawn(meet_the_others) for _ in range(3)]
+    others = [eventlet.spawn(hold) for _ in range(3)]
     wait_for(lambda: len(sessions()) == 3)
-    meet.send()
+    may_end.send()
     [other.wait() for other in others]
 
     with db.transaction() as session:
@@ -249,7 +249,7 @@ def test_a_database_that_hangs_during_a_statement_is_unavailable(db_of, database
     proxy = database_proxy("bakery")
     db = db_of(proxy.uri)
 
-    # No Exception, which the hanging transaction would turn into an outage.
+    # Not an Exception, which the hanging transaction would turn into an outage.
     with eventlet.Timeout(5):
         with pytest.raises(DatabaseUnavailable), db.transaction() as session:
             session.execute(select(1))
@@ -263,7 +263,7 @@ def test_a_database_that_hangs_during_a_statement_is_unavailable(db_of, database
 
 
 @pytest.mark.parametrize("method", ["look", "bake"])
-def test_a_call_waits_no_longer_than_it_may_take_for_a_database_that_hangs(
+def test_a_call_to_a_hanging_database_ends_soon_after_its_deadline(
     run_service, cluster, database_proxy, monkeypatch, method
 ):
     monkeypatch.setattr(kit, "OVERDUE_SECONDS", 0.2)
@@ -278,7 +278,7 @@ def test_a_call_waits_no_longer_than_it_may_take_for_a_database_that_hangs(
     assert cluster.bakery.greet() == "Hello"
 
 
-def test_a_host_that_vanishes_is_noticed_while_nothing_is_sent_to_it(db_of):
+def test_a_vanished_host_is_noticed_while_nothing_is_sent(db_of):
     db = db_of()
 
     with db.transaction() as session:
@@ -294,7 +294,7 @@ def test_a_host_that_vanishes_is_noticed_while_nothing_is_sent_to_it(db_of):
 
 @pytest.fixture
 def silent_host():
-    """`silent_host(address, port)` takes connections and says nothing; its list `accepted` grows by each."""
+    """`silent_host(address, port)` accepts connections, sends nothing, and lists them in `accepted`."""
     listeners = []
 
     def silent_host(address="127.0.0.1", port=0):
@@ -321,11 +321,9 @@ def silent_host():
         "{account}@127.0.0.1:{silent},127.0.0.1:{good}/{name}",
         "{account}@/{name}?host=127.0.0.1:{silent}&host=127.0.0.1:{good}",
     ],
-    ids=["as libpq has them", "as SQLAlchemy has them"],
+    ids=["in the form of libpq", "in the form of SQLAlchemy"],
 )
-def test_a_host_that_says_nothing_is_passed_over_and_asked_no_more(
-    db_of, database, silent_host, monkeypatch, several_hosts
-):
+def test_a_silent_host_is_skipped_and_not_tried_again(db_of, database, silent_host, monkeypatch, several_hosts):
     monkeypatch.setattr(pool, "ADDRESS_SECONDS", 0.5)
     good, silent = make_url(database("bakery")), silent_host()
     account = f"postgresql+psycopg2://{good.username}:{good.password}"
@@ -356,7 +354,7 @@ def test_each_address_of_a_name_is_tried(db_of, database, silent_host, monkeypat
     assert len(silent.accepted) == 1
 
 
-def test_a_host_name_that_cannot_be_looked_up_is_an_outage_that_says_so(db_of, database, caplog):
+def test_a_host_name_without_an_address_is_an_outage_and_is_logged(db_of, database, caplog):
     db = db_of(make_url(database("bakery")).set(host="nowhere.invalid").render_as_string(hide_password=False))
 
     assert outcome(db.check) is DatabaseUnavailable
@@ -364,7 +362,7 @@ def test_a_host_name_that_cannot_be_looked_up_is_an_outage_that_says_so(db_of, d
     assert "nowhere.invalid could not be looked up" in caplog.text
 
 
-def test_while_one_tries_a_database_that_hangs_others_are_refused_at_once(db_of, silent_host, monkeypatch):
+def test_while_one_greenlet_tries_to_connect_others_fail_at_once(db_of, silent_host, monkeypatch):
     silent = silent_host()
     db = db_of(f"postgresql+psycopg2://postgres@127.0.0.1:{silent.getsockname()[1]}/bakery")
     monkeypatch.setattr(pool, "CONNECT_SECONDS", 0.3)
@@ -380,7 +378,7 @@ def test_while_one_tries_a_database_that_hangs_others_are_refused_at_once(db_of,
     trying.kill()
 
 
-def test_a_connection_lost_amid_a_transaction_is_an_outage_and_commits_nothing(db_of, tables, database_proxy):
+def test_a_connection_lost_in_a_transaction_is_an_outage_and_commits_nothing(db_of, tables, database_proxy):
     cakes = tables("bakery")
     proxy = database_proxy("bakery")
     db = db_of(proxy.uri)
@@ -394,27 +392,27 @@ def test_a_connection_lost_amid_a_transaction_is_an_outage_and_commits_nothing(d
     db.check()
 
 
-def test_more_transactions_than_connections_wait_and_then_give_up(db_of, monkeypatch):
+def test_a_transaction_without_a_free_connection_waits_and_then_fails(db_of, monkeypatch):
     monkeypatch.setattr(pool, "POOL_WAIT_SECONDS", 0.3)
     db = db_of(max_workers=1)
-    holding, leave = [], Event()
+    holding, may_end = [], Event()
 
     def hold():
         with db.transaction() as session:
             holding.append(session.scalar(select(1)))
-            leave.wait()
+            may_end.wait()
 
     threads = [eventlet.spawn(outcome, hold) for _ in range(3)]
     wait_for(lambda: len(holding) == 3)
 
     assert outcome(db.check) is DatabaseUnavailable
 
-    leave.send()
+    may_end.send()
     assert [thread.wait() for thread in threads] == [None] * 3
     db.check()
 
 
-def test_a_lock_that_another_holds_too_long_is_no_outage(db_of, tables, monkeypatch, caplog):
+def test_a_lock_timeout_is_no_outage(db_of, tables, monkeypatch, caplog):
     cakes = tables("bakery")
     monkeypatch.setitem(pool.CONNECTION_SETTINGS, "options", "-c lock_timeout=200ms")
     db = db_of()
@@ -428,7 +426,7 @@ def test_a_lock_that_another_holds_too_long_is_no_outage(db_of, tables, monkeypa
     assert "Torte" not in caplog.text
 
 
-def test_a_worker_that_is_killed_gives_its_connection_back(db_of):
+def test_a_killed_worker_gives_its_connection_back(db_of):
     db = db_of(max_workers=1)
 
     def sleep(begun):
@@ -476,10 +474,10 @@ def test_after_commit_calls_in_order_and_once(db_of):
     assert (before, called) == ([], [1, 2])
 
 
-# What nameko-sqlalchemy has
+# The API of nameko-sqlalchemy
 
 
-def test_a_worker_has_one_session_and_others_that_commit_at_their_blocks_end(db_of, tables):
+def test_a_worker_has_one_session_and_others_that_commit_at_the_end_of_their_block(db_of, tables):
     cakes = tables("bakery")
     db = db_of()
 
@@ -538,7 +536,7 @@ def test_a_session_commits_nothing_past_the_calls_deadline(db_of, tables, provid
     assert cakes.all(Cake.name) == ["Torte"]
 
 
-def test_a_session_without_its_database_or_a_connection_raises_the_kits_error(db_of, database_proxy, monkeypatch):
+def test_a_session_without_a_database_or_a_free_connection_raises_the_kits_error(db_of, database_proxy, monkeypatch):
     monkeypatch.setattr(pool, "POOL_WAIT_SECONDS", 0.1)
     proxy = database_proxy("bakery")
     db = db_of(proxy.uri, max_workers=1)
@@ -549,9 +547,9 @@ def test_a_session_without_its_database_or_a_connection_raises_the_kits_error(db
     proxy.go_away()
     lost = outcome(held[0].execute, select(1))
     held[1].rollback()
-    away = outcome(db.session.execute, select(1))
+    unreachable = outcome(db.session.execute, select(1))
 
-    assert [overloaded, lost, away] == [DatabaseUnavailable] * 3
+    assert [overloaded, lost, unreachable] == [DatabaseUnavailable] * 3
 
 
 def test_sessions_left_open_are_closed_at_the_workers_end(run_service, tables, cluster):
@@ -566,7 +564,7 @@ def test_sessions_left_open_are_closed_at_the_workers_end(run_service, tables, c
     assert bakery.all(Cake.name) == []
 
 
-def test_sessions_whose_connections_are_lost_do_not_harm_the_container(run_service, tables, cluster, caplog):
+def test_open_sessions_with_lost_connections_do_not_stop_the_container(run_service, tables, cluster, caplog):
     tables("bakery")
     container = run_service(Bakery, max_workers=1)
 
@@ -580,9 +578,7 @@ def test_sessions_whose_connections_are_lost_do_not_harm_the_container(run_servi
     assert provider.pool.engine.pool.checkedout() == 0
 
 
-def test_nameko_sqlalchemys_own_session_works_beside_with_its_key_and_a_pool_of_its_own(
-    run_service, tables, cluster, database
-):
+def test_nameko_sqlalchemys_own_session_works_too_with_its_own_key_and_pool(run_service, tables, cluster, database):
     cakes = tables("bakery")
     run_service(StockBakery, DB_URIS={"bakery:Base": database("bakery")})
 
@@ -591,7 +587,7 @@ def test_nameko_sqlalchemys_own_session_works_beside_with_its_key_and_a_pool_of_
     assert cakes.all(Cake.name) == ["bakery", "bakery", ""]
 
 
-def test_options_hold_for_every_session(db_of, tables):
+def test_options_apply_to_every_session(db_of, tables):
     bakery = tables("bakery")
     db = db_of(
         provider=Database(
@@ -611,7 +607,7 @@ def test_options_hold_for_every_session(db_of, tables):
 
     with db.transaction() as session:
         in_transaction = seen(session)
-    # The ping finds out, and makes another connection.
+    # The ping notices that, and opens another connection.
     own = "application_name = 'bakery' AND datname = current_database()"
     bakery.execute(text(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {own}"))
     in_session = seen(db.session)
@@ -629,12 +625,12 @@ def test_options_hold_for_every_session(db_of, tables):
     ],
 )
 @pytest.mark.parametrize("provider", [Database, DatabaseSession])
-def test_an_option_that_breaks_what_the_kit_promises_is_refused(provider, options, name):
+def test_an_option_that_breaks_a_guarantee_of_the_kit_is_refused(provider, options, name):
     with pytest.raises(ValueError, match=rf"{provider.__name__}: .*\b{name}\b"):
         provider(Base, **options)
 
 
-def test_databases_of_one_service_with_options_that_differ_are_refused(run_service):
+def test_databases_of_one_service_with_different_options_are_refused(run_service):
     class Undecided:
         name = "bakery"
 

@@ -1,7 +1,7 @@
-"""The examples of the README and of the pages run as they stand there.
+"""The examples of the README and of the pages run exactly as they are printed.
 
-A page's Python is written to a folder: a block with a title to the file of that name, all others one after the other to
-one module. The tests in it, which the pages show, are then run as a reader would run them, on this session's servers.
+The Python blocks of a page are written to a folder. A block with a title is a file of that name; all others together
+are one module. Then `nameko test` runs the tests in them, as a reader would, on this session's servers.
 """
 
 import json
@@ -26,7 +26,7 @@ filterwarnings = ignore:\\s*Eventlet is deprecated
 
 
 def python_of(page):
-    """{the file's name: its text}."""
+    """{file name: text}."""
     files: dict[str, str] = {}
     for indent, title, text in BLOCK.findall(page.read_text()):
         name = title or f"test_{page.stem}.py"
@@ -36,7 +36,7 @@ def python_of(page):
 
 @pytest.fixture(scope="module")
 def pages(servers, tmp_path_factory):
-    """The folder of what the pages show, with one of each page's own in it."""
+    """A folder with a subfolder for the examples of each page."""
     postgres, rabbitmq = servers[0].postgres, servers[1].rabbitmq
     folder = tmp_path_factory.mktemp("pages")
     (folder / "pytest.ini").write_text(PYTEST_INI)
@@ -54,19 +54,19 @@ def pages(servers, tmp_path_factory):
     return folder
 
 
-def test_the_examples_of_all_pages_do_what_the_pages_say(pages):
+def test_the_examples_of_all_pages_pass(pages):
     done = subprocess.run([NAMEKO, "test"], cwd=pages, capture_output=True, text=True, timeout=300)
 
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_readmes_service_is_that_of_the_examples():
+def test_the_service_in_the_readme_is_the_example():
     shown = python_of(KIT / "README.md")
 
     assert shown == {name: (KIT / name).read_text() for name in shown}
 
 
-def test_the_tests_that_the_readme_names_are_there():
+def test_the_tests_that_the_readme_names_exist():
     named = re.findall(r"`(test_\w+)`", (KIT / "README.md").read_text())
     tests = "".join(path.read_text() for path in KIT.glob("tests/test_*.py"))
 

@@ -1,4 +1,4 @@
-"""The examples: one command starts both services, and an order goes from one to the other and back."""
+"""The examples: one command starts both services, and an order passes through both."""
 
 import re
 import subprocess
@@ -17,7 +17,7 @@ NAMEKO = Path(sys.executable).with_name("nameko")
 
 @pytest.fixture
 def examples(tmp_path):
-    """`run.py`, once it says that the services are open."""
+    """`run.py`, after it has printed that the services are open."""
     run = Server("examples", tmp_path, [sys.executable, KIT / "examples" / "run.py"])
     run.is_ready = lambda: "are open" in run.output()
     run.start().wait_until_ready()

@@ -1,4 +1,4 @@
-"""nameko_reliable.moving: queues get other arguments, and keep what lies in them."""
+"""nameko_reliable.moving: queues get other arguments and keep their messages."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ from nameko_reliable.__main__ import main
 from nameko_reliable.amqp import consumers
 from nameko_reliable.amqp.queues import delay_queue, handler_queue, parking_queue
 from nameko_reliable.events import PAUSES_SECONDS, event_handler
-from nameko_reliable.moving import Mover, move_queues
+from nameko_reliable.moving import QueueMover, move_queues
 from nameko_reliable.rpc import rpc
 from nameko_reliable.testing.waiting import wait_for
 
@@ -82,19 +82,20 @@ def move(config_file, monkeypatch):
 
 @pytest.fixture
 def eat(config):
-    """`eat("Torte")`: an event of stock Nameko's."""
+    """`eat("Torte")` dispatches an event with stock Nameko."""
     dispatch = event_dispatcher(config)
     return lambda cake: dispatch("bakery", "cake.eaten", {"cake": cake})
 
 
 def asides(broker):
+    """The queues that hold messages while another queue is replaced."""
     return [name for name in broker.queues() if name.endswith(".aside")]
 
 
 # From stock Nameko to the kit
 
 
-def test_a_stock_service_moves_without_losing_a_call_or_an_event(run_service, broker, rpc, eat, move, caplog):
+def test_moving_a_stock_service_loses_no_call_and_no_event(run_service, broker, rpc, eat, move, caplog):
     run_service(StockCafe).stop()
     eat("Torte")
     eat("Strudel")
@@ -113,21 +114,21 @@ def test_a_stock_service_moves_without_losing_a_call_or_an_event(run_service, br
     assert asides(broker) == []
 
 
-def test_calls_wait_for_a_service_that_is_not_there_yet(run_service, broker, rpc, move, monkeypatch):
+def test_calls_wait_for_a_service_that_does_not_run_yet(run_service, broker, rpc, move, monkeypatch):
     monkeypatch.setattr(moving, "SERVICE_SECONDS", 0)
     run_service(StockCafe).stop()
     call = rpc.cafe.order.call_async("tea")
-    move_messages = Mover.move
+    move_messages = QueueMover.move_messages
 
     def move_and_call(self, source, **options):
         move_messages(self, source, **options)
         if source == "rpc-cafe":
-            # Rather than wait in a queue that is about to be deleted.
+            # Refused: it would wait in a queue that is about to be deleted.
             with pytest.raises(UnknownService):
                 rpc.cafe.order("milk")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Mover, "move", move_and_call)
+        patch.setattr(QueueMover, "move_messages", move_and_call)
         with pytest.raises(SystemExit, match=r"Calls wait in rpc-cafe.aside \(1\): start its service"):
             move()
     run_service(Cafe)
@@ -137,7 +138,7 @@ def test_calls_wait_for_a_service_that_is_not_there_yet(run_service, broker, rpc
     assert asides(broker) == []
 
 
-def test_beside_a_stock_replica_the_kits_gets_events_and_no_calls(run_service, broker, rpc, eat, move):
+def test_beside_a_stock_replica_the_kits_replica_gets_events_and_no_calls(run_service, broker, rpc, eat, move):
     stock, cakes = run_service(StockCafe), [str(number) for number in range(20)]
     run_service(Cafe)
 
@@ -155,7 +156,7 @@ def test_beside_a_stock_replica_the_kits_gets_events_and_no_calls(run_service, b
     assert rpc.cafe.order("tea") == "kit tea"
 
 
-REFUSED = "Not finished, and nothing is lost: mend this, and run it again."
+REFUSED = "Not finished, and nothing is lost: fix this, and run the command again."
 
 
 @pytest.mark.parametrize(
@@ -172,7 +173,7 @@ REFUSED = "Not finished, and nothing is lost: mend this, and run it again."
         ("AMQP_URI: qx: zw", "test_moving:Cafe", "config.yaml is not YAML"),
     ],
 )
-def test_a_command_that_can_not_be_carried_out_ends_with_a_sentence(tmp_path, settings, service, sentence):
+def test_a_command_that_cannot_run_ends_with_a_sentence(tmp_path, settings, service, sentence):
     file = tmp_path / "config.yaml"
     file.write_text(settings if isinstance(settings, str) else yaml.safe_dump(settings))
 
@@ -198,7 +199,7 @@ def change(broker):
     return lambda queue_type: move_queues([Cafe], {"AMQP_URI": broker.uri, "EVENT_QUEUE_TYPE": queue_type})
 
 
-def test_from_classic_to_quorum_and_back_nothing_is_lost(broker, change):
+def test_moving_from_classic_to_quorum_and_back_loses_nothing(broker, change):
     declare(broker, "classic")
     event_id = uuid4().hex
     broker.publish({"number": 1}, queue=DISPLAY, message_id=event_id, headers={"nameko.request_id": "r-1"})
@@ -215,14 +216,14 @@ def test_from_classic_to_quorum_and_back_nothing_is_lost(broker, change):
         [first, second], [parked] = broker.peek(DISPLAY), broker.peek(PARKED)
         assert (first.payload, first.properties["message_id"]) == ({"number": 1}, event_id)
         assert (first.headers["nameko.request_id"], first.properties["delivery_mode"]) == ("r-1", 2)
-        # What was delayed comes sooner, and is still at its fifth attempt.
+        # The delayed event comes sooner, and its next attempt is still the fifth.
         assert (second.payload, second.headers["x-attempt"]) == ({"number": 2}, 4)
         assert (parked.properties["message_id"], parked.headers["x-parked-reason"]) == ("m-3", "no plate")
         assert CLEAR in broker.bindings("bakery.events")
     assert asides(broker) == []
 
 
-def test_a_run_that_was_broken_off_is_finished_by_the_next(broker, change):
+def test_the_next_run_finishes_an_interrupted_one(broker, change):
     broker.declare(f"{PARKED}.aside", durable=True)
     broker.publish(b"x", queue=f"{PARKED}.aside", message_id="m-1")
 
@@ -232,7 +233,7 @@ def test_a_run_that_was_broken_off_is_finished_by_the_next(broker, change):
 
 
 @pytest.mark.parametrize("used", [DISPLAY, "rpc-cafe", "rpc-bakery"])
-def test_event_queues_are_left_alone_while_the_service_or_a_source_of_its_events_runs(broker, change, used):
+def test_event_queues_are_not_replaced_while_the_service_or_a_source_of_its_events_runs(broker, change, used):
     declare(broker, "classic")
     if used != DISPLAY:
         broker.declare(used)
@@ -246,19 +247,19 @@ def test_event_queues_are_left_alone_while_the_service_or_a_source_of_its_events
     assert asides(broker) == []
 
 
-def test_a_pause_that_ends_while_its_handlers_queue_is_replaced_loses_nothing(broker, change, monkeypatch):
+def test_a_pause_that_ends_while_the_handlers_queue_is_replaced_loses_nothing(broker, change, monkeypatch):
     declare(broker, "classic")
     with broker.channel() as channel:
         delay_queue(SHORTEST, {"EVENT_QUEUE_TYPE": "classic"})(channel).declare()
     broker.publish({"number": 1}, exchange=f"delay.{SHORTEST}s", routing_key=DISPLAY)
-    replace = Mover.replace
+    replace = QueueMover.replace
 
     def replace_late(self, queue):
         if queue.name == DISPLAY:
             wait_for(lambda: broker.depth(f"delay.{SHORTEST}s") == 0)
         replace(self, queue)
 
-    monkeypatch.setattr(Mover, "replace", replace_late)
+    monkeypatch.setattr(QueueMover, "replace", replace_late)
 
     change("quorum")
 
@@ -268,17 +269,17 @@ def test_a_pause_that_ends_while_its_handlers_queue_is_replaced_loses_nothing(br
 PAGE = Path(__file__).parents[1] / "docs" / "moving.md"
 
 
-def test_the_pages_tables_are_those_of_the_mixins(database, tables):
+def test_the_tables_of_the_page_are_those_of_the_mixins(database, tables):
     [statements] = re.findall(r"```sql\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    made = create_engine(database("cafe"))
-    Base.metadata.drop_all(made)
+    engine = create_engine(database("cafe"))
+    Base.metadata.drop_all(engine)
 
-    with made.begin() as connection:
+    with engine.begin() as connection:
         connection.exec_driver_sql(statements)
 
-    by_page, by_mixins = inspect(made), inspect(tables("bakery").engine)
+    of_page, of_mixins = inspect(engine), inspect(tables("bakery").engine)
     for table in ("outbox", "inbox", "answers"):
         for part in ("columns", "pk_constraint", "indexes"):
             ask = f"get_{part}"
-            assert repr(getattr(by_page, ask)(table)) == repr(getattr(by_mixins, ask)(table))
-    made.dispose()
+            assert repr(getattr(of_page, ask)(table)) == repr(getattr(of_mixins, ask)(table))
+    engine.dispose()

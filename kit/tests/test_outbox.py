@@ -1,4 +1,4 @@
-"""nameko_reliable.outbox: an event leaves if and only if its transaction has committed, and in its key's order."""
+"""nameko_reliable.outbox: an event is published if and only if its transaction has committed, in order of its key."""
 
 import eventlet
 import pytest
@@ -68,12 +68,12 @@ def relay_of(container):
     return outbox
 
 
-def add_by_hand(bakery, *events, key):
+def add_without_relay(bakery, *events, key):
     with Session(bakery.engine) as session:
         outbox = Outbox(OutboxEntry, events=[CakeBaked])
         outbox._relay, outbox._exchange = kit.Loop(None, 1), get_event_exchange("bakery", {})
         for event in events:
-            outbox.add(session, event, key, "r-1")
+            outbox.store(session, event, key, "r-1")
             session.flush()
         session.commit()
 
@@ -91,7 +91,7 @@ def test_an_event_waits_in_the_queues_of_subscribers_that_never_ran(run_service,
     wait_for(lambda: not bakery.all(OutboxEntry.id))
 
 
-def test_a_subscriber_that_comes_later_gets_what_waits(run_service, bakery, tables, broker, cluster):
+def test_a_subscriber_that_starts_later_gets_the_waiting_events(run_service, bakery, tables, broker, cluster):
     run_service(Bakery)
     cluster.bakery.bake("Torte")
     wait_for(lambda: broker.queue_exists(CAFE) and broker.depth(CAFE))
@@ -113,7 +113,7 @@ def test_a_transaction_that_rolls_back_sends_nothing(run_service, bakery, broker
     assert bakery.all(Cake.name) == ["sound"]
 
 
-def test_an_event_goes_out_at_once_after_its_commit(run_service, bakery, broker, rpc, monkeypatch):
+def test_an_event_is_published_at_once_after_its_commit(run_service, bakery, broker, rpc, monkeypatch):
     monkeypatch.setattr(kit, "IDLE_SECONDS", 600)
     run_service(Bakery)
     rpc.bakery.bake("first")
@@ -124,15 +124,15 @@ def test_an_event_goes_out_at_once_after_its_commit(run_service, bakery, broker,
     wait_for(lambda: cakes(broker) == ["first", "second"])
 
 
-def test_an_event_that_another_process_left_behind_goes_out(run_service, bakery, broker):
-    add_by_hand(bakery, CakeBaked(cake="left behind"), key=1)
+def test_an_event_of_a_dead_process_is_published(run_service, bakery, broker):
+    add_without_relay(bakery, CakeBaked(cake="left behind"), key=1)
 
     run_service(Bakery)
 
     wait_for(lambda: broker.queue_exists(CAFE) and cakes(broker) == ["left behind"])
 
 
-def test_an_event_that_is_not_among_the_outboxs_is_refused(run_service, bakery, rpc):
+def test_an_event_class_that_the_outbox_does_not_name_is_refused(run_service, bakery, rpc):
     run_service(Bakery)
 
     with pytest.raises(Exception, match="CakeEaten is not among the outbox's events"):
@@ -156,8 +156,8 @@ def test_the_events_of_a_key_leave_in_their_order(run_service, bakery, broker, c
         assert [cake for cake in cakes(broker) if cake.startswith(f"{oven}-")] == [f"{oven}-{n}" for n in range(10)]
 
 
-def test_an_event_that_must_wait_holds_back_its_own_keys_alone(run_service, bakery, broker, rpc):
-    add_by_hand(bakery, CakeBaked(cake="waits"), CakeBaked(cake="behind it"), key=1)
+def test_an_event_that_must_wait_delays_only_its_own_key(run_service, bakery, broker, rpc):
+    add_without_relay(bakery, CakeBaked(cake="waits"), CakeBaked(cake="behind it"), key=1)
     bakery.execute(text("UPDATE outbox SET not_before = now() + interval '1 hour' WHERE id = 1"))
     run_service(Bakery)
 
@@ -185,7 +185,7 @@ def test_an_event_whose_queue_was_deleted_goes_to_a_new_one(run_service, bakery,
     assert cakes(broker, PRESS) == ["second", "third"] if PRESS in deleted else ["first", "second", "third"]
 
 
-def test_events_go_on_after_their_exchange_was_deleted(run_service, bakery, broker, rpc):
+def test_events_are_published_after_their_exchange_was_deleted(run_service, bakery, broker, rpc):
     run_service(Bakery)
     rpc.bakery.bake("first")
     wait_for(lambda: not bakery.all(OutboxEntry.id))
@@ -198,7 +198,7 @@ def test_events_go_on_after_their_exchange_was_deleted(run_service, bakery, brok
     assert {*cakes(broker)} == {*cakes(broker, PRESS)} == {"first", "second"}
 
 
-def test_a_full_queue_holds_back_its_own_events_alone(run_service, bakery, broker, proxy, rpc, monkeypatch):
+def test_a_full_queue_delays_only_its_own_events(run_service, bakery, broker, proxy, rpc, monkeypatch):
     monkeypatch.setattr(kit, "LONGEST_WAIT_SECONDS", 1)
     run_service(Bakery, AMQP_URI=proxy.uri)
     rpc.bakery.bake("first")
@@ -207,7 +207,7 @@ def test_a_full_queue_holds_back_its_own_events_alone(run_service, bakery, broke
     with broker.full(CAFE):
         rpc.bakery.bake("second", "third", oven=2)
         rpc.bakery.bake("fourth", oven=4)
-        # The first of each key is tried several times while it is full.
+        # The relay tries the first event of each key several times while the queue is full.
         wait_for(lambda: sorted(bakery.all(OutboxEntry.attempts))[:2] >= [0, 3])
         reached = cakes(broker, PRESS)
 
@@ -218,7 +218,7 @@ def test_a_full_queue_holds_back_its_own_events_alone(run_service, bakery, broke
     assert proxy.accepted == connections
 
 
-def test_a_queue_with_other_arguments_gets_nothing_and_holds_up_no_other(run_service, bakery, broker, rpc, caplog):
+def test_a_queue_with_other_arguments_gets_nothing_and_blocks_no_other(run_service, bakery, broker, rpc, caplog):
     broker.declare(CAFE, durable=False)
     run_service(Bakery)
 
@@ -234,7 +234,7 @@ def test_a_queue_with_other_arguments_gets_nothing_and_holds_up_no_other(run_ser
     wait_for(lambda: broker.queue_exists(CAFE) and cakes(broker) == ["Torte"])
 
 
-def test_a_service_that_we_do_not_know_gets_each_event_once_by_the_exchange(run_service, bakery, broker, rpc):
+def test_a_queue_that_the_class_does_not_name_gets_each_event_once_by_the_exchange(run_service, bakery, broker, rpc):
     exchange = get_event_exchange("bakery", {})
     broker.declare("museum", exchange=exchange, routing_key="cake.baked", durable=True)
     run_service(Bakery)
@@ -246,7 +246,7 @@ def test_a_service_that_we_do_not_know_gets_each_event_once_by_the_exchange(run_
     assert broker.bindings("bakery.events") == ["museum"]
 
 
-def test_a_full_queue_that_we_do_not_know_holds_up_nothing(run_service, bakery, broker, rpc):
+def test_a_full_queue_that_the_class_does_not_name_blocks_nothing(run_service, bakery, broker, rpc):
     exchange = get_event_exchange("bakery", {})
     broker.declare("museum", exchange=exchange, routing_key="cake.baked", durable=True, max_length=1)
     run_service(Bakery)
@@ -260,18 +260,18 @@ def test_a_full_queue_that_we_do_not_know_holds_up_nothing(run_service, bakery, 
     assert cakes(broker) == cakes(broker, PRESS) == ["first", "second"]
 
 
-def test_an_event_of_another_release_is_left_to_it(run_service, bakery, broker, rpc):
-    """Its relay knows the subscribers. What comes behind it waits, too."""
+def test_an_event_of_another_release_is_published_by_that_release(run_service, bakery, broker, rpc):
+    """The relay of that release knows the subscribers. Later events of the same key wait too."""
 
     class Later(Bakery):
         outbox = Outbox(OutboxEntry, events=[CakeBaked, CakeEaten])
 
-    add_by_hand(bakery, CakeBaked(cake="known"), CakeBaked(cake="unknown"), CakeBaked(cake="behind it"), key=1)
+    add_without_relay(bakery, CakeBaked(cake="known"), CakeBaked(cake="unknown"), CakeBaked(cake="behind it"), key=1)
     bakery.execute(text("UPDATE outbox SET event_name = 'cake.eaten' WHERE payload->>'cake' = 'unknown'"))
     run_service(Bakery)
     rpc.bakery.bake("other", oven=2)
     wait_for(lambda: broker.queue_exists(CAFE) and cakes(broker) == ["known", "other"])
-    # A row goes once its event is confirmed, which is after the event can be seen.
+    # The relay deletes a row after the confirm, so after the event is in the queue.
     wait_for(lambda: bakery.all(func.count(OutboxEntry.id)) == [2])
 
     run_service(Later)
@@ -280,7 +280,7 @@ def test_an_event_of_another_release_is_left_to_it(run_service, bakery, broker, 
     wait_for(lambda: not bakery.all(OutboxEntry.id))
 
 
-def test_the_bindings_that_an_older_release_has_made_are_taken_away(run_service, bakery, broker, rpc):
+def test_bindings_of_an_older_release_are_removed(run_service, bakery, broker, rpc):
     exchange = get_event_exchange("bakery", {})
     for queue in (CAFE, PRESS):
         broker.declare(queue, exchange=exchange, routing_key="cake.baked", durable=True)
@@ -316,7 +316,7 @@ def test_two_relays_never_publish_at_the_same_time(run_service, bakery, broker, 
     assert max(most) == 1
 
 
-def test_more_events_than_a_round_holds_all_leave(run_service, bakery, broker, rpc, monkeypatch):
+def test_more_events_than_fit_in_a_round_are_all_published(run_service, bakery, broker, rpc, monkeypatch):
     monkeypatch.setattr(kit, "ROUND_ROWS", 7)
     monkeypatch.setattr(kit, "IDLE_SECONDS", 600)
     run_service(Bakery)
@@ -339,14 +339,13 @@ def test_the_relay_survives_the_loss_of_its_connection(run_service, bakery, brok
     wait_for(lambda: not bakery.all(OutboxEntry.id))
 
 
-def test_events_committed_while_the_broker_is_away_leave_when_it_is_back(run_service, bakery, broker, proxy, caplog):
-    class Baker(Bakery):
-        """Bakes without a call."""
-
-    container = run_service(Baker, AMQP_URI=proxy.uri)
+def test_events_committed_while_the_broker_is_unreachable_are_published_when_it_is_back(
+    run_service, bakery, broker, proxy, caplog
+):
+    container = run_service(Bakery, AMQP_URI=proxy.uri)
     proxy.go_away()
-    add_by_hand(bakery, CakeBaked(cake="first"), CakeBaked(cake="second"), key=1)
-    relay_of(container)._relay.ring()
+    add_without_relay(bakery, CakeBaked(cake="first"), CakeBaked(cake="second"), key=1)
+    relay_of(container)._relay.wake()
     wait_for(lambda: "the outbox waits" in caplog.text)
     kept = bakery.all(func.count(OutboxEntry.id))
 
@@ -388,7 +387,7 @@ def test_a_relay_killed_between_publish_and_delete_sends_again_and_the_inbox_dro
     assert cafe.all(func.count(InboxEntry.event_id)) == [1]
 
 
-def test_a_relay_whose_round_fails_goes_on(run_service, bakery, broker, rpc, monkeypatch):
+def test_the_relay_continues_after_a_failed_round(run_service, bakery, broker, rpc, monkeypatch):
     failures = []
     publish = Outbox._publish
 
@@ -407,11 +406,11 @@ def test_a_relay_whose_round_fails_goes_on(run_service, bakery, broker, rpc, mon
     assert failures
 
 
-def test_the_relay_comes_right_after_the_loss_of_its_database(run_service, bakery, broker, cluster):
+def test_the_relay_continues_after_the_loss_of_its_database(run_service, bakery, broker, cluster):
     run_service(Bakery)
     cluster.bakery.bake("first")
     wait_for(lambda: broker.queue_exists(CAFE) and cakes(broker) == ["first"])
-    # Cut off before it notes that, it would rightly publish it again.
+    # If it lost the database before it deleted the row, it would rightly publish the event again.
     wait_for(lambda: bakery.all(func.count(OutboxEntry.id)) == [0])
     bakery.execute(
         select(func.pg_terminate_backend(text("pid")).label("gone"))
@@ -419,7 +418,7 @@ def test_the_relay_comes_right_after_the_loss_of_its_database(run_service, baker
         .where(text("datname = current_database() AND pid <> pg_backend_pid()"))
     )
 
-    add_by_hand(bakery, CakeBaked(cake="second"), key=1)
+    add_without_relay(bakery, CakeBaked(cake="second"), key=1)
 
     wait_for(lambda: cakes(broker) == ["first", "second"])
 
@@ -436,9 +435,9 @@ def test_a_service_whose_relay_hangs_on_the_broker_can_be_stopped(run_service, b
     cluster.bakery.bake("first")
     wait_for(lambda: not bakery.all(OutboxEntry.id))
     proxy.hold()
-    add_by_hand(bakery, CakeBaked(cake="second"), key=1)
-    relay_of(container)._relay.ring()
-    # Each round holds a lock as long as it takes, and this one hangs with it.
+    add_without_relay(bakery, CakeBaked(cake="second"), key=1)
+    relay_of(container)._relay.wake()
+    # Each round holds the lock until its end, and this one hangs.
     wait_for(lambda: bakery.all(RELAY_LOCKS) == [1])
 
     with eventlet.Timeout(10, AssertionError("the stop hangs")):

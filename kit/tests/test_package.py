@@ -1,4 +1,4 @@
-"""The kit as others get it: what its wheel holds and asks for, and that it knows nothing of its first user."""
+"""The kit's wheel: its contents and requirements, and that nothing in it mentions the kit's first user."""
 
 import re
 import shutil
@@ -12,7 +12,7 @@ import pytest
 
 KIT = Path(__file__).resolve().parent.parent
 SOURCES = KIT / "src"
-# Where the kit lies in the repository of its first user: versions that are known to work.
+# In the repository of the kit's first user: versions that are known to work.
 LOCK = KIT.parent / "requirements.txt"
 # The second imports the first.
 NEED_OPENTELEMETRY = ["nameko_reliable.testing.collector", "nameko_reliable.testing.plugin"]
@@ -27,7 +27,7 @@ for module in pkgutil.walk_packages(nameko_reliable.__path__, "nameko_reliable."
 print(*(name for name in sys.modules if name.startswith(("nameko_reliable", "opentelemetry"))))
 """
 
-# Of the shop that the kit comes from: its name, what it is about, what it uses, its packages and pages.
+# Words of the shop that the kit comes from: its name, its subjects, its techniques, its packages and pages.
 FOREIGN = [
     *("forage", "shop", "storefront", "catalogue", "orders", "reservations?", "products?", "notifications?", "sku"),
     *("jwt", "smtp", "openid", "google", "bcrypt", "password hash(es)?", "hash(es|ing)? (a )?passwords?"),
@@ -43,7 +43,7 @@ def pip(*arguments):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    # A copy, as setuptools writes beside what it builds.
+    # A copy, since setuptools writes into the folder that it builds.
     folder = tmp_path_factory.mktemp("wheel")
     shutil.copytree(KIT, folder / "kit", ignore=shutil.ignore_patterns("tests", "*.egg-info", "__pycache__"))
     pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(folder / "kit"))
@@ -53,7 +53,10 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def imported(wheel, tmp_path_factory):
-    """`imported(but=[…])`: the modules of ours and of OpenTelemetry, where the wheel is installed with its extras."""
+    """`imported(but=[…])`: the kit's and OpenTelemetry's modules that an import of all the kit's modules loads.
+
+    but: modules not to import. The wheel is installed with its extras, in an environment of its own.
+    """
     folder = tmp_path_factory.mktemp("installed")
     versions = re.findall(r"^\S+==[^\s;]+", LOCK.read_text(), re.MULTILINE) if LOCK.exists() else []
     (folder / "constraints.txt").write_text("\n".join(versions))
@@ -70,34 +73,34 @@ def imported(wheel, tmp_path_factory):
 
 
 def modules():
-    """Of the source tree."""
+    """The names of the modules in the source tree."""
     for path in SOURCES.rglob("*.py"):
         yield ".".join(path.relative_to(SOURCES).with_suffix("").parts).removesuffix(".__init__")
 
 
-def test_the_wheel_has_every_module_and_the_mark_of_types(wheel):
+def test_the_wheel_has_every_module_and_py_typed(wheel):
     names = {name for name in ZipFile(wheel).namelist() if ".dist-info/" not in name}
 
     sources = {str(path.relative_to(SOURCES)) for path in SOURCES.rglob("*.py")}
     assert names == {*sources, "nameko_reliable/py.typed"}
 
 
-def test_the_wheel_asks_for_all_that_its_modules_import(imported):
+def test_the_wheel_requires_every_package_that_its_modules_import(imported):
     names = imported(but=[])
 
     ours = {name for name in names if name.startswith("nameko_reliable")}
     assert ours == set(modules())
 
 
-def test_without_the_extra_for_traces_services_need_nothing_of_opentelemetry(imported):
+def test_without_the_tracing_extra_services_do_not_import_opentelemetry(imported):
     names = imported(but=NEED_OPENTELEMETRY)
 
     assert names == {*modules()}.difference(NEED_OPENTELEMETRY)
 
 
 @pytest.mark.parametrize("word", FOREIGN)
-def test_the_kit_knows_no_word_of_its_first_user(word):
-    # An underscore parts words, too.
+def test_the_kit_does_not_mention_its_first_user(word):
+    # An underscore separates words too.
     pattern = re.compile(f"(?<![a-z]){word}(?![a-z])", re.IGNORECASE)
     texts = [KIT / name for name in ("README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml")]
     files = [*SOURCES.rglob("*.py"), *KIT.glob("docs/*.md"), *KIT.glob("examples/*.*"), *texts]

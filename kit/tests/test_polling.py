@@ -1,4 +1,4 @@
-"""nameko_reliable.polling: a loop ends with its service and not before."""
+"""nameko_reliable.polling: polls run until their service stops, whatever their methods raise."""
 
 import eventlet
 import pytest
@@ -7,7 +7,7 @@ from sqlalchemy import select
 
 from bakery import Base
 from nameko_reliable.database import Database
-from nameko_reliable.polling import Bell, Interrupted, Loop, crew, poll
+from nameko_reliable.polling import Interrupted, Loop, Wakeup, elastic_poll, poll
 from nameko_reliable.rpc import rpc
 from nameko_reliable.testing.waiting import wait_for
 
@@ -15,7 +15,7 @@ NEVER = 600
 
 
 class Threads:
-    """A container's, as far as a Loop needs one."""
+    """The part of a container that a Loop uses."""
 
     def spawn_managed_thread(self, function, identifier):
         return eventlet.spawn(function)
@@ -36,7 +36,7 @@ def loop_of():
         loop.stop()
 
 
-def test_a_loop_goes_on_at_once_while_there_is_more(loop_of):
+def test_a_loop_runs_again_at_once_while_there_is_more(loop_of):
     rounds = []
 
     loop_of(lambda: rounds.append(1) or len(rounds) < 10)
@@ -44,7 +44,7 @@ def test_a_loop_goes_on_at_once_while_there_is_more(loop_of):
     wait_for(lambda: len(rounds) == 10)
 
 
-def test_a_loop_looks_again_after_its_interval(loop_of):
+def test_a_loop_runs_again_after_its_interval(loop_of):
     rounds = []
 
     loop_of(lambda: rounds.append(1), interval_seconds=0.05)
@@ -65,34 +65,34 @@ def test_an_exception_does_not_end_a_loop(loop_of, caplog):
     assert "KeyError: 'a bug'" in caplog.text
 
 
-def test_a_ring_wakes_a_loop(loop_of):
+def test_wake_starts_a_round_at_once(loop_of):
     rounds = []
     loop = loop_of(lambda: rounds.append(1))
     wait_for(lambda: len(rounds) == 1)
 
-    loop.ring()
+    loop.wake()
 
     wait_for(lambda: len(rounds) == 2)
 
 
-def test_a_ring_during_a_round_is_followed_by_another_round(loop_of):
-    rounds, leave = [], Event()
+def test_a_wakeup_during_a_round_starts_one_more_round(loop_of):
+    rounds, may_end = [], Event()
 
     def work():
         rounds.append(1)
-        leave.wait()
+        may_end.wait()
 
     loop = loop_of(work)
     wait_for(lambda: rounds)
-    loop.ring()
-    loop.ring()
+    loop.wake()
+    loop.wake()
 
-    leave.send()
+    may_end.send()
 
     wait_for(lambda: len(rounds) == 2)
 
 
-def test_a_stopped_loop_has_finished_its_round(loop_of):
+def test_stopping_a_loop_waits_for_its_round(loop_of):
     begun, finished = Event(), []
 
     def work():
@@ -113,7 +113,7 @@ class Bakery:
     name = "bakery"
 
     db = Database(Base)
-    bell = Bell()
+    wakeup = Wakeup()
 
     rounds, failing, busy = [], False, 0
 
@@ -127,7 +127,7 @@ class Bakery:
     def order(self, fail=False):
         with self.db.transaction() as session:
             session.execute(select(1))
-            self.bell.ring_after_commit(session)
+            self.wakeup.send_after_commit(session)
             if fail:
                 raise ZeroDivisionError
 
@@ -140,14 +140,14 @@ def bakery():
     return Fresh
 
 
-def test_each_worker_of_a_poll_looks_at_the_start(run_service, bakery):
+def test_each_worker_of_a_poll_runs_at_the_start(run_service, bakery):
     run_service(bakery)
 
     wait_for(lambda: len(bakery.rounds) == 2)
     assert bakery.rounds[0] is not bakery.rounds[1]
 
 
-def test_a_bell_wakes_the_polls_after_the_commit(run_service, bakery, rpc):
+def test_a_wakeup_reaches_the_polls_after_the_commit(run_service, bakery, rpc):
     run_service(bakery)
     wait_for(lambda: len(bakery.rounds) == 2)
 
@@ -156,7 +156,7 @@ def test_a_bell_wakes_the_polls_after_the_commit(run_service, bakery, rpc):
     wait_for(lambda: len(bakery.rounds) == 4)
 
 
-def test_a_bell_is_silent_after_a_rollback(run_service, bakery, rpc):
+def test_a_rollback_drops_the_wakeup(run_service, bakery, rpc):
     run_service(bakery)
     wait_for(lambda: len(bakery.rounds) == 2)
 
@@ -180,7 +180,7 @@ def test_an_exception_does_not_end_a_poll(run_service, bakery, rpc, deaths):
 
 
 def test_a_stopping_service_waits_for_its_polls(run_service):
-    begun, leave, finished = Event(), Event(), []
+    begun, may_end, finished = Event(), Event(), []
 
     class Slow:
         name = "slow"
@@ -188,7 +188,7 @@ def test_a_stopping_service_waits_for_its_polls(run_service):
         @poll(interval_seconds=NEVER)
         def bake_next(self):
             begun.send()
-            leave.wait()
+            may_end.wait()
             finished.append(1)
 
     container = run_service(Slow)
@@ -196,7 +196,7 @@ def test_a_stopping_service_waits_for_its_polls(run_service):
     stopping = eventlet.spawn(container.stop)
     eventlet.sleep(0.1)
 
-    leave.send()
+    may_end.send()
 
     stopping.wait()
     assert finished == [1]
@@ -223,23 +223,23 @@ def test_a_killed_service_ends_its_polls(run_service):
 
 
 class Office:
-    """A crew of up to 4; each member's round waits for `done`."""
+    """An elastic poll of up to 4 pollers. Each round waits for `done`."""
 
     name = "office"
 
     begun, done, interrupted = [], Event(), []
 
-    @crew(interval_seconds=NEVER, most=4)
-    def call(self, member):
+    @elastic_poll(interval_seconds=NEVER, max_pollers=4)
+    def call(self, poller):
         found = True
-        while member.goes_on(found):
-            self.begun.append(member)
+        while poller.next_round(found):
+            self.begun.append(poller)
             try:
-                with member.interruptible():
-                    member.slow()
+                with poller.interruptible():
+                    poller.mark_slow()
                     self.done.wait()
             except Interrupted:
-                self.interrupted.append(member)
+                self.interrupted.append(poller)
             found = False
 
     @rpc
@@ -255,7 +255,7 @@ def office():
     return Fresh
 
 
-def test_a_crew_grows_to_its_most_while_all_are_slow_and_takes_no_worker(run_service, office, rpc):
+def test_an_elastic_poll_grows_to_its_maximum_while_all_are_slow_and_takes_no_worker(run_service, office, rpc):
     run_service(office, max_workers=1)
 
     wait_for(lambda: len(office.begun) == 4)
@@ -264,7 +264,7 @@ def test_a_crew_grows_to_its_most_while_all_are_slow_and_takes_no_worker(run_ser
     assert len(set(office.begun)) == 4
 
 
-def test_a_crew_with_nothing_to_do_shrinks_to_one(run_service, office):
+def test_an_elastic_poll_without_work_shrinks_to_one_poller(run_service, office):
     container = run_service(office)
     wait_for(lambda: len(office.begun) == 4)
 
@@ -274,37 +274,37 @@ def test_a_crew_with_nothing_to_do_shrinks_to_one(run_service, office):
     wait_for(lambda: entrypoint.size == 1)
 
 
-def test_the_last_of_a_crew_stays_while_the_others_take_long_to_leave(run_service):
-    rounds, leaving, done, left = [], [], Event(), Event()
+def test_the_last_poller_stays_while_the_others_end_slowly(run_service):
+    rounds, ending, done, may_end = [], [], Event(), Event()
 
     class Slow:
         name = "slow"
 
-        @crew(interval_seconds=0.01, most=4)
-        def call(self, member):
+        @elastic_poll(interval_seconds=0.01, max_pollers=4)
+        def call(self, poller):
             found = True
-            while member.goes_on(found):
+            while poller.next_round(found):
                 found = False
-                rounds.append(member)
+                rounds.append(poller)
                 if not done.ready():
-                    member.slow()
+                    poller.mark_slow()
                     done.wait()
-            leaving.append(member)
-            left.wait()
+            ending.append(poller)
+            may_end.wait()
 
     container = run_service(Slow)
     wait_for(lambda: len(rounds) == 4)
 
     done.send()
     wait_for(lambda: len(rounds) > 20)
-    left.send()
+    may_end.send()
 
     [entrypoint] = container.entrypoints
     wait_for(lambda: entrypoint.size == 1)
-    assert len(leaving) == 3
+    assert len(ending) == 3
 
 
-def test_a_stopping_service_interrupts_its_crew(run_service, office):
+def test_a_stopping_service_interrupts_its_pollers(run_service, office):
     container = run_service(office)
     wait_for(lambda: len(office.begun) == 4)
 
@@ -314,15 +314,15 @@ def test_a_stopping_service_interrupts_its_crew(run_service, office):
     assert len(office.interrupted) == 4
 
 
-def test_an_exception_does_not_end_a_crew(run_service, deaths):
+def test_an_exception_does_not_end_an_elastic_poll(run_service, deaths):
     begun = []
 
     class Hasty:
         name = "hasty"
 
-        @crew(interval_seconds=0.05, most=1)
-        def call(self, member):
-            begun.append(member)
+        @elastic_poll(interval_seconds=0.05, max_pollers=1)
+        def call(self, poller):
+            begun.append(poller)
             if len(begun) == 1:
                 raise KeyError("a bug")
 

@@ -504,7 +504,7 @@ def test_a_call_waits_for_no_answer_that_could_not_reach_it(run_service, cluster
     proxy.hold_at(b"rpc.reply-cafe-")
     proxy.cut()
     wait_for(lambda: cluster._client.listener.consumers._channel is None)
-    wait_for(lambda: not proxy._may_speak.ready())
+    wait_for(lambda: proxy.holds)
 
     with before(2), pytest.raises(ServiceUnavailable):
         cluster.bakery.bake("Torte")

@@ -1,4 +1,4 @@
-"""nameko_reliable.testing: what a project's own tests stand on."""
+"""nameko_reliable.testing: the fixtures for tests of services."""
 
 import pytest
 from nameko.events import EventDispatcher
@@ -27,7 +27,7 @@ class Bakery:
                 self.outbox.add(session, CakeBaked(cake=cake, oven=oven), key=oven)
 
 
-def test_a_published_event_is_waited_for_and_given_as_its_class(run_service, rpc, published_events, wait_for_event):
+def test_wait_for_event_returns_an_instance_of_the_events_class(run_service, rpc, published_events, wait_for_event):
     run_service(Bakery)
 
     rpc.bakery.bake("Torte", "Strudel", oven=2)
@@ -37,7 +37,7 @@ def test_a_published_event_is_waited_for_and_given_as_its_class(run_service, rpc
     assert [event.cake for event in published_events.all(CakeBaked)] == ["Torte", "Strudel"]
 
 
-def test_a_plain_event_is_waited_for_by_source_and_name(run_service, wait_for_event):
+def test_wait_for_event_returns_the_payload_of_an_event_without_a_class(run_service, wait_for_event):
     class Press:
         name = "press"
 
@@ -52,14 +52,14 @@ def test_a_plain_event_is_waited_for_by_source_and_name(run_service, wait_for_ev
     assert wait_for_event("press", "review.written", where=lambda payload: payload["stars"] > 2) == {"stars": 3}
 
 
-def test_an_event_that_does_not_come_is_said_to_be_missing_among_those_that_came(broker, wait_for_event):
+def test_a_missing_event_is_reported_with_the_published_ones(broker, wait_for_event):
     broker.publish_event(CakeBaked(cake="Torte"))
 
     with pytest.raises(AssertionError, match=r"cake.baked is not among those published: .*cake='Torte'"):
         wait_for_event(CakeBaked, where=lambda event: event.cake == "Strudel", seconds=0)
 
 
-def test_a_held_outbox_shows_the_events_that_were_committed(run_service, rpc, outbox, published_events, wait_for_event):
+def test_a_held_outbox_shows_the_committed_events(run_service, rpc, outbox, published_events, wait_for_event):
     run_service(Bakery)
 
     with outbox(Bakery).held() as pending:
@@ -73,7 +73,7 @@ def test_a_held_outbox_shows_the_events_that_were_committed(run_service, rpc, ou
     wait_for(lambda: outbox(Bakery).pending() == [])
 
 
-def test_an_event_that_a_test_publishes_comes_to_subscribers_and_listeners(run_service, broker, tables):
+def test_publish_event_reaches_subscribers_and_broadcast_handlers(run_service, broker, tables):
     heard = []
 
     class Cafe:
@@ -100,7 +100,7 @@ def test_an_event_that_a_test_publishes_comes_to_subscribers_and_listeners(run_s
     wait_for(lambda: tables("cafe").all(Cake.name) == ["Torte"])
 
 
-def test_the_databases_of_a_service_are_copies_that_share_nothing(servers):
+def test_databases_of_one_service_are_separate_copies(servers):
     filled = []
 
     def make_tables(service, engine):

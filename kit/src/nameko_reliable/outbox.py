@@ -1,4 +1,4 @@
-"""Events that leave exactly when their transaction has committed: the transactional outbox.
+"""The transactional outbox: an event is published if and only if its transaction has committed.
 
     class OutboxEntry(OutboxMixin, Base):
         pass
@@ -14,39 +14,43 @@
                 …
                 self.outbox.add(session, CakeBaked(cake=cake), key=oven)
 
-The relay publishes the rows, one replica of a service at a time. An event goes to the queue of each subscriber
-that its class names, by itself, and once to the exchange, for queues of services that we don't know. Its row is
-deleted once all subscribers' queues have confirmed it. The relay dies or loses the broker at any point: the row
-is still there and goes out again, so a subscriber may see an event twice (nameko_reliable.inbox), but never not at
-all. On a new connection, and when an event was returned, the relay declares the queues of all subscribers.
+The relay publishes the rows. Only one replica of a service publishes at a time. The relay sends each event to the queue
+of every subscriber that its class names, and once to the exchange, for queues that the class does not name. It deletes
+the row once the queues of all subscribers have confirmed the event. If the relay dies or loses the broker at any point,
+the row is still there and is published again: a subscriber may get an event twice (nameko_reliable.inbox), but never
+misses one. The relay declares the queues of all subscribers on each new connection, and when an event was returned.
 
-Events with the same key leave in the order of their rows; one that must wait holds back only those. A queue that
-is full, deleted or refused holds back its own events and no other subscriber's copy of them.
+Events with the same key leave in the order of their rows; an event that must wait delays only later ones of its key. A
+queue that is full, deleted or refused delays only its own copies of events, not those of other subscribers.
 """
 
 import logging
 import time
 from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 import eventlet
 from nameko.extensions import DependencyProvider
 from nameko.standalone.events import get_event_exchange
 from prometheus_client import Counter, Gauge
-from sqlalchemy import delete, func, or_, select, text, update
-from sqlalchemy.orm import aliased
+from sqlalchemy import Select, delete, func, or_, select, text, update
+from sqlalchemy.orm import Session, aliased
 
 from nameko_reliable.amqp.broker import BrokerUnavailable, ConfirmingPublisher, Refused, Unroutable, encode
 from nameko_reliable.amqp.queues import Unbinding, handler_queue
 from nameko_reliable.errors import ServiceUnavailable
 from nameko_reliable.events import operation_on
+from nameko_reliable.messages import Event
 from nameko_reliable.polling import Loop
 from nameko_reliable.pool import ConnectionPool
 from nameko_reliable.rpc import HEADER_PREFIX
 from nameko_reliable.sessions import after_commit
 from nameko_reliable.settings import amqp_address
-from nameko_reliable.telemetry.gauges import Inquiries
+from nameko_reliable.tables import OutboxMixin
+from nameko_reliable.telemetry.gauges import Inquiries, Series
 from nameko_reliable.telemetry.registry import KIT
 from nameko_reliable.telemetry.tracing import HEADER, Tracer, traceparent
 
@@ -58,37 +62,41 @@ IDLE_SECONDS = 1
 OTHER_REPLICA_SECONDS = 0.05
 LONGEST_WAIT_SECONDS = 30
 STOP_SECONDS = 3
-# Between two connections that are made to declare queues again.
+# Between two connections that the relay opens to declare queues again.
 DECLARE_PAUSE_SECONDS = 1
-# In the place of a queue's name.
+# Instead of a queue's name: the copy of an event for its exchange.
 EXCHANGE = ""
 REMEMBERED_ROWS = 10_000
-# Held by the relay that is at work.
+# The advisory lock of the relay that publishes.
 RELAY_LOCK = func.hashtext("outbox")
 
 WAITING = Gauge("outbox_messages", "Events that wait in the outbox.", ["service"], registry=KIT)
 OLDEST_AGE = Gauge(
-    "outbox_oldest_age_seconds", "How long the oldest event waits in the outbox.", ["service"], registry=KIT
+    "outbox_oldest_age_seconds", "How long the oldest event has waited in the outbox.", ["service"], registry=KIT
 )
 PUBLISHED = Counter(
     "outbox_published_total",
-    "Events that the broker was given. outcome: confirmed, refused (a queue did not take it; it goes there again).",
+    "Events sent to the broker. outcome: confirmed, refused (a queue did not take it; it is sent there again).",
     ["service", "event", "outcome"],
     registry=KIT,
 )
 
 
 class Outbox(DependencyProvider):
-    """model: the service's OutboxMixin model. events: every event class that the service adds."""
+    """model: the service's OutboxMixin model. events: all event classes that the service adds."""
 
     pool = ConnectionPool()
     inquiries = Inquiries()
     tracer = Tracer()
 
-    def __init__(self, model, events):
+    def __init__(self, model: type[OutboxMixin], events: Collection[type[Event]]) -> None:
         self.model, self.events = model, events
 
-    def setup(self):
+    if TYPE_CHECKING:
+        # In a worker, Nameko replaces the attribute by the result of `get_dependency`.
+        def __get__(self, service: object, owner: type) -> "WorkerOutbox": ...
+
+    def setup(self) -> None:
         config, service = self.container.config, self.container.service_name
         self._exchange = get_event_exchange(service, config)
         queues = {
@@ -98,7 +106,7 @@ class Outbox(DependencyProvider):
             for event_class in self.events
         }
         self._queue_names = {event: [queue.name for queue in subscribed] for event, subscribed in queues.items()}
-        # Releases before 0.1.0 bound the queues, and so do Nameko's own handlers: each event would come twice.
+        # Releases before 0.1.0 and Nameko's own handlers bind the queues: each event would arrive twice.
         unbindings = [
             Unbinding(name, exchange=self._exchange, routing_key=event)
             for event, names in self._queue_names.items()
@@ -107,50 +115,49 @@ class Outbox(DependencyProvider):
         entities = [self._exchange, *chain(*queues.values()), *unbindings]
         self._publisher = ConfirmingPublisher(amqp_address(config), entities)
         self._connected_at = 0.0
-        # By rows that could not be deleted yet: the queues that have the event, EXCHANGE among them.
-        self._taken = {}
-        self._due = _due(self.model, list(self._queue_names))
+        # By the ids of rows that could not be deleted yet: the queues that have the event, and EXCHANGE.
+        self._confirmed: dict[int, set[str]] = {}
+        self._due_rows = _due_rows(self.model, list(self._queue_names))
         self._relay = Loop(self._relay_round, IDLE_SECONDS)
-        self.inquiries.add("outbox", self._waiting)
+        self.inquiries.add("outbox", self._gauge_values)
 
-    def start(self):
+    def start(self) -> None:
         self._relay.start(self.container)
 
-    def stop(self):
-        # A round that hangs on the broker is ended with the container: its rows go out again.
+    def stop(self) -> None:
+        # A round that hangs on the broker ends with the container. Its rows are published again later.
         with eventlet.Timeout(STOP_SECONDS, False):
             self._relay.stop()
         self._publisher.close()
 
-    def kill(self):
+    def kill(self) -> None:
         self._publisher.close()
 
-    def get_dependency(self, worker_ctx):
-        return _BoundOutbox(self, worker_ctx.data.get("request_id"))
+    def get_dependency(self, worker_ctx: Any) -> "WorkerOutbox":
+        return WorkerOutbox(self, worker_ctx.data.get("request_id"))
 
-    def add(self, session, event, key, request_id):
+    def store(self, session: Session, event: Event, key: object, request_id: str | None) -> None:
         if type(event) not in self.events:
             raise TypeError(f"{type(event).__name__} is not among the outbox's events")
         with self.tracer.span(operation_on(self._exchange.name, event.name, "create", "producer")):
             session.add(self.model.of(event, key, request_id=request_id, traceparent=traceparent()))
-        after_commit(session, self._relay.ring)
+        after_commit(session, self._relay.wake)
 
-    def _waiting(self):
-        """For the gauges."""
+    def _gauge_values(self) -> dict[Series, float]:
         age = func.extract("epoch", func.now() - func.min(self.model.created_at))
         with self.pool.session() as session:
             count, oldest = session.execute(select(func.count(), func.coalesce(age, 0)).select_from(self.model)).one()
         return {(WAITING,): count, (OLDEST_AGE,): float(oldest)}
 
-    def _relay_round(self):
-        """Publish what is due; true when another round may find more."""
+    def _relay_round(self) -> bool:
+        """Publish the rows that are due. True if another round may find more."""
         try:
             with self.pool.session() as session:
                 if not session.scalar(select(func.pg_try_advisory_xact_lock(RELAY_LOCK))):
-                    # Another replica's round; it may have looked before our commit.
+                    # Another replica publishes. It may have selected its rows before our commit.
                     eventlet.sleep(OTHER_REPLICA_SECONDS)
                     return True
-                rows = session.scalars(self._due).all()
+                rows = session.scalars(self._due_rows).all()
                 if rows:
                     self._publish(session, rows)
                 session.commit()
@@ -159,9 +166,9 @@ class Outbox(DependencyProvider):
             logger.warning("the outbox waits: %r", error)
             return False
 
-    def _publish(self, session, rows):
-        """Give the broker all rows; delete those that every queue has, put off those that one does not take."""
-        failure = None
+    def _publish(self, session: Session, rows: Sequence[OutboxMixin]) -> None:
+        """Send all rows. Delete those that every queue has confirmed, and postpone those that a queue refused."""
+        failure: BrokerUnavailable | None = None
         try:
             if self._send(rows) and time.monotonic() - self._connected_at >= DECLARE_PAUSE_SECONDS:
                 # A queue was deleted. A new connection declares it, and the events go to it again.
@@ -170,49 +177,51 @@ class Outbox(DependencyProvider):
                 self._send(rows)
         except BrokerUnavailable as error:
             failure = error
-        done, waiting_keys = [], set()
+        done: list[int] = []
+        waiting_keys: set[str] = set()
         for row in rows:
             if row.key in waiting_keys:
                 continue
-            if self._lacking(row):
+            if self._unconfirmed(row):
                 waiting_keys.add(row.key)
                 if failure is None:
-                    self._put_off(session, row)
+                    self._postpone(session, row)
             else:
                 done.append(row.id)
-                self._taken.pop(row.id, None)
+                self._confirmed.pop(row.id, None)
                 PUBLISHED.labels(self.container.service_name, row.event_name, "confirmed").inc()
-        # What is forgotten goes to all queues again, and so does what another replica takes over.
-        for row_id in list(self._taken)[:-REMEMBERED_ROWS]:
-            del self._taken[row_id]
+        # A forgotten row goes to all queues again, like a row that another replica takes over.
+        for row_id in list(self._confirmed)[:-REMEMBERED_ROWS]:
+            del self._confirmed[row_id]
         if done:
             session.execute(delete(self.model).where(self.model.id.in_(done)))
         if failure is not None:
             session.commit()
             raise failure
 
-    def _lacking(self, row):
-        """The queues that don't have the event yet, EXCHANGE among them."""
-        taken = self._taken.get(row.id, ())
-        return [queue for queue in (*self._queue_names[row.event_name], EXCHANGE) if queue not in taken]
+    def _unconfirmed(self, row: OutboxMixin) -> list[str]:
+        """The queues that have not confirmed the event yet, and EXCHANGE if that copy is not sent yet."""
+        confirmed = self._confirmed.get(row.id, ())
+        return [queue for queue in (*self._queue_names[row.event_name], EXCHANGE) if queue not in confirmed]
 
-    def _send(self, rows):
-        """Send each row to the queues that lack it, and note those that take it.
+    def _send(self, rows: Sequence[OutboxMixin]) -> bool:
+        """Send each row to the queues that have not confirmed it, and note those that confirm it now.
 
-        Returns whether a queue is missing, or is not what it must be. Raises BrokerUnavailable when the connection is
-        lost.
+        Returns whether a queue is missing, or has other arguments than it must have. Raises BrokerUnavailable when the
+        connection is lost.
         """
         refused, sent = self._publisher.refused(), []
         for row in rows:
             sent_at, body = time.time_ns(), encode(row.payload)
-            queues = [queue for queue in self._lacking(row) if queue not in refused]
+            queues = [queue for queue in self._unconfirmed(row) if queue not in refused]
             sent.append((row, sent_at, [(queue, self._send_to(queue, row, body)) for queue in queues]))
         is_missing = any(queue in refused for row in rows for queue in self._queue_names[row.event_name])
-        failure, deadline = None, time.monotonic() + CONFIRM_SECONDS
+        failure: BrokerUnavailable | None = None
+        deadline = time.monotonic() + CONFIRM_SECONDS
         for row, sent_at, copies in sent:
             errors: list[Exception] = []
             operation = operation_on(self._exchange.name, row.event_name, "send", "producer")
-            # The first error is raised for the span, which shows it.
+            # The span records the error that leaves its block: the first one.
             with suppress(Unroutable, BrokerUnavailable), self.tracer.span(operation, row.traceparent, sent_at):
                 for queue, confirm in copies:
                     try:
@@ -223,25 +232,25 @@ class Outbox(DependencyProvider):
                         errors.append(error)
                         is_missing = is_missing or isinstance(error, Unroutable)
                         if queue == EXCHANGE:
-                            # Nothing is owed to queues that we don't know.
-                            self._taken.setdefault(row.id, set()).add(queue)
+                            # No delivery is promised to queues that are not the subscribers'.
+                            self._confirmed.setdefault(row.id, set()).add(queue)
                     except BrokerUnavailable as error:
                         errors.append(error)
                         failure = error
                     else:
-                        self._taken.setdefault(row.id, set()).add(queue)
+                        self._confirmed.setdefault(row.id, set()).add(queue)
                 if errors:
                     raise errors[0]
-        # A queue that lacks a row gets those behind it of the same key again, after it.
-        lacking_by_key: dict[str, set[str]] = defaultdict(set)
+        # A queue that has not confirmed a row gets the later rows of its key again, after that row.
+        unconfirmed_by_key: dict[str, set[str]] = defaultdict(set)
         for row in rows:
-            self._taken.get(row.id, set()).difference_update(lacking_by_key[row.key])
-            lacking_by_key[row.key].update(self._lacking(row))
+            self._confirmed.get(row.id, set()).difference_update(unconfirmed_by_key[row.key])
+            unconfirmed_by_key[row.key].update(self._unconfirmed(row))
         if failure is not None:
             raise failure
         return is_missing
 
-    def _send_to(self, queue, row, body):
+    def _send_to(self, queue: str, row: OutboxMixin, body: bytes) -> Any:
         headers = {HEADER_PREFIX + "request_id": row.request_id, HEADER: row.traceparent}
         to_exchange = queue == EXCHANGE
         return self._publisher.send(
@@ -254,7 +263,7 @@ class Outbox(DependencyProvider):
             headers={name: value for name, value in headers.items() if value is not None},
         )
 
-    def _put_off(self, session, row):
+    def _postpone(self, session: Session, row: OutboxMixin) -> None:
         PUBLISHED.labels(self.container.service_name, row.event_name, "refused").inc()
         wait_seconds = min(2**row.attempts, LONGEST_WAIT_SECONDS)
         session.execute(
@@ -264,10 +273,10 @@ class Outbox(DependencyProvider):
         )
 
 
-def _due(model, event_names):
-    """The oldest rows, without those behind one of their key that must wait.
+def _due_rows(model: type[OutboxMixin], event_names: Iterable[str]) -> Select[tuple[OutboxMixin]]:
+    """Select the oldest rows, except those behind a row of the same key that must wait.
 
-    Events of other names are another release's: they are left to its relay, which knows their subscribers.
+    Events with other names belong to another release. Its relay knows their subscribers, and publishes them.
     """
     older = aliased(model)
     must_wait = or_(older.not_before > func.now(), older.event_name.not_in(event_names))
@@ -276,10 +285,12 @@ def _due(model, event_names):
     return due.order_by(model.id).limit(ROUND_ROWS)
 
 
-class _BoundOutbox:
-    def __init__(self, outbox, request_id):
+class WorkerOutbox:
+    """The outbox in one worker."""
+
+    def __init__(self, outbox: Outbox, request_id: str | None) -> None:
         self._outbox, self._request_id = outbox, request_id
 
-    def add(self, session, event, key=None):
-        """Have the event published once the session's transaction commits, after earlier ones of the key."""
-        self._outbox.add(session, event, key, self._request_id)
+    def add(self, session: Session, event: Event, key: object = None) -> None:
+        """Publish the event once the session's transaction has committed, after earlier events with the same key."""
+        self._outbox.store(session, event, key, self._request_id)

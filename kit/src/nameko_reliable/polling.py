@@ -1,7 +1,7 @@
-"""Work off a table: at once when there is something to do, else every so often.
+"""Work through the rows of a table: at once when there is something to do, else at an interval.
 
     class Bakery:
-        bell = Bell()
+        wakeup = Wakeup()
 
         @poll(interval_seconds=1, workers=2)
         def bake_next(self):
@@ -11,130 +11,138 @@
         def store(self, event):
             with self.db.transaction() as session:
                 …
-                self.bell.ring_after_commit(session)
+                self.wakeup.send_after_commit(session)
 
-        @crew(interval_seconds=1, most=20)
-        def call_customers(self, member):
-            '''Beside the workers, for what waits minutes for others. More begin while all say that they are slow.'''
+        @elastic_poll(interval_seconds=1, max_pollers=20)
+        def call_customers(self, poller):
+            '''For work that waits minutes for others. It takes no worker; more pollers start while all are slow.'''
             found = True
-            while member.goes_on(found):
-                found = self._call_some(member)
+            while poller.next_round(found):
+                found = self._call_some(poller)
 
-What there is to do is in the table, so nothing is lost with a process.
+The work is in the table, so nothing is lost with a process.
 """
 
 import logging
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import eventlet
 from eventlet.event import Event
 from nameko.containers import WorkerContext
 from nameko.exceptions import ContainerBeingKilled
 from nameko.extensions import DependencyProvider, Entrypoint, SharedExtension
+from sqlalchemy.orm import Session
 
 from nameko_reliable.sessions import after_commit
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 logger = logging.getLogger(__name__)
 
-CREW_STOP_SECONDS = 5
-# Between two looks of `wait_until`.
-LOOK_SECONDS = 0.05
+POLLERS_STOP_SECONDS = 5
+# Between two checks of `wait_until`.
+CHECK_SECONDS = 0.05
 
 
 class Loop:
-    """Calls `work` in a greenlet: again at once while it returns true or was rung, else after the interval.
+    """Calls `work` in a greenlet: again at once if it returned true or `wake` was called, else after the interval.
 
-    An exception of `work` is logged and counts as false: nothing ends the loop but `stop`.
+    An exception of `work` is logged and counts as false. Only `stop` ends the loop.
     """
 
-    def __init__(self, work, interval_seconds):
+    def __init__(self, work: Callable[[], object], interval_seconds: float) -> None:
         self._work, self._interval_seconds = work, interval_seconds
-        self._rung = Event()
+        self._woken = Event()
         self._stopped = False
-        self._thread = None
+        self._thread: Any = None
 
-    def start(self, container):
+    def start(self, container: Any) -> None:
         self._thread = container.spawn_managed_thread(self._run, identifier=repr(self._work))
 
-    def ring(self):
-        if not self._rung.ready():
-            self._rung.send()
+    def wake(self) -> None:
+        if not self._woken.ready():
+            self._woken.send()
 
-    def stop(self):
-        """Return when the call under way is over."""
+    def stop(self) -> None:
+        """Return when the current call of `work` has ended."""
         self._stopped = True
-        self.ring()
+        self.wake()
         if self._thread is not None:
             self._thread.wait()
 
-    def _run(self):
+    def _run(self) -> None:
         while not self._stopped:
-            if self._rung.ready():
-                self._rung.reset()
+            if self._woken.ready():
+                self._woken.reset()
             try:
                 more = self._work()
             except Exception:
-                logger.exception("a round failed, the next comes in %s s", self._interval_seconds)
+                logger.exception("a round failed; the next one starts in %s s", self._interval_seconds)
                 more = False
             if not more and not self._stopped:
                 self._pause()
 
-    def _pause(self):
+    def _pause(self) -> None:
         with eventlet.Timeout(self._interval_seconds, False):
-            self._rung.wait()
+            self._woken.wait()
 
 
-class _Rope(SharedExtension):
-    """What ties the bell to the polls of its service."""
+class _WakeupTargets(SharedExtension):
+    """The polls of a service, for its Wakeup."""
 
-    def __init__(self):
-        self.loops = []
+    def __init__(self) -> None:
+        self._targets: list[Loop | ElasticPoll] = []
 
-    def ring(self):
-        for loop in self.loops:
-            loop.ring()
+    def add(self, *targets: "Loop | ElasticPoll") -> None:
+        self._targets.extend(targets)
+
+    def wake(self) -> None:
+        for target in self._targets:
+            target.wake()
 
 
-class Bell(DependencyProvider):
-    """Wakes the polls of this process; those of other replicas look for themselves at their interval."""
+class Wakeup(DependencyProvider):
+    """Wakes the polls of this process. Those of other replicas run at their interval."""
 
-    rope = _Rope()
+    targets = _WakeupTargets()
 
-    def get_dependency(self, worker_ctx):
+    def get_dependency(self, worker_ctx: Any) -> "Wakeup":
         return self
 
-    def ring_after_commit(self, session):
-        after_commit(session, self.rope.ring)
+    def send_after_commit(self, session: Session) -> None:
+        after_commit(session, self.targets.wake)
 
 
 class Poll(Entrypoint):
     """workers: how many greenlets of each replica run the method at the same time."""
 
-    rope = _Rope()
+    wakeup_targets = _WakeupTargets()
 
-    def __init__(self, interval_seconds, workers=1, **kwargs):
+    def __init__(self, interval_seconds: float, workers: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.interval_seconds, self.workers = interval_seconds, workers
 
-    def setup(self):
+    def setup(self) -> None:
         self._loops = [Loop(self._run_worker, self.interval_seconds) for _ in range(self.workers)]
-        self.rope.loops.extend(self._loops)
+        self.wakeup_targets.add(*self._loops)
 
-    def start(self):
+    def start(self) -> None:
         for loop in self._loops:
             loop.start(self.container)
 
-    def stop(self):
+    def stop(self) -> None:
         for loop in self._loops:
             loop.stop()
 
-    def _run_worker(self):
+    def _run_worker(self) -> object:
         finished = Event()
 
-        def finish(worker_ctx, result, exc_info):
-            # Nameko has logged the exception; here it counts as nothing more to do.
+        def finish(worker_ctx: Any, result: object, exc_info: Any) -> tuple[object, Any]:
+            # Nameko has logged the exception. Here it means that there is no more to do.
             finished.send(result if exc_info is None else False)
             return result, exc_info
 
@@ -145,133 +153,135 @@ class Poll(Entrypoint):
         return finished.wait()
 
 
-poll = Poll.decorator
+poll: Callable[..., Callable[[Callable[P, R]], Callable[P, R]]] = Poll.decorator
 
 
 class Interrupted(Exception):
-    """The service stops, and the block that it leaves was one that may be cut off."""
+    """The service is stopping, and has ended a block that was marked `interruptible`."""
 
 
-class Crew(Entrypoint):
-    """Runs the method in greenlets beside the workers: one at first, and up to `most` while all of them are slow.
+class ElasticPoll(Entrypoint):
+    """Runs the method in pollers, greenlets beside the workers: one at first, up to `max_pollers` while all are slow.
 
-    The method gets its Member, and goes on for as long as that says. After an exception, which is logged, it begins
-    again after the interval. A stop waits CREW_STOP_SECONDS for members that can't be interrupted.
+    The method gets its Poller and must return when `Poller.next_round` returns false. After an exception, which is
+    logged, it is called again after the interval. A stop waits POLLERS_STOP_SECONDS for pollers that can't be
+    interrupted.
     """
 
-    rope = _Rope()
+    wakeup_targets = _WakeupTargets()
 
-    def __init__(self, interval_seconds, most, **kwargs):
+    def __init__(self, interval_seconds: float, max_pollers: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.interval_seconds, self.most = interval_seconds, most
+        self.interval_seconds, self.max_pollers = interval_seconds, max_pollers
         self.is_stopping = False
-        self._members = []
+        self._pollers: list[Poller] = []
 
-    def setup(self):
-        self.rope.loops.append(self)
+    def setup(self) -> None:
+        self.wakeup_targets.add(self)
 
-    def start(self):
-        self._begin()
+    def start(self) -> None:
+        self._start_poller()
 
-    def stop(self):
+    def stop(self) -> None:
         self.is_stopping = True
-        members = list(self._members)
-        for member in members:
-            member.stop()
-        with eventlet.Timeout(CREW_STOP_SECONDS, False):
-            for member in members:
-                member.wait()
+        pollers = list(self._pollers)
+        for poller in pollers:
+            poller.stop()
+        with eventlet.Timeout(POLLERS_STOP_SECONDS, False):
+            for poller in pollers:
+                poller.wait()
 
-    def ring(self):
-        for member in self._members:
-            member.ring()
+    def wake(self) -> None:
+        for poller in self._pollers:
+            poller.wake()
 
-    def grow(self):
-        """As many again, once none of the members can be expected soon."""
-        if not self.is_stopping and not any(member.is_available for member in self._members):
-            for _ in range(min(len(self._members), self.most - len(self._members))):
-                self._begin()
+    def grow(self) -> None:
+        """Double the number of pollers if none of them is available."""
+        if not self.is_stopping and not any(poller.is_available for poller in self._pollers):
+            for _ in range(min(len(self._pollers), self.max_pollers - len(self._pollers))):
+                self._start_poller()
 
-    def has_others_than(self, member):
-        return any(other.is_available for other in self._members if other is not member)
+    def has_available_besides(self, poller: "Poller") -> bool:
+        return any(other.is_available for other in self._pollers if other is not poller)
 
     @property
-    def size(self):
-        return len(self._members)
+    def size(self) -> int:
+        return len(self._pollers)
 
-    def _begin(self):
-        member = Member(self)
-        self._members.append(member)
-        member.start(self._run)
+    def _start_poller(self) -> None:
+        poller = Poller(self)
+        self._pollers.append(poller)
+        poller.start(self._run)
 
-    def _run(self, member):
+    def _run(self, poller: "Poller") -> None:
         try:
-            while not self.is_stopping and not self._run_method(member):
-                member.pause(self.interval_seconds)
+            while not self.is_stopping and not self._run_method(poller):
+                poller.pause(self.interval_seconds)
         finally:
-            self._members.remove(member)
+            self._pollers.remove(poller)
 
-    def _run_method(self, member):
+    def _run_method(self, poller: "Poller") -> bool:
         """True if it returned, false after an exception."""
-        failures = []
+        failures: list[Any] = []
 
-        def finish(worker_ctx, result, exc_info):
+        def finish(worker_ctx: Any, result: object, exc_info: Any) -> tuple[object, Any]:
             # Nameko has logged the exception.
             failures.extend([exc_info] if exc_info else [])
             return result, exc_info
 
-        # What Nameko does in a greenlet of its workers' pool, of which members take none.
+        # As in a greenlet of Nameko's worker pool, of which pollers take none.
         service = self.container.service_cls()
-        self.container._run_worker(WorkerContext(self.container, service, self, (member,)), finish)
+        self.container._run_worker(WorkerContext(self.container, service, self, (poller,)), finish)
         return not failures
 
 
-crew = Crew.decorator
+elastic_poll: Callable[..., Callable[[Callable[P, R]], Callable[P, R]]] = ElasticPoll.decorator
 
 
-class Member:
-    """One of a crew: `goes_on` between two rounds, `slow` and `interruptible` within one."""
+class Poller:
+    """One greenlet of an ElasticPoll. Call `next_round` between two rounds, `mark_slow` and `interruptible` in one."""
 
-    def __init__(self, crew):
-        self._crew = crew
-        self._rung = Event()
+    def __init__(self, elastic_poll: ElasticPoll) -> None:
+        self._elastic_poll = elastic_poll
+        self._woken = Event()
         self._thread: Any = None
         self._is_interruptible = False
         self.is_available = True
 
-    def start(self, run):
-        self._thread = self._crew.container.spawn_managed_thread(lambda: run(self), identifier=repr(self._crew))
+    def start(self, run: "Callable[[Poller], None]") -> None:
+        container, identifier = self._elastic_poll.container, repr(self._elastic_poll)
+        self._thread = container.spawn_managed_thread(lambda: run(self), identifier=identifier)
 
-    def goes_on(self, found):
-        """Whether there is to be another round: after a bell or the interval if the last one found nothing.
+    def next_round(self, found: object) -> bool:
+        """Whether to run another round. If the last one found nothing, wait first: for a wakeup, or the interval.
 
-        No more once the service stops, or for one of several that found nothing.
+        False when the service stops. Also false if this poller found nothing and another one is available.
         """
         self.is_available = True
         if not found and not self.is_stopping:
-            if self._crew.has_others_than(self):
-                # While its method ends, it is none of the others that the last one may leave the work to.
+            if self._elastic_poll.has_available_besides(self):
+                # This one ends, so the last of the others must not leave the work to it.
                 self.is_available = False
                 return False
-            self.pause(self._crew.interval_seconds)
+            self.pause(self._elastic_poll.interval_seconds)
         return not self.is_stopping
 
     @property
-    def is_stopping(self):
-        return self._crew.is_stopping
+    def is_stopping(self) -> bool:
+        return self._elastic_poll.is_stopping
 
     @property
-    def share(self):
-        """Of one: what this member may take at once, as the others have a part in it, too."""
-        return 1 / self._crew.size
+    def share(self) -> float:
+        """The fraction of a batch that this poller should take, so that the others get some too."""
+        return 1 / self._elastic_poll.size
 
-    def slow(self):
-        """Others are not to wait for this member's round: more begin, should there be none."""
+    def mark_slow(self) -> None:
+        """Other work must not wait for this round: start more pollers if none is available."""
         self.is_available = False
-        self._crew.grow()
+        self._elastic_poll.grow()
 
     @contextmanager
-    def interruptible(self):
+    def interruptible(self) -> Iterator[None]:
         """A block that raises Interrupted when the service stops."""
         if self.is_stopping:
             raise Interrupted
@@ -281,48 +291,48 @@ class Member:
         finally:
             self._is_interruptible = False
 
-    def ring(self):
-        if not self._rung.ready():
-            self._rung.send()
+    def wake(self) -> None:
+        if not self._woken.ready():
+            self._woken.send()
 
-    def pause(self, seconds):
-        """Until the bell, the service's stop, or so many seconds."""
+    def pause(self, seconds: float) -> None:
+        """Wait for a wakeup, for the service's stop, or at most this many seconds."""
         with eventlet.Timeout(seconds, False):
-            self._rung.wait()
-        if self._rung.ready():
-            self._rung.reset()
+            self._woken.wait()
+        if self._woken.ready():
+            self._woken.reset()
 
-    def stop(self):
-        self.ring()
+    def stop(self) -> None:
+        self.wake()
         if self._is_interruptible:
             eventlet.kill(self._thread, Interrupted)
 
-    def wait(self):
+    def wait(self) -> None:
         self._thread.wait()
 
 
-def wait_until(condition, seconds):
-    """Look until the condition is true, for so many seconds. Returns whether it is."""
+def wait_until(condition: Callable[[], object], seconds: float) -> bool:
+    """Wait at most this many seconds for the condition to be true. Returns whether it is."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             return False
-        eventlet.sleep(LOOK_SECONDS)
+        eventlet.sleep(CHECK_SECONDS)
     return True
 
 
 @contextmanager
-def beside(work):
-    """Run `work(pause)` in a greenlet beside the block.
+def in_background(work: Callable[[Callable[[float], bool]], object]) -> Iterator[None]:
+    """Run `work(pause)` in a greenlet of its own while the block runs.
 
-    `pause(seconds)` returns true once the block is left, for the work to end; the block doesn't wait for it.
+    `pause(seconds)` returns true once the block has ended; then the work must return. The block doesn't wait for that.
     """
     is_over = Event()
 
-    def pause(seconds):
+    def pause(seconds: float) -> bool:
         with eventlet.Timeout(seconds, False):
             is_over.wait()
-        return is_over.ready()
+        return bool(is_over.ready())
 
     eventlet.spawn(work, pause)
     try:

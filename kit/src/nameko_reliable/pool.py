@@ -1,4 +1,4 @@
-"""The pool of a service's connections to its database, which all of its extensions share.
+"""The pool of connections to a service's database, which all extensions of the service share.
 
     class CakeCount(DependencyProvider):
         pool = ConnectionPool()
@@ -7,19 +7,20 @@
             with self.pool.session() as session:
                 return session.scalar(select(func.count(Cake.id)))
 
-Its address is `DB_URIS[<service name>]` of the configuration, or nameko-sqlalchemy's
-`DB_URIS["<service name>:<base's name>"]` where that is not there; nameko_reliable.postgres says how it names several
-hosts, and whose fault an error is. psycogreen makes psycopg2 yield to eventlet: without it one slow query stops every
-greenlet of the process.
+The database's address is `DB_URIS[<service name>]` of the configuration. If that is missing, it is nameko-sqlalchemy's
+`DB_URIS["<service name>:<base's name>"]`. nameko_reliable.postgres describes addresses with several hosts, and which
+errors are outages. psycogreen makes psycopg2 yield to eventlet: without it one slow query stops every greenlet of the
+process.
 """
 
 import logging
 import math
 import re
 import time
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 from weakref import WeakSet
 
 import eventlet
@@ -29,10 +30,11 @@ from nameko.exceptions import ConfigurationError
 from nameko.extensions import SharedExtension
 from prometheus_client import Gauge, Histogram
 from psycogreen.eventlet import eventlet_wait_callback
-from sqlalchemy import create_engine, event, text
+from sqlalchemy import Engine, ExceptionContext, create_engine, event, text
+from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
-from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, QueuePool
 
 from nameko_reliable.errors import DatabaseUnavailable, ServiceUnavailable
 from nameko_reliable.postgres import database_url, is_outage, is_statement_error
@@ -41,44 +43,47 @@ from nameko_reliable.telemetry.tracing import Operation, Tracer
 
 logger = logging.getLogger(__name__)
 
+# libpq's parameters for one address.
+Address: TypeAlias = dict[str, str]
+
 CONNECT_SECONDS = 3
-# For each address, when there are several.
+# For each address if there are several.
 ADDRESS_SECONDS = 1
 POOL_WAIT_SECONDS = 3
-# More than statement_timeout: a server that is silent for so long has stopped, or is out of reach.
+# More than statement_timeout: a server that is silent for longer has stopped or is unreachable.
 ANSWER_SECONDS = 25
-# Beside the workers: the outbox relay, and one that gauges and /readyz take by turns when all workers hold theirs.
-# Members of a crew (nameko_reliable.polling) take theirs for single statements.
+# Beyond one for each worker: one for the outbox relay, and one that gauges and /readyz share when all workers hold
+# theirs. The pollers of an elastic_poll need connections too, each for single statements only.
 EXTRA_CONNECTIONS = 2
 CONNECTION_SETTINGS = {
-    # A lock or a statement that takes longer is refused; the caller's deadline has passed by then. A statement whose
-    # client has gone ends within 2 s.
+    # PostgreSQL gives up locks and statements that take longer: the caller's deadline has passed by then. It ends a
+    # statement within 2 s after its client has disconnected.
     "options": "-c lock_timeout=4s -c statement_timeout=20s -c idle_in_transaction_session_timeout=60s -c timezone=UTC "
     "-c client_connection_check_interval=2s",
-    # A host that vanished is noticed within 5 s while something is being sent to it, else within 9 s.
+    # A host that vanishes is noticed within 5 s while data is being sent to it, else within 9 s.
     "tcp_user_timeout": 5000,
     "keepalives_idle": 5,
     "keepalives_interval": 2,
     "keepalives_count": 2,
-    # A standby, or a primary that was demoted, is refused.
+    # Do not connect to a standby, or to a primary that was demoted.
     "target_session_attrs": "read-write",
 }
-# The answer is whether only reads are taken. On the way a file of some 100 kB is written to the database's own disk,
-# and removed: while that is full, reads succeed.
-READ_AND_WRITE = """
+# Selects whether the database is read-only. The low work_mem makes it write a temporary file of about 100 kB to the
+# database's own disk: if that is full, this statement fails, while plain reads still succeed.
+CHECK_WRITABLE = """
 SET LOCAL work_mem = '64kB';
 SET LOCAL temp_tablespaces = '';
 SELECT current_setting('transaction_read_only') = 'on' FROM generate_series(1, 5000) HAVING count(*) > 0
 """
-DATABASE = {"db.system.name": "postgresql"}
-OPERATION = re.compile(r"\b(SELECT|INSERT|UPDATE|DELETE)\b")
-TARGET = re.compile(r"\b(?:FROM|INTO|UPDATE) (\w+)")
+SPAN_ATTRIBUTES = {"db.system.name": "postgresql"}
+VERB = re.compile(r"\b(SELECT|INSERT|UPDATE|DELETE)\b")
+TABLE = re.compile(r"\b(?:FROM|INTO|UPDATE) (\w+)")
 
 POOL_SIZE = Gauge("db_pool_size", "Connections that the pool may hold.", ["service"], registry=KIT)
-POOL_IN_USE = Gauge("db_pool_in_use", "Connections of the pool that somebody uses.", ["service"], registry=KIT)
+POOL_IN_USE = Gauge("db_pool_in_use", "Connections of the pool that are in use.", ["service"], registry=KIT)
 POOL_WAIT = Histogram(
     "db_pool_wait_seconds",
-    "How long a transaction waits for its connection, with the time to make a new one.",
+    "How long a transaction waits for its connection. The time to open a new one counts.",
     ["service"],
     buckets=(0.0001, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 3),
     registry=KIT,
@@ -86,26 +91,26 @@ POOL_WAIT = Histogram(
 
 
 class ReadOnly(psycopg2.OperationalError):
-    """The database answers and takes no writes."""
+    """The database answers, but it is read-only."""
 
 
 class ConnectionPool(SharedExtension):
     """The service's connection pool, shared by all extensions that use its database.
 
-    Its sessions raise DatabaseUnavailable when the database is out of reach, read-only or overloaded, and
-    ServiceUnavailable when it gave up a statement that may succeed at another try (nameko_reliable.postgres). After
-    the former the pool is dropped, and its next connection is to a host that takes writes.
+    Its sessions raise DatabaseUnavailable when the database is unreachable, read-only or overloaded, and
+    ServiceUnavailable when it gave up a statement that may succeed at another attempt (nameko_reliable.postgres). After
+    DatabaseUnavailable all connections are closed, and the next one is to a host that accepts writes.
     """
 
     tracer = Tracer()
 
-    def __init__(self):
+    def __init__(self) -> None:
         # The service's Database and DatabaseSession dependencies.
-        self.users = []
+        self.databases: list[Any] = []
 
-    def setup(self):
+    def setup(self) -> None:
         service = self.container.service_name
-        options = _merged(each.engine_options for each in self.users)
+        options = _merged(each.engine_options for each in self.databases)
         psycopg2.extensions.set_wait_callback(_wait_for_answer)
         self.engine = create_engine(
             database_url(self._uri()),
@@ -125,64 +130,65 @@ class ConnectionPool(SharedExtension):
         self._connections: WeakSet[ConnectionPoolEntry] = WeakSet()
         self._dropped_at = -math.inf
         event.listen(self.engine, "do_connect", _Hosts().connect)
-        event.listen(self.engine, "connect", self._add)
+        event.listen(self.engine, "connect", self._add_connection)
         event.listen(self.engine, "checkin", self._close_if_dropped)
-        event.listen(self.engine, "handle_error", self._drop_at_outage)
+        event.listen(self.engine, "handle_error", self._drop_after_outage)
         event.listen(self.engine, "handle_error", self._error_for_callers, retval=True)
         POOL_SIZE.labels(service).set_function(lambda: cast(QueuePool, self.engine.pool).size())
         POOL_IN_USE.labels(service).set_function(lambda: cast(QueuePool, self.engine.pool).checkedout())
 
-    def _uri(self):
-        service, uris = self.container.service_name, self.container.config["DB_URIS"]
+    def _uri(self) -> str:
+        service = self.container.service_name
+        uris: Mapping[str, str] = self.container.config["DB_URIS"]
         if uri := uris.get(service):
             return uri
-        names = {f"{service}:{each.declarative_base.__name__}" for each in self.users}
+        names = {f"{service}:{each.declarative_base.__name__}" for each in self.databases}
         found = {uris[name] for name in names if name in uris}
         if len(found) != 1:
             raise ConfigurationError(f"DB_URIS must have the one address of the service's database, as `{service}`.")
         return found.pop()
 
-    def start(self):
+    def start(self) -> None:
         if self.tracer.is_on:
             _trace_statements(self.engine, self.tracer)
 
-    def stop(self):
+    def stop(self) -> None:
         self.engine.dispose()
 
     kill = stop
 
-    def check(self):
-        """Raise DatabaseUnavailable unless the database answers and takes writes."""
+    def check(self) -> None:
+        """Raise DatabaseUnavailable unless the database answers and accepts writes."""
         with self.session() as session:
-            if session.scalar(text(READ_AND_WRITE)):
+            if session.scalar(text(CHECK_WRITABLE)):
                 self._drop()
                 raise DatabaseUnavailable(self.container.service_name) from ReadOnly("the database is read-only")
 
     @contextmanager
-    def session(self, expire_on_commit=False, **options):
-        """A session whose caller commits. options: of SQLAlchemy's Session."""
+    def session(self, expire_on_commit: bool = False, **options: Any) -> Iterator[Session]:
+        """A session; the caller commits. options: of SQLAlchemy's Session."""
         with Session(self.engine, expire_on_commit=expire_on_commit, **options) as session:
             with POOL_WAIT.labels(self.container.service_name).time():
                 session.connection()
             yield session
 
-    def _add(self, connection, record):
+    def _add_connection(self, connection: object, record: ConnectionPoolEntry) -> None:
         record.info["made_at"] = time.monotonic()
         self._connections.add(record)
 
-    def _drop(self):
-        """Close the pool's connections: idle ones now, those in use when they come back."""
+    def _drop(self) -> None:
+        """Close all connections: idle ones now, those in use when they come back to the pool."""
         self._dropped_at = time.monotonic()
         for record in list(self._connections):
             if not record.in_use:
                 record.invalidate()
 
-    def _close_if_dropped(self, connection, record):
+    def _close_if_dropped(self, connection: object, record: ConnectionPoolEntry) -> None:
         if record.info.get("made_at", math.inf) <= self._dropped_at:
             record.invalidate()
 
-    def _drop_at_outage(self, failure):
-        """SQLAlchemy's `handle_error`. A connect that failed says nothing about the connections that stand."""
+    def _drop_after_outage(self, failure: ExceptionContext) -> None:
+        """For SQLAlchemy's `handle_error`. A failed connect says nothing about the open connections."""
         error = failure.original_exception
         is_lost = failure.is_disconnect and isinstance(error, psycopg2.Error) and not is_statement_error(error)
         if failure.connection is not None and (is_outage(error) or is_lost):
@@ -190,13 +196,13 @@ class ConnectionPool(SharedExtension):
             if failure.connection.info.get("made_at", math.inf) > self._dropped_at:
                 self._drop()
 
-    def _error_for_callers(self, failure):
-        """SQLAlchemy's `handle_error`: what is raised in the place of its own error, None for that itself."""
+    def _error_for_callers(self, failure: ExceptionContext) -> ServiceUnavailable | None:
+        """For SQLAlchemy's `handle_error`: the error to raise instead of SQLAlchemy's, or None to keep that."""
         error, service = failure.original_exception, self.container.service_name
-        # SQLAlchemy's ping has to know the error as its own.
+        # SQLAlchemy's ping must get SQLAlchemy's own error.
         if failure.is_pre_ping or not isinstance(error, psycopg2.Error):
             return None
-        # What follows the first line quotes the statement, and with it what people have written.
+        # The lines after the first quote the statement, which may hold personal data.
         reason = str(error).partition("\n")[0]
         if is_statement_error(error):
             logger.warning("the database gave up a statement: %s", reason)
@@ -208,20 +214,20 @@ class ConnectionPool(SharedExtension):
 
 
 class _QueuePool(QueuePool):
-    def connect(self):
+    def connect(self) -> PoolProxiedConnection:
         try:
             return super().connect()
         except PoolTimeout as error:
-            # An outage to `handle_error`, which SQLAlchemy asks about errors of psycopg2's alone.
+            # SQLAlchemy calls `handle_error` only for errors of psycopg2. There this one counts as an outage.
             raise psycopg2.OperationalError(f"no connection came free in the pool: {error}") from error
 
 
 class _Connection(psycopg2.extensions.connection):
-    """One of a pool of ours, for which the process does not wait without end."""
+    """A connection of the kit's pool. Other connections of the process have no time limit for answers."""
 
 
-def _wait_for_answer(connection):
-    """psycopg2's wait callback, for all of the process. What it raises makes psycopg2 close the connection."""
+def _wait_for_answer(connection: Any) -> None:
+    """psycopg2's wait callback for the whole process. If it raises, psycopg2 closes the connection."""
     if not isinstance(connection, _Connection):
         eventlet_wait_callback(connection)
         return
@@ -230,19 +236,19 @@ def _wait_for_answer(connection):
 
 
 class _Hosts:
-    """Connects to the first address that answers and takes writes; the last good one is asked first.
+    """Connects to the first address that answers and accepts writes. The last good address is tried first.
 
-    libpq itself would hang: its connect_timeout doesn't hold for the asynchronous connect that psycogreen brings, and
-    while it looks a name up, no greenlet runs.
+    libpq's own way would hang: its connect_timeout does not apply to the asynchronous connect that psycogreen needs,
+    and no greenlet runs while it looks up a name.
     """
 
-    def __init__(self):
-        self._good = None
-        self._failure = None
+    def __init__(self) -> None:
+        self._last_good: Address | None = None
+        self._failure: Exception | None = None
         self._is_trying_again = False
 
-    def connect(self, dialect, connection_record, args, kwargs):
-        """SQLAlchemy's `do_connect`. After a failure one greenlet tries again; meanwhile others fail at once."""
+    def connect(self, dialect: Dialect, record: ConnectionPoolEntry, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        """For SQLAlchemy's `do_connect`. After a failure one greenlet tries again; others fail at once meanwhile."""
         if self._failure is None:
             return self._connect(dialect, args, kwargs)
         if self._is_trying_again:
@@ -253,9 +259,9 @@ class _Hosts:
         finally:
             self._is_trying_again = False
 
-    def _connect(self, dialect, args, kwargs):
+    def _connect(self, dialect: Dialect, args: list[Any], kwargs: dict[str, Any]) -> Any:
         addresses, failures = _look_up(kwargs)
-        addresses.sort(key=lambda address: address != self._good)
+        addresses.sort(key=lambda address: address != self._last_good)
         seconds = ADDRESS_SECONDS if len(addresses) > 1 else CONNECT_SECONDS
         for address in addresses:
             where = address.get("hostaddr") or address.get("host")
@@ -265,24 +271,26 @@ class _Hosts:
             except psycopg2.OperationalError as error:
                 failures.append(f"{where}: {' '.join(str(error).split())}")
             else:
-                self._good, self._failure = address, None
+                self._last_good, self._failure = address, None
                 return connection
-        # libpq's own words: there is no SQLSTATE.
+        # From libpq's message, since the error has no SQLSTATE.
         is_read_only = any("session is read-only" in failure for failure in failures)
-        self._failure = (ReadOnly if is_read_only else psycopg2.OperationalError)("; ".join(failures))
-        raise self._failure
+        failure = (ReadOnly if is_read_only else psycopg2.OperationalError)("; ".join(failures))
+        self._failure = failure
+        raise failure
 
 
-def _look_up(kwargs):
-    """libpq's parameters for each address of each host, and sentences about hosts without any."""
+def _look_up(kwargs: Mapping[str, Any]) -> tuple[list[Address], list[str]]:
+    """libpq's parameters for each address of each host, and a sentence for each host that has none."""
     if kwargs.get("hostaddr"):
         return [{}], []
     hosts, ports = str(kwargs.get("host") or "").split(","), str(kwargs.get("port") or "").split(",")
-    addresses, failures = [], []
+    addresses: list[Address] = []
+    failures: list[str] = []
     for host, port in zip(hosts, ports * len(hosts) if len(ports) == 1 else ports, strict=True):
         where = {"host": host, "port": port}
         if not host or host.startswith(("/", "@")):
-            addresses.append(where)  # A socket of this machine.
+            addresses.append(where)  # A Unix socket.
             continue
         try:
             with eventlet.Timeout(ADDRESS_SECONDS, TimeoutError(f"no answer in {ADDRESS_SECONDS} s")):
@@ -290,34 +298,34 @@ def _look_up(kwargs):
         except OSError as error:
             failures.append(f"{host} could not be looked up: {error}")
         else:
-            # The name stays beside the address: a certificate is held against it.
+            # Keep the name beside the address: certificates are checked against it.
             addresses.extend({**where, "hostaddr": sockaddr[0]} for *_, sockaddr in found)
     return addresses, failures
 
 
-def _trace_statements(engine, tracer):
-    """A span for each statement, without its parameters: they are people's."""
+def _trace_statements(engine: Engine, tracer: Tracer) -> None:
+    """A span for each statement, without its parameters, which may be personal data."""
 
     @lru_cache(maxsize=500)
-    def operation(statement):
-        verb, target = OPERATION.search(statement), TARGET.search(statement)
-        summary = " ".join(found[1] for found in (verb, target) if found) or "SQL"
+    def operation(statement: str) -> Operation:
+        verb, table = VERB.search(statement), TABLE.search(statement)
+        summary = " ".join(found[1] for found in (verb, table) if found) or "SQL"
         attributes = {
-            **DATABASE,
+            **SPAN_ATTRIBUTES,
             "db.namespace": engine.url.database,
             "db.query.summary": summary,
             "db.query.text": statement,
         }
         return Operation(summary, "client", attributes)
 
-    def begin(connection, cursor, statement, parameters, context, executemany):
+    def begin(connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool) -> None:
         context.span = tracer.span(operation(statement))
 
-    def end(connection, cursor, statement, parameters, context, executemany):
+    def end(connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool) -> None:
         vars(context).pop("span").end()
 
-    def fail(failure):
-        # Whatever fails, to connect or to fetch what a statement gave among it.
+    def fail(failure: ExceptionContext) -> None:
+        # There is no span if a connect failed, or the fetch of a statement's rows.
         span = failure.execution_context and vars(failure.execution_context).pop("span", None)
         if span:
             span.end(failure.original_exception)
@@ -327,10 +335,10 @@ def _trace_statements(engine, tracer):
     event.listen(engine, "handle_error", fail)
 
 
-def _merged(options_of_each):
+def _merged(options_of_each: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for options in options_of_each:
         for name, value in options.items():
             if merged.setdefault(name, value) != value:
-                raise ConfigurationError(f"A service's databases share one pool, and differ in engine_options: {name}.")
+                raise ConfigurationError(f"A service's databases share one pool, but differ in engine_options: {name}.")
     return merged

@@ -1,4 +1,4 @@
-"""For the tests that the pages show: the servers of the session that runs them, and the tables of a page's `Base`."""
+"""Fixtures for the tests in the pages: the servers of the session that runs them, and the tables of a page's `Base`."""
 
 import json
 from pathlib import Path

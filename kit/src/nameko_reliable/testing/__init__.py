@@ -1,1 +1,1 @@
-"""What tests of services need: a real PostgreSQL and RabbitMQ, a look into them, and addresses that fail at will."""
+"""For tests of services: a real PostgreSQL and RabbitMQ, ways to inspect them, and proxies that cause outages."""

@@ -1,7 +1,9 @@
-"""An OpenTelemetry collector: it takes spans by OTLP over HTTP, and keeps them."""
+"""An OpenTelemetry collector that receives spans by OTLP over HTTP, and keeps them."""
 
+from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as Message
@@ -11,7 +13,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status
 class Span:
     """`name`, `service`, `kind`, `attributes`, `trace_id`, `span_id`, `parent_id`, `links`, `is_error`."""
 
-    def __init__(self, service, message):
+    def __init__(self, service: str, message: Message) -> None:
         self.service = service
         self.name = message.name
         self.kind = Message.SpanKind.Name(message.kind).removeprefix("SPAN_KIND_").lower()
@@ -23,30 +25,32 @@ class Span:
         self.status_message = message.status.message
         self.events = list(message.events)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"{self.service}: {self.kind} {self.name}"
 
 
 class Collector:
-    """`endpoint`, and the `spans` that came so far. `settings`: with these a service sends all of its spans."""
+    """endpoint: its URL. spans: those received so far. settings: with these a service sends all of its spans.
 
-    def __init__(self):
+    bodies: of the requests, as they came.
+    """
+
+    def __init__(self) -> None:
         collector = self
-        self.spans = []
-        # Each as it came, to be searched.
-        self.bodies = []
+        self.spans: list[Span] = []
+        self.bodies: list[bytes] = []
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
-            def do_POST(self):
+            def do_POST(self) -> None:
                 assert self.path == "/v1/traces"
                 collector.take(self.rfile.read(int(self.headers["Content-Length"])))
                 self.send_response(200)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
-            def log_message(self, *arguments):
+            def log_message(self, *arguments: Any) -> None:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -55,7 +59,7 @@ class Collector:
         self.settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": self.endpoint, "OTEL_TRACES_SAMPLER_ARG": 1.0}
         Thread(target=self._server.serve_forever, daemon=True).start()
 
-    def take(self, body):
+    def take(self, body: bytes) -> None:
         self.bodies.append(body)
         for resource_spans in ExportTraceServiceRequest.FromString(body).resource_spans:
             service = _values(resource_spans.resource.attributes)["service.name"]
@@ -63,25 +67,25 @@ class Collector:
                 Span(service, message) for scope_spans in resource_spans.scope_spans for message in scope_spans.spans
             ]
 
-    def find(self, name, service=None, **parent):
-        """The spans of this name, of a service and below a span if these are given."""
+    def find(self, name: str, service: str | None = None, below: Span | None = None) -> list[Span]:
+        """The spans with this name. service: only those of this service. below: only the children of this span."""
         return [
             span
             for span in self.spans
             if span.name == name
             and service in (None, span.service)
-            and (not parent or (span.trace_id, span.parent_id) == (parent["below"].trace_id, parent["below"].span_id))
+            and (below is None or (span.trace_id, span.parent_id) == (below.trace_id, below.span_id))
         ]
 
-    def stop(self):
+    def stop(self) -> None:
         self._server.shutdown()
         self._server.server_close()
 
 
-def _values(attributes):
+def _values(attributes: Iterable[Any]) -> dict[str, Any]:
     return {attribute.key: _value(attribute.value) for attribute in attributes}
 
 
-def _value(value):
+def _value(value: Any) -> Any:
     kind = value.WhichOneof("value")
     return [_value(each) for each in value.array_value.values] if kind == "array_value" else getattr(value, kind)

@@ -1,8 +1,13 @@
 """The kit's settings, for tests."""
 
+from collections.abc import Mapping
+from typing import Any
 
-def configuration(broker, database_uris):
-    """What a service's config.yaml would say. A project's own settings go over it."""
+from nameko_reliable.testing.brokers import Broker
+
+
+def configuration(broker: Broker, database_uris: Mapping[str, str]) -> dict[str, Any]:
+    """The settings that a service's config.yaml would have. A project adds its own, or replaces some."""
     return {
         "ENVIRONMENT": "development",
         "AMQP_URI": broker.uri,

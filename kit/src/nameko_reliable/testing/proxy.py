@@ -1,80 +1,88 @@
-"""A broker's, a database's or any other server's address that can hang, break and be away, at the test's word."""
+"""A TCP proxy to a broker, a database or another server. A test makes it hang, cut connections, or refuse them."""
 
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 import eventlet
 from eventlet.event import Event
 from eventlet.green import socket
 
+# The sockets of one connection: to the client and to the server.
+Pair: TypeAlias = tuple[Any, Any]
+
 
 class Proxy:
-    """accepted: how many connections came. open: those that stand."""
+    """accepted: the number of connections so far. open: the connections that are open now."""
 
-    def __init__(self, host, port):
+    def __init__(self, host: str | None, port: int | None) -> None:
         self._target = (host, port)
         self._listener = eventlet.listen(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
+        self.port: int = self._listener.getsockname()[1]
         self.accepted = 0
-        self.open = set()
-        self._hold_at, self._cut_at, self._reads = None, None, True
-        self._may_speak = Event()
-        self._may_speak.send()
+        self.open: set[Pair] = set()
+        self._hold_at: bytes | None = None
+        self._cut_at: bytes | None = None
+        self._reads = True
+        self._may_answer = Event()
+        self._may_answer.send()
         self._serving = eventlet.spawn(self._serve, self._listener)
 
-    def hold(self):
-        """The server's answers are kept back until `release`."""
-        if self._may_speak.ready():
-            self._may_speak = Event()
+    def hold(self) -> None:
+        """Delay the server's answers until `release`."""
+        if self._may_answer.ready():
+            self._may_answer = Event()
 
     @property
-    def holds(self):
-        return not self._may_speak.ready()
+    def holds(self) -> bool:
+        return not self._may_answer.ready()
 
-    def hold_at(self, words):
-        """Hold as soon as a client has said this, and before the server hears of it."""
-        self._hold_at = words
+    def hold_at(self, data: bytes) -> None:
+        """Hold when a client sends this data, before the server gets it."""
+        self._hold_at = data
 
-    def cut_at(self, words):
-        """End all connections when a client has said this, once, and before the server hears of it."""
-        self._cut_at = words
+    def cut_at(self, data: bytes) -> None:
+        """End all connections, once, when a client sends this data, before the server gets it."""
+        self._cut_at = data
 
-    def stop_reading(self):
-        """Connections on which clients say something until `release` are read no more: writing to them blocks."""
+    def stop_reading(self) -> None:
+        """Stop reading each connection on which a client sends data before `release`, so that its writes block."""
         self._reads = False
 
-    def release(self):
+    def release(self) -> None:
         self._hold_at, self._reads = None, True
-        if not self._may_speak.ready():
-            self._may_speak.send()
+        if not self._may_answer.ready():
+            self._may_answer.send()
 
-    def cut(self):
+    def cut(self) -> None:
         """End all connections."""
         for pair in list(self.open):
             for side in pair:
                 _shut(side)
 
-    def go_away(self):
-        """Refuse connections, and end those that stand."""
+    def go_away(self) -> None:
+        """Refuse new connections, and end the open ones."""
         self._serving.kill()
         self._listener.close()
         self.cut()
 
-    def come_back(self):
+    def come_back(self) -> None:
+        """Accept connections again."""
         self._listener = eventlet.listen(("127.0.0.1", self.port))
         self._serving = eventlet.spawn(self._serve, self._listener)
 
-    def _serve(self, listener):
+    def _serve(self, listener: Any) -> None:
         while True:
             client, _ = listener.accept()
             self.accepted += 1
             server = socket.create_connection(self._target)
             pair = (client, server)
             self.open.add(pair)
-            eventlet.spawn(self._pump, client, server, pair, self._listen)
-            eventlet.spawn(self._pump, server, client, pair, self._speak)
+            eventlet.spawn(self._pump, client, server, pair, self._before_request)
+            eventlet.spawn(self._pump, server, client, pair, self._before_answer)
 
-    def _listen(self, data):
+    def _before_request(self, data: bytes) -> None:
         if not self._reads:
             eventlet.sleep(600)
         if self._cut_at is not None and self._cut_at in data:
@@ -83,10 +91,10 @@ class Proxy:
         if self._hold_at is not None and self._hold_at in data:
             self.hold()
 
-    def _speak(self, data):
-        self._may_speak.wait()
+    def _before_answer(self, data: bytes) -> None:
+        self._may_answer.wait()
 
-    def _pump(self, source, sink, pair, before_sending):
+    def _pump(self, source: Any, sink: Any, pair: Pair, before_sending: Callable[[bytes], None]) -> None:
         try:
             while data := source.recv(65536):
                 before_sending(data)
@@ -100,12 +108,14 @@ class Proxy:
 
 
 class UriProxy(Proxy):
-    def __init__(self, uri):
+    """A proxy to the server of a URI. Its own `uri` is the same, but with the proxy's port."""
+
+    def __init__(self, uri: str) -> None:
         parts = urlsplit(uri)
         super().__init__(parts.hostname, parts.port)
         self.uri = parts._replace(netloc=parts.netloc.replace(f":{parts.port}", f":{self.port}")).geturl()
 
 
-def _shut(side):
+def _shut(side: Any) -> None:
     with suppress(OSError):
         side.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""A private PostgreSQL and a private RabbitMQ node, beside any others on this machine.
+"""A private PostgreSQL server and a private RabbitMQ node, beside any others on this machine.
 
     postgres = PostgresServer(Postgres(folder / "postgres", free_port(), password, is_throwaway=True), folder)
     postgres.start().wait_until_ready()
@@ -6,8 +6,8 @@
     …
     postgres.stop()
 
-`Postgres` and `RabbitMQ` say how each is run: a supervisor of your own may run their commands. `PostgresServer` and
-`RabbitMQServer` run them as child processes, which end with this one, however that ends.
+`Postgres` and `RabbitMQ` hold the configuration and the commands, which a supervisor of your own may run.
+`PostgresServer` and `RabbitMQServer` run them as child processes, which end with this process even if it is killed.
 """
 
 import hashlib
@@ -20,54 +20,55 @@ import shutil
 import signal
 import socket
 import subprocess
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from nameko_reliable.testing.waiting import wait_for
 
 POSTGRES_FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql@*/bin")
-# The folders of RabbitMQ's own scripts. Debian's wrapper on the PATH insists on its own user and folders.
+# The folders of RabbitMQ's own scripts. Debian's wrapper on the PATH works only with its own user and folders.
 RABBITMQ_FOLDERS = (
     "/usr/lib/rabbitmq/bin",
     "/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin",
     "/opt/homebrew/opt/rabbitmq/sbin",
 )
 SUPERUSER = "postgres"
-# Where a server's folder is that its account can't reach at its own place.
+# Holds the folders of servers whose account can't reach the given folder.
 REACHABLE_FOLDER = Path("/var/lib/nameko-reliable")
-# For tests only: what a crash of the machine would lose is gone anyway.
+# For tests only: a crash of the machine may lose data.
 UNSAFE_BUT_FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
-# Erlang's schedulers would otherwise spin while they wait, which a small machine feels.
+# Otherwise Erlang's schedulers spin while they wait, which slows down a small machine.
 NO_BUSY_WAITING = "+sbwt none +sbwtdcpu none +sbwtdio none"
-LOOPBACK_ALONE = "-kernel inet_dist_use_interface {127,0,0,1}"
+LOOPBACK_ONLY = "-kernel inet_dist_use_interface {127,0,0,1}"
 SECONDS_TO_COME_UP = 60
 SECONDS_TO_END = 30
-# Should this process be killed, the kernel ends its servers.
-ENDING_WITH_US = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
+# If this process is killed, the kernel ends its servers.
+END_WITH_PARENT = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
 
 
 class CannotStart(Exception):
-    """Carries the one sentence that the person at the terminal needs."""
+    """Its message is one sentence for the user at the terminal."""
 
 
 class Postgres:
     """One server on the loopback address.
 
-    folder: where its data go. password: the superuser's. is_throwaway: nothing needs to outlive a crash of the
-    machine.
+    folder: for its data. password: the superuser's. is_throwaway: a crash of the machine may lose the data.
     """
 
-    def __init__(self, folder, port, password, is_throwaway=False):
+    def __init__(self, folder: Path, port: int, password: str, is_throwaway: bool = False) -> None:
         self.port, self.password, self.is_throwaway = port, password, is_throwaway
-        self.programs = find_postgres()
-        if self.programs is None:
+        programs = find_postgres()
+        if programs is None:
             raise CannotStart("PostgreSQL must be installed first: there is no initdb.")
+        self.programs = programs
         self.account = account()
         self.folder = reachable(folder, self.account)
 
-    def prepare(self):
-        """Makes the data folder, unless it is there. Whole or not at all: an interrupted try is begun again."""
+    def prepare(self) -> None:
+        """Make the data folder unless it exists. After an interruption, the next call starts again."""
         data, unfinished = self.folder / "data", self.folder / "unfinished"
         if data.exists():
             return
@@ -92,16 +93,16 @@ class Postgres:
             raise CannotStart(f"PostgreSQL could not make its data folder: {done.stderr.strip()}")
         unfinished.rename(data)
 
-    def command(self):
+    def command(self) -> list[str]:
         options = [
             "listen_addresses=127.0.0.1",
             f"port={self.port}",
-            # Over TCP alone: a socket's path may have 107 characters at most.
+            # Only TCP: the path of a Unix socket may have at most 107 characters.
             "unix_socket_directories=",
             "max_connections=300",
             "log_line_prefix=",
             "log_checkpoints=off",
-            # No ERROR: it is the client's to report, and would show what the statement had in it, hashes too.
+            # No errors of statements: clients report them, and the log would show the values in them, secrets too.
             "log_min_messages=log",
             "log_min_error_statement=panic",
             *(UNSAFE_BUT_FAST if self.is_throwaway else ()),
@@ -109,12 +110,12 @@ class Postgres:
         words = [str(self.programs / "postgres"), "-D", str(self.folder / "data")]
         return words + [word for option in options for word in ("-c", option)]
 
-    def uri(self, database, role=SUPERUSER, password=None):
-        """SQLAlchemy's address of a database, the superuser's by default."""
+    def uri(self, database: str, role: str = SUPERUSER, password: str | None = None) -> str:
+        """The address of a database for SQLAlchemy, by default for the superuser."""
         return f"postgresql+psycopg2://{role}:{password or self.password}@127.0.0.1:{self.port}/{database}"
 
-    def connect(self):
-        """As the superuser, to the database of its name."""
+    def connect(self) -> Any:
+        """A psycopg2 connection of the superuser, to the database `postgres`."""
         import psycopg2
 
         return psycopg2.connect(
@@ -126,7 +127,7 @@ class Postgres:
             connect_timeout=2,
         )
 
-    def is_ready(self):
+    def is_ready(self) -> bool:
         import psycopg2
 
         try:
@@ -137,20 +138,22 @@ class Postgres:
 
 
 class RabbitMQ:
-    """One node: its own cookie, name service, ports, data and logs.
+    """One node with its own cookie, name service, ports, data and logs.
 
-    user: the account's name, and the node's. management_port: without one there is neither page nor HTTP API.
+    user: the name of the account and of the node. management_port: None starts no management page and no HTTP API.
     """
 
-    def __init__(self, folder, port, password, user="test", management_port=None):
+    def __init__(
+        self, folder: Path, port: int, password: str, user: str = "test", management_port: int | None = None
+    ) -> None:
         if not (find_rabbitmq() and shutil.which("epmd")):
             raise CannotStart("RabbitMQ must be installed first, and Erlang's epmd.")
         self.folder, self.port, self.password = folder, port, password
         self.user, self.management_port = user, management_port
-        # Nobody types these two, so any free one will do.
+        # Only the node's own programs use these two.
         self.name_service_port, self.distribution_port = free_port(), free_port()
 
-    def prepare(self):
+    def prepare(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         plugins = "rabbitmq_management" if self.management_port else ""
         (self.folder / "enabled_plugins").write_text(f"[{plugins}].\n")
@@ -158,7 +161,7 @@ class RabbitMQ:
         cookie = self.folder / ".erlang.cookie"
         if not cookie.exists():
             write_private(cookie, secrets.token_hex(24))
-        # The account is made on the node's first start, and kept with its data.
+        # The node creates the account on its first start, and keeps it with its data.
         config = [
             f"listeners.tcp.1 = 127.0.0.1:{self.port}",
             f"default_user = {self.user}",
@@ -166,7 +169,7 @@ class RabbitMQ:
             "log.console = true",
             "log.console.level = warning",
             "log.console.use_colors = off",
-            # The supervisor of a client reports that it was killed.
+            # Otherwise each killed client is a warning in the log.
             "log.connection.level = error",
             "log.file = false",
         ]
@@ -174,23 +177,23 @@ class RabbitMQ:
             config += ["management.tcp.ip = 127.0.0.1", f"management.tcp.port = {self.management_port}"]
         write_private(self.folder / "rabbitmq.conf", "\n".join(config) + "\n")
 
-    def uri(self, virtual_host=""):
+    def uri(self, virtual_host: str = "") -> str:
         return f"amqp://{self.user}:{self.password}@127.0.0.1:{self.port}/{virtual_host}"
 
-    def command(self):
-        return [str(find_rabbitmq() / "rabbitmq-server")]
+    def command(self) -> list[str]:
+        return [f"{find_rabbitmq()}/rabbitmq-server"]
 
-    def name_service_command(self):
-        """In the foreground, so that it is watched like the rest and ends with them."""
-        return [shutil.which("epmd"), "-port", str(self.name_service_port)]
+    def name_service_command(self) -> list[str]:
+        """epmd in the foreground, so that a supervisor can watch and end it."""
+        return [str(shutil.which("epmd")), "-port", str(self.name_service_port)]
 
-    def environment(self):
+    def environment(self) -> dict[str, str]:
         return {
-            "HOME": str(self.folder),  # where Erlang keeps the cookie
+            "HOME": str(self.folder),  # Erlang reads the cookie there
             "ERL_CRASH_DUMP": str(self.folder / "erl_crash.dump"),
             "ERL_EPMD_PORT": str(self.name_service_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
-            # `localhost`, so that the data outlives a change of the machine's name.
+            # `localhost`, so that a change of the machine's name does not matter.
             "RABBITMQ_NODENAME": f"{self.user}@localhost",
             "RABBITMQ_DIST_PORT": str(self.distribution_port),
             "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
@@ -201,17 +204,26 @@ class RabbitMQ:
             "RABBITMQ_CONF_ENV_FILE": str(self.folder / "rabbitmq-env.conf"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "enabled_plugins"),
             "RABBITMQ_GENERATED_CONFIG_DIR": str(self.folder / "config"),
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"{NO_BUSY_WAITING} {LOOPBACK_ALONE}",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"{NO_BUSY_WAITING} {LOOPBACK_ONLY}",
             "RABBITMQ_LOG": "warning,-color",
-            # Then the script becomes the node, with no shell between us and it.
+            # With this the script replaces itself by the node, so no shell remains as its parent.
             "RUNNING_UNDER_SYSTEMD": "true",
         }
 
 
 class Server:
-    """A process, its output in `FOLDER/NAME.log`. It ends with this one, however that ends."""
+    """A child process with its output in `FOLDER/NAME.log`. It ends with this process, even if that is killed."""
 
-    def __init__(self, name, folder, command, environment=None, user=None, is_ready=lambda: True, cwd=None):
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        command: Sequence[str | Path],
+        environment: Mapping[str, str] | None = None,
+        user: str | None = None,
+        is_ready: Callable[[], object] = lambda: True,
+        cwd: str | Path | None = None,
+    ) -> None:
         self.name = name
         self.command = command
         self.environment = environment or dict(os.environ)
@@ -221,10 +233,10 @@ class Server:
         self.log = folder / f"{name}.log"
         self.process: Any = None  # subprocess.Popen, once it was started
 
-    def start(self):
+    def start(self) -> Self:
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [*ENDING_WITH_US, *self.command],
+                [*END_WITH_PARENT, *self.command],
                 cwd=self.cwd,
                 env=self.environment,
                 user=self.user,
@@ -235,55 +247,55 @@ class Server:
             )
         return self
 
-    def wait_until_ready(self):
-        def ready():
+    def wait_until_ready(self) -> None:
+        def ready() -> bool:
             assert self.process.poll() is None, f"{self.name} ended: {self.output()}"
             assert self.is_ready(), f"{self.name} is not ready: {self.output()}"
             return True
 
         wait_for(ready, SECONDS_TO_COME_UP)
 
-    def send(self, signal_number):
+    def send(self, signal_number: int) -> None:
         self.process.send_signal(signal_number)
 
-    def stop(self, signal_number=signal.SIGTERM):
-        """Ends it, by force when asking doesn't help. Returns its exit code."""
+    def stop(self, signal_number: int = signal.SIGTERM) -> int | None:
+        """Send the signal, and kill the process if it does not end in time. Returns its exit code."""
         if self.process is None:
             return None
         if self.process.poll() is None:
             self.send(signal_number)
         try:
-            return self.process.wait(SECONDS_TO_END)
+            return int(self.process.wait(SECONDS_TO_END))
         except subprocess.TimeoutExpired:
             return self.kill()
 
-    def kill(self):
+    def kill(self) -> int:
         if self.process.poll() is None:
             self.process.kill()
-        return self.process.wait()
+        return int(self.process.wait())
 
-    def output(self):
+    def output(self) -> str:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
 
 class PostgresServer(Server):
-    """folder: of its log."""
+    """folder: for its log."""
 
-    def __init__(self, postgres, folder):
+    def __init__(self, postgres: Postgres, folder: Path) -> None:
         self.postgres = postgres
         postgres.prepare()
         super().__init__(
             "postgres", folder, postgres.command(), user=postgres.account, is_ready=postgres.is_ready, cwd="/"
         )
 
-    def stop(self, signal_number=signal.SIGINT):
-        # At SIGTERM it would wait for its clients to go.
+    def stop(self, signal_number: int = signal.SIGINT) -> int | None:
+        # On SIGTERM it would wait until its clients disconnect.
         return super().stop(signal_number)
 
-    def copy(self, folder, is_standby=False):
-        """Another server with all that this one has, passwords too; a standby follows it from now on."""
+    def copy(self, folder: Path, is_standby: bool = False) -> "PostgresServer":
+        """A copy of this server, with its data and passwords. A standby replicates it from now on."""
         password = self.postgres.password
-        # PostgreSQL's account passes through.
+        # PostgreSQL's account must be able to pass through.
         folder.mkdir(mode=0o711, parents=True, exist_ok=True)
         copy = Postgres(folder / "postgres", free_port(), password, self.postgres.is_throwaway)
         copy.folder.mkdir(parents=True, exist_ok=True)
@@ -303,18 +315,18 @@ class PostgresServer(Server):
         )
         return PostgresServer(copy, folder)
 
-    def execute(self, statement):
-        """The rows that the statement gives, as the superuser and in no transaction."""
+    def execute(self, statement: str) -> list[tuple[Any, ...]]:
+        """Run the statement as the superuser, in autocommit. Returns its rows."""
         with closing(self.postgres.connect()) as connection, connection.cursor() as cursor:
             connection.autocommit = True
             cursor.execute(statement)
-            return cursor.fetchall() if cursor.description else []
+            return list(cursor.fetchall()) if cursor.description else []
 
 
 class RabbitMQServer(Server):
-    """A node with its name service. folder: of their logs."""
+    """A node with its name service. folder: for their logs."""
 
-    def __init__(self, rabbitmq, folder):
+    def __init__(self, rabbitmq: RabbitMQ, folder: Path) -> None:
         self.rabbitmq = rabbitmq
         rabbitmq.prepare()
         environment = {**os.environ, **rabbitmq.environment()}
@@ -327,84 +339,84 @@ class RabbitMQServer(Server):
             is_ready=lambda: answers_amqp(rabbitmq.uri()),
         )
 
-    def start(self):
+    def start(self) -> Self:
         self.name_service.start()
         return super().start()
 
-    def stop(self, signal_number=signal.SIGTERM):
+    def stop(self, signal_number: int = signal.SIGTERM) -> int | None:
         code = super().stop(signal_number)
         self.name_service.stop()
         return code
 
-    def kill(self):
+    def kill(self) -> int:
         code = super().kill()
         self.name_service.stop()
         return code
 
-    def control(self, *arguments):
-        """`rabbitmqctl` on this node; what it said."""
-        command = [find_rabbitmq() / "rabbitmqctl", *arguments]
+    def control(self, *arguments: str) -> str:
+        """The output of `rabbitmqctl` on this node."""
+        command = [f"{find_rabbitmq()}/rabbitmqctl", *arguments]
         return subprocess.run(command, env=self.environment, check=True, capture_output=True, text=True).stdout
 
 
-def answers_amqp(uri):
+def answers_amqp(uri: str) -> bool:
     from kombu import Connection
 
     transport = Connection(uri, connect_timeout=2).transport
     try:
-        # One try: kombu's own `connect` would sleep before its second.
+        # Only one attempt: kombu's own `connect` would sleep and try again.
         transport.close_connection(transport.establish_connection())
     except OSError:
         return False
     return True
 
 
-def find_postgres():
-    """The folder of PostgreSQL's programs, the newest release first; None without any."""
+def find_postgres() -> Path | None:
+    """The folder of PostgreSQL's programs: that on the PATH, else that of the newest release. None if there is none."""
     on_path = shutil.which("initdb")
     return Path(on_path).resolve().parent if on_path else newest(POSTGRES_FOLDERS, "initdb")
 
 
-def find_rabbitmq():
-    """The folder of RabbitMQ's scripts; None without any."""
+def find_rabbitmq() -> Path | None:
+    """The folder of RabbitMQ's scripts. None if there is none."""
     return newest(RABBITMQ_FOLDERS, "rabbitmq-server")
 
 
-def newest(patterns, program):
-    """Of the folders that match and have the program, the one with the highest version in its name; or None."""
+def newest(patterns: Iterable[str], program: str) -> Path | None:
+    """The folder with the highest version in its name, of those that match and have the program; or None."""
     folders = [folder for pattern in patterns for folder in Path("/").glob(pattern[1:]) if (folder / program).exists()]
     return max(folders, key=lambda folder: [int(number) for number in re.findall(r"\d+", str(folder))], default=None)
 
 
-def account():
-    """PostgreSQL refuses to run as root: then the name of another account, else None for our own."""
+def account() -> str | None:
+    """The account for PostgreSQL, which refuses to run as root. None means our own account."""
     if os.geteuid() != 0:
         return None
     names = {entry.pw_name for entry in pwd.getpwall()}
     return "postgres" if "postgres" in names else "nobody"
 
 
-def reachable(folder, account):
-    """The folder, or for one that the account can't reach, as below /root, the one elsewhere that it is a link to."""
+def reachable(folder: Path, account: str | None) -> Path:
+    """The folder if the account can reach it, which is not so below /root. Else another folder, with a link to it."""
     if account is None or can_reach(account, folder.parent):
         return folder
     if not folder.is_symlink():
         elsewhere = REACHABLE_FOLDER / hashlib.sha256(str(folder).encode()).hexdigest()[:16]
-        # Whatever lies there belongs to a folder that has been deleted since.
+        # Its old contents belong to a folder that has been deleted.
         shutil.rmtree(elsewhere, ignore_errors=True)
         elsewhere.mkdir(parents=True)
-        # Whatever the umask is: all accounts pass through.
+        # All accounts may pass through, even with a strict umask.
         REACHABLE_FOLDER.chmod(0o711)
         folder.symlink_to(elsewhere)
     return folder.resolve()
 
 
-def can_reach(user, folder):
+def can_reach(user: str, folder: Path) -> bool:
     return subprocess.run(["test", "-x", folder], user=user, cwd="/").returncode == 0
 
 
-def free_port():
-    """Below those that the kernel takes for outgoing connections, one of which might have it before we listen."""
+def free_port() -> int:
+    """A free port below the kernel's range for outgoing connections, which might take it before the server listens."""
     for port in random.sample(range(15000, 32000), 1000):
         with suppress(OSError):
             bind(port)
@@ -412,16 +424,16 @@ def free_port():
     raise CannotStart("No free port was found between 15000 and 32000.")
 
 
-def bind(port):
-    """Raises OSError when the port is taken."""
+def bind(port: int) -> None:
+    """Raises OSError if the port is taken."""
     with socket.socket() as probe:
-        # As servers do it: a port in TIME_WAIT is free.
+        # As servers do: a port in TIME_WAIT counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", port))
 
 
-def write_private(path, text):
-    """Nobody else may read it, at any moment."""
+def write_private(path: Path, text: str) -> None:
+    """Write a file that no other account can read at any moment."""
     path.unlink(missing_ok=True)
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)

@@ -1,15 +1,20 @@
-"""Waiting for what is to become true."""
+"""Waiting for a condition, with a deadline."""
 
 import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
-def wait_for(condition, seconds=30, pause_seconds=0.05):
-    """Returns the first true value of `condition()`. Raises AssertionError when there is none in time.
+def wait_for(condition: Callable[[], T], seconds: float = 30, pause_seconds: float = 0.05) -> T:
+    """Return the first true value of `condition()`. Raises AssertionError if there is none in time.
 
-    A condition that raises AssertionError is not met yet; its message is told at the deadline.
+    A condition that raises AssertionError is not met yet. At the deadline, its last message is raised.
     """
     deadline = time.monotonic() + seconds
     while True:
+        value: T | None
         try:
             value = condition()
             reason = f"{condition} was {value!r}"

@@ -107,14 +107,14 @@ class Products(Service):
 
     @rpc
     @once
-    def create_product(self, session: Session, **fields: Any) -> JsonObject:
+    def create_product(self, session: Session, /, **fields: Any) -> JsonObject:
         """fields: as contracts.products.ProductRequest. Raises SkuTaken, InvalidInput."""
         return self._changed(session, add_product(session, load(ProductRequest(), fields)))
 
     @rpc
     @once
     def replace_product(
-        self, session: Session, product_id: int, version: int | None = None, **fields: Any
+        self, session: Session, /, product_id: int, version: int | None = None, **fields: Any
     ) -> JsonObject:
         """Set all fields; stock_quantity and sku keep their values when absent.
 
@@ -126,7 +126,7 @@ class Products(Service):
     @rpc
     @once
     def update_product(
-        self, session: Session, product_id: int, version: int | None = None, **changes: Any
+        self, session: Session, /, product_id: int, version: int | None = None, **changes: Any
     ) -> JsonObject:
         """Change only the given fields, which may include `is_active`. Raises as replace_product does."""
         changes = load(ProductChanges(partial=True), changes)
@@ -134,7 +134,7 @@ class Products(Service):
 
     @rpc
     @once
-    def set_stock(self, session: Session, product_id: int, **change: int) -> JsonObject:
+    def set_stock(self, session: Session, /, product_id: int, **change: int) -> JsonObject:
         """Set stock_quantity, or add delta to it. Raises ProductNotFound, InsufficientStock below zero."""
         return self._changed(session, edit_stock(session, product_id, load(StockChange(), change)))
 

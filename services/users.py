@@ -109,7 +109,7 @@ class Users(Service):
         return self._add_user(email=account["email"], username=account["username"], password_hash=password_hash)
 
     @once
-    def _add_user(self, session: Session, **values: Any) -> JsonObject:
+    def _add_user(self, session: Session, /, **values: Any) -> JsonObject:
         user = User(**values)
         session.add(user)
         flush_unique(session)
@@ -133,7 +133,7 @@ class Users(Service):
 
     @rpc
     @once
-    def update_user(self, session: Session, user_id: int, admin_id: int | None = None, **changes: Any) -> JsonObject:
+    def update_user(self, session: Session, /, user_id: int, admin_id: int | None = None, **changes: Any) -> JsonObject:
         """Change an account's role, or disable or enable it, and return it.
 
         A new role or a disabled account ends the account's sessions. Access tokens stay valid for at most 15 minutes.
@@ -311,11 +311,11 @@ class Users(Service):
         current: whether it is the session of this refresh token.
         """
         owned = UserSession.user_id == load_id(user_id, "user_id")
-        devices = select(UserSession).where(owned, UserSession.expires_at > func.now())
+        newest_first = UserSession.last_used_at.desc(), UserSession.id.desc()
+        active = select(UserSession).where(owned, UserSession.expires_at > func.now()).order_by(*newest_first)
         with self.db.transaction() as session:
             current = UserSession.of_token(session, refresh_token)
-            devices = session.scalars(devices.order_by(UserSession.last_used_at.desc(), UserSession.id.desc()))
-            return [SESSION_VIEW.write(device, current=device == current) for device in devices]
+            return [SESSION_VIEW.write(device, current=device == current) for device in session.scalars(active)]
 
     @rpc
     @once

@@ -5,12 +5,12 @@ from sqlalchemy.orm import Session
 
 from contracts.types import load_id
 from contracts.users import MailNotNeeded
-from nameko_reliable.outbox import Outbox
+from nameko_reliable.outbox import WorkerOutbox
 from services.users_events import mail_requested
 from services.users_models import VERIFICATION, MailedToken, MailRequest, User
 
 
-def answer_next_request(session: Session, outbox: Outbox) -> bool:
+def answer_next_request(session: Session, outbox: WorkerOutbox) -> bool:
     """Answer the next request for a mail, with an event if the address has an account. False without a request."""
     request = MailRequest.next(session)
     if request is None:

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from contracts.types import JsonObject
 from contracts.users import InvalidCredentials, InvalidSession, normal_password
-from nameko_reliable.database import Database
+from nameko_reliable.database import WorkerDatabase
 from services.users_models import LoginFailure, TokenReused, User, UserSession, digest, log_security, normal_address
 from services.users_passwords import Passwords
 
@@ -66,7 +66,7 @@ class SessionTokens(DependencyProvider):
 
 
 @contextmanager
-def throttled_password_check(db: Database, email: str, client_address: str | None) -> Iterator[None]:
+def throttled_password_check(db: WorkerDatabase, email: str, client_address: str | None) -> Iterator[None]:
     """Count the password check in the block as a failure. If it succeeds, forget all failures of this login.
 
     Raises TooManyFailures while a login must wait after earlier failures.
@@ -80,7 +80,7 @@ def throttled_password_check(db: Database, email: str, client_address: str | Non
         LoginFailure.forget(session, *failure)
 
 
-def log_in(db: Database, passwords: Passwords, login: JsonObject) -> tuple[User, str]:
+def log_in(db: WorkerDatabase, passwords: Passwords, login: JsonObject) -> tuple[User, str]:
     """Open a session with a password: (user, refresh token). login: as contracts.users.Login.
 
     Raises InvalidCredentials. The password is checked outside of the transactions.
@@ -88,19 +88,18 @@ def log_in(db: Database, passwords: Passwords, login: JsonObject) -> tuple[User,
     password = normal_password(login["password"])
     with db.transaction() as session:
         user = session.scalar(select(User).where(User.email == normal_address(login["email"])))
-    refresh_token = None
-    while refresh_token is None:
-        checked_hash = user and user.password_hash
-        if not passwords.matches(password, checked_hash) or not user.is_active:
+    while True:
+        checked_hash = user.password_hash if user is not None else None
+        matches = passwords.matches(password, checked_hash)
+        if user is None or checked_hash is None or not matches or not user.is_active:
             raise InvalidCredentials
         fresh_hash = passwords.hash(password) if passwords.is_outdated(checked_hash) else checked_hash
         with db.transaction() as session:
             user = session.get(User, user.id, with_for_update=True)
-            # Otherwise a new password, or another login's new hash, was stored meanwhile: check again.
-            if user is not None and user.password_hash == checked_hash:
+            # Otherwise the account was disabled or got another hash meanwhile: check again.
+            if user is not None and user.is_active and user.password_hash == checked_hash:
                 user.password_hash = fresh_hash
-                refresh_token = UserSession.open(session, user, login) if user.is_active else None
-    return user, refresh_token
+                return user, UserSession.open(session, user, login)
 
 
 def refresh_session(session: Session, refresh_token: str, tokens: SessionTokens) -> tuple[User, str | None]:

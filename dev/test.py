@@ -1,19 +1,22 @@
-"""`make test`: the Python tests, in two processes side by side, and Vitest after the first; then the browser's.
+"""`make test`: the Python tests, in three processes side by side, and Vitest after the first; then the browser's.
 
     python -m dev.test                    all
     python -m dev.test tests/orders …     these alone, in one process
     python -m dev.test frontend           Vitest, and the journeys in a browser
     python -m dev.test --coverage …       any of these, and which lines the Python tests never reach
 
-Each process has servers of its own. Most of a Python test's time is waiting, so two take hardly longer than one; a
-browser has the machine to itself.
+Each process has servers of its own. Most of a Python test's time is waiting, so three keep two cores busy. The
+browser's tests run alone: their pages must answer as fast as for a person.
 """
 
 import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
+from subprocess import PIPE, STDOUT
 
 from dev import npm
 from dev.programs import require_programs
@@ -24,8 +27,11 @@ PROGRAMS = Path(sys.executable).parent
 VITEST = ["npm", "run", "--silent", "test"]
 # The outages come after the journeys, which they depend on.
 JOURNEYS = ["npx", "playwright", "test", "--project=outages"]
-# All other folders are the second process's, which takes about as long as these and Vitest.
-FIRST = ("kit/tests", "tests/contracts", "tests/e2e", "tests/infrastructure", "tests/orders", "tests/users")
+# Each part takes about as long as the others. The first has all folders that neither of these names, and Vitest.
+OTHER_PARTS = (
+    ("kit/tests", "tests/contracts", "tests/infrastructure", "tests/users"),
+    ("tests/gateway", "tests/operations", "tests/orders"),
+)
 # `make test-docker` and `make test-upgrade`.
 APART = ("tests/docker", "tests/upgrade")
 # Not always, as it takes as much CPU again as the tests.
@@ -48,7 +54,7 @@ def main(paths, is_measured):
         sys.exit(any([run_in_node(VITEST), run_in_node(JOURNEYS)]))
     if is_measured:
         coverage("erase")
-    failed = run(paths, is_measured) if paths else run_halves(is_measured)
+    failed = run(paths, is_measured).returncode if paths else run_parts(is_measured)
     if is_measured:
         coverage("combine", "--quiet")
         coverage("report")
@@ -57,32 +63,30 @@ def main(paths, is_measured):
     sys.exit(failed)
 
 
-def run(paths, is_measured):
-    return subprocess.run(command(paths, is_measured), cwd=ROOT).returncode
+def run(paths, is_measured, **options):
+    measured = [PROGRAMS / "coverage", "run"] if is_measured else []
+    return subprocess.run([*measured, PROGRAMS / "nameko", "test", *paths], cwd=ROOT, **options)
 
 
 def run_in_node(command):
     return subprocess.run(command, cwd=npm.FRONTEND).returncode
 
 
-def run_halves(is_measured):
-    """The first half's lines appear as they come, the second's when it has ended."""
-    second = [str(folder) for folder in sorted((ROOT / "tests").iterdir()) if is_second(folder)]
-    with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(command(second, is_measured), cwd=ROOT, stdout=output, stderr=output)
-        failed = any([run(FIRST, is_measured), run_in_node(VITEST), process.wait()])
-        output.seek(0)
-        print(output.read())
-    return failed
+def run_parts(is_measured):
+    """The first part's lines appear as they come, each other's when all have ended."""
+    with ThreadPoolExecutor() as pool:
+        others = [pool.submit(run, part, is_measured, stdout=PIPE, stderr=STDOUT, text=True) for part in OTHER_PARTS]
+        failed = [run(first_part(), is_measured).returncode, run_in_node(VITEST)]
+    for other in others:
+        print(other.result().stdout)
+        failed.append(other.result().returncode)
+    return any(failed)
 
 
-def is_second(folder):
-    return f"tests/{folder.name}" not in (*FIRST, *APART) and any(folder.glob("test_*.py"))
-
-
-def command(paths, is_measured):
-    measured = [PROGRAMS / "coverage", "run"] if is_measured else []
-    return [*measured, PROGRAMS / "nameko", "test", *paths]
+def first_part():
+    elsewhere = (*chain(*OTHER_PARTS), *APART)
+    folders = [f"tests/{folder.name}" for folder in sorted((ROOT / "tests").iterdir()) if any(folder.glob("test_*.py"))]
+    return [folder for folder in folders if folder not in elsewhere]
 
 
 def coverage(*arguments):

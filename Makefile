@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV = .venv/bin
 
-.PHONY: run dev infrastructure test coverage test-docker test-upgrade test-all bench lint docs client lock clean
+.PHONY: run dev infrastructure check test-rules test coverage test-docker test-upgrade test-all bench lint docs client lock clean
 
 # The whole shop on this machine, until Ctrl-C.
 run: .venv/installed
@@ -14,6 +14,14 @@ dev: .venv/installed
 # The same without the services, to run them by hand, in a debugger or from an editor.
 infrastructure: .venv/installed
 	@$(VENV)/python -m dev.run infrastructure
+
+# Lint, and the tests that need no server: a minute at most, before each commit.
+check: .venv/installed
+	@$(MAKE) --silent --jobs=2 --output-sync=target lint test-rules
+
+test-rules: export PYTHONWARNINGS = ignore:::nameko.cli.commands,ignore:::nameko.containers
+test-rules: .venv/installed
+	@$(VENV)/nameko test -q -m "not server"
 
 # All tests, on servers of their own, so a running shop is not affected. TESTS=tests/orders runs some,
 # TESTS=frontend the frontend's.

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.server
+
 KIT = Path(__file__).resolve().parent.parent
 PAGES = sorted(KIT.glob("docs/*.md"))
 NAMEKO = Path(sys.executable).with_name("nameko")

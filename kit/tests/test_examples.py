@@ -11,6 +11,8 @@ from nameko.standalone.rpc import ClusterRpcProxy
 from nameko_reliable.testing.servers import Server
 from nameko_reliable.testing.waiting import wait_for
 
+pytestmark = pytest.mark.server
+
 KIT = Path(__file__).resolve().parent.parent
 NAMEKO = Path(sys.executable).with_name("nameko")
 

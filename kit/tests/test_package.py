@@ -10,6 +10,8 @@ from zipfile import ZipFile
 
 import pytest
 
+pytestmark = pytest.mark.server
+
 KIT = Path(__file__).resolve().parent.parent
 SOURCES = KIT / "src"
 # In the repository of the kit's first user: versions that are known to work.

@@ -111,6 +111,7 @@ def test_outside_production_nothing_is_forbidden(monkeypatch):
     assert checked(BakerySettings(), {"ENVIRONMENT": "development"}, [], forbidden)["OVENS"] == 1
 
 
+@pytest.mark.server
 def test_a_service_with_bad_settings_prints_only_the_sentences(tmp_path):
     (tmp_path / "config.yaml").write_text(json.dumps({"AMQP_URI": "amqp://localhost:1//", "OVENS": "11"}))
 

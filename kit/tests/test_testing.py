@@ -118,3 +118,7 @@ def test_databases_of_one_service_are_separate_copies(servers):
         each.engine.dispose()
     for uri in uris:
         databases.drop(uri)
+
+
+def test_a_test_that_starts_a_server_is_marked(request, broker):
+    assert request.node.get_closest_marker("server")

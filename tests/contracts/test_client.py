@@ -1,4 +1,8 @@
+import pytest
+
 from dev import client
+
+pytestmark = pytest.mark.server
 
 
 def test_the_frontends_types_match_the_api():

@@ -120,6 +120,7 @@ def refused():
     yield {module: (process.communicate(timeout=60)[0], process.returncode) for module, process in processes.items()}
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("module", MODULES)
 def test_every_process_refuses_to_start_with_the_whole_list_and_no_traceback(refused, module):
     said, code = refused[module]

@@ -14,6 +14,8 @@ from packaging.utils import canonicalize_name
 
 from dev.settings import ROOT
 
+pytestmark = pytest.mark.server
+
 KIT = tomllib.loads((ROOT / "kit" / "pyproject.toml").read_text())["project"]
 
 

@@ -10,6 +10,8 @@ import pytest
 
 from dev.settings import ROOT
 
+pytestmark = pytest.mark.server
+
 COPIED = ["pyproject.toml", "contracts", "services", "gateway", "kit/src", "ops", "dev"]
 ONE_WAY = "Imports go one way"
 OWN = "A service imports no other service"

@@ -8,6 +8,8 @@ import pytest
 from contracts.types import SERVICES
 from dev.settings import ROOT
 
+pytestmark = pytest.mark.server
+
 MACHINERY = {"amqp", "eventlet", "kombu", "prometheus_client", "psycogreen"}
 KIT = ("messages", "errors", "tables", "sessions")
 MODULES = [

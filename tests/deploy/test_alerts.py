@@ -3,9 +3,12 @@
 import re
 import subprocess
 
+import pytest
 import yaml
 
 from dev.settings import ROOT
+
+pytestmark = pytest.mark.server
 
 RULES = ROOT / "deploy" / "prometheus" / "alerts.yml"
 RULE_TESTS = ROOT / "deploy" / "prometheus" / "alerts_test.yml"

@@ -12,6 +12,8 @@ from tests.infrastructure.feed import Feed
 
 from .conftest import PROCESSES
 
+pytestmark = pytest.mark.server
+
 # docker-compose.yml's stop_grace_period.
 GRACE_SECONDS = 15
 

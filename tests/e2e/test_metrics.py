@@ -13,6 +13,8 @@ from nameko_reliable.testing.waiting import wait_for
 from tests.deploy.test_alerts import ALERTS
 from tests.deploy.test_dashboards import expressions
 
+pytestmark = pytest.mark.server
+
 PROCESSES = {*SERVICES, "gateway"}
 # And where the service is orders, which handles no events.
 EMPTY_ON_A_GOOD_DAY = {

@@ -3,8 +3,12 @@
 import re
 import subprocess
 
+import pytest
+
 from dev.settings import ROOT
 from nameko_reliable.testing.waiting import wait_for
+
+pytestmark = pytest.mark.server
 
 
 def block(page, language):

@@ -11,6 +11,8 @@ from dev.settings import DEFAULT_PORTS, ROOT
 from nameko_reliable.testing.waiting import wait_for
 from tests.infrastructure.processes import is_alive
 
+pytestmark = pytest.mark.server
+
 
 def is_healthy(shop):
     return requests.get(f"{shop.gateway}/health", timeout=10).json()["status"] == "healthy"

@@ -1,9 +1,12 @@
 """The sign-in provider that `make run` starts, unless it is told of another."""
 
+import pytest
 import requests
 
 from dev.sign_in_provider import PEOPLE
 from nameko_reliable.testing.waiting import wait_for
+
+pytestmark = pytest.mark.server
 
 
 def is_up(url):

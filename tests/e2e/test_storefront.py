@@ -4,6 +4,7 @@ import re
 from contextlib import closing
 
 import psutil
+import pytest
 import requests
 import websocket
 
@@ -12,6 +13,8 @@ from tests.infrastructure.processes import is_alive
 
 from .conftest import running_shop
 from .test_sign_in import is_up
+
+pytestmark = pytest.mark.server
 
 
 def test_its_address_is_the_first_that_is_printed(shop):

@@ -9,6 +9,8 @@ import pytest
 from dev import npm
 from dev.settings import ROOT
 
+pytestmark = pytest.mark.server
+
 BUILD = "import sys, pathlib; from dev.frontend import build; build(pathlib.Path(sys.argv[1]))"
 BUILDING = "forage: building the frontend\n"
 

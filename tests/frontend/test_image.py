@@ -3,9 +3,13 @@
 import re
 import subprocess
 
+import pytest
+
 from dev.nginx import CONNECTIONS, FILES, WORKERS
 from dev.settings import ROOT
 from gateway.live import MAX_SOCKETS
+
+pytestmark = pytest.mark.server
 
 
 def test_nginx_has_connections_for_as_many_web_sockets_as_a_gateway():

@@ -20,6 +20,8 @@ from tests.infrastructure.processes import is_alive
 from .conftest import PAGE, SETTINGS
 from .test_serving import get
 
+pytestmark = pytest.mark.server
+
 PREPARE_AND_CHECK = """
 import json, pathlib, subprocess, sys
 from dev.nginx import Nginx

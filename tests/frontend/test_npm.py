@@ -9,6 +9,8 @@ from dev import npm
 from dev.programs import require_node
 from nameko_reliable.testing.servers import CannotStart
 
+pytestmark = pytest.mark.server
+
 INSTALLING = "forage: installing mushrooms with npm\n"
 
 

@@ -11,6 +11,8 @@ from benchmarks.load import LoadResult, percentile, request
 from benchmarks.report import Row
 from dev.settings import ROOT
 
+pytestmark = pytest.mark.server
+
 
 def test_an_unknown_scenario_is_refused_with_a_sentence_before_anything_starts():
     bench = subprocess.run(

@@ -12,6 +12,8 @@ from dev.settings import ROOT
 from nameko_reliable.testing.waiting import wait_for
 from tests.infrastructure.processes import is_alive
 
+pytestmark = pytest.mark.server
+
 PROCESS = ["sleep", "1000"]
 # Its child outlives it and holds its output open, as PostgreSQL's do, which are in sessions of their own.
 WITH_CHILD = ["sh", "-c", "setsid sleep 20 & exec sleep 1000"]

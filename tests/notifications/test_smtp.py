@@ -11,6 +11,8 @@ from services import notifications_smtp
 from services.notifications_smtp import Mailer, MailPostponed, MailRefused, MailServerUnreachable, MailUncertain
 from tests.infrastructure.scripted_smtp import HANG_UP, Hold
 
+pytestmark = pytest.mark.server
+
 
 class Office:
     name = "office"

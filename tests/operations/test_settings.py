@@ -7,6 +7,8 @@ import pytest
 
 from dev.settings import ROOT
 
+pytestmark = pytest.mark.server
+
 NAMEKO = [ROOT / ".venv/bin/nameko", "run", "--config", "config.yaml"]
 COMMANDS = {
     "gateway": [*NAMEKO, "gateway"],

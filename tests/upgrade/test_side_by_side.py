@@ -15,6 +15,8 @@ from tests.factories import a_product, an_account
 from .mixed_shop import NEW, OLD, replicas
 from .people import Person, mailed_token, open_account
 
+pytestmark = pytest.mark.server
+
 # {name: (the replicas that run, the release of the gateway where a test begins, that of the one where it goes on)}
 STAGES = {
     "old": (replicas(OLD), OLD, OLD),

@@ -16,6 +16,8 @@ from tests.factories import an_account, order_created
 from .mixed_shop import MADE_UP, NEW, OLD, replicas
 from .people import Person, mailed_token, open_account
 
+pytestmark = pytest.mark.server
+
 CONFIRM_ORDER = "evt-orders-order.created--notifications.confirm_order"
 
 

@@ -18,6 +18,8 @@ from services import users_openid
 from services.users_openid import Identity, IdentityRefused, OpenIdClient, ProviderNotConfigured, ProviderUnreachable
 from tests.infrastructure.sign_in_provider import DISCOVERY, KEYS, TOKEN
 
+pytestmark = pytest.mark.server
+
 HOUR = 3600
 ENDPOINTS = (DISCOVERY, KEYS, TOKEN)
 

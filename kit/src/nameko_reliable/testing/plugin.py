@@ -11,6 +11,9 @@ A project overrides `make_tables`, and `config` to add its own settings:
     @pytest.fixture
     def config(config):
         return {**config, "OVENS": 2}
+
+`-m "not server"` runs the tests that start no server. A test that starts one without these fixtures, or another
+program, is marked by hand: `@pytest.mark.server`.
 """
 
 import secrets
@@ -41,11 +44,20 @@ MakeTables: TypeAlias = Callable[[str, Engine], object]
 UriOf: TypeAlias = Callable[[str], str]
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "server: starts a server or another program; `-m 'not server'` runs the others")
     # A statement of a test must not block the services in its process.
     patch_psycopg()
     # Like Ctrl-C, SIGTERM ends the session's servers.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+# So that `-m` sees the mark.
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if {"servers", "own_broker"}.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.server)
 
 
 @pytest.fixture(scope="session")

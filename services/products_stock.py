@@ -1,6 +1,7 @@
 """Checks and reserves stock, in the caller's transaction."""
 
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -49,14 +50,22 @@ def reserve(session: Session, request: JsonObject) -> tuple[JsonObject, Sequence
     if not rows[0].claimed:
         return _earlier_answer(session, request["reservation_id"]), []
     for row in rows:
-        if not row.is_active:
-            raise ProductNotFound(row.id)
-        if prices[row.id] not in (None, row.price):
-            raise PriceChanged(row.id, prices[row.id], row.price)
-        if row.revision is None:
-            raise InsufficientStock(row.id, row.quantity, row.available)
+        check_reserved(row, prices[row.id])
     lines = [(row.id, row.name, row.price, row.quantity) for row in rows]
     return _reservation_view(request["reservation_id"], lines), rows
+
+
+def check_reserved(row: Row[Any], expected_price: Decimal | None) -> None:
+    """Raises ProductNotFound, PriceChanged or InsufficientStock, the first that applies.
+
+    row: a line's, of RESERVE. expected_price: that the customer saw, None for any.
+    """
+    if not row.is_active:
+        raise ProductNotFound(row.id)
+    if expected_price not in (None, row.price):
+        raise PriceChanged(row.id, expected_price, row.price)
+    if row.revision is None:
+        raise InsufficientStock(row.id, row.quantity, row.available)
 
 
 def _earlier_answer(session: Session, reservation_id: UUID) -> JsonObject:

@@ -201,16 +201,11 @@ class UserSession(Base):
         """Return the newest refresh token: a new one, or the one that a refresh at the same time made.
 
         successors: a function from a refresh token to the next one, followed by those that replicas with another secret
-        may have made instead. Raises InvalidSession, and TokenReused for a token that was used more than REUSE_GRACE
-        ago.
+        may have made instead. Raises InvalidSession, TokenReused.
         """
         now = session.execute(select(func.clock_timestamp())).scalar_one()
         token = session.get_one(RefreshToken, digest(refresh_token))
-        if token.expires_at <= now:
-            raise InvalidSession
-        if token.replaced_at is not None:
-            if now - token.replaced_at > REUSE_GRACE:
-                raise TokenReused
+        if token.was_used(now):
             return self._newest_after(session, refresh_token, successors)
         token.replaced_at, self.last_used_at = now, now
         self.expires_at = now + REFRESH_TOKEN_LIFE
@@ -244,6 +239,14 @@ class RefreshToken(Base):
     session_id: Mapped[int] = mapped_column(ForeignKey("sessions.id", ondelete="CASCADE"), index=True)
     replaced_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), index=True)
+
+    def was_used(self, now: datetime) -> bool:
+        """Raises InvalidSession for an expired token, and TokenReused for one that was used over REUSE_GRACE ago."""
+        if self.expires_at <= now:
+            raise InvalidSession
+        if self.replaced_at is not None and now - self.replaced_at > REUSE_GRACE:
+            raise TokenReused
+        return self.replaced_at is not None
 
 
 class MailedToken(Base):
@@ -349,8 +352,8 @@ class LoginFailure(Base):
             cls.client_address == client_address, cls.failed_at > func.clock_timestamp() - FAILURE_WINDOW
         )
         waits = [
-            _seconds_to_wait(session.execute(recent.where(cls.account_hash == account_hash)).one(), ACCOUNT_FAILURES),
-            _seconds_to_wait(session.execute(recent).one(), ADDRESS_FAILURES),
+            seconds_to_wait(session.execute(recent.where(cls.account_hash == account_hash)).one(), ACCOUNT_FAILURES),
+            seconds_to_wait(session.execute(recent).one(), ADDRESS_FAILURES),
         ]
         if max(waits) > 0:
             raise TooManyFailures(math.ceil(max(waits)))
@@ -361,7 +364,7 @@ class LoginFailure(Base):
         session.execute(delete(cls).where(cls.client_address == client_address, cls.account_hash == account_hash))
 
 
-def _seconds_to_wait(recent: Row[tuple[int, Any]], allowed: int) -> float:
+def seconds_to_wait(recent: Row[tuple[int, Any]] | tuple[int, float], allowed: int) -> float:
     """1 s after the first failure beyond the limit, twice as long after each further one.
 
     recent: the number of failures, and the seconds since the last one.

@@ -37,7 +37,6 @@ import json
 import logging
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -53,7 +52,7 @@ from nameko_reliable.amqp.broker import BrokerUnavailable, Publisher, Unroutable
 from nameko_reliable.amqp.consumers import Consumers
 from nameko_reliable.amqp.queues import delay_queue, handler_queue, own_headers, parking_queue
 from nameko_reliable.errors import DatabaseUnavailable
-from nameko_reliable.messages import from_payload
+from nameko_reliable.messages import PlainEvent, from_payload
 from nameko_reliable.parking import PARKED_MESSAGES
 from nameko_reliable.rpc import context_from_headers
 from nameko_reliable.telemetry.gauges import QUEUE_MESSAGES, QueueDepths
@@ -86,15 +85,6 @@ EVENT_LAG = Histogram(
 
 class Unreadable(Exception):
     """No attempt could ever handle this message."""
-
-
-@dataclass(frozen=True)
-class PlainEvent:
-    """Stands for an event class where there is none: a handler gets the event's JSON value."""
-
-    source: str
-    name: str
-    subscribers = ()
 
 
 def named_event(event, name):

@@ -41,6 +41,15 @@ class Event:
     version: int = 1
 
 
+@dataclasses.dataclass(frozen=True)
+class PlainEvent:
+    """An event without a class, as Nameko's EventDispatcher sends it. Its handlers get the JSON value."""
+
+    source: str
+    name: str
+    subscribers: ClassVar[tuple[tuple[str, str], ...]] = ()
+
+
 def to_payload(message: "DataclassInstance") -> dict[str, Any]:
     return {f.name: _to_json(getattr(message, f.name)) for f in dataclasses.fields(message)}
 

@@ -303,7 +303,7 @@ class ReplyListener(SharedExtension):
         )
 
     def expect(self, correlation_id):
-        if not self.consumers.consumes(self):
+        if not self.consumers.is_consuming(self):
             raise BrokerUnavailable("no connection to get the reply on")
         reply = self._pending[correlation_id] = Event()
         return reply

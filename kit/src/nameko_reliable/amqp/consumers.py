@@ -1,27 +1,38 @@
-"""The consuming connection of a service: it reconnects by itself and is ended within seconds.
+"""The consuming connection of a service. It reconnects by itself, and stops within seconds.
 
-Nameko's QueueConsumer acknowledges what it can't decode, waits up to 30 seconds to reconnect and
-can't be stopped while the broker is away. This one hands raw messages to its providers, each in a
-greenlet of its own, and takes its prefetch from them, such that all queues together hold no more
-messages than the service has workers, and calls that may wait without one (`limit` of nameko_reliable.rpc.Rpc).
+Nameko's QueueConsumer acknowledges messages that it can't decode, waits up to 30 seconds before it reconnects, and
+can't be stopped while the broker is unreachable. This one passes raw messages to its providers, each message in a
+greenlet of its own. With the providers' prefetches, all queues together hold no more messages than the service has
+workers, plus the calls that may wait without a worker (`limit` of nameko_reliable.rpc.Rpc).
 
-What is deleted at the broker comes back: on every connect, when the broker cancels a consumer, when a
-message was returned, and every DECLARE_SECONDS all queues are declared and bound again, and consumed if
-they are not. A queue that the broker refuses hinders no other; until it is granted the service isn't ready.
+A queue that is deleted at the broker comes back. All queues are declared, bound and consumed again on every connect,
+when the broker cancels a consumer, when a message was returned, and every DECLARE_SECONDS. A queue that the broker
+refuses does not affect the others. The service is not ready until the broker accepts it.
 """
 
 import logging
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import eventlet
 from amqp import spec
+from amqp.basic_message import Message
 from eventlet.event import Event
 from eventlet.semaphore import Semaphore
+from kombu import Queue
 from nameko.extensions import SharedExtension
 from prometheus_client import Gauge
 
-from nameko_reliable.amqp.broker import CONNECTION_ERRORS, SETUP_SECONDS, connect, declare, drain, no_answer_within
+from nameko_reliable.amqp.broker import (
+    CONNECTION_ERRORS,
+    SETUP_SECONDS,
+    Entity,
+    connect,
+    declare,
+    drain,
+    no_answer_within,
+)
 from nameko_reliable.settings import amqp_address
 from nameko_reliable.telemetry.registry import KIT
 
@@ -29,8 +40,8 @@ logger = logging.getLogger(__name__)
 
 RECONNECT_SECONDS = (0.1, 0.5, 1, 2)
 DECLARE_SECONDS = 10
-# Between two that were asked for: a stopped service returns every call.
-ASKED_SECONDS = 1
+# The shortest interval of `declare_again`: while a service is stopped, every call to it is returned.
+DECLARE_AGAIN_SECONDS = 1
 STOP_SECONDS = 2
 
 CONNECTED = Gauge(
@@ -38,83 +49,96 @@ CONNECTED = Gauge(
 )
 
 
+class Provider(Protocol):
+    """An extension that consumes one queue."""
+
+    @property
+    def declare(self) -> Sequence[Entity]:
+        """More exchanges and queues. The provider's queue is consumed only if the broker accepts all of them."""
+
+    @property
+    def prefetch(self) -> int | None:
+        """How many unacknowledged messages it may hold. None: messages are acknowledged on delivery."""
+
+    def queue(self) -> Queue:
+        """The queue to declare and consume. Called once for each connection."""
+
+    def handle(self, message: Message) -> None:
+        """Called for each message, whose body is bytes, in a greenlet of its own. The message then needs an `ack`.
+
+        With prefetch None it is called in the connection's reader, and must not block.
+        """
+
+    def disconnected(self) -> None:
+        """Called when the connection is lost. The broker delivers again what was not acknowledged."""
+
+
 class Consumers(SharedExtension):
-    """A provider offers:
-
-    queue()               the kombu Queue to declare and consume; called once for every connection
-    declare               more kombu entities, without which it is not to consume
-    prefetch              how many messages it holds unacknowledged; None: acknowledged on delivery
-    handle(message)       called in a greenlet of its own with each amqp Message (its body is bytes), which
-                          is then due an `ack`;
-                          with prefetch None called in the reader itself, and must not block
-    disconnected()        the connection is lost, and with it what was not acknowledged
-    """
-
-    def __init__(self):
-        self._providers = []
-        self._thread = None
+    def __init__(self) -> None:
+        self._providers: list[Provider] = []
+        self._thread: Any = None
         self._channel: Any = None
-        self._queues = {}
-        self._tags = {}
-        self._refused = {}
+        self._queues: dict[Provider, Queue] = {}
+        self._tags: dict[Provider, str] = {}
+        self._refused: dict[str, str] = {}
         self._declared_at = self._declare_at = 0.0
         # Held while a provider's queue is declared and consumed.
         self._declaring = Semaphore()
         self._ready = Event()
         self._stopping = Event()
 
-    def setup(self):
+    def setup(self) -> None:
         self._address = amqp_address(self.container.config)
         CONNECTED.labels(self.container.service_name).set_function(lambda: self.connected)
 
-    def start(self):
-        """Return when all queues that the broker grants are consumed, or the service is being stopped."""
+    def start(self) -> None:
+        """Return when all queues that the broker accepts are consumed, or the service is being stopped."""
         if self._thread is None:
             self._thread = self.container.spawn_managed_thread(self._run)
         self._ready.wait()
 
-    def register(self, provider):
-        """To be called in an extension's `setup`."""
+    def register(self, provider: Provider) -> None:
+        """Call it in an extension's `setup`."""
         self._providers.append(provider)
 
-    def unregister(self, provider):
-        """Consume no more for this provider; what it was given already may still be handled."""
+    def unregister(self, provider: Provider) -> None:
+        """Stop consuming for this provider. It may still handle the messages that it has."""
         if provider in self._providers:
             self._providers.remove(provider)
         with eventlet.Timeout(STOP_SECONDS, False):
-            # A queue that is declared after its last consumer has gone would keep calls without an answer.
+            # A queue declared after its last consumer has gone would hold calls that nothing answers.
             with self._declaring:
                 channel, tag = self._channel, self._tags.get(provider)
                 if channel is None or tag not in channel.callbacks:
                     return
                 try:
-                    # The reader sees the broker's answer and then drops the callback.
+                    # The reader removes the callback when the broker's answer arrives.
                     channel.send_method(spec.Basic.Cancel, "sb", (tag, False))
                 except CONNECTION_ERRORS:
                     return  # The broker has dropped this consumer with the connection.
             while tag in channel.callbacks and channel is self._channel:
                 eventlet.sleep(0.01)
 
-    def declare_again(self):
-        """Have everything declared and bound within a second or so: a message came back that a queue should take."""
-        self._declare_at = min(self._declare_at, max(time.monotonic(), self._declared_at + ASKED_SECONDS))
+    def declare_again(self) -> None:
+        """Declare and bind everything within about a second. Call it when a message that has a queue was returned."""
+        self._declare_at = min(self._declare_at, max(time.monotonic(), self._declared_at + DECLARE_AGAIN_SECONDS))
 
     @property
-    def connected(self):
+    def connected(self) -> bool:
         """Whether all queues are declared and consumed at the moment."""
         return self._channel is not None and not self._refused and self._tags.keys() >= set(self._providers)
 
     @property
-    def refused(self):
-        """{name: the broker's sentence} of what it refuses to declare."""
+    def refused(self) -> dict[str, str]:
+        """{name: the broker's reason} of the exchanges and queues that it refused to declare."""
         return dict(self._refused)
 
-    def consumes(self, provider):
-        """Whether what comes to the provider's queue reaches it at the moment."""
+    def is_consuming(self, provider: Provider) -> bool:
+        """Whether the provider gets the messages of its queue at the moment."""
         return provider in self._tags
 
-    def stop(self):
-        """Close the connection: what is not acknowledged goes back to its queue."""
+    def stop(self) -> None:
+        """Close the connection. Unacknowledged messages go back to their queues."""
         if not self._stopping.ready():
             self._stopping.send()
         if not self._ready.ready():
@@ -125,33 +149,33 @@ class Consumers(SharedExtension):
 
     kill = stop
 
-    def holds(self, message):
-        """Whether the message is still this consumer's; the broker has taken it back with a lost connection."""
+    def holds(self, message: Message) -> bool:
+        """Whether the message still belongs to this consumer. When the connection is lost, the broker takes it back."""
         return message.channel is self._channel
 
-    def ack(self, message):
-        """Acknowledge; when the connection is lost the broker delivers the message again."""
+    def ack(self, message: Message) -> None:
+        """Acknowledge the message. If the connection is lost, the broker delivers it again."""
         if self.holds(message):
             try:
                 message.channel.basic_ack(message.delivery_tag)
             except CONNECTION_ERRORS as error:
                 logger.warning("could not acknowledge a message, it will come again: %s", error)
-                # Perhaps amid a frame: nothing may follow it.
+                # Part of a frame may have been written: nothing may follow it.
                 self._give_up(message.channel)
 
-    def _give_up(self, channel):
-        """Have the reader end this connection; what is not acknowledged comes again on the next."""
+    def _give_up(self, channel: Any) -> None:
+        """Have the reader end this connection. The broker delivers its unacknowledged messages to the next one."""
         if channel is self._channel:
             self._channel = None
 
-    def _run(self):
+    def _run(self) -> None:
         failures = 0
         while not self._stopping.ready():
             connected_at = time.monotonic()
             try:
                 self._consume()
             except Exception as error:
-                # Whatever it is, a message that py-amqp can't read included: only `stop` ends consuming.
+                # Any error, such as a message that py-amqp can't read: only `stop` ends consuming.
                 unexpected = not isinstance(error, CONNECTION_ERRORS)
                 logger.warning("no connection to the broker, trying again: %r", error, exc_info=unexpected)
                 failures = 0 if time.monotonic() - connected_at > 10 else failures
@@ -159,7 +183,7 @@ class Consumers(SharedExtension):
                     self._stopping.wait()
                 failures += 1
 
-    def _consume(self):
+    def _consume(self) -> None:
         connection = connect(self._address)
         try:
             with no_answer_within(SETUP_SECONDS):
@@ -188,13 +212,13 @@ class Consumers(SharedExtension):
             for provider in self._providers:
                 provider.disconnected()
 
-    def _declare_and_consume(self, channel, declaring):
-        """Only in the reader, which dispatches other frames while it waits for the broker's answers."""
-        refusals = {}
-        # Replies first: who gets a message may make a call at once.
+    def _declare_and_consume(self, channel: Any, declaring: Any) -> None:
+        """Runs only in the reader, which dispatches other frames while it waits for the broker's answers."""
+        refusals: dict[Entity, str | None] = {}
+        # The reply queue first: a handler that gets a message may make a call at once.
         for provider in sorted(self._providers, key=lambda provider: provider.prefetch is not None):
             with self._declaring:
-                # Not one that was unregistered meanwhile.
+                # It may have been unregistered in the meantime.
                 if provider in self._providers:
                     if provider not in self._queues:
                         self._queues[provider] = provider.queue()
@@ -210,30 +234,31 @@ class Consumers(SharedExtension):
             logger.critical("the broker refuses %s: %s", name, refused[name])
         self._refused = refused
 
-    def _start_consuming(self, channel, provider):
+    def _start_consuming(self, channel: Any, provider: Provider) -> str:
         inline = provider.prefetch is None
         if not inline:
             channel.basic_qos(0, provider.prefetch, False)
-        return channel.basic_consume(
+        tag: str = channel.basic_consume(
             self._queues[provider].name,
             no_ack=inline,
             callback=provider.handle if inline else lambda message: self._spawn(provider, message),
             on_cancel=lambda tag: self._cancelled(provider),
         )
+        return tag
 
-    def _cancelled(self, provider):
+    def _cancelled(self, provider: Provider) -> None:
         """The broker has deleted the queue."""
         logger.warning("%s was deleted", self._queues[provider].name)
         del self._tags[provider]
         self._declare_at = 0.0
 
-    def _spawn(self, provider, message):
+    def _spawn(self, provider: Provider, message: Message) -> None:
         self.container.spawn_managed_thread(lambda: self._handle(provider, message), identifier=type(provider).__name__)
 
-    def _handle(self, provider, message):
+    def _handle(self, provider: Provider, message: Message) -> None:
         try:
             provider.handle(message)
         except Exception:
-            # Swallowed, it would keep one of the provider's places for ever.
+            # Otherwise the message would count against the provider's prefetch for ever.
             logger.exception("a message was not taken, it will come again")
             self._give_up(message.channel)

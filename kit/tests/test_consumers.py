@@ -78,7 +78,7 @@ def over_within(seconds):
         yield
 
 
-def test_a_message_is_given_as_bytes_and_gone_once_it_is_acknowledged(run_service, broker, collect):
+def test_a_body_is_bytes_and_an_acknowledged_message_is_gone(run_service, broker, collect):
     service, bodies = collect
     run_service(service)
 
@@ -88,7 +88,7 @@ def test_a_message_is_given_as_bytes_and_gone_once_it_is_acknowledged(run_servic
     wait_for(lambda: broker.depth("orders") == 0)
 
 
-def test_consuming_goes_on_after_a_lost_connection(run_service, broker, proxy, collect):
+def test_consuming_resumes_after_a_lost_connection(run_service, broker, proxy, collect):
     service, bodies = collect
     run_service(service, AMQP_URI=proxy.uri)
 
@@ -124,7 +124,7 @@ def test_a_service_that_waits_for_the_broker_can_be_stopped(config, container_fa
         starting.wait()
 
 
-def test_a_service_whose_broker_is_away_can_be_stopped(run_service, proxy, collect):
+def test_a_service_whose_broker_is_unreachable_can_be_stopped(run_service, proxy, collect):
     container = run_service(collect[0], AMQP_URI=proxy.uri)
     proxy.go_away()
 
@@ -140,7 +140,9 @@ def test_a_service_whose_broker_hangs_can_be_stopped(run_service, proxy, collect
         container.stop()
 
 
-def test_a_broker_that_hangs_while_queues_are_declared_is_given_up(run_service, broker, proxy, collect, monkeypatch):
+def test_a_broker_that_hangs_during_declarations_gets_a_new_connection(
+    run_service, broker, proxy, collect, monkeypatch
+):
     service, bodies = collect
     monkeypatch.setattr(kit, "SETUP_SECONDS", 0.5)
     proxy.hold_at(CHANNEL_OPEN)
@@ -154,7 +156,7 @@ def test_a_broker_that_hangs_while_queues_are_declared_is_given_up(run_service, 
     wait_for(lambda: bodies == [b"late"])
 
 
-def test_a_message_whose_taking_fails_comes_again(run_service, broker, deaths):
+def test_a_message_is_delivered_again_when_its_provider_raises(run_service, broker, deaths):
     came = []
 
     def take(entrypoint, message):
@@ -173,7 +175,7 @@ def test_a_message_whose_taking_fails_comes_again(run_service, broker, deaths):
     assert not deaths(container)
 
 
-def test_a_channel_that_the_broker_closes_is_opened_again(run_service, broker, collect, deaths):
+def test_consuming_resumes_after_the_broker_closed_the_channel(run_service, broker, collect, deaths):
     """As it does where a message was held for half an hour: 406, the code of a queue's wrong arguments."""
     service, bodies = collect
     container = run_service(service)
@@ -185,7 +187,7 @@ def test_a_channel_that_the_broker_closes_is_opened_again(run_service, broker, c
     assert not deaths(container)
 
 
-def test_a_broker_that_is_silent_for_two_heartbeats_is_given_up(run_service, broker, proxy, collect, monkeypatch):
+def test_two_missed_heartbeats_end_the_connection(run_service, broker, proxy, collect, monkeypatch):
     service, bodies = collect
     monkeypatch.setattr("nameko_reliable.amqp.broker.HEARTBEAT_SECONDS", 1)
     run_service(service, AMQP_URI=proxy.uri)
@@ -198,7 +200,7 @@ def test_a_broker_that_is_silent_for_two_heartbeats_is_given_up(run_service, bro
     wait_for(lambda: bodies == [b"after"])
 
 
-def test_a_refused_queue_hinders_no_other_and_is_consumed_when_it_is_granted(
+def test_a_refused_queue_does_not_affect_others_and_is_consumed_once_accepted(
     run_service, broker, cluster, monkeypatch, caplog
 ):
     monkeypatch.setattr(kit, "DECLARE_SECONDS", 0.2)
@@ -233,7 +235,7 @@ def test_a_refused_queue_hinders_no_other_and_is_consumed_when_it_is_granted(
     wait_for(lambda: bodies == [b"granted"])
 
 
-def test_a_deleted_queue_is_consumed_again_at_once_and_costs_the_others_nothing(run_service, broker, proxy):
+def test_a_deleted_queue_is_consumed_again_at_once_on_the_same_connection(run_service, broker, proxy):
     held, bodies = [], []
 
     class OtherHandler(RawHandler):
@@ -289,7 +291,7 @@ def test_an_acknowledgement_to_a_deleted_queue_does_no_harm(run_service, broker,
     assert proxy.accepted == 1
 
 
-def test_what_a_stopped_service_holds_goes_back(run_service, broker):
+def test_unacknowledged_messages_of_a_stopped_service_go_back_to_the_queue(run_service, broker):
     held = []
     container = run_service(service_of(lambda entrypoint, message: held.append(message), prefetch=2))
     for body in (b"one", b"two", b"three"):
@@ -301,7 +303,7 @@ def test_what_a_stopped_service_holds_goes_back(run_service, broker):
     assert [message.body for message in broker.peek("orders")] == ["one", "two", "three"]
 
 
-def test_an_acknowledgement_of_a_lost_connection_is_passed_over(run_service, broker, proxy):
+def test_an_acknowledgement_for_a_lost_connection_is_ignored(run_service, broker, proxy):
     came, may_go_on = [], Event()
 
     def take(entrypoint, message):
@@ -322,7 +324,7 @@ def test_an_acknowledgement_of_a_lost_connection_is_passed_over(run_service, bro
     wait_for(lambda: [message.body for message in came] == [b"one", b"one", b"two"])
 
 
-def test_a_queue_is_not_declared_once_its_last_consumer_has_gone(run_service, broker, proxy, monkeypatch):
+def test_a_queue_is_not_declared_after_its_last_consumer_has_gone(run_service, broker, proxy, monkeypatch):
     """The service is stopped between its exchange's declaration and the queue's."""
     monkeypatch.setattr(kit, "DECLARE_SECONDS", 0.1)
 

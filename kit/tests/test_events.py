@@ -51,7 +51,7 @@ def parked(broker):
     return broker.peek("parked.cafe") if broker.queue_exists("parked.cafe") else []
 
 
-def test_an_event_is_handled_and_gone(run_service, broker, send):
+def test_an_event_is_handled_and_acknowledged(run_service, broker, send):
     handled = []
     run_service(cafe_of(lambda cafe, event: handled.append((event, cafe.context))))
     event = CakeBaked(cake="Torte", oven=2)
@@ -83,7 +83,7 @@ def test_an_event_of_namekos_own_dispatcher_is_handled(run_service, config):
     wait_for(lambda: handled == [event])
 
 
-def test_an_event_is_no_part_of_the_call_that_it_came_from(run_service, send):
+def test_a_handler_inherits_no_deadline_and_no_call_id(run_service, send):
     contexts = []
     run_service(cafe_of(lambda cafe, event: contexts.append(cafe.context)))
 
@@ -123,7 +123,7 @@ def test_two_replicas_share_the_events(run_service, send):
     assert handled["one"] and handled["two"]
 
 
-def test_workers_says_how_many_events_are_handled_at_once(run_service, broker, send):
+def test_workers_limits_how_many_events_are_handled_at_once(run_service, broker, send):
     busy, leave = [], Event()
 
     def display(cafe, event):
@@ -165,7 +165,7 @@ def test_a_failed_event_waits_in_a_delay_queue_and_is_tried_again(run_service, b
     assert not parked(broker)
 
 
-def test_each_pause_is_a_queue_of_its_own_and_grows(run_service, broker):
+def test_each_pause_has_its_own_delay_queue(run_service, broker):
     run_service(cafe_of(lambda cafe, event: None))
 
     assert {name for name in broker.queues() if name.startswith("delay.")} == {
@@ -177,7 +177,7 @@ def test_each_pause_is_a_queue_of_its_own_and_grows(run_service, broker):
     }
 
 
-def test_an_attempt_knows_its_pause(run_service, broker, send):
+def test_the_attempt_header_selects_the_pause(run_service, broker, send):
     def display(cafe, event):
         raise ZeroDivisionError
 
@@ -190,7 +190,7 @@ def test_an_attempt_knows_its_pause(run_service, broker, send):
 
 
 @pytest.mark.parametrize("attempt", [-100, "many", 1.5, None, True], ids=str)
-def test_an_odd_count_of_attempts_does_no_harm(run_service, broker, send, deaths, attempt):
+def test_a_malformed_attempt_header_does_not_stop_the_retry(run_service, broker, send, deaths, attempt):
     def display(cafe, event):
         raise ZeroDivisionError
 
@@ -202,7 +202,7 @@ def test_an_odd_count_of_attempts_does_no_harm(run_service, broker, send, deaths
     assert not deaths(container)
 
 
-def test_an_event_that_fails_for_good_is_parked_with_its_reason(run_service, broker, send):
+def test_an_event_is_parked_with_its_reason_after_the_last_attempt(run_service, broker, send):
     tries = []
 
     def display(cafe, event):
@@ -239,7 +239,7 @@ def test_an_event_that_fails_for_good_is_parked_with_its_reason(run_service, bro
     ],
     ids=lambda value: value[:30],
 )
-def test_what_no_attempt_could_read_is_parked_at_once(run_service, broker, send, body, reason):
+def test_an_unreadable_message_is_parked_at_once(run_service, broker, send, body, reason):
     handled = []
     run_service(cafe_of(lambda cafe, event: handled.append(event.cake)))
 
@@ -253,7 +253,7 @@ def test_what_no_attempt_could_read_is_parked_at_once(run_service, broker, send,
     wait_for(lambda: handled == ["sound"])
 
 
-def test_a_reason_may_hold_any_text(run_service, broker, send, deaths):
+def test_a_reason_may_contain_any_text(run_service, broker, send, deaths):
     def display(cafe, event):
         raise ValueError("\ud800" + "🍄" * 1000)
 
@@ -265,7 +265,7 @@ def test_a_reason_may_hold_any_text(run_service, broker, send, deaths):
     assert not deaths(container)
 
 
-def test_while_the_database_is_away_an_event_is_kept_and_no_attempt_is_counted(run_service, broker, send, monkeypatch):
+def test_no_attempt_is_counted_while_the_database_is_unavailable(run_service, broker, send, monkeypatch):
     monkeypatch.setattr(kit, "UNAVAILABLE_PAUSE_SECONDS", 0.1)
     tries = []
 
@@ -285,7 +285,7 @@ def test_while_the_database_is_away_an_event_is_kept_and_no_attempt_is_counted(r
     assert not parked(broker)
 
 
-def test_an_event_that_comes_while_the_database_is_away_is_handled_when_it_is_back(
+def test_an_event_received_while_the_database_is_unreachable_is_handled_later(
     run_service, broker, send, tables, database_proxy
 ):
     class Cafe:
@@ -311,7 +311,7 @@ def test_an_event_that_comes_while_the_database_is_away_is_handled_when_it_is_ba
     assert not parked(broker)
 
 
-def test_a_statement_that_the_database_gives_up_is_an_attempt(run_service, broker, send, tables):
+def test_a_lock_timeout_counts_as_an_attempt(run_service, broker, send, tables):
     class Cafe:
         name = "cafe"
 
@@ -335,7 +335,7 @@ def test_a_statement_that_the_database_gives_up_is_an_attempt(run_service, broke
     assert reason.endswith("from LockNotAvailable: canceling statement due to lock timeout")
 
 
-def test_an_event_kept_for_the_database_goes_back_when_the_service_stops(run_service, broker, send):
+def test_a_kept_event_goes_back_to_its_queue_when_the_service_stops(run_service, broker, send):
     tries = []
 
     def display(cafe, event):
@@ -351,7 +351,7 @@ def test_an_event_kept_for_the_database_goes_back_when_the_service_stops(run_ser
     wait_for(lambda: broker.depth(QUEUE) == 1)
 
 
-def test_an_event_kept_for_the_database_is_left_to_whom_it_comes_next(run_service, send, proxy, monkeypatch):
+def test_a_kept_event_is_given_up_when_its_connection_is_lost(run_service, send, proxy, monkeypatch):
     monkeypatch.setattr(kit, "UNAVAILABLE_PAUSE_SECONDS", 0.1)
     tries = []
 
@@ -374,7 +374,7 @@ def test_an_event_kept_for_the_database_is_left_to_whom_it_comes_next(run_servic
     assert waiting <= 1
 
 
-def test_an_event_that_cannot_be_moved_stays_and_is_moved_later(
+def test_an_event_that_cannot_be_moved_is_kept_and_moved_later(
     run_service, broker, send, proxy, deaths, monkeypatch, caplog
 ):
     monkeypatch.setattr(kit, "UNAVAILABLE_PAUSE_SECONDS", 0.1)
@@ -400,7 +400,7 @@ def test_an_event_that_cannot_be_moved_stays_and_is_moved_later(
 
 
 @pytest.mark.parametrize("deleted", ["queue", "exchange"])
-def test_what_was_deleted_of_a_delay_queue_is_declared_again(run_service, broker, send, monkeypatch, deleted):
+def test_a_deleted_delay_queue_or_exchange_is_declared_again(run_service, broker, send, monkeypatch, deleted):
     monkeypatch.setattr(kit, "UNAVAILABLE_PAUSE_SECONDS", 0.1)
 
     def display(cafe, event):
@@ -451,7 +451,7 @@ def test_a_second_stop_does_no_harm(run_service):
 # Broadcasts
 
 
-def test_every_replica_hears_a_broadcast(run_service, send):
+def test_every_replica_gets_a_broadcast(run_service, send):
     heard = []
 
     class Radio:
@@ -469,7 +469,7 @@ def test_every_replica_hears_a_broadcast(run_service, send):
     wait_for(lambda: heard == ["Torte", "Torte"])
 
 
-def test_a_broadcast_that_fails_or_cannot_be_read_is_dropped(run_service, broker, send, deaths):
+def test_a_failed_or_unreadable_broadcast_is_dropped(run_service, broker, send, deaths):
     heard = []
 
     class Radio:
@@ -491,7 +491,7 @@ def test_a_broadcast_that_fails_or_cannot_be_read_is_dropped(run_service, broker
     assert not deaths(container)
 
 
-def test_a_listener_that_is_gone_leaves_no_queue(run_service, broker):
+def test_a_stopped_listener_leaves_no_queue(run_service, broker):
     class Radio:
         name = "radio"
 

@@ -67,7 +67,7 @@ def bakery_of(interval_seconds):
     return Bakery
 
 
-def test_a_hint_goes_out_after_the_commit(run_service, rpc, broker, listener):
+def test_a_hint_is_sent_after_the_commit(run_service, rpc, broker, listener):
     run_service(bakery_of(0))
 
     rpc.bakery.warm(1, 180)
@@ -78,7 +78,7 @@ def test_a_hint_goes_out_after_the_commit(run_service, rpc, broker, listener):
     assert message.headers["nameko.request_id"]
 
 
-def test_hints_go_on_after_their_exchange_was_deleted(run_service, rpc, broker, monkeypatch):
+def test_hints_arrive_again_after_their_exchange_was_deleted(run_service, rpc, broker, monkeypatch):
     monkeypatch.setattr("nameko_reliable.amqp.consumers.DECLARE_SECONDS", 0.2)
     heard = []
 
@@ -102,7 +102,7 @@ def test_hints_go_on_after_their_exchange_was_deleted(run_service, rpc, broker, 
     wait_for(lambda: rpc.bakery.warm(1, 200) or heard[1:])
 
 
-def test_a_listener_whose_queue_is_full_costs_no_call(run_service, cluster, broker, listener):
+def test_a_full_queue_does_not_delay_calls(run_service, cluster, broker, listener):
     class Bakery(bakery_of(0)):
         cluster = ClusterClient()
 
@@ -131,7 +131,7 @@ def test_a_listener_whose_queue_is_full_costs_no_call(run_service, cluster, brok
     assert broker.depth(listener) == 1
 
 
-def test_none_goes_out_after_a_rollback(run_service, rpc, heard):
+def test_a_rollback_drops_the_hint(run_service, rpc, heard):
     run_service(bakery_of(0))
 
     with pytest.raises(Exception, match="ZeroDivisionError"):
@@ -141,7 +141,7 @@ def test_none_goes_out_after_a_rollback(run_service, rpc, heard):
     wait_for(lambda: heard() == [(1, 200)])
 
 
-def test_a_rollback_within_drops_what_came_before_it(run_service, rpc, heard):
+def test_a_rollback_within_the_block_drops_earlier_hints(run_service, rpc, heard):
     run_service(bakery_of(0))
 
     rpc.bakery.warm_after_a_rollback()
@@ -149,7 +149,7 @@ def test_a_rollback_within_drops_what_came_before_it(run_service, rpc, heard):
     wait_for(lambda: heard() == [(1, 2)])
 
 
-def test_a_savepoint_is_no_commit(run_service, rpc, heard):
+def test_releasing_a_savepoint_sends_nothing(run_service, rpc, heard):
     run_service(bakery_of(0))
 
     with pytest.raises(Exception, match="ZeroDivisionError"):
@@ -159,7 +159,7 @@ def test_a_savepoint_is_no_commit(run_service, rpc, heard):
     wait_for(lambda: heard() == [(1, 200)])
 
 
-def test_of_many_hints_in_an_interval_the_first_and_the_last_go_out(run_service, cluster, heard):
+def test_within_an_interval_the_first_and_the_last_hint_are_sent(run_service, cluster, heard):
     run_service(bakery_of(0.5))
     cluster.bakery.warm(2, 0)
     began = time.monotonic()
@@ -174,7 +174,7 @@ def test_of_many_hints_in_an_interval_the_first_and_the_last_go_out(run_service,
     assert len(heard()) <= 2 + (time.monotonic() - began) / 0.5
 
 
-def test_of_the_hints_that_wait_the_one_of_the_highest_rank_goes_out(run_service, cluster, heard):
+def test_the_waiting_hint_with_the_highest_rank_is_sent(run_service, cluster, heard):
     run_service(bakery_of(2))
     cluster.bakery.warm(1, 0)
 
@@ -184,7 +184,7 @@ def test_of_the_hints_that_wait_the_one_of_the_highest_rank_goes_out(run_service
     wait_for(lambda: heard() == [(1, 0), (1, 200)])
 
 
-def test_the_last_hint_goes_out_before_the_service_stops(run_service, rpc, heard):
+def test_a_stopping_service_sends_the_last_hint(run_service, rpc, heard):
     container = run_service(bakery_of(0.5))
     rpc.bakery.warm(1, 180)
     rpc.bakery.warm(1, 200)
@@ -194,7 +194,7 @@ def test_the_last_hint_goes_out_before_the_service_stops(run_service, rpc, heard
     assert heard() == [(1, 180), (1, 200)]
 
 
-def test_nothing_is_kept_of_a_key_that_is_quiet(run_service, rpc):
+def test_an_idle_key_uses_no_memory(run_service, rpc):
     container = run_service(bakery_of(0.1))
     [hints] = [provider for provider in container.dependencies if isinstance(provider, Hints)]
 
@@ -204,7 +204,7 @@ def test_nothing_is_kept_of_a_key_that_is_quiet(run_service, rpc):
     wait_for(lambda: not hints._waiting)
 
 
-def test_a_hint_that_is_no_json_fails_its_transaction_and_not_the_service(run_service, rpc, heard, deaths):
+def test_a_hint_that_is_not_json_fails_only_its_transaction(run_service, rpc, heard, deaths):
     container = run_service(bakery_of(0))
 
     with pytest.raises(Exception, match="TypeError"):
@@ -213,7 +213,7 @@ def test_a_hint_that_is_no_json_fails_its_transaction_and_not_the_service(run_se
     assert not deaths(container)
 
 
-def test_a_hint_that_the_broker_does_not_take_is_lost(run_service, cluster, proxy, heard, deaths, caplog):
+def test_a_hint_is_lost_while_the_broker_is_unreachable(run_service, cluster, proxy, heard, deaths, caplog):
     container = run_service(bakery_of(0), AMQP_URI=proxy.uri)
     cluster.bakery.warm(1, 1)
     wait_for(lambda: heard() == [(1, 1)])

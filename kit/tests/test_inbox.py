@@ -50,14 +50,14 @@ def bakery(tables, run_service):
     return cakes
 
 
-def test_a_call_is_carried_out_and_answered(bakery, cluster):
+def test_a_call_runs_and_is_answered(bakery, cluster):
     answer = cluster.bakery.bake("Torte")
 
     assert answer == {"id": 1, "cake": "Torte", "layers": [1.5, None]}
     assert bakery.all(Cake.name) == ["Torte"]
 
 
-def test_two_calls_are_two(bakery, cluster):
+def test_two_equal_calls_both_run(bakery, cluster):
     answers = [cluster.bakery.bake("Torte") for _ in range(2)]
 
     assert [answer["id"] for answer in answers] == [1, 2]
@@ -75,7 +75,7 @@ def test_a_call_delivered_again_has_one_effect_and_the_first_answer(bakery, call
     assert bakery.all(Cake.name) == ["Torte"]
 
 
-def test_a_call_whose_replica_dies_before_it_could_answer_gets_the_first_answer(tables, run_service, proxy, calls):
+def test_a_call_whose_replica_died_before_its_reply_gets_the_first_answer(tables, run_service, proxy, calls):
     entered, leave = Event(), Event()
 
     class Slow(Bakery):
@@ -116,7 +116,7 @@ def test_a_call_delivered_many_times_at_once_has_one_effect_and_one_answer(baker
     assert bakery.all(Cake.name) == ["Torte"]
 
 
-def test_an_answer_of_nothing_is_kept_too(bakery, calls):
+def test_an_answer_of_none_is_kept_too(bakery, calls):
     for _ in range(2):
         calls.send("bakery.bake_silently", "Torte", correlation_id="c-1")
 
@@ -138,14 +138,14 @@ def test_a_call_that_failed_may_succeed_when_it_is_delivered_again(bakery, calls
     assert bakery.all(Cake.name) == ["Torte"]
 
 
-def test_the_session_is_no_argument_of_the_call(bakery, cluster):
+def test_the_caller_does_not_pass_the_session(bakery, cluster):
     with pytest.raises(Exception, match="missing a required argument: 'cake'"):
         cluster.bakery.bake()
     with pytest.raises(Exception, match="unexpected keyword argument 'session'"):
         cluster.bakery.bake("Torte", session=1)
 
 
-def test_old_answers_are_forgotten_and_young_ones_are_not(tables, run_service, cluster):
+def test_only_old_answers_are_deleted(tables, run_service, cluster):
     class Forgetful(Bakery):
         @rpc
         def forget(self):
@@ -189,7 +189,7 @@ def test_an_event_delivered_many_times_to_two_replicas_has_one_effect(tables, ru
     assert cafe.all(func.count(InboxEntry.event_id)) == [1]
 
 
-def test_an_event_whose_handling_rolls_back_is_not_taken(tables, run_service, broker):
+def test_a_rollback_leaves_the_event_for_the_next_attempt(tables, run_service, broker):
     tries = []
 
     class Cafe:

@@ -221,7 +221,7 @@ def test_a_plain_event_is_tried_again_and_parked(run_service, config, broker, mo
     assert tries == [180, 180, 180]
 
 
-def test_every_replica_hears_a_plain_broadcast(run_service, config):
+def test_every_replica_gets_a_plain_broadcast(run_service, config):
     heard = []
 
     class Baker:
@@ -296,7 +296,7 @@ def test_entrypoint_hook_runs_methods_in_a_container(bakery, tables):
     assert tables("bakery").all(Cake.name) == ["Torte", "Eclair"]
 
 
-def test_a_container_of_replaced_dependencies_and_restricted_entrypoints(container_factory, config, broker):
+def test_dependencies_can_be_replaced_and_entrypoints_restricted(container_factory, config, broker):
     bakery = container_factory(Bakery, config)
     db, _ = replace_dependencies(bakery, "db", "outbox")
     restrict_entrypoints(bakery, "bake_again")

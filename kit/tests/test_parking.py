@@ -143,7 +143,7 @@ def park(broker, run_service, cafe):
     return park
 
 
-def test_the_list_tells_where_a_message_was_and_why_it_is_here(park, cluster):
+def test_the_list_shows_the_queue_and_the_reason_of_a_message(park, cluster):
     park("Torte")
 
     parked = cluster.cafe.list()
@@ -157,7 +157,7 @@ def test_the_list_tells_where_a_message_was_and_why_it_is_here(park, cluster):
     assert '"cake": "Torte"' in message["body"]
 
 
-def test_the_list_is_newest_first_and_leaves_all_where_it_is(park, cluster, broker):
+def test_the_list_is_newest_first_and_removes_nothing(park, cluster, broker):
     park(*"abcde")
 
     lists = [cluster.cafe.list(limit=3) for _ in range(3)]
@@ -168,7 +168,7 @@ def test_the_list_is_newest_first_and_leaves_all_where_it_is(park, cluster, brok
     assert broker.depth("parked.cafe") == 5
 
 
-def test_many_are_listed(park, cluster, broker):
+def test_a_thousand_messages_are_listed(park, cluster, broker):
     with_one = park("Torte")
     assert with_one
     with broker.channel() as channel:
@@ -185,14 +185,14 @@ def test_many_are_listed(park, cluster, broker):
     assert parked["total"] == len(parked["messages"]) == 1000
 
 
-def test_an_empty_list(run_service, cluster):
+def test_an_empty_queue_has_an_empty_list(run_service, cluster):
     run_service(Cafe)
 
     assert cluster.cafe.list() == {"messages": [], "total": 0}
     assert cluster.cafe.count() == 0
 
 
-def test_the_messages_are_counted_and_stay(park, cluster, broker):
+def test_counting_removes_nothing(park, cluster, broker):
     park("a", "b", "c")
 
     assert [cluster.cafe.count() for _ in range(3)] == [3, 3, 3]
@@ -208,7 +208,7 @@ def test_a_long_body_is_cut(park, cluster):
     assert (len(message["body"]), message["body"][-2:]) == (2001, "T…")
 
 
-def test_a_replayed_message_is_handled_as_if_it_were_new(park, cluster, cafe, broker):
+def test_a_replayed_message_is_handled(park, cluster, cafe, broker):
     park("a", "b")
     message_id = cluster.cafe.list()["messages"][0]["message_id"]
     cafe.broken = False
@@ -242,7 +242,7 @@ def test_a_discarded_message_is_gone(park, cluster, broker):
     assert ['"a"' in broker.peek("parked.cafe")[0].body, '"c"' in broker.peek("parked.cafe")[1].body] == [True, True]
 
 
-def test_what_is_not_here_can_neither_be_replayed_nor_discarded(park, cluster, broker):
+def test_an_unknown_message_can_be_neither_replayed_nor_discarded(park, cluster, broker):
     park("Torte")
 
     assert [cluster.cafe.replay("other"), cluster.cafe.discard("other")] == [False, False]
@@ -250,7 +250,7 @@ def test_what_is_not_here_can_neither_be_replayed_nor_discarded(park, cluster, b
     wait_for(lambda: broker.depth("parked.cafe") == 1)
 
 
-def test_of_many_operators_at_once_one_replays_a_message_and_all_see_the_rest(park, cluster, cafe, broker):
+def test_of_concurrent_replays_one_succeeds_and_every_list_shows_the_others(park, cluster, cafe, broker):
     park("a", "b")
     message_id = cluster.cafe.list()["messages"][1]["message_id"]
     cafe.broken = False
@@ -263,7 +263,7 @@ def test_of_many_operators_at_once_one_replays_a_message_and_all_see_the_rest(pa
     wait_for(lambda: cafe.displayed == ["a"])
 
 
-def test_who_asks_while_another_reads_waits_for_the_messages(park, cluster, broker, monkeypatch):
+def test_a_call_waits_while_another_reads_the_queue(park, cluster, broker, monkeypatch):
     """They are the other's as long, and not counted."""
     container = park("Torte")
     [lot] = [provider for provider in container.dependencies if isinstance(provider, ParkingLot)]
@@ -296,7 +296,7 @@ def test_who_asks_while_another_reads_waits_for_the_messages(park, cluster, brok
     assert counting.wait() == 1
 
 
-def test_a_message_that_somebody_else_put_there_is_listed_and_can_be_discarded(park, cluster, broker):
+def test_a_foreign_message_is_listed_and_can_be_discarded(park, cluster, broker):
     park("Torte")
     broker.publish(b"\xff", queue="parked.cafe", message_id="foreign")
 
@@ -307,7 +307,7 @@ def test_a_message_that_somebody_else_put_there_is_listed_and_can_be_discarded(p
 
 
 @pytest.mark.parametrize("message_id", ["", "../x", "x" * 65])
-def test_a_message_whose_id_fits_into_no_address_gets_one_that_stays(run_service, cluster, broker, message_id):
+def test_a_message_without_a_usable_id_gets_a_stable_one(run_service, cluster, broker, message_id):
     run_service(Cafe)
     wait_for(lambda: broker.queue_exists("parked.cafe"))
     broker.publish(b"x", queue="parked.cafe", message_id=message_id)
@@ -321,7 +321,7 @@ def test_a_message_whose_id_fits_into_no_address_gets_one_that_stays(run_service
 
 
 @pytest.mark.parametrize("headers", [{}, {"x-parked-from": "gone"}])
-def test_a_message_that_came_from_no_queue_can_not_be_replayed_and_stays(run_service, cluster, broker, headers):
+def test_a_message_without_an_existing_queue_cannot_be_replayed_and_stays(run_service, cluster, broker, headers):
     run_service(Cafe)
     wait_for(lambda: broker.queue_exists("parked.cafe"))
     broker.publish(b"x", queue="parked.cafe", message_id="foreign", headers=headers)
@@ -332,7 +332,7 @@ def test_a_message_that_came_from_no_queue_can_not_be_replayed_and_stays(run_ser
     assert cluster.cafe.count() == 1
 
 
-def test_what_can_not_be_replayed_is_given_back_before_the_next_one_asks(run_service, cluster, broker):
+def test_a_message_that_cannot_be_replayed_is_back_before_the_next_call_reads(run_service, cluster, broker):
     run_service(Cafe)
     wait_for(lambda: broker.queue_exists("parked.cafe"))
     broker.publish(b"x", queue="parked.cafe", message_id="foreign")
@@ -346,7 +346,7 @@ ODD = ["yesterday", 10**17, -1, 1.5, True, None, [], {"a": 1}, b"\xff", "x" * 10
 
 
 @pytest.mark.parametrize("name", ["x-parked-at", "x-parked-from", "x-parked-reason", "x-parked-attempts"])
-def test_a_forged_header_is_none_and_the_rest_of_the_list_is_there(park, cluster, broker, name):
+def test_a_malformed_header_is_none_and_the_rest_is_listed(park, cluster, broker, name):
     park("Torte")
     sound = {"x-parked-at": 7, "x-parked-from": QUEUE, "x-parked-reason": "no plate", "x-parked-attempts": 3}
     for value in ODD:
@@ -363,7 +363,7 @@ def test_a_forged_header_is_none_and_the_rest_of_the_list_is_there(park, cluster
     assert cluster.cafe.replay_all(reason="no plate")["left"] == 0
 
 
-def test_headers_that_can_not_be_decoded_break_no_list(park, cluster, broker):
+def test_undecodable_headers_do_not_break_the_list(park, cluster, broker):
     park("Torte")
     with broker.channel() as channel:
         for properties, headers in (({"message_id": b"\xff"}, {}), ({}, {"x-parked-at": datetime(9999, 1, 1)})):
@@ -384,7 +384,7 @@ def test_headers_that_can_not_be_decoded_break_no_list(park, cluster, broker):
 # The calls that the decorator adds
 
 
-def test_a_decorated_service_answers_operators_about_its_own_parked_messages(run_service, cluster, broker, monkeypatch):
+def test_a_decorated_service_lists_and_settles_its_own_parked_messages(run_service, cluster, broker, monkeypatch):
     monkeypatch.setattr(Bar, "displayed", [])
     run_service(Bar)
     run_service(Kiosk)
@@ -406,7 +406,7 @@ def test_a_decorated_service_answers_operators_about_its_own_parked_messages(run
     wait_for(lambda: sorted(Bar.displayed) == ["a", "c", "d"])
 
 
-def test_what_the_decorator_adds_reads_as_if_it_were_written_in_the_class():
+def test_the_added_methods_are_documented_like_the_class_s_own():
     text = pydoc.plain(pydoc.render_doc(Bar))
 
     assert "replay_all_parked(self, queue=None, reason=None, left=None)\n |      Hand up to 500 messages" in text
@@ -416,7 +416,7 @@ def test_what_the_decorator_adds_reads_as_if_it_were_written_in_the_class():
 # Many
 
 
-def test_of_very_many_the_oldest_are_listed_and_can_be_replayed_and_discarded(park, cluster, cafe, broker):
+def test_of_a_long_queue_only_the_oldest_messages_are_listed_and_settled(park, cluster, cafe, broker):
     container = park("first", "second")
     assert container
     [first, second] = [message["message_id"] for message in reversed(cluster.cafe.list()["messages"])]
@@ -442,7 +442,7 @@ def test_of_very_many_the_oldest_are_listed_and_can_be_replayed_and_discarded(pa
 
 
 @pytest.mark.parametrize("queue_type", ["classic", "quorum"])
-def test_all_of_a_reason_are_discarded_however_deep_they_lie(run_service, cluster, broker, monkeypatch, queue_type):
+def test_discard_all_finds_a_reason_anywhere_in_the_queue(run_service, cluster, broker, monkeypatch, queue_type):
     monkeypatch.setattr(parking, "BATCH_MESSAGES", 40)
     run_service(Cafe, EVENT_QUEUE_TYPE=queue_type)
     wait_for(lambda: broker.queue_exists("parked.cafe"))
@@ -459,7 +459,7 @@ def test_all_of_a_reason_are_discarded_however_deep_they_lie(run_service, cluste
     assert cluster.cafe.count() == 0
 
 
-def test_all_are_replayed_and_what_fails_again_is_replayed_but_once(park, cluster, broker, monkeypatch):
+def test_replay_all_replays_each_message_once_even_if_it_fails_again(park, cluster, broker, monkeypatch):
     monkeypatch.setattr(parking, "BATCH_MESSAGES", 3)
     park(*"abcdefgh")
 
@@ -469,7 +469,7 @@ def test_all_are_replayed_and_what_fails_again_is_replayed_but_once(park, cluste
     wait_for(lambda: broker.depth("parked.cafe") == 8 and broker.depth(QUEUE) == 0)
 
 
-def test_what_can_not_be_replayed_stands_in_no_other_s_way(park, cluster, cafe, broker, monkeypatch):
+def test_messages_that_cannot_be_replayed_do_not_block_others(park, cluster, cafe, broker, monkeypatch):
     monkeypatch.setattr(parking, "BATCH_MESSAGES", 3)
     park("Torte")
     for _ in range(7):
@@ -485,7 +485,7 @@ def test_what_can_not_be_replayed_stands_in_no_other_s_way(park, cluster, cafe, 
     assert cluster.cafe.list()["total"] == 7
 
 
-def test_large_messages_are_looked_at_a_few_at_a_time(run_service, cluster, broker, monkeypatch):
+def test_of_large_messages_only_a_few_are_read(run_service, cluster, broker, monkeypatch):
     monkeypatch.setattr(parking, "WINDOW_BYTES", 200_000)
     monkeypatch.setattr(parking, "CHUNK_MESSAGES", 2)
     run_service(Cafe)
@@ -499,7 +499,7 @@ def test_large_messages_are_looked_at_a_few_at_a_time(run_service, cluster, brok
     wait_for(lambda: broker.depth("parked.cafe") == 10)
 
 
-def test_who_waits_for_others_in_vain_is_told_so(park, cluster, monkeypatch):
+def test_a_call_that_waits_too_long_gets_parking_lot_busy(park, cluster, monkeypatch):
     monkeypatch.setattr(parking, "TURN_SECONDS", 0.3)
     container = park("Torte")
     [lot] = [provider for provider in container.dependencies if isinstance(provider, ParkingLot)]
@@ -514,7 +514,7 @@ def test_who_waits_for_others_in_vain_is_told_so(park, cluster, monkeypatch):
 
 
 @pytest.mark.parametrize("deaths", ["gone", 7, ["gone"], [{}], [{"queue": "q", "reason": 7, "time": "noon"}]])
-def test_a_message_whose_death_somebody_made_up_is_listed_like_others(run_service, cluster, broker, deaths):
+def test_a_malformed_death_header_is_ignored(run_service, cluster, broker, deaths):
     run_service(Cafe)
     wait_for(lambda: broker.queue_exists("parked.cafe"))
     broker.publish(b"x", queue="parked.cafe", message_id="foreign", headers={"x-death": deaths})
@@ -524,7 +524,7 @@ def test_a_message_whose_death_somebody_made_up_is_listed_like_others(run_servic
     assert (message["queue"], message["reason"], message["parked_at"]) == (None, None, None)
 
 
-def test_without_the_broker_the_parking_queue_is_unavailable(run_service, cafe, proxy):
+def test_the_list_fails_while_the_broker_is_unreachable(run_service, cafe, proxy):
     container = run_service(cafe, AMQP_URI=proxy.uri)
     [lot] = [provider for provider in container.dependencies if isinstance(provider, ParkingLot)]
     proxy.go_away()
@@ -533,7 +533,7 @@ def test_without_the_broker_the_parking_queue_is_unavailable(run_service, cafe, 
         lot.list(50)
 
 
-def test_a_broker_that_hangs_is_given_up(run_service, cafe, proxy):
+def test_the_list_fails_when_the_broker_hangs(run_service, cafe, proxy):
     container = run_service(cafe, AMQP_URI=proxy.uri)
     [lot] = [provider for provider in container.dependencies if isinstance(provider, ParkingLot)]
     proxy.hold_at(b"parked.cafe")

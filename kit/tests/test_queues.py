@@ -52,7 +52,7 @@ class Bakery:
                 self.outbox.add(session, CakeBaked(cake=cake), key="oven")
 
 
-def test_what_comes_back_too_often_is_parked_with_its_reason_and_can_be_replayed(
+def test_a_message_over_the_delivery_limit_is_parked_with_its_reason_and_can_be_replayed(
     run_service, cluster, broker, proxy, monkeypatch
 ):
     monkeypatch.setattr(queues, "DELIVERY_LIMIT", 1)
@@ -84,7 +84,7 @@ def test_what_comes_back_too_often_is_parked_with_its_reason_and_can_be_replayed
     wait_for(lambda: broker.depth(QUEUE) == broker.depth("delay.1s") == broker.depth("parked.cafe") == 0)
 
 
-def test_a_parked_message_may_be_looked_at_more_often_than_any_limit(run_service, cluster, broker, monkeypatch):
+def test_reading_a_parked_message_does_not_count_against_the_delivery_limit(run_service, cluster, broker, monkeypatch):
     monkeypatch.setattr(queues, "DELIVERY_LIMIT", 1)
 
     def display(event):
@@ -101,7 +101,7 @@ def test_a_parked_message_may_be_looked_at_more_often_than_any_limit(run_service
     assert lists[0]["total"] == 2
 
 
-def test_events_outlive_the_broker_wherever_they_are(run_service, own_broker):
+def test_events_survive_a_broker_crash_in_every_queue(run_service, own_broker):
     """On their way from the outbox, with a handler, in a delay queue, parked; in queues that the relay declared."""
     settings = {"AMQP_URI": own_broker.rabbitmq.uri(), **QUORUM}
     seen, broken = [], {"parked", "delayed", "held"}

@@ -104,7 +104,7 @@ def test_namekos_own_client_can_call(run_service, rpc):
     assert (refusal.value.wanted, refusal.value.left) == (7, 2)
 
 
-def test_an_error_of_a_known_class_arrives_as_itself_also_through_a_nested_call(run_service, cluster):
+def test_a_registered_error_keeps_its_class_through_nested_calls(run_service, cluster):
     run_service(Bakery)
     run_service(Cafe)
 
@@ -114,14 +114,14 @@ def test_an_error_of_a_known_class_arrives_as_itself_also_through_a_nested_call(
     assert (refusal.value.wanted, refusal.value.left) == (7, 2)
 
 
-def test_an_error_of_another_class_is_a_remote_error(run_service, cluster):
+def test_an_unregistered_error_arrives_as_remote_error(run_service, cluster):
     run_service(Bakery)
 
     with pytest.raises(RemoteError, match="ZeroDivisionError burnt"):
         cluster.bakery.burn()
 
 
-def test_the_request_id_travels(run_service, cluster):
+def test_nested_calls_carry_the_request_id(run_service, cluster):
     run_service(Bakery)
     run_service(Cafe)
 
@@ -130,7 +130,7 @@ def test_the_request_id_travels(run_service, cluster):
     assert answer["nested"]["request_id"] == "r-1"
 
 
-def test_many_calls_at_once_share_one_reply_queue_and_get_their_own_answers(run_service, cluster, broker):
+def test_concurrent_calls_share_one_reply_queue_and_get_their_own_results(run_service, cluster, broker):
     run_service(Bakery)
 
     threads = [eventlet.spawn(cluster.bakery.bake, number) for number in range(200)]
@@ -166,7 +166,7 @@ def test_replicas_share_the_calls(run_service, cluster):
 # Deadlines
 
 
-def test_a_deadline_travels_and_a_nested_call_inherits_it_less_half_a_second(run_service, cluster):
+def test_a_nested_call_inherits_the_deadline_less_half_a_second(run_service, cluster):
     run_service(Bakery)
     run_service(Cafe)
     called_at = time.monotonic()
@@ -179,7 +179,7 @@ def test_a_deadline_travels_and_a_nested_call_inherits_it_less_half_a_second(run
     assert answer["own"] - 0.5 <= answer["nested"]["deadline"] <= answer["own"] - 0.5 + seconds
 
 
-def test_a_call_without_a_deadline_gets_one_of_five_seconds(run_service, cluster):
+def test_a_call_has_five_seconds_by_default(run_service, cluster):
     run_service(Bakery)
     earliest = time.monotonic() + 5
 
@@ -188,7 +188,7 @@ def test_a_call_without_a_deadline_gets_one_of_five_seconds(run_service, cluster
     assert earliest <= answer["deadline"] <= time.monotonic() + 5
 
 
-def test_no_deadline_is_further_away_than_five_seconds(run_service, cluster):
+def test_no_call_gets_more_than_five_seconds(run_service, cluster):
     run_service(Bakery)
 
     answer = cluster.within(60).bakery.tell_context()
@@ -196,7 +196,7 @@ def test_no_deadline_is_further_away_than_five_seconds(run_service, cluster):
     assert answer["deadline"] <= time.monotonic() + 5
 
 
-def test_a_call_has_no_more_time_than_the_call_that_it_is_made_in(run_service, cluster):
+def test_a_nested_call_gets_no_more_time_than_its_caller_has(run_service, cluster):
     class Hurried:
         name = "hurried"
 
@@ -257,7 +257,7 @@ class Sender:
         return answer["result"]["cake"] if answer["error"] is None else answer["error"]["exc_type"]
 
 
-def test_the_time_that_a_call_waited_is_known_by_the_calls_before_it(run_service, calls):
+def test_waiting_time_is_measured_by_the_sender_s_other_calls(run_service, calls):
     run_service(Bakery)
     sender, other = Sender(calls), Sender(calls, clock=0, name="another process")
 
@@ -275,7 +275,7 @@ def test_the_time_that_a_call_waited_is_known_by_the_calls_before_it(run_service
     assert answers == ["late", "less late", "punctual", "in time", "RpcTimeout", "of another clock"]
 
 
-def test_what_was_known_of_a_clock_is_forgotten_after_a_minute(run_service, calls, monkeypatch):
+def test_measurements_of_a_sender_s_clock_expire_after_a_minute(run_service, calls, monkeypatch):
     """Else the drift of two clocks, or a machine that was suspended, would pass for time that calls waited."""
     run_service(Bakery)
     sender = Sender(calls)
@@ -287,7 +287,7 @@ def test_what_was_known_of_a_clock_is_forgotten_after_a_minute(run_service, call
     wait_for(lambda: sender.send("after a minute", seconds_ago=7) == "after a minute")
 
 
-def test_of_very_many_processes_those_heard_from_longest_ago_are_forgotten(run_service, calls, monkeypatch):
+def test_above_the_limit_the_sender_with_the_oldest_call_is_dropped(run_service, calls, monkeypatch):
     monkeypatch.setattr(deadlines, "MAX_SENDERS", 2)
     run_service(Bakery)
     senders = [Sender(calls, name=f"process {number}") for number in range(3)]
@@ -299,7 +299,7 @@ def test_of_very_many_processes_those_heard_from_longest_ago_are_forgotten(run_s
     assert answers == ["RpcTimeout", "late"]
 
 
-def test_a_deadline_of_another_process_is_passed_over(bakery, calls):
+def test_a_deadline_of_another_process_is_ignored(bakery, calls):
     """Nameko's own client hands its worker's on, a time of that process's clock."""
     calls.send("bakery.tell_context", headers={"nameko.deadline": time.monotonic() - 3600})
 
@@ -307,7 +307,7 @@ def test_a_deadline_of_another_process_is_passed_over(bakery, calls):
     assert answer["result"]["deadline"] is None
 
 
-def test_how_far_wall_clocks_are_apart_is_a_metric(run_service, calls):
+def test_the_skew_of_wall_clocks_is_a_metric(run_service, calls):
     class Measured(Bakery):
         metrics = Metrics()
 
@@ -322,7 +322,7 @@ def test_how_far_wall_clocks_are_apart_is_a_metric(run_service, calls):
     assert watched.value("nameko_clock_skew_seconds") == pytest.approx(-30, abs=2)
 
 
-def test_a_call_that_waits_past_its_deadline_is_never_carried_out(run_service, cluster, broker):
+def test_a_call_that_expires_in_the_queue_never_runs(run_service, cluster, broker):
     baked, leave = [], Event()
 
     class Bakery:
@@ -365,7 +365,7 @@ def test_nothing_is_committed_past_the_deadline(run_service, cluster, tables):
     wait_for(lambda: cakes.all(Cake.name) == ["past_deadline=True"])
 
 
-def test_an_answer_that_comes_too_late_harms_nobody(run_service, cluster):
+def test_a_late_reply_is_ignored(run_service, cluster):
     leave = Event()
 
     class Bakery:
@@ -417,7 +417,7 @@ def test_a_service_that_died_is_unavailable_within_seconds(run_service, cluster,
     wait_for(lambda: outcome(cluster.within(0.5).bakery.bake, "Torte") is ServiceUnavailable)
 
 
-def test_a_stopping_service_finishes_what_it_has_begun(run_service, cluster):
+def test_a_stopping_service_finishes_calls_in_progress(run_service, cluster):
     entered, leave = Event(), Event()
 
     class Bakery:
@@ -441,7 +441,7 @@ def test_a_stopping_service_finishes_what_it_has_begun(run_service, cluster):
     stopping.wait()
 
 
-def test_while_the_broker_is_away_calls_fail_at_once_and_afterwards_work_again(run_service, cluster_of, proxy):
+def test_calls_fail_at_once_while_the_broker_is_unreachable_and_work_afterwards(run_service, cluster_of, proxy):
     run_service(Bakery)
     cluster = cluster_of(Cafe, AMQP_URI=proxy.uri)
     cluster.bakery.bake("Torte")
@@ -456,7 +456,7 @@ def test_while_the_broker_is_away_calls_fail_at_once_and_afterwards_work_again(r
 
 
 @pytest.mark.parametrize("deleted", ["exchange", "queue"])
-def test_calls_work_again_after_what_they_pass_was_deleted(run_service, cluster, broker, monkeypatch, deleted):
+def test_calls_work_again_after_the_exchange_or_queue_was_deleted(run_service, cluster, broker, monkeypatch, deleted):
     monkeypatch.setattr("nameko_reliable.amqp.consumers.DECLARE_SECONDS", 0.5)
     run_service(Bakery)
     with broker.channel() as channel:
@@ -473,7 +473,7 @@ def test_calls_work_again_after_what_they_pass_was_deleted(run_service, cluster,
     assert [cluster.bakery.bake("Torte")["cake"] for _ in range(10)] == ["Torte"] * 10
 
 
-def test_calls_under_way_fail_at_once_with_the_connection(run_service, cluster_of, proxy):
+def test_pending_calls_fail_at_once_when_the_connection_is_lost(run_service, cluster_of, proxy):
     begun, leave = [], Event()
 
     class Bakery:
@@ -496,7 +496,7 @@ def test_calls_under_way_fail_at_once_with_the_connection(run_service, cluster_o
     leave.send()
 
 
-def test_a_call_waits_for_no_answer_that_could_not_reach_it(run_service, cluster_of, proxy):
+def test_a_call_without_a_reply_queue_fails_at_once(run_service, cluster_of, proxy):
     """Between two connections, when the reply queue isn't declared yet."""
     run_service(Bakery)
     cluster = cluster_of(Cafe, AMQP_URI=proxy.uri)
@@ -539,7 +539,7 @@ def bakery(run_service, cluster, deaths):
     ],
     ids=lambda body: body[:20],
 )
-def test_a_broken_body_is_answered(bakery, calls, body):
+def test_a_malformed_body_is_refused(bakery, calls, body):
     calls.send("bakery.bake", body=body)
 
     [answer] = wait_for(calls.answers)
@@ -547,7 +547,7 @@ def test_a_broken_body_is_answered(bakery, calls, body):
 
 
 @pytest.mark.parametrize("method", ["bakery.fry", "bakery.name", "bakery.", "bakery.__init__"])
-def test_an_unknown_method_is_answered(bakery, calls, method):
+def test_an_unknown_method_is_refused(bakery, calls, method):
     calls.send(method)
 
     [answer] = wait_for(calls.answers)
@@ -555,7 +555,7 @@ def test_an_unknown_method_is_answered(bakery, calls, method):
 
 
 @pytest.mark.parametrize("kwargs", [{"cakes": 1}, {"self": 1}, {"\ud800": 1}, {}], ids=ascii)
-def test_wrong_arguments_are_answered(bakery, calls, kwargs):
+def test_wrong_arguments_are_refused(bakery, calls, kwargs):
     calls.send("bakery.bake", kwargs=kwargs)
 
     [answer] = wait_for(calls.answers)
@@ -563,14 +563,14 @@ def test_wrong_arguments_are_answered(bakery, calls, kwargs):
 
 
 @pytest.mark.parametrize("field", ["time_left", "sent_at", "wall_time"])
-def test_times_that_can_not_be_are_refused(bakery, calls, field):
+def test_impossible_times_are_refused(bakery, calls, field):
     sender = Sender(calls)
 
     for value in ("soon", [], {}, True, -1, 1e300, 10**17, b"\xff"):
         assert sender.send("Torte", **{field: value}) == MalformedRequest.__name__, value
 
 
-def test_times_that_do_not_go_together_are_refused(bakery, calls):
+def test_a_missing_send_time_or_a_malformed_sender_is_refused(bakery, calls):
     for fields in ({"sent_at": None}, {"sender": 7}, {"sender": "p" * 65}):
         assert Sender(calls).send("Torte", **fields) == MalformedRequest.__name__, fields
 
@@ -580,14 +580,14 @@ def test_a_call_without_a_time_left_has_no_deadline(bakery, calls):
 
 
 @pytest.mark.parametrize("stack", [7, "bakery", [1, None], None], ids=str)
-def test_an_odd_call_stack_is_passed_over(bakery, calls, stack):
+def test_a_malformed_call_stack_is_ignored(bakery, calls, stack):
     calls.send("bakery.bake", "Torte", headers={"nameko.call_id_stack": stack, "nameko.request_id": 7})
 
     [answer] = wait_for(calls.answers)
     assert answer["result"] == {"cake": "Torte", "ovens": 1}
 
 
-def test_a_call_that_wants_no_answer_is_carried_out(run_service, calls):
+def test_a_call_without_a_reply_address_runs(run_service, calls):
     baked = []
 
     class Bakery:
@@ -616,7 +616,7 @@ def nested(depth):
 @pytest.mark.parametrize(
     "result", [object(), {1, 2}, {(1, 2): 3}, nested(100_000)], ids=["object", "set", "key", "deep"]
 )
-def test_a_result_that_is_no_json_is_an_error(run_service, cluster, deaths, result):
+def test_a_result_that_is_not_json_is_an_error(run_service, cluster, deaths, result):
     class Oddities:
         name = "oddities"
 
@@ -633,11 +633,11 @@ def test_a_result_that_is_no_json_is_an_error(run_service, cluster, deaths, resu
     assert not deaths(container)
 
 
-def test_half_a_surrogate_pair_goes_there_and_back(bakery, cluster):
+def test_a_lone_surrogate_survives_a_call(bakery, cluster):
     assert cluster.bakery.bake("\ud800")["cake"] == "\ud800"
 
 
-def test_an_answer_that_cannot_be_sent_is_given_up(run_service, cluster, proxy, deaths, caplog):
+def test_a_reply_that_cannot_be_sent_is_dropped(run_service, cluster, proxy, deaths, caplog):
     entered, leave = Event(), Event()
 
     class Bakery:
@@ -678,7 +678,7 @@ def test_an_answer_that_cannot_be_sent_is_given_up(run_service, cluster, proxy, 
     ],
     ids=lambda body: body[:40],
 )
-def test_a_broken_answer_is_an_error_of_its_call_alone(run_service, cluster, broker, body):
+def test_a_malformed_reply_fails_only_its_call(run_service, cluster, broker, body):
     leave = Event()
 
     class Bakery:

@@ -1,4 +1,4 @@
-"""nameko_reliable.amqp.consumers: nothing but `stop` ends consuming, and `stop` ends it within seconds."""
+"""nameko_reliable.amqp.consumers: only `stop` ends consuming, and it does so within seconds."""
 
 from contextlib import contextmanager
 
@@ -21,7 +21,7 @@ CHANNEL_OPEN = b"\x00\x14\x00\x0a"
 
 
 class RawHandler(Entrypoint):
-    """Hands each message to the method as it is, in the greenlet that `Consumers` made for it."""
+    """Passes each raw message to the method, in the greenlet that `Consumers` made for it."""
 
     consumers = Consumers()
     declare = ()
@@ -62,7 +62,7 @@ def service_of(handler, prefetch=1):
 
 @pytest.fixture
 def collect():
-    """A service that acknowledges what comes, and the bodies that came."""
+    """A service that acknowledges every message, and the bodies that it got."""
     bodies = []
 
     def take(entrypoint, message):
@@ -73,8 +73,8 @@ def collect():
 
 
 @contextmanager
-def over_within(seconds):
-    with eventlet.Timeout(seconds, AssertionError(f"not over within {seconds} s")):
+def ends_within(seconds):
+    with eventlet.Timeout(seconds, AssertionError(f"not ended within {seconds} s")):
         yield
 
 
@@ -117,10 +117,10 @@ def test_a_service_that_waits_for_the_broker_can_be_stopped(config, container_fa
     starting = eventlet.spawn(container.start)
     wait_for(lambda: "no connection to the broker" in caplog.text)
 
-    with over_within(5):
+    with ends_within(5):
         container.stop()
 
-    with over_within(1):
+    with ends_within(1):
         starting.wait()
 
 
@@ -128,7 +128,7 @@ def test_a_service_whose_broker_is_unreachable_can_be_stopped(run_service, proxy
     container = run_service(collect[0], AMQP_URI=proxy.uri)
     proxy.go_away()
 
-    with over_within(5):
+    with ends_within(5):
         container.stop()
 
 
@@ -136,7 +136,7 @@ def test_a_service_whose_broker_hangs_can_be_stopped(run_service, proxy, collect
     container = run_service(collect[0], AMQP_URI=proxy.uri)
     proxy.hold()
 
-    with over_within(8):
+    with ends_within(8):
         container.stop()
 
 
@@ -176,7 +176,7 @@ def test_a_message_is_delivered_again_when_its_provider_raises(run_service, brok
 
 
 def test_consuming_resumes_after_the_broker_closed_the_channel(run_service, broker, collect, deaths):
-    """As it does where a message was held for half an hour: 406, the code of a queue's wrong arguments."""
+    """As for a message that is unacknowledged for half an hour, with 406, the code for wrong arguments of a queue."""
     service, bodies = collect
     container = run_service(service)
     [entrypoint] = container.entrypoints
@@ -228,11 +228,11 @@ def test_a_refused_queue_does_not_affect_others_and_is_consumed_once_accepted(
 
     wait_for(lambda: consumers.connected)
     assert (answer, was_connected) == ("Torte", False)
-    # Not with each round.
+    # Logged once, not at each declaration.
     assert caplog.text.count("inequivalent arg 'durable' for queue 'orders'") == 1
     assert "`python -m nameko_reliable queues move` replaces it and keeps its messages" in caplog.text
-    broker.publish(b"granted", queue="orders")
-    wait_for(lambda: bodies == [b"granted"])
+    broker.publish(b"accepted", queue="orders")
+    wait_for(lambda: bodies == [b"accepted"])
 
 
 def test_a_deleted_queue_is_consumed_again_at_once_on_the_same_connection(run_service, broker, proxy):
@@ -325,7 +325,7 @@ def test_an_acknowledgement_for_a_lost_connection_is_ignored(run_service, broker
 
 
 def test_a_queue_is_not_declared_after_its_last_consumer_has_gone(run_service, broker, proxy, monkeypatch):
-    """The service is stopped between its exchange's declaration and the queue's."""
+    """The service is stopped after the declaration of its exchange and before that of its queue."""
     monkeypatch.setattr(kit, "DECLARE_SECONDS", 0.1)
 
     class Greeter:
@@ -367,7 +367,7 @@ def test_many_entrypoints_of_one_queue_stop_together(run_service, broker):
     container = run_service(Greeter)
     assert broker.consumers("rpc-greeter") == 1
 
-    with over_within(5):
+    with ends_within(5):
         container.stop()
 
     assert not broker.queue_exists("rpc-greeter")
@@ -431,7 +431,7 @@ def test_a_message_that_py_amqp_cannot_read_does_not_end_the_service(run_service
 
 
 def publish_with_raw_correlation_id(broker, queue, correlation_id):
-    """A property that isn't UTF-8, which py-amqp itself wouldn't write."""
+    """Sends a property that isn't UTF-8. py-amqp itself would refuse to."""
     placeholder = "-" * len(correlation_id)
     with broker.channel() as channel:
         transport = channel.connection.transport

@@ -1,4 +1,4 @@
-"""Quorum queues: what no handler ever answers for is parked by the broker, and nothing is lost on any way."""
+"""Quorum queues: the broker parks a message that no handler acknowledges, and a crash of the broker loses nothing."""
 
 from eventlet.event import Event
 from nameko.standalone.rpc import ClusterRpcProxy
@@ -79,7 +79,7 @@ def test_a_message_over_the_delivery_limit_is_parked_with_its_reason_and_can_be_
     assert message["reason"] == "came back unanswered too often: its handlers died, or lost the broker"
     assert message["parked_at"].endswith("Z")
     assert cluster.cafe.replay(message["message_id"])
-    # It fails once more, and comes back from the delay queue: no circle, in the broker's eyes.
+    # It fails once more and comes back from the delay queue. The broker must not take that for a dead-letter cycle.
     wait_for(lambda: tries == ["Torte"] * 4)
     wait_for(lambda: broker.depth(QUEUE) == broker.depth("delay.1s") == broker.depth("parked.cafe") == 0)
 
@@ -102,7 +102,7 @@ def test_reading_a_parked_message_does_not_count_against_the_delivery_limit(run_
 
 
 def test_events_survive_a_broker_crash_in_every_queue(run_service, own_broker):
-    """On their way from the outbox, with a handler, in a delay queue, parked; in queues that the relay declared."""
+    """Events that are unsent, with a handler, in a delay queue, or parked; in queues that the relay declared."""
     settings = {"AMQP_URI": own_broker.rabbitmq.uri(), **QUORUM}
     seen, broken = [], {"parked", "delayed", "held"}
 
@@ -118,7 +118,7 @@ def test_events_survive_a_broker_crash_in_every_queue(run_service, own_broker):
         wait_for(lambda: rpc.cafe.list()["total"] == 1)
         rpc.bakery.bake("delayed", "held")
         wait_for(lambda: {"delayed", "held"} <= set(seen))
-        # It may come back before the broker dies.
+        # It may come back before the broker is killed.
         broken.discard("delayed")
 
         own_broker.kill()

@@ -1,4 +1,4 @@
-"""nameko_reliable.inbox: of two deliveries one has an effect, and both get the same answer."""
+"""nameko_reliable.inbox: repeated deliveries have one effect, and get the same answer."""
 
 import eventlet
 import pytest

@@ -1,35 +1,43 @@
-"""What was handled already: events by their id, calls by theirs.
+"""Each event and each call has its effect once, however often it is delivered.
 
-Both are rows (nameko_reliable.tables) written in the transaction of what they guard, so that the row and the effect are
-there together or not at all; of two deliveries at once, the second waits for the first one's commit.
+The id of an event, or of a call and its answer, is a row (nameko_reliable.tables) that is written in the transaction of
+the effect: both are committed, or neither is. Of two concurrent deliveries the second waits for the first one's commit.
 """
 
 import functools
 import inspect
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy.orm import Session
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
-def once(method):
-    """Run an RPC method in one transaction, and for each call once.
+def once(method: Callable[Concatenate[Any, Session, P], R]) -> Callable[Concatenate[Any, P], R]:
+    """Run an RPC method in one transaction, and only once for each call.
 
         @rpc
         @once
         def set_price(self, session, cake_id, price):
             …
 
-    The session is given to the method; its caller doesn't see that argument. A call that the broker
-    delivers again, because a replica died before it acknowledged, gets the first answer again.
+    The caller does not pass the session. The broker delivers a call again if a replica died before it acknowledged. The
+    repeated call gets the first answer, and the method does not run again.
     """
 
     @functools.wraps(method)
-    def run(self, *args, **kwargs):
+    def run(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
         with self.db.transaction() as session:
-            # None outside of a call, and a mock in a worker that nameko.testing's `worker_factory` made.
+            # None outside of a call. A mock in a worker from nameko.testing's `worker_factory`.
             if not isinstance(self.db.call_id, str):
                 return method(self, session, *args, **kwargs)
-            return self.db.answers.once(session, self.db.call_id, lambda: method(self, session, *args, **kwargs))
+            answer: R = self.db.answers.once(session, self.db.call_id, lambda: method(self, session, *args, **kwargs))
+            return answer
 
     signature = inspect.signature(method)
-    run.__signature__ = signature.replace(  # type: ignore[attr-defined]  # `inspect` looks for it
+    run.__signature__ = signature.replace(  # type: ignore[attr-defined]  # `inspect` reads it
         parameters=[p for name, p in signature.parameters.items() if name != "session"]
     )
     return run

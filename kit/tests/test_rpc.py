@@ -1,4 +1,4 @@
-"""nameko_reliable.rpc: a call ends by its deadline with an answer or a reason, and no call ends the service."""
+"""nameko_reliable.rpc: every call ends by its deadline with a result or an error, and no call ends the service."""
 
 import time
 from contextlib import contextmanager, suppress
@@ -42,7 +42,7 @@ class Bakery:
         return {"cake": cake, "ovens": ovens}
 
     @rpc
-    def tell_context(self):
+    def get_context(self):
         return self.context
 
     @rpc
@@ -62,7 +62,7 @@ class Cafe:
 
     @rpc
     def order(self):
-        return {"own": self.context["deadline"], "nested": self.cluster.bakery.tell_context()}
+        return {"own": self.context["deadline"], "nested": self.cluster.bakery.get_context()}
 
     @rpc
     def break_eggs(self):
@@ -81,12 +81,12 @@ def outcome(call, *args):
 
 
 @contextmanager
-def before(seconds):
-    with eventlet.Timeout(seconds, AssertionError(f"not within {seconds} s")):
+def ends_within(seconds):
+    with eventlet.Timeout(seconds, AssertionError(f"not ended within {seconds} s")):
         yield
 
 
-# Calls and answers
+# Calls and replies
 
 
 def test_a_call_is_answered(run_service, cluster):
@@ -175,7 +175,7 @@ def test_a_nested_call_inherits_the_deadline_less_half_a_second(run_service, clu
 
     seconds = time.monotonic() - called_at
     assert called_at + 3 <= answer["own"] <= called_at + 3 + seconds
-    # What was on its way, each time, may count as not having waited.
+    # The time in transit may count as no waiting, in each of the two calls.
     assert answer["own"] - 0.5 <= answer["nested"]["deadline"] <= answer["own"] - 0.5 + seconds
 
 
@@ -183,7 +183,7 @@ def test_a_call_has_five_seconds_by_default(run_service, cluster):
     run_service(Bakery)
     earliest = time.monotonic() + 5
 
-    answer = cluster.bakery.tell_context()
+    answer = cluster.bakery.get_context()
 
     assert earliest <= answer["deadline"] <= time.monotonic() + 5
 
@@ -191,7 +191,7 @@ def test_a_call_has_five_seconds_by_default(run_service, cluster):
 def test_no_call_gets_more_than_five_seconds(run_service, cluster):
     run_service(Bakery)
 
-    answer = cluster.within(60).bakery.tell_context()
+    answer = cluster.within(60).bakery.get_context()
 
     assert answer["deadline"] <= time.monotonic() + 5
 
@@ -204,7 +204,7 @@ def test_a_nested_call_gets_no_more_time_than_its_caller_has(run_service, cluste
 
         @rpc
         def order(self):
-            return self.cluster.within(60).bakery.tell_context()["deadline"]
+            return self.cluster.within(60).bakery.get_context()["deadline"]
 
     run_service(Bakery)
     run_service(Hurried)
@@ -241,13 +241,13 @@ def test_a_worker_does_not_start_past_the_deadline(run_service, calls):
 
 
 class Sender:
-    """A process whose monotonic clock began at another time than ours. It says by itself when it sent its calls."""
+    """A process whose monotonic clock has another origin than ours. It sets the send times of its calls."""
 
     def __init__(self, calls, clock=1_000_000, name="a process"):
         self.calls, self.clock, self.name = calls, clock, name
 
     def send(self, cake, seconds_ago=0.0, time_left=5, **headers):
-        """Returns what the call was answered: a cake or the name of an error."""
+        """The call's result, a cake, or the name of its error."""
         sent_at = self.clock + time.monotonic() - seconds_ago
         headers = {"time_left": time_left, "sender": self.name, "sent_at": sent_at, **headers}
         headers = {f"nameko.{name}": value for name, value in headers.items()}
@@ -262,9 +262,9 @@ def test_waiting_time_is_measured_by_the_sender_s_other_calls(run_service, calls
     sender, other = Sender(calls), Sender(calls, clock=0, name="another process")
 
     answers = [
-        # The first of a process counts as not having waited.
+        # The first call of a process counts as one that did not wait.
         sender.send("late", seconds_ago=60),
-        # No more can be said of it than that it waited no longer.
+        # All that is known is that it waited for less time than the first.
         sender.send("less late", seconds_ago=30),
         sender.send("punctual"),
         sender.send("in time", seconds_ago=3),
@@ -276,7 +276,7 @@ def test_waiting_time_is_measured_by_the_sender_s_other_calls(run_service, calls
 
 
 def test_measurements_of_a_sender_s_clock_expire_after_a_minute(run_service, calls, monkeypatch):
-    """Else the drift of two clocks, or a machine that was suspended, would pass for time that calls waited."""
+    """Otherwise drift between the clocks, or a suspended machine, would count as waiting time."""
     run_service(Bakery)
     sender = Sender(calls)
     sender.send("punctual")
@@ -300,8 +300,8 @@ def test_above_the_limit_the_sender_with_the_oldest_call_is_dropped(run_service,
 
 
 def test_a_deadline_of_another_process_is_ignored(bakery, calls):
-    """Nameko's own client hands its worker's on, a time of that process's clock."""
-    calls.send("bakery.tell_context", headers={"nameko.deadline": time.monotonic() - 3600})
+    """Nameko's own client passes on its worker's deadline, which is a time of that process's clock."""
+    calls.send("bakery.get_context", headers={"nameko.deadline": time.monotonic() - 3600})
 
     [answer] = wait_for(calls.answers)
     assert answer["result"]["deadline"] is None
@@ -387,11 +387,11 @@ def test_a_late_reply_is_ignored(run_service, cluster):
     assert [cluster.bakery.bake(number) for number in range(20)] == list(range(20))
 
 
-# Who is away
+# Unavailable services and brokers
 
 
 def test_a_service_that_never_ran_is_unavailable_at_once(cluster):
-    with before(2), pytest.raises(ServiceUnavailable) as refusal:
+    with ends_within(2), pytest.raises(ServiceUnavailable) as refusal:
         cluster.bakery.bake("Torte")
 
     assert refusal.value.service == "bakery"
@@ -404,7 +404,7 @@ def test_a_stopped_service_is_unavailable_at_once(run_service, cluster):
 
     container.stop()
 
-    with before(2), pytest.raises(ServiceUnavailable):
+    with ends_within(2), pytest.raises(ServiceUnavailable):
         cluster.bakery.bake("Torte")
 
 
@@ -447,10 +447,10 @@ def test_calls_fail_at_once_while_the_broker_is_unreachable_and_work_afterwards(
     cluster.bakery.bake("Torte")
     proxy.go_away()
 
-    with before(2):
-        away = [outcome(cluster.bakery.bake, "Torte") for _ in range(20)]
+    with ends_within(2):
+        outcomes = [outcome(cluster.bakery.bake, "Torte") for _ in range(20)]
 
-    assert away == [ServiceUnavailable] * 20
+    assert outcomes == [ServiceUnavailable] * 20
     proxy.come_back()
     wait_for(lambda: outcome(cluster.bakery.bake, "Torte") == {"cake": "Torte", "ovens": 1})
 
@@ -491,13 +491,13 @@ def test_pending_calls_fail_at_once_when_the_connection_is_lost(run_service, clu
 
     proxy.cut()
 
-    with before(3):
+    with ends_within(3):
         assert [call.wait() for call in calls] == [ServiceUnavailable] * 5
     leave.send()
 
 
 def test_a_call_without_a_reply_queue_fails_at_once(run_service, cluster_of, proxy):
-    """Between two connections, when the reply queue isn't declared yet."""
+    """After a reconnect, while the reply queue is not declared yet."""
     run_service(Bakery)
     cluster = cluster_of(Cafe, AMQP_URI=proxy.uri)
     cluster.bakery.bake("Torte")
@@ -506,16 +506,16 @@ def test_a_call_without_a_reply_queue_fails_at_once(run_service, cluster_of, pro
     wait_for(lambda: cluster._client.listener.consumers._channel is None)
     wait_for(lambda: proxy.holds)
 
-    with before(2), pytest.raises(ServiceUnavailable):
+    with ends_within(2), pytest.raises(ServiceUnavailable):
         cluster.bakery.bake("Torte")
 
 
-# What a service survives
+# Malformed calls and replies
 
 
 @pytest.fixture
 def bakery(run_service, cluster, deaths):
-    """A bakery that must be there afterwards."""
+    """A bakery that must still answer after the test."""
     container = run_service(Bakery)
     yield container
     assert cluster.bakery.bake("Torte") == {"cake": "Torte", "ovens": 1}
@@ -601,7 +601,7 @@ def test_a_call_without_a_reply_address_runs(run_service, calls):
 
     calls.send("bakery.bake", "first", reply_to=None)
     calls.send("bakery.bake", "second", reply_to="")
-    calls.send("bakery.bake", "third", reply_to="nobody")
+    calls.send("bakery.bake", "third", reply_to="no-such-queue")
 
     wait_for(lambda: sorted(baked) == ["first", "second", "third"])
 

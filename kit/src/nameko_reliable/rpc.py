@@ -8,17 +8,16 @@
         def greet(self, name):
             return self.cluster.translator.translate(text=f"Hello {name}")
 
-A call has one deadline: it covers connecting, publishing, the confirm and the reply, nested calls
-inherit it less a margin, a worker doesn't start past it and a transaction (nameko_reliable.database)
-doesn't commit past it. What travels is the time left (nameko_reliable.amqp.deadlines): no wall clock takes
-part. A service without a listening replica is refused by the broker at once, since its queue goes
-with its last consumer.
+A call has one deadline. It covers connecting, publishing, the broker's confirm and the reply. Nested calls inherit it
+less a margin. No worker starts past it, and no transaction (nameko_reliable.database) commits past it. A call carries
+the time that it has left (nameko_reliable.amqp.deadlines), so wall clocks do not matter. If no replica of the service
+listens, the call fails at once: the service's queue is deleted with its last consumer, so the broker returns the call.
 
-Not guaranteed: that a call which timed out was not carried out, or that a call is carried out only
-once. A replica that dies between commit and acknowledgement gets its call again: writing methods
-must survive that (`nameko_reliable.inbox.once`).
+Not guaranteed: that the method did not run when a call timed out, or that it runs only once. A replica that dies
+between its commit and its acknowledgement gets the call again. Mark methods that write with
+`nameko_reliable.inbox.once`.
 
-Nameko's own clients can call these methods, `nameko shell` included; their calls have no deadline.
+Nameko's own clients, such as `nameko shell`, can call these methods. Their calls have no deadline.
 """
 
 import functools
@@ -26,11 +25,13 @@ import inspect
 import json
 import logging
 import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol, TypeVar, overload
 from uuid import uuid4
 
 import eventlet
+from amqp.basic_message import Message
 from eventlet.event import Event
 from kombu import Queue
 from nameko import exceptions
@@ -52,9 +53,11 @@ from nameko_reliable.amqp.deadlines import CLOCK_SKEW, FIELDS, SenderClocks, tim
 from nameko_reliable.errors import RpcTimeout, ServiceBusy, ServiceUnavailable, outcome_of
 from nameko_reliable.telemetry.gauges import QUEUE_MESSAGES, QueueDepths
 from nameko_reliable.telemetry.registry import KIT
-from nameko_reliable.telemetry.tracing import Operation, Tracer, context_of, trace_headers
+from nameko_reliable.telemetry.tracing import Kind, Operation, Tracer, context_of, trace_headers
 
 logger = logging.getLogger(__name__)
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 CALL_SECONDS = 5
 NESTED_MARGIN_SECONDS = 0.5
@@ -65,56 +68,70 @@ HEADER_PREFIX = "nameko."
 CALL_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 HANDLED_CALLS = Histogram(
     "rpc_server_duration_seconds",
-    "Calls from their receipt to their answer. outcome: ok, refused (an answer of the method's own), error, timeout, "
-    "unavailable; method: `unknown` for what fits none.",
+    "Calls from their receipt to their reply. outcome: ok, refused (a registered error), error, timeout, "
+    "unavailable; method: `unknown` for a call of no known method.",
     ["service", "method", "outcome"],
     buckets=CALL_BUCKETS,
     registry=KIT,
 )
 MADE_CALLS = Histogram(
     "rpc_client_duration_seconds",
-    "Calls of other services until they are answered or given up; outcomes as the server's.",
+    "Calls of other services until their reply or failure. outcome: ok, refused, error, timeout, unavailable.",
     ["service", "target", "method", "outcome"],
     buckets=CALL_BUCKETS,
     registry=KIT,
 )
-# A name that came from outside must not become a label.
+# A caller's text must not become a label.
 UNKNOWN_METHOD = "unknown"
 
 
-def context_from_headers(message):
-    """Nameko's worker context data: what has its prefix among the headers, without it, and what is of the trace."""
+def context_from_headers(message: Message) -> dict[str, Any]:
+    """The worker's context data: the headers with Nameko's prefix, without that prefix, and the trace."""
     context = {
         key.removeprefix(HEADER_PREFIX): value
         for key, value in (message.headers or {}).items()
-        # One that isn't UTF-8 comes as bytes.
+        # A name that isn't UTF-8 is bytes.
         if isinstance(key, str) and key.startswith(HEADER_PREFIX)
     }
-    # What has another shape would end the worker before it began, and with it the container.
+    # A value of another type would raise in Nameko's worker setup, which ends the container.
     stack = context.get("call_id_stack")
     if not (isinstance(stack, list) and all(isinstance(call_id, str) for call_id in stack)):
         context.pop("call_id_stack", None)
     if not isinstance(context.get("request_id"), str):
         context.pop("request_id", None)
-    # The receiver of a call makes a deadline of its own of these.
+    # The receiver of a call computes its own deadline from these.
     for field in FIELDS:
         context.pop(field, None)
     return {**context, **context_of(message)}
 
 
+class CallLimit(Protocol):
+    """Admits calls before they take a worker."""
+
+    @property
+    def most_waiting(self) -> int:
+        """How many calls may wait for admission at once."""
+
+    def enter(self, deadline: float | None) -> Callable[[], object]:
+        """Return once the call may take a worker: the function to call when it has ended.
+
+        deadline: by the monotonic clock. Raises ServiceBusy or RpcTimeout.
+        """
+
+
 class RpcConsumer(SharedExtension):
-    """The service's one request queue. It hands each call to the entrypoint of its method."""
+    """Consumes the service's request queue, and passes each call to the entrypoint of its method."""
 
     consumers = Consumers()
     publisher = Publisher()
     depths = QueueDepths()
     declare = ()
 
-    def __init__(self):
-        self._methods = {}
+    def __init__(self) -> None:
+        self._methods: dict[str, Rpc] = {}
         self._clocks = SenderClocks()
 
-    def setup(self):
+    def setup(self) -> None:
         self._exchange = get_rpc_exchange(self.container.config)
         self.publisher.declare(self._exchange)
         self.consumers.register(self)
@@ -122,16 +139,17 @@ class RpcConsumer(SharedExtension):
         self.depths.watch(self.queue().name, QUEUE_MESSAGES, self.queue().name)
 
     @property
-    def prefetch(self):
-        """The workers that event handlers, polls and timers leave over, and the calls that wait without one."""
+    def prefetch(self) -> int:
+        """The workers that event handlers, polls and timers leave free, plus the calls that may wait for admission."""
         taken = sum(
             1 if isinstance(entrypoint, Timer) else getattr(entrypoint, "workers", 0)
             for entrypoint in self.container.entrypoints
         )
         limits = {entrypoint.limit for entrypoint in self._methods.values() if entrypoint.limit is not None}
-        return max(1, self.container.max_workers - taken) + sum(limit.most_waiting for limit in limits)
+        free_workers: int = max(1, self.container.max_workers - taken)
+        return free_workers + sum(limit.most_waiting for limit in limits)
 
-    def queue(self):
+    def queue(self) -> Queue:
         name = self.container.service_name
         return Queue(
             f"rpc-{name}",
@@ -142,18 +160,18 @@ class RpcConsumer(SharedExtension):
             queue_arguments={"x-expires": QUEUE_EXPIRES_MS},
         )
 
-    def add(self, entrypoint):
+    def add(self, entrypoint: "Rpc") -> None:
         self._methods[entrypoint.method_name] = entrypoint
 
-    def stop_consuming(self):
+    def stop_consuming(self) -> None:
         self.consumers.unregister(self)
 
-    def handle(self, message):
+    def handle(self, message: Message) -> None:
         started_at = time.perf_counter()
         try:
             entrypoint, args, kwargs = self._parse(message)
         except exceptions.BadRequest as error:
-            self._answer(message, UNKNOWN_METHOD, started_at, error=error)
+            self._finish(message, UNKNOWN_METHOD, started_at, error=error)
             return
         context = context_from_headers(message)
         context["call_id"] = message.properties.get("correlation_id") or uuid4().hex
@@ -162,11 +180,11 @@ class RpcConsumer(SharedExtension):
         try:
             deadline = self._clocks.deadline({field: headers.get(HEADER_PREFIX + field) for field in FIELDS})
         except MalformedRequest as error:
-            self._answer(message, entrypoint.method_name, started_at, error=error)
+            self._finish(message, entrypoint.method_name, started_at, error=error)
             return
         if deadline is not None and time.monotonic() >= deadline:
             logger.warning("dropped a call of %s past its deadline", message.delivery_info["routing_key"])
-            self._answer(message, entrypoint.method_name, started_at, error=RpcTimeout(self.container.service_name))
+            self._finish(message, entrypoint.method_name, started_at, error=RpcTimeout(self.container.service_name))
             return
         context["deadline"] = deadline
         leave = None
@@ -174,35 +192,37 @@ class RpcConsumer(SharedExtension):
             try:
                 leave = entrypoint.limit.enter(deadline)
             except (ServiceBusy, RpcTimeout) as error:
-                self._answer(message, entrypoint.method_name, started_at, error=error)
+                self._finish(message, entrypoint.method_name, started_at, error=error)
                 return
 
-        def finish(worker_ctx, result, exc_info):
+        def handle_result(worker_ctx: Any, result: Any, exc_info: Any) -> tuple[Any, Any]:
             if leave is not None:
                 leave()
-            answer = {"result": result} if exc_info is None else {"error": exc_info[1]}
-            self._answer(message, entrypoint.method_name, started_at, **answer)
+            error = None if exc_info is None else exc_info[1]
+            self._finish(message, entrypoint.method_name, started_at, result, error)
             return result, exc_info
 
-        with suppress(ContainerBeingKilled):  # Not acknowledged, it goes back with the connection.
-            self.container.spawn_worker(entrypoint, args, kwargs, context_data=context, handle_result=finish)
+        with suppress(ContainerBeingKilled):  # The call goes back to its queue with the connection.
+            self.container.spawn_worker(entrypoint, args, kwargs, context_data=context, handle_result=handle_result)
 
-    def disconnected(self):
+    def disconnected(self) -> None:
         pass
 
-    def _answer(self, message, method, started_at, result=None, error=None):
-        """Count the call, send its answer and acknowledge. What can't be sent is logged: its caller times out."""
+    def _finish(
+        self, message: Message, method: str, started_at: float, result: Any = None, error: BaseException | None = None
+    ) -> None:
+        """Count the call, send its reply and acknowledge it. If the reply can't be sent, the caller times out."""
         try:
-            body = _answer_of(result, error)
+            body = _reply_body(result, error)
         except (TypeError, ValueError, RecursionError) as failure:
-            logger.exception("an answer of %s is not JSON", message.delivery_info["routing_key"])
+            logger.exception("a result of %s is not JSON", message.delivery_info["routing_key"])
             error = UnserializableValueError(str(failure))
-            body = _answer_of(None, error)
+            body = _reply_body(None, error)
         seconds = time.perf_counter() - started_at
         HANDLED_CALLS.labels(self.container.service_name, method, outcome_of(error)).observe(seconds)
         self._reply(message, body)
 
-    def _reply(self, message, body):
+    def _reply(self, message: Message, body: bytes) -> None:
         reply_to = message.properties.get("reply_to")
         if not reply_to:
             logger.warning("a call of %s has no reply_to", message.delivery_info["routing_key"])
@@ -219,7 +239,7 @@ class RpcConsumer(SharedExtension):
                 logger.warning("a reply of %s was lost: %s", message.delivery_info["routing_key"], failure)
         self.consumers.ack(message)
 
-    def _parse(self, message):
+    def _parse(self, message: Message) -> "tuple[Rpc, list[Any], dict[str, Any]]":
         try:
             body = json.loads(message.body)
             args, kwargs = body["args"], body["kwargs"]
@@ -235,32 +255,28 @@ class RpcConsumer(SharedExtension):
         return entrypoint, args, kwargs
 
 
-def _answer_of(result, error):
+def _reply_body(result: Any, error: BaseException | None) -> bytes:
     return encode({"result": result, "error": exceptions.serialize(error) if error is not None else None})
 
 
 class Rpc(Entrypoint):
-    """limit: None, or of a subclass, what each call has to enter before it takes a worker.
-
-    `limit.enter(deadline)` returns the function that leaves it, or raises ServiceBusy or RpcTimeout.
-    `limit.most_waiting` is how many calls wait in it at most.
-    """
+    """The entrypoint of a method that other services call. limit: a subclass may set one for its calls."""
 
     consumer = RpcConsumer()
-    limit: Any = None
+    limit: CallLimit | None = None
 
-    def setup(self):
-        # What is meant to cross the wire is an answer, not an accident: it's logged without alarm.
+    def setup(self) -> None:
+        # Errors that are registered to cross the wire are no failures of the service: Nameko logs them as warnings.
         self.expected_exceptions = tuple(exceptions.registry.values())
         self.consumer.add(self)
 
-    def stop(self):
+    def stop(self) -> None:
         self.consumer.stop_consuming()
 
-    def operation(self):
+    def operation(self) -> Operation:
         return _operation(self.container.service_name, self.method_name, "server")
 
-    def check_signature(self, args, kwargs):
+    def check_signature(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         method = getattr(self.container.service_cls, self.method_name)
         try:
             inspect.signature(method).bind(None, *args, **kwargs)
@@ -268,30 +284,38 @@ class Rpc(Entrypoint):
             raise IncorrectSignature(f"{self.method_name}: {error}") from None
 
 
-rpc = Rpc.decorator
+class RpcDecorator(Protocol):
+    @overload
+    def __call__(self, method: F, /) -> F: ...
+
+    @overload
+    def __call__(self, **options: Any) -> Callable[[F], F]: ...
+
+
+rpc: RpcDecorator = Rpc.decorator
 
 
 @functools.cache
-def _operation(service, method, kind):
+def _operation(service: str, method: str, kind: Kind) -> Operation:
     name = f"{service}/{method}"
     return Operation(name, kind, {"rpc.system.name": "nameko", "rpc.method": name})
 
 
 class ReplyListener(SharedExtension):
-    """The process's reply queue. Replies are transient: with the connection they are gone."""
+    """Consumes the process's reply queue. Replies are transient: a lost connection loses them."""
 
     consumers = Consumers()
     declare = ()
     prefetch = None
 
-    def __init__(self):
-        self._pending = {}
+    def __init__(self) -> None:
+        self._pending: dict[str, Event] = {}
 
-    def setup(self):
+    def setup(self) -> None:
         self.consumers.register(self)
 
-    def queue(self):
-        # A new name for each connection: the old queue may stand until the broker misses its owner.
+    def queue(self) -> Queue:
+        # A new name for each connection: the old queue exists until the broker notices that its connection is lost.
         self.routing_key = uuid4().hex
         return Queue(
             f"rpc.reply-{self.container.service_name}-{self.routing_key}",
@@ -302,31 +326,31 @@ class ReplyListener(SharedExtension):
             auto_delete=True,
         )
 
-    def expect(self, correlation_id):
+    def expect(self, correlation_id: str) -> Event:
         if not self.consumers.is_consuming(self):
             raise BrokerUnavailable("no connection to get the reply on")
         reply = self._pending[correlation_id] = Event()
         return reply
 
-    def forget(self, correlation_id):
+    def forget(self, correlation_id: str) -> None:
         self._pending.pop(correlation_id, None)
 
-    def handle(self, message):
+    def handle(self, message: Message) -> None:
         reply = self._pending.pop(message.properties.get("correlation_id"), None)
         if reply is None:
-            return  # Its caller has given up.
+            return  # The caller has timed out.
         try:
             body = json.loads(message.body)
             result, error = body["result"], exceptions.deserialize(body["error"]) if body["error"] else None
         except Exception as broken:
-            # Whoever wrote it, an error class that refuses its arguments included: the reader must go on.
+            # Any error, also of an error class that refuses its arguments: the reader must continue.
             result, error = None, exceptions.RemoteError("MalformedReply", str(broken))
         if error is not None:
             reply.send_exception(error)
         else:
             reply.send(result)
 
-    def disconnected(self):
+    def disconnected(self) -> None:
         pending, self._pending = self._pending, {}
         for reply in pending.values():
             reply.send_exception(BrokerUnavailable("the connection was lost before the reply"))
@@ -335,21 +359,21 @@ class ReplyListener(SharedExtension):
 class ClusterClient(DependencyProvider):
     """Calls to any service: `self.cluster.bakery.find_cake(cake_id=3)`.
 
-    Raises what the method raised (a class that it knows, else RemoteError), RpcTimeout past the
-    deadline, and ServiceUnavailable when nobody listens or the broker is away. After those two,
-    whether the call was carried out is not known.
+    Raises the method's own error if its class is registered (`deserialize_to_instance`), else RemoteError. Raises
+    RpcTimeout past the deadline, and ServiceUnavailable when no replica listens or the broker is unreachable. After
+    these two the method may or may not have run.
     """
 
     listener = ReplyListener()
     publisher = Publisher()
     tracer = Tracer()
 
-    def setup(self):
+    def setup(self) -> None:
         self._exchange = get_rpc_exchange(self.container.config)
         self.publisher.declare(self._exchange)
 
-    def get_dependency(self, worker_ctx):
-        """Within a call: its deadline less a margin, never more than CALL_SECONDS from now."""
+    def get_dependency(self, worker_ctx: Any) -> "Cluster":
+        """The worker's client. Its deadline is that of the worker's own call less a margin."""
         inherited = worker_ctx.data.get("deadline")
         return Cluster(
             self,
@@ -358,11 +382,27 @@ class ClusterClient(DependencyProvider):
             call_id_stack=worker_ctx.call_id_stack,
         )
 
-    def call(self, service, method, args, kwargs, context, deadline):
+    def call(
+        self,
+        service: str,
+        method: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        context: Mapping[str, Any],
+        deadline: float,
+    ) -> Any:
         with self.tracer.span(_operation(service, method, "client")):
             return self._call(service, method, args, kwargs, context, deadline)
 
-    def _call(self, service, method, args, kwargs, context, deadline):
+    def _call(
+        self,
+        service: str,
+        method: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        context: Mapping[str, Any],
+        deadline: float,
+    ) -> Any:
         remaining = deadline - time.monotonic()
         if remaining <= 0:
             raise RpcTimeout(service)
@@ -386,7 +426,7 @@ class ClusterClient(DependencyProvider):
         except (Unroutable, BrokerUnavailable) as error:
             logger.warning("%s.%s could not be called: %r", service, method, error)
             if isinstance(error, Unroutable):
-                # Nobody listens. Or the exchange was deleted, and our own queues have lost their bindings, too.
+                # No replica listens, or the exchange was deleted. Then our own queues have lost their bindings too.
                 self.listener.consumers.declare_again()
             raise ServiceUnavailable(service) from error
         finally:
@@ -394,15 +434,17 @@ class ClusterClient(DependencyProvider):
 
 
 class Cluster:
-    """A ClusterClient with a deadline; services are its attributes, methods theirs."""
+    """A ClusterClient with a deadline. Its attributes are services, and their attributes are methods."""
 
-    def __init__(self, client, deadline, request_id, call_id_stack=()):
+    def __init__(
+        self, client: ClusterClient, deadline: float | None, request_id: str, call_id_stack: Iterable[str] = ()
+    ) -> None:
         self._client = client
         self._deadline = deadline
-        self._context = {"request_id": request_id, "call_id_stack": list(call_id_stack)}
+        self._context: dict[str, Any] = {"request_id": request_id, "call_id_stack": list(call_id_stack)}
 
-    def within(self, seconds, request_id=None):
-        """The same cluster, all calls to be over in `seconds` from now, if not earlier; nested ones included."""
+    def within(self, seconds: float, request_id: str | None = None) -> "Cluster":
+        """A client whose deadline is in `seconds`, or earlier if this one's is. All its calls share it."""
         latest = time.monotonic() + seconds
         return Cluster(
             self._client,
@@ -411,10 +453,10 @@ class Cluster:
             self._context["call_id_stack"],
         )
 
-    def __getattr__(self, service):
+    def __getattr__(self, service: str) -> "_Service":
         return _Service(self, service)
 
-    def _call(self, service, method, args, kwargs):
+    def _call(self, service: str, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         latest = time.monotonic() + CALL_SECONDS
         deadline = latest if self._deadline is None else min(self._deadline, latest)
         started_at, outcome = time.perf_counter(), "ok"
@@ -429,8 +471,8 @@ class Cluster:
 
 
 class _Service:
-    def __init__(self, cluster, name):
+    def __init__(self, cluster: Cluster, name: str) -> None:
         self._cluster, self._name = cluster, name
 
-    def __getattr__(self, method):
+    def __getattr__(self, method: str) -> Callable[..., Any]:
         return lambda *args, **kwargs: self._cluster._call(self._name, method, args, kwargs)

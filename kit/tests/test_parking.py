@@ -1,4 +1,4 @@
-"""nameko_reliable.parking: what could not be handled is listed, replayed once, or discarded."""
+"""nameko_reliable.parking: parked messages are listed, replayed once, or discarded."""
 
 import pydoc
 import struct
@@ -87,7 +87,7 @@ class Kiosk:
 @pytest.fixture(autouse=True)
 def generous_limits(monkeypatch):
     """A busy machine must not reach the limits in seconds. The tests of a limit set it themselves."""
-    for limit in ("TURN_SECONDS", "READ_SECONDS", "ANSWER_SECONDS"):
+    for limit in ("LOCK_SECONDS", "READ_SECONDS", "ANSWER_SECONDS"):
         monkeypatch.setattr(parking, limit, 60)
     monkeypatch.setattr("nameko_reliable.rpc.CALL_SECONDS", 120)
 
@@ -114,8 +114,8 @@ def send_copies(broker, number, headers, body=b"{}"):
             connection.transport.write(b"".join(frames) * min(500, number))
 
 
-def work_off(call, **selection):
-    """The answers until none is left."""
+def call_until_none_is_left(call, **selection):
+    """The answers of all calls."""
     answers = [call(**selection)]
     while answers[-1]["left"]:
         answers.append(call(**selection, left=answers[-1]["left"]))
@@ -139,7 +139,7 @@ def cafe():
 
 @pytest.fixture
 def park(broker, run_service, cafe):
-    """Runs the cafe, and has it fail with each cake."""
+    """Runs the cafe, and publishes cakes that it fails to handle."""
     container = run_service(cafe)
 
     def park(*cakes):
@@ -272,31 +272,31 @@ def test_of_concurrent_replays_one_succeeds_and_every_list_shows_the_others(park
 
 
 def test_a_call_waits_while_another_reads_the_queue(park, cluster, broker, monkeypatch):
-    """They are the other's as long, and not counted."""
+    """The messages belong to the reader until then, and the broker does not count them."""
     container = park("Torte")
     [lot] = [provider for provider in container.dependencies if isinstance(provider, ParkingLot)]
     reading, leave = Event(), Event()
-    declare, refused = Queue.declare, []
+    declare, locked = Queue.declare, []
 
     def read():
-        with lot._turn() as turn:
-            assert len([*turn.oldest(9)]) == 1
+        with lot._exclusive_reader() as reader:
+            assert len([*reader.oldest(9)]) == 1
             reading.send()
             leave.wait()
 
-    def watched(queue, **options):
+    def record_locks(queue, **options):
         try:
             return declare(queue, **options)
         except ResourceLocked:
-            refused.append(queue)
+            locked.append(queue)
             raise
 
-    monkeypatch.setattr(Queue, "declare", watched)
+    monkeypatch.setattr(Queue, "declare", record_locks)
     eventlet.spawn(read)
     reading.wait()
     asking = eventlet.spawn(cluster.cafe.list)
     counting = eventlet.spawn(cluster.cafe.count)
-    wait_for(lambda: len(set(map(id, refused))) == 2)
+    wait_for(lambda: len(set(map(id, locked))) == 2)
 
     leave.send()
 
@@ -350,24 +350,24 @@ def test_a_message_that_cannot_be_replayed_is_back_before_the_next_call_reads(ru
     assert [replay.wait() for replay in replays] == [NotReplayable] * 4
 
 
-ODD = ["yesterday", 10**17, -1, 1.5, True, None, [], {"a": 1}, b"\xff", "x" * 100_000, "ä" * 200]
+MALFORMED = ["yesterday", 10**17, -1, 1.5, True, None, [], {"a": 1}, b"\xff", "x" * 100_000, "ä" * 200]
 
 
 @pytest.mark.parametrize("name", ["x-parked-at", "x-parked-from", "x-parked-reason", "x-parked-attempts"])
 def test_a_malformed_header_is_none_and_the_rest_is_listed(park, cluster, broker, name):
     park("Torte")
     sound = {"x-parked-at": 7, "x-parked-from": QUEUE, "x-parked-reason": "no plate", "x-parked-attempts": 3}
-    for value in ODD:
+    for value in MALFORMED:
         broker.publish(b"x", queue="parked.cafe", headers={**sound, name: value})
 
     parked = cluster.cafe.list()
 
     field = {"x-parked-at": "parked_at", "x-parked-from": "queue"}.get(name, name.removeprefix("x-parked-"))
-    assert parked["total"] == len(parked["messages"]) == 1 + len(ODD)
+    assert parked["total"] == len(parked["messages"]) == 1 + len(MALFORMED)
     given = [message[field] for message in parked["messages"] if message["body"] == "x"]
     texts = {"x-parked-from": {"yesterday"}, "x-parked-reason": {"yesterday", "x" * 500, "ä" * 200}}.get(name, set())
     assert set(given) == {None} | texts
-    # Neither one from a queue that can't be nor one whose queue is gone harms those beside it.
+    # A message whose queue does not exist, or could not, does not stop the replay of others.
     assert cluster.cafe.replay_all(reason="no plate")["left"] == 0
 
 
@@ -376,7 +376,7 @@ def test_undecodable_headers_do_not_break_the_list(park, cluster, broker):
     with broker.channel() as channel:
         for properties, headers in (({"message_id": b"\xff"}, {}), ({}, {"x-parked-at": datetime(9999, 1, 1)})):
             message = channel.prepare_message(b"x", properties=properties, headers=headers)
-            # No year that Python knows.
+            # A year that Python has no date for.
             serialized = message._serialize_properties().replace(struct.pack(">q", 253370764800), b"\x7f" + b"\xff" * 7)
             message._serialize_properties = lambda serialized=serialized: serialized
             channel.basic_publish(message, exchange="", routing_key="parked.cafe")
@@ -386,10 +386,10 @@ def test_undecodable_headers_do_not_break_the_list(park, cluster, broker):
 
     assert [message["body"] for message in parked["messages"] if message["parked_at"] is None] == ["x", "x"]
     assert cluster.cafe.discard(parked["messages"][1]["message_id"])
-    assert sums(work_off(cluster.cafe.discard_all)) == [2, 0]
+    assert sums(call_until_none_is_left(cluster.cafe.discard_all)) == [2, 0]
 
 
-# The calls that the decorator adds
+# The methods that the decorator adds
 
 
 def test_a_decorated_service_lists_and_settles_its_own_parked_messages(run_service, cluster, broker, monkeypatch):
@@ -417,11 +417,11 @@ def test_a_decorated_service_lists_and_settles_its_own_parked_messages(run_servi
 def test_the_added_methods_are_documented_like_the_class_s_own():
     text = pydoc.plain(pydoc.render_doc(Bar))
 
-    assert "replay_all_parked(self, queue=None, reason=None, left=None)\n |      Hand up to 500 messages" in text
+    assert "replay_all_parked(self: " in text and "|      Send up to 500 messages" in text
     assert isinstance(Bar.parking, ParkingLot)
 
 
-# Many
+# Long queues
 
 
 def test_of_a_long_queue_only_the_oldest_messages_are_listed_and_settled(park, cluster, cafe, broker):
@@ -458,12 +458,12 @@ def test_discard_all_finds_a_reason_anywhere_in_the_queue(run_service, cluster, 
         send_copies(broker, number, {"x-parked-from": QUEUE, "x-parked-reason": reason})
     wait_for(lambda: broker.depth("parked.cafe") == 135)
 
-    answers = work_off(cluster.cafe.discard_all, reason="not JSON")
+    answers = call_until_none_is_left(cluster.cafe.discard_all, reason="not JSON")
 
     assert (sums(answers), len(answers)) == ([30, 105], 4)
     assert {message["reason"] for message in cluster.cafe.list(limit=1000)["messages"]} == {"no plate"}
-    assert sums(work_off(cluster.cafe.discard_all, queue="other")) == [0, 105]
-    assert sums(work_off(cluster.cafe.discard_all, queue=QUEUE)) == [105, 0]
+    assert sums(call_until_none_is_left(cluster.cafe.discard_all, queue="other")) == [0, 105]
+    assert sums(call_until_none_is_left(cluster.cafe.discard_all, queue=QUEUE)) == [105, 0]
     assert cluster.cafe.count() == 0
 
 
@@ -471,7 +471,7 @@ def test_replay_all_replays_each_message_once_even_if_it_fails_again(park, clust
     monkeypatch.setattr(parking, "BATCH_MESSAGES", 3)
     park(*"abcdefgh")
 
-    answers = work_off(cluster.cafe.replay_all)
+    answers = call_until_none_is_left(cluster.cafe.replay_all)
 
     assert sums(answers) == [8, 0]
     wait_for(lambda: broker.depth("parked.cafe") == 8 and broker.depth(QUEUE) == 0)
@@ -486,7 +486,7 @@ def test_messages_that_cannot_be_replayed_do_not_block_others(park, cluster, caf
     wait_for(lambda: broker.depth("parked.cafe") == 9)
     cafe.broken = False
 
-    answers = work_off(cluster.cafe.replay_all)
+    answers = call_until_none_is_left(cluster.cafe.replay_all)
 
     assert sums(answers) == [2, 7]
     wait_for(lambda: cafe.displayed == ["Torte", "Torte"])
@@ -518,12 +518,12 @@ def test_a_slow_broker_shortens_the_list_and_not_the_total(park, cluster, monkey
 
 
 def test_a_call_that_waits_too_long_gets_parking_lot_busy(park, cluster, monkeypatch):
-    monkeypatch.setattr(parking, "TURN_SECONDS", 0.3)
+    monkeypatch.setattr(parking, "LOCK_SECONDS", 0.3)
     container = park("Torte")
     [lot] = [provider for provider in container.dependencies if isinstance(provider, ParkingLot)]
     refusals = []
 
-    with lot._turn():
+    with lot._exclusive_reader():
         refusals += [refusal_of(call) for call in (cluster.cafe.list, cluster.cafe.replay_all)]
         counted = cluster.cafe.count()
 

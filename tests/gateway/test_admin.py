@@ -354,13 +354,13 @@ def test_an_invalid_selection_is_refused(admin, selection):
 
 
 def test_a_busy_parking_queue_gets_503_and_is_not_listed_as_away(office, run_service, monkeypatch):
-    monkeypatch.setattr(parking, "TURN_SECONDS", 0.3)
+    monkeypatch.setattr(parking, "LOCK_SECONDS", 0.3)
     run_service(Notifications)
     products = run_service(Products)
     [lot] = [provider for provider in products.dependencies if isinstance(provider, parking.ParkingLot)]
     wait_for(lambda: office.get("/admin/parked").json()["away"] == [])
 
-    with lot._turn():
+    with lot._exclusive_reader():
         answer = office.get("/admin/parked")
 
     assert (answer.status_code, problem(answer)["type"]) == (503, "parking-lot-busy")

@@ -1,22 +1,24 @@
-"""The parking queue of a service: messages that no handler could take, kept for an operator.
+"""The parking queue of a service keeps the messages that no handler could take, for an operator.
 
     @parked_messages
     class Bakery:
         name = "bakery"
 
-Operators then call `list_parked`, `replay_parked` and the others of PARKED_MESSAGE_RPCS. Without the decorator, a
-service's methods have the queue as `self.parking`, by `parking = ParkingLot()`.
+The decorator adds the RPC methods PARKED_MESSAGE_RPCS: `list_parked`, `replay_parked`, … Without it, `parking =
+ParkingLot()` gives a service's own methods the queue as `self.parking`.
 
-AMQP has no way to look into a queue but to take messages and give them back. So each call looks at the oldest
-messages alone, WINDOW_MESSAGES or WINDOW_BYTES of them, and takes no longer for 40,000 than for 1,000.
+AMQP can show the content of a queue only by delivering messages and taking them back. So each call reads only the
+oldest messages, up to WINDOW_MESSAGES or WINDOW_BYTES. It takes no longer for 40,000 messages than for 1,000.
 """
 
 import hashlib
 import logging
 import re
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from typing import Any, Protocol, TypeAlias, TypedDict, TypeVar
 
 import eventlet
 from amqp.basic_message import Message
@@ -52,12 +54,12 @@ logger = logging.getLogger(__name__)
 
 WINDOW_MESSAGES = 1000
 WINDOW_BYTES = 16 * 1024**2
-# Bodies have 1 MiB at most: so much is asked for at a time, as it can't be known before how large they are.
+# The size of a message is known only once it has arrived. With bodies of at most 1 MiB, a chunk has at most 50 MiB.
 CHUNK_MESSAGES = 50
-# What one call of `replay_all` or `discard_all` works off.
+# How many messages one call of `replay_all` or `discard_all` reads.
 BATCH_MESSAGES = 500
-# Together less than a call's 5 s.
-TURN_SECONDS = 1.5
+# Together less than the 5 s of a call.
+LOCK_SECONDS = 1.5
 READ_SECONDS = 1.5
 ANSWER_SECONDS = 3
 BODY_CHARACTERS = 2000
@@ -66,171 +68,204 @@ QUEUE_NAME_BYTES = 255
 MAX_ATTEMPTS = 2**31 - 1
 END_OF_TIME = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 STATE_HEADER = re.compile("x-parked-|x-attempt$")
-BROKERS_REASONS = {"delivery_limit": "came back unanswered too often: its handlers died, or lost the broker"}
+BROKER_REASONS = {"delivery_limit": "came back unanswered too often: its handlers died, or lost the broker"}
 
 PARKED_MESSAGES = Gauge(
     "parked_messages", "Messages that no handler of the service could take.", ["service"], registry=KIT
 )
 
+C = TypeVar("C", bound=type[Any])
+# Replays or discards messages. Returns those that are to be removed from the parking queue.
+Settle: TypeAlias = Callable[[Sequence[Message]], Sequence[Message]]
+
+
+class Origin(TypedDict):
+    """Where a parked message comes from. A value that its sender malformed is None."""
+
+    queue: str | None
+    reason: str | None
+    attempts: int | None
+    parked_at: str | None
+
+
+class ParkedMessage(Origin):
+    message_id: str
+    body: str
+
+
+class ParkedMessages(TypedDict):
+    messages: list[ParkedMessage]
+    total: int
+
+
+class Progress(TypedDict):
+    """done: messages that were replayed or discarded. kept: others that were read. left: still to be read."""
+
+    done: int
+    kept: int
+    left: int
+
 
 class ParkingLot(DependencyProvider):
-    """All but `count` raise ParkingLotBusy when others look into the queue for longer than TURN_SECONDS."""
+    """All methods but `count` raise ParkingLotBusy when other calls read the queue for longer than LOCK_SECONDS."""
 
     publisher = Publisher()
 
-    def setup(self):
+    def setup(self) -> None:
         self._address = amqp_address(self.container.config)
         self._queue = parking_queue(self.container.service_name, self.container.config)
         self.publisher.declare(self._queue)
-        self._look = None
+        self._listing: Event | None = None
 
-    def get_dependency(self, worker_ctx):
+    def get_dependency(self, worker_ctx: Any) -> "ParkingLot":
         return self
 
-    def list(self, limit):
-        """{"messages": [{message_id, queue, reason, attempts, parked_at, body}, …], "total"}, newest first.
+    def list(self, limit: int) -> ParkedMessages:
+        """The messages, newest first. When there are more than the window takes, the oldest of them.
 
-        Of more messages than the window takes the oldest are listed; total counts all. A body of more than
-        BODY_CHARACTERS is cut.
+        total: counts all. A body is cut at BODY_CHARACTERS.
         """
-        newest, total = self._looked_at()
-        return {"messages": newest[:limit], "total": total}
+        listed = self._list()
+        return {"messages": listed["messages"][:limit], "total": listed["total"]}
 
-    def _looked_at(self):
-        """(views of the messages, how many there are in all). Who asks while another reads gets what that one reads."""
-        if self._look is not None:
-            return self._look.wait()
-        look = self._look = Event()
+    def _list(self) -> ParkedMessages:
+        """All messages in the window. Concurrent callers share one read."""
+        if self._listing is not None:
+            shared: ParkedMessages = self._listing.wait()
+            return shared
+        listing = self._listing = Event()
         try:
-            with self._turn() as turn:
-                messages = list(turn.oldest(WINDOW_MESSAGES))
+            with self._exclusive_reader() as reader:
+                messages = list(reader.oldest(WINDOW_MESSAGES))
             newest = sorted(map(_view, reversed(messages)), key=lambda view: view["parked_at"] or "", reverse=True)
-            look.send((newest, turn.total))
+            listed: ParkedMessages = {"messages": newest, "total": reader.total}
+            listing.send(listed)
         except BaseException as error:
-            look.send_exception(error if isinstance(error, Exception) else ParkingLotBusy(self.container.service_name))
+            shared_error = error if isinstance(error, Exception) else ParkingLotBusy(self.container.service_name)
+            listing.send_exception(shared_error)
             raise
         finally:
-            self._look = None
-        return look.wait()
+            self._listing = None
+        return listed
 
-    def count(self):
-        """How many are parked. While others look into the queue for long, those that they look at may be missing."""
-        with suppress(ParkingLotBusy), self._turn() as turn:
-            return turn.total
+    def count(self) -> int:
+        """How many messages are parked. While other calls read for long, it may miss the messages that they read."""
+        with suppress(ParkingLotBusy), self._exclusive_reader() as reader:
+            return reader.total
         with self._channel() as channel:
             return self._depth(channel)
 
-    def replay(self, message_id):
-        """Give the message to its handler once more, with all attempts; false if it isn't here.
+    def replay(self, message_id: str) -> bool:
+        """Send the message to its handler's queue, with its attempts reset. False if it is not parked.
 
-        Raises NotReplayable; TooManyParked when it may be here, but not among the oldest.
+        Raises NotReplayable, and TooManyParked if it was not found among the oldest messages and there are more.
         """
-        return self._settle(message_id, self._replayed)
+        return self._settle(message_id, self._replay)
 
-    def discard(self, message_id):
-        """Drop the message for good; false if it isn't here. Raises TooManyParked as `replay` does."""
-        return self._settle(message_id, list)
+    def discard(self, message_id: str) -> bool:
+        """Delete the message. False if it is not parked. Raises TooManyParked as `replay` does."""
+        return self._settle(message_id, _discard)
 
-    def replay_all(self, queue=None, reason=None, left=None):
-        """Give the oldest messages to their handlers once more, those that came from this queue and whose reason
-        has this in it; None: any.
+    def replay_all(self, queue: str | None = None, reason: str | None = None, left: int | None = None) -> Progress:
+        """Send the oldest messages to their handlers' queues.
 
-        Returns {"done", "kept", "left"}: how many were replayed, how many were looked at and stay, and how many
-        are still to be looked at: the `left` of the next call, until it is 0. So what fails again, and comes back
-        meanwhile, is not replayed without end.
+        queue, reason: only messages from this queue, or with this text in their reason. left: None in the first call.
+        Call it again with the `left` of its answer until that is 0. It counts the messages that were parked before the
+        first call, so a message that fails again is not replayed again.
 
-        To be called again after any failure: the messages whose replay is not certain are still here.
+        Call it again after any failure: a message whose replay is not confirmed is still parked.
         """
-        return self._settle_all(self._replayed, queue, reason, left)
+        return self._settle_all(self._replay, queue, reason, left)
 
-    def discard_all(self, queue=None, reason=None, left=None):
-        """Drop messages for good; arguments and answer are those of `replay_all`."""
-        return self._settle_all(list, queue, reason, left)
+    def discard_all(self, queue: str | None = None, reason: str | None = None, left: int | None = None) -> Progress:
+        """Delete messages. Arguments and answer are those of `replay_all`."""
+        return self._settle_all(_discard, queue, reason, left)
 
-    def _settle(self, message_id, action):
-        with self._turn() as turn:
+    def _settle(self, message_id: str, settle: Settle) -> bool:
+        with self._exclusive_reader() as reader:
             looked_at = 0
-            for message in turn.oldest(WINDOW_MESSAGES):
+            for message in reader.oldest(WINDOW_MESSAGES):
                 looked_at += 1
                 if _id_of(message) == message_id:
-                    if not action([message]):
+                    if not settle([message]):
                         raise NotReplayable
-                    turn.remove(message)
+                    reader.remove(message)
                     return True
-            if looked_at < turn.total:
-                raise TooManyParked(looked_at, turn.total)
+            if looked_at < reader.total:
+                raise TooManyParked(looked_at, reader.total)
         return False
 
-    def _settle_all(self, action, queue, reason, left):
-        with self._turn() as turn:
-            left = turn.total if left is None else min(left, turn.total)
-            is_whole = left == turn.total
-            messages = list(turn.oldest(min(left, BATCH_MESSAGES)))
+    def _settle_all(self, settle: Settle, queue: str | None, reason: str | None, left: int | None) -> Progress:
+        with self._exclusive_reader() as reader:
+            left = reader.total if left is None else min(left, reader.total)
+            is_whole_queue = left == reader.total
+            messages = list(reader.oldest(min(left, BATCH_MESSAGES)))
             left -= len(messages)
-            settled = action([message for message in messages if _is_chosen(message, queue, reason)])
+            settled = settle([message for message in messages if _matches(message, queue, reason)])
             for message in settled:
-                turn.remove(message)
+                reader.remove(message)
             settled_tags = {message.delivery_tag for message in settled}
             kept = [message for message in messages if message.delivery_tag not in settled_tags]
-            # What stays goes to the end, out of the next call's way, unless there is none.
-            if left or not is_whole:
-                for message in self._moved_to_the_end(kept):
-                    turn.remove(message)
+            # Kept messages move to the end of the queue, so that the next call reads others.
+            if left or not is_whole_queue:
+                for message in self._move_to_end(kept):
+                    reader.remove(message)
         return {"done": len(settled), "kept": len(kept), "left": left}
 
-    def _replayed(self, messages):
-        """Those of the messages that lie in their handlers' queues now."""
+    def _replay(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """Send the messages to their handlers' queues. Returns those that arrived."""
 
-        def send(message):
+        def send(message: Message) -> Any:
             headers = {key: value for key, value in parked_headers(message).items() if not STATE_HEADER.match(str(key))}
-            return self._send(message.body, _circumstances(message)["queue"] or "", headers)
+            return self._send(message.body, _origin(message)["queue"] or "", headers)
 
-        return self._sent(messages, send)
+        return self._send_all(messages, send)
 
-    def _moved_to_the_end(self, messages):
-        def send(message):
+    def _move_to_end(self, messages: Sequence[Message]) -> Sequence[Message]:
+        def send(message: Message) -> Any:
             return self._send(message.body, self._queue.name, parked_headers(message), message_id=_id_of(message))
 
-        return self._sent(messages, send)
+        return self._send_all(messages, send)
 
-    def _send(self, body, queue, headers, **properties):
+    def _send(self, body: bytes, queue: str, headers: Mapping[str, Any], **properties: Any) -> Any:
         return self.publisher.core.send(
             body, exchange="", routing_key=queue, headers=headers, mandatory=True, persistent=True, **properties
         )
 
-    def _sent(self, messages, send):
-        """Those of the messages whose copies the broker has; not those that no queue took."""
+    def _send_all(self, messages: Sequence[Message], send: Callable[[Message], Any]) -> Sequence[Message]:
+        """Send all, then wait for the confirms. Returns the confirmed messages, without those that no queue took."""
         confirms = [(message, send(message)) for message in messages]
-        taken = []
+        confirmed = []
         for message, confirm in confirms:
             with suppress(Unroutable, Refused):
                 self.publisher.core.wait(confirm, ANSWER_SECONDS)
-                taken.append(message)
-        return taken
+                confirmed.append(message)
+        return confirmed
 
     @contextmanager
-    def _turn(self):
-        """The queue as this caller's alone. What is not removed goes back to its place in the end."""
+    def _exclusive_reader(self) -> "Iterator[_Reader]":
+        """Reads the queue while no other call does. At the end, messages that it did not remove are back in place."""
         with self._channel() as channel:
-            # Quorum queues have no exclusive consumers. This one goes with its connection.
-            reader = Queue(f"{self._queue.name}.reader", channel=channel, exclusive=True, durable=False)
-            until = time.monotonic() + TURN_SECONDS
+            # An exclusive queue is the lock, since a quorum queue can't have an exclusive consumer. The broker deletes
+            # it with its connection.
+            lock = Queue(f"{self._queue.name}.reader", channel=channel, exclusive=True, durable=False)
+            until = time.monotonic() + LOCK_SECONDS
             while True:
                 with no_answer_within(ANSWER_SECONDS), suppress(ResourceLocked):
-                    reader.declare()
-                    turn = _Turn(channel, self._queue.name, self._depth(channel))
+                    lock.declare()
+                    reader = _Reader(channel, self._queue.name, self._depth(channel))
                     break
                 if time.monotonic() > until:
                     raise ParkingLotBusy(self.container.service_name)
                 eventlet.sleep(0.05)
             try:
-                yield turn
+                yield reader
             finally:
                 with no_answer_within(ANSWER_SECONDS):
-                    turn.end(self._depth)
+                    reader.release(self._depth)
 
     @contextmanager
-    def _channel(self):
+    def _channel(self) -> Iterator[Any]:
         connection = None
         try:
             connection = connect(self._address)
@@ -247,28 +282,34 @@ class ParkingLot(DependencyProvider):
             if connection is not None:
                 connection.collect()
 
-    def _depth(self, channel):
-        return channel.queue_declare(self._queue.name, passive=True).message_count
+    def _depth(self, channel: Any) -> int:
+        depth: int = channel.queue_declare(self._queue.name, passive=True).message_count
+        return depth
 
 
-class _Turn:
-    """One caller's time with the queue. total: how many messages lay in it at the beginning."""
+def _discard(messages: Sequence[Message]) -> Sequence[Message]:
+    return messages
 
-    def __init__(self, channel, queue_name, total):
+
+class _Reader:
+    """One call's exclusive access to the queue. total: how many messages were in it at the beginning."""
+
+    def __init__(self, channel: Any, queue_name: str, total: int) -> None:
         self.total = total
         self._channel, self._queue_name = channel, queue_name
-        self._read, self._removed = 0, set()
+        self._read = 0
+        self._removed: set[int] = set()
 
-    def oldest(self, most):
-        """The oldest messages, as many as the window takes and come in time."""
-        until, size, most = time.monotonic() + READ_SECONDS, 0, min(most, self.total)
-        while self._read < most and size < WINDOW_BYTES and time.monotonic() < until:
-            messages = self._next(min(CHUNK_MESSAGES, most - self._read), until)
+    def oldest(self, limit: int) -> Iterator[Message]:
+        """The oldest messages, until `limit`, WINDOW_BYTES or READ_SECONDS is reached."""
+        until, size, limit = time.monotonic() + READ_SECONDS, 0, min(limit, self.total)
+        while self._read < limit and size < WINDOW_BYTES and time.monotonic() < until:
+            messages = self._next(min(CHUNK_MESSAGES, limit - self._read), until)
             size += sum(len(message.body) for message in messages)
             yield from messages
 
-    def _next(self, number, until):
-        """So many messages more, by a consumer that gets no more than these."""
+    def _next(self, number: int, until: float) -> list[Message]:
+        """The next messages, by a consumer whose prefetch is their number."""
         messages: list[Message] = []
         with no_answer_within(ANSWER_SECONDS):
             self._channel.basic_qos(0, number, False)
@@ -276,18 +317,18 @@ class _Turn:
             while len(messages) < number and (seconds := until - time.monotonic()) > 0:
                 with suppress(TimeoutError):
                     self._channel.connection.drain_events(timeout=seconds)
-            # Whatever it got beyond goes back.
+            # A message that arrives after this goes back to the queue.
             self._channel.basic_cancel(tag, nowait=True)
         self._read += len(messages)
         return messages
 
-    def remove(self, message):
+    def remove(self, message: Message) -> None:
         self._removed.add(message.delivery_tag)
 
-    def end(self, depth):
-        """Acknowledge what is removed, give back the rest, and wait until it is back: the next reader would miss it."""
+    def release(self, depth: Callable[[Any], int]) -> None:
+        """Acknowledge the removed messages and requeue the others. Returns when the next reader will see those."""
         if len(self._removed) == self._read:
-            # All at once: of many, a quorum queue may lose the last ones when the connection closes.
+            # One acknowledgement for all: of many, a quorum queue may lose the last ones when the connection closes.
             if self._removed:
                 self._channel.basic_ack(max(self._removed), multiple=True)
             return
@@ -298,29 +339,29 @@ class _Turn:
             eventlet.sleep(0.01)
 
 
-def _is_chosen(message, queue, reason):
-    given = _circumstances(message)
-    return queue in (None, given["queue"]) and (reason is None or reason in (given["reason"] or ""))
+def _matches(message: Message, queue: str | None, reason: str | None) -> bool:
+    origin = _origin(message)
+    return queue in (None, origin["queue"]) and (reason is None or reason in (origin["reason"] or ""))
 
 
-def _id_of(message):
-    """Its own, unless it has none that fits into an address; then one made of the body."""
+def _id_of(message: Message) -> str:
+    """The message's own id if it can be part of a URL, else the hash of the body."""
     message_id = message.properties.get("message_id")
-    is_sound = isinstance(message_id, str) and re.fullmatch("[A-Za-z0-9-]{1,64}", message_id)
-    return message_id if is_sound else hashlib.sha256(message.body).hexdigest()
+    if isinstance(message_id, str) and re.fullmatch("[A-Za-z0-9-]{1,64}", message_id):
+        return message_id
+    return hashlib.sha256(message.body).hexdigest()
 
 
-def _view(message):
+def _view(message: Message) -> ParkedMessage:
     body = bytes(message.body).decode(errors="replace")
     return {
         "message_id": _id_of(message),
-        **_circumstances(message),
+        **_origin(message),
         "body": body if len(body) <= BODY_CHARACTERS else f"{body[:BODY_CHARACTERS]}…",
     }
 
 
-def _circumstances(message):
-    """{queue, reason, attempts, parked_at}, each None for what somebody else put there."""
+def _origin(message: Message) -> Origin:
     headers = parked_headers(message)
     parked_at = _number(headers, "x-parked-at", END_OF_TIME)
     reason = _text(headers, "x-parked-reason")
@@ -333,76 +374,85 @@ def _circumstances(message):
     }
 
 
-def _text(headers, name):
-    # What isn't UTF-8 comes as bytes.
-    return headers[name] if isinstance(headers.get(name), str) else None
+def _text(headers: Mapping[str, Any], name: str) -> str | None:
+    # A header that isn't UTF-8 is bytes.
+    value = headers.get(name)
+    return value if isinstance(value, str) else None
 
 
-def _number(headers, name, largest):
+def _number(headers: Mapping[str, Any], name: str, largest: float) -> int | None:
     value = headers.get(name)
     return value if type(value) is int and 0 <= value <= largest else None
 
 
-def parked_headers(message):
-    """A parked message's own headers. They tell, too, what the broker tells by others when it parked it itself."""
+def parked_headers(message: Message) -> dict[str, Any]:
+    """The headers that a parked message was published with. If the broker parked it, also its reason in our headers."""
     headers = own_headers(message)
-    # Of another shape, somebody made it up.
+    # A malformed one was not written by the broker.
     match (message.headers or {}).get("x-death"):
         case [{"reason": str(reason), "queue": str(queue), "time": datetime() as died_at}, *_]:
             headers["x-parked-from"] = queue
-            headers["x-parked-reason"] = BROKERS_REASONS.get(reason, reason)
+            headers["x-parked-reason"] = BROKER_REASONS.get(reason, reason)
             headers["x-parked-at"] = int(died_at.replace(tzinfo=UTC).timestamp())
     return headers
 
 
+class ParkingService(Protocol):
+    parking: ParkingLot
+
+
 @rpc
-def list_parked(self, limit=50):
+def list_parked(self: ParkingService, limit: int = 50) -> ParkedMessages:
     """{messages: [{message_id, queue, reason, attempts, parked_at, body}], total}, newest first.
 
-    Of more than 1,000 the oldest 1,000 are listed. Raises ParkingLotBusy, as all but `count_parked`.
+    When there are more than 1,000, the oldest 1,000. Raises ParkingLotBusy, as all of these methods but `count_parked`.
     """
     return self.parking.list(limit)
 
 
 @rpc
-def count_parked(self):
+def count_parked(self: ParkingService) -> int:
     return self.parking.count()
 
 
 @rpc
-def replay_parked(self, message_id):
-    """Hand the message to its handler once more. Raises ParkedMessageNotFound, NotReplayable, TooManyParked."""
+def replay_parked(self: ParkingService, message_id: str) -> None:
+    """Send the message to its handler again. Raises ParkedMessageNotFound, NotReplayable, TooManyParked."""
     if not self.parking.replay(message_id):
         raise ParkedMessageNotFound(message_id)
 
 
 @rpc
-def discard_parked(self, message_id):
-    """Drop the message for good. Raises ParkedMessageNotFound, TooManyParked."""
+def discard_parked(self: ParkingService, message_id: str) -> None:
+    """Delete the message. Raises ParkedMessageNotFound, TooManyParked."""
     if not self.parking.discard(message_id):
         raise ParkedMessageNotFound(message_id)
 
 
 @rpc
-def replay_all_parked(self, queue=None, reason=None, left=None):
-    """Hand up to 500 messages to their handlers once more, of this queue, with this in their reason.
+def replay_all_parked(
+    self: ParkingService, queue: str | None = None, reason: str | None = None, left: int | None = None
+) -> Progress:
+    """Send up to 500 messages to their handlers again: those from this queue, or with this text in their reason.
 
-    Returns {done, kept, left}: call again with its `left` until that is 0.
+    Returns {done, kept, left}. Call it again with its `left` until that is 0.
     """
     return self.parking.replay_all(queue, reason, left)
 
 
 @rpc
-def discard_all_parked(self, queue=None, reason=None, left=None):
-    """Drop up to 500 messages for good; as replay_all_parked."""
+def discard_all_parked(
+    self: ParkingService, queue: str | None = None, reason: str | None = None, left: int | None = None
+) -> Progress:
+    """Delete up to 500 messages. Arguments and answer are those of replay_all_parked."""
     return self.parking.discard_all(queue, reason, left)
 
 
 PARKED_MESSAGE_RPCS = (list_parked, count_parked, replay_parked, discard_parked, replay_all_parked, discard_all_parked)
 
 
-def parked_messages(service_class):
-    """Give the service class PARKED_MESSAGE_RPCS, and `parking = ParkingLot()` unless it has a `parking` of its own."""
+def parked_messages(service_class: C) -> C:
+    """Add PARKED_MESSAGE_RPCS to the service class, and `parking = ParkingLot()` if it has no `parking`."""
     for method in PARKED_MESSAGE_RPCS:
         setattr(service_class, method.__name__, method)
     if not hasattr(service_class, "parking"):

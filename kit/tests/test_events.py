@@ -1,4 +1,4 @@
-"""nameko_reliable.events: a message is gone only once it was handled or stands elsewhere."""
+"""nameko_reliable.events: a message leaves its queue only when it was handled, or its copy is in another queue."""
 
 import json
 from uuid import uuid4
@@ -24,7 +24,7 @@ SOON = (1, 1)
 
 @pytest.fixture
 def send(broker):
-    """`send(event)`, or with a `body` of its own, to the cafe, as the outbox does; else to an exchange."""
+    """`send(event)` publishes to the cafe's queue, as the outbox does, or to an exchange. body: instead of the event's."""
 
     def send(event=None, body=None, exchange=None, **properties):
         body = to_payload(event) if body is None else body
@@ -65,7 +65,7 @@ def test_an_event_is_handled_and_acknowledged(run_service, broker, send):
 
 
 def test_an_event_of_namekos_own_dispatcher_is_handled(run_service, config):
-    """By a handler that the event's class doesn't name."""
+    """By a handler that is not among the subscribers of the event's class."""
     handled = []
 
     class Museum:
@@ -134,7 +134,7 @@ def test_workers_limits_how_many_events_are_handled_at_once(run_service, broker,
     for _ in range(5):
         send(CakeBaked(cake="Torte"))
     wait_for(lambda: len(busy) == 3)
-    # The broker still has the others.
+    # The others are still in the queue.
     wait_for(lambda: broker.depth(QUEUE) == 2)
     busy_at_once = len(busy)
 
@@ -153,7 +153,7 @@ def test_a_failed_event_waits_in_a_delay_queue_and_is_tried_again(run_service, b
             raise ZeroDivisionError
 
     run_service(cafe_of(display, pauses_seconds=SOON))
-    # It stays in the delay queue for a second, and in this one for good.
+    # Copies of the messages in the delay queue, which keeps them for only a second.
     broker.declare("copies", exchange=Exchange("delay.1s", type="fanout", durable=True))
 
     send(CakeBaked(cake="Torte"))
@@ -218,7 +218,7 @@ def test_an_event_is_parked_with_its_reason_after_the_last_attempt(run_service, 
     assert len(tries) == 3
     assert message.payload == to_payload(event)
     assert message.headers["x-parked-from"] == QUEUE
-    assert message.headers["x-parked-reason"] == "failed 3 times, at last with ZeroDivisionError: no plate"
+    assert message.headers["x-parked-reason"] == "gave up after attempt 3: ZeroDivisionError: no plate"
     assert message.headers["x-parked-attempts"] == 3
     assert message.headers["nameko.request_id"] == "r-1"
     assert broker.depth(QUEUE) == 0
@@ -458,7 +458,7 @@ def test_every_replica_gets_a_broadcast(run_service, send):
         name = "radio"
 
         @broadcast_handler(CakeBaked)
-        def tell(self, event):
+        def announce(self, event):
             heard.append(event.cake)
 
     run_service(Radio)
@@ -476,7 +476,7 @@ def test_a_failed_or_unreadable_broadcast_is_dropped(run_service, broker, send, 
         name = "radio"
 
         @broadcast_handler(CakeBaked)
-        def tell(self, event):
+        def announce(self, event):
             heard.append(event.cake)
             if event.cake == "burnt":
                 raise ZeroDivisionError
@@ -496,7 +496,7 @@ def test_a_stopped_listener_leaves_no_queue(run_service, broker):
         name = "radio"
 
         @broadcast_handler(CakeBaked)
-        def tell(self, event):
+        def announce(self, event):
             pass
 
     container = run_service(Radio)

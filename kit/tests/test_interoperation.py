@@ -1,4 +1,4 @@
-"""Services and clients on Nameko's own extensions beside ours, and nameko.testing's helpers on services with ours."""
+"""Nameko's own extensions work with ours, and nameko.testing's helpers work with services on ours."""
 
 import subprocess
 import sys
@@ -80,7 +80,7 @@ def bakery(run_service):
 
 
 class Counter:
-    """Calls on by Nameko's proxy."""
+    """Passes calls on through Nameko's proxy."""
 
     name = "counter"
 
@@ -216,7 +216,7 @@ def test_a_plain_event_is_tried_again_and_parked(run_service, config, broker, mo
     parked = wait_for(lambda: len(found := broker.peek("parked.cafe")) == 2 and found)
     assert [message.headers["x-parked-reason"] for message in parked] == [
         "not JSON",
-        "failed 2 times, at last with ZeroDivisionError: burnt",
+        "gave up after attempt 2: ZeroDivisionError: burnt",
     ]
     assert tries == [180, 180, 180]
 
@@ -240,7 +240,7 @@ def test_every_replica_gets_a_plain_broadcast(run_service, config):
 
     wait_for(lambda: heard == [{"degrees": 180}] * 2)
     wait_for(lambda: baker.count("nameko_event_handler_duration_seconds_count", outcome="handled") == 2)
-    # It bears no time.
+    # A plain event has no timestamp.
     assert baker.count("nameko_event_lag_seconds_count") == 0
 
 

@@ -159,7 +159,7 @@ def test_the_list_shows_the_queue_and_the_reason_of_a_message(park, cluster):
     [message] = parked["messages"]
     assert parked["total"] == 1
     assert message["queue"] == QUEUE
-    assert message["reason"] == "failed 1 times, at last with ZeroDivisionError: no plate"
+    assert message["reason"] == "gave up after attempt 1: ZeroDivisionError: no plate"
     assert message["attempts"] == 1
     assert message["parked_at"].endswith("Z")
     assert '"cake": "Torte"' in message["body"]

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 from uuid import UUID, uuid4
 
 if TYPE_CHECKING:
@@ -48,6 +48,9 @@ class PlainEvent:
     source: str
     name: str
     subscribers: ClassVar[tuple[tuple[str, str], ...]] = ()
+
+
+EventType: TypeAlias = type[Event] | PlainEvent
 
 
 def to_payload(message: "DataclassInstance") -> dict[str, Any]:

@@ -17,7 +17,7 @@ from amqp.basic_message import Message
 from kombu import Exchange, Queue
 from nameko.standalone.events import get_event_exchange
 
-from nameko_reliable.messages import Event, PlainEvent
+from nameko_reliable.messages import EventType
 
 QUORUM = "quorum"
 # RabbitMQ 4's own default. A deployment while the database is down may use up one delivery of a message.
@@ -28,7 +28,7 @@ BROKER_HEADER = re.compile("x-(first-|last-)?death|x-(delivery|acquired)-count$"
 SAFE_DEAD_LETTERING = {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
 
 
-def handler_queue(event: type[Event] | PlainEvent, service: str, method: str, config: Mapping[str, Any]) -> Queue:
+def handler_queue(event: EventType, service: str, method: str, config: Mapping[str, Any]) -> Queue:
     """The queue of one handler.
 
     The relay (nameko_reliable.outbox) sends an event directly to the queues of its subscribers. The queue of any other

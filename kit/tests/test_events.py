@@ -24,7 +24,7 @@ SOON = (1, 1)
 
 @pytest.fixture
 def send(broker):
-    """`send(event)` publishes to the cafe's queue, as the outbox does, or to an exchange. body: instead of the event's."""
+    """`send(event)` publishes to the cafe's queue, as the outbox does, or to an exchange. body: sent as it is."""
 
     def send(event=None, body=None, exchange=None, **properties):
         body = to_payload(event) if body is None else body

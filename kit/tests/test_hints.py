@@ -1,4 +1,4 @@
-"""nameko_reliable.events.Hints: transient, at most one for each key in an interval, and the last one always."""
+"""nameko_reliable.hints: at most one hint for each key in an interval, and always the last one."""
 
 import time
 
@@ -17,13 +17,13 @@ from nameko_reliable.testing.waiting import wait_for
 
 @pytest.fixture
 def heard(published_events):
-    """What has been published so far: [(oven, degrees), …]"""
+    """The published hints: [(oven, degrees), …]"""
     return lambda: [(hint.oven, hint.degrees) for hint in published_events.all(OvenWarmed)]
 
 
 @pytest.fixture
 def listener(broker):
-    """The queue of a listener that takes nothing out of it."""
+    """The queue of a listener that consumes nothing."""
     exchange = Exchange("bakery.events", type="topic", durable=True)
     broker.declare("listener", exchange=exchange, routing_key="oven.warmed", durable=True)
     return "listener"
@@ -98,7 +98,7 @@ def test_hints_arrive_again_after_their_exchange_was_deleted(run_service, rpc, b
         channel.exchange_delete("bakery.events")
 
     wait_for(lambda: broker.bindings("bakery.events"))
-    # The first may be lost with the exchange.
+    # The first hint may be lost with the exchange.
     wait_for(lambda: rpc.bakery.warm(1, 200) or heard[1:])
 
 

@@ -1,4 +1,4 @@
-"""Hints: transient events, to the services that listen at that moment.
+"""Hints are transient events, for the services that listen at that moment.
 
     class Bakery:
         hints = Hints(interval_seconds=0.25)
@@ -9,18 +9,21 @@
                 …
                 self.hints.after_commit(session, OvenWarmed(oven=oven, degrees=degrees), key=oven)
 
-A `broadcast_handler` (nameko_reliable.events) hears them.
+A `broadcast_handler` (nameko_reliable.events) gets them.
 """
 
 import logging
+from collections.abc import Hashable
+from typing import Any
 
 import eventlet
 from nameko.extensions import DependencyProvider
 from nameko.standalone.events import get_event_exchange
+from sqlalchemy.orm import Session
 
 from nameko_reliable.amqp.broker import BrokerUnavailable, Publisher, encode
 from nameko_reliable.events import PUBLISH_SECONDS, operation_on
-from nameko_reliable.messages import to_payload
+from nameko_reliable.messages import Event, to_payload
 from nameko_reliable.rpc import HEADER_PREFIX
 from nameko_reliable.sessions import after_commit
 from nameko_reliable.telemetry.tracing import HEADER, Tracer, trace_headers
@@ -31,49 +34,52 @@ logger = logging.getLogger(__name__)
 class Hints(DependencyProvider):
     """Sends at most one hint for each key in an interval.
 
-    Within an interval the last event of a key wins, and it always goes out. A hint that the broker
-    doesn't take is logged and gone, as with the process: a listener must come right without.
-    The events' source is the service itself.
+    Of the hints that wait for the end of an interval, the last one of each key is sent. A hint that the broker does not
+    take is logged and lost, and so are those that wait when the process dies: a listener must not depend on them. The
+    source of the events is the service itself.
     """
 
     publisher = Publisher()
     tracer = Tracer()
 
-    def __init__(self, interval_seconds=0):
+    def __init__(self, interval_seconds: float = 0) -> None:
         self.interval_seconds = interval_seconds
-        self._waiting = {}
+        # (rank, hint) of the hint that waits, or None, for each key whose interval has not ended.
+        self._waiting: dict[Hashable, tuple[float, dict[str, Any]] | None] = {}
 
-    def setup(self):
+    def setup(self) -> None:
         self._exchange = get_event_exchange(self.container.service_name, self.container.config)
         self.publisher.declare(self._exchange)
 
-    def stop(self):
+    def stop(self) -> None:
         with eventlet.Timeout(2 * self.interval_seconds + 1, False):
             while self._waiting:
                 eventlet.sleep(0.05)
 
-    def get_dependency(self, worker_ctx):
-        return _BoundHints(self, worker_ctx.data.get("request_id"))
+    def get_dependency(self, worker_ctx: Any) -> "WorkerHints":
+        return WorkerHints(self, worker_ctx.data.get("request_id"))
 
-    def send(self, hint, key, rank):
+    def send(self, hint: dict[str, Any], key: Hashable, rank: float) -> None:
         """hint: the arguments of a publish."""
         if key not in self._waiting:
             self._waiting[key] = None
-            self.container.spawn_managed_thread(lambda: self._send_and_hold(hint, key))
-        elif self._waiting[key] is None or rank >= self._waiting[key][0]:
+            self.container.spawn_managed_thread(lambda: self._send_and_wait(hint, key))
+            return
+        waiting = self._waiting[key]
+        if waiting is None or rank >= waiting[0]:
             self._waiting[key] = rank, hint
 
-    def _send_and_hold(self, hint, key):
-        """Send, then each interval what came meanwhile, until nothing did."""
+    def _send_and_wait(self, hint: dict[str, Any], key: Hashable) -> None:
+        """Send the hint, and after each interval the one that waits, until none does."""
         self._publish(hint)
         eventlet.sleep(self.interval_seconds)
-        while self._waiting[key] is not None:
-            (_, hint), self._waiting[key] = self._waiting[key], None
-            self._publish(hint)
+        while (waiting := self._waiting[key]) is not None:
+            self._waiting[key] = None
+            self._publish(waiting[1])
             eventlet.sleep(self.interval_seconds)
         del self._waiting[key]
 
-    def _publish(self, hint):
+    def _publish(self, hint: dict[str, Any]) -> None:
         operation = operation_on(self._exchange.name, hint["routing_key"], "send", "producer")
         try:
             with self.tracer.span(operation, parent=hint["headers"].get(HEADER)):
@@ -82,22 +88,24 @@ class Hints(DependencyProvider):
             logger.warning("a hint of %s was lost: %s", hint["routing_key"], error)
 
 
-class _BoundHints:
-    def __init__(self, hints, request_id):
+class WorkerHints:
+    """The Hints of one worker."""
+
+    def __init__(self, hints: Hints, request_id: str | None) -> None:
         self._hints, self._request_id = hints, request_id
 
-    def after_commit(self, session, event, key=None, rank=0):
-        """Send the event once the session's transaction has committed; not at all if it doesn't.
+    def after_commit(self, session: Session, event: Event, key: Hashable = None, rank: float = 0) -> None:
+        """Send the event once the session's transaction has committed. A rollback drops it.
 
-        rank: of two events of a key that wait, the higher one is the last: two transactions may get to know
-        of their commits in another order than they committed in.
+        key: hints with the same key replace each other; by default none do. rank: of the waiting hints of a key, the
+        one with the highest rank is sent, for transactions that may learn of their commits in another order.
         """
         request_id = {HEADER_PREFIX + "request_id": self._request_id} if self._request_id else {}
         hint = {
-            # Here, where a payload that is no JSON fails the transaction that it belongs to.
+            # Encoded before the commit, so that a payload that is not JSON fails its transaction.
             "body": encode(to_payload(event)),
             "routing_key": event.name,
             "headers": {**request_id, **trace_headers()},
         }
-        key = (event.name, event.event_id if key is None else key)
-        after_commit(session, lambda: self._hints.send(hint, key, rank))
+        event_key = event.name, event.event_id if key is None else key
+        after_commit(session, lambda: self._hints.send(hint, event_key, rank))

@@ -452,32 +452,32 @@ def test_a_second_stop_does_no_harm(run_service):
 
 
 def test_every_replica_gets_a_broadcast(run_service, send):
-    heard = []
+    received = []
 
     class Radio:
         name = "radio"
 
         @broadcast_handler(CakeBaked)
         def announce(self, event):
-            heard.append(event.cake)
+            received.append(event.cake)
 
     run_service(Radio)
     run_service(Radio)
 
     send(CakeBaked(cake="Torte"), exchange="bakery.events")
 
-    wait_for(lambda: heard == ["Torte", "Torte"])
+    wait_for(lambda: received == ["Torte", "Torte"])
 
 
 def test_a_failed_or_unreadable_broadcast_is_dropped(run_service, broker, send, deaths):
-    heard = []
+    received = []
 
     class Radio:
         name = "radio"
 
         @broadcast_handler(CakeBaked)
         def announce(self, event):
-            heard.append(event.cake)
+            received.append(event.cake)
             if event.cake == "burnt":
                 raise ZeroDivisionError
 
@@ -487,7 +487,7 @@ def test_a_failed_or_unreadable_broadcast_is_dropped(run_service, broker, send, 
     send(CakeBaked(cake="burnt"), exchange="bakery.events")
     send(CakeBaked(cake="sound"), exchange="bakery.events")
 
-    wait_for(lambda: heard == ["burnt", "sound"])
+    wait_for(lambda: received == ["burnt", "sound"])
     assert not deaths(container)
 
 

@@ -16,7 +16,7 @@ from nameko_reliable.testing.waiting import wait_for
 
 
 @pytest.fixture
-def heard(published_events):
+def received(published_events):
     """The published hints: [(oven, degrees), …]"""
     return lambda: [(hint.oven, hint.degrees) for hint in published_events.all(OvenWarmed)]
 
@@ -80,26 +80,26 @@ def test_a_hint_is_sent_after_the_commit(run_service, rpc, broker, listener):
 
 def test_hints_arrive_again_after_their_exchange_was_deleted(run_service, rpc, broker, monkeypatch):
     monkeypatch.setattr("nameko_reliable.amqp.consumers.DECLARE_SECONDS", 0.2)
-    heard = []
+    received = []
 
     class Baker:
         name = "baker"
 
         @broadcast_handler(OvenWarmed)
         def look(self, event):
-            heard.append(event.degrees)
+            received.append(event.degrees)
 
     run_service(bakery_of(0))
     run_service(Baker)
     rpc.bakery.warm(1, 180)
-    wait_for(lambda: heard == [180])
+    wait_for(lambda: received == [180])
 
     with broker.channel() as channel:
         channel.exchange_delete("bakery.events")
 
     wait_for(lambda: broker.bindings("bakery.events"))
     # The first hint may be lost with the exchange.
-    wait_for(lambda: rpc.bakery.warm(1, 200) or heard[1:])
+    wait_for(lambda: rpc.bakery.warm(1, 200) or received[1:])
 
 
 def test_a_full_queue_does_not_delay_calls(run_service, cluster, broker, listener):
@@ -131,35 +131,35 @@ def test_a_full_queue_does_not_delay_calls(run_service, cluster, broker, listene
     assert broker.depth(listener) == 1
 
 
-def test_a_rollback_drops_the_hint(run_service, rpc, heard):
+def test_a_rollback_drops_the_hint(run_service, rpc, received):
     run_service(bakery_of(0))
 
     with pytest.raises(Exception, match="ZeroDivisionError"):
         rpc.bakery.warm(1, 180, fail=True)
 
     rpc.bakery.warm(1, 200)
-    wait_for(lambda: heard() == [(1, 200)])
+    wait_for(lambda: received() == [(1, 200)])
 
 
-def test_a_rollback_within_the_block_drops_earlier_hints(run_service, rpc, heard):
+def test_a_rollback_within_the_block_drops_earlier_hints(run_service, rpc, received):
     run_service(bakery_of(0))
 
     rpc.bakery.warm_after_a_rollback()
 
-    wait_for(lambda: heard() == [(1, 2)])
+    wait_for(lambda: received() == [(1, 2)])
 
 
-def test_releasing_a_savepoint_sends_nothing(run_service, rpc, heard):
+def test_releasing_a_savepoint_sends_nothing(run_service, rpc, received):
     run_service(bakery_of(0))
 
     with pytest.raises(Exception, match="ZeroDivisionError"):
         rpc.bakery.warm_before_a_savepoint()
 
     rpc.bakery.warm(1, 200)
-    wait_for(lambda: heard() == [(1, 200)])
+    wait_for(lambda: received() == [(1, 200)])
 
 
-def test_within_an_interval_the_first_and_the_last_hint_are_sent(run_service, cluster, heard):
+def test_within_an_interval_the_first_and_the_last_hint_are_sent(run_service, cluster, received):
     run_service(bakery_of(0.5))
     cluster.bakery.warm(2, 0)
     began = time.monotonic()
@@ -169,29 +169,29 @@ def test_within_an_interval_the_first_and_the_last_hint_are_sent(run_service, cl
         thread.wait()
     cluster.bakery.warm(1, 999)
 
-    wait_for(lambda: heard()[-1:] == [(1, 999)])
-    assert (2, 0) in heard()
-    assert len(heard()) <= 2 + (time.monotonic() - began) / 0.5
+    wait_for(lambda: received()[-1:] == [(1, 999)])
+    assert (2, 0) in received()
+    assert len(received()) <= 2 + (time.monotonic() - began) / 0.5
 
 
-def test_the_waiting_hint_with_the_highest_rank_is_sent(run_service, cluster, heard):
+def test_the_waiting_hint_with_the_highest_rank_is_sent(run_service, cluster, received):
     run_service(bakery_of(2))
     cluster.bakery.warm(1, 0)
 
     cluster.bakery.warm(1, 200, rank=2)
     cluster.bakery.warm(1, 100, rank=1)
 
-    wait_for(lambda: heard() == [(1, 0), (1, 200)])
+    wait_for(lambda: received() == [(1, 0), (1, 200)])
 
 
-def test_a_stopping_service_sends_the_last_hint(run_service, rpc, heard):
+def test_a_stopping_service_sends_the_last_hint(run_service, rpc, received):
     container = run_service(bakery_of(0.5))
     rpc.bakery.warm(1, 180)
     rpc.bakery.warm(1, 200)
 
     container.stop()
 
-    assert heard() == [(1, 180), (1, 200)]
+    assert received() == [(1, 180), (1, 200)]
 
 
 def test_an_idle_key_uses_no_memory(run_service, rpc):
@@ -204,7 +204,7 @@ def test_an_idle_key_uses_no_memory(run_service, rpc):
     wait_for(lambda: not hints._waiting)
 
 
-def test_a_hint_that_is_not_json_fails_only_its_transaction(run_service, rpc, heard, deaths):
+def test_a_hint_that_is_not_json_fails_only_its_transaction(run_service, rpc, received, deaths):
     container = run_service(bakery_of(0))
 
     with pytest.raises(Exception, match="TypeError"):
@@ -213,10 +213,10 @@ def test_a_hint_that_is_not_json_fails_only_its_transaction(run_service, rpc, he
     assert not deaths(container)
 
 
-def test_a_hint_is_lost_while_the_broker_is_unreachable(run_service, cluster, proxy, heard, deaths, caplog):
+def test_a_hint_is_lost_while_the_broker_is_unreachable(run_service, cluster, proxy, received, deaths, caplog):
     container = run_service(bakery_of(0), AMQP_URI=proxy.uri)
     cluster.bakery.warm(1, 1)
-    wait_for(lambda: heard() == [(1, 1)])
+    wait_for(lambda: received() == [(1, 1)])
     [hints] = [provider for provider in container.dependencies if isinstance(provider, Hints)]
     proxy.go_away()
 

@@ -222,7 +222,7 @@ def test_a_plain_event_is_tried_again_and_parked(run_service, config, broker, mo
 
 
 def test_every_replica_gets_a_plain_broadcast(run_service, config):
-    heard = []
+    received = []
 
     class Baker:
         name = "baker"
@@ -230,15 +230,15 @@ def test_every_replica_gets_a_plain_broadcast(run_service, config):
         metrics = Metrics()
 
         @broadcast_handler("oven", "oven.heated")
-        def hear(self, data):
-            heard.append(data)
+        def receive(self, data):
+            received.append(data)
 
     run_service(Baker)
     baker = Watched(run_service(Baker))
 
     event_dispatcher(config)("oven", "oven.heated", {"degrees": 180})
 
-    wait_for(lambda: heard == [{"degrees": 180}] * 2)
+    wait_for(lambda: received == [{"degrees": 180}] * 2)
     wait_for(lambda: baker.count("nameko_event_handler_duration_seconds_count", outcome="handled") == 2)
     # A plain event has no timestamp.
     assert baker.count("nameko_event_lag_seconds_count") == 0

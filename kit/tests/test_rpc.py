@@ -391,7 +391,7 @@ def test_a_late_reply_is_ignored(run_service, cluster):
 
 
 def test_a_service_that_never_ran_is_unavailable_at_once(cluster):
-    with ends_within(2), pytest.raises(ServiceUnavailable) as refusal:
+    with ends_within(4), pytest.raises(ServiceUnavailable) as refusal:
         cluster.bakery.bake("Torte")
 
     assert refusal.value.service == "bakery"
@@ -404,7 +404,7 @@ def test_a_stopped_service_is_unavailable_at_once(run_service, cluster):
 
     container.stop()
 
-    with ends_within(2), pytest.raises(ServiceUnavailable):
+    with ends_within(4), pytest.raises(ServiceUnavailable):
         cluster.bakery.bake("Torte")
 
 
@@ -447,7 +447,7 @@ def test_calls_fail_at_once_while_the_broker_is_unreachable_and_work_afterwards(
     cluster.bakery.bake("Torte")
     proxy.go_away()
 
-    with ends_within(2):
+    with ends_within(4):
         outcomes = [outcome(cluster.bakery.bake, "Torte") for _ in range(20)]
 
     assert outcomes == [ServiceUnavailable] * 20
@@ -491,7 +491,7 @@ def test_pending_calls_fail_at_once_when_the_connection_is_lost(run_service, clu
 
     proxy.cut()
 
-    with ends_within(3):
+    with ends_within(4):
         assert [call.wait() for call in calls] == [ServiceUnavailable] * 5
     leave.send()
 
@@ -506,7 +506,7 @@ def test_a_call_without_a_reply_queue_fails_at_once(run_service, cluster_of, pro
     wait_for(lambda: cluster._client.listener.consumers._channel is None)
     wait_for(lambda: proxy.holds)
 
-    with ends_within(2), pytest.raises(ServiceUnavailable):
+    with ends_within(4), pytest.raises(ServiceUnavailable):
         cluster.bakery.bake("Torte")
 
 

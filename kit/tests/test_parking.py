@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import eventlet
 import pytest
+from amqp.channel import Channel
 from amqp.exceptions import ResourceLocked
 from amqp.method_framing import frame_writer
 from eventlet.event import Event
@@ -447,6 +448,32 @@ def test_of_a_long_queue_only_the_oldest_messages_are_listed_and_settled(park, c
         cluster.cafe.discard("last")
     assert (refusal.value.looked_at, refusal.value.total) == (1000, 4001)
     assert cluster.cafe.discard_all(reason="not JSON") == {"done": 500, "kept": 0, "left": 3501}
+
+
+@pytest.mark.parametrize("queue_type", ["classic", "quorum"])
+def test_a_queue_that_reports_no_messages_is_checked(run_service, cluster, broker, monkeypatch, queue_type):
+    """A quorum queue reports 0 if its leader takes more than 250 ms to answer."""
+    run_service(Cafe, EVENT_QUEUE_TYPE=queue_type)
+    wait_for(lambda: broker.queue_exists("parked.cafe"))
+    send_copies(broker, 5, {"x-parked-from": QUEUE, "x-parked-reason": "not JSON"})
+    wait_for(lambda: broker.depth("parked.cafe") == 5)
+    queue_declare = Channel.queue_declare
+
+    def with_first_report_wrong(call, **arguments):
+        wrong_reports = iter([0])
+
+        def report(channel, queue="", passive=False, **options):
+            answer = queue_declare(channel, queue, passive=passive, **options)
+            return answer._replace(message_count=next(wrong_reports, answer.message_count)) if passive else answer
+
+        monkeypatch.setattr(Channel, "queue_declare", report)
+        return call(**arguments)
+
+    assert with_first_report_wrong(cluster.cafe.count) == 5
+    parked = with_first_report_wrong(cluster.cafe.list)
+    assert (parked["total"], len(parked["messages"])) == (5, 5)
+    assert with_first_report_wrong(cluster.cafe.discard_all, reason="not JSON") == {"done": 5, "kept": 0, "left": 0}
+    assert cluster.cafe.count() == 0
 
 
 @pytest.mark.parametrize("queue_type", ["classic", "quorum"])

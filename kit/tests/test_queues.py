@@ -130,5 +130,4 @@ def test_events_survive_a_broker_crash_in_every_queue(run_service, own_broker):
 
         wait_for(lambda: {*seen[3:]} == {"delayed", "held", "new"})
     [lot] = [provider for provider in cafe.dependencies if isinstance(provider, ParkingLot)]
-    # Each quorum queue recovers by itself, and counts no messages until then.
-    wait_for(lambda: lot.list(9)["total"] == 1)
+    assert lot.list(9)["total"] == 1

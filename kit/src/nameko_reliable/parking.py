@@ -153,7 +153,7 @@ class ParkingLot(DependencyProvider):
         with suppress(ParkingLotBusy), self._exclusive_reader() as reader:
             return reader.total
         with self._channel() as channel:
-            return self._depth(channel)
+            return self._reported_depth(channel)
 
     def replay(self, message_id: str) -> bool:
         """Send the message to its handler's queue, with its attempts reset. False if it is not parked.
@@ -262,7 +262,7 @@ class ParkingLot(DependencyProvider):
                 yield reader
             finally:
                 with no_answer_within(ANSWER_SECONDS):
-                    reader.release(self._depth)
+                    reader.release(self._reported_depth)
 
     @contextmanager
     def _channel(self) -> Iterator[Any]:
@@ -283,6 +283,14 @@ class ParkingLot(DependencyProvider):
                 connection.collect()
 
     def _depth(self, channel: Any) -> int:
+        depth = self._reported_depth(channel)
+        # A quorum queue also reports 0 if its leader does not answer within 250 ms. A get waits for the leader.
+        if depth == 0 and (message := channel.basic_get(self._queue.name)) is not None:
+            depth = message.delivery_info["message_count"] + 1
+            channel.basic_reject(message.delivery_tag, requeue=True)
+        return depth
+
+    def _reported_depth(self, channel: Any) -> int:
         depth: int = channel.queue_declare(self._queue.name, passive=True).message_count
         return depth
 

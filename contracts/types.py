@@ -144,7 +144,7 @@ def load(schema: Schema, data: Any) -> Any:
 def load_id(value: Any, field: str = "id") -> int:
     """The value as a row's id. Raises InvalidInput, with the sentence under the field's name."""
     try:
-        return Id().deserialize(value)
+        return int(Id().deserialize(value))
     except ValidationError as error:
         raise InvalidInput({field: error.messages}) from error
 

@@ -1,14 +1,15 @@
 """One line for each measurement: throughput, latencies, and CPU time of each process."""
 
 from benchmarks.load import LoadResult, percentile
+from contracts.types import SERVICES
 
-REPORTED_PARTS = ("users", "products", "orders", "notifications", "gateway", "rabbitmq", "postgres")
+REPORTED_PARTS = (*SERVICES, "gateway", "rabbitmq", "postgres")
 COLUMNS = (
     f"{'':34} {'per s':>8} {'p50':>7} {'p95':>7} {'p99':>7} {'errors':>6}  "
     + " ".join(f"{name[:8]:>8}" for name in REPORTED_PARTS)
     + f" {'all':>8}  busiest"
 )
-HEAD = f"{'':43} {'ms until the answer':^23} {'':6}  {'CPU ms for each':^71}\n{COLUMNS}"
+HEAD = f"{'':43} {'ms until the answer':^23} {'':6}  {'CPU ms for each':^{9 * len(REPORTED_PARTS) + 8}}\n{COLUMNS}"
 
 
 class Row:

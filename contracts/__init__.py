@@ -15,6 +15,14 @@ def every_event() -> list[Any]:
     return [each for module in modules for each in vars(module).values() if _is_event(each)]
 
 
+def subscribing_services() -> tuple[str, ...]:
+    """The services that events name as subscribers: each has a parking queue, and the RPCs to look into it."""
+    from contracts.types import SERVICES
+
+    named = {service for event in every_event() for service, _ in event.subscribers}
+    return tuple(service for service in SERVICES if service in named)
+
+
 def _is_event(thing: Any) -> bool:
     """Whether it is an event class that can be emitted: base classes have no name."""
     return hasattr(thing, "subscribers") and hasattr(thing, "name")

@@ -31,9 +31,8 @@ from nameko_reliable.errors import (
 )
 from nameko_reliable.messages import timestamp
 
+# The one list of them: `python -m dev.services` names each place where one of these is missing.
 SERVICES = ("users", "products", "orders", "notifications")
-# The services that handle kept events: each has a parking queue, and the RPCs to look into it.
-SUBSCRIBERS = ("products", "notifications")
 _EVENT_IDS = UUID("6f2c3c0e-6d0b-4d6c-9f0a-7d1f6b0a2c51")
 # The input that marshmallow passes to a field.
 Data = Mapping[str, Any] | None

@@ -20,11 +20,15 @@ TYPES = npm.FRONTEND / "src" / "api" / "schema.d.ts"
 PROBLEM = {"$ref": "#/components/schemas/ProblemView"}
 
 
-def document():
-    """The OpenAPI document, without a running shop."""
+def gateway_app():
+    """The gateway's Flask app, without a running shop."""
     config = {"FRONTEND_URL": "http://localhost:8080", "ALLOWED_ORIGINS": [], "GOOGLE_CLIENT_ID": None}
-    app = create_app(config, None, AccessTokens(), Cache(), LiveFeed(), Limits(), DocsAssets())
-    return json.loads(app.extensions["openapi.json"])
+    return create_app(config, None, AccessTokens(), Cache(), LiveFeed(), Limits(), DocsAssets())
+
+
+def document():
+    """The OpenAPI document."""
+    return json.loads(gateway_app().extensions["openapi.json"])
 
 
 def types():

@@ -51,7 +51,7 @@ class Settings:
         missing = [name for name in DATABASE_URIS if not self.given.get(name)]
         self.own_databases = len(missing) == len(DATABASE_URIS)
         if missing and not self.own_databases:
-            raise CannotStart(f"Either all four database URIs are set or none; {', '.join(missing)} is not.")
+            raise CannotStart(f"Either all database URIs are set or none; {', '.join(missing)} is not.")
 
         self.folder.mkdir(parents=True, exist_ok=True)
         # PostgreSQL's account passes through; each secret in here is a file of mode 0600.

@@ -6,12 +6,13 @@ from typing import Any
 
 from marshmallow import INCLUDE, Schema, ValidationError, fields, post_load, pre_load, validate, validates_schema
 
-from contracts import notifications, orders, products, types, users
+from contracts import notifications, orders, products, subscribing_services, types, users
 from contracts.notifications import MailSummaryView
 from contracts.orders import OrderSummaryView
 from contracts.products import StockSummaryView
-from contracts.types import SUBSCRIBERS, Time, View
+from contracts.types import Time, View
 
+SUBSCRIBERS = subscribing_services()
 NULLABLE: dict[str, Any] = {"allow_none": True}
 
 

@@ -8,18 +8,16 @@ It may be interrupted and run again at any time: see nameko_reliable.moving.
 import os
 from collections.abc import Mapping
 
-from nameko.cli.run import import_service
-
 from contracts.settings import ShopSettings
-from contracts.types import SERVICES
 from nameko_reliable.moving import move_queues
 from nameko_reliable.settings import checked
+from services import every_service
 
 
 def main(environment: Mapping[str, str]) -> None:
     needed = ShopSettings(only=["AMQP_URI", "AMQP_SSL_CA", "EVENT_QUEUE_TYPE", "rpc_exchange"])
     config = checked(needed, environment)
-    move_queues([each for service in SERVICES for each in import_service(f"services.{service}")], config)
+    move_queues(every_service(), config)
 
 
 if __name__ == "__main__":

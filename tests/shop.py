@@ -12,6 +12,7 @@ from nameko.exceptions import deserialize
 from nameko.standalone.rpc import ClusterRpcProxy
 from nameko.testing.services import entrypoint_hook
 
+from contracts.types import SERVICES
 from nameko_reliable.testing.outbox import OutboxTable
 from nameko_reliable.testing.waiting import wait_for
 from tests.infrastructure.configuration import configuration
@@ -108,7 +109,7 @@ class Shop:
 def running_shop(brokers, databases, smtp, *service_classes, **settings):
     """A shop for the tests of a folder, each with customers and products of its own. settings: as in config.yaml."""
     broker = brokers.new()
-    uris = {service: databases.new(service) for service in ("users", "products", "orders", "notifications")}
+    uris = {service: databases.new(service) for service in SERVICES}
     shop = Shop(configuration(broker, uris, smtp, **settings), broker)
     try:
         shop.containers = {service_class.name: shop.run(service_class) for service_class in service_classes}

@@ -8,13 +8,13 @@ from flask import g
 from werkzeug.exceptions import NotFound
 
 from contracts.orders import SummaryQuery
-from contracts.types import SUBSCRIBERS
 from gateway.api import Blueprint, JsonObject
 from gateway.auth import admin
 from gateway.paging import PAGE_HEADERS, page_headers
 from gateway.routes.products import public_fields
 from gateway.schemas import (
     MAX_PARKED_OFFSET,
+    SUBSCRIBERS,
     ParkedPageView,
     ParkedProgressView,
     ParkedQuery,

@@ -8,9 +8,10 @@ import pytest
 
 from contracts.demo_settings import demo_settings
 from contracts.settings import ShopSettings
+from contracts.types import SERVICES
 from dev.settings import ROOT
 
-MODULES = ["gateway", "services.users", "services.products", "services.orders", "services.notifications"]
+MODULES = ["gateway", *(f"services.{service}" for service in SERVICES)]
 
 
 def database(service):
@@ -19,7 +20,7 @@ def database(service):
 
 PRODUCTION_SETTINGS = {
     "AMQP_URI": f"amqp://shop:{secrets.token_hex()}@broker.internal//",
-    "DB_URIS": {service: database(service) for service in ("users", "products", "orders", "notifications")},
+    "DB_URIS": {service: database(service) for service in SERVICES},
     "JWT_SECRET": secrets.token_hex(),
     "BCRYPT_ROUNDS": "12",
     "FRONTEND_URL": "https://shop.test",

@@ -9,8 +9,6 @@ from contracts.orders import (
     IllegalTransition,
     KeyReused,
     OrderNotFound,
-    ProductsTimeout,
-    ProductsUnavailable,
     RequestInFlight,
     TooManyOpenOrders,
 )
@@ -23,47 +21,28 @@ from contracts.products import (
     StaleVersion,
 )
 from contracts.types import (
-    Conflict,
     InvalidInput,
-    NotAllowed,
-    NotFound,
     ShopError,
     Taken,
-    Unavailable,
 )
 from contracts.users import (
-    AccountDisabled,
-    InvalidCredentials,
-    InvalidSession,
-    InvalidToken,
-    LastAdmin,
-    MailNotNeeded,
-    NotConfigured,
     SessionNotFound,
-    SignInProviderAway,
     SignInRefused,
     TooManyFailures,
-    UnprovenAddress,
     UserNotFound,
 )
 from nameko_reliable.errors import DatabaseUnavailable, ParkedMessageNotFound, RpcTimeout
 
+# The fields of an error. One that is not here has none.
 EXAMPLES = {
     InvalidInput: ({"items": {"0": {"quantity": ["Must be 1 or more."]}}},),
-    InvalidCredentials: (),
-    InvalidSession: (),
-    InvalidToken: (),
     TooManyFailures: (60,),
     SignInRefused: ("The code was used already.",),
-    AccountDisabled: (),
-    NotAllowed: (),
-    NotFound: (),
     UserNotFound: ("ada@forage.example",),
     ProductNotFound: (2**62,),
     OrderNotFound: (7,),
     NotificationNotFound: (7,),
     SessionNotFound: (7,),
-    Conflict: (),
     Taken: ("sku",),
     SkuTaken: (7, "Porcini", False),
     InsufficientStock: (7, 3, 2),
@@ -72,17 +51,8 @@ EXAMPLES = {
     IllegalTransition: ("shipped", "cancelled"),
     StaleVersion: (3, 4),
     RequestInFlight: (10,),
-    KeyReused: (),
     NotFailed: (7, "sent"),
     ReservationReleased: ("6f1c1d1e-0000-4000-8000-000000000000",),
-    LastAdmin: (),
-    UnprovenAddress: (),
-    MailNotNeeded: (),
-    Unavailable: (),
-    NotConfigured: (),
-    SignInProviderAway: (),
-    ProductsUnavailable: (),
-    ProductsTimeout: (),
 }
 
 
@@ -99,7 +69,7 @@ def over_the_wire(error):
 
 @pytest.mark.parametrize("error_class", EVERY_ERROR, ids=lambda cls: cls.__name__)
 def test_an_error_keeps_its_class_and_the_types_of_its_fields_on_the_wire(error_class):
-    error = error_class(*EXAMPLES[error_class])
+    error = error_class(*EXAMPLES.get(error_class, ()))
 
     received = over_the_wire(error)
 

@@ -4,21 +4,17 @@ import re
 import pytest
 from nameko.extensions import ENTRYPOINT_EXTENSIONS_ATTR
 
-from contracts import every_event
+from contracts import every_event, subscribing_services
 from contracts.notifications import NotificationCreated
 from contracts.orders import OrderCreated
 from contracts.products import ProductChanged
-from contracts.types import SUBSCRIBERS
 from nameko_reliable.events import EventHandler, PlainEvent
 from nameko_reliable.messages import from_payload, to_payload
 from nameko_reliable.outbox import Outbox
-from services.notifications import Notifications
-from services.orders import Orders
-from services.products import Products
-from services.users import Users
+from services import every_service
 from tests.factories import order_created, order_status_updated
 
-SERVICES = (Users, Products, Orders, Notifications)
+SERVICES = every_service()
 EVENTS = every_event()
 HINTS = {ProductChanged, NotificationCreated}
 
@@ -44,7 +40,7 @@ def test_the_subscribers_of_events_are_the_existing_handlers():
 def test_the_subscribing_services_have_handlers_and_parking_queues():
     with_parking = {service.name for service in SERVICES if hasattr(service, "parking")}
 
-    assert {service for _, service, _ in handlers_in_the_code()} == set(SUBSCRIBERS) == with_parking
+    assert {service for _, service, _ in handlers_in_the_code()} == set(subscribing_services()) == with_parking
 
 
 def test_every_kept_event_is_sent_by_the_outbox_of_its_source():

@@ -77,7 +77,8 @@ def prepared(tmp_path):
     """A copy of the project's root in which setup has run."""
     (tmp_path / "deploy" / "compose").mkdir(parents=True)
     shutil.copy(ROOT / "deploy" / "compose" / "setup", tmp_path / "deploy" / "compose")
-    shutil.copy(ROOT / ".env.example", tmp_path)
+    for name in (".env.example", "docker-compose.yml"):
+        shutil.copy(ROOT / name, tmp_path)
     run_setup(tmp_path)
     return tmp_path
 

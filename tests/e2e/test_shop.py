@@ -7,6 +7,7 @@ import subprocess
 import pytest
 import requests
 
+from contracts.types import SERVICES
 from dev.settings import DEFAULT_PORTS, ROOT
 from nameko_reliable.testing.waiting import wait_for
 from tests.infrastructure.processes import is_alive
@@ -48,7 +49,7 @@ def test_a_confirmed_order_brings_another_mail_and_push(customer, admin, product
     assert mail["subject"] == push["subject"]
 
 
-@pytest.mark.parametrize("service", ("users", "products", "orders", "notifications"))
+@pytest.mark.parametrize("service", SERVICES)
 def test_a_killed_service_is_back_within_5_seconds(service, shop, customer, product):
     victim = shop.process_of(f"services.{service}")
 

@@ -15,10 +15,7 @@ from gateway import Gateway
 from gateway.auth import AccessTokens
 from nameko_reliable.testing.servers import free_port
 from nameko_reliable.testing.waiting import wait_for
-from services.notifications import Notifications
-from services.orders import Orders
-from services.products import Products
-from services.users import Users
+from services import every_service
 from tests.infrastructure.configuration import configuration
 from tests.infrastructure.feed import Feed
 from tests.shop import Shop
@@ -30,7 +27,7 @@ _numbers = count(1)
 @pytest.fixture(scope="session")
 def shop(brokers, databases, smtp_server, sign_in_provider_server):
     """`url`, `ws_url`, `port`, `config`, `rpc`, `sql`, and the container of the `gateway`."""
-    services = (Users, Products, Orders, Notifications)
+    services = every_service()
     broker = brokers.new()
     config = configuration(
         broker,

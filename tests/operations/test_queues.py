@@ -2,8 +2,7 @@
 
 import pytest
 
-from contracts import every_event
-from contracts.types import SUBSCRIBERS
+from contracts import every_event, subscribing_services
 from nameko_reliable.amqp.queues import delay_queue, handler_queue, parking_queue
 from nameko_reliable.events import PAUSES_SECONDS
 from nameko_reliable.testing.waiting import wait_for
@@ -17,7 +16,7 @@ def declare_all(broker, queue_type):
     config = {"EVENT_QUEUE_TYPE": queue_type}
     queues = [
         *(handler_queue(event, *subscriber, config) for event in every_event() for subscriber in event.subscribers),
-        *(parking_queue(service, config) for service in SUBSCRIBERS),
+        *(parking_queue(service, config) for service in subscribing_services()),
         *(delay_queue(pause, config) for pause in PAUSES_SECONDS),
     ]
     with broker.channel() as channel:

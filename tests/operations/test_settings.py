@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from contracts.types import SERVICES
 from dev.settings import ROOT
 
 pytestmark = pytest.mark.server
@@ -56,9 +57,7 @@ def test_an_invalid_broker_address_is_reported_without_the_password(ended, name)
 
 
 def test_an_invalid_database_address_is_reported_without_the_password():
-    uris = {
-        f"{name}_DB_URI": f"postgresql+psycopg2://u:p@127.0.0.1:1/{name}" for name in ("USERS", "PRODUCTS", "ORDERS")
-    }
+    uris = {f"{name.upper()}_DB_URI": f"postgresql+psycopg2://u:p@127.0.0.1:1/{name}" for name in SERVICES}
 
     done = subprocess.run(
         [sys.executable, "-m", "ops.migrate"],

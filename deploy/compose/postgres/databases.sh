@@ -1,8 +1,10 @@
 #!/bin/sh
-# On the first start only: makes a database for each service, and a role that can open this database only.
+# On the first start only: makes a database for each service whose address is a secret of this container, and a role that
+# can open this database only.
 set -eu
-for service in users products orders notifications; do
-    PASSWORD=$(sed 's,.*://[^:]*:\([^@]*\)@.*,\1,' "/run/secrets/${service}_db_uri")
+for address in /run/secrets/*_db_uri; do
+    service=$(basename "$address" _db_uri)
+    PASSWORD=$(sed 's,.*://[^:]*:\([^@]*\)@.*,\1,' "$address")
     export PASSWORD
     psql --quiet --set=ON_ERROR_STOP=1 --username=postgres --dbname=postgres \
         --set=role="$service" --set=database="${service}_db" <<'SQL'

@@ -119,9 +119,11 @@ def test_a_field_that_kubernetes_does_not_know_is_found(kind):
 @pytest.mark.parametrize(
     ("values", "named"),
     [
-        ({"replicas": 3}, "replicas"),
+        ({"replica": 3}, "replica"),
         ({"processes": {"order": {"replicas": 3}}}, "order"),
         ({"processes": {"orders": {"replicas": "3"}}}, "replicas"),
+        ({"secrets": {"ORDER_DB_URI": {"name": "orders", "key": "uri"}}}, "ORDER_DB_URI"),
+        ({"networkPolicy": {"peers": {"order-db": []}}}, "order-db"),
         # The network policy needs it, too.
         ({"settings": {"SMTP_PORT": ""}}, "SMTP_PORT"),
         # A secret has its place under `secrets`, by reference.
@@ -146,7 +148,7 @@ def test_a_value_that_the_chart_does_not_know_is_refused(values, named):
         ({"settings": {"SMTP_USER": "shop"}}, "secrets.SMTP_PASSWORD.name is not set"),
         ({"secrets": {"ORDERS_DB_URI": {"name": ""}}}, "secrets.ORDERS_DB_URI.name is not set"),
         ({"ingress": {"tlsSecret": ""}}, "ingress.tlsSecret is not set"),
-        ({"networkPolicy": {"peers": {"orders-db": []}}}, "networkPolicy.peers.orders-db is empty"),
+        ({"networkPolicy": {"peers": {"databases": []}}}, "networkPolicy.peers.databases is empty"),
         ({"rabbitmq": {"enabled": True}}, "rabbitmq.tlsSecret is not set"),
         ({"istio": {"enabled": True}}, "ingress.enabled must be false"),
     ],
@@ -538,6 +540,25 @@ def test_a_database_of_the_operator_is_asked_on_its_own_port(part):
     assert egress(documents, part, database) == [5432]
     annotations = pods(documents)["forage-orders"]["metadata"]["annotations"]
     assert annotations["traffic.sidecar.istio.io/excludeOutboundPorts"] == "5671,5432,25"
+
+
+def test_one_database_may_have_a_place_of_its_own():
+    others, its_own = ({"ipBlock": {"cidr": cidr}} for cidr in ("10.0.3.10/32", "10.0.3.11/32"))
+
+    documents = chart.render(
+        chart.merged(chart.values_of(PLAIN), {"networkPolicy": {"peers": {"orders-db": [its_own]}}})
+    )
+
+    assert egress(documents, "orders", its_own) == egress(documents, "users", others) == [5432]
+    assert egress(documents, "users", its_own) == egress(documents, "orders", others) == []
+
+
+def test_a_process_has_as_many_replicas_as_all_or_as_it_names():
+    values = {"replicas": 3, "processes": {"orders": {"replicas": 1}}}
+
+    deployed = of_kind(chart.render(chart.merged(chart.values_of(PLAIN), values)), "Deployment")
+
+    assert [deployed[f"forage-{part}"]["spec"]["replicas"] for part in ("orders", "users")] == [1, 3]
 
 
 @pytest.mark.parametrize(

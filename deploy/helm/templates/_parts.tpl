@@ -42,3 +42,22 @@ frontend:
 {{- define "forage.owners" -}}
 {{- range $part, $is := include "forage.parts" . | fromYaml }}{{ if $is.queues }}{{ $part }} {{ end }}{{ end }}
 {{- end }}
+
+{{/* Fails on a value that is for a part which does not exist. values.schema.json checks all other names. */}}
+{{- define "forage.refuse_unknown_names" -}}
+{{- $parts := include "forage.parts" . | fromYaml }}
+{{- range $name, $is := .Values.processes }}
+{{- if not (hasKey $parts $name) }}{{ fail (printf "processes.%s is not known: there is no such process." $name) }}{{ end }}
+{{- end }}
+{{- $owners := include "forage.owners" . | trim | splitList " " }}
+{{- range $name, $is := .Values.secrets }}
+{{- if and (hasSuffix "_DB_URI" $name) (not (has (trimSuffix "_DB_URI" $name | lower) $owners)) }}
+{{- fail (printf "secrets.%s is not known: no service has this database." $name) }}
+{{- end }}
+{{- end }}
+{{- range $name, $is := .Values.networkPolicy.peers }}
+{{- if and (hasSuffix "-db" $name) (not (has (trimSuffix "-db" $name) $owners)) }}
+{{- fail (printf "networkPolicy.peers.%s is not known: no service has this database." $name) }}
+{{- end }}
+{{- end }}
+{{- end }}

@@ -64,6 +64,7 @@ lint: .venv/installed
 	@$(VENV)/ruff format --check .
 	@$(VENV)/mypy
 	@$(VENV)/lint-imports
+	@$(VENV)/python -m dev.services
 	@git ls-files '*Dockerfile' | xargs $(VENV)/hadolint
 	@git grep -lE '^#!.*sh$$' | xargs $(VENV)/shellcheck
 	@$(VENV)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml

@@ -11,9 +11,15 @@ run: .venv/installed
 dev: .venv/installed
 	@$(VENV)/python -m dev.run dev
 
-# The same without the services, to run them by hand, in a debugger or from an editor.
+# The same without the services.
 infrastructure: .venv/installed
 	@$(VENV)/python -m dev.run infrastructure
+
+# One service beside `make infrastructure`, or the gateway: `make orders`.
+PROCESSES = $(patsubst services/%.py,%,$(shell grep -l '^class .*(Service):' services/*.py)) gateway
+.PHONY: $(PROCESSES)
+$(PROCESSES): .venv/installed
+	@$(VENV)/python -m dev.run_service $@
 
 # Lint, and the tests that need no server: a minute at most, before each commit.
 check: .venv/installed

@@ -1,7 +1,7 @@
 """`make run`: the whole shop on one machine, until Ctrl-C.
 
 `make dev` (`python -m dev.run dev`) serves the storefront with hot reload instead of as built.
-`make infrastructure` (`python -m dev.run infrastructure`) leaves the services to be run by hand.
+`make infrastructure` (`python -m dev.run infrastructure`) runs no services: `make orders` runs one beside it.
 """
 
 import asyncio
@@ -260,11 +260,15 @@ def summary(settings, seconds, mode):
         "",
         f"  source .venv/bin/activate; source {settings.folder / 'env'}",
         "  nameko shell --config config.yaml                  # then: n.rpc.products.list_products(limit=3)",
-        "  nameko run --config config.yaml services.orders    # one more replica, of orders or any other",
     ]
     if mode == "infrastructure":
         shop = settings.of_running_system()["FRONTEND_URL"]
-        lines += [f"  npm --prefix frontend run dev                      # the storefront, on {shop}"]
+        lines += [
+            "  make orders                                        # the service orders; so each other, and the gateway",
+            f"  npm --prefix frontend run dev                      # the storefront, on {shop}",
+        ]
+    else:
+        lines += ["  nameko run --config config.yaml services.orders    # one more replica, of orders or any other"]
     return "\n".join(["", *lines, ""])
 
 

@@ -36,7 +36,7 @@ class Settings:
 
     def __init__(self, environment=os.environ, for_tests=False):
         self.for_tests = for_tests
-        self.folder = Path(environment.get("LOCAL_DIR") or ROOT / ".local").absolute()
+        self.folder = local_folder(environment)
         # A terminal that sourced the env file of this very copy repeats what the copy made for itself, and doesn't give
         # it. All else in the file was given once, and is given again.
         written = read_env_file(self.folder / "env")
@@ -150,6 +150,10 @@ class Settings:
             "PYTHONUNBUFFERED": "1",
             "FORAGE_COPY": str(self.folder),
         }
+
+
+def local_folder(environment):
+    return Path(environment.get("LOCAL_DIR") or ROOT / ".local").absolute()
 
 
 def local_address(port):

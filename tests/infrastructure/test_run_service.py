@@ -1,0 +1,87 @@
+"""`make orders`: one service with the settings of `make infrastructure`."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from contracts.types import SERVICES
+from dev.leftovers import claim, end_leftovers
+from dev.settings import ROOT, Settings
+from nameko_reliable.testing.waiting import wait_for
+from tests.infrastructure.processes import environment_of
+
+
+@pytest.fixture
+def folder(tmp_path):
+    yield tmp_path
+    end_leftovers(tmp_path)
+
+
+@pytest.fixture
+def infrastructure(folder, config):
+    """The env file that `make infrastructure` writes, and its lock: it was given this test's broker and databases."""
+    Settings({**environment_of(config), "LOCAL_DIR": str(folder)}).write_env_file()
+    with claim(folder):
+        yield
+
+
+def start(name, folder, **environment):
+    """The process, with nothing of this one's environment."""
+    plain = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    return subprocess.Popen(
+        [sys.executable, "-m", "dev.run_service", name],
+        cwd=ROOT,
+        env={**plain, "LOCAL_DIR": str(folder), **environment},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def refusal(name, folder):
+    process = start(name, folder)
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 1
+    return said
+
+
+@pytest.mark.usefixtures("infrastructure")
+def test_a_service_runs_with_the_settings_of_the_infrastructure_until_ctrl_c(folder, broker, rpc):
+    process = start("orders", folder, LOG_LEVEL="DEBUG")
+    wait_for(lambda: broker.consumers("rpc-orders"), seconds=30)
+
+    assert rpc.orders.list_orders(user_id=1)["total"] == 0
+    assert refusal("orders", folder) == f"forage: orders runs already, as process {process.pid}: end that first.\n"
+
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert " DEBUG " in said
+    assert "Traceback" not in said
+
+
+def test_without_the_infrastructure_there_is_a_sentence(folder, closed_port):
+    nothing = refusal("orders", folder)
+    with claim(folder):
+        not_yet = refusal("orders", folder)
+        Settings({"LOCAL_DIR": str(folder), "AMQP_URI": f"amqp://127.0.0.1:{closed_port}"}).write_env_file()
+        no_broker = refusal("orders", folder)
+
+    assert nothing == "forage: The infrastructure does not run: run `make infrastructure` in another terminal first.\n"
+    assert not_yet == "forage: The infrastructure is not up yet: wait for the line that says so.\n"
+    assert "its broker has ended" in no_broker
+
+
+def test_a_service_that_does_not_exist_is_refused(folder):
+    assert refusal("mushrooms", folder).startswith("forage: There is no service mushrooms: take one of users, ")
+
+
+def test_make_has_a_target_for_every_service_and_the_gateway():
+    processes = (*SERVICES, "gateway")
+
+    said = subprocess.run(["make", "--dry-run", *processes], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert [line.split()[-1] for line in said.stdout.splitlines() if "dev.run_service" in line] == list(processes)

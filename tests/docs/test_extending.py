@@ -1,0 +1,109 @@
+"""docs/extending.md: its blocks are applied to a copy of the tree, its commands and its tests are run there."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from contracts.types import SERVICES
+from dev.settings import ROOT
+
+PAGE = (ROOT / "docs" / "extending.md").read_text()
+BLOCK = re.compile(r"^```(python|diff|sh)(?: title=\"([^\"\n]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCKS = BLOCK.findall(PAGE)
+WRITTEN = [title for kind, title, _ in BLOCKS if kind == "python"]
+LEFT_OUT = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__", "node_modules", "dist", "site")
+# What fails when the page leaves something out, of what takes no more than a moment.
+CHECKS = ("test_events.py", "test_service_list.py", "test_services.py")
+
+CONFTEST = """
+from pathlib import Path
+
+import pytest
+
+from nameko_reliable.testing.servers import PostgresServer, RabbitMQ, RabbitMQServer
+
+
+@pytest.fixture(scope="session")
+def servers(local_folder, postgres):
+    database = PostgresServer(postgres, local_folder)
+    database.start()
+    database.wait_until_ready()
+    yield database, RabbitMQServer(RabbitMQ(Path({folder!r}), **{options}), local_folder)
+    database.stop()
+"""
+
+
+@pytest.fixture(scope="module")
+def tree(servers, databases, tmp_path_factory):
+    """The copy, as it is when all blocks are applied and all commands have run."""
+    tree = tmp_path_factory.mktemp("extended") / "forage"
+    shutil.copytree(ROOT, tree, ignore=LEFT_OUT)
+    for name in (".venv", ".env.example", "frontend/node_modules", "gateway/docs/node_modules"):
+        (tree / name).symlink_to(ROOT / name)
+    uris = {service: databases.new(service) for service in (*SERVICES, "reviews")}
+    environment = environment_of(tree) | {f"{service.upper()}_DB_URI": uri for service, uri in uris.items()}
+    share_broker(tree, servers[1].rabbitmq)
+    for kind, title, text in BLOCKS:
+        if kind == "python":
+            assert not (tree / title).exists(), title
+            (tree / title).parent.mkdir(exist_ok=True)
+            (tree / title).write_text(text)
+        elif kind == "diff":
+            (tree / title).write_text(patched((tree / title).read_text(), text, title))
+        else:
+            for command in text.splitlines():
+                run(tree, environment, command)
+    yield tree
+    for uri in uris.values():
+        databases.drop(uri)
+
+
+def share_broker(tree, rabbitmq):
+    """Have the copy's tests use this session's RabbitMQ, which takes long to start. Their PostgreSQL is their own."""
+    options = {name: getattr(rabbitmq, name) for name in ("port", "password", "management_port")}
+    folder = str(rabbitmq.folder)
+    (tree / "conftest.py").write_text(CONFTEST.format(folder=folder, options=options))
+
+
+def environment_of(tree):
+    return {
+        **os.environ,
+        "PATH": f"{tree}/.venv/bin:{os.environ['PATH']}",
+        "PYTHONPATH": str(tree / "kit" / "src"),
+        # The packages are those of this tree.
+        "MAKEFLAGS": "--assume-old=.venv/installed",
+    }
+
+
+def patched(text, diff, path):
+    for hunk in diff.split("@@\n"):
+        lines = hunk.splitlines()
+        old = "".join(f"{line[1:]}\n" for line in lines if not line.startswith("+"))
+        new = "".join(f"{line[1:]}\n" for line in lines if not line.startswith("-"))
+        assert f"\n{text}".count(f"\n{old}") == 1, f"Not exactly once in {path}:\n{old}"
+        text = f"\n{text}".replace(f"\n{old}", f"\n{new}")[1:]
+    return text
+
+
+def run(tree, environment, command):
+    done = subprocess.run(["sh", "-c", command], cwd=tree, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+
+
+def test_the_tests_of_the_page_pass(tree):
+    tests = [title for title in WRITTEN if Path(title).name.startswith("test_")]
+    checks = [f"tests/contracts/{name}" for name in CHECKS]
+
+    assert {Path(test).parent.name for test in tests} == {"products", "users", "notifications", "reviews"}
+    run(tree, environment_of(tree), " ".join(["nameko", "test", "-q", *tests, *checks]))
+
+
+def test_what_the_page_writes_is_well_formed(tree):
+    edited = [title for _, title, _ in BLOCKS if title.endswith(".py")]
+
+    run(tree, environment_of(tree), " ".join(["ruff", "check", *edited]))
+    run(tree, environment_of(tree), " ".join(["ruff", "format", "--check", *edited]))

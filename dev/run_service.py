@@ -2,19 +2,27 @@
 
     LOG_LEVEL=DEBUG make orders
 
+It starts again when its code changes; `breakpoint()` works in it.
 It gets the addresses of that infrastructure, and its other settings where this terminal sets none. It ends with the
 infrastructure.
 """
 
 import os
+import subprocess
 import sys
+import time
+from contextlib import suppress
 
 from contracts.types import SERVICES
 from dev.leftovers import claim, end_with_parent, processes_of
 from dev.settings import OWN, ROOT, local_folder, read_env_file
 from nameko_reliable.testing.servers import CannotStart, answers_amqp
 
-START = "run `make infrastructure` in another terminal first."
+CODE = ("contracts", "extensions", "gateway", "gateway/routes", "kit/src/nameko_reliable/**", "services")
+WATCHED = ("config.yaml", "templates/**/*.*", *(f"{folder}/*.py" for folder in CODE))
+LOOK_SECONDS = 0.5
+# More than a service takes for its calls, mails and events.
+STOP_SECONDS = 15
 
 
 def main(name):
@@ -31,10 +39,49 @@ def main(name):
     except CannotStart as reason:
         sys.exit(f"forage: {reason}")
     environment = {**settings, "PYTHONUNBUFFERED": "1", "FORAGE_COPY": str(folder)}
-    nameko = f"{ROOT}/.venv/bin/nameko"
-    os.chdir(ROOT)
-    # In place of this process: Ctrl-C and a debugger reach Nameko itself.
-    os.execve(nameko, [nameko, "run", "--config", "config.yaml", module], environment)  # noqa: S606
+    run_and_reload([ROOT / ".venv/bin/nameko", "run", "--config", "config.yaml", module], environment)
+
+
+def run_and_reload(command, environment):
+    """Until Ctrl-C, which a terminal sends to the command, too. Raises SystemExit with the command's exit code then."""
+    while True:
+        before = changed_at()
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, preexec_fn=end_with_parent)
+        try:
+            wait_for_change(before, process)
+        except KeyboardInterrupt:
+            sys.exit(stopped(process))
+        say("the code has changed, starting again")
+        process.terminate()
+        stopped(process)
+
+
+def wait_for_change(before, process):
+    has_ended = False
+    while changed_at() == before:
+        if process.poll() is not None and not has_ended:
+            has_ended = True
+            say("it has ended, and starts again when its code changes")
+        time.sleep(LOOK_SECONDS)
+
+
+def changed_at():
+    """{path: time} of the files that a process reads when it starts."""
+    times = {}
+    for path in (path for pattern in WATCHED for path in ROOT.glob(pattern)):
+        # An editor replaces a file when it saves it.
+        with suppress(FileNotFoundError):
+            times[path] = path.stat().st_mtime_ns
+    return times
+
+
+def stopped(process):
+    """Its exit code. It has a signal already."""
+    try:
+        return process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
 
 
 def module_of(name):
@@ -54,7 +101,7 @@ def require_infrastructure(folder):
         if (folder / "env").exists():
             return
         raise CannotStart("The infrastructure is not up yet: wait for the line that says so.") from None
-    raise CannotStart(f"The infrastructure does not run: {START}")
+    raise CannotStart("The infrastructure does not run: run `make infrastructure` in another terminal first.")
 
 
 def settings_of(folder):
@@ -68,6 +115,10 @@ def refuse_second(name, module, folder):
     for process in processes_of(folder):
         if module in process.cmdline():
             raise CannotStart(f"{name} runs already, as process {process.pid}: end that first.")
+
+
+def say(sentence):
+    print(f"forage: {sentence}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """`make orders`: one service with the settings of `make infrastructure`."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import sys
 import pytest
 
 from contracts.types import SERVICES
-from dev.leftovers import claim, end_leftovers
+from dev.leftovers import claim, end_leftovers, processes_of
 from dev.settings import ROOT, Settings
 from nameko_reliable.testing.waiting import wait_for
 from tests.infrastructure.processes import environment_of
@@ -38,6 +39,8 @@ def start(name, folder, **environment):
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        # As the processes of a terminal, which sends Ctrl-C to all of them.
+        start_new_session=True,
     )
 
 
@@ -54,13 +57,40 @@ def test_a_service_runs_with_the_settings_of_the_infrastructure_until_ctrl_c(fol
     wait_for(lambda: broker.consumers("rpc-orders"), seconds=30)
 
     assert rpc.orders.list_orders(user_id=1)["total"] == 0
-    assert refusal("orders", folder) == f"forage: orders runs already, as process {process.pid}: end that first.\n"
+    assert re.fullmatch(r"forage: orders runs already, as process \d+: end that first\.\n", refusal("orders", folder))
 
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)
     said, _ = process.communicate(timeout=30)
     assert process.returncode == 0
     assert " DEBUG " in said
     assert "Traceback" not in said
+
+
+@pytest.mark.usefixtures("infrastructure")
+def test_a_service_starts_again_when_its_code_changes(folder, broker, newer_code):
+    process = start("orders", folder)
+    wait_for(lambda: broker.consumers("rpc-orders"), seconds=30)
+    [first] = nameko_of(folder)
+
+    newer_code()
+
+    wait_for(lambda: first not in nameko_of(folder) and nameko_of(folder), seconds=30)
+    wait_for(lambda: broker.consumers("rpc-orders"), seconds=30)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(30) == 0
+
+
+@pytest.fixture
+def newer_code():
+    """`newer_code()` makes a file of orders as new as if it had been saved now."""
+    path = ROOT / "services" / "orders.py"
+    times = path.stat()
+    yield lambda: os.utime(path)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def nameko_of(folder):
+    return [process for process in processes_of(folder) if "services.orders" in process.cmdline()]
 
 
 def test_without_the_infrastructure_there_is_a_sentence(folder, closed_port):

@@ -37,6 +37,9 @@ class Release:
         self.processes = Processes(folder, {**config, "GATEWAY_PORT": port}, root)
         self.gateway = f"http://127.0.0.1:{port}"
 
+    def has(self, part):
+        return part == "gateway" or (self.processes.root / "services" / f"{part}.py").exists()
+
     def start(self, part):
         port = free_port()
         server = self.processes.start("gateway" if part == "gateway" else f"services.{part}", METRICS_PORT=port)
@@ -74,7 +77,11 @@ class MixedShop(Shop):
         return [release.gateway for name, release in self.releases.items() if (name, "gateway") in self._running]
 
     def change_to(self, wanted):
-        """Have these replicas run and no others. The missing ones do their work before any other ends, in order."""
+        """Have these replicas run and no others. The missing ones do their work before any other ends, in order.
+
+        Of a service that the old release does not have yet, only the new one's run.
+        """
+        wanted = {(name, part) for name, part in wanted if self.releases[name].has(part)}
         started = {(name, part): self.releases[name].start(part) for name, part in wanted - self._running.keys()}
         try:
             for server in started.values():

@@ -12,11 +12,12 @@ from contracts.types import SERVICES
 from dev.settings import ROOT
 
 PAGE = (ROOT / "docs" / "extending.md").read_text()
-BLOCK = re.compile(r"^```(python|diff|sh)(?: title=\"([^\"\n]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# (the file's path, the language, the text)
+BLOCK = re.compile(r"(?:^`([^`\n]+)`\n\n)?^```(python|diff|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = BLOCK.findall(PAGE)
-WRITTEN = [title for kind, title, _ in BLOCKS if kind == "python"]
+WRITTEN = [path for path, language, _ in BLOCKS if language == "python"]
 LEFT_OUT = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__", "node_modules", "dist", "site")
-# What fails when the page leaves something out, of what takes no more than a moment.
+# Quick tests that fail when the page leaves something out.
 CHECKS = ("test_events.py", "test_service_list.py", "test_services.py")
 
 CONFTEST = """
@@ -48,13 +49,13 @@ def tree(servers, databases, tmp_path_factory):
     uris = {service: databases.new(service) for service in (*SERVICES, "reviews")}
     environment = environment_of(tree) | {f"{service.upper()}_DB_URI": uri for service, uri in uris.items()}
     share_broker(tree, servers[1].rabbitmq)
-    for kind, title, text in BLOCKS:
-        if kind == "python":
-            assert not (tree / title).exists(), title
-            (tree / title).parent.mkdir(exist_ok=True)
-            (tree / title).write_text(text)
-        elif kind == "diff":
-            (tree / title).write_text(patched((tree / title).read_text(), text, title))
+    for path, language, text in BLOCKS:
+        if language == "python":
+            assert not (tree / path).exists(), path
+            (tree / path).parent.mkdir(exist_ok=True)
+            (tree / path).write_text(text)
+        elif language == "diff":
+            (tree / path).write_text(patched((tree / path).read_text(), text, path))
         else:
             for command in text.splitlines():
                 # Without `make`, which installs.
@@ -95,7 +96,7 @@ def run(tree, environment, command):
 
 
 def test_the_tests_of_the_page_pass(tree):
-    tests = [title for title in WRITTEN if Path(title).name.startswith("test_")]
+    tests = [path for path in WRITTEN if Path(path).name.startswith("test_")]
     checks = [f"tests/contracts/{name}" for name in CHECKS]
 
     assert {Path(test).parent.name for test in tests} == {"products", "users", "notifications", "reviews"}
@@ -103,7 +104,7 @@ def test_the_tests_of_the_page_pass(tree):
 
 
 def test_what_the_page_writes_is_well_formed(tree):
-    edited = [*(title for _, title, _ in BLOCKS if title.endswith(".py")), "migrations"]
+    edited = [*(path for path, *_ in BLOCKS if path.endswith(".py")), "migrations"]
 
     run(tree, environment_of(tree), " ".join(["ruff", "check", *edited]))
     run(tree, environment_of(tree), " ".join(["ruff", "format", "--check", *edited]))

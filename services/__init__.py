@@ -1,7 +1,7 @@
 """A module for each service, and those that belong to one by their names: orders.py, orders_models.py."""
 
 
-def every_service():
+def every_service() -> list[type]:
     """The classes of all services."""
     from nameko.cli.run import import_service
 

@@ -14,7 +14,7 @@ from bakery import Base, Cake, CakeBaked, Context
 from nameko_reliable import events as kit
 from nameko_reliable.database import Database
 from nameko_reliable.errors import DatabaseUnavailable
-from nameko_reliable.events import broadcast_handler, event_handler
+from nameko_reliable.events import EventHandler, broadcast_handler, event_handler
 from nameko_reliable.messages import to_payload
 from nameko_reliable.testing.waiting import wait_for
 
@@ -142,6 +142,16 @@ def test_workers_limits_how_many_events_are_handled_at_once(run_service, broker,
 
     wait_for(lambda: len(busy) == 5)
     assert busy_at_once == 3
+
+
+def test_the_pause_grows_with_each_attempt_until_the_last_has_none():
+    handler = EventHandler(CakeBaked)
+
+    assert [handler.pause_after(attempt) for attempt in range(1, 8)] == [1, 5, 30, 120, 600, None, None]
+
+
+def test_a_handler_without_pauses_has_one_attempt():
+    assert EventHandler(CakeBaked, pauses_seconds=()).pause_after(1) is None
 
 
 def test_a_failed_event_waits_in_a_delay_queue_and_is_tried_again(run_service, broker, send):

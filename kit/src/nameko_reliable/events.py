@@ -213,6 +213,10 @@ class EventHandler(Entrypoint):
         exchange = get_event_exchange(self.event.source, self.container.config)
         return operation_on(exchange.name, self.event.name, "process", "consumer", self.queue().name)
 
+    def pause_after(self, attempt: int) -> int | None:
+        """Seconds between a failed attempt and the next one. None after the last attempt. attempt: 1 for the first."""
+        return self.pauses_seconds[attempt - 1] if attempt <= len(self.pauses_seconds) else None
+
     def disconnected(self) -> None:
         pass
 
@@ -249,7 +253,7 @@ class EventHandler(Entrypoint):
             return "handled"
         if isinstance(error, DatabaseUnavailable):
             return "postponed"
-        return "retried" if self._attempts(message) < len(self.pauses_seconds) else "parked"
+        return "parked" if self.pause_after(self._attempts(message) + 1) is None else "retried"
 
     def _settle(self, message: Message, error: Exception | None) -> None:
         if error is None:
@@ -271,10 +275,10 @@ class EventHandler(Entrypoint):
         if error.__cause__ is not None:
             # PostgreSQL's further lines contain the statement.
             reason += f", from {type(error.__cause__).__name__}: {error.__cause__}".partition("\n")[0]
-        if attempt > len(self.pauses_seconds):
+        pause = self.pause_after(attempt)
+        if pause is None:
             self._park(message, f"gave up after attempt {attempt}: {reason}")
             return
-        pause = self.pauses_seconds[attempt - 1]
         logger.warning("attempt %d failed, the next in %d s", attempt, pause)
         delay = delay_queue(pause, self.container.config)
         headers = {**own_headers(message), ATTEMPT_HEADER: attempt}

@@ -79,7 +79,7 @@ def test_fifty_concurrent_logins_block_no_other_call_and_each_succeeds_or_is_ref
 
 def test_a_login_that_would_wait_too_long_is_refused_at_once_and_others_succeed(crowded_shop, slow_hashes, monkeypatch):
     # As if a hash took minutes, or the process had been frozen during one.
-    monkeypatch.setattr(passwords, "MARGIN", 10**6)
+    monkeypatch.setattr(passwords, "SAFETY_FACTOR", 10**6)
 
     answers = []
     for account in crowded_shop.accounts[: HASHING_SLOTS + 1]:

@@ -19,26 +19,26 @@ def promtool(*arguments):
     return subprocess.run(["promtool", *arguments], capture_output=True, text=True, timeout=60)
 
 
-def test_the_rules_are_sound():
+def test_the_alert_rules_are_valid():
     check = promtool("check", "rules", "--lint-fatal", str(RULES))
 
     assert check.returncode == 0, check.stdout + check.stderr
 
 
-def test_each_alert_fires_and_keeps_quiet_as_its_tests_say():
+def test_each_alert_fires_as_its_rule_tests_expect():
     run = promtool("test", "rules", str(RULE_TESTS))
 
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-def test_compose_s_prometheus_scrapes_under_the_name_that_the_alerts_ask_for():
+def test_compose_names_the_scrape_job_as_the_alerts_do():
     configuration = yaml.safe_load((ROOT / "deploy" / "compose" / "prometheus.yml").read_text())
 
     jobs = {job["job_name"] for job in configuration["scrape_configs"]}
     assert {job for rule in ALERTS.values() for job in re.findall(r'job="(\w+)"', rule["expr"])} == {"forage"} <= jobs
 
 
-def test_each_alert_is_tested_both_ways():
+def test_each_alert_is_tested_both_firing_and_quiet():
     tested = {
         (case["alertname"], bool(case["exp_alerts"]))
         for test in yaml.safe_load(RULE_TESTS.read_text())["tests"]
@@ -48,7 +48,7 @@ def test_each_alert_is_tested_both_ways():
     assert tested == {(alert, fires) for alert in ALERTS for fires in (True, False)}
 
 
-def test_each_alert_says_how_bad_it_is_and_where_its_meaning_stands():
+def test_each_alert_has_a_severity_and_a_section_in_the_docs():
     headings = re.findall(r"^### (\w+)\n\n\*\*(\w+)\.\*\* ", (ROOT / "docs" / "alerts.md").read_text(), re.MULTILINE)
 
     assert headings == [(alert, rule["labels"]["severity"]) for alert, rule in ALERTS.items()]

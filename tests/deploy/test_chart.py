@@ -100,16 +100,16 @@ def selected(selector, documents):
 
 
 @every_choice
-def test_the_chart_renders_to_what_kubernetes_takes(values_files):
+def test_kubernetes_accepts_the_rendered_chart(values_files):
     assert list(chart.faults_of(values_files)) == []
 
 
-def test_all_options_together_are_what_kubernetes_takes():
+def test_kubernetes_accepts_the_chart_with_all_options():
     assert [fault for document in full_release() for fault in chart.unfit(document)] == []
 
 
 @pytest.mark.parametrize("kind", ["Deployment", "ScaledObject", "Cluster", "RabbitmqCluster", "PodMonitor"])
-def test_a_field_that_kubernetes_does_not_know_is_found(kind):
+def test_a_field_unknown_to_kubernetes_is_reported(kind):
     document = copy.deepcopy(next(iter(of_kind(release(OPERATORS), kind).values())))
     document["spec"]["replica"] = 3
 
@@ -131,7 +131,7 @@ def test_a_field_that_kubernetes_does_not_know_is_found(kind):
         ({"secrets": {"JWT_SECRET": {"value": "8d969eef6ecad3c29a3a629280e686cf"}}}, "value"),
     ],
 )
-def test_a_value_that_the_chart_does_not_know_is_refused(values, named):
+def test_a_value_unknown_to_the_chart_is_refused(values, named):
     with pytest.raises(helm_python.HelmError, match=named):
         chart.render(chart.merged(chart.values_of(PLAIN), values))
 
@@ -153,19 +153,19 @@ def test_a_value_that_the_chart_does_not_know_is_refused(values, named):
         ({"istio": {"enabled": True}}, "ingress.enabled must be false"),
     ],
 )
-def test_what_is_missing_is_said_in_a_sentence(values, sentence):
+def test_a_missing_value_is_named_in_a_sentence(values, sentence):
     with pytest.raises(helm_python.HelmError, match=sentence):
         chart.render(chart.merged(chart.values_of(PLAIN), values))
 
 
-def test_the_longest_name_leaves_room_for_what_operators_append():
+def test_the_longest_release_name_leaves_room_for_the_operators_suffixes():
     documents = chart.render(chart.values_of(OPERATORS), release="forage" + "x" * 47)
 
     # CloudNativePG takes 50 characters at most.
     assert max(len(name) for name in of_kind(documents, "Cluster")) == 50
 
 
-def test_a_packed_chart_renders_as_the_folder_does(tmp_path):
+def test_a_packed_chart_renders_like_its_folder(tmp_path):
     archive = helm_python.package(chart.CHART, destination=tmp_path)
 
     with helm_python.Chart.load(archive) as packed, helm_python.Chart.load(chart.CHART) as folder:
@@ -174,7 +174,7 @@ def test_a_packed_chart_renders_as_the_folder_does(tmp_path):
         assert [each["name"] for each in packed.files if each["name"].startswith(("ci/", "examples/"))] == []
 
 
-def test_the_notes_make_the_first_administrator_in_a_shell_that_can_be_typed_into():
+def test_the_notes_make_the_first_administrator_in_an_interactive_shell():
     with helm_python.Chart.load(chart.folder()) as loaded:
         (notes,) = (text for path, text in loaded.render(chart.values_of(PLAIN)).items() if path.endswith("NOTES.txt"))
 
@@ -182,7 +182,7 @@ def test_the_notes_make_the_first_administrator_in_a_shell_that_can_be_typed_int
     assert "--stdin --tty" in shell
 
 
-def test_images_are_named_by_their_digests_where_these_are_known():
+def test_images_are_named_by_their_digests_if_these_are_set():
     digest = "sha256:" + "3" * 64
     values = chart.merged(chart.values_of(PLAIN), {"image": {"tag": "1.2.3", "digests": {"forage": digest}}})
 
@@ -196,7 +196,7 @@ def test_images_are_named_by_their_digests_where_these_are_known():
 
 
 @every_choice
-def test_no_container_can_do_more_than_it_must(values_files):
+def test_no_container_has_more_rights_than_it_needs(values_files):
     for name, template in pods(release(values_files)).items():
         pod, only = template["spec"], container(template)
         assert pod["automountServiceAccountToken"] is False, name
@@ -217,7 +217,7 @@ def test_no_container_can_do_more_than_it_must(values_files):
 
 
 @every_choice
-def test_every_part_is_deployed_probed_and_kept_up(values_files):
+def test_every_part_has_a_deployment_probes_and_a_disruption_budget(values_files):
     documents = release(values_files)
 
     assert of_kind(documents, "Deployment").keys() == {f"forage-{part}" for part in PARTS}
@@ -238,7 +238,7 @@ def test_every_part_is_deployed_probed_and_kept_up(values_files):
 
 
 @every_choice
-def test_a_number_of_replicas_is_given_where_nothing_scales(values_files):
+def test_a_deployment_sets_its_replicas_unless_an_autoscaler_does(values_files):
     documents = release(values_files)
 
     scaled = [
@@ -251,7 +251,7 @@ def test_a_number_of_replicas_is_given_where_nothing_scales(values_files):
     assert sorted(scaled + fixed) == sorted(f"forage-{part}" for part in PARTS)
 
 
-def test_a_shop_to_try_out_fits_a_small_machine():
+def test_the_trial_values_fit_a_small_machine():
     documents = release(("values-dev.yaml",))
     asked = [container(each["spec"]["template"])["resources"] for each in of_kind(documents, "Deployment").values()]
     for kind in ("Cluster", "RabbitmqCluster"):
@@ -268,7 +268,7 @@ def test_a_shop_to_try_out_fits_a_small_machine():
     assert total("memory") <= 3 * 1024
 
 
-def test_a_stop_is_given_more_time_than_it_takes():
+def test_the_grace_period_is_longer_than_a_stop():
     for name, template in pods(release(PLAIN)).items():
         if name == "forage-migration":
             continue
@@ -277,7 +277,7 @@ def test_a_stop_is_given_more_time_than_it_takes():
         assert template["spec"]["terminationGracePeriodSeconds"] > before + 2 * STOP_SECONDS, name
 
 
-def test_the_ports_that_are_opened_are_those_that_are_listened_on():
+def test_the_opened_ports_are_those_that_the_processes_listen_on():
     for part in OURS:
         template = pods(release(PLAIN))[f"forage-{part}"]
         settings = environment(release(PLAIN), template)
@@ -291,7 +291,7 @@ def test_the_ports_that_are_opened_are_those_that_are_listened_on():
 # Settings and secrets
 
 
-def test_every_setting_that_config_reads_can_be_set_and_no_other_is():
+def test_the_chart_can_set_every_setting_of_config_yaml_and_no_other():
     set_somewhere = set()
 
     for part in OURS:
@@ -301,7 +301,7 @@ def test_every_setting_that_config_reads_can_be_set_and_no_other_is():
 
 
 @every_choice
-def test_what_the_operators_make_is_put_together_to_settings_alone(values_files):
+def test_the_environment_contains_only_settings_and_the_parts_of_addresses(values_files):
     documents = release(values_files)
     parts = {"BROKER_USER", "BROKER_PASSWORD", *(f"{service.upper()}_DB_PASSWORD" for service in SERVICES)}
 
@@ -310,7 +310,7 @@ def test_what_the_operators_make_is_put_together_to_settings_alone(values_files)
 
 
 @pytest.mark.parametrize("values_files", [PLAIN, OPERATORS], ids="+".join)
-def test_production_takes_what_the_chart_sets(values_files):
+def test_production_accepts_the_settings_of_the_chart(values_files):
     given = {}
     for part in OURS:
         given |= environment(release(values_files), pods(release(values_files))[f"forage-{part}"])
@@ -355,7 +355,7 @@ def test_no_part_gets_a_secret_that_it_does_not_need(part):
 
 
 @pytest.mark.parametrize("values_files", [PLAIN, OPERATORS], ids="+".join)
-def test_the_migration_has_the_databases_and_nothing_else(values_files):
+def test_the_migration_gets_only_the_database_addresses(values_files):
     documents = release(values_files)
 
     settings = environment(documents, pods(documents)["forage-migration"])
@@ -365,7 +365,7 @@ def test_the_migration_has_the_databases_and_nothing_else(values_files):
     assert settings.keys() == (uris | passwords if values_files == OPERATORS else uris)
 
 
-def test_the_migration_runs_before_the_processes_unless_its_databases_come_with_them():
+def test_the_migration_runs_before_the_processes_unless_the_chart_makes_the_databases():
     def hook(values_files):
         return of_kind(release(values_files), "Job")["forage-migration"]["metadata"]["annotations"]["helm.sh/hook"]
 
@@ -373,7 +373,7 @@ def test_the_migration_runs_before_the_processes_unless_its_databases_come_with_
     assert hook(OPERATORS) == "post-install,pre-upgrade"
 
 
-def test_the_readme_names_every_secret_that_its_values_need():
+def test_the_readme_makes_every_secret_that_its_values_need():
     page = (chart.CHART / "README.md").read_text()
     values = yaml.safe_load(re.search("```yaml\n(.*?)```", page, re.DOTALL)[1])
     made = set(re.findall(r"create secret generic (\S+)", page))
@@ -399,7 +399,7 @@ def test_the_readme_names_every_secret_that_its_values_need():
 
 
 @every_choice
-def test_no_secret_is_written_down(values_files):
+def test_no_secret_appears_in_the_rendered_chart(values_files):
     documents = release(values_files)
 
     assert of_kind(documents, "Secret") == {}
@@ -411,7 +411,7 @@ def test_no_secret_is_written_down(values_files):
             assert not re.search(r"://[^/@]*:(?!\$\()[^/@]*@", str(value)), name
 
 
-def test_the_store_fills_every_secret_that_no_operator_makes():
+def test_the_secret_store_fills_every_secret_that_no_operator_makes():
     documents = chart.render(chart.merged(chart.values_of(PLAIN), FULL | {"externalSecrets": {"enabled": True}}))
 
     filled = {
@@ -430,7 +430,7 @@ def test_the_store_fills_every_secret_that_no_operator_makes():
 
 
 @pytest.mark.parametrize("part", [*OURS, "migration"])
-def test_connections_are_checked_against_authorities_that_are_there(part):
+def test_certificates_are_verified_against_mounted_authorities(part):
     for documents in (full_release(), release(OPERATORS)):
         template = pods(documents)[f"forage-{part}"]
         (mounted,) = (each for each in container(template)["volumeMounts"] if each["name"] == "tls")
@@ -448,7 +448,7 @@ def test_connections_are_checked_against_authorities_that_are_there(part):
         assert named == files - {"/etc/forage/tls/database.crt"}
 
 
-def test_addresses_that_operators_make_ask_for_tls():
+def test_addresses_made_by_operators_require_tls():
     settings = environment(release(OPERATORS), pods(release(OPERATORS))["forage-orders"])
 
     assert settings["AMQP_URI"].startswith("amqps://$(BROKER_USER):$(BROKER_PASSWORD)@forage-rabbitmq.shop.svc:5671/")
@@ -479,7 +479,7 @@ def test_every_policy_selects_something(values_files):
 
 
 @pytest.mark.parametrize("values_files", [PLAIN, OPERATORS, ISTIO], ids="+".join)
-def test_what_no_policy_names_is_refused_for_every_pod(values_files):
+def test_the_default_policy_refuses_unnamed_connections_of_every_pod(values_files):
     documents = release(values_files)
 
     everything = of_kind(documents, "NetworkPolicy")["forage-nothing-else"]["spec"]
@@ -489,7 +489,7 @@ def test_what_no_policy_names_is_refused_for_every_pod(values_files):
     assert len(selected(everything["podSelector"], documents)) == len(pods(documents))
 
 
-def test_nobody_reaches_a_service_but_prometheus_its_metrics():
+def test_only_prometheus_reaches_a_service_for_its_metrics():
     for service in SERVICES:
         assert of_kind(release(PLAIN), "NetworkPolicy")[f"forage-{service}"]["spec"]["ingress"] == []
         (rule,) = of_kind(release(OPERATORS), "NetworkPolicy")[f"forage-{service}"]["spec"]["ingress"]
@@ -498,7 +498,7 @@ def test_nobody_reaches_a_service_but_prometheus_its_metrics():
     assert not {f"forage-{service}" for service in SERVICES} & of_kind(release(PLAIN), "Service").keys()
 
 
-def test_the_gateway_is_reached_by_the_frontend_alone():
+def test_only_the_frontend_reaches_the_gateway():
     (rule,) = of_kind(release(PLAIN), "NetworkPolicy")["forage-gateway"]["spec"]["ingress"]
 
     (peer,) = rule["from"]
@@ -506,7 +506,7 @@ def test_the_gateway_is_reached_by_the_frontend_alone():
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_database_is_reached_by_its_owner_and_the_migration_alone(service):
+def test_only_its_owner_and_the_migration_reach_a_database(service):
     def destinations(part):
         rules = of_kind(release(OPERATORS), "NetworkPolicy")[f"forage-{part}"]["spec"]["egress"]
         return [peer.get("podSelector", {}).get("matchLabels", {}) for rule in rules for peer in rule["to"]]
@@ -531,7 +531,7 @@ def egress(documents, part, destination):
 
 
 @pytest.mark.parametrize("part", ["orders", "migration"])
-def test_a_database_of_the_operator_is_asked_on_its_own_port(part):
+def test_the_operators_database_is_reached_on_its_own_port(part):
     values = {"networkPolicy": {"ports": {"database": 6432}}}
 
     documents = chart.render(chart.merged(chart.values_of(OPERATORS_ISTIO), values))
@@ -542,7 +542,7 @@ def test_a_database_of_the_operator_is_asked_on_its_own_port(part):
     assert annotations["traffic.sidecar.istio.io/excludeOutboundPorts"] == "5671,5432,25"
 
 
-def test_one_database_may_have_a_place_of_its_own():
+def test_one_database_may_have_its_own_host():
     others, its_own = ({"ipBlock": {"cidr": cidr}} for cidr in ("10.0.3.10/32", "10.0.3.11/32"))
 
     documents = chart.render(
@@ -553,7 +553,7 @@ def test_one_database_may_have_a_place_of_its_own():
     assert egress(documents, "users", its_own) == egress(documents, "orders", others) == []
 
 
-def test_a_process_has_as_many_replicas_as_all_or_as_it_names():
+def test_a_process_has_its_own_number_of_replicas_or_the_common_one():
     values = {"replicas": 3, "processes": {"orders": {"replicas": 1}}}
 
     deployed = of_kind(chart.render(chart.merged(chart.values_of(PLAIN), values)), "Deployment")
@@ -565,7 +565,7 @@ def test_a_process_has_as_many_replicas_as_all_or_as_it_names():
     ("issuer", "port"),
     [("", 443), ("https://id.example.com/realm", 443), ("https://id.example.com:8443/realm", 8443)],
 )
-def test_the_sign_in_provider_is_asked_on_its_port(issuer, port):
+def test_users_reaches_the_sign_in_provider_on_its_port(issuer, port):
     provider = {"ipBlock": {"cidr": "192.0.2.7/32"}}
     values = {"settings": {"OIDC_ISSUER": issuer}, "networkPolicy": {"peers": {"provider": [provider]}}}
 
@@ -574,7 +574,7 @@ def test_the_sign_in_provider_is_asked_on_its_port(issuer, port):
     assert egress(documents, "users", provider) == [port]
 
 
-def test_only_the_frontend_is_reached_from_outside():
+def test_only_the_frontend_is_reachable_from_outside():
     (rule,) = of_kind(release(PLAIN), "Ingress")["forage-frontend"]["spec"]["rules"]
 
     (path,) = rule["http"]["paths"]
@@ -583,7 +583,7 @@ def test_only_the_frontend_is_reached_from_outside():
     assert of_kind(release(PLAIN), "Service").keys() == {"forage-frontend", "forage-gateway"}
 
 
-def test_in_the_mesh_the_frontend_is_reached_from_where_the_gateway_stands():
+def test_in_the_mesh_only_the_ingress_gateway_reaches_the_frontend():
     for documents in (release(ISTIO), release(OPERATORS_ISTIO)):
         (rule,) = of_kind(documents, "NetworkPolicy")["forage-frontend"]["spec"]["ingress"]
         (gateway,) = of_kind(documents, "VirtualService")["forage-frontend"]["spec"]["gateways"]
@@ -609,7 +609,7 @@ def test_in_the_mesh_the_sidecars_are_trusted_proxies(part):
 # Scaling, the mesh, alerts
 
 
-def test_gateway_and_frontend_scale_by_their_cpu_as_far_as_is_allowed():
+def test_gateway_and_frontend_scale_by_their_cpu_up_to_the_maximum():
     values = {"processes": {"gateway": {"replicas": 3, "maxReplicas": 30}, "frontend": {"maxReplicas": 7}}}
 
     scaled = of_kind(chart.render(chart.merged(chart.values_of(PLAIN), values)), "HorizontalPodAutoscaler")
@@ -620,7 +620,7 @@ def test_gateway_and_frontend_scale_by_their_cpu_as_far_as_is_allowed():
     }
 
 
-def test_services_scale_by_the_queues_that_they_take_from():
+def test_services_scale_by_the_queues_that_they_consume():
     scaled = {
         name.removeprefix("forage-"): {
             trigger["metadata"]["queueName"] for trigger in each["spec"]["triggers"] if trigger["type"] == "rabbitmq"
@@ -635,7 +635,7 @@ def test_services_scale_by_the_queues_that_they_take_from():
     assert scaled == queues
 
 
-def test_in_the_mesh_no_write_and_no_websocket_is_repeated():
+def test_the_mesh_repeats_no_write_and_no_websocket():
     services = of_kind(release(ISTIO), "VirtualService")
 
     assert services.keys() == {"forage-frontend", "forage-gateway"}
@@ -648,7 +648,7 @@ def test_in_the_mesh_no_write_and_no_websocket_is_repeated():
         assert [routes[name]["retries"]["attempts"] for name in ("websocket", "reads", "writes")] == [0, 2, 0]
 
 
-def test_in_the_mesh_only_the_frontend_may_ask_the_gateway_and_nobody_a_service():
+def test_the_mesh_lets_only_the_frontend_call_the_gateway_and_refuses_calls_to_services():
     policies = of_kind(release(ISTIO), "AuthorizationPolicy")
 
     metrics = {"to": [{"operation": {"ports": ["9100"]}}]}
@@ -666,7 +666,7 @@ def test_in_the_mesh_only_the_frontend_may_ask_the_gateway_and_nobody_a_service(
 
 
 @pytest.mark.parametrize("values_files", [ISTIO, OPERATORS_ISTIO], ids="+".join)
-def test_in_the_mesh_each_pod_has_one_rule_for_what_is_taken_in_plain(values_files):
+def test_in_the_mesh_exactly_one_peer_authentication_selects_each_pod(values_files):
     documents = release(values_files)
     rules = [each["spec"] for each in of_kind(documents, "PeerAuthentication").values()]
 
@@ -676,7 +676,7 @@ def test_in_the_mesh_each_pod_has_one_rule_for_what_is_taken_in_plain(values_fil
     assert {rule["mtls"]["mode"] for rule in rules} == {"STRICT"}
 
 
-def test_in_the_mesh_the_metrics_are_taken_in_plain_where_prometheus_is_outside_of_it():
+def test_in_the_mesh_an_outside_prometheus_reads_the_metrics_in_plaintext():
     def plain(values):
         return {
             name: each["spec"]["portLevelMtls"]
@@ -691,14 +691,14 @@ def test_in_the_mesh_the_metrics_are_taken_in_plain_where_prometheus_is_outside_
     assert plain(chart.values_of(ISTIO)) == {}
 
 
-def test_prometheus_gets_the_alerts_that_are_tested():
+def test_the_chart_installs_the_tested_alerts():
     rule = of_kind(release(OPERATORS), "PrometheusRule")["forage-monitoring"]
 
     alerts = (ROOT / "deploy" / "prometheus" / "alerts.yml").read_text()
     assert rule["spec"] == yaml.safe_load(alerts)
 
 
-def test_prometheus_scrapes_under_the_name_that_the_alerts_ask_for():
+def test_the_chart_names_the_scrape_job_as_the_alerts_do():
     documents = release(OPERATORS)
     monitor = of_kind(documents, "PodMonitor")["forage-monitoring"]["spec"]
 

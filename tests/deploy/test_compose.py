@@ -93,7 +93,7 @@ def settings_of_config():
     return {name: len(default) > 1 for name, default in found}
 
 
-def test_compose_takes_the_file():
+def test_compose_accepts_the_file():
     checker = Path(sys.executable).with_name("check-jsonschema")
     done = subprocess.run(
         [checker, "--builtin-schema", "vendor.compose-spec", COMPOSE], capture_output=True, text=True, check=False
@@ -102,7 +102,7 @@ def test_compose_takes_the_file():
     assert done.returncode == 0, done.stdout
 
 
-def test_every_setting_that_a_container_is_given_is_read(ours):
+def test_every_setting_of_a_container_is_read_by_its_process(ours):
     known = settings_of_config().keys() | READ_ELSEWHERE
 
     given = {name.removesuffix("_FILE") for container in ours.values() for name in container["environment"]}
@@ -110,12 +110,12 @@ def test_every_setting_that_a_container_is_given_is_read(ours):
     assert given - known == set()
 
 
-def test_a_secret_reaches_those_who_need_it_and_nobody_else(ours):
+def test_a_secret_reaches_only_the_containers_that_need_it(ours):
     for name, owners in SECRETS.items():
         assert {who for who, container in ours.items() if f"{name}_FILE" in container["environment"]} == owners, name
 
 
-def test_a_secret_is_given_by_a_file_alone(ours):
+def test_a_secret_is_passed_only_as_a_file(ours):
     for who, container in ours.items():
         environment = container["environment"]
         by_file = {name.removesuffix("_FILE"): path for name, path in environment.items() if name.endswith("_FILE")}
@@ -125,13 +125,13 @@ def test_a_secret_is_given_by_a_file_alone(ours):
         assert set(by_file.values()) == {f"/run/secrets/{secret}" for secret in container["secrets"]}, who
 
 
-def test_a_setting_without_a_default_is_a_secret_or_may_be_left_out():
+def test_a_setting_without_a_default_is_a_secret_or_optional():
     without = {name for name, has_default in settings_of_config().items() if not has_default}
 
     assert without - OPTIONAL == SECRETS.keys()
 
 
-def test_all_processes_are_given_the_same_settings(ours):
+def test_all_processes_have_the_same_settings(ours):
     plain = [
         {name: value for name, value in ours[who]["environment"].items() if not name.endswith("_FILE")}
         for who in PROCESSES
@@ -140,7 +140,7 @@ def test_all_processes_are_given_the_same_settings(ours):
     assert all(settings == plain[0] for settings in plain)
 
 
-def test_what_the_page_says_for_customers_is_fit_for_production(prepared, ours, monkeypatch):
+def test_the_settings_that_the_docs_give_for_production_pass_its_checks(prepared, ours, monkeypatch):
     page = (ROOT / "docs" / "docker.md").read_text()
     said = dict(line.split("=", 1) for line in re.search(r"```\n(ENVIRONMENT=.*?)```", page, re.DOTALL)[1].splitlines())
     given = {}
@@ -170,7 +170,7 @@ def filled_in(value, variables):
     return value
 
 
-def test_setup_makes_every_secret_and_only_its_folder_is_closed(prepared, compose):
+def test_setup_makes_every_secret_in_a_private_folder(prepared, compose):
     folder = prepared / "secrets"
 
     used = {re.sub(r"^\$\{SECRETS:[^}]*\}/", "", secret["file"]) for secret in compose["secrets"].values()}
@@ -193,7 +193,7 @@ def test_setup_gives_a_server_the_password_that_its_clients_use(prepared):
     assert len(read("jwt_secret")) >= 64
 
 
-def test_setup_changes_nothing_that_is_there(prepared):
+def test_setup_changes_no_existing_file(prepared):
     (prepared / "secrets" / "google_client_secret").unlink()
     (prepared / "secrets" / "google_client_secret").write_text("from Google\n")
     (prepared / "secrets" / "grafana_password").unlink()
@@ -207,20 +207,20 @@ def test_setup_changes_nothing_that_is_there(prepared):
     assert (prepared / ".env").read_text() == "COMPOSE_PROFILES=\n"
 
 
-def test_the_example_sets_what_compose_or_the_seed_asks_for():
+def test_the_example_env_file_names_only_variables_that_are_read():
     named = set(re.findall(r"^(?:# )?([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
 
     asked = set(re.findall(r"\$\{([A-Z_]+)", COMPOSE.read_text())) | {"COMPOSE_PROFILES"}
     assert named - asked == set()
 
 
-def test_nothing_but_the_storefront_and_the_gateway_is_published(containers):
+def test_only_the_storefront_and_the_gateway_are_published(containers):
     published = {name for name, container in containers.items() if "ports" in container and "profiles" not in container}
 
     assert published == {"frontend", "gateway"}
 
 
-def test_what_a_profile_publishes_this_machine_alone_reaches(containers):
+def test_ports_of_a_profile_are_published_on_this_machine_only(containers):
     for name, container in containers.items():
         if "profiles" in container:
             assert all(port.startswith("127.0.0.1:") for port in container.get("ports", [])), name
@@ -234,7 +234,7 @@ def test_the_ports_are_those_of_make_run(containers):
     assert published == [DEFAULT_PORTS[name] for name in expected]
 
 
-def test_every_container_may_do_as_little_as_it_needs(containers):
+def test_every_container_is_read_only_limited_and_without_capabilities(containers):
     for name, container in containers.items():
         assert container["read_only"] is True, name
         assert container["cap_drop"] == ["ALL"], name
@@ -245,12 +245,12 @@ def test_every_container_may_do_as_little_as_it_needs(containers):
         assert (container.get("user") == "0:0") == (name in ROOT_WITHOUT_RIGHTS), name
 
 
-def test_replicas_can_be_added(containers):
+def test_no_container_name_or_fixed_port_prevents_replicas(containers):
     for service in SERVICES:
         assert containers[service].keys().isdisjoint({"container_name", "hostname", "ports"})
 
 
-def test_only_those_who_reach_out_are_on_another_network(compose):
+def test_only_containers_that_need_other_networks_are_on_one(compose):
     assert compose["networks"]["shop"]["internal"] is True
     beyond = {
         name: set(container["networks"]) - {"shop"}
@@ -268,20 +268,20 @@ def test_only_those_who_reach_out_are_on_another_network(compose):
     }
 
 
-def test_gateway_and_nginx_believe_nginx_and_a_proxy_of_this_machine_before_it(compose):
+def test_the_gateway_trusts_nginx_and_nginx_trusts_a_local_proxy(compose):
     shop, storefront = (compose["networks"][name]["ipam"]["config"][0]["subnet"] for name in ("shop", "storefront"))
 
     for process in ("gateway", "frontend"):
         assert compose["services"][process]["environment"]["TRUSTED_PROXIES"] == f"{shop},{storefront}"
 
 
-def test_the_sign_in_provider_knows_the_people_of_make_run(containers):
+def test_the_sign_in_provider_has_the_accounts_of_make_run(containers):
     claims = [word.removeprefix("--user-claims=") for word in containers["sign-in"]["command"] if "claims" in word]
 
     assert [json.loads(person) for person in claims] == [{"sub": name, **person} for name, person in PEOPLE.items()]
 
 
-def test_the_mail_catcher_and_the_sign_in_provider_are_those_of_make_run(containers):
+def test_the_mail_catcher_and_the_sign_in_provider_have_the_versions_of_make_run(containers):
     maildev = json.loads((ROOT / "dev" / "mail" / "package.json").read_text())["dependencies"]["maildev"]
     provider = re.search(r"^oidc-provider-mock==(\S+)", (ROOT / "requirements-dev.txt").read_text(), re.MULTILINE)[1]
 
@@ -289,23 +289,23 @@ def test_the_mail_catcher_and_the_sign_in_provider_are_those_of_make_run(contain
     assert containers["sign-in"]["image"].endswith(f":{provider}")
 
 
-def test_the_image_has_the_files_of_the_docs_page():
+def test_the_image_contains_the_files_of_the_docs_page():
     copied = re.findall(r"/docs/node_modules/swagger-ui-dist/(\S+)", (ROOT / "Dockerfile").read_text())
 
     assert set(copied) - {"LICENSE"} == docs.TYPES.keys()
 
 
-def test_the_image_keeps_quiet_about_eventlet():
+def test_the_image_hides_eventlets_deprecation_warning():
     assert f"PYTHONWARNINGS={NO_EVENTLET_WARNING} " in (ROOT / "Dockerfile").read_text()
 
 
-def test_the_log_pipeline_takes_the_lines_of_this_project(compose):
+def test_the_log_pipeline_keeps_the_lines_of_this_project(compose):
     collector = (ROOT / "deploy" / "compose" / "collector.yaml").read_text()
 
     assert f'["com.docker.compose.project"] != "{compose["name"]}"\n' in collector
 
 
-def test_what_the_collector_says_of_a_lines_source_is_a_label_in_loki():
+def test_loki_labels_a_line_with_the_service_from_the_collector():
     collector = (ROOT / "deploy" / "compose" / "collector.yaml").read_text()
     loki = yaml.safe_load((ROOT / "deploy" / "compose" / "loki.yaml").read_text())
 
@@ -313,7 +313,7 @@ def test_what_the_collector_says_of_a_lines_source_is_a_label_in_loki():
     assert labels == {"action": "index_label", "attributes": re.findall(r"to: resource\.(\w+)", collector)}
 
 
-def test_prometheus_takes_its_configuration():
+def test_prometheus_accepts_its_configuration():
     done = subprocess.run(
         ["promtool", "check", "config", "--syntax-only", ROOT / "deploy" / "compose" / "prometheus.yml"],
         capture_output=True,
@@ -324,7 +324,7 @@ def test_prometheus_takes_its_configuration():
     assert done.returncode == 0, done.stderr
 
 
-def test_prometheus_asks_every_process():
+def test_prometheus_scrapes_every_process():
     scraped = yaml.safe_load((ROOT / "deploy" / "compose" / "prometheus.yml").read_text())["scrape_configs"]
 
     (discovery,) = next(job for job in scraped if job["job_name"] == "forage")["dns_sd_configs"]
@@ -332,7 +332,7 @@ def test_prometheus_asks_every_process():
     assert f"METRICS_PORT={discovery['port']}\n" in (ROOT / "Dockerfile").read_text()
 
 
-def test_a_data_source_links_to_one_that_exists():
+def test_data_sources_link_only_to_existing_ones():
     sources = (ROOT / "deploy" / "compose" / "grafana" / "datasources" / "forage.yaml").read_text()
     known = re.findall(r"^    uid: (\w+)$", sources, re.MULTILINE)
 
@@ -340,7 +340,7 @@ def test_a_data_source_links_to_one_that_exists():
 
 
 @pytest.mark.parametrize("context", [".", "frontend"])
-def test_what_an_image_copies_is_let_through_to_its_build(context):
+def test_dockerignore_lets_through_every_file_that_the_image_copies(context):
     dockerfile = (ROOT / context / "Dockerfile").read_text().replace("\\\n", " ")
     copies = re.findall(r"^COPY (?!--from)(?:--\S+ )?(.+)$", dockerfile, re.MULTILINE)
     copied = {source for copy in copies for source in copy.split()[:-1]} - {"."}
@@ -357,7 +357,7 @@ def is_within(path, folder):
     return f"{path}/".startswith(f"{folder}/")
 
 
-def test_the_image_has_what_operators_run_in_it():
+def test_the_image_contains_the_commands_of_operators():
     pages = [(ROOT / "docs" / page).read_text() for page in ("docker.md", "operations.md", "queues.md")]
     commands = set(re.findall(r"python -m ops\.(\w+)", "".join(pages)))
 
@@ -368,7 +368,7 @@ def test_the_image_has_what_operators_run_in_it():
     assert commands <= {path.stem for path in (ROOT / "ops").glob("*.py")}
 
 
-def test_the_images_context_has_what_the_kits_wheel_is_built_from_and_no_more():
+def test_the_build_context_contains_only_the_sources_of_the_kits_wheel():
     kit = tomllib.loads((ROOT / "kit" / "pyproject.toml").read_text())
     sources = kit["tool"]["setuptools"]["packages"]["find"]["where"]
 

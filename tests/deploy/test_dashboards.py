@@ -58,11 +58,11 @@ def exported():
     return labels_of
 
 
-def test_there_are_three():
+def test_there_are_three_dashboards():
     assert DASHBOARDS.keys() == {"overview", "service", "messaging"}
 
 
-def test_alerts_and_dashboards_ask_for_metrics_and_labels_that_the_processes_tell():
+def test_alerts_and_dashboards_query_only_exported_metrics_and_labels():
     labels_of = exported()
     for expression, where in expressions().items():
         for name, matchers in re.findall(r"\b((?:forage|process|python)_\w+)\b(?:\{([^}]*)\})?", expression):
@@ -71,7 +71,7 @@ def test_alerts_and_dashboards_ask_for_metrics_and_labels_that_the_processes_tel
             assert asked <= labels_of[name] | OF_PROMETHEUS, f"{where} asks for {name} by {asked}"
 
 
-def test_what_is_grouped_by_and_what_a_legend_names_are_labels_of_what_is_asked_for():
+def test_groups_and_legends_name_only_labels_of_their_metrics():
     labels_of = exported()
 
     def labels(expression):
@@ -92,7 +92,7 @@ def test_what_is_grouped_by_and_what_a_legend_names_are_labels_of_what_is_asked_
                 assert named <= left, f"{name}: {panel['title']} names {named}"
 
 
-def test_the_alerts_that_are_counted_are_the_shops_own():
+def test_the_dashboards_count_only_the_shops_own_alerts():
     (pattern,) = {
         found
         for expression in expressions()
@@ -115,7 +115,7 @@ def test_the_docs_list_every_metric():
     }
 
 
-def test_every_expression_is_sound(tmp_path):
+def test_every_expression_is_valid_promql(tmp_path):
     rules = [{"record": f"each:{number}", "expr": expression} for number, expression in enumerate(expressions())]
     path = tmp_path / "expressions.yml"
     path.write_text(yaml.safe_dump({"groups": [{"name": "all", "rules": rules}]}))
@@ -126,7 +126,7 @@ def test_every_expression_is_sound(tmp_path):
 
 
 @every_dashboard
-def test_a_dashboard_is_one_that_grafana_provisions(name):
+def test_grafana_can_provision_each_dashboard(name):
     dashboard = DASHBOARDS[name]
 
     assert dashboard["uid"] == f"forage-{name}"
@@ -139,7 +139,7 @@ def test_a_dashboard_is_one_that_grafana_provisions(name):
 
 
 @every_dashboard
-def test_every_panel_has_its_source_its_unit_and_a_place_of_its_own(name):
+def test_every_panel_has_a_data_source_a_unit_and_its_own_position(name):
     places = [panel["gridPos"] for panel in panels_of(name)]
     for one, other in combinations(places, 2):
         assert (

@@ -24,7 +24,7 @@ def run(*command, **settings):
 
 
 @pytest.mark.parametrize("value", ["plain", "", "two words", "'\"$(id)`id`\\n#", "two\nlines", "1234567890"])
-def test_a_setting_is_read_from_its_file_as_it_stands_there(tmp_path, value):
+def test_a_setting_is_read_unchanged_from_its_file(tmp_path, value):
     (tmp_path / "secret").write_text(f"{value}\n")
 
     assert run(*SAY, JWT_SECRET_FILE=str(tmp_path / "secret")).stdout == value
@@ -40,11 +40,11 @@ def test_every_setting_of_the_configuration_can_come_from_a_file(tmp_path):
     assert "_FILE=" not in done.stdout
 
 
-def test_a_setting_without_a_file_stays_as_it_is():
+def test_a_setting_without_a_file_keeps_its_value():
     assert run(*SAY, JWT_SECRET="given").stdout == "given"
 
 
-def test_a_setting_that_is_given_twice_is_refused(tmp_path):
+def test_a_setting_given_both_directly_and_by_a_file_is_refused(tmp_path):
     (tmp_path / "secret").write_text("one")
 
     done = run(*SAY, JWT_SECRET="another", JWT_SECRET_FILE=str(tmp_path / "secret"))
@@ -53,7 +53,7 @@ def test_a_setting_that_is_given_twice_is_refused(tmp_path):
     assert done.stderr == "JWT_SECRET and JWT_SECRET_FILE are both set: keep one of them.\n"
 
 
-def test_a_file_that_cannot_be_read_is_refused(tmp_path):
+def test_an_unreadable_file_is_refused(tmp_path):
     for path in (tmp_path / "nowhere", tmp_path):
         done = run(*SAY, JWT_SECRET_FILE=str(path))
 
@@ -61,7 +61,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
         assert done.stderr == f"JWT_SECRET_FILE is {path}, which is not a file that can be read.\n"
 
 
-def test_the_command_takes_the_entrypoints_place():
+def test_the_command_replaces_the_entrypoint_process():
     with subprocess.Popen(
         [ENTRYPOINT, "sh", "-c", "echo $$"], cwd=ROOT, env={"PATH": os.environ["PATH"]}, stdout=subprocess.PIPE
     ) as process:

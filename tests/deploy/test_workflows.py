@@ -13,7 +13,7 @@ from dev.settings import ROOT
 UPGRADE = ROOT / "deploy" / "upgrade"
 
 
-def test_ci_on_github_runs_what_every_change_must_pass():
+def test_github_ci_runs_every_required_check():
     must_pass = re.findall("^make .*", (ROOT / ".ci/run").read_text(), re.MULTILINE)
 
     run = re.findall("run: (make .*)", (ROOT / ".github/workflows/ci.yml").read_text())
@@ -21,7 +21,7 @@ def test_ci_on_github_runs_what_every_change_must_pass():
     assert must_pass and set(must_pass) <= set(run)
 
 
-def test_the_tests_run_with_each_python_that_the_kit_names():
+def test_ci_tests_each_python_version_that_the_kit_supports():
     named = re.findall(r'"Programming Language :: Python :: (3\.\d+)"', (ROOT / "kit/pyproject.toml").read_text())
 
     tested = re.findall(r'- \{ python: "(3\.\d+)"', (ROOT / ".github/workflows/ci.yml").read_text())
@@ -29,7 +29,7 @@ def test_the_tests_run_with_each_python_that_the_kit_names():
     assert named and tested == named
 
 
-def test_each_night_an_upgrade_is_tried_with_the_tags_at_hand():
+def test_the_nightly_workflow_fetches_the_tags_and_tries_an_upgrade():
     nightly = (ROOT / ".github/workflows/nightly.yml").read_text()
 
     assert "- cron:" in nightly and "fetch-depth: 0 " in nightly and "run: make test-upgrade\n" in nightly
@@ -68,7 +68,7 @@ def test_a_release_of_the_shop_or_the_kit_has_the_version_of_its_pyproject(check
         ("GITHUB_REPOSITORY", "the repository that released them, like example/forage"),
     ],
 )
-def test_an_upgrade_says_in_a_sentence_what_it_must_be_told(tmp_path, missing, sentence):
+def test_deploy_upgrade_names_a_missing_variable_in_a_sentence(tmp_path, missing, sentence):
     told = {"PATH": "/usr/bin:/bin", "REGISTRY": "ghcr.io/example", "GITHUB_REPOSITORY": "example/forage"}
     del told[missing]
 
@@ -78,7 +78,7 @@ def test_an_upgrade_says_in_a_sentence_what_it_must_be_told(tmp_path, missing, s
     assert done.stderr.endswith(f"{missing}: {sentence}\n")
 
 
-def test_a_deployment_may_take_as_long_as_helm_gives_each_of_its_steps():
+def test_a_deployment_has_time_for_every_step_of_helm():
     minutes = int(re.search(r"--timeout (\d+)m ", UPGRADE.read_text())[1])
     given = re.findall(r"timeout-minutes: (\d+)", (ROOT / ".github/workflows/deploy.yml").read_text())
     values = yaml.safe_load((ROOT / "deploy/helm/values.yaml").read_text())
@@ -88,7 +88,7 @@ def test_a_deployment_may_take_as_long_as_helm_gives_each_of_its_steps():
     assert values["migration"]["seconds"] < 60 * minutes
 
 
-def test_the_chart_is_of_the_version_that_is_released():
+def test_the_chart_has_the_version_of_the_shop():
     chart = yaml.safe_load((ROOT / "deploy/helm/Chart.yaml").read_text())
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 

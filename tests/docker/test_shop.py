@@ -47,7 +47,7 @@ def test_an_order_through_nginx_is_pushed_and_mailed(project, ada):
     wait_for(is_mailed)
 
 
-def test_nginx_gives_out_the_storefront_and_the_gateways_page(project):
+def test_nginx_serves_the_storefront_and_the_gateways_docs(project):
     page = requests.get(project.storefront, timeout=10)
     docs = requests.get(f"{project.storefront}/api/docs/swagger-ui.css", timeout=10)
 
@@ -97,7 +97,7 @@ def test_prometheus_finds_every_process_and_its_alerts(project):
     assert "1 rule files found" in checked
 
 
-def test_one_signs_in_with_the_local_provider(project):
+def test_a_customer_signs_in_with_the_local_provider(project):
     with requests.Session() as browser:
         away = browser.get(f"{project.storefront}/api/auth/google", allow_redirects=False, timeout=10)
         issuer = f"http://sign-in.localhost:{project.ports['OIDC_PORT']}"
@@ -125,7 +125,7 @@ def status_of(project, container):
     return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
 
 
-def test_every_process_is_without_rights(project):
+def test_no_process_has_capabilities_or_root(project):
     for container in project.containers():
         status = status_of(project, container)
 
@@ -135,14 +135,14 @@ def test_every_process_is_without_rights(project):
         assert container.known["HostConfig"]["ReadonlyRootfs"], container.name
 
 
-def test_the_shops_processes_are_of_one_user(project):
+def test_the_shops_processes_run_as_one_user(project):
     for service in PROCESSES:
         (container,) = project.containers(service)
 
         assert status_of(project, container)["Uid"].split() == ["10001"] * 4
 
 
-def test_nothing_is_published_but_nginx_the_gateway_and_the_demos_pages(project):
+def test_only_nginx_the_gateway_and_the_demo_pages_are_published(project):
     published = {
         container.name: {binding["HostIp"] for bindings in ports.values() for binding in bindings}
         for container in project.containers()
@@ -153,7 +153,7 @@ def test_nothing_is_published_but_nginx_the_gateway_and_the_demos_pages(project)
     assert set.union(*published.values()) == {"127.0.0.1"}
 
 
-def test_a_service_has_no_way_out(project):
+def test_a_service_has_no_route_out_of_its_network(project):
     routes = project.compose("exec", "-T", "orders", "cat", "/proc/net/route").splitlines()[1:]
 
     assert routes
@@ -171,7 +171,7 @@ def read_products(address, forwarded_for=None):
     assert answer.status_code == 200, answer.text
 
 
-def test_the_gateway_counts_for_who_is_behind_nginx_and_a_proxy_of_this_machine(project):
+def test_rate_limits_count_the_client_behind_nginx_and_a_local_proxy(project):
     (nginx,) = project.containers("frontend")
     networks = nginx.known["NetworkSettings"]["Networks"]
 
@@ -196,18 +196,18 @@ true
 """
 
 
-def test_the_images_have_neither_a_compiler_nor_what_was_left_of_their_making(project):
+def test_the_images_contain_no_compiler_and_no_build_caches(project):
     for image in ("forage:local", "forage-frontend:local"):
         assert project.docker("run", "--rm", "--user", "0", "--entrypoint", "sh", image, "-c", LEFT_OVER) == ""
 
 
-def test_a_secret_that_is_missing_ends_a_container_with_a_sentence(project):
+def test_a_missing_secret_ends_a_container_with_a_sentence(project):
     said = project.fails("run", "--rm", "-e", "JWT_SECRET_FILE=/run/secrets/none", "forage:local")
 
     assert said == "JWT_SECRET_FILE is /run/secrets/none, which is not a file that can be read.\n"
 
 
-def test_what_is_told_to_stop_stops_in_time_and_in_peace(project):
+def test_processes_stop_cleanly_within_the_grace_period(project):
     started_at = time.monotonic()
 
     try:
@@ -219,7 +219,7 @@ def test_what_is_told_to_stop_stops_in_time_and_in_peace(project):
         project.up()
 
 
-def test_down_and_up_again_keeps_what_was_there(project, ada):
+def test_down_and_up_again_keeps_the_data(project, ada):
     order = placed(project.order(ada))
 
     project.down("--timeout", "30")

@@ -95,7 +95,7 @@ def run(tree, environment, command):
     assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
 
 
-def test_the_tests_of_the_page_pass(tree):
+def test_the_tests_in_the_recipes_pass(tree):
     tests = [path for path in WRITTEN if Path(path).name.startswith("test_")]
     checks = [f"tests/contracts/{name}" for name in CHECKS]
 
@@ -103,7 +103,7 @@ def test_the_tests_of_the_page_pass(tree):
     run(tree, environment_of(tree), " ".join(["nameko", "test", "-q", *tests, *checks]))
 
 
-def test_what_the_page_writes_is_well_formed(tree):
+def test_the_code_in_the_recipes_passes_ruff(tree):
     edited = [*(path for path, *_ in BLOCKS if path.endswith(".py")), "migrations"]
 
     run(tree, environment_of(tree), " ".join(["ruff", "check", *edited]))

@@ -87,7 +87,7 @@ def prometheus(metrics_addresses, tmp_path):
     prometheus.server.stop()
 
 
-def test_prometheus_sees_an_order_on_its_way_and_no_reason_for_an_alert(prometheus, customer, product):
+def test_prometheus_sees_each_step_of_an_order_and_no_alert_fires(prometheus, customer, product):
     wait_for(lambda: {labels["service"] for labels, _ in prometheus.ask("forage_service_info")} == PROCESSES)
     counted = {
         'forage_http_request_duration_seconds_count{route="/orders", method="POST", status="201"}': 1,
@@ -121,5 +121,5 @@ def test_prometheus_sees_an_order_on_its_way_and_no_reason_for_an_alert(promethe
     wait_for(all_show_something)
 
 
-def test_whoever_joins_the_shop_takes_a_free_port_for_its_metrics(shop):
+def test_the_env_file_gives_a_new_replica_a_free_port_for_its_metrics(shop):
     assert shop.settings["METRICS_PORT"] == "0"

@@ -98,7 +98,7 @@ def test_a_second_start_of_the_same_copy_is_refused_with_a_sentence(shop):
     assert second.stderr.count("\n") == 1
 
 
-def test_a_second_copy_runs_beside_and_ends_alone_within_10_seconds_of_sigterm(shop, own_shop):
+def test_a_second_copy_ends_within_10_seconds_of_sigterm_and_leaves_the_first_running(shop, own_shop):
     started = own_shop.processes()
     assert len(started) > len(DEFAULT_PORTS)
 

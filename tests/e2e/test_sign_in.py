@@ -16,7 +16,7 @@ def is_up(url):
         return False
 
 
-def test_the_provider_calls_itself_what_the_services_expect(shop):
+def test_the_provider_has_the_issuer_that_the_services_expect(shop):
     issuer = shop.settings["OIDC_ISSUER"]
     wait_for(lambda: is_up(issuer))
 
@@ -26,7 +26,7 @@ def test_the_provider_calls_itself_what_the_services_expect(shop):
     assert issuer in shop.output()
 
 
-def test_one_click_is_enough_for_the_people_it_knows(shop):
+def test_the_provider_offers_each_of_its_accounts_as_a_button(shop):
     issuer = shop.settings["OIDC_ISSUER"]
     wait_for(lambda: is_up(issuer))
     query = {
@@ -42,7 +42,7 @@ def test_one_click_is_enough_for_the_people_it_knows(shop):
         assert f'name="sub" value="{name}"' in page
 
 
-def test_no_console_can_be_reached_on_the_provider(shop):
+def test_the_provider_has_no_debugger_console(shop):
     issuer = shop.settings["OIDC_ISSUER"]
     wait_for(lambda: is_up(issuer))
 

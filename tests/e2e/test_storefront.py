@@ -17,7 +17,7 @@ from .test_sign_in import is_up
 pytestmark = pytest.mark.server
 
 
-def test_its_address_is_the_first_that_is_printed(shop):
+def test_make_run_prints_the_address_of_the_storefront_first(shop):
     printed = shop.output().partition("Forage is up after")[2]
 
     assert re.search(r"https?://\S+", printed)[0] == shop.storefront
@@ -26,7 +26,7 @@ def test_its_address_is_the_first_that_is_printed(shop):
     assert page.headers["Cache-Control"] == "no-cache"
 
 
-def test_its_scripts_are_there_compressed_and_kept_for_ever(shop):
+def test_scripts_are_compressed_and_cached_for_ever(shop):
     page = requests.get(shop.storefront, timeout=10).text
 
     scripts = [
@@ -41,7 +41,7 @@ def test_its_scripts_are_there_compressed_and_kept_for_ever(shop):
     assert any(script.headers.get("Content-Encoding") == "gzip" for script in scripts)
 
 
-def test_signing_in_with_a_provider_leads_back_to_it(shop):
+def test_signing_in_at_the_provider_leads_back_to_the_storefront(shop):
     wait_for(lambda: is_up(shop.settings["OIDC_ISSUER"]))
     browser = requests.Session()
 
@@ -61,7 +61,7 @@ def nginx_of(shop):
     return [master, *master.children()]
 
 
-def test_its_server_is_back_within_5_seconds_when_it_was_killed(shop):
+def test_a_killed_nginx_is_back_within_5_seconds(shop):
     killed = nginx_of(shop)
 
     killed[0].kill()
@@ -71,7 +71,7 @@ def test_its_server_is_back_within_5_seconds_when_it_was_killed(shop):
     wait_for(lambda: "frontend was killed by signal 9; starting it again" in shop.output())
 
 
-def test_with_hot_reload_the_sources_are_served_and_the_gateway_answers(local_folder):
+def test_make_dev_serves_the_sources_and_proxies_to_the_gateway(local_folder):
     with running_shop(local_folder / "dev-shop", "dev") as shop:
         page = requests.get(f"{shop.storefront}/orders/3", headers={"Accept": "text/html"}, timeout=30)
         live = requests.get(f"{shop.storefront}/api/livez", timeout=10)

@@ -52,13 +52,13 @@ def test_a_build_has_compressed_copies(folder):
     assert script.with_name(f"{script.name}.gz").stat().st_size < script.stat().st_size / 2
 
 
-def test_what_has_not_changed_is_not_built_again(folder):
+def test_unchanged_sources_are_not_built_again(folder):
     build(folder)
 
     assert build(folder)[0] == ""
 
 
-def test_what_no_build_reads_causes_none(folder):
+def test_files_that_no_build_reads_cause_no_build(folder):
     build(folder)
     (folder / "screenshots").mkdir()
     (folder / "screenshots" / "cart.png").write_text("of another run")
@@ -68,7 +68,7 @@ def test_what_no_build_reads_causes_none(folder):
 
 
 @pytest.mark.parametrize("source", ["src/main.ts", "index.html", "public/robots.txt"])
-def test_what_has_changed_is_built_again(folder, source):
+def test_a_changed_source_causes_a_build(folder, source):
     build(folder)
     (folder / source).parent.mkdir(exist_ok=True)
     with open(folder / source, "a") as file:
@@ -77,7 +77,7 @@ def test_what_has_changed_is_built_again(folder, source):
     assert build(folder)[0] == BUILDING
 
 
-def test_a_build_that_fails_says_why_and_leaves_the_last_one(folder):
+def test_a_failed_build_reports_why_and_keeps_the_last_one(folder):
     build(folder)
     (folder / "src" / "main.ts").write_text("document.title = (")
 
@@ -87,7 +87,7 @@ def test_a_build_that_fails_says_why_and_leaves_the_last_one(folder):
     assert "chanterelle" in scripts_of(folder)
 
 
-def test_copies_that_start_at_once_build_once(folder):
+def test_copies_that_start_at_the_same_time_build_once(folder):
     printed = [process.communicate(timeout=60)[0] for process in [start(folder) for _ in range(3)]]
 
     assert sorted(printed) == ["", "", BUILDING]

@@ -12,7 +12,7 @@ from gateway.live import MAX_SOCKETS
 pytestmark = pytest.mark.server
 
 
-def test_nginx_has_connections_for_as_many_web_sockets_as_a_gateway():
+def test_nginx_has_connections_for_as_many_web_sockets_as_a_gateway_holds():
     (change,) = re.findall("sed -i '([^']*)'", (ROOT / "frontend" / "Dockerfile").read_text())
     # As in the official image in these lines.
     original = (ROOT / "tests" / "docker" / "stand_ins" / "nginx.conf").read_text()
@@ -27,7 +27,7 @@ def test_nginx_has_connections_for_as_many_web_sockets_as_a_gateway():
     assert given["worker_rlimit_nofile"] > given["worker_connections"]
 
 
-def test_the_image_has_a_value_for_all_that_its_configuration_asks_for():
+def test_the_image_sets_every_variable_of_its_configuration():
     asked = set(re.findall(r"\$\{([A-Z_]+)\}", (ROOT / "frontend" / "nginx.conf").read_text()))
 
     # The image's entrypoint and trusted-proxies.envsh make these two.

@@ -52,14 +52,14 @@ def build(tmp_path):
     return build
 
 
-def test_its_workers_run_as_the_account_that_postgresql_runs_as(site):
+def test_the_workers_run_as_the_account_of_postgresql(site):
     workers = psutil.Process(site.server.process.pid).children()
 
     assert {worker.username() for worker in workers} == {account() or getpass.getuser()}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only as root there is another account")
-def test_its_workers_read_a_build_that_is_roots_alone(serve, closed_port, tmp_path, dist):
+def test_the_workers_can_read_a_build_that_only_root_can_read(serve, closed_port, tmp_path, dist):
     tmp_path.chmod(0o700)
     (dist / "index.html").chmod(0o600)
 
@@ -72,7 +72,7 @@ def test_its_workers_read_a_build_that_is_roots_alone(serve, closed_port, tmp_pa
     shutil.rmtree(elsewhere)
 
 
-def test_what_is_left_of_one_that_was_killed_with_its_supervisor_is_ended_by_the_next(serve, closed_port, local_folder):
+def test_the_next_start_ends_workers_left_by_a_killed_nginx(serve, closed_port, local_folder):
     copy = local_folder / "copy"
     copy.mkdir()
     with serve(closed_port, folder=copy / "nginx") as site:
@@ -85,7 +85,7 @@ def test_what_is_left_of_one_that_was_killed_with_its_supervisor_is_ended_by_the
         assert not any(map(is_alive, workers))
 
 
-def test_no_other_machine_reaches_it(site):
+def test_nginx_is_unreachable_from_other_machines(site):
     with socket.socket() as probe:
         # Another address of this one.
         refused = probe.connect_ex(("127.0.0.2", site.port))
@@ -103,7 +103,7 @@ def test_a_build_is_copied_once(nginx, build):
     assert not (nginx.folder / "html" / BUILT_FROM).exists()
 
 
-def test_another_build_takes_the_place_of_the_last_one(nginx, build):
+def test_a_new_build_replaces_the_last_one(nginx, build):
     nginx.copy(build)
     (build / "index.html").write_text("new")
     (build / "assets" / "index-0LD.js").rename(build / "assets" / "index-NEW.js")
@@ -115,14 +115,14 @@ def test_another_build_takes_the_place_of_the_last_one(nginx, build):
     assert [path.name for path in (nginx.folder / "html" / "assets").iterdir()] == ["index-NEW.js"]
 
 
-def test_a_configuration_that_nginx_refuses_is_a_sentence(nginx, build):
+def test_a_configuration_that_nginx_refuses_is_reported_in_a_sentence(nginx, build):
     nginx.settings["FRONTEND_URL"] = "http://$shop"
 
     with pytest.raises(CannotStart, match=r"^nginx refuses the storefront's configuration: .*\"shop\" variable"):
         nginx.prepare(build)
 
 
-def test_it_asks_for_no_more_connections_than_the_machine_has_files_for(nginx, build):
+def test_the_connections_fit_into_the_limit_of_open_files(nginx, build):
     with_few_files = ["sh", "-c", 'ulimit -n 300 && exec "$@"', "sh"]
     check = [sys.executable, "-c", PREPARE_AND_CHECK, nginx.folder, build, json.dumps(SETTINGS)]
 

@@ -33,7 +33,7 @@ def test_packages_are_installed_once(folder, capsys):
     assert capsys.readouterr().out == INSTALLING
 
 
-def test_an_install_that_failed_begins_anew_though_its_lock_is_put_back(folder, capsys):
+def test_a_failed_install_is_repeated_even_when_its_lock_is_restored(folder, capsys):
     lock, package = (folder / "package-lock.json").read_text(), (folder / "package.json").read_text()
     npm.install(folder, "mushrooms")
     (folder / "package-lock.json").write_text(f"{lock}\n")
@@ -48,7 +48,7 @@ def test_an_install_that_failed_begins_anew_though_its_lock_is_put_back(folder, 
     assert capsys.readouterr().out == 3 * INSTALLING
 
 
-def test_what_builds_the_storefront_is_installed_in_production_too(folder, monkeypatch):
+def test_development_packages_are_installed_in_production_too(folder, monkeypatch):
     monkeypatch.setenv("NODE_ENV", "production")
 
     npm.install(folder, "mushrooms")
@@ -71,21 +71,21 @@ def say_version(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("version", ["v20.19.0", "v20.20.2", "v22.12.0", "v24.1.0", "v100.0.0"])
-def test_a_node_that_vite_runs_on_is_taken(say_version, version):
+def test_a_node_version_that_vite_supports_is_accepted(say_version, version):
     say_version(version)
 
     require_node()
 
 
 @pytest.mark.parametrize("version", ["v18.20.8", "v20.18.3", "v21.7.3", "v22.11.0"])
-def test_another_node_is_refused_by_its_version(say_version, version):
+def test_an_unsupported_node_version_is_refused(say_version, version):
     say_version(version)
 
     with pytest.raises(CannotStart, match=f"22.12 or later.* is needed, and .* says {version}"):
         require_node()
 
 
-def test_a_node_that_does_not_work_is_refused(say_version):
+def test_a_broken_node_is_refused(say_version):
     say_version("")
 
     with pytest.raises(CannotStart, match="is needed, and `node --version` says nothing"):

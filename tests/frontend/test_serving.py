@@ -52,7 +52,7 @@ def still_answers(site):
 
 @pytest.mark.parametrize("path", ["/", "/products/12", "/admin/orders?status=pending", "/index.html", "/b%C3%A4r"])
 @pytest.mark.parametrize("accept", [BROWSER, "*/*"])
-def test_every_address_of_the_storefront_is_its_page(site, path, accept):
+def test_every_route_of_the_storefront_is_answered_with_its_page(site, path, accept):
     answer = get(site, path, Accept=accept)
 
     assert (answer.status_code, answer.text) == (200, PAGE)
@@ -70,7 +70,7 @@ def test_every_address_of_the_storefront_is_its_page(site, path, accept):
         ("/.well-known/security.txt", BROWSER),
     ],
 )
-def test_what_is_no_page_and_no_file_is_not_found(site, path, accept):
+def test_an_unknown_path_is_answered_404(site, path, accept):
     answer = get(site, path, Accept=accept)
 
     assert (answer.status_code, answer.text) == (404, "There is nothing at this address.\n")
@@ -87,7 +87,7 @@ def test_what_is_no_page_and_no_file_is_not_found(site, path, accept):
         ("/pictures/morel.svg", "public, max-age=86400"),
     ],
 )
-def test_a_file_is_kept_as_long_as_its_name_allows(site, path, caching):
+def test_the_path_of_a_file_decides_how_long_it_is_cached(site, path, caching):
     first = get(site, path)
     second = get(site, path, If_None_Match=first.headers["ETag"])
 
@@ -115,7 +115,7 @@ def test_a_file_is_kept_as_long_as_its_name_allows(site, path, caching):
         ("GET", "/ws/nothing"),
     ],
 )
-def test_every_answer_carries_the_headers_of_the_gateway_once(site, method, path):
+def test_every_answer_has_the_gateways_security_headers_once(site, method, path):
     answer = requests.request(method, site.url + path, timeout=10)
 
     for name, value in SECURITY_HEADERS.items():
@@ -125,14 +125,14 @@ def test_every_answer_carries_the_headers_of_the_gateway_once(site, method, path
     assert not re.search(r"\d", answer.headers.get("Server", ""))
 
 
-def test_a_page_of_the_gateway_keeps_its_own_policy(site):
+def test_the_gateways_docs_keep_their_own_content_security_policy(site):
     answer = get(site, "/api/docs")
 
     assert answer.raw.headers.getlist("Content-Security-Policy") == [docs.CONTENT_SECURITY_POLICY]
     assert get(site, "/api/docs/swagger-ui.css").status_code == 200
 
 
-def test_a_shop_on_https_says_that_it_stays_there(serve, shop):
+def test_a_shop_on_https_sends_strict_transport_security(serve, shop):
     expected = security_headers({"FRONTEND_URL": "https://shop.example"})["Strict-Transport-Security"]
 
     with serve(shop.port, FRONTEND_URL="https://shop.example") as site:
@@ -142,7 +142,7 @@ def test_a_shop_on_https_says_that_it_stays_there(serve, shop):
 
 
 @pytest.mark.parametrize("path", ["/", SCRIPT_PATH, "/assets/index-C0FFEE.css", "/pictures/morel.svg"])
-def test_texts_are_sent_compressed_to_whoever_takes_that(site, path):
+def test_text_is_sent_compressed_to_clients_that_accept_gzip(site, path):
     plain = get(site, path)
 
     packed = requests.get(site.url + path, headers={"Accept-Encoding": "gzip"}, timeout=10, stream=True)
@@ -157,14 +157,14 @@ def test_texts_are_sent_compressed_to_whoever_takes_that(site, path):
     assert packed.headers["Content-Type"] == plain.headers["Content-Type"]
 
 
-def test_a_refused_coding_is_not_used(site):
+def test_a_content_coding_that_the_client_refuses_is_not_used(site):
     answer = get(site, SCRIPT_PATH, Accept_Encoding="gzip;q=0, br;q=0, identity")
 
     assert "Content-Encoding" not in answer.headers
     assert answer.text == SCRIPT
 
 
-def test_head_tells_what_get_would(site):
+def test_head_answers_with_the_headers_of_get(site):
     answer = requests.head(site.url + SCRIPT_PATH, headers={"Accept-Encoding": "identity"}, timeout=10)
 
     assert (answer.status_code, answer.content) == (200, b"")
@@ -172,7 +172,7 @@ def test_head_tells_what_get_would(site):
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
-def test_nothing_but_reading_is_possible_outside_of_the_api(site, method):
+def test_only_reads_are_allowed_outside_of_the_api(site, method):
     assert requests.request(method, f"{site.url}/", data=b"x", timeout=10).status_code == 405
 
 
@@ -197,7 +197,7 @@ def test_nothing_but_reading_is_possible_outside_of_the_api(site, method):
         b"/" + 20_000 * b"a",
     ],
 )
-def test_no_address_breaks_the_server_or_leads_out_of_its_folder(site, target):
+def test_no_path_crashes_the_server_or_leaves_its_folder(site, target):
     answer = ask(site.port, b"GET " + target + b" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
 
     status = int(answer.split(b" ", 2)[1])
@@ -207,14 +207,14 @@ def test_no_address_breaks_the_server_or_leads_out_of_its_folder(site, target):
 
 
 @pytest.mark.parametrize("value", ["bytes=10-5", "bytes=-1", "bytes=999999999-", "bytes=a-b", "bytes=0-0,5-6"])
-def test_no_range_breaks_the_server(site, value):
+def test_no_range_header_crashes_the_server(site, value):
     answer = get(site, SCRIPT_PATH, Range=value)
 
     assert answer.status_code in (200, 206, 416)
     assert still_answers(site)
 
 
-def test_the_api_is_the_gateways_below_its_prefix(site, shop):
+def test_the_api_prefix_leads_to_the_gateway(site, shop):
     answer = get(site, "/api/products/categories?x=%2F%20ä")
     direct = requests.get(f"http://127.0.0.1:{shop.port}/products/categories?x=%2F%20ä", timeout=10)
 
@@ -225,7 +225,7 @@ def test_the_api_is_the_gateways_below_its_prefix(site, shop):
     assert get(site, "/api/products/1%2F2").json()["instance"] == "/products/1/2"
 
 
-def test_what_the_gateway_calls_unchanged_is_not_sent_again(site):
+def test_an_unchanged_answer_of_the_gateway_is_not_sent_again(site):
     first = requests.get(f"{site.url}/api/products", headers={"Accept-Encoding": "gzip"}, timeout=10)
 
     second = get(site, "/api/products", If_None_Match=first.headers["ETag"], Accept_Encoding="gzip")
@@ -253,7 +253,7 @@ def test_a_session_is_kept_by_its_cookie(site, account):
     assert me.json()["email"] == account["email"]
 
 
-def test_foreign_pages_are_refused_and_our_own_are_not(site):
+def test_requests_from_pages_of_other_sites_are_refused(site):
     def refresh(origin):
         return requests.post(f"{site.url}/api/auth/refresh", headers={"Origin": origin}, timeout=10).status_code
 
@@ -276,7 +276,7 @@ def test_a_web_socket_reaches_the_gateway(site, account):
     assert headers["content-security-policy"] == CONTENT_SECURITY_POLICY
 
 
-def test_a_web_socket_of_a_foreign_page_is_refused_by_the_gateway(site):
+def test_the_gateway_refuses_a_web_socket_from_a_page_of_another_site(site):
     with pytest.raises(websocket.WebSocketBadStatusException) as refusal:
         websocket.create_connection(site.ws_url, timeout=10, origin="http://evil.example")
 
@@ -285,14 +285,14 @@ def test_a_web_socket_of_a_foreign_page_is_refused_by_the_gateway(site):
 
 
 @pytest.mark.parametrize("path", ["/", "/api/livez", "/assets/x"])
-def test_elsewhere_there_is_no_web_socket(site, path):
+def test_other_paths_refuse_a_web_socket(site, path):
     with pytest.raises(websocket.WebSocketBadStatusException):
         websocket.create_connection(f"ws://{site.host}{path}", timeout=10)
 
     assert still_answers(site)
 
 
-def test_each_client_has_limits_of_its_own_whatever_it_says_it_is(site):
+def test_rate_limits_count_by_address_and_ignore_a_forged_header(site):
     def left(address, claimed=None):
         headers = {"X-Forwarded-For": claimed} if claimed else {}
         answer = client_at(address).get(f"{site.url}/api/auth/providers", headers=headers, timeout=10)
@@ -304,7 +304,7 @@ def test_each_client_has_limits_of_its_own_whatever_it_says_it_is(site):
     assert (second, liar, other) == (first - 1, first - 2, first)
 
 
-def test_a_web_socket_counts_as_its_clients(site):
+def test_a_web_socket_counts_as_a_request_of_its_client(site):
     def left(address):
         """Of the requests; a handshake is one."""
         answer = client_at(address).get(f"{site.url}/api/auth/providers", timeout=10)
@@ -320,7 +320,7 @@ def test_a_web_socket_counts_as_its_clients(site):
 
 
 @pytest.mark.parametrize("megabytes", [2, 20])
-def test_too_large_a_body_is_refused_as_a_problem(site, megabytes):
+def test_too_large_a_body_is_refused_with_a_problem(site, megabytes):
     body = b" " * (megabytes * 1024 * 1024)
 
     answer = requests.post(
@@ -345,7 +345,7 @@ def test_a_chunked_body_reaches_the_gateway(site, account):
     assert answer.status_code == 200, answer.text
 
 
-def test_without_a_gateway_the_pages_are_there_and_the_api_says_so(serve, closed_port):
+def test_an_unreachable_gateway_leaves_the_pages_and_makes_the_api_answer_502(serve, closed_port):
     with serve(closed_port) as site:
         answer = get(site, "/api/products")
         with pytest.raises(websocket.WebSocketBadStatusException) as refusal:
@@ -393,7 +393,7 @@ WEB_SOCKET = (
 
 
 @pytest.mark.parametrize("last_words", [b"", b"HTTP/1.1 2"])
-def test_a_gateway_that_dies_before_it_answers_is_away(serve, last_words):
+def test_a_gateway_that_dies_before_it_answers_is_reported_with_502(serve, last_words):
     with dying_gateway(last_words) as port, serve(port) as site:
         answer = requests.post(f"{site.url}/api/orders", json={}, timeout=10)
 
@@ -401,7 +401,7 @@ def test_a_gateway_that_dies_before_it_answers_is_away(serve, last_words):
         assert still_answers(site)
 
 
-def test_half_an_answer_is_not_taken_for_a_whole_one(serve):
+def test_half_an_answer_is_an_error_for_the_client(serve):
     with dying_gateway(HALF_AN_ANSWER) as port, serve(port) as site:
         with pytest.raises(requests.RequestException):
             requests.get(f"{site.url}/api/orders", timeout=10)
@@ -426,7 +426,7 @@ def test_a_web_socket_ends_with_its_gateway(serve):
 UPGRADE = b"GET /x HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 
 
-def test_an_upgrade_behind_a_request_that_waits_does_no_harm(site):
+def test_a_pipelined_upgrade_does_no_harm(site):
     with suppress(ConnectionError), socket.create_connection(("127.0.0.1", site.port), timeout=10) as connection:
         connection.sendall(b"GET /api/livez HTTP/1.1\r\nHost: a\r\n\r\n" + UPGRADE)
         connection.recv(1)
@@ -435,7 +435,7 @@ def test_an_upgrade_behind_a_request_that_waits_does_no_harm(site):
 
 
 @pytest.mark.parametrize(("path", "said"), [("/", PAGE.encode()), ("/api/livez", b'"up"')])
-def test_an_offer_to_speak_another_http_is_passed_over(site, path, said):
+def test_an_upgrade_to_http2_is_ignored(site, path, said):
     offer = b"Connection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQ\r\n\r\n"
 
     answer = ask(site.port, f"GET {path} HTTP/1.1\r\nHost: a\r\n".encode() + offer)
@@ -460,7 +460,7 @@ def reset(connection):
         b"GET /nothing HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
     ],
 )
-def test_clients_that_leave_take_nothing_with_them(site, begun):
+def test_clients_that_disconnect_do_not_affect_the_others(site, begun):
     for _ in range(50):
         connection = socket.create_connection(("127.0.0.1", site.port), timeout=10)
         connection.sendall(begun)
@@ -471,7 +471,7 @@ def test_clients_that_leave_take_nothing_with_them(site, begun):
 
 
 @pytest.mark.parametrize("begun", [b"", b"GET / HTTP/1.1\r\nHos"])
-def test_it_ends_at_once_though_a_browser_keeps_a_connection_for_later(serve, closed_port, begun):
+def test_nginx_stops_at_once_despite_idle_connections(serve, closed_port, begun):
     with serve(closed_port) as site:
         with socket.create_connection(("127.0.0.1", site.port), timeout=10) as connection:
             connection.sendall(begun)
@@ -482,7 +482,7 @@ def test_it_ends_at_once_though_a_browser_keeps_a_connection_for_later(serve, cl
             assert site.server.process.wait(3) == 0
 
 
-def test_it_ends_at_once_though_web_sockets_are_open(serve, shop):
+def test_nginx_stops_at_once_despite_open_web_sockets(serve, shop):
     with serve(shop.port) as site, closing(Feed(site.ws_url)) as feed:
         assert feed.hear()["type"] == "connected"
         browser = requests.Session()
@@ -498,7 +498,7 @@ def test_it_ends_at_once_though_web_sockets_are_open(serve, shop):
 LOGIN = b"POST /api/users/login HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json\r\n"
 
 
-def test_one_address_cannot_take_all_connections(serve, shop):
+def test_one_address_can_open_only_a_limited_number_of_connections(serve, shop):
     two_each = {"connections_of_address 512": "connections_of_address 2"}
     with serve(shop.port, edits=two_each) as site, ExitStack() as stack:
         for _ in range(2):
@@ -514,7 +514,7 @@ def test_one_address_cannot_take_all_connections(serve, shop):
     assert (refused.json()["type"], refused.headers["Retry-After"]) == ("overloaded", "2")
 
 
-def test_a_trusted_proxy_names_the_client_that_is_counted_and_no_one_else_does(serve, shop):
+def test_only_a_trusted_proxy_can_name_the_client_that_is_counted(serve, shop):
     settings = {
         "edits": {"connections_of_address 512": "connections_of_address 1"},
         "TRUSTED_PROXIES": "10.0.0.0/8, 127.0.5.1",
@@ -539,19 +539,19 @@ def test_a_trusted_proxy_names_the_client_that_is_counted_and_no_one_else_does(s
 
 
 @pytest.mark.parametrize("begun", [b"", b"GET / HTTP/1.1\r\nHos"])
-def test_the_head_of_a_request_has_to_come_in_time(serve, closed_port, begun):
+def test_a_slow_request_head_is_timed_out(serve, closed_port, begun):
     with serve(closed_port, edits={"client_header_timeout 15s": "client_header_timeout 1s"}) as site:
         assert ask(site.port, begun) == b""
 
 
-def test_a_body_that_pauses_is_given_up(serve, shop):
+def test_a_body_that_pauses_is_timed_out(serve, shop):
     with serve(shop.port, edits={"client_body_timeout 30s": "client_body_timeout 1s"}) as site:
         answer = ask(site.port, LOGIN + b"Content-Length: 100\r\n\r\n{")
 
     assert answer == b"" or answer.startswith(b"HTTP/1.1 408")
 
 
-def test_drops_of_a_body_do_not_lengthen_its_time(serve, shop, monkeypatch):
+def test_a_slowly_sent_body_does_not_extend_its_deadline(serve, shop, monkeypatch):
     monkeypatch.setattr(protocol, "BODY_SECONDS", 1)
     with serve(shop.port) as site, socket.create_connection(("127.0.0.1", site.port), timeout=10) as connection:
         connection.sendall(LOGIN + b"Content-Length: 1000\r\n\r\n")
@@ -566,7 +566,7 @@ def test_drops_of_a_body_do_not_lengthen_its_time(serve, shop, monkeypatch):
     assert answer.startswith(b"HTTP/1.1 400")
 
 
-def test_an_answer_has_to_be_read_in_time(serve, shop):
+def test_a_client_that_does_not_read_its_answer_is_disconnected(serve, shop):
     with serve(shop.port, edits={"send_timeout 30s": "send_timeout 1s"}) as site, socket.socket() as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         slow.connect(("127.0.0.1", site.port))

@@ -74,7 +74,7 @@ def test_an_invalid_http_request_is_refused(speak, request_bytes, status):
     assert json.loads(body)["status"] == status
 
 
-def test_one_address_cannot_take_all_connections(run_gateway, monkeypatch):
+def test_one_address_can_open_only_a_limited_number_of_connections(run_gateway, monkeypatch):
     monkeypatch.setattr(server_module, "MAX_CONNECTIONS_PER_ADDRESS", 3)
     gateway = run_gateway(RATE_LIMIT_SCALE="1")
     address = ("127.0.0.1", server_of(gateway.container).port)

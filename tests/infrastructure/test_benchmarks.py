@@ -14,7 +14,7 @@ from dev.settings import ROOT
 pytestmark = pytest.mark.server
 
 
-def test_an_unknown_scenario_is_refused_with_a_sentence_before_anything_starts():
+def test_an_unknown_scenario_is_refused_before_anything_starts():
     bench = subprocess.run(
         [sys.executable, "-m", "benchmarks", "orders", "weddings"], cwd=ROOT, capture_output=True, text=True, timeout=30
     )
@@ -32,7 +32,7 @@ def files_of_the_repository():
     return [name for name in listed.split("\0") if name and os.path.lexists(ROOT / name)]
 
 
-def test_in_a_fresh_clone_the_shortest_bench_installs_what_it_needs_and_prints_its_table(tmp_path):
+def test_the_shortest_bench_runs_in_a_fresh_clone(tmp_path):
     """Of what `make` installs, the Python packages alone are there already: they take minutes."""
     for name in files_of_the_repository():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -55,15 +55,15 @@ def test_in_a_fresh_clone_the_shortest_bench_installs_what_it_needs_and_prints_i
 
 
 @pytest.mark.parametrize("percent, value", ((50, 50), (95, 95), (99, 99), (100, 100)))
-def test_a_percentile_is_the_value_that_so_many_percent_do_not_exceed(percent, value):
+def test_a_percentile_is_the_smallest_value_that_so_many_percent_do_not_exceed(percent, value):
     assert percentile(range(100, 0, -1), percent) == value
 
 
-def test_of_a_single_answer_every_percentile_is_its_own():
+def test_every_percentile_of_a_single_value_is_that_value():
     assert percentile([7], 50) == percentile([7], 99) == 7
 
 
-def test_a_row_tells_rate_times_errors_and_what_each_process_paid():
+def test_a_row_shows_rate_latencies_errors_and_cpu_of_each_process():
     load = LoadResult()
     load.latencies_ms, load.seconds = [10.0, 30.0, 20.0, 40.0], 2.0
     load.errors[503] = 1
@@ -78,7 +78,7 @@ def test_a_row_tells_rate_times_errors_and_what_each_process_paid():
     )
 
 
-def test_a_request_says_how_long_its_body_is():
+def test_a_request_has_the_length_of_its_body():
     assert request("POST", "/orders", {"name": "Ä"}, X_Request_ID="one") == (
         b"POST /orders HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: one\r\nContent-Type: application/json\r\n"
         b'Content-Length: 18\r\n\r\n{"name": "\\u00c4"}'

@@ -37,7 +37,7 @@ def test_one_recipient_can_be_refused(smtp):
     send_mail(smtp, "bo@forage.example")
 
 
-def test_the_smtp_server_can_be_away_and_come_back_with_its_mails(smtp):
+def test_a_stopped_smtp_server_keeps_its_mails(smtp):
     send_mail(smtp, "ada@forage.example")
 
     smtp.stop()
@@ -49,7 +49,7 @@ def test_the_smtp_server_can_be_away_and_come_back_with_its_mails(smtp):
     assert len(smtp.messages(to="ada@forage.example")) == 2
 
 
-def test_a_message_can_be_looked_at_without_being_taken(broker):
+def test_peek_leaves_a_message_in_its_queue(broker):
     broker.declare("baskets", durable=True)
 
     broker.publish({"mushrooms": 3}, queue="baskets", headers={"attempt": 2})
@@ -61,7 +61,7 @@ def test_a_message_can_be_looked_at_without_being_taken(broker):
     assert wait_for(lambda: broker.depth("baskets") == 2)
 
 
-def test_a_queue_that_is_not_there_yet_can_be_waited_for(broker):
+def test_a_missing_queue_raises_an_assertion_error_so_tests_can_wait_for_it(broker):
     for look in (broker.depth, broker.peek):
         with pytest.raises(AssertionError, match="There is no queue baskets"):
             look("baskets")
@@ -93,7 +93,7 @@ def test_a_service_runs_in_this_process(run_service, rpc):
     assert rpc.example.double(21) == 42
 
 
-def test_dropped_connections_come_back(run_service, broker, rpc):
+def test_consumers_return_after_their_connections_were_dropped(run_service, broker, rpc):
     run_service(Example)
     wait_for(lambda: broker.consumers("rpc-example"))
 
@@ -103,7 +103,7 @@ def test_dropped_connections_come_back(run_service, broker, rpc):
     wait_for(lambda: broker.consumers("rpc-example"))
 
 
-def test_a_node_of_its_own_can_be_stopped_and_started(own_broker):
+def test_a_test_can_stop_and_start_its_own_broker_node(own_broker):
     assert own_broker.stop() == 0
     assert not own_broker.is_ready()
 

@@ -17,7 +17,7 @@ def leaks():
 
 
 @pytest.mark.parametrize("spelling", (PASSWORD, 'boletus \\"badius\\"', "boletus%20%22badius%22"))
-def test_a_secret_is_found_however_it_is_written(leaks, tmp_path, spelling):
+def test_a_secret_is_found_in_every_spelling(leaks, tmp_path, spelling):
     (tmp_path / "orders.txt").write_text(spelling)
     assert leaks.found(tmp_path) == set()
 
@@ -38,7 +38,7 @@ def test_a_token_is_found_by_its_form(leaks, tmp_path):
     log.unlink()
 
 
-def test_of_a_run_what_its_processes_say_counts(leaks, tmp_path):
+def test_only_lines_of_processes_count_in_the_log_of_make_run(leaks, tmp_path):
     log = tmp_path / "run.log"
     log.write_text(f"  accounts   ada, bo, all with {PASSWORD}\n")
     assert leaks.found(tmp_path) == set()
@@ -49,7 +49,7 @@ def test_of_a_run_what_its_processes_say_counts(leaks, tmp_path):
     log.unlink()
 
 
-def test_secrets_are_known_by_their_names_wherever_they_stand():
+def test_secrets_are_recognised_by_their_names_at_any_depth():
     leaks = Leaks()
 
     leaks.note({"email": "ada@forage.example", "items": [{"refresh_token": "0123456789"}], "password": "wrong"})
@@ -57,13 +57,13 @@ def test_secrets_are_known_by_their_names_wherever_they_stand():
     assert leaks.secrets == {"0123456789"}
 
 
-def test_what_stands_in_our_source_is_no_secret(leaks):
+def test_a_string_of_the_source_code_is_not_a_secret(leaks):
     leaks.note({"password": "Bad Request", "token": "Bad Requests"})
 
     assert leaks.secrets == {PASSWORD, "Bad Requests"}
 
 
-def test_what_this_process_logs_is_searched(monkeypatch):
+def test_the_log_of_this_process_is_searched(monkeypatch):
     leaks = Leaks()
     leaks.watch(monkeypatch)
     leaks.add("a secret of this test")

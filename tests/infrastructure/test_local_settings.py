@@ -32,7 +32,7 @@ def copy(tmp_path):
     return {"LOCAL_DIR": str(tmp_path / "local")}
 
 
-def test_a_copy_that_is_given_nothing_has_all_its_own_in_a_sourced_terminal_too(copy):
+def test_a_copy_without_given_servers_keeps_its_own_in_a_sourced_terminal(copy):
     first = start(copy)
 
     second = start({**copy, **first.of_running_system()})
@@ -43,7 +43,7 @@ def test_a_copy_that_is_given_nothing_has_all_its_own_in_a_sourced_terminal_too(
 
 
 @pytest.mark.parametrize("part", GIVEN)
-def test_what_is_given_is_left_alone_at_every_start_in_the_same_shell(part, copy):
+def test_given_settings_are_kept_at_every_start_in_the_same_shell(part, copy):
     environment = {**copy, **GIVEN[part]}
 
     starts = [start(environment) for _ in range(3)]
@@ -54,7 +54,7 @@ def test_what_is_given_is_left_alone_at_every_start_in_the_same_shell(part, copy
 
 
 @pytest.mark.parametrize("part", GIVEN)
-def test_what_is_given_is_left_alone_in_a_terminal_that_sourced_the_env_file(part, copy):
+def test_given_settings_are_kept_in_a_terminal_that_sourced_the_env_file(part, copy):
     first = start({**copy, **GIVEN[part]})
 
     second = start({**copy, **first.of_running_system()})
@@ -65,7 +65,7 @@ def test_what_is_given_is_left_alone_in_a_terminal_that_sourced_the_env_file(par
 
 
 @pytest.mark.parametrize("part", GIVEN)
-def test_what_is_no_longer_given_is_the_copys_own_again(part, copy):
+def test_a_server_that_is_no_longer_given_is_the_copys_own_again(part, copy):
     start({**copy, **GIVEN[part]})
 
     second = start(copy)
@@ -82,7 +82,7 @@ def test_a_sourced_terminal_can_give_one_part_and_keeps_the_others(part, given, 
     assert own(second) == GIVEN.keys() - {part}
 
 
-def test_a_sourced_terminal_that_gives_a_client_asks_google_and_not_the_provider_of_before(copy, monkeypatch):
+def test_a_client_given_in_a_sourced_terminal_replaces_the_local_provider_by_google(copy, monkeypatch):
     sourced = start(copy).of_running_system()
     monkeypatch.setenv("OIDC_ISSUER", sourced["OIDC_ISSUER"])
 
@@ -101,7 +101,7 @@ def test_an_address_from_the_env_file_moves_with_the_port(copy):
     assert second.of_running_system()["FRONTEND_URL"] == "http://localhost:8124"
 
 
-def test_one_database_of_all_is_refused_in_a_sourced_terminal_too(copy):
+def test_a_single_given_database_is_refused_in_a_sourced_terminal(copy):
     sourced = start(copy).of_running_system()
 
     with pytest.raises(CannotStart, match=f"{', '.join(DATABASE_URIS[1:])} is not"):

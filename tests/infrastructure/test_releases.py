@@ -4,7 +4,7 @@ from dev.releases import unpacked_release
 from nameko_reliable.testing.servers import CannotStart
 
 
-def test_a_release_that_the_clone_lacks_is_a_sentence_that_says_what_to_do(tmp_path):
+def test_a_release_missing_from_the_clone_is_reported_with_the_command_that_fetches_it(tmp_path):
     with pytest.raises(CannotStart) as refusal:
         unpacked_release("v0.0.0", tmp_path)
 

@@ -93,7 +93,7 @@ def nameko_of(folder):
     return [process for process in processes_of(folder) if "services.orders" in process.cmdline()]
 
 
-def test_without_the_infrastructure_there_is_a_sentence(folder, closed_port):
+def test_a_service_without_its_infrastructure_ends_with_a_sentence(folder, closed_port):
     nothing = refusal("orders", folder)
     with claim(folder):
         not_yet = refusal("orders", folder)
@@ -105,7 +105,7 @@ def test_without_the_infrastructure_there_is_a_sentence(folder, closed_port):
     assert "its broker has ended" in no_broker
 
 
-def test_a_service_that_does_not_exist_is_refused(folder):
+def test_an_unknown_service_is_refused(folder):
     assert refusal("mushrooms", folder).startswith("forage: There is no service mushrooms: take one of users, ")
 
 

@@ -88,7 +88,7 @@ def supervise(tmp_path):
         supervised.stop()
 
 
-def test_processes_that_die_together_all_come_back_again_and_again(supervise):
+def test_processes_killed_together_are_all_restarted_each_time(supervise):
     supervised = supervise(postgres=WITH_CHILD, orders=WITH_CHILD, products=WITH_CHILD)
 
     for _ in range(3):
@@ -98,7 +98,7 @@ def test_processes_that_die_together_all_come_back_again_and_again(supervise):
     assert "Traceback" not in supervised.output()
 
 
-def test_a_workers_port_is_free_again_when_its_process_was_killed(supervise):
+def test_workers_end_when_their_process_is_killed(supervise):
     supervised = supervise(nginx=WITH_WORKER)
     [process] = supervised.running()
     [worker] = process.children()
@@ -108,7 +108,7 @@ def test_a_workers_port_is_free_again_when_its_process_was_killed(supervise):
     wait_for(lambda: not is_alive(worker), seconds=5)
 
 
-def test_a_process_that_cannot_be_started_holds_up_no_other_and_comes_back(supervise):
+def test_a_process_that_cannot_start_delays_no_other_and_is_retried(supervise):
     supervised = supervise(users=PROCESS, spoiled=PROCESS, orders=PROCESS)
     supervised.send(signal.SIGUSR2, "the environment is changed")
 
@@ -121,7 +121,7 @@ def test_a_process_that_cannot_be_started_holds_up_no_other_and_comes_back(super
     assert supervised.output().count("can't be started") == 1
 
 
-def test_a_missing_program_is_named_once_and_started_when_it_is_there(supervise, tmp_path):
+def test_a_missing_program_is_reported_once_and_started_when_it_appears(supervise, tmp_path):
     program = tmp_path / "program"
     program.symlink_to("/bin/sleep")
     supervised = supervise(users=[str(program), "1000"], orders=PROCESS)
@@ -137,7 +137,7 @@ def test_a_missing_program_is_named_once_and_started_when_it_is_there(supervise,
     assert supervised.output().count("can't be started") == 1
 
 
-def test_processes_come_back_after_the_clock_was_set_back(supervise):
+def test_processes_are_restarted_after_the_clock_was_set_back(supervise):
     supervised = supervise(users=PROCESS, orders=PROCESS)
     supervised.send(signal.SIGUSR1, "the clock is set back")
 

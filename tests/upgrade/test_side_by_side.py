@@ -117,7 +117,7 @@ def test_a_repeated_order_gets_the_first_answer(stage, shop, customer, product, 
         assert (other.status_code, other.json()["type"]) == (422, "key-reused")
 
 
-def test_an_order_of_one_gateway_is_repeated_at_the_other(shop, here, there, customer, product):
+def test_an_order_placed_at_one_gateway_can_be_repeated_at_the_other(shop, here, there, customer, product):
     key = uuid4().hex
     placed = customer.order(here, product, Idempotency_Key=key)
 
@@ -126,7 +126,7 @@ def test_an_order_of_one_gateway_is_repeated_at_the_other(shop, here, there, cus
     assert (repeated.status_code, repeated.json()) == (201, placed.json())
 
 
-def test_an_order_takes_its_steps(shop, here, there, customer, admin, product):
+def test_an_order_is_confirmed_shipped_and_delivered(shop, here, there, customer, admin, product):
     order = customer.order(here, product).json()
 
     steps = [
@@ -144,7 +144,7 @@ def test_an_order_takes_its_steps(shop, here, there, customer, admin, product):
     ]
 
 
-def test_a_cancelled_order_gives_its_stock_back(shop, here, there, customer, product):
+def test_a_cancelled_order_returns_its_stock(shop, here, there, customer, product):
     shop.wait_until_settled()
     before = stock(here, product)
     order = customer.order(here, product, quantity=7).json()
@@ -251,7 +251,7 @@ def scarce(shop, admin):
     return admin.post(shop.gateways[0], "/products", a_product(stock_quantity=3)).json()
 
 
-def test_a_request_is_refused_for_the_same_reason(stage, shop, customer, admin, scarce, first_order, known):
+def test_every_stage_refuses_a_request_for_the_same_reason(stage, shop, customer, admin, scarce, first_order, known):
     [(notification_id,)] = shop.sql(
         "notifications", "SELECT id FROM notifications WHERE order_id = %s AND sequence = 1", first_order.id
     )
@@ -269,7 +269,7 @@ def test_a_request_is_refused_for_the_same_reason(stage, shop, customer, admin, 
         assert problems == known.setdefault("refusals", problems)
 
 
-def test_everything_is_read_alike(stage, shop, customer, admin, product, first_order, known):
+def test_every_stage_gives_the_same_answers_to_reads(stage, shop, customer, admin, product, first_order, known):
     shop.wait_until_settled()
     wanted = [
         (customer, "/users/me"),
@@ -303,7 +303,7 @@ def test_everything_is_read_alike(stage, shop, customer, admin, product, first_o
     assert delivered == known.setdefault("delivered", delivered)
 
 
-def test_a_product_that_is_edited_at_one_gateway_is_shown_by_the_other(shop, here, there, admin):
+def test_a_product_edited_at_one_gateway_is_shown_by_the_other(shop, here, there, admin):
     created = admin.post(here, "/products", a_product(category="Fresh"))
     path = f"/products/{created.json()['id']}"
     visitor = Person(an_account())
@@ -335,7 +335,7 @@ def test_a_change_of_stock_is_pushed_to_the_sockets_of_all_gateways(shop, here, 
         feed.close()
 
 
-def test_a_session_goes_on(stage, shop, customer):
+def test_a_session_can_be_refreshed_at_every_stage(stage, shop, customer):
     for gateway in shop.gateways:
         customer.refresh(gateway)
 
@@ -343,7 +343,7 @@ def test_a_session_goes_on(stage, shop, customer):
             assert customer.get(any_gateway, "/users/me").json()["email"] == customer.email
 
 
-def test_an_account_is_opened_and_its_password_forgotten(shop, here, there):
+def test_a_customer_registers_and_resets_the_password(shop, here, there):
     person = open_account(shop.smtp, here, there)
     assert person.post(there, "/users/password-reset", {"email": person.email}).status_code == 202
     token = mailed_token(shop.smtp, person, "user.password_reset_requested")
@@ -360,7 +360,7 @@ def test_an_account_is_opened_and_its_password_forgotten(shop, here, there):
     assert person.post(there, "/auth/refresh").status_code == 401
 
 
-def test_a_sign_in_that_one_gateway_begins_is_finished_by_the_other(shop, here, there, sign_in_provider):
+def test_a_sign_in_begun_at_one_gateway_is_finished_at_the_other(shop, here, there, sign_in_provider):
     browser, email = Person(an_account()), an_account()["email"]
     begun = browser.get(here, "/auth/google")
     code, state = sign_in_provider.log_in(begun.headers["Location"], email=email)
@@ -372,7 +372,7 @@ def test_a_sign_in_that_one_gateway_begins_is_finished_by_the_other(shop, here, 
     assert browser.get(here, "/users/me").json()["email"] == email
 
 
-def test_a_refused_mail_is_tried_again_by_hand(shop, here, there, customer, product):
+def test_an_admin_retries_a_refused_mail(shop, here, there, customer, product):
     # None of their other mails shall be refused.
     shop.wait_until_settled()
     shop.smtp.reject(customer.email)
@@ -386,7 +386,7 @@ def test_a_refused_mail_is_tried_again_by_hand(shop, here, there, customer, prod
     assert (retried.status_code, retried.json()["status"]) == (200, "sent")
 
 
-def test_a_message_that_no_handler_can_take_is_parked_and_discarded(shop, here, there, admin):
+def test_an_unreadable_message_is_parked_and_discarded(shop, here, there, admin):
     for subscriber in ("notifications.confirm_order", "products.commit_reservation"):
         shop.broker.publish("no JSON", queue=f"evt-orders-order.created--{subscriber}")
 
@@ -405,5 +405,5 @@ def test_a_message_that_no_handler_can_take_is_parked_and_discarded(shop, here, 
     assert admin.get(here, "/admin/parked").json()["total"] == 0
 
 
-def test_nothing_is_lost_and_nothing_done_twice(stage, shop):
+def test_no_event_is_lost_or_handled_twice(stage, shop):
     shop.wait_until_settled()

@@ -88,7 +88,7 @@ def order_in_vain(customer, gateway, product, key):
         customer.order(gateway, product, Idempotency_Key=key)
 
 
-def test_an_event_that_waited_in_the_outbox_is_sent(shop, left, customer):
+def test_an_event_left_in_the_outbox_is_published(shop, left, customer):
     shop.wait_until_mailed(customer.email, left.unsent["id"])
 
     [(reservation,)] = shop.sql("orders", "SELECT reservation_id FROM orders WHERE id = %s", left.unsent["id"])
@@ -96,11 +96,11 @@ def test_an_event_that_waited_in_the_outbox_is_sent(shop, left, customer):
     wait_for(lambda: shop.sql("products", state, reservation) == [("committed",)])
 
 
-def test_an_event_that_waited_for_its_next_attempt_is_handled(shop, left):
+def test_an_event_left_waiting_for_its_next_attempt_is_handled(shop, left):
     shop.wait_until_mailed(left.delayed.user_email, left.delayed.order_id)
 
 
-def test_a_mail_that_waited_for_its_server_is_sent(shop, left, customer):
+def test_a_mail_left_waiting_for_its_server_is_sent(shop, left, customer):
     shop.wait_until_mailed(customer.email, left.unmailed["id"])
 
 
@@ -113,7 +113,7 @@ def test_a_parked_message_is_listed_and_replayed(shop, left, admin):
     shop.wait_until_mailed(left.parked.user_email, left.parked.order_id)
 
 
-def test_an_order_whose_process_was_killed_is_placed_by_its_repeat(shop, left, customer, product):
+def test_repeating_an_order_places_it_after_its_process_was_killed(shop, left, customer, product):
     in_flight = customer.order(left.gateway, product, Idempotency_Key=left.key)
     shop.sql("orders", "UPDATE attempts SET leased_until = now() WHERE key = %s", left.key)
 
@@ -124,11 +124,11 @@ def test_an_order_whose_process_was_killed_is_placed_by_its_repeat(shop, left, c
     assert customer.order(left.gateway, product, Idempotency_Key=left.key).json() == placed.json()
 
 
-def test_a_mailed_link_is_good(left):
+def test_a_link_mailed_before_the_upgrade_works(left):
     assert left.person.post(left.gateway, "/users/verify-email", {"token": left.token}).status_code == 204
 
 
-def test_events_that_are_sent_again_have_no_second_effect(shop, left, customer, product):
+def test_resent_events_have_no_second_effect(shop, left, customer, product):
     left.release.operate("resend", "--since", left.begun_at.isoformat())
 
     # Their events come behind those.

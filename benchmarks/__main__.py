@@ -22,7 +22,7 @@ def main(names):
         sys.exit(f"forage: There is no scenario {' or '.join(unknown)}; there are {', '.join(SCENARIOS)}.")
     seconds = os.environ.get("BENCH_SECONDS") or "5"
     if not (seconds.isascii() and seconds.isdecimal() and 1 <= int(seconds) <= 60):
-        sys.exit(f"forage: BENCH_SECONDS must be a number from 1 to 60, and is {seconds!r}.")
+        sys.exit(f"forage: BENCH_SECONDS must be a number from 1 to 60; it is {seconds!r}.")
     print(f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores, {seconds} s each")
     try:
         with running_shop() as shop:

@@ -1,1 +1,1 @@
-"""What `make` runs on a developer's machine: the shop, its private servers, its checks. No image carries it."""
+"""The programs behind `make` on a developer's machine: the shop, its servers, its checks. No image contains them."""

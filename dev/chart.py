@@ -1,7 +1,7 @@
-"""Renders the Helm chart with its values files and holds the result against the schemas of Kubernetes.
+"""Renders the Helm chart with its values files and validates the result against the schemas of Kubernetes.
 
-`python -m dev.chart` says nothing when all is right. Rendering is done by Helm itself, as a library; what operators
-bring is held against `deploy/helm/ci/crds`.
+`python -m dev.chart` prints only faults. Helm itself renders, as a library. Resources of operators are validated
+against `deploy/helm/ci/crds`.
 """
 
 import json
@@ -22,26 +22,27 @@ from dev.settings import ROOT
 
 CHART = ROOT / "deploy" / "helm"
 CRDS = CHART / "ci" / "crds"
-# Each alone, and those that go together.
+# Each by itself, and the combinations that are supported.
 VALUES_FILES = [
     *((path.name,) for path in sorted(CHART.glob("values*.yaml"))),
     ("values-operators.yaml", "values-istio.yaml"),
 ]
 WARNING = 2
-# Else a megabyte is read anew for each document.
+# Without the cache a megabyte is read again for each document.
 kubernetes_validate.utils.schema_contents = cache(kubernetes_validate.utils.schema_contents)
 
 
 def main():
     faults = [fault for names in VALUES_FILES for fault in faults_of(names)]
     for path in sorted((CHART / "examples").glob("*.yaml")):
-        faults += [f"{path.name}: {fault}" for each in yaml.safe_load_all(path.read_text()) for fault in unfit(each)]
+        documents = yaml.safe_load_all(path.read_text())
+        faults += [f"{path.name}: {fault}" for document in documents for fault in schema_faults(document)]
     if faults:
         sys.exit("\n".join(faults))
 
 
 def faults_of(values_files):
-    """Sentences about what is wrong with the chart and these of its values files."""
+    """Sentences about the faults of the chart with these values files."""
     where = ", ".join(values_files)
     values = values_of(values_files)
     try:
@@ -57,7 +58,7 @@ def faults_of(values_files):
     for kind, name in (each for each, times in names.items() if times > 1):
         yield f"{where}: there are two {kind}s named {name}"
     for document in documents:
-        for fault in unfit(document):
+        for fault in schema_faults(document):
             yield f"{where}: {fault}"
 
 
@@ -66,12 +67,12 @@ def helm():
     try:
         import helm_python
     except ImportError:
-        sys.exit("Helm's library (helm-python-sdk) has no build for this machine: the chart can't be checked here.")
+        sys.exit("Helm's library (helm-python-sdk) has no build for this machine, so the chart can't be checked here.")
     return helm_python
 
 
 def folder():
-    """A copy of the chart with files for its symbolic links: Helm writes a line about each that it follows."""
+    """A copy of the chart with files in place of symbolic links: Helm prints a line for each link that it follows."""
     return Path(_copy().name) / "forage"
 
 
@@ -83,24 +84,24 @@ def _copy():
 
 
 def values_of(names):
-    """Those of the files, the later over the earlier, over what every release must name itself."""
+    """The values of the files, merged in this order over ci/values.yaml, which has all required values."""
     values = yaml.safe_load((CHART / "ci" / "values.yaml").read_text())
     for name in names:
-        # The chart's own lie below all others already.
+        # Helm itself merges all others over the chart's own.
         if name != "values.yaml":
             values = merged(values, yaml.safe_load((CHART / name).read_text()))
     return values
 
 
 def merged(below, above):
-    """As Helm does it: objects are merged, all else replaces."""
+    """Merge like Helm: objects are merged, all other values are replaced."""
     if not (isinstance(below, dict) and isinstance(above, dict)):
         return above
     return {**below, **{key: merged(below.get(key), value) for key, value in above.items()}}
 
 
 def render(values, release="forage"):
-    """The documents of a release. Raises HelmError with the chart's own sentence when a value is missing or unknown."""
+    """The documents of a release. Raises HelmError with the chart's sentence if a value is missing or unknown."""
     with helm().Chart.load(folder()) as chart:
         files = chart.render(values, name=release, namespace="shop")
     return [
@@ -112,8 +113,11 @@ def render(values, release="forage"):
     ]
 
 
-def unfit(document):
-    """What Kubernetes would refuse, from the oldest that the chart is for to the newest that is known here."""
+def schema_faults(document):
+    """The faults for which Kubernetes would refuse a document.
+
+    Checks the oldest version that the chart supports and the newest whose schemas are installed.
+    """
     where = f"{document['kind']} {document['metadata']['name']}"
     crd = CRDS / f"{document['kind']}.json"
     if crd.exists():

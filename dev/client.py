@@ -1,6 +1,7 @@
-"""`make client`: the TypeScript types of the HTTP API, from the gateway's own description of it.
+"""`make client`: generates the TypeScript types of the HTTP API from the gateway's OpenAPI document.
 
-They are kept in the repository, so that a change of the API shows where it is used; a test finds them stale.
+The types are committed, so a change of the API shows in the storefront's type check. A test fails when they are out of
+date.
 """
 
 import json
@@ -34,13 +35,15 @@ def document():
 def types():
     npm.install(npm.FRONTEND, "the frontend")
     generator = npm.FRONTEND / "node_modules" / ".bin" / "openapi-typescript"
-    # What it says of a failure is for the terminal.
-    done = subprocess.run([generator], input=json.dumps(slimmed()), stdout=subprocess.PIPE, text=True, check=True)
+    # Its stderr goes to the terminal.
+    done = subprocess.run(
+        [generator], input=json.dumps(with_common_refusal()), stdout=subprocess.PIPE, text=True, check=True
+    )
     return done.stdout
 
 
-def slimmed():
-    """Every refusal is a problem: once is enough to say so, and the types stay readable."""
+def with_common_refusal():
+    """The document with one default answer for all refusals, which are all problems. So the types stay readable."""
     described = document()
     for entry in described["paths"].values():
         for method, operation in entry.items():

@@ -1,12 +1,12 @@
-"""An engine for `make test-docker`, and images for it on a machine that can't pull any.
+"""A Docker engine for `make test-docker`, and images for it on a machine that can't pull any.
 
     with engine(folder) as environment:
         provide_images(environment)
         subprocess.run(["docker", "compose", "up"], env=environment)
 
-Where Docker answers already it is used as it is, and pulls what it needs. Elsewhere, as root on Debian, an engine of
-our own is run: its data are in `folder`, nothing of it is installed, and an image that can't be pulled is replaced by
-a stand-in of Debian's packages (tests/docker/stand_ins), under the name of the one it stands for.
+A running Docker is used as it is, and pulls the images. Otherwise, as root on Debian, an engine of our own is started.
+It is unpacked, not installed, and its data are in `folder`. An image that can't be pulled is replaced by a stand-in: an
+image with the same name, built from Debian's packages (tests/docker/stand_ins).
 """
 
 import os
@@ -22,12 +22,12 @@ from dev.programs import install
 from dev.settings import ROOT
 from nameko_reliable.testing.servers import CannotStart
 
-# The oldest that does all that docker-compose.yml asks for.
+# The oldest versions that support all of docker-compose.yml.
 OLDEST_ENGINE, OLDEST_COMPOSE = 25, (2, 26)
 RELEASE = "trixie"
 ARCHIVE = "http://deb.debian.org/debian"
 KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"
-# Unpacked, not installed: they need no library that an older release lacks. runc does, and is the machine's.
+# Unpacked, not installed: they need no library that an older Debian release lacks. runc does, so it is installed.
 ENGINE_PACKAGES = ("docker.io", "docker-cli", "docker-compose", "docker-buildx", "containerd")
 MACHINE_PACKAGES = {"debootstrap": "debootstrap", "iptables": "iptables", "runc": "runc"}
 SECONDS_TO_COME_UP = 60
@@ -35,12 +35,12 @@ STAND_INS = ROOT / "tests" / "docker" / "stand_ins"
 BASE = "forage-stand-in-base"
 # A stage of the stand-ins' Dockerfile for each image, by the last part of its name.
 STAGES = {"nginx-unprivileged": "nginx", "oidc-provider-mock": "sign-in"}
-OURS = {"forage": ".", "forage-frontend": "frontend"}
+OWN_IMAGES = {"forage": ".", "forage-frontend": "frontend"}
 
 
 @contextmanager
 def engine(folder):
-    """Yields the environment in which `docker` and `docker compose` work. Raises CannotStart."""
+    """Yields the environment variables with which `docker` and `docker compose` work. Raises CannotStart."""
     if answers(os.environ):
         yield dict(os.environ)
         return
@@ -53,7 +53,7 @@ def engine(folder):
     if missing:
         install(missing, folder / "apt.log")
     programs = unpacked_engine(folder)
-    # Not below the folder: a socket's path may have 107 characters at most.
+    # Not below `folder`: the path of a socket has at most 107 characters.
     with tempfile.TemporaryDirectory(prefix="forage-docker-", dir="/run") as run:
         environment = {
             **os.environ,
@@ -75,7 +75,7 @@ def engine(folder):
             deadline = time.monotonic() + SECONDS_TO_COME_UP
             while not answers(environment):
                 if process.poll() is not None or time.monotonic() > deadline:
-                    raise CannotStart(f"dockerd does not come up; {folder}/dockerd.log says why.")
+                    raise CannotStart(f"dockerd does not start; {folder}/dockerd.log says why.")
                 time.sleep(0.2)
             yield environment
         finally:
@@ -84,7 +84,7 @@ def engine(folder):
 
 
 def answers(environment):
-    """Whether there are an engine and Compose, both new enough."""
+    """Whether a new enough engine and Compose are running."""
     if not shutil.which("docker", path=environment["PATH"]):
         return False
     server = output(environment, "docker", "version", "--format", "{{.Server.Version}}")
@@ -94,7 +94,7 @@ def answers(environment):
     compose = output(environment, "docker", "compose", "version", "--short")
     if compose is None:
         return False
-    # A build of one's own may have no number.
+    # A self-built Compose may report no version number.
     release = re.match(r"v?(\d+)\.(\d+)", compose)
     return release is None or tuple(map(int, release.groups())) >= OLDEST_COMPOSE
 
@@ -113,10 +113,10 @@ def unpacked_engine(folder):
             f'Dir::State::Lists "{packages}/lists";\nDir::Cache "{packages}/cache";\nAPT::Sandbox::User "root";\n'
         )
         environment = {**os.environ, "APT_CONFIG": str(packages / "apt.conf")}
-        succeed(environment, "apt-get", "-q", "update")
-        succeed(environment, "apt-get", "-q", "download", *ENGINE_PACKAGES, folder=packages)
+        run_checked(environment, "apt-get", "-q", "update")
+        run_checked(environment, "apt-get", "-q", "download", *ENGINE_PACKAGES, folder=packages)
         for package in packages.glob("*.deb"):
-            succeed(environment, "dpkg-deb", "--extract", package, programs)
+            run_checked(environment, "dpkg-deb", "--extract", package, programs)
         shutil.rmtree(packages)
         plugins.parent.mkdir(exist_ok=True)
         plugins.symlink_to(programs / "usr" / "libexec" / "docker" / "cli-plugins")
@@ -124,34 +124,35 @@ def unpacked_engine(folder):
 
 
 def provide_images(environment, profiles=(), services=()):
-    """Pulls or makes what the Dockerfiles name and the containers run, and builds the shop's.
+    """Pulls or makes all images that the Dockerfiles and the containers use, and builds the shop's own.
 
-    profiles, services: which containers besides those that have no profile.
+    profiles, services: the containers to include besides those without a profile.
     """
-    is_ours_alone = environment.get("DOCKER_HOST") != os.environ.get("DOCKER_HOST")
+    is_own_engine = environment.get("DOCKER_HOST") != os.environ.get("DOCKER_HOST")
     for image in sorted(images(environment, profiles, services)):
         if output(environment, "docker", "image", "inspect", image) is not None:
             continue
         if output(environment, "docker", "pull", "--quiet", image) is None:
-            if not is_ours_alone:
+            if not is_own_engine:
                 raise CannotStart(f"The image {image} can't be pulled.")
             build_stand_in(environment, image)
-    for name, folder in OURS.items():
+    for name, folder in OWN_IMAGES.items():
         print(f"forage: building the image {name}", flush=True)
-        # Of our own network a build knows no DNS server; and the machine's own may not be reachable from another.
-        succeed(environment, "docker", "build", "--quiet", "--network", "host", "--tag", f"{name}:local", ROOT / folder)
+        # A build has no DNS server in our own network, and the machine's may be unreachable from another network.
+        options = ["--quiet", "--network", "host", "--tag", f"{name}:local"]
+        run_checked(environment, "docker", "build", *options, ROOT / folder)
 
 
 def images(environment, profiles, services):
-    """By the names of the Dockerfiles and of docker-compose.yml, the shop's own left out."""
+    """The names of all images in the Dockerfiles and docker-compose.yml, except the shop's own."""
     compose, asked = ("docker", "compose", *(f"--profile={each}" for each in profiles)), ("config", "--images")
-    named = succeed({**environment, "SECRETS": "."}, *compose, *asked).split()
+    named = run_checked({**environment, "SECRETS": "."}, *compose, *asked).split()
     if services:
-        named += succeed({**environment, "SECRETS": "."}, *compose, *asked, *services).split()
-    for folder in OURS.values():
+        named += run_checked({**environment, "SECRETS": "."}, *compose, *asked, *services).split()
+    for folder in OWN_IMAGES.values():
         text = (ROOT / folder / "Dockerfile").read_text()
         named += re.findall(r"^FROM (?:--\S+ )?(\S+:\S+)", text, re.MULTILINE)
-    return {name for name in named if name.partition(":")[0] not in OURS}
+    return {name for name in named if name.partition(":")[0] not in OWN_IMAGES}
 
 
 def build_stand_in(environment, image):
@@ -161,22 +162,24 @@ def build_stand_in(environment, image):
     stage = STAGES.get(name, name)
     print(f"forage: making a stand-in for the image {image}", flush=True)
     options = ["--quiet", "--network", "host", "--target", stage, "--tag", image]
-    succeed(environment, "docker", "build", *options, STAND_INS)
+    run_checked(environment, "docker", "build", *options, STAND_INS)
 
 
 def import_base(environment):
     print(f"forage: making a base of Debian {RELEASE}", flush=True)
     with tempfile.TemporaryDirectory(prefix="forage-base-") as base:
-        succeed(environment, "debootstrap", "--variant=minbase", "--include=ca-certificates", RELEASE, base, ARCHIVE)
-        # What this machine trusts besides, a proxy that looks into TLS for one, a build in it must trust, too.
+        run_checked(
+            environment, "debootstrap", "--variant=minbase", "--include=ca-certificates", RELEASE, base, ARCHIVE
+        )
+        # A build must trust this machine's additional authorities, too, like that of a proxy that inspects TLS.
         authorities = Path("/usr/local/share/ca-certificates")
         if authorities.exists():
             shutil.copytree(authorities, Path(base, "usr/local/share/ca-certificates"), dirs_exist_ok=True)
-            succeed(environment, "chroot", base, "update-ca-certificates")
+            run_checked(environment, "chroot", base, "update-ca-certificates")
         archive = Path(base).with_suffix(".tar")
         try:
-            succeed(environment, "tar", "--create", "--file", archive, "--directory", base, ".")
-            succeed(environment, "docker", "import", archive, BASE)
+            run_checked(environment, "tar", "--create", "--file", archive, "--directory", base, ".")
+            run_checked(environment, "docker", "import", archive, BASE)
         finally:
             archive.unlink(missing_ok=True)
 
@@ -186,12 +189,12 @@ def find(program):
 
 
 def output(environment, *command):
-    """What it prints, or None when it fails."""
+    """The standard output of a command, or None if it fails."""
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def succeed(environment, *command, folder=ROOT):
+def run_checked(environment, *command, folder=ROOT):
     done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
     if done.returncode:
         words = " ".join(map(str, command))

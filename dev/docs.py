@@ -1,7 +1,7 @@
 """Builds the site of `make docs` in site/html: the pages of the shop and of the kit, and the kit's reference.
 
-Zensical reads one folder. So the pages are copied to site/pages, at the paths that they have here, where their links
-hold. The reference has a page for each of the kit's modules, which mkdocstrings fills from the docstrings.
+Zensical reads one folder. So the pages are copied to site/pages, with their paths, so their links work. The reference
+has a page for each of the kit's modules, which mkdocstrings fills from the docstrings.
 """
 
 import shutil
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "site" / "pages"
 SOURCES = ROOT / "kit" / "src" / "nameko_reliable"
 COPIED = ["*.md", "LICENSE", "docs/**/*.*", "kit/*.md", "kit/LICENSE", "kit/docs/*.md", "deploy/helm/README.md"]
-# Of the folder `amqp` a service imports nothing.
+# Services import nothing from the folder `amqp`.
 INTERNAL = ["amqp/*", "*/__init__.py", "__init__.py", "__main__.py"]
 
 

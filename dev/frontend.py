@@ -10,8 +10,8 @@ from dev.npm import FRONTEND
 from nameko_reliable.testing.servers import CannotStart
 
 BUILT_FROM = ".built-from"
-# What no build reads.
-APART = {"node_modules", "dist", "dist-new", "e2e", "nginx.conf", "screenshots", "test-results"}
+# Files and folders that no build reads.
+EXCLUDED = {"node_modules", "dist", "dist-new", "e2e", "nginx.conf", "screenshots", "test-results"}
 DIST = FRONTEND / "dist"
 VITE = FRONTEND / "node_modules" / "vite" / "bin" / "vite.js"
 
@@ -21,9 +21,9 @@ def hot_reload_command():
 
 
 def build(folder):
-    """Several copies of the shop, started at once, build once; one that is being served isn't disturbed."""
+    """Builds once if several copies of the shop start together. A build that is being served stays unchanged."""
     npm.install(folder, "the frontend")
-    with npm.alone(folder):
+    with npm.locked(folder):
         sources, dist, new = fingerprint(folder), folder / "dist", folder / "dist-new"
         if (dist / BUILT_FROM).exists() and (dist / BUILT_FROM).read_text() == sources:
             return
@@ -37,14 +37,14 @@ def build(folder):
 
 def fingerprint(folder):
     digest = hashlib.sha256()
-    for path in sorted(path for top in folder.iterdir() if top.name not in APART for path in files_of(top)):
+    for path in sorted(path for top in folder.iterdir() if top.name not in EXCLUDED for path in files_of(top)):
         digest.update(f"{path.relative_to(folder)}\0".encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 
 
 def files_of(path):
-    """An editor's lock is a link that leads nowhere."""
+    """The files below a path. A link without a target, like an editor's lock, is none."""
     return [file for file in [path, *path.rglob("*")] if file.is_file()]
 
 

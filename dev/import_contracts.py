@@ -1,4 +1,4 @@
-"""What import-linter has no words for: modules that are known by a part of their name. See pyproject.toml."""
+"""import-linter contracts for modules that are matched by a part of their name. See pyproject.toml."""
 
 from fnmatch import fnmatchcase
 
@@ -8,9 +8,9 @@ from importlinter.domain.imports import ModuleExpression
 
 
 class OwnedByNameContract(Contract):
-    """In the package, `orders` and `orders_models` may import each other, and `users` neither of them.
+    """In the package, `orders` and `orders_models` may import each other; `users` may import neither.
 
-    shared: the one module that all of them may import.
+    shared: the module that all of them may import.
     """
 
     package = fields.StringField()

@@ -1,4 +1,4 @@
-"""Makes sure that one copy runs once, and that nothing of it outlives it."""
+"""Ensures that one copy of the shop runs once, and that none of its processes outlives it."""
 
 import ctypes
 import fcntl
@@ -15,19 +15,19 @@ SECONDS_TO_END = 5
 
 @contextmanager
 def claim(folder):
-    """Holds the folder for one supervisor, until it ends in whatever way."""
+    """Locks the folder for one supervisor. The lock ends with the process, also when it is killed."""
     with open(folder / "lock", "a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise CannotStart(
-                f"The copy in {folder} is running already; LOCAL_DIR and other ports start one more."
+                f"The copy in {folder} is running already. To start another one, set LOCAL_DIR and other ports."
             ) from None
         yield
 
 
 def end_leftovers(folder):
-    """Ends the processes of this copy that are there without a supervisor."""
+    """Ends processes of this copy that an earlier supervisor left."""
     left = processes_of(folder)
     for process in left:
         send(process, signal.SIGTERM)
@@ -38,7 +38,7 @@ def end_leftovers(folder):
 
 
 def processes_of(folder):
-    """Those of this copy, known by their environment; nginx's, which write their titles over it, by where they run."""
+    """The processes of this copy, found by their environment; nginx, which overwrites its own, by its folder."""
     nginx = str((folder / "nginx").resolve())
 
     def is_ours(process):
@@ -58,7 +58,7 @@ def send(process, signal_number):
 
 
 def end_with_parent():
-    """Whoever kills `make` means us too. Linux only; elsewhere the next start clears up."""
+    """Ends this process when its parent, `make`, is killed. Linux only; elsewhere the next start ends leftovers."""
     if os.uname().sysname == "Linux":
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)

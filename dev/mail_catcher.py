@@ -1,4 +1,4 @@
-"""maildev: takes every mail over SMTP, sends none on, and shows them on a web page."""
+"""maildev: accepts every mail over SMTP, forwards none, and shows them on a web page."""
 
 import shutil
 

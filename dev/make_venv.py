@@ -1,6 +1,6 @@
-"""Makes a virtual environment from lock files, with any Python that can at least say that it is too old.
+"""Makes a virtual environment from lock files. Runs in old Pythons, too, to report that they are too old.
 
-Without arguments .venv, with the kit; else the folder and the locks that are named.
+Without arguments it makes .venv with the kit. The arguments are a folder and lock files.
 """
 
 import os
@@ -17,7 +17,7 @@ VENV = ROOT / FOLDER
 def main():
     if sys.version_info < (3, 11):
         sys.exit(
-            "forage: Python 3.11 or later is needed, and this is %d.%d: `make PYTHON=...` takes another."
+            "forage: Python 3.11 or later is required, and this is %d.%d. Choose another one: `make PYTHON=...`."
             % sys.version_info[:2]
         )
     print("forage: installing the Python packages into " + FOLDER, flush=True)
@@ -26,7 +26,7 @@ def main():
     locks = [word for lock in LOCKS for word in ("--requirement", str(ROOT / lock))]
     install("--require-hashes", *locks)
     if not sys.argv[1:]:
-        # What it needs is in the locks; setuptools, which builds it, too.
+        # The locks contain its dependencies and setuptools, which builds it.
         install("--no-deps", "--no-build-isolation", "--editable", str(ROOT / "kit"))
     (VENV / "installed").touch()
 
@@ -41,7 +41,7 @@ def make_empty():
     command = [sys.executable, "-m", "venv", "--clear", str(VENV)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode and "ensurepip" in done.stdout and os.geteuid() == 0 and shutil.which("apt-get"):
-        # Debian keeps this part of Python in a package of its own.
+        # Debian has a separate package for this part of Python.
         subprocess.run(["apt-get", "-q", "update"], stdout=subprocess.DEVNULL)
         subprocess.run(["apt-get", "-q", "install", "--yes", "python3-venv"], stdout=subprocess.DEVNULL)
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

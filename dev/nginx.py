@@ -1,6 +1,7 @@
-"""nginx before the gateway, with the very configuration that the storefront's image has: frontend/nginx.conf.
+"""nginx in front of the gateway, with the same configuration as in the storefront's image: frontend/nginx.conf.
 
-In the image the entrypoint of nginx fills it in from the environment, here we do; and the nginx.conf around it is ours.
+In the image the entrypoint of nginx fills in the variables. Here this module does, and it also writes the main
+nginx.conf, which includes the other.
 """
 
 import grp
@@ -18,9 +19,9 @@ from dev.npm import FRONTEND
 from dev.programs import find_nginx
 from nameko_reliable.testing.servers import CannotStart, account, can_reach, reachable
 
-# As the image has them (frontend/Dockerfile), where the machine allows a process that many files.
+# As in the image (frontend/Dockerfile), if the machine allows a process that many open files.
 WORKERS, CONNECTIONS, FILES = 2, 4096, 16384
-# All paths are below the folder that it is started with, whatever its name has in it.
+# All paths are relative to nginx's prefix folder, so the folder's name may contain any character.
 MAIN = """\
 daemon off;
 {user}worker_processes {workers};
@@ -32,7 +33,7 @@ events {{
 http {{
     include {mime_types};
     default_type application/octet-stream;
-    # The gateway's log has what is asked of the shop.
+    # The gateway logs the requests.
     access_log off;
     client_body_temp_path body;
     proxy_temp_path proxy;
@@ -45,43 +46,44 @@ http {{
 
 
 class Nginx:
-    """folder: its own, made when it isn't there. settings: the image's, FRONTEND_PORT, GATEWAY_PORT, FRONTEND_URL and
-    TRUSTED_PROXIES.
+    """folder: for its files, made if it is missing.
 
-    As root its workers run as the account that PostgreSQL runs as.
+    settings: those of the image: FRONTEND_PORT, GATEWAY_PORT, FRONTEND_URL and TRUSTED_PROXIES.
+
+    If we are root, its workers run as the same account as PostgreSQL.
     """
 
     def __init__(self, folder, settings):
         self.settings = {
             **settings,
-            # Demo accounts are nothing for other machines.
+            # Other machines must not reach the demo accounts.
             "FRONTEND_HOST": "127.0.0.1",
             "FRONTEND_FOLDER": "html",
             "GATEWAY_HOST": "127.0.0.1",
-            # Never asked, as the gateway's address is no name.
+            # Never used, since the gateway's address is not a name.
             "NGINX_LOCAL_RESOLVERS": "127.0.0.1",
         }
         self.account = account()
         if self.account and not can_reach(self.account, folder.parent) and not folder.is_symlink():
-            # Of a time when the account could reach it.
+            # From an earlier start, when the account could reach it.
             shutil.rmtree(folder, ignore_errors=True)
         self.folder = reachable(folder, self.account)
         self.folder.mkdir(parents=True, exist_ok=True)
-        # The workers pass through.
+        # The workers, which run as another account, must be able to enter it.
         self.folder.chmod(0o711)
 
     def prepare(self, build):
         self.copy(build)
-        (self.folder / "storefront.conf").write_text(filled_in(self.settings))
+        (self.folder / "storefront.conf").write_text(storefront_configuration(self.settings))
         (self.folder / "nginx.conf").write_text(self.main_configuration())
         done = subprocess.run([*self.command(), "-t", "-q"], cwd=self.folder, capture_output=True, text=True)
         if done.returncode:
             raise CannotStart(f"nginx refuses the storefront's configuration: {done.stderr.strip()}")
 
     def copy(self, build):
-        """Copies the build, unless it is there already: the workers can read it, and no later build disturbs it."""
+        """Copies the build, if it has changed. The workers can read the copy; later builds don't change it."""
         copied, html = self.folder / "copied", self.folder / "html"
-        with npm.alone(build.parent):
+        with npm.locked(build.parent):
             built_from = (build / BUILT_FROM).read_text()
             if copied.exists() and copied.read_text() == built_from:
                 return
@@ -111,8 +113,8 @@ class Nginx:
         return [find_nginx(), "-p", str(self.folder), "-c", "nginx.conf", "-e", "stderr"]
 
 
-def filled_in(settings):
-    """frontend/nginx.conf, as the image's entrypoint leaves it."""
+def storefront_configuration(settings):
+    """frontend/nginx.conf with its variables filled in, as the image's entrypoint does."""
     script = '. "$0" && printf %s "$REAL_IP_FROM"'
     real_ip_from = subprocess.run(
         ["sh", "-c", script, FRONTEND / "trusted-proxies.envsh"],
@@ -126,6 +128,6 @@ def filled_in(settings):
 
 
 def mime_types():
-    """The file that nginx brings with it, beside its own nginx.conf."""
+    """The file of MIME types that is installed beside nginx's own nginx.conf."""
     built = subprocess.run([find_nginx(), "-V"], capture_output=True, text=True).stderr
     return Path(re.search(r"--conf-path=(\S+)", built)[1]).with_name("mime.types")

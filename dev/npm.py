@@ -1,4 +1,4 @@
-"""Installs what a folder's package-lock.json names, once for each state of that file."""
+"""Installs the packages of a folder's package-lock.json, once for each state of that file."""
 
 import fcntl
 import os
@@ -17,8 +17,8 @@ QUIETLY = ("--loglevel=error", "--no-audit", "--no-fund")
 
 
 @contextmanager
-def alone(folder):
-    """Waits for whoever else installs or builds there."""
+def locked(folder):
+    """Locks the folder. Waits for other processes that install or build there."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -28,17 +28,17 @@ def alone(folder):
 
 
 def install(folder, what):
-    """what: its name, for the person at the terminal. Packages' own install scripts aren't run."""
-    with alone(folder):
+    """Install without running install scripts of packages. what: a name for the folder in messages."""
+    with locked(folder):
         lock, installed = folder / "package-lock.json", folder / "node_modules" / ".installed"
         if installed.exists() and installed.read_text() == lock.read_text():
             return
         require_node()
         print(f"forage: installing {what} with npm", flush=True)
-        # If this is cut short, the folder is no longer what it was for the lock before, either.
+        # If the install is interrupted, the folder does not match the previous lock, either.
         installed.unlink(missing_ok=True)
         done = subprocess.run(
-            # Not `npm ci`: it refuses a lock that lacks another platform's binaries, which differ in nothing but that.
+            # Not `npm ci`: it refuses a lock file that lacks the binaries of other platforms.
             ["npm", "install", "--no-save", "--include=dev", "--ignore-scripts", *QUIETLY],
             cwd=folder,
             capture_output=True,

@@ -1,4 +1,4 @@
-"""Finds the programs that the shop runs on, or installs them, or says in one sentence what to do."""
+"""Finds or installs the programs that the shop needs. If it can't, one sentence says what to do."""
 
 import os
 import re
@@ -9,10 +9,10 @@ from pathlib import Path
 
 from nameko_reliable.testing.servers import CannotStart, find_postgres, find_rabbitmq, newest
 
-# What Vite runs on.
+# The versions that Vite supports.
 NODE = "Node 20.19, or 22.12 or later, with npm"
-# What else to do without what is missing.
-OR_DOCKER = ", or `deploy/compose/setup` and `docker compose up` do without: see docs/docker.md."
+# The end of a sentence about missing programs.
+OR_DOCKER = ", or use `deploy/compose/setup` and `docker compose up`, which don't need them: see docs/docker.md."
 PACKAGES = {
     "PostgreSQL": "postgresql",
     "RabbitMQ": "rabbitmq-server",
@@ -32,19 +32,19 @@ UNITS = {
 
 
 def find_nginx():
-    # Debian has it where only root looks.
+    # Debian installs it in a folder that is only on root's PATH.
     return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 
 
 def find_faketime():
-    """The folder of the library that gives a process a wall clock of its own."""
+    """The folder of libfaketime, which gives a process its own wall clock."""
     return newest(("/usr/lib/*/faketime",), "libfaketime.so.1")
 
 
 def require_programs(settings, serves_pages=False):
-    """Sees to it that all programs are there, by installing Debian's packages where we may.
+    """Installs missing programs as Debian packages if we are root. Raises CannotStart if some are still missing.
 
-    serves_pages: the storefront's, as it was built.
+    serves_pages: whether nginx serves the built storefront.
     """
     require_node()
     missing = missing_programs(settings, serves_pages)
@@ -84,14 +84,14 @@ def require_node():
     found = re.match(r"v(\d+)\.(\d+)\.", version)
     release = tuple(map(int, found.groups())) if found else ()
     if not ((20, 19) <= release < (21,) or release >= (22, 12)):
-        raise CannotStart(f"{NODE} is needed, and `node --version` says {version or 'nothing'}.")
+        raise CannotStart(f"{NODE} is required, and `node --version` says {version or 'nothing'}.")
 
 
 def install(packages, log_path):
-    """Installs Debian packages. The services that come with them are neither started nor left for the next boot."""
+    """Installs Debian packages. Their services are neither started now nor enabled for the next boot."""
     print(f"forage: installing {' and '.join(packages)} with apt-get", flush=True)
     quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    with open(log_path, "w") as log, services_held_back():
+    with open(log_path, "w") as log, services_not_started():
         for command in (["update"], ["install", "--yes", "--no-install-recommends", *packages]):
             subprocess.run(["apt-get", "-q", *command], env=quiet, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         if shutil.which("systemctl"):
@@ -100,8 +100,8 @@ def install(packages, log_path):
 
 
 @contextmanager
-def services_held_back():
-    """Debian asks this script before a package starts its service; 101 means no."""
+def services_not_started():
+    """Keeps packages from starting their services: Debian runs this script first, and 101 means no."""
     policy = Path("/usr/sbin/policy-rc.d")
     if policy.exists():
         yield

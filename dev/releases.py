@@ -1,4 +1,4 @@
-"""The tree of another release, with a virtual environment of its own lock, for `make test-upgrade`."""
+"""Unpacks the source tree of another release for `make test-upgrade`, with a virtual environment from its lock file."""
 
 import subprocess
 import sys
@@ -9,22 +9,22 @@ from nameko_reliable.testing.servers import CannotStart
 
 
 def unpacked_release(name, folder):
-    """The release's tree, ready for `.venv/bin/nameko run` in it. Raises CannotStart.
+    """The release's source tree, in which `.venv/bin/nameko run` works. Raises CannotStart.
 
-    name: a tag, or any other name that git has for a commit. folder: where trees are kept, for the next time.
+    name: a tag, or another name of a commit. folder: where trees are kept for later runs.
     """
     commit = commit_of(name)
     tree = folder / commit
     installed = tree / ".venv" / "installed"
     tree.mkdir(parents=True, exist_ok=True)
-    with npm.alone(folder):
+    with npm.locked(folder):
         if not installed.exists():
             print(f"forage: unpacking {name} and installing its Python packages", flush=True)
             archive = subprocess.run(["git", "archive", commit], cwd=ROOT, stdout=subprocess.PIPE, check=True)
             subprocess.run(["tar", "-x", "-C", tree], input=archive.stdout, check=True)
             make_environment(tree)
             installed.touch()
-    # A gateway reads the page's files when it starts.
+    # A gateway reads the files of the page when it starts.
     npm.install(tree / "gateway" / "docs", f"the page of /docs of {name}")
     return tree
 
@@ -33,14 +33,14 @@ def commit_of(name):
     command = ["git", "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if found.returncode:
-        # git says nothing about a name that it doesn't know, but why it can't look.
+        # git prints nothing about an unknown name, but it prints why it can't read the repository.
         reason = found.stderr.strip() or f"This clone has no {name}"
-        raise CannotStart(f"{reason}: fetch it with `git fetch --tags origin`, or name another commit, FROM=….")
+        raise CannotStart(f"{reason}: fetch it with `git fetch --tags origin`, or choose another commit, FROM=….")
     return found.stdout.strip()
 
 
 def make_environment(tree):
-    """As the Dockerfile does. 0.1.0 has no kit."""
+    """Installs like the Dockerfile. 0.1.0 has no kit."""
     python = tree / ".venv" / "bin" / "python"
     pip = [python, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
     commands = [

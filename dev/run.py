@@ -1,7 +1,7 @@
 """`make run`: the whole shop on one machine, until Ctrl-C.
 
-`make dev` (`python -m dev.run dev`) serves the storefront with hot reload instead of as built.
-`make infrastructure` (`python -m dev.run infrastructure`) runs no services: `make orders` runs one beside it.
+`make dev` (`python -m dev.run dev`) serves the storefront's sources with hot reload, not a build.
+`make infrastructure` (`python -m dev.run infrastructure`) runs no services. `make orders` runs one beside it.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ def main(arguments):
             if not settings.own_broker:
                 require_given_broker(config)
             try:
-                asyncio.run(run_until_told_to_stop(settings, mode))
+                asyncio.run(run_until_stopped(settings, mode))
             finally:
                 end_leftovers(settings.folder)
     except CannotStart as reason:
@@ -51,12 +51,12 @@ def main(arguments):
 
 
 def checked_settings(settings):
-    """What the processes will load from what is given. Ends with their sentences before anything is started."""
-    warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")  # docs/decisions/ says why it is here
+    """The settings that the processes will load. Ends with a list of their faults before anything is started."""
+    warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")  # docs/decisions/ says why we use it
     from contracts.settings import ShopSettings
     from nameko_reliable.settings import checked
 
-    system = settings.of_running_system()
+    system = settings.process_settings()
     uris = {service: system[name] for service, name in zip(SERVICES, DATABASE_URIS, strict=True)}
     ours = {**settings.ports, "AMQP_URI": system["AMQP_URI"], "DB_URIS": uris}
     return checked(ShopSettings(), {**settings.given, **ours})
@@ -69,26 +69,26 @@ def require_given_broker(config):
     try:
         connect(amqp_address(config)).close()
     except CONNECTION_ERRORS as error:
-        raise CannotStart(f"AMQP_URI is set, but no broker lets us in there: {error}. Mend or unset it.") from None
+        raise CannotStart(f"AMQP_URI is set, but its broker can't be used: {error}. Correct or unset it.") from None
 
 
-async def run_until_told_to_stop(settings, mode):
-    told_to_stop = asyncio.Event()
+async def run_until_stopped(settings, mode):
+    stop_requested = asyncio.Event()
     supervisor = Supervisor()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-        asyncio.get_running_loop().add_signal_handler(number, told_to_stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, stop_requested.set)
     await supervisor.open()
-    waiting = asyncio.create_task(told_to_stop.wait())
-    coming_up = asyncio.create_task(Shop(settings, supervisor, mode).come_up())
+    waiting = asyncio.create_task(stop_requested.wait())
+    starting = asyncio.create_task(Shop(settings, supervisor, mode).start())
     try:
-        await asyncio.wait([coming_up, waiting], return_when=asyncio.FIRST_COMPLETED)
-        if coming_up.done():
-            coming_up.result()
+        await asyncio.wait([starting, waiting], return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
             await waiting
     finally:
         say("stopping")
-        coming_up.cancel()
-        await asyncio.wait([coming_up])
+        starting.cancel()
+        await asyncio.wait([starting])
         await supervisor.stop()
 
 
@@ -101,8 +101,8 @@ class Shop:
         self.mode = mode
         self.environment = settings.environment()
 
-    async def come_up(self):
-        """Everything, each as soon as what it needs is there."""
+    async def start(self):
+        """Starts everything. Each part starts as soon as the parts that it needs are up."""
         started_at = time.monotonic()
         await asyncio.gather(
             self.start_broker(),
@@ -118,8 +118,8 @@ class Shop:
             self.start_nameko("gateway", "gateway")
             self.start_frontend()
             await until(self.is_healthy, "the gateway to report all services up")
-            await until(self.shows_pages, "the storefront to come up")
-            await succeed(sys.executable, "ops/seed.py", environment=self.environment)
+            await until(self.storefront_answers, "the storefront to come up")
+            await run_checked(sys.executable, "ops/seed.py", environment=self.environment)
         print(summary(self.settings, time.monotonic() - started_at, self.mode), flush=True)
 
     async def start_broker(self):
@@ -135,7 +135,7 @@ class Shop:
     async def start_databases(self):
         if self.settings.own_databases:
             await self.start_postgres()
-        await succeed(sys.executable, "-m", "ops.migrate", environment=self.environment)
+        await run_checked(sys.executable, "-m", "ops.migrate", environment=self.environment)
 
     async def start_postgres(self):
         postgres = postgres_of(self.settings)
@@ -147,7 +147,7 @@ class Shop:
             infrastructure=True,
             user=postgres.account,
             folder=postgres.folder,
-            stop_signal=signal.SIGINT,  # at SIGTERM it would wait for its clients to go
+            stop_signal=signal.SIGINT,  # at SIGTERM it would wait for its clients to disconnect
         )
         await until(postgres.is_ready, "PostgreSQL to come up")
         await asyncio.to_thread(make_databases, postgres, passwords_of(self.settings))
@@ -158,19 +158,19 @@ class Shop:
         catcher = MailCatcher(self.settings)
         await asyncio.to_thread(catcher.prepare)
         self.supervisor.start_process("mail", catcher.command(), self.environment, infrastructure=True)
-        # Nobody waits for it: a mail that finds no server is tried again.
+        # Not waited for: a mail that finds no server is tried again.
 
     async def start_sign_in_provider(self):
         if self.settings.own_sign_in_provider:
             command = SignInProvider(self.settings).command()
             self.supervisor.start_process("sign-in", command, self.environment, infrastructure=True)
-            # Nobody waits for it: it is asked when somebody signs in.
+            # Not waited for: it is only needed when a customer signs in.
 
     async def prepare_frontend(self):
         module = "dev.frontend" if self.mode == "run" else "dev.npm"
-        await succeed(sys.executable, "-m", module, environment=self.environment, is_shown=True)
+        await run_checked(sys.executable, "-m", module, environment=self.environment, is_shown=True)
         if self.mode == "run":
-            self.nginx = Nginx(self.settings.folder / "nginx", self.settings.of_storefront())
+            self.nginx = Nginx(self.settings.folder / "nginx", self.settings.storefront_settings())
             await asyncio.to_thread(self.nginx.prepare, frontend.DIST)
 
     def start_frontend(self):
@@ -187,7 +187,7 @@ class Shop:
         command = ["nameko", "run", "--config", "config.yaml", module]
         self.supervisor.start_process(name, command, self.environment)
 
-    def shows_pages(self):
+    def storefront_answers(self):
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.settings.ports['FRONTEND_PORT']}", timeout=5):
                 return True
@@ -202,18 +202,18 @@ class Shop:
             return False
 
 
-async def until(is_so, what):
+async def until(condition, what):
     deadline = time.monotonic() + SECONDS_TO_COME_UP
-    while not await asyncio.to_thread(is_so):
+    while not await asyncio.to_thread(condition):
         if time.monotonic() > deadline:
-            raise CannotStart(f"Waited {SECONDS_TO_COME_UP} s for {what}; the lines above say what went wrong.")
+            raise CannotStart(f"Waited {SECONDS_TO_COME_UP} s for {what}. The lines above say what went wrong.")
         await asyncio.sleep(0.1)
 
 
-async def succeed(*command, environment, is_shown=False):
-    """Runs a command to its end. is_shown: what it prints is of interest also when all goes well."""
+async def run_checked(*command, environment, is_shown=False):
+    """Runs a command and raises CannotStart if it fails. is_shown: print its output when it succeeds, too."""
     pipes = {} if is_shown else {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.STDOUT}
-    # In a session of its own, Ctrl-C is ours alone to handle.
+    # In its own session the command does not receive Ctrl-C; only this process handles it.
     process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=environment, start_new_session=True, **pipes)
     try:
         output, _ = await process.communicate()
@@ -237,15 +237,15 @@ def summary(settings, seconds, mode):
     lines = [f"Forage is up after {seconds:.0f} s. Ctrl-C ends it.", ""]
     if mode != "infrastructure":
         lines += [
-            f"  shop          {settings.of_running_system()['FRONTEND_URL']}",
+            f"  shop          {settings.process_settings()['FRONTEND_URL']}",
             f"  gateway       {gateway}, its API on {gateway}/docs",
             f"  accounts      admin@forage.example, ada@forage.example, bo@forage.example, all with {password}",
         ]
     if settings.own_mail_catcher:
-        lines += [f"  mails         http://{local['MAIL_WEB_PORT']}, caught on port {settings.ports['SMTP_PORT']}"]
+        lines += [f"  mails         http://{local['MAIL_WEB_PORT']}, received on port {settings.ports['SMTP_PORT']}"]
     if settings.own_sign_in_provider:
-        issuer = settings.of_running_system()["OIDC_ISSUER"]
-        lines += [f"  sign-in       on the shop's login page, by the provider on {issuer}"]
+        issuer = settings.process_settings()["OIDC_ISSUER"]
+        lines += [f"  sign-in       on the shop's login page, with the provider on {issuer}"]
     if settings.own_broker:
         lines += [f"  RabbitMQ      {local['RABBITMQ_PORT']}"]
     if MANAGEMENT in local:
@@ -262,9 +262,9 @@ def summary(settings, seconds, mode):
         "  nameko shell --config config.yaml                  # then: n.rpc.products.list_products(limit=3)",
     ]
     if mode == "infrastructure":
-        shop = settings.of_running_system()["FRONTEND_URL"]
+        shop = settings.process_settings()["FRONTEND_URL"]
         lines += [
-            "  make orders                                        # the service orders; so each other, and the gateway",
+            "  make orders                                        # the service orders; the same for each other one",
             f"  npm --prefix frontend run dev                      # the storefront, on {shop}",
         ]
     else:

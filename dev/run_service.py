@@ -2,8 +2,8 @@
 
     LOG_LEVEL=DEBUG make orders
 
-It starts again when its code changes; `breakpoint()` works in it.
-It gets the addresses of that infrastructure, and its other settings where this terminal sets none. It ends with the
+It starts again when its code changes; `breakpoint()` works in it. It uses the addresses of that infrastructure. Its
+other settings come from this terminal, and where this sets none, from the infrastructure. It ends with the
 infrastructure.
 """
 
@@ -21,7 +21,7 @@ from nameko_reliable.testing.servers import CannotStart, answers_amqp
 CODE = ("contracts", "extensions", "gateway", "gateway/routes", "kit/src/nameko_reliable/**", "services")
 WATCHED = ("config.yaml", "templates/**/*.*", *(f"{folder}/*.py" for folder in CODE))
 LOOK_SECONDS = 0.5
-# More than a service takes for its calls, mails and events.
+# Longer than a service takes to finish its calls, mails and events.
 STOP_SECONDS = 15
 
 
@@ -34,7 +34,7 @@ def main(name):
         require_infrastructure(folder)
         settings = settings_of(folder)
         if not answers_amqp(settings["AMQP_URI"]):
-            raise CannotStart("The infrastructure is not up yet, or its broker has ended: wait, or start it again.")
+            raise CannotStart("The infrastructure is not up yet, or its broker has ended. Wait, or start it again.")
         refuse_second(name, module, folder)
     except CannotStart as reason:
         sys.exit(f"forage: {reason}")
@@ -43,7 +43,7 @@ def main(name):
 
 
 def run_and_reload(command, environment):
-    """Until Ctrl-C, which a terminal sends to the command, too. Raises SystemExit with the command's exit code then."""
+    """Runs the command until Ctrl-C, which a terminal also sends to it. Then exits with the command's exit code."""
     while True:
         before = changed_at()
         process = subprocess.Popen(command, cwd=ROOT, env=environment, preexec_fn=end_with_parent)
@@ -61,22 +61,22 @@ def wait_for_change(before, process):
     while changed_at() == before:
         if process.poll() is not None and not has_ended:
             has_ended = True
-            say("it has ended, and starts again when its code changes")
+            say("the process has ended, and starts again when its code changes")
         time.sleep(LOOK_SECONDS)
 
 
 def changed_at():
-    """{path: time} of the files that a process reads when it starts."""
+    """{path: time of its last change}, of the files that a process reads when it starts."""
     times = {}
     for path in (path for pattern in WATCHED for path in ROOT.glob(pattern)):
-        # An editor replaces a file when it saves it.
+        # An editor may replace a file when it saves it.
         with suppress(FileNotFoundError):
             times[path] = path.stat().st_mtime_ns
     return times
 
 
 def stopped(process):
-    """Its exit code. It has a signal already."""
+    """Waits for the end of a process that got a signal, and returns its exit code."""
     try:
         return process.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:
@@ -100,12 +100,12 @@ def require_infrastructure(folder):
     except CannotStart:
         if (folder / "env").exists():
             return
-        raise CannotStart("The infrastructure is not up yet: wait for the line that says so.") from None
-    raise CannotStart("The infrastructure does not run: run `make infrastructure` in another terminal first.")
+        raise CannotStart("The infrastructure is not up yet: wait until it says that it is.") from None
+    raise CannotStart("The infrastructure is not running: run `make infrastructure` in another terminal first.")
 
 
 def settings_of(folder):
-    """This terminal's, over those of the env file, but for the addresses of the copy's own infrastructure."""
+    """The settings of this terminal over those of the env file, and over both the copy's own addresses."""
     written = read_env_file(folder / "env")
     own = {name: written[name] for name in written.get(OWN, "").split()}
     return {**written, **os.environ, **own}
@@ -114,7 +114,7 @@ def settings_of(folder):
 def refuse_second(name, module, folder):
     for process in processes_of(folder):
         if module in process.cmdline():
-            raise CannotStart(f"{name} runs already, as process {process.pid}: end that first.")
+            raise CannotStart(f"{name} is running already, as process {process.pid}: end that first.")
 
 
 def say(sentence):

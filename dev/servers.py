@@ -1,6 +1,6 @@
 """The private PostgreSQL and RabbitMQ of one copy of the shop: a database and a role for each service.
 
-A service's role opens that service's database alone.
+A role can open only its own service's database.
 """
 
 from contextlib import closing
@@ -26,12 +26,12 @@ def rabbitmq_of(settings):
 
 
 def passwords_of(settings):
-    """The roles' passwords, by their services."""
+    """{service: the password of its role}"""
     return {service: settings.secret(f"postgres-{service}") for service in SERVICES}
 
 
 def make_databases(postgres, passwords):
-    """Those that are missing. passwords: of each service's role."""
+    """Makes the missing databases and roles. passwords: {service: the password of its role}."""
     with closing(postgres.connect()) as connection, connection.cursor() as cursor:
         connection.autocommit = True
         cursor.execute("SELECT datname FROM pg_database")

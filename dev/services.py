@@ -2,7 +2,7 @@
 
     reviews: add the section [reviews] to alembic.ini
 
-The services are those of SERVICES in contracts/types.py. All code reads that list; here are the files that cannot.
+SERVICES in contracts/types.py lists the services. Code reads that list; this module checks the files that can't.
 """
 
 import re
@@ -61,7 +61,7 @@ COMMANDS = (
 
 
 def missing(root=ROOT, services=SERVICES):
-    """Sentences about what the tree does not have yet."""
+    """Sentences about what the tree lacks."""
     for module in sorted((root / "services").glob("*.py")):
         if module.stem not in services and re.search(r"^class \w+\(Service\):$", module.read_text(), re.MULTILINE):
             yield f'{module.stem}: add "{module.stem}" to SERVICES in contracts/types.py'
@@ -108,7 +108,7 @@ def missing_queues(root, service):
 
 
 def part_of(path, place):
-    """The names of a mapping or the items of a list, at a place in a YAML file; none when the place is not there."""
+    """The names of a mapping or the items of a list at a place in a YAML file. Empty if the place does not exist."""
     part = parsed(path.read_text())
     for name in place.split("."):
         part = part[int(name)] if isinstance(part, list) else part.get(name, {})
@@ -117,7 +117,7 @@ def part_of(path, place):
 
 @cache
 def parsed(text):
-    # BaseLoader, since the files have tags of Nameko's and of Compose's.
+    # BaseLoader, since the files have tags of Nameko and Compose.
     return yaml.load(text, yaml.BaseLoader)  # noqa: S506
 
 

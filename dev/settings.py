@@ -1,4 +1,4 @@
-"""Where one copy of the shop lives, and on which ports: all from the environment, settled before anything starts."""
+"""The folder and the ports of one copy of the shop. All come from the environment and are fixed before it starts."""
 
 import os
 import re
@@ -22,23 +22,23 @@ DEFAULT_PORTS = {
     "OIDC_PORT": 8090,
 }
 NO_EVENTLET_WARNING = "ignore:::nameko.cli.commands,ignore:::nameko.containers"
-# A setting of the env file: the names of the others that this copy made for itself, in place of being given them.
+# A setting of the env file: the names of the settings that this copy made itself, since none were given.
 OWN = "FORAGE_OWN"
-# Only when it is set does the broker have its management page and HTTP API.
+# If it is set, the broker has its management page and HTTP API.
 MANAGEMENT = "RABBITMQ_MANAGEMENT_PORT"
 
 
 class Settings:
-    """One copy's folder, ports and secrets, and which of its infrastructure is given from outside.
+    """One copy's folder, ports and secrets. It has the servers `own_…`; the environment gives the others.
 
-    for_tests: nothing needs to outlive a crash of the machine.
+    for_tests: the data need not survive a crash of the machine.
     """
 
     def __init__(self, environment=os.environ, for_tests=False):
         self.for_tests = for_tests
         self.folder = local_folder(environment)
-        # A terminal that sourced the env file of this very copy repeats what the copy made for itself, and doesn't give
-        # it. All else in the file was given once, and is given again.
+        # A terminal that sourced the env file of this copy repeats the settings that the copy made itself. They don't
+        # count as given. All others in the file were given at the first start, and count as given again.
         written = read_env_file(self.folder / "env")
         self.sourced = {name for name in written.get(OWN, "").split() if environment.get(name) == written.get(name)}
         self.given = {name: value for name, value in environment.items() if name not in self.sourced}
@@ -51,10 +51,10 @@ class Settings:
         missing = [name for name in DATABASE_URIS if not self.given.get(name)]
         self.own_databases = len(missing) == len(DATABASE_URIS)
         if missing and not self.own_databases:
-            raise CannotStart(f"Either all database URIs are set or none; {', '.join(missing)} is not.")
+            raise CannotStart(f"Set all database URIs or none: {', '.join(missing)} is not set.")
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        # PostgreSQL's account passes through; each secret in here is a file of mode 0600.
+        # PostgreSQL's account must be able to enter it. Each secret in it is a file of mode 0600.
         self.folder.chmod(0o711)
         self.ports = {name: port_from(self.given.get(name), name) for name in DEFAULT_PORTS}
         if self.given.get(MANAGEMENT):
@@ -74,7 +74,7 @@ class Settings:
             refuse_if_taken(self.ports[name], name)
 
     def secret(self, name):
-        """A random word, made once and kept in this copy's folder."""
+        """A random secret, made once and kept in this copy's folder."""
         path = self.folder / "secrets" / name
         if not path.exists():
             path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -88,28 +88,28 @@ class Settings:
         password = self.secret(f"postgres-{role}")
         return f"postgresql+psycopg2://{role}:{password}@127.0.0.1:{self.ports['POSTGRES_PORT']}/{database}"
 
-    def of_running_system(self):
-        """The settings that make a process a part of this copy, by the names config.yaml knows them by."""
+    def process_settings(self):
+        """The settings with which a process joins this copy, by their names in config.yaml."""
         named_in_config = re.findall(r"\$\{([A-Z_]+)", (ROOT / "config.yaml").read_text())
         return {
             "LOG_FORMAT": "text",
             "JWT_SECRET": self.secret("jwt"),
             **{name: self.given[name] for name in named_in_config if self.given.get(name)},
             **{name: str(port) for name, port in self.ports.items()},
-            # Five processes, and replicas that join them, can't share one.
+            # All processes and replicas have the same settings, and can't share one port.
             "METRICS_PORT": "0",
-            # Eventlet greets its first importer with a deprecation warning; docs/decisions/ has our answer to it.
+            # Eventlet warns at its first import that it is deprecated; docs/decisions/ says why we use it.
             "PYTHONWARNINGS": self.given.get("PYTHONWARNINGS") or NO_EVENTLET_WARNING,
-            **self.of_own_infrastructure(),
+            **self.infrastructure_settings(),
         }
 
-    def of_own_infrastructure(self):
-        """The settings that say where the parts are that this copy runs itself."""
+    def infrastructure_settings(self):
+        """The addresses of the servers that this copy runs itself."""
         settings = {}
         if self.own_address:
             settings["FRONTEND_URL"] = local_address(self.ports["FRONTEND_PORT"])
         if self.own_proxy:
-            # The storefront's server.
+            # The storefront's nginx.
             settings["TRUSTED_PROXIES"] = "127.0.0.1"
         if self.own_broker:
             settings["AMQP_URI"] = self.amqp_uri()
@@ -127,25 +127,25 @@ class Settings:
             }
         return settings
 
-    def of_storefront(self):
-        """The settings of its server, by the names its image knows them by."""
+    def storefront_settings(self):
+        """The settings of the storefront's nginx, by the names in its image."""
         return {
             **{name: str(self.ports[name]) for name in ("FRONTEND_PORT", "GATEWAY_PORT")},
-            "FRONTEND_URL": self.of_running_system()["FRONTEND_URL"],
-            # Those before it: none, unless they are given.
+            "FRONTEND_URL": self.process_settings()["FRONTEND_URL"],
+            # The proxies in front of it: none by default.
             "TRUSTED_PROXIES": self.given.get("TRUSTED_PROXIES") or "",
         }
 
     def write_env_file(self):
-        settings = {**self.of_running_system(), OWN: " ".join(sorted(self.of_own_infrastructure()))}
+        settings = {**self.process_settings(), OWN: " ".join(sorted(self.infrastructure_settings()))}
         lines = [f"export {name}={quoted(value)}\n" for name, value in sorted(settings.items())]
         write_private(self.folder / "env", "".join(lines))
 
     def environment(self):
-        """What our processes are started with."""
+        """The environment variables of our processes."""
         return {
             **{name: value for name, value in os.environ.items() if name not in self.sourced},
-            **self.of_running_system(),
+            **self.process_settings(),
             "PATH": f"{ROOT}/.venv/bin:{os.environ['PATH']}",
             "PYTHONUNBUFFERED": "1",
             "FORAGE_COPY": str(self.folder),
@@ -161,11 +161,11 @@ def local_address(port):
 
 
 def port_from(text, name):
-    """0 stands for a free one."""
+    """0 means any free port."""
     if not text:
         return DEFAULT_PORTS[name]
     if not (text.isascii() and text.isdigit() and int(text) < 65536):
-        raise CannotStart(f"{name} must be a port number from 0 to 65535, and is {text!r}.")
+        raise CannotStart(f"{name} must be a port number from 0 to 65535; it is {text!r}.")
     return int(text) or free_port()
 
 
@@ -173,9 +173,9 @@ def refuse_if_taken(port, name):
     try:
         bind(port)
     except PermissionError:
-        raise CannotStart(f"Port {port} is for root alone: set {name} to one above 1023.") from None
+        raise CannotStart(f"Only root can open port {port}: set {name} to one above 1023.") from None
     except OSError:
-        raise CannotStart(f"Port {port} is taken: set {name} to a free one and try again.") from None
+        raise CannotStart(f"Port {port} is in use: set {name} to a free one and try again.") from None
 
 
 def read_env_file(path):
@@ -186,5 +186,5 @@ def read_env_file(path):
 
 
 def quoted(value):
-    """For a shell, in single quotes."""
+    """The value for a shell, in single quotes."""
     return "'" + value.replace("'", "'\\''") + "'"

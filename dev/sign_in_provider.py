@@ -1,9 +1,9 @@
-"""oidc-provider-mock: an OpenID Connect provider on which one is whoever one clicks on."""
+"""oidc-provider-mock: an OpenID Connect provider without passwords. A click on an account signs in as it."""
 
 import json
 import sys
 
-# By what their buttons say: somebody with an account, somebody without, and somebody whose account this may not be.
+# By the labels of their buttons: with an account in the shop, without one, and with an address that is not proven.
 PEOPLE = {
     "ada": {"email": "ada@forage.example", "email_verified": True, "name": "Ada"},
     "cleo-is-new": {"email": "cleo@forage.example", "email_verified": True, "name": "Cleo"},

@@ -1,12 +1,12 @@
-"""`make test`: the Python tests, in three processes side by side, and Vitest after the first; then the browser's.
+"""`make test`: the Python tests in three parallel processes, Vitest after the first of them, then the browser tests.
 
     python -m dev.test                    all
-    python -m dev.test tests/orders …     these alone, in one process
-    python -m dev.test frontend           Vitest, and the journeys in a browser
-    python -m dev.test --coverage …       any of these, and which lines the Python tests never reach
+    python -m dev.test tests/orders …     only these, in one process
+    python -m dev.test frontend           Vitest and the browser tests
+    python -m dev.test --coverage …       the same, with a report of the lines that no Python test reaches
 
-Each process has servers of its own. Most of a Python test's time is waiting, so three keep two cores busy. The
-browser's tests run alone: their pages must answer as fast as for a person.
+Each process has its own servers. A Python test waits most of the time, so three processes keep two cores busy. The
+browser tests run last and alone, since they measure how fast pages answer.
 """
 
 import shutil
@@ -25,33 +25,33 @@ from nameko_reliable.testing.servers import CannotStart
 
 PROGRAMS = Path(sys.executable).parent
 VITEST = ["npm", "run", "--silent", "test"]
-# The outages come after the journeys, which they depend on.
-JOURNEYS = ["npx", "playwright", "test", "--project=outages"]
-# Each part takes about as long as the others. The first has all folders that neither of these names, and Vitest.
+# The project `outages` depends on the others, so they run first.
+PLAYWRIGHT = ["npx", "playwright", "test", "--project=outages"]
+# All parts take about the same time. The first part has Vitest and all folders that are not named here.
 OTHER_PARTS = (
     ("kit/tests", "tests/contracts", "tests/infrastructure", "tests/users"),
     ("tests/gateway", "tests/operations", "tests/orders"),
 )
-# `make test-docker` and `make test-upgrade`.
-APART = ("tests/docker", "tests/upgrade")
-# Not always, as it takes as much CPU again as the tests.
+# Run by `make test-docker` and `make test-upgrade`.
+EXCLUDED = ("tests/docker", "tests/upgrade")
+# Optional, since it doubles the CPU time of the tests.
 COVERAGE = "--coverage"
 
 
 def main(paths, is_measured):
     folder = tempfile.mkdtemp(prefix="forage-test-")
     try:
-        # Here, since of two that install something at once one would fail.
+        # Before the processes start, since two installations at the same time would fail.
         require_programs(Settings({"LOCAL_DIR": folder}, for_tests=True))
         npm.install(npm.DOCS, "the page of /docs")
         npm.install(npm.FRONTEND, "the frontend")
     except CannotStart as reason:
-        # The folder stays: the sentence may name a log in it.
+        # The folder stays, since the sentence may name a log in it.
         sys.exit(f"forage: {reason}")
     shutil.rmtree(folder)
-    # Lists: what comes later runs whatever became of what was before.
+    # A list runs all its members, also after a failure.
     if paths == ["frontend"]:
-        sys.exit(any([run_in_node(VITEST), run_in_node(JOURNEYS)]))
+        sys.exit(any([run_in_node(VITEST), run_in_node(PLAYWRIGHT)]))
     if is_measured:
         coverage("erase")
     failed = run(paths, is_measured).returncode if paths else run_parts(is_measured)
@@ -59,7 +59,7 @@ def main(paths, is_measured):
         coverage("combine", "--quiet")
         coverage("report")
     if not paths:
-        failed = any([failed, run_in_node(JOURNEYS)])
+        failed = any([failed, run_in_node(PLAYWRIGHT)])
     sys.exit(failed)
 
 
@@ -73,7 +73,7 @@ def run_in_node(command):
 
 
 def run_parts(is_measured):
-    """The first part's lines appear as they come, each other's when all have ended."""
+    """The first part's lines appear at once, those of each other part when all parts have ended."""
     with ThreadPoolExecutor() as pool:
         others = [pool.submit(run, part, is_measured, stdout=PIPE, stderr=STDOUT, text=True) for part in OTHER_PARTS]
         failed = [run(first_part(), is_measured).returncode, run_in_node(VITEST)]
@@ -84,7 +84,7 @@ def run_parts(is_measured):
 
 
 def first_part():
-    elsewhere = (*chain(*OTHER_PARTS), *APART)
+    elsewhere = (*chain(*OTHER_PARTS), *EXCLUDED)
     folders = [f"tests/{folder.name}" for folder in sorted((ROOT / "tests").iterdir()) if any(folder.glob("test_*.py"))]
     return [folder for folder in folders if folder not in elsewhere]
 

@@ -105,7 +105,7 @@ def test_kubernetes_accepts_the_rendered_chart(values_files):
 
 
 def test_kubernetes_accepts_the_chart_with_all_options():
-    assert [fault for document in full_release() for fault in chart.unfit(document)] == []
+    assert [fault for document in full_release() for fault in chart.schema_faults(document)] == []
 
 
 @pytest.mark.parametrize("kind", ["Deployment", "ScaledObject", "Cluster", "RabbitmqCluster", "PodMonitor"])
@@ -113,7 +113,7 @@ def test_a_field_unknown_to_kubernetes_is_reported(kind):
     document = copy.deepcopy(next(iter(of_kind(release(OPERATORS), kind).values())))
     document["spec"]["replica"] = 3
 
-    assert any("replica" in fault for fault in chart.unfit(document))
+    assert any("replica" in fault for fault in chart.schema_faults(document))
 
 
 @pytest.mark.parametrize(

@@ -81,14 +81,14 @@ def test_a_node_version_that_vite_supports_is_accepted(say_version, version):
 def test_an_unsupported_node_version_is_refused(say_version, version):
     say_version(version)
 
-    with pytest.raises(CannotStart, match=f"22.12 or later.* is needed, and .* says {version}"):
+    with pytest.raises(CannotStart, match=f"22.12 or later.* is required, and .* says {version}"):
         require_node()
 
 
 def test_a_broken_node_is_refused(say_version):
     say_version("")
 
-    with pytest.raises(CannotStart, match="is needed, and `node --version` says nothing"):
+    with pytest.raises(CannotStart, match="is required, and `node --version` says nothing"):
         require_node()
 
 

@@ -35,11 +35,11 @@ def copy(tmp_path):
 def test_a_copy_without_given_servers_keeps_its_own_in_a_sourced_terminal(copy):
     first = start(copy)
 
-    second = start({**copy, **first.of_running_system()})
-    third = start({**copy, **second.of_running_system()})
+    second = start({**copy, **first.process_settings()})
+    third = start({**copy, **second.process_settings()})
 
     assert own(first) == own(second) == own(third) == set(GIVEN)
-    assert first.of_running_system() == second.of_running_system() == third.of_running_system()
+    assert first.process_settings() == second.process_settings() == third.process_settings()
 
 
 @pytest.mark.parametrize("part", GIVEN)
@@ -50,18 +50,18 @@ def test_given_settings_are_kept_at_every_start_in_the_same_shell(part, copy):
 
     for settings in starts:
         assert own(settings) == GIVEN.keys() - {part}
-        assert settings.of_running_system().items() >= GIVEN[part].items()
+        assert settings.process_settings().items() >= GIVEN[part].items()
 
 
 @pytest.mark.parametrize("part", GIVEN)
 def test_given_settings_are_kept_in_a_terminal_that_sourced_the_env_file(part, copy):
     first = start({**copy, **GIVEN[part]})
 
-    second = start({**copy, **first.of_running_system()})
-    third = start({**copy, **second.of_running_system()})
+    second = start({**copy, **first.process_settings()})
+    third = start({**copy, **second.process_settings()})
 
     assert own(second) == own(third) == GIVEN.keys() - {part}
-    assert second.of_running_system() == third.of_running_system() == first.of_running_system()
+    assert second.process_settings() == third.process_settings() == first.process_settings()
 
 
 @pytest.mark.parametrize("part", GIVEN)
@@ -77,18 +77,18 @@ def test_a_server_that_is_no_longer_given_is_the_copys_own_again(part, copy):
 def test_a_sourced_terminal_can_give_one_part_and_keeps_the_others(part, given, copy):
     first = start(copy)
 
-    second = start({**copy, **first.of_running_system(), **given})
+    second = start({**copy, **first.process_settings(), **given})
 
     assert own(second) == GIVEN.keys() - {part}
 
 
 def test_a_client_given_in_a_sourced_terminal_replaces_the_local_provider_by_google(copy, monkeypatch):
-    sourced = start(copy).of_running_system()
+    sourced = start(copy).process_settings()
     monkeypatch.setenv("OIDC_ISSUER", sourced["OIDC_ISSUER"])
 
     second = start({**copy, **sourced, **GIVEN["sign_in_provider"]})
 
-    for environment in (second.of_running_system(), second.environment()):
+    for environment in (second.process_settings(), second.environment()):
         assert environment["GOOGLE_CLIENT_ID"] == "mine"
         assert "OIDC_ISSUER" not in environment and "OAUTHLIB_INSECURE_TRANSPORT" not in environment
 
@@ -96,13 +96,13 @@ def test_a_client_given_in_a_sourced_terminal_replaces_the_local_provider_by_goo
 def test_an_address_from_the_env_file_moves_with_the_port(copy):
     first = start({**copy, "FRONTEND_PORT": "8123"})
 
-    second = start({**copy, **first.of_running_system(), "FRONTEND_PORT": "8124"})
+    second = start({**copy, **first.process_settings(), "FRONTEND_PORT": "8124"})
 
-    assert second.of_running_system()["FRONTEND_URL"] == "http://localhost:8124"
+    assert second.process_settings()["FRONTEND_URL"] == "http://localhost:8124"
 
 
 def test_a_single_given_database_is_refused_in_a_sourced_terminal(copy):
-    sourced = start(copy).of_running_system()
+    sourced = start(copy).process_settings()
 
-    with pytest.raises(CannotStart, match=f"{', '.join(DATABASE_URIS[1:])} is not"):
+    with pytest.raises(CannotStart, match=f"{', '.join(DATABASE_URIS[1:])} is not set"):
         Settings({**copy, **sourced, DATABASE_URIS[0]: GIVEN["databases"][DATABASE_URIS[0]]})

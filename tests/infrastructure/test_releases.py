@@ -9,5 +9,5 @@ def test_a_release_missing_from_the_clone_is_reported_with_the_command_that_fetc
         unpacked_release("v0.0.0", tmp_path)
 
     assert str(refusal.value) == (
-        "This clone has no v0.0.0: fetch it with `git fetch --tags origin`, or name another commit, FROM=…."
+        "This clone has no v0.0.0: fetch it with `git fetch --tags origin`, or choose another commit, FROM=…."
     )

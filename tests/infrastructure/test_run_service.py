@@ -57,7 +57,9 @@ def test_a_service_runs_with_the_settings_of_the_infrastructure_until_ctrl_c(fol
     wait_for(lambda: broker.consumers("rpc-orders"), seconds=30)
 
     assert rpc.orders.list_orders(user_id=1)["total"] == 0
-    assert re.fullmatch(r"forage: orders runs already, as process \d+: end that first\.\n", refusal("orders", folder))
+    assert re.fullmatch(
+        r"forage: orders is running already, as process \d+: end that first\.\n", refusal("orders", folder)
+    )
 
     os.killpg(process.pid, signal.SIGINT)
     said, _ = process.communicate(timeout=30)
@@ -100,8 +102,10 @@ def test_a_service_without_its_infrastructure_ends_with_a_sentence(folder, close
         Settings({"LOCAL_DIR": str(folder), "AMQP_URI": f"amqp://127.0.0.1:{closed_port}"}).write_env_file()
         no_broker = refusal("orders", folder)
 
-    assert nothing == "forage: The infrastructure does not run: run `make infrastructure` in another terminal first.\n"
-    assert not_yet == "forage: The infrastructure is not up yet: wait for the line that says so.\n"
+    assert (
+        nothing == "forage: The infrastructure is not running: run `make infrastructure` in another terminal first.\n"
+    )
+    assert not_yet == "forage: The infrastructure is not up yet: wait until it says that it is.\n"
     assert "its broker has ended" in no_broker
 
 

@@ -1,4 +1,4 @@
-"""What every test may ask for. Each server is started when the first test wants it, and ends with the session."""
+"""Fixtures for all tests. A server is started when the first test needs it, and ends with the session."""
 
 from contextlib import closing
 
@@ -17,7 +17,7 @@ from tests.infrastructure.sign_in_provider import SignInProvider
 from tests.infrastructure.smtp import Smtp
 from tests.shop import Shop
 
-# How long an example takes is a matter of the machine.
+# The duration of an example depends on the machine.
 hypothesis.settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
@@ -26,7 +26,7 @@ hypothesis.settings.load_profile("any machine")
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_secret_is_logged(local_folder, tmp_path_factory):
-    """Fails the session when a password or a token that its tests used stands in a log that they made."""
+    """Fails the session if a log of its tests contains a password or a token that they used."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         leaks = Leaks()
         leaks.watch(monkeypatch)
@@ -37,7 +37,7 @@ def nothing_secret_is_logged(local_folder, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def databases(servers):
-    """The kit's, with tables by the services' migrations."""
+    """The kit's `databases`, with the tables of the services' migrations."""
     return Databases(servers[0])
 
 
@@ -57,7 +57,7 @@ def smtp(smtp_server):
 
 @pytest.fixture
 def scripted_smtp():
-    """An SMTP server of this test's own that answers, waits and hangs up at each step as it is told."""
+    """An SMTP server of this test that answers, waits or disconnects at each step, as the test chooses."""
     smtp = ScriptedSmtp()
     yield smtp
     smtp.stop()
@@ -66,7 +66,7 @@ def scripted_smtp():
 @pytest.fixture(scope="session")
 def sign_in_provider_server(local_folder):
     with pytest.MonkeyPatch.context() as environment:
-        # It has no https; oauthlib asks for this before it does without.
+        # It has no https, which oauthlib accepts only with this setting.
         environment.setenv("OAUTHLIB_INSECURE_TRANSPORT", "1")
         provider = SignInProvider(local_folder)
         yield provider
@@ -75,13 +75,13 @@ def sign_in_provider_server(local_folder):
 
 @pytest.fixture
 def sign_in_provider(sign_in_provider_server):
-    """An honest OpenID Connect provider; a service with `**sign_in_provider.settings` over its config is its client.
+    """An OpenID Connect provider. A service with `**sign_in_provider.settings` over its config is its client.
 
-    `code, state = sign_in_provider.log_in(url, email="ada@forage.example", email_verified=True)` does what a person
-    does where the authorization URL leads. `change_claims(…)`, `leave_unsigned()`, … make it forge, `stop()` and
-    `answer(TOKEN, sign_in_provider.hang)` make it fail, until the test ends.
+    `code, state = sign_in_provider.log_in(url, email="ada@forage.example", email_verified=True)` logs a
+    person in. Until the test ends, `change_claims(…)`, `send_unsigned_tokens()`, … forge its answers; `stop()` and
+    `answer(TOKEN, sign_in_provider.hang)` make it fail.
 
-    A service that more than one test shares is set up with `sign_in_provider_server.settings`.
+    A service that several tests share is set up with `sign_in_provider_server.settings`.
     """
     sign_in_provider_server.reset()
     yield sign_in_provider_server
@@ -90,20 +90,20 @@ def sign_in_provider(sign_in_provider_server):
 
 @pytest.fixture
 def config(broker, database, smtp):
-    """What config.yaml would say, with a broker, databases and an SMTP server of this test's own."""
+    """The loaded config.yaml, with this test's own broker, databases and SMTP server."""
     return configuration(broker, DatabaseUris(database), smtp, GATEWAY_PORT=str(free_port()))
 
 
 @pytest.fixture
 def published_events(shop):
-    """As the kit's, of the shop that the tests of a folder share."""
+    """The kit's `published_events`, for the shop that the tests of a folder share."""
     with closing(PublishedEvents(shop.broker)) as published:
         yield published
 
 
 @pytest.fixture
 def own_shop(config, broker):
-    """For one test alone, with nothing running yet."""
+    """A shop for one test, without running services."""
     shop = Shop(config, broker)
     yield shop
     shop.stop()

@@ -1,4 +1,4 @@
-"""What tests are about, with everything that they don't mention made up."""
+"""Test data: each function fills in all fields that a test does not set."""
 
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -12,7 +12,7 @@ _numbers = count(1)
 
 
 def a_product(**fields):
-    """The fields of a product that `create_product` takes, its SKU taken by no other."""
+    """The arguments of `create_product`, with a unique SKU."""
     number = next(_numbers)
     return {
         "name": f"Chanterelles {number}",
@@ -24,13 +24,13 @@ def a_product(**fields):
 
 
 def a_customer():
-    """user_id and user_email, as the gateway passes them on."""
+    """user_id and user_email, as the gateway passes them."""
     number = next(_numbers)
     return {"user_id": number, "user_email": f"customer-{number}@forage.example"}
 
 
 def an_account(**fields):
-    """What `register` takes."""
+    """The arguments of `register`."""
     number = next(_numbers)
     return {
         "email": f"forager-{number}@forage.example",
@@ -53,7 +53,7 @@ def order_created(**fields):
 
 
 def order_status_updated(created, new_status, sequence=2, **fields):
-    """The event of the same order's step to `new_status`."""
+    """The event of the same order's change to `new_status`."""
     order = {name: getattr(created, name) for name in _order_fields()}
     return OrderStatusUpdated(
         **{

@@ -1,4 +1,4 @@
-"""Services in containers of this process, with real RPC, and a look behind them."""
+"""Services in containers of this process, with real RPC, and access to their databases and queues."""
 
 import json
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ psycopg2.extras.register_uuid()
 
 
 class Shop:
-    """`run(Orders)` starts one more replica; `rpc.orders.create_order(…)` calls them, as in `nameko shell`."""
+    """`run(Orders)` starts a replica; `rpc.orders.create_order(…)` calls it, as in `nameko shell`."""
 
     def __init__(self, config, broker):
         self.config, self.broker = config, broker
@@ -42,13 +42,13 @@ class Shop:
             container.kill()
 
     def fire(self, container, method):
-        """Run a timer's method now. Returns what it returned."""
+        """Run a timer's method now, and return its result."""
         with entrypoint_hook(container, method) as run:
             return run()
 
     @contextmanager
     def client(self, **context):
-        """An `rpc` of its own, whose calls carry this context: `time_left`, for example."""
+        """Another `rpc`, whose calls have this context, for example `time_left`."""
         with ClusterRpcProxy({"AMQP_URI": self.config["AMQP_URI"]}, context_data=context, timeout=30) as rpc:
             yield rpc
 
@@ -59,7 +59,7 @@ class Shop:
         return OutboxTable(service_class, self.config["DB_URIS"][service_class.name])
 
     def call_twice(self, service, method, **kwargs):
-        """The two answers to one call that the broker delivers again, its replica having died unacknowledged."""
+        """The two answers to a call that the broker delivers twice, as after the death of a replica before its ack."""
         with Connection(self.config["AMQP_URI"]) as connection, connection.channel() as channel:
             reply_to, correlation_id = uuid4().hex, uuid4().hex
             channel.queue_declare(reply_to, exclusive=True)
@@ -79,14 +79,14 @@ class Shop:
         return answers
 
     def sql(self, service, statement, *parameters):
-        """The rows that a statement gives, in a transaction of its own."""
+        """The rows of a statement, run in its own transaction."""
         with self.transaction(service) as cursor:
             cursor.execute(statement, parameters)
             return cursor.fetchall() if cursor.description else []
 
     @contextmanager
     def transaction(self, service, statement=None):
-        """A transaction on the service's database, open for the block: what `statement` locks stays locked."""
+        """A transaction on the service's database, open during the block. It holds the locks of `statement`."""
         connection = psycopg2.connect(self.config["DB_URIS"][service].replace("+psycopg2", ""))
         try:
             with connection, connection.cursor() as cursor:
@@ -97,7 +97,7 @@ class Shop:
             connection.close()
 
     def wait_until_locked(self, service, waiters=1):
-        """Return once as many of the service's transactions wait for a lock."""
+        """Return once this number of the service's transactions wait for a lock."""
         waiting = (
             "SELECT count(*) FROM pg_stat_activity "
             "WHERE datname = current_database() AND wait_event_type = 'Lock' AND application_name = %s"
@@ -107,7 +107,7 @@ class Shop:
 
 @contextmanager
 def running_shop(brokers, databases, smtp, *service_classes, **settings):
-    """A shop for the tests of a folder, each with customers and products of its own. settings: as in config.yaml."""
+    """A shop that the tests of a folder share. They make their own customers. settings: as in config.yaml."""
     broker = brokers.new()
     uris = {service: databases.new(service) for service in SERVICES}
     shop = Shop(configuration(broker, uris, smtp, **settings), broker)
@@ -122,7 +122,7 @@ def running_shop(brokers, databases, smtp, *service_classes, **settings):
 
 
 def refusal_of(call):
-    """The error that a pending call ends in, None if it doesn't."""
+    """The error of a pending call, or None if it succeeds."""
     try:
         call.result()
     except Exception as error:

@@ -31,12 +31,12 @@ def placed(answer):
 
 def test_an_order_through_nginx_is_pushed_and_mailed(project, ada):
     feed = Feed(f"{project.storefront.replace('http', 'ws')}/ws/notifications")
-    feed.say(type="authenticate", token=ada.token)
-    feed.hear_until("authenticated")
+    feed.send(type="authenticate", token=ada.token)
+    feed.receive_until("authenticated")
 
     order = placed(project.order(ada, quantity=2))
 
-    pushed = feed.hear()
+    pushed = feed.receive()
     feed.close()
     assert (pushed["type"], pushed["data"]["order_id"]) == ("notification", order["id"])
 

@@ -15,7 +15,7 @@ from tests.infrastructure.feed import Feed
 
 SECONDS_TO_COME_UP = 150  # with the mail catcher to be installed first
 SECONDS_TO_END = 30
-SOMEBODY_ELSES = {
+SETTINGS_OF_OTHER_SHOPS = {
     "AMQP_URI",
     "SMTP_HOST",
     "GOOGLE_CLIENT_ID",
@@ -35,7 +35,7 @@ class RunningShop:
     def __init__(self, folder, *mode, **environment):
         self.folder = folder / "local"
         self.log = folder / "run.log"
-        inherited = {name: value for name, value in os.environ.items() if name not in SOMEBODY_ELSES}
+        inherited = {name: value for name, value in os.environ.items() if name not in SETTINGS_OF_OTHER_SHOPS}
         free_ports = dict.fromkeys(DEFAULT_PORTS, "0")
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(
@@ -133,8 +133,8 @@ class Person:
     def listen(self):
         """A Feed that has been told who this is."""
         feed = Feed(self.shop.websocket)
-        feed.say(type="authenticate", token=self.token)
-        feed.hear_until("authenticated")
+        feed.send(type="authenticate", token=self.token)
+        feed.receive_until("authenticated")
         return closing(feed)
 
     def mails(self, event):

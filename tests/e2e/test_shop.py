@@ -22,7 +22,7 @@ def is_healthy(shop):
 def test_an_order_brings_a_mail_and_a_push(customer, product):
     with customer.listen() as feed:
         answer = customer.order(product, quantity=2)
-        push = feed.hear_until("notification")["data"]
+        push = feed.receive_until("notification")["data"]
 
     assert answer.status_code == 201, answer.text
     order = answer.json()
@@ -40,7 +40,7 @@ def test_a_confirmed_order_brings_another_mail_and_push(customer, admin, product
 
     with customer.listen() as feed:
         answer = admin.request("PATCH", f"/orders/{order['id']}/status", json={"status": "confirmed"})
-        push = feed.hear_until("notification")["data"]
+        push = feed.receive_until("notification")["data"]
 
     assert answer.status_code == 200, answer.text
     assert answer.json()["status"] == "confirmed"

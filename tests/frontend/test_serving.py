@@ -267,9 +267,9 @@ def test_a_web_socket_reaches_the_gateway(site, account):
 
     with closing(Feed(site.ws_url, origin=site.url)) as feed:
         headers = feed.socket.getheaders()
-        greeting = feed.hear()
-        feed.say(type="authenticate", token=login["access_token"])
-        authenticated = feed.hear()
+        greeting = feed.receive()
+        feed.send(type="authenticate", token=login["access_token"])
+        authenticated = feed.receive()
 
     assert greeting["type"] == "connected"
     assert authenticated["type"] == "authenticated"
@@ -484,7 +484,7 @@ def test_nginx_stops_at_once_despite_idle_connections(serve, closed_port, begun)
 
 def test_nginx_stops_at_once_despite_open_web_sockets(serve, shop):
     with serve(shop.port) as site, closing(Feed(site.ws_url)) as feed:
-        assert feed.hear()["type"] == "connected"
+        assert feed.receive()["type"] == "connected"
         browser = requests.Session()
         assert browser.get(site.url, timeout=10).ok
 
@@ -492,7 +492,7 @@ def test_nginx_stops_at_once_despite_open_web_sockets(serve, shop):
 
         assert site.server.process.wait(3) == 0
         with pytest.raises((websocket.WebSocketConnectionClosedException, ConnectionError)):
-            feed.hear()
+            feed.receive()
 
 
 LOGIN = b"POST /api/users/login HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json\r\n"

@@ -208,9 +208,9 @@ def open_feed(new_feed):
 
     def open_feed(token=None, **options):
         feed = new_feed(header=[f"Authorization: Bearer {token}"] if token else [], **options)
-        assert feed.hear()["type"] == "connected"
+        assert feed.receive()["type"] == "connected"
         if token:
-            assert feed.hear()["type"] == "authenticated"
+            assert feed.receive()["type"] == "authenticated"
         return feed
 
     return open_feed

@@ -188,7 +188,7 @@ def test_a_code_works_once(browser, sign_in_provider):
 @pytest.mark.parametrize(
     "forge",
     (
-        lambda provider: provider.leave_unsigned(),
+        lambda provider: provider.send_unsigned_tokens(),
         lambda provider: provider.sign_with_the_public_key(),
         lambda provider: provider.sign_with_another_key(),
         lambda provider: provider.change_claims(aud="another client"),

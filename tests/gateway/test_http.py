@@ -195,8 +195,8 @@ def test_the_log_has_no_tokens_and_no_passwords(anonymous, customer, open_feed, 
     anonymous.post("/users/login", {"email": customer.user["email"], "password": "boletus edulis"})
     customer.get("/orders")
     feed = open_feed(customer.token)
-    feed.say(type="authenticate", token=customer.token)
-    feed.hear_until("authenticated")
+    feed.send(type="authenticate", token=customer.token)
+    feed.receive_until("authenticated")
 
     text = json.dumps([entry for entry in log() if not entry["logger"].startswith(("urllib3", "nameko."))])
 

@@ -234,7 +234,7 @@ def test_requests_over_the_concurrency_limit_are_refused_and_cached_reads_are_no
     assert client.get(path).status_code == 200
     assert client.get("/livez").status_code == 200
     feed = Feed(gateway.ws_url)
-    assert feed.hear()["type"] == "connected"
+    assert feed.receive()["type"] == "connected"
     feed.close()
 
 

@@ -30,9 +30,9 @@ def order(customer, product):
 def test_a_client_is_greeted_and_may_ping(open_feed):
     feed = open_feed()
 
-    feed.say(type="ping")
+    feed.send(type="ping")
 
-    assert feed.hear_until("pong") == {"type": "pong"}
+    assert feed.receive_until("pong") == {"type": "pong"}
 
 
 def test_a_user_authenticated_by_header_gets_their_notification(customer, open_feed, new_product):
@@ -41,7 +41,7 @@ def test_a_user_authenticated_by_header_gets_their_notification(customer, open_f
 
     placed = order(customer, product)
 
-    push = feed.hear_until("notification")
+    push = feed.receive_until("notification")
     assert push["data"].keys() == {"id", "event_type", "subject", "message", "order_id", "sequence", "timestamp"}
     assert (push["data"]["event_type"], push["data"]["order_id"]) == ("order_confirmation", placed["id"])
     assert push["data"]["sequence"] == 1
@@ -53,14 +53,14 @@ def test_a_user_authenticated_by_header_gets_their_notification(customer, open_f
 def test_a_user_authenticated_by_message_gets_status_updates(customer, admin, open_feed, new_product):
     placed = order(customer, new_product())
     feed = open_feed()
-    feed.say(type="authenticate", token=customer.token)
-    assert feed.hear_until("authenticated") == {"type": "authenticated", "user_id": customer.user["id"]}
+    feed.send(type="authenticate", token=customer.token)
+    assert feed.receive_until("authenticated") == {"type": "authenticated", "user_id": customer.user["id"]}
 
     admin.patch(f"/orders/{placed['id']}/status", {"status": "confirmed"})
 
-    kinds = {feed.hear_until("notification")["data"]["event_type"]}
+    kinds = {feed.receive_until("notification")["data"]["event_type"]}
     while "order_status_update" not in kinds:
-        kinds.add(feed.hear_until("notification")["data"]["event_type"])
+        kinds.add(feed.receive_until("notification")["data"]["event_type"])
 
 
 def test_other_clients_get_no_notification_of_an_order(customer, new_customer, admin, open_feed, new_product):
@@ -73,9 +73,9 @@ def test_other_clients_get_no_notification_of_an_order(customer, new_customer, a
 
     order(customer, product)
 
-    own.hear_until("notification")
+    own.receive_until("notification")
     for feed in (stranger, boss, anonymous):
-        assert feed.hears_nothing_more()
+        assert feed.receives_nothing_more()
 
 
 def test_all_sockets_of_a_user_get_the_notification(customer, open_feed, new_product):
@@ -83,7 +83,7 @@ def test_all_sockets_of_a_user_get_the_notification(customer, open_feed, new_pro
 
     order(customer, new_product())
 
-    assert len({feed.hear_until("notification")["data"]["id"] for feed in feeds}) == 1
+    assert len({feed.receive_until("notification")["data"]["id"] for feed in feeds}) == 1
 
 
 def test_every_client_gets_a_product_change(admin, open_feed, new_product):
@@ -93,7 +93,7 @@ def test_every_client_gets_a_product_change(admin, open_feed, new_product):
     admin.patch(f"/products/{product['id']}", {"price": "3.50", "is_active": False})
 
     def latest_change():
-        data = feed.hear_until("product")["data"]
+        data = feed.receive_until("product")["data"]
         return data if data["id"] == product["id"] and data["price"] == "3.50" else None
 
     data = wait_for(latest_change)
@@ -112,8 +112,8 @@ def test_a_watching_client_gets_only_changes_of_the_watched_products(shop, open_
     shop.rpc.products.set_stock(product_id=watched["id"], stock_quantity=2)
 
     # The event of its creation may still arrive.
-    wait_for(lambda: feed.hear_until("product")["data"]["stock_quantity"] == 2)
-    assert feed.hears_nothing_more()
+    wait_for(lambda: feed.receive_until("product")["data"]["stock_quantity"] == 2)
+    assert feed.receives_nothing_more()
 
 
 @pytest.mark.parametrize(
@@ -156,46 +156,46 @@ def test_an_invalid_message_gets_an_error_and_the_socket_stays_open(open_feed, c
 
     feed.socket.send(message) if isinstance(message, str) else feed.socket.send_binary(message)
 
-    error = feed.hear()
+    error = feed.receive()
     assert error.keys() == {"type", "detail"}
     assert error["type"] == "error"
-    assert feed.hears_nothing_more()
+    assert feed.receives_nothing_more()
     assert not [record for record in caplog.records if record.exc_info]
 
 
 def test_a_bad_token_in_the_handshake_leaves_the_client_anonymous(new_feed, customer):
     feed = new_feed(header=["Authorization: Bearer nonsense"])
 
-    assert feed.hear()["type"] == "connected"
-    assert feed.hear()["type"] == "error"
-    feed.say(type="authenticate", token=customer.token)
-    assert feed.hear_until("authenticated")["user_id"] == customer.user["id"]
+    assert feed.receive()["type"] == "connected"
+    assert feed.receive()["type"] == "error"
+    feed.send(type="authenticate", token=customer.token)
+    assert feed.receive_until("authenticated")["user_id"] == customer.user["id"]
 
 
 def test_a_client_is_anonymous_after_its_token_expires(customer, open_feed, new_token, new_product):
     control = open_feed(customer.token)
     feed = open_feed(new_token(sub=str(customer.user["id"]), exp=int(time.time()) + 3))
 
-    assert feed.hear() == {"type": "expired"}
+    assert feed.receive() == {"type": "expired"}
 
     feed.watch()
     order(customer, new_product())
-    control.hear_until("notification")
+    control.receive_until("notification")
 
-    assert feed.hears_nothing_more()
+    assert feed.receives_nothing_more()
 
 
 def test_a_client_may_authenticate_as_another_user(customer, new_customer, open_feed, new_product):
     feed, other = open_feed(customer.token), new_customer()
-    feed.say(type="authenticate", token=other.token)
-    assert feed.hear_until("authenticated")["user_id"] == other.user["id"]
+    feed.send(type="authenticate", token=other.token)
+    assert feed.receive_until("authenticated")["user_id"] == other.user["id"]
     control = open_feed(customer.token)
     feed.watch()
 
     order(customer, new_product())
-    control.hear_until("notification")
+    control.receive_until("notification")
 
-    assert feed.hears_nothing_more()
+    assert feed.receives_nothing_more()
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://shop.example"])
@@ -283,7 +283,7 @@ def test_a_client_that_answers_pings_stays_connected(open_feed, monkeypatch):
     opcodes = [feed.socket.recv_data(control_frame=True)[0] for _ in range(2)]
 
     assert opcodes == [websocket.ABNF.OPCODE_PING] * 2
-    assert feed.hears_nothing_more()
+    assert feed.receives_nothing_more()
 
 
 def test_a_slow_reader_is_dropped_and_blocks_no_other_client(open_feed, live_feed, monkeypatch):
@@ -299,12 +299,12 @@ def test_a_slow_reader_is_dropped_and_blocks_no_other_client(open_feed, live_fee
     with eventlet.Timeout(live_module.PING_SECONDS, AssertionError("the slow reader blocks")):
         while slow in live_feed._clients:
             live_feed.push_product(event)
-            assert quick.hear_until("product")
+            assert quick.receive_until("product")
 
 
 def send_at_once(feed, count):
     for _ in range(count):
-        feed.say(type="ping")
+        feed.send(type="ping")
 
 
 def test_a_burst_of_messages_is_answered(open_feed):
@@ -314,7 +314,7 @@ def test_a_burst_of_messages_is_answered(open_feed):
     # Two messages were sent by watch().
     send_at_once(feed, live_module.MAX_BURST - 2)
 
-    assert [feed.hear()["type"] for _ in range(live_module.MAX_BURST - 2)] == ["pong"] * (live_module.MAX_BURST - 2)
+    assert [feed.receive()["type"] for _ in range(live_module.MAX_BURST - 2)] == ["pong"] * (live_module.MAX_BURST - 2)
 
 
 def test_a_client_over_the_message_rate_gets_an_error_and_is_closed(open_feed, live_feed):
@@ -323,7 +323,7 @@ def test_a_client_over_the_message_rate_gets_an_error_and_is_closed(open_feed, l
 
     send_at_once(feed, 3 * live_module.MAX_BURST)
 
-    assert "messages a second" in feed.hear_until("error")["detail"]
+    assert "messages a second" in feed.receive_until("error")["detail"]
     assert feed.closing_code() == 1008
     wait_for(lambda: not live_feed._clients - before)
 
@@ -351,9 +351,9 @@ def test_a_flood_of_small_frames_is_throttled_and_blocks_no_other_client(open_fe
 
     flooder.socket.sock.sendall(begin + flood * frames + end)
 
-    answer = eventlet.spawn(flooder.hear_until, "pong")
-    other.say(type="ping")
-    assert other.hear_until("pong")
+    answer = eventlet.spawn(flooder.receive_until, "pong")
+    other.send(type="ping")
+    assert other.receive_until("pong")
     assert not answer.dead
     assert answer.wait()
     assert time.monotonic() - started_at >= seconds
@@ -399,8 +399,8 @@ def test_a_client_may_send_again_after_a_pause(open_feed, monkeypatch):
     feed.watch()
 
     for _ in range(50):
-        feed.say(type="ping")
-        assert feed.hear_until("pong")
+        feed.send(type="ping")
+        assert feed.receive_until("pong")
 
 
 def test_a_user_has_a_limited_number_of_sockets_however_they_authenticate(customer, new_feed, open_feed, live_feed):
@@ -408,20 +408,20 @@ def test_a_user_has_a_limited_number_of_sockets_however_they_authenticate(custom
     feeds = [open_feed(customer.token) for _ in range(most)]
 
     late = open_feed()
-    late.say(type="authenticate", token=customer.token)
+    late.send(type="authenticate", token=customer.token)
     late_by_header = new_feed(header=[f"Authorization: Bearer {customer.token}"])
 
     for feed in (late, late_by_header):
-        assert str(most) in feed.hear_until("error")["detail"]
+        assert str(most) in feed.receive_until("error")["detail"]
     assert len(live_feed._of_user[customer.user["id"]]) == most
     late_by_header.close()
     # An authenticated socket may send a newer token.
-    feeds[0].say(type="authenticate", token=customer.token)
-    assert feeds[0].hear_until("authenticated")
+    feeds[0].send(type="authenticate", token=customer.token)
+    assert feeds[0].receive_until("authenticated")
     feeds[0].close()
     wait_for(lambda: len(live_feed._of_user[customer.user["id"]]) < most)
-    late.say(type="authenticate", token=customer.token)
-    assert late.hear_until("authenticated")
+    late.send(type="authenticate", token=customer.token)
+    assert late.receive_until("authenticated")
 
 
 def test_sockets_over_the_total_limit_are_refused_before_the_upgrade(shop, open_feed, monkeypatch):

@@ -162,9 +162,9 @@ class RawFeed(Feed):
     def send_bytes(self, data):
         self.socket.sock.sendall(data)
 
-    def hear_types(self, count):
+    def receive_types(self, count):
         """The types of the next `count` messages."""
-        return [self.hear()["type"] for _ in range(count)]
+        return [self.receive()["type"] for _ in range(count)]
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,7 @@ def bystander(shop, new_customer):
     customer = new_customer()
     feed = Feed(shop.ws_url, header=[f"Authorization: Bearer {customer.token}"])
     feed.user_id = customer.user["id"]
-    assert [feed.hear()["type"], feed.hear()["type"]] == ["connected", "authenticated"]
+    assert [feed.receive()["type"], feed.receive()["type"]] == ["connected", "authenticated"]
     feed.watch({"id": 2**62})
     yield feed
     feed.close()
@@ -192,7 +192,7 @@ def connect(shop, live_feed):
     def connect():
         before = set(live_feed._clients)
         client = RawFeed(shop.ws_url)
-        assert client.hear()["type"] == "connected"
+        assert client.receive()["type"] == "connected"
         yield client
         with suppress(OSError, WebSocketException):
             client.socket.sock.close()
@@ -213,7 +213,7 @@ def is_undisturbed(bystander, live_feed):
     about |= {"order_id": 1, "sequence": 1}
     number = next(numbers)
     live_feed.push_notification(NotificationCreated(id=number, user_id=bystander.user_id, **about))
-    return bystander.hear()["data"]["id"] == number
+    return bystander.receive()["data"]["id"] == number
 
 
 @example_settings
@@ -222,11 +222,11 @@ def test_invalid_messages_are_answered_in_order_without_other_users_news(connect
     expected = [kind for _, kinds in steps for kind in kinds]
     with connect() as client:
         client.send_bytes(b"".join(data for data, _ in steps))
-        assert client.hear_types(len(expected)) == expected
+        assert client.receive_types(len(expected)) == expected
 
         assert is_undisturbed(bystander, live_feed)
         client.send_bytes(VALID_PING[0])
-        assert client.hear_types(1) == ["pong"]
+        assert client.receive_types(1) == ["pong"]
 
 
 @pytest.mark.parametrize("case", PROTOCOL_ERRORS)

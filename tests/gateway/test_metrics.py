@@ -55,8 +55,8 @@ def test_sockets_are_counted_by_state_and_not_as_requests(watched, open_feed, ne
     anonymous, known = open_feed(), open_feed(customer.token)
     assert (more("anonymous"), more("authenticated")) == (1, 1)
 
-    anonymous.say(type="authenticate", token=customer.token)
-    anonymous.hear_until("authenticated")
+    anonymous.send(type="authenticate", token=customer.token)
+    anonymous.receive_until("authenticated")
     assert (more("anonymous"), more("authenticated")) == (0, 2)
 
     anonymous.close()

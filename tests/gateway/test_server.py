@@ -139,7 +139,7 @@ def test_a_stop_finishes_running_requests_and_closes_idle_connections(config, ru
     idle = requests.Session()
     assert idle.get(f"{url}/livez").status_code == 200
     feed = Feed(f"{url.replace('http', 'ws')}/ws/notifications")
-    assert feed.hear()["type"] == "connected"
+    assert feed.receive()["type"] == "connected"
     running = eventlet.spawn(requests.get, f"{url}/products/categories")
     BlockingCatalogue.is_called.wait()
 

@@ -67,7 +67,7 @@ def test_an_answer_of_500_or_more_is_an_error(gateway, collector):
 
 def test_a_websocket_makes_no_span(gateway, collector):
     feed = Feed(gateway.ws_url)
-    assert feed.hear()["type"] == "connected"
+    assert feed.receive()["type"] == "connected"
     feed.close()
     wait_for(lambda: not server_of(gateway.container).listener.connections)
     requests.get(f"{gateway.url}/livez", timeout=10)
@@ -86,7 +86,7 @@ def test_a_request_that_offers_another_protocol_makes_a_span(gateway, collector)
 def test_a_push_that_never_reaches_its_socket_is_an_error(gateway, collector):
     live_feed = provider(gateway.container, "live_feed")
     feed = Feed(gateway.ws_url, sockopt=((socket.SOL_SOCKET, socket.SO_RCVBUF, 4096),))
-    assert feed.hear()["type"] == "connected"
+    assert feed.receive()["type"] == "connected"
     [client] = live_feed._clients
 
     with live_feed.tracer.entry_span(Operation("order")):

@@ -1,1 +1,1 @@
-"""The real servers that the tests run against: started once a session, with something fresh in them for each test."""
+"""The real servers of the tests. Each is started once a session. Each test gets new databases and queues."""

@@ -1,4 +1,4 @@
-"""Certificates made on the spot, by an authority that nobody else knows."""
+"""Certificates of a test authority, made during the test."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -10,7 +10,7 @@ from cryptography.x509.oid import NameOID
 
 
 class Authority:
-    """`certificate` is the file that whoever trusts it needs."""
+    """A certificate authority. `certificate`: the file that clients need to trust it."""
 
     def __init__(self, folder):
         self._folder = folder
@@ -21,7 +21,7 @@ class Authority:
         self.certificate = self._write("ca.crt", _certified(self._name, self._key, self._name, self._key, whole))
 
     def issue(self, host):
-        """(certificate, key): the files of a server of that name."""
+        """(certificate, key): the files for a server with that host name."""
         key = ec.generate_private_key(ec.SECP256R1())
         names = x509.SubjectAlternativeName([x509.DNSName(host)])
         certificate = self._write(f"{host}.crt", _certified(_name(host), key, self._name, self._key, names))

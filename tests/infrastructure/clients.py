@@ -1,16 +1,16 @@
-"""Clients that come from another address."""
+"""HTTP clients with another source address."""
 
 import requests
 from requests.adapters import HTTPAdapter
 
 
 def client_at(address):
-    """A `requests` session from one of this machine's own addresses, like 127.0.0.2: to a server, another machine."""
+    """A `requests` session that connects from an address of this machine, like 127.0.0.2, as another client."""
 
-    class From(HTTPAdapter):
+    class SourceAddress(HTTPAdapter):
         def init_poolmanager(self, *args, **kwargs):
             super().init_poolmanager(*args, source_address=(address, 0), **kwargs)
 
     session = requests.Session()
-    session.mount("http://", From())
+    session.mount("http://", SourceAddress())
     return session

@@ -1,4 +1,4 @@
-"""What config.yaml would say, for tests: loaded, for the extensions of a service without `Settings`."""
+"""The loaded config.yaml for tests, with values for extensions of a service that has no `Settings`."""
 
 import secrets
 
@@ -10,7 +10,7 @@ def configuration(broker, database_uris, smtp, **settings):
         **kit.configuration(broker, database_uris),
         "JWT_SECRET": secrets.token_hex(32),
         "BCRYPT_ROUNDS": 4,
-        # Tests ask more than people do.
+        # Tests send more requests than customers.
         "RATE_LIMIT_SCALE": 1000,
         "MAX_OPEN_ORDERS": 100,
         "MAX_OPEN_UNITS": 1000,

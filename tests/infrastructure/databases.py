@@ -1,4 +1,4 @@
-"""Databases for tests, each a copy of one that was migrated once, and open to its own service alone."""
+"""Databases for tests. Each is a copy of a database that was migrated once; only its own service can open it."""
 
 import os
 import re
@@ -14,23 +14,23 @@ from nameko_reliable.testing import databases
 
 class Databases(databases.Databases):
     def __init__(self, server):
-        # Of what is no service of the shop's.
+        # Databases of test services start without tables.
         super().__init__(server, make_tables=lambda service, engine: None)
         self.passwords = {service: secrets.token_hex(16) for service in SERVICES}
         make_databases(server.postgres, self.passwords)
         self._migrated = False
 
     def new(self, service):
-        """The URI of a new database, migrated when it is for a service of the shop, else empty."""
+        """The URI of a new database: migrated for a service of the shop, empty for any other name."""
         if service not in SERVICES:
             return super().new(service)
         self._migrate_once()
         return self._uri(service, self.create(service, f"TEMPLATE {service}_db OWNER {service}"))
 
     def new_empty(self, service, statements):
-        """The URI of a new database of the service's, for a backup to be restored into.
+        """The URI of a new, empty database of a service, into which a backup can be restored.
 
-        statements: what makes orders_db.
+        statements: the SQL that makes orders_db.
         """
         self._migrate_once()
         name = f"test_{service}_{secrets.token_hex(4)}"
@@ -42,7 +42,7 @@ class Databases(databases.Databases):
         return self.server.postgres.uri(name, service, self.passwords[service])
 
     def _migrate_once(self):
-        """All services' at once: most of it is Python coming up."""
+        """Migrates all services in one run, since most of its time is Python's start."""
         if self._migrated:
             return
         uris = {f"{service.upper()}_DB_URI": self._uri(service, f"{service}_db") for service in SERVICES}

@@ -1,4 +1,4 @@
-"""A client of the WebSocket feed, which may be sent news of any product at any time."""
+"""A client of the WebSocket feed. It can receive a change of any product at any time."""
 
 import json
 
@@ -6,44 +6,44 @@ import websocket
 
 
 class Feed:
-    """A WebSocket that speaks JSON. Other tests change products too: only `hear_until` and `hears_nothing_more` see it.
+    """A WebSocket with JSON messages. `receive` skips changes of products, since other tests change products, too.
 
-    options: of `websocket.create_connection`.
+    options: for `websocket.create_connection`.
     """
 
     def __init__(self, url, **options):
         self.socket = websocket.create_connection(url, timeout=30, **options)
 
-    def say(self, **message):
+    def send(self, **message):
         self.socket.send(json.dumps(message))
 
-    def hear(self):
-        """The next message that is no news of a product."""
+    def receive(self):
+        """The next message that is not about a product."""
         while True:
             message = json.loads(self.socket.recv())
             if message["type"] != "product":
                 return message
 
-    def hear_until(self, kind):
-        """The next message of that type; what comes before is passed over."""
+    def receive_until(self, kind):
+        """The next message of that type; skips those before it."""
         while True:
             message = json.loads(self.socket.recv())
             if message["type"] == kind:
                 return message
 
     def watch(self, *products):
-        """Hear of these products alone. Returns when it holds."""
-        self.say(type="watch", product_ids=[product["id"] for product in products])
-        self.say(type="ping")
-        self.hear_until("pong")
+        """Receive changes of these products only. Returns once this is in effect."""
+        self.send(type="watch", product_ids=[product["id"] for product in products])
+        self.send(type="ping")
+        self.receive_until("pong")
 
-    def hears_nothing_more(self):
-        """Whether nothing but the answer to this ping comes, no news of a product either."""
-        self.say(type="ping")
+    def receives_nothing_more(self):
+        """Whether the next message of any type is the answer to this ping."""
+        self.send(type="ping")
         return json.loads(self.socket.recv()) == {"type": "pong"}
 
     def closing_code(self):
-        """The code that the server closes with; what comes before is passed over."""
+        """The code with which the server closes the connection; skips messages before it."""
         while True:
             opcode, data = self.socket.recv_data(control_frame=True)
             if opcode == websocket.ABNF.OPCODE_CLOSE:

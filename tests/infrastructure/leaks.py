@@ -1,6 +1,6 @@
-"""Nothing secret is logged: every password and token that the tests use is looked for in every log they make.
+"""Checks that no secret is logged: searches all logs of the tests for each password and token that the tests use.
 
-Secrets are picked up where they pass: in HTTP requests and answers, in RPC calls and replies, in settings.
+Secrets are collected from HTTP requests and answers, from RPC calls and replies, and from settings.
 """
 
 import json
@@ -20,11 +20,11 @@ SECRET_FIELDS = {
     *("client_secret", "state", "nonce"),
 }
 SECRET_COOKIES = ("forage_refresh", "forage_sign_in")
-# Shorter ones stand in logs for other reasons, or are no secrets: "wrong". So are those that say one thing again
-# and again: "000000000".
-LEAST_CHARACTERS = 9
-LEAST_DIFFERENT_CHARACTERS = 4
-# Hypothesis also sends texts that it finds in our source, some of which are logged there.
+# Shorter strings occur in logs for other reasons, or are no secrets, like "wrong". The same holds for strings of few
+# different characters, like "000000000".
+MIN_CHARACTERS = 9
+MIN_DIFFERENT_CHARACTERS = 4
+# Hypothesis also sends strings that it finds in our source code. The code logs some of them.
 SOURCE = "".join(
     path.read_text()
     for folder in ("contracts", "gateway", "kit/src", "services")
@@ -34,9 +34,9 @@ JWT = re.compile(r"eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]*")
 
 
 class Leaks:
-    """Collects secrets and log lines from `watch()` on; `found()` tells which lines hold some.
+    """Collects secrets and log lines from `watch()` on. `found()` returns the lines that contain a secret.
 
-    harmless: what is sent in a secret's place and is none.
+    harmless: strings that tests send in fields for secrets, but that are not secret.
     """
 
     def __init__(self):
@@ -79,7 +79,7 @@ class Leaks:
         logging.getLogger().removeHandler(self._collector)
 
     def note(self, value):
-        """Remember what has a secret's name in it."""
+        """Collect the values of all fields that have a secret's name."""
         if isinstance(value, dict):
             for name, member in value.items():
                 if name in SECRET_FIELDS and isinstance(member, str):
@@ -92,7 +92,7 @@ class Leaks:
     def add(self, secret):
         if secret in self.harmless or f'"{secret}"' in SOURCE:
             return
-        if len(secret.strip()) >= LEAST_CHARACTERS and len(set(secret)) >= LEAST_DIFFERENT_CHARACTERS:
+        if len(secret.strip()) >= MIN_CHARACTERS and len(set(secret)) >= MIN_DIFFERENT_CHARACTERS:
             self.secrets.add(secret)
 
     def note_exchange(self, request, answer):
@@ -114,15 +114,17 @@ class Leaks:
             return
 
     def found(self, *folders):
-        """{(source, line)}: the lines with a secret that were logged, here and in the folders' log files.
+        """{(source, line)}: the lines with a secret, logged by this process or in log files of the folders.
 
-        Tokens are also known by their form.
+        Tokens are also recognised by their form.
         """
-        return {(source, line) for source, text in self._logs(folders) for line in self._telling_lines(text)}
+        return {(source, line) for source, text in self._logs(folders) for line in self._lines_with_secrets(text)}
 
-    def _telling_lines(self, text):
-        told = [spelling for secret in self.secrets for spelling in _spellings(secret) if spelling in text]
-        return [line for line in text.splitlines() if JWT.search(line) or any(spelling in line for spelling in told)]
+    def _lines_with_secrets(self, text):
+        spellings = [spelling for secret in self.secrets for spelling in _spellings(secret) if spelling in text]
+        return [
+            line for line in text.splitlines() if JWT.search(line) or any(spelling in line for spelling in spellings)
+        ]
 
     def _logs(self, folders):
         yield "the log of this process", "\n".join(self._lines)
@@ -132,12 +134,12 @@ class Leaks:
 
 
 def _spellings(secret):
-    """As it is, in a URL, and in JSON."""
+    """The secret unchanged, in a URL, and in JSON."""
     return {secret, quote(secret, errors="replace"), json.dumps(secret)[1:-1]}
 
 
 def _lines_of_services(path):
-    """Not what `make run` itself prints, the demo accounts' password, nor what the provider in Google's place says."""
+    """The lines, without those of the sign-in provider and those of `make run` itself, with its demo password."""
     if path.name.startswith("sign-in-provider"):
         return []
     lines = path.read_text(errors="replace").splitlines()

@@ -1,4 +1,4 @@
-"""`nameko` with constants of ours changed, for pauses of seconds in the place of minutes: `… JSON run services.orders`.
+"""The `nameko` command with changed constants, so pauses take seconds, not minutes: `… JSON run services.orders`.
 
 JSON: {"services.notifications_mail": {"LEASE_SECONDS": 2}}
 """
@@ -9,7 +9,7 @@ import sys
 
 import eventlet
 
-# Before anything else, as `nameko run` does.
+# Before all other imports, as in `nameko run`.
 eventlet.monkey_patch()
 
 constants = json.loads(sys.argv.pop(1))

@@ -1,4 +1,4 @@
-"""Real `nameko run` processes, to be killed and counted."""
+"""Real `nameko run` processes, which tests can kill and count."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from nameko_reliable.testing.servers import Server
 
 
 class Processes:
-    """root: the tree that they are of, with its own .venv: this one, or that of another release."""
+    """root: the source tree to run, with its own .venv: this one, or that of another release."""
 
     def __init__(self, folder, config, root=ROOT):
         self.folder = folder
@@ -26,11 +26,11 @@ class Processes:
         self._numbers = count(1)
 
     def start(self, *modules, constants=None, config="config.yaml", **environment):
-        """One more `nameko run` of `services.orders` or whatever modules; keywords go to its environment.
+        """Start a `nameko run` of modules like `services.orders`. Other keywords go to its environment.
 
         config: the path of its configuration.
-        constants: {module: {name: value}}, to be changed in the process, as in patched_nameko.py.
-        It returns at once; wait for what the process is to do, for example for its queue's consumer.
+        constants: {module: {name: value}}, which patched_nameko.py changes in the process.
+        Returns at once. Wait for an effect of the process, for example for its queue's consumer.
         """
         nameko = [str(self.root / ".venv" / "bin" / "nameko")]
         if constants is not None:
@@ -44,7 +44,7 @@ class Processes:
     def environment(self):
         environment = environment_of(self.config)
         if self.root != ROOT:
-            # It would lead to this tree's modules.
+            # It would make the process import this tree's modules.
             environment.pop("PYTHONPATH", None)
         return environment
 
@@ -57,20 +57,20 @@ class Processes:
 
 
 def environment_of(config):
-    """The environment in which config.yaml has the values of `config`."""
+    """The environment variables with which config.yaml has the values of `config`."""
     plain = {name: str(value) for name, value in config.items() if isinstance(value, (str, int, float))}
     databases = {f"{service.upper()}_DB_URI": config["DB_URIS"][service] for service in SERVICES}
     return {**os.environ, **plain, **databases}
 
 
 def is_ready(port):
-    """Whether a process with this METRICS_PORT does its work."""
+    """Whether the process with this METRICS_PORT is ready."""
     with suppress(OSError):
         return urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5).status == 200
 
 
 def is_alive(process):
-    """psutil's process. One that has ended, and that nobody has asked how, is not."""
+    """Whether psutil's process is running. A zombie is not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

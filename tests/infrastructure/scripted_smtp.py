@@ -1,4 +1,4 @@
-"""An SMTP server that does at each step what the test says: answers, waits, or hangs up."""
+"""An SMTP server that answers, waits or disconnects at each step, as the test chooses."""
 
 import email
 import email.policy
@@ -14,7 +14,7 @@ USUAL = {"greeting": "220 Hello", "DATA": "354 Go on", "QUIT": "221 Bye"}
 
 
 class Hold:
-    """As an answer: none until `release`, then the usual one or the one given."""
+    """An answer that is held back until `release`. Then it is `then`, or the usual answer."""
 
     def __init__(self, then=None):
         self.then = then
@@ -33,11 +33,11 @@ class Hold:
 class ScriptedSmtp:
     """Steps: greeting, a command's word like MAIL, and "." for the end of a mail.
 
-    `on(step, *answers, to=recipient)`: these come first, each once. `always(step, answer, to=recipient)`: in place of
-    the usual one. An answer is a line, a Hold, or HANG_UP. Before RCPT the recipient is not known.
+    `on(step, *answers, to=recipient)`: the next answers, each once. `always(step, answer, to=recipient)`: replaces the
+    usual answer. An answer is a line, a Hold, or HANG_UP. Before RCPT the recipient is not known.
 
-    ended: the mails whose dot came, whatever was answered to that. accepted: those that were answered 250.
-    said: all commands, for each connection.
+    ended: the mails that were sent up to their dot, with any answer. accepted: those that were answered 250.
+    said: the list of commands for each connection.
     """
 
     def __init__(self):
@@ -56,11 +56,11 @@ class ScriptedSmtp:
 
     @property
     def open(self):
-        """How many connections stand."""
+        """The number of open connections."""
         return len(self._connections)
 
     def hang_up(self):
-        """End all connections, as a server does that had enough of an idle client."""
+        """Close all connections, as servers do with idle clients."""
         for connection in list(self._connections):
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
@@ -118,7 +118,7 @@ class ScriptedSmtp:
         return answer is not None
 
     def _answer(self, lines, step, recipient):
-        """What was answered; None when the connection is to end."""
+        """The answer that was sent. None if the connection must be closed."""
         answer = self._next_answer(step, recipient)
         if isinstance(answer, Hold):
             answer.wait()

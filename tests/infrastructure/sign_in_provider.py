@@ -1,4 +1,4 @@
-"""A real OpenID Connect provider, behind a front that can forge what it says, and fail at the test's word."""
+"""A real OpenID Connect provider behind a proxy, which can forge its answers and simulate failures."""
 
 import base64
 import hashlib
@@ -26,23 +26,23 @@ TOKEN = "/oauth2/token"
 
 
 class SignInProvider:
-    """oidc-provider-mock, seen through a front.
+    """oidc-provider-mock behind a proxy.
 
-    Unless it is told otherwise, the front does but one thing: it signs the id_tokens anew, since
-    oidc-provider-mock's don't name their key, as those of most providers do.
+    By default the proxy only replaces the signatures of id_tokens, since oidc-provider-mock's tokens don't name their
+    key, and those of most providers do.
 
-    settings: what makes a service a client of it.
-    asked: the paths that were asked for, in order.
-    token_requests: the forms that came to the token endpoint, with the `username` and `password` of their header.
-    token_answers: the JSON that left it.
+    settings: with them a service is a client of this provider.
+    asked: the requested paths, in order.
+    token_requests: the forms sent to the token endpoint, with the `username` and `password` of their header.
+    token_answers: the JSON answers of the token endpoint.
     """
 
     def __init__(self, folder):
-        self._behind = f"http://127.0.0.1:{free_port()}"
+        self._upstream = f"http://127.0.0.1:{free_port()}"
         self._server = Server(
             "sign-in-provider",
             folder,
-            [sys.executable, "-m", "oidc_provider_mock", "--port", self._behind.rpartition(":")[2]],
+            [sys.executable, "-m", "oidc_provider_mock", "--port", self._upstream.rpartition(":")[2]],
             is_ready=self._is_up,
         )
         self._server.start().wait_until_ready()
@@ -60,7 +60,7 @@ class SignInProvider:
         self.reset()
 
     def reset(self):
-        """Up, honest, and with nothing remembered but who logged in."""
+        """Start it if necessary, and undo all changes and recordings. Logins are kept."""
         self._hanging.send()
         self._hanging = Event()
         self._answers, self._changes, self._claims = {}, {}, {}
@@ -71,14 +71,14 @@ class SignInProvider:
             self.start()
 
     def log_in(self, url, email="ada@forage.example", email_verified=True, name="Ada Forager", subject=None):
-        """Logs a person in where an authorization URL leads. Returns (code, state) of the redirect it ends in.
+        """Logs a person in at an authorization URL. Returns (code, state) of the final redirect.
 
-        subject: the address, unless given. None leaves out any other claim.
+        subject: the email address by default. A claim that is None is left out.
         """
         subject = subject or email
         claims = {"email": email, "email_verified": email_verified, "name": name}
         claims = {name: value for name, value in claims.items() if value is not None}
-        assert requests.put(f"{self._behind}/users/{quote(subject, safe='')}", json=claims, timeout=10).ok
+        assert requests.put(f"{self._upstream}/users/{quote(subject, safe='')}", json=claims, timeout=10).ok
         page = requests.get(url, timeout=10)
         assert "Authorize Client" in page.text, page.text
         answer = requests.post(url, data={"sub": subject}, allow_redirects=False, timeout=10)
@@ -94,7 +94,7 @@ class SignInProvider:
         )
 
     def stop(self):
-        """Connections are refused until `start`."""
+        """Refuse connections until `start`."""
         self._hanging.send()
         self._hanging = Event()
         self._serving.kill()
@@ -107,48 +107,48 @@ class SignInProvider:
         self._server.kill()
 
     def answer(self, path, answer):
-        """Answer with this WSGI application: a werkzeug Response, or `hang`, `drip`, `flood`, `repeat_the_request`."""
+        """Answer this path with a WSGI application: a werkzeug Response, `hang`, `drip`, `flood` or `echo_request`."""
         self._answers[path] = answer
 
     def change(self, path, **members):
-        """Change members of the JSON that is answered; None leaves one out."""
+        """Change members of the JSON answer of a path; None removes one."""
         self._changes[path] = members
 
     def change_claims(self, **claims):
-        """Change claims of the id_tokens; None leaves one out. They are signed as well as ever."""
+        """Change claims of the id_tokens; None removes one. The signatures stay valid."""
         self._claims = claims
 
-    def step_aside(self):
-        """Leave the provider's own keys and tokens as they are."""
+    def pass_through(self):
+        """Pass the provider's own keys and tokens through unchanged."""
         self._keys, self._sign = None, None
 
-    def leave_unsigned(self):
+    def send_unsigned_tokens(self):
         self._sign = partial(_compact, {"alg": "none", "kid": self._key.id}, sign=lambda _: b"")
 
     def sign_with_the_public_key(self):
-        """By HMAC, which whoever takes the algorithm from the token checks with the published key."""
+        """By HMAC with the public key as its secret: valid for a client that takes the algorithm from the token."""
         header = {"alg": "HS256", "kid": self._key.id}
         secret = self._key.public_pem()
         self._sign = partial(_compact, header, sign=lambda text: hmac.digest(secret, text, hashlib.sha256))
 
     def sign_with_another_key(self):
-        """And claim that it is the published one."""
+        """With the key id of the published key."""
         self._sign = _Key(key_id=self._key.id).sign
 
-    def sign_with_new_key(self, algorithm="RS256", published=True, alone=False, named=True):
-        """alone: no other key is published any more. named: the tokens say which it is."""
+    def sign_with_new_key(self, algorithm="RS256", published=True, only=False, with_key_id=True):
+        """only: remove the other published keys. with_key_id: name the key in the tokens."""
         key = _Key(algorithm)
         if published:
-            self._keys = [key] if alone else [*self._keys, key]
-        self._sign = key.sign if named else key.sign_namelessly
+            self._keys = [key] if only else [*self._keys, key]
+        self._sign = key.sign if with_key_id else key.sign_without_key_id
 
     def hang(self, environ, start_response):
-        """Hears, and says nothing."""
+        """Accepts a request and sends no answer."""
         self._hanging.wait()
         return Response(status=503)(environ, start_response)
 
     def drip(self, environ, start_response):
-        """Begins an answer that never ends, a byte at a time."""
+        """Sends an endless answer, one byte at a time."""
         start_response("200 OK", [("Content-Type", "application/json")])
         hanging = self._hanging
         while not hanging.ready():
@@ -156,21 +156,21 @@ class SignInProvider:
             eventlet.sleep(0.01)
 
     def flood(self, environ, start_response):
-        """Says as much as anybody cares to read."""
+        """Sends an endless answer as fast as the client reads."""
         start_response("200 OK", [("Content-Type", "application/json")])
         hanging = self._hanging
         while not hanging.ready():
             yield b" " * 65536
             eventlet.sleep(0)
 
-    def repeat_the_request(self, environ, start_response):
-        """A refusal that quotes all that it was told."""
+    def echo_request(self, environ, start_response):
+        """A refusal that quotes the whole request."""
         request = Request(environ)
         words = f"{request.authorization} {dict(request.form)} {dict(request.headers)}"
         return Response(json.dumps({"error": words, "error_description": words}), 400)(environ, start_response)
 
-    def slow_down(self, seconds):
-        """Every answer takes so long."""
+    def delay_answers(self, seconds):
+        """Delay each answer."""
         self._delay_seconds = seconds
 
     def _serve(self, environ, start_response):
@@ -183,21 +183,21 @@ class SignInProvider:
         return answer(environ, start_response)
 
     def _pass_on(self, request):
-        """What the provider behind answers, with the changes that were asked for."""
-        behind = requests.request(
+        """The provider's answer, with the requested changes."""
+        upstream = requests.request(
             request.method,
-            self._behind + request.full_path,
-            # Its issuer is what it is called.
+            self._upstream + request.full_path,
+            # The provider takes its issuer from the Host header.
             headers={**request.headers, "Host": request.host},
             data=request.form.to_dict(flat=False) or request.get_data(),
             allow_redirects=False,
             timeout=10,
         )
-        content = behind.content
-        if request.path in (DISCOVERY, KEYS, TOKEN) and behind.ok:
-            content = json.dumps(self._changed(request.path, behind.json()))
-        headers = {name: behind.headers[name] for name in ("Content-Type", "Location") if name in behind.headers}
-        return Response(content, behind.status_code, headers)
+        content = upstream.content
+        if request.path in (DISCOVERY, KEYS, TOKEN) and upstream.ok:
+            content = json.dumps(self._changed(request.path, upstream.json()))
+        headers = {name: upstream.headers[name] for name in ("Content-Type", "Location") if name in upstream.headers}
+        return Response(content, upstream.status_code, headers)
 
     def _changed(self, path, answer):
         if path == KEYS and self._keys:
@@ -212,7 +212,7 @@ class SignInProvider:
 
     def _is_up(self):
         try:
-            return requests.get(self._behind + DISCOVERY, timeout=1).ok
+            return requests.get(self._upstream + DISCOVERY, timeout=1).ok
         except requests.RequestException:
             return False
 
@@ -227,7 +227,7 @@ class _Key:
     def sign(self, claims):
         return jwt.encode(claims, self._private, self.algorithm, headers={"kid": self.id})
 
-    def sign_namelessly(self, claims):
+    def sign_without_key_id(self, claims):
         return jwt.encode(claims, self._private, self.algorithm)
 
     def public_pem(self):
@@ -239,7 +239,7 @@ class _Key:
 
 
 def _compact(header, claims, sign):
-    """A token as it is written, with whatever signature."""
+    """The compact form of a token, with any signature."""
     text = b".".join(_base64url(json.dumps(part).encode()) for part in (header, claims))
     return b".".join((text, _base64url(sign(text)))).decode()
 

@@ -1,4 +1,4 @@
-"""What the tests say to their SMTP server, and read of it."""
+"""Starts and controls the tests' SMTP server, and reads its mails."""
 
 import email
 import email.policy
@@ -14,7 +14,7 @@ class Smtp:
     host = "127.0.0.1"
 
     def __init__(self, folder, security=None):
-        """security: what it demands, as in smtp_server.py."""
+        """security: TLS and login as in smtp_server.py."""
         self.folder = folder / "mails"
         self.folder.mkdir()
         self.port = free_port()
@@ -26,7 +26,7 @@ class Smtp:
         self.reset()
 
     def reset(self):
-        """No mails, no refusals, and up."""
+        """Delete the mails and the refusals, and start the server if it is stopped."""
         for path in self.folder.glob("*.eml"):
             path.unlink()
         self.accept_all()
@@ -34,12 +34,12 @@ class Smtp:
             self.start()
 
     def messages(self, to):
-        """The mails that came for an address, oldest first, as `email.message.EmailMessage`.
+        """The mails to an address, oldest first, as `email.message.EmailMessage`.
 
-        Choose an address of the test's own: mails of shops that tests share may still come.
+        Use an address that no other test has: mails of shared shops may still arrive.
         """
         mails = [path.read_bytes() for path in sorted(self.folder.glob("*.eml"))]
-        # By the first line, which smtp_server.py wrote: to parse a mail takes milliseconds.
+        # By the first line, which smtp_server.py wrote, since parsing a mail takes milliseconds.
         return [
             email.message_from_bytes(mail, policy=email.policy.default)
             for mail in mails
@@ -47,12 +47,12 @@ class Smtp:
         ]
 
     def reject(self, recipient="*", answer="550 No such user"):
-        """`answer` to every RCPT for this recipient, or for all; 4xx: try again later, 5xx: never."""
+        """Answer every RCPT for this recipient, or for all, with `answer`. 4xx: try again later, 5xx: never."""
         self._refusals[recipient] = answer
         self._write_refusals()
 
     def reject_quoting_links(self, answer="554 Spam, it links to"):
-        """`answer` to every DATA, and after it the links of the mail's text."""
+        """Answer every DATA with `answer`, followed by the links in the mail's text."""
         self._refusals["DATA"] = answer
         self._write_refusals()
 
@@ -64,7 +64,7 @@ class Smtp:
         self.server.start().wait_until_ready()
 
     def stop(self):
-        """Connections are refused until `start`. The mails stay."""
+        """Refuse connections until `start`. The mails are kept."""
         self.server.kill()
 
     def is_up(self):

@@ -1,10 +1,10 @@
-"""The tests' SMTP server, a process of its own: `python smtp_server.py PORT FOLDER [SECURITY]`.
+"""The tests' SMTP server, which runs as its own process: `python smtp_server.py PORT FOLDER [SECURITY]`.
 
-SECURITY: what it demands, in JSON: {"tls": "starttls" or "implicit", "certificate": file, "key": file, "user": …,
-"password": …}.
+SECURITY: the TLS and the login that it requires, as JSON: {"tls": "starttls" or "implicit", "certificate": file,
+"key": file, "user": …, "password": …}.
 
-Each mail becomes a file of FOLDER. FOLDER/refusals.json says whom to refuse: {recipient or "*": "550 No such user"},
-and, by {"DATA": "554 Spam"}, to quote the links of mails that are refused.
+Each mail becomes a file in FOLDER. FOLDER/refusals.json contains refusals: {recipient or "*": "550 No such user"}. With
+{"DATA": "554 Spam"} the refusal quotes the links of the mail.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ async def main(port, folder, security):
         login = (security["user"].encode(), security["password"].encode())
 
         def authenticate(server, session, envelope, mechanism, given):
-            # Quotes what it was told, as servers may.
+            # Quotes the password, as some servers do.
             said = f"535 5.7.8 Not with {given.password.decode()}"
             return AuthResult(success=(given.login, given.password) == login, handled=False, message=said)
 

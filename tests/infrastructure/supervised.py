@@ -1,7 +1,7 @@
-"""A supervisor over some commands: python -m tests.infrastructure.supervised '{"name": ["a", "command"], …}'.
+"""Runs a supervisor with some commands: python -m tests.infrastructure.supervised '{"name": ["a", "command"], …}'.
 
-SIGUSR1 sets this process's clock back by an hour. SIGUSR2 spoils the environment of the command named "spoiled", so
-that it can't be started, and at the next SIGUSR2 mends it.
+SIGUSR1 sets this process's clock back by an hour. SIGUSR2 breaks the environment of the command named "broken", so it
+can't be started. The next SIGUSR2 repairs it.
 """
 
 import asyncio
@@ -15,16 +15,16 @@ from dev.supervisor import Supervisor
 
 
 async def main(commands):
-    told_to_stop, spoiled = asyncio.Event(), dict(os.environ)
+    stop_requested, broken = asyncio.Event(), dict(os.environ)
     supervisor = Supervisor()
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, told_to_stop.set)
+    loop.add_signal_handler(signal.SIGTERM, stop_requested.set)
     loop.add_signal_handler(signal.SIGUSR1, set_clock_back)
-    loop.add_signal_handler(signal.SIGUSR2, spoil_or_mend, spoiled)
+    loop.add_signal_handler(signal.SIGUSR2, break_or_repair, broken)
     await supervisor.open()
     for name, command in commands.items():
-        supervisor.start_process(name, command, spoiled if name == "spoiled" else dict(os.environ))
-    await told_to_stop.wait()
+        supervisor.start_process(name, command, broken if name == "broken" else dict(os.environ))
+    await stop_requested.wait()
     await supervisor.stop()
 
 
@@ -33,9 +33,9 @@ def set_clock_back(now=time.time):
     print("the clock is set back", flush=True)
 
 
-def spoil_or_mend(environment):
+def break_or_repair(environment):
     if environment.pop("NUMBER", None) is None:
-        environment["NUMBER"] = 1  # no string
+        environment["NUMBER"] = 1  # not a string
     print("the environment is changed", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""`make bench` counts right, and says what it can't do."""
+"""`make bench` computes correct numbers, and refuses an unknown scenario in a sentence."""
 
 import os
 import shutil
@@ -26,14 +26,14 @@ def test_an_unknown_scenario_is_refused_before_anything_starts():
 
 
 def files_of_the_repository():
-    """Those not committed yet, too."""
+    """All files, also those that are not committed yet."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     return [name for name in listed.split("\0") if name and os.path.lexists(ROOT / name)]
 
 
 def test_the_shortest_bench_runs_in_a_fresh_clone(tmp_path):
-    """Of what `make` installs, the Python packages alone are there already: they take minutes."""
+    """Only the Python packages are installed before the test, since this takes minutes."""
     for name in files_of_the_repository():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name, follow_symlinks=False)

@@ -1,4 +1,4 @@
-"""The tests' own servers give what they promise."""
+"""The servers and fixtures of the tests behave as documented."""
 
 import smtplib
 from email.message import EmailMessage

@@ -10,7 +10,7 @@ PASSWORD = 'boletus "badius"'
 
 @pytest.fixture
 def leaks():
-    """One of its own: what these tests log, the session's must not find."""
+    """Its own instance, since the session's must not find the secrets that these tests log."""
     leaks = Leaks()
     leaks.add(PASSWORD)
     return leaks

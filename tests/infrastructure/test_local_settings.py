@@ -1,4 +1,4 @@
-"""Which servers `make run` starts itself, and which it is given: at the first start and at the later ones."""
+"""Which servers `make run` starts itself and which the environment gives, at the first start and later ones."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from nameko_reliable.testing.servers import CannotStart
 GIVEN = {
     "broker": {"AMQP_URI": "amqp://shop:word@broker.example:5672/"},
     "databases": {name: f"postgresql+psycopg2://shop:word@db.example/{name.lower()}" for name in DATABASE_URIS},
-    # The address of our own mail catcher, and another's port.
+    # The host of our own mail catcher with another port.
     "mail_catcher": {"SMTP_HOST": "127.0.0.1", "SMTP_PORT": "2525"},
     "sign_in_provider": {"GOOGLE_CLIENT_ID": "mine", "GOOGLE_CLIENT_SECRET": "my secret"},
     "address": {"FRONTEND_URL": "https://shop.example"},

@@ -23,14 +23,14 @@ def folder(tmp_path):
 
 @pytest.fixture
 def infrastructure(folder, config):
-    """The env file that `make infrastructure` writes, and its lock: it was given this test's broker and databases."""
+    """The env file and the lock of a `make infrastructure` that uses this test's broker and databases."""
     Settings({**environment_of(config), "LOCAL_DIR": str(folder)}).write_env_file()
     with claim(folder):
         yield
 
 
 def start(name, folder, **environment):
-    """The process, with nothing of this one's environment."""
+    """The process, without this process's environment."""
     plain = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
     return subprocess.Popen(
         [sys.executable, "-m", "dev.run_service", name],
@@ -39,7 +39,7 @@ def start(name, folder, **environment):
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        # As the processes of a terminal, which sends Ctrl-C to all of them.
+        # A session like a terminal's, which sends Ctrl-C to all its processes.
         start_new_session=True,
     )
 
@@ -84,7 +84,7 @@ def test_a_service_starts_again_when_its_code_changes(folder, broker, newer_code
 
 @pytest.fixture
 def newer_code():
-    """`newer_code()` makes a file of orders as new as if it had been saved now."""
+    """`newer_code()` gives a file of orders the current time, as saving it would."""
     path = ROOT / "services" / "orders.py"
     times = path.stat()
     yield lambda: os.utime(path)

@@ -1,4 +1,4 @@
-"""A process of `make run` that dies is started again within 5 s, without end, whatever happens to the others."""
+"""A process of `make run` that dies is started again within 5 s, any number of times, independently of the others."""
 
 import json
 import signal
@@ -15,14 +15,14 @@ from tests.infrastructure.processes import is_alive
 pytestmark = pytest.mark.server
 
 PROCESS = ["sleep", "1000"]
-# Its child outlives it and holds its output open, as PostgreSQL's do, which are in sessions of their own.
+# Its child outlives it and keeps its output open, like PostgreSQL's children, which have their own sessions.
 WITH_CHILD = ["sh", "-c", "setsid sleep 20 & exec sleep 1000"]
-# As nginx's workers are.
+# Its child stays in its process group, like nginx's workers.
 WITH_WORKER = ["sh", "-c", "sleep 20 & exec sleep 1000"]
 
 
 class Supervised:
-    """A supervisor in a process of its own, and the commands that it keeps running."""
+    """A supervisor in its own process, and the commands that it keeps running."""
 
     def __init__(self, log, commands):
         self.log, self.commands, self.left = log, commands, []
@@ -39,7 +39,7 @@ class Supervised:
         return {child for child in psutil.Process(self.process.pid).children() if is_up(child)}
 
     def kill_all(self):
-        """Kill the processes, not their children. Returns them."""
+        """Kill the processes, but not their children. Returns the killed processes."""
         killed = self.running()
         for process in killed:
             self.left += process.children()
@@ -47,7 +47,7 @@ class Supervised:
         return killed
 
     def wait_for_others_than(self, killed, count=None):
-        """Wait until so many others run in place of those killed: one for each command."""
+        """Wait until `count` new processes run in place of those killed, by default one for each command."""
         count = count or len(self.commands)
         wait_for(lambda: len(self.running() - killed) == count and not self.running() & killed, seconds=5)
 
@@ -109,13 +109,13 @@ def test_workers_end_when_their_process_is_killed(supervise):
 
 
 def test_a_process_that_cannot_start_delays_no_other_and_is_retried(supervise):
-    supervised = supervise(users=PROCESS, spoiled=PROCESS, orders=PROCESS)
+    supervised = supervise(users=PROCESS, broken=PROCESS, orders=PROCESS)
     supervised.send(signal.SIGUSR2, "the environment is changed")
 
     supervised.wait_for_others_than(supervised.kill_all(), count=2)
     supervised.wait_for_others_than(supervised.kill_all(), count=2)
 
-    wait_for(lambda: "spoiled can't be started, and is tried again every second: TypeError" in supervised.output())
+    wait_for(lambda: "broken can't be started, and is tried again every second: TypeError" in supervised.output())
     supervised.send(signal.SIGUSR2, "the environment is changed")
     wait_for(lambda: len(supervised.running()) == 3, seconds=5)
     assert supervised.output().count("can't be started") == 1

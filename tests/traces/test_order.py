@@ -61,7 +61,7 @@ def parts_up(shop):
 
 def listen(shop, customer):
     feed = Feed(f"{shop.url.replace('http', 'ws')}/ws/notifications", header=customer)
-    feed.hear_until("authenticated")
+    feed.receive_until("authenticated")
     return closing(feed)
 
 

@@ -19,7 +19,7 @@ from tests.shop import Shop
 OLD, NEW = "old", "new"
 PARTS = (*SERVICES, "gateway")
 # From here on, orders of which there are events alone.
-MADE_UP = 10**9
+FIRST_INVENTED_ORDER = 10**9
 MESSAGE_ID = re.compile(rb"^Message-ID: *(\S+)", re.MULTILINE)
 
 
@@ -156,7 +156,7 @@ class MixedShop(Shop):
         # Each step of an order is an event, and a mail.
         steps = "SELECT order_id, row_number() OVER (PARTITION BY order_id ORDER BY id) FROM status_steps"
         notified = "SELECT order_id, sequence FROM notifications WHERE order_id < %s"
-        assert set(self.sql("orders", steps)) == set(self.sql("notifications", notified, MADE_UP))
+        assert set(self.sql("orders", steps)) == set(self.sql("notifications", notified, FIRST_INVENTED_ORDER))
         self._assert_none("notifications", "SELECT id, status, error_message FROM notifications WHERE status <> 'sent'")
         [(notifications,)] = self.sql("notifications", "SELECT count(*) FROM notifications")
         mailed = [MESSAGE_ID.search(path.read_bytes())[1] for path in self.smtp.folder.glob("*.eml")]

@@ -61,8 +61,8 @@ class Person:
     def listen(self, gateway):
         """A Feed that has been told who this is."""
         feed = Feed(f"{gateway.replace('http', 'ws')}/ws/notifications")
-        feed.say(type="authenticate", token=self.token)
-        feed.hear_until("authenticated")
+        feed.send(type="authenticate", token=self.token)
+        feed.receive_until("authenticated")
         return feed
 
 

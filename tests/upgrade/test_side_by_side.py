@@ -100,9 +100,9 @@ def test_an_order_is_pushed_to_all_gateways_and_mailed(stage, shop, customer, pr
     orders = [customer.order(gateway, product).json()["id"] for gateway in shop.gateways]
 
     for feed in feeds:
-        unheard = set(orders)
-        while unheard:
-            unheard -= {feed.hear()["data"]["order_id"]}
+        pending = set(orders)
+        while pending:
+            pending -= {feed.receive()["data"]["order_id"]}
         feed.close()
     for order in orders:
         shop.wait_until_mailed(customer.email, order)
@@ -331,7 +331,7 @@ def test_a_change_of_stock_is_pushed_to_the_sockets_of_all_gateways(shop, here, 
     admin.patch(here, f"/products/{product['id']}/stock", {"delta": -4})
 
     for feed in feeds:
-        assert feed.hear_until("product")["data"]["stock_quantity"] == 6
+        assert feed.receive_until("product")["data"]["stock_quantity"] == 6
         feed.close()
 
 

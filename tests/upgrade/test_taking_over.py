@@ -13,7 +13,7 @@ from nameko_reliable.messages import to_payload
 from nameko_reliable.testing.waiting import wait_for
 from tests.factories import an_account, order_created
 
-from .mixed_shop import MADE_UP, NEW, OLD, replicas
+from .mixed_shop import FIRST_INVENTED_ORDER, NEW, OLD, replicas
 from .people import Person, mailed_token, open_account
 
 pytestmark = pytest.mark.server
@@ -37,7 +37,7 @@ def left(request, shop, customer, admin, product):
     # A mail whose answer is lost with its server would be uncertain.
     shop.wait_until_settled()
 
-    left.parked, left.delayed = made_up_event(), made_up_event()
+    left.parked, left.delayed = invented_event(), invented_event()
     fail_to_store(shop, left.parked, left.delayed)
     shop.broker.publish(to_payload(left.parked), queue=CONFIRM_ORDER, headers={"x-attempt": 5})
     wait_for(lambda: shop.broker.depth("parked.notifications") == 1)
@@ -71,9 +71,9 @@ def left(request, shop, customer, admin, product):
     return left
 
 
-def made_up_event():
+def invented_event():
     """About an order that there is not."""
-    number = MADE_UP + uuid4().int % 10**9
+    number = FIRST_INVENTED_ORDER + uuid4().int % 10**9
     return order_created(order_id=number, user_id=number, user_email=f"{uuid4().hex}@forage.example")
 
 

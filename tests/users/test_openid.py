@@ -245,7 +245,7 @@ def test_the_nonce_of_another_sign_in_is_refused(client, sign_in_provider):
 @pytest.mark.parametrize(
     ("forge", "reason"),
     [
-        ("leave_unsigned", "InvalidAlgorithmError"),
+        ("send_unsigned_tokens", "InvalidAlgorithmError"),
         ("sign_with_the_public_key", "InvalidAlgorithmError"),
         ("sign_with_another_key", "InvalidSignatureError"),
     ],
@@ -359,23 +359,23 @@ def test_an_unpublished_key_is_refused(sign_in, sign_in_provider, monkeypatch):
 
 
 def test_a_token_need_not_name_its_key_if_there_is_only_one(sign_in, sign_in_provider):
-    sign_in_provider.step_aside()
+    sign_in_provider.pass_through()
 
     assert sign_in(subject="ada").subject == "ada"
 
 
 def test_a_new_only_key_is_read_for_a_token_without_a_key_id(sign_in, sign_in_provider, monkeypatch):
-    sign_in_provider.step_aside()
+    sign_in_provider.pass_through()
     sign_in()
     monkeypatch.setattr(users_openid, "METADATA_MIN_AGE_SECONDS", 0)
 
-    sign_in_provider.sign_with_new_key(named=False, alone=True)
+    sign_in_provider.sign_with_new_key(with_key_id=False, only=True)
 
     assert sign_in(subject="ada").subject == "ada"
 
 
 def test_a_token_must_name_its_key_if_there_are_several(sign_in, sign_in_provider):
-    sign_in_provider.sign_with_new_key(named=False)
+    sign_in_provider.sign_with_new_key(with_key_id=False)
 
     assert "key that the provider doesn't publish" in refusal(sign_in)
 
@@ -481,7 +481,7 @@ def test_a_slow_provider_is_unreachable(ask, sign_in_provider, monkeypatch, path
 def test_the_requests_of_a_sign_in_share_one_timeout(ask, new_client, sign_in_provider, monkeypatch):
     monkeypatch.setattr(users_openid, "PROVIDER_TIMEOUT_SECONDS", 0.5)
 
-    sign_in_provider.slow_down(0.2)
+    sign_in_provider.delay_answers(0.2)
 
     with pytest.raises(ProviderUnreachable, match=r"within 0.5 s"):
         ask(TOKEN, of=new_client())
@@ -565,7 +565,7 @@ def test_no_secret_is_logged_at_any_level(new_client, sign_in_provider, caplog, 
     sign_in(lambda: None)
     sign_in(lambda: sign_in_provider.change_claims(aud="another-client"))
     sign_in(lambda: sign_in_provider.change(TOKEN, expires_in="soon"))
-    sign_in(lambda: sign_in_provider.answer(TOKEN, sign_in_provider.repeat_the_request))
+    sign_in(lambda: sign_in_provider.answer(TOKEN, sign_in_provider.echo_request))
     sign_in(sign_in_provider.stop)
 
     assert caplog.text.count("no sign-in") == 4

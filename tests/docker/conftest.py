@@ -1,4 +1,4 @@
-"""The project of docker-compose.yml, brought up beside any other, with its own network, ports, volumes and secrets."""
+"""Runs docker-compose.yml as a separate project with its own networks, ports, volumes and secrets."""
 
 import json
 import re
@@ -22,12 +22,12 @@ ALL_PROFILES = (*PROFILES, "observability")
 PROCESSES = (*SERVICES, "gateway", "frontend")
 SECONDS_TO_COME_UP = 240
 ADA = {"email": "ada@forage.example", "password": "chanterelle"}
-# None of docker-compose.yml's own defaults.
+# They differ from the defaults in docker-compose.yml.
 SUBNETS = {"SHOP_SUBNET": "172.28.97.0/24", "STOREFRONT_SUBNET": "172.28.98.0/24"}
 
 
 class Project:
-    """`docker compose` on a project of its own. ports: by the names of .env.example."""
+    """`docker compose` for one project. ports: by their names in .env.example."""
 
     def __init__(self, environment, folder):
         self.ports = {name: free_port() for name in ("FRONTEND_PORT", "GATEWAY_PORT", "MAIL_WEB_PORT", "OIDC_PORT")}
@@ -35,7 +35,7 @@ class Project:
         shutil.copy(ROOT / ".env.example", folder)
         subprocess.run([folder / "deploy" / "compose" / "setup"], check=True, capture_output=True)
         self._settings = folder / ".env"
-        # Whatever this shell has set for a shop of its own.
+        # Settings that this shell may have for another shop.
         others = {*re.findall(r"\$\{([A-Z_]+)", (ROOT / "docker-compose.yml").read_text()), "COMPOSE_PROFILES"}
         self._environment = {
             **{name: value for name, value in environment.items() if name not in others},
@@ -52,49 +52,50 @@ class Project:
         return self.docker("compose", "--project-name", "forage-test", "--env-file", self._settings, *words)
 
     def docker(self, *words):
-        """Its standard output. Raises AssertionError when it fails."""
+        """Run a docker command and return its standard output. Raises AssertionError if it fails."""
         done = subprocess.run(["docker", *words], cwd=ROOT, env=self._environment, capture_output=True, text=True)
         assert done.returncode == 0, f"docker {' '.join(map(str, words))}: {done.stdout}{done.stderr}"
         return done.stdout
 
-    def fails(self, *words):
+    def docker_fails(self, *words):
+        """Run a docker command that must fail, and return its output."""
         done = subprocess.run(["docker", *words], cwd=ROOT, env=self._environment, capture_output=True, text=True)
         assert done.returncode != 0
         return done.stdout + done.stderr
 
     def up(self, *words):
-        """Returns once every container that is to stay is healthy."""
+        """Returns once all services are healthy and the seed has ended."""
         self.compose("up", "--detach", "--no-build", *words)
         wait_for(self.is_healthy, SECONDS_TO_COME_UP, pause_seconds=0.5)
         wait_for(lambda: self.latest("seed").status == "exited", SECONDS_TO_COME_UP, pause_seconds=0.5)
 
     def down(self, *words):
-        """With what a test has started of the other profile, which would keep the network."""
+        """Includes containers of all profiles: those that a test started would keep the network in use."""
         profiles = [word for profile in ALL_PROFILES for word in ("--profile", profile)]
         self.compose(*profiles, "down", *words)
 
     def is_healthy(self):
-        """Raises AssertionError with those who are not, or are not there."""
+        """Raises AssertionError with the unhealthy and the missing containers."""
         running = self.containers()
         missing = set(PROCESSES) - {each.name for each in running}
         assert not missing, missing
-        ill = {f"{each.name}: {each.health}" for each in running if each.health not in ("healthy", "")}
-        assert not ill, ill
+        unhealthy = {f"{each.name}: {each.health}" for each in running if each.health not in ("healthy", "")}
+        assert not unhealthy, unhealthy
         return True
 
     def containers(self, service=None):
-        """Those that run, with what `docker inspect` knows."""
+        """The running containers, with their `docker inspect`."""
         ids = self.compose("ps", "--quiet", *([service] if service else [])).split()
-        return [Container(known) for known in json.loads(self.docker("inspect", *ids))] if ids else []
+        return [Container(inspected) for inspected in json.loads(self.docker("inspect", *ids))] if ids else []
 
     def latest(self, service):
-        """Its one container, whether it runs or has ended."""
-        (known,) = json.loads(self.docker("inspect", *self.compose("ps", "--all", "--quiet", service).split()))
-        return Container(known)
+        """The one container of a service, running or ended."""
+        (inspected,) = json.loads(self.docker("inspect", *self.compose("ps", "--all", "--quiet", service).split()))
+        return Container(inspected)
 
     @contextmanager
     def session(self):
-        """Ada's, by way of nginx."""
+        """A session of Ada's, logged in through nginx."""
         with requests.Session() as session:
             answer = session.post(f"{self.storefront}/api/users/login", json=ADA, timeout=10)
             assert answer.status_code == 200, answer.text
@@ -103,7 +104,7 @@ class Project:
             yield session
 
     def order(self, session, quantity=1):
-        """Of what there is most of."""
+        """Order the product with the largest stock."""
         products = session.get(f"{self.storefront}/api/products?limit=100", timeout=10).json()["items"]
         product = max(products, key=lambda product: product["stock_quantity"])
         items = [{"product_id": product["id"], "quantity": quantity}]
@@ -111,16 +112,16 @@ class Project:
 
 
 class Container(SimpleNamespace):
-    def __init__(self, known):
-        state = known["State"]
+    def __init__(self, inspected):
+        state = inspected["State"]
         super().__init__(
-            known=known,
-            id=known["Id"],
-            name=known["Config"]["Labels"]["com.docker.compose.service"],
+            inspected=inspected,
+            id=inspected["Id"],
+            name=inspected["Config"]["Labels"]["com.docker.compose.service"],
             pid=state["Pid"],
             status=state["Status"],
             exit_code=state["ExitCode"],
-            restarts=known["RestartCount"],
+            restarts=inspected["RestartCount"],
             health=state.get("Health", {}).get("Status", ""),
         )
 
@@ -131,7 +132,7 @@ def project(tmp_path_factory):
     with engine(LOCAL) as environment:
         provide_images(environment, PROFILES, services=["prometheus"])
         project = Project(environment, tmp_path_factory.mktemp("project"))
-        # What a run that was killed has left has passwords of its own.
+        # Volumes that a killed run left have other passwords.
         project.down("--volumes", "--timeout", "5")
         try:
             project.up()

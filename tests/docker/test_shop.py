@@ -59,7 +59,7 @@ def test_nginx_serves_the_storefront_and_the_gateways_docs(project):
 def test_a_killed_service_comes_back(project, ada):
     (before,) = project.containers("orders")
 
-    # By its number on the engine's machine: Docker's own kill counts as a stop that was asked for.
+    # By its process id, since Docker does not restart a container after `docker kill`.
     kill = ("--entrypoint=sh", "forage:local", "-c", f"kill -9 {before.pid}")
     project.docker("run", "--rm", "--pid=host", "--user=0", *kill)
 
@@ -86,8 +86,8 @@ def test_prometheus_finds_every_process_and_its_alerts(project):
     project.compose("up", "--detach", "--no-build", "prometheus")
 
     def answers(job):
-        question = ("promtool", "query", "instant", "--format=json", "http://localhost:9090", f'up{{job="{job}"}}')
-        return [series["value"][1] for series in json.loads(project.compose("exec", "-T", "prometheus", *question))]
+        query = ("promtool", "query", "instant", "--format=json", "http://localhost:9090", f'up{{job="{job}"}}')
+        return [series["value"][1] for series in json.loads(project.compose("exec", "-T", "prometheus", *query))]
 
     wait_for(lambda: answers("forage") == ["1"] * len((*SERVICES, "gateway")), seconds=60, pause_seconds=1)
     wait_for(lambda: answers("rabbitmq") == ["1"], seconds=60, pause_seconds=1)
@@ -99,12 +99,12 @@ def test_prometheus_finds_every_process_and_its_alerts(project):
 
 def test_a_customer_signs_in_with_the_local_provider(project):
     with requests.Session() as browser:
-        away = browser.get(f"{project.storefront}/api/auth/google", allow_redirects=False, timeout=10)
+        to_provider = browser.get(f"{project.storefront}/api/auth/google", allow_redirects=False, timeout=10)
         issuer = f"http://sign-in.localhost:{project.ports['OIDC_PORT']}"
-        assert away.headers["Location"].startswith(issuer)
-        # This machine may not know the name, as every browser does.
+        assert to_provider.headers["Location"].startswith(issuer)
+        # Browsers resolve this name to this machine; Python may not.
         chosen = browser.post(
-            away.headers["Location"].replace("sign-in.localhost", "127.0.0.1"),
+            to_provider.headers["Location"].replace("sign-in.localhost", "127.0.0.1"),
             data={"sub": "ada"},
             allow_redirects=False,
             timeout=10,
@@ -120,7 +120,7 @@ def test_a_customer_signs_in_with_the_local_provider(project):
 
 
 def status_of(project, container):
-    """What the kernel says of its first process."""
+    """The fields of /proc/1/status in a container."""
     lines = project.docker("exec", container.id, "cat", "/proc/1/status").splitlines()
     return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
 
@@ -132,7 +132,7 @@ def test_no_process_has_capabilities_or_root(project):
         assert "0" not in status["Uid"].split(), container.name
         assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0, container.name
         assert status["NoNewPrivs"] == "1", container.name
-        assert container.known["HostConfig"]["ReadonlyRootfs"], container.name
+        assert container.inspected["HostConfig"]["ReadonlyRootfs"], container.name
 
 
 def test_the_shops_processes_run_as_one_user(project):
@@ -146,7 +146,7 @@ def test_only_nginx_the_gateway_and_the_demo_pages_are_published(project):
     published = {
         container.name: {binding["HostIp"] for bindings in ports.values() for binding in bindings}
         for container in project.containers()
-        if (ports := {port: to for port, to in container.known["NetworkSettings"]["Ports"].items() if to})
+        if (ports := {port: to for port, to in container.inspected["NetworkSettings"]["Ports"].items() if to})
     }
 
     assert published.keys() == {"frontend", "gateway", "sign-in", "mail-web"}
@@ -173,18 +173,18 @@ def read_products(address, forwarded_for=None):
 
 def test_rate_limits_count_the_client_behind_nginx_and_a_local_proxy(project):
     (nginx,) = project.containers("frontend")
-    networks = nginx.known["NetworkSettings"]["Networks"]
+    networks = nginx.inspected["NetworkSettings"]["Networks"]
 
     read_products(f"{project.storefront}/api")
-    # As the proxy passes on what a customer sent, with the customer's address behind it.
+    # As a proxy forwards it: the header that a customer forged, followed by the customer's address.
     read_products(f"{project.storefront}/api", forwarded_for="192.0.2.66, 203.0.113.7")
     read_products(project.gateway, forwarded_for="198.51.100.5")
 
     counted = project.compose("exec", "-T", "redis", "sh", "-c", KEYS_OF_REDIS).splitlines()
-    # Who comes from this machine by itself, as nginx sees it, and never nginx.
+    # A client on this machine counts with the bridge's address, which nginx sees, not with nginx's own.
     assert f"LIMITS:default/{networks['forage-test_storefront']['Gateway']}" in counted
     assert f"LIMITS:default/{networks['forage-test_shop']['IPAddress']}" not in counted
-    # The customer; neither what the customer made up, nor what is told to the gateway past nginx.
+    # The customer counts. The forged address does not, nor a header that is sent to the gateway directly.
     assert "LIMITS:default/203.0.113.7" in counted
     assert not {"LIMITS:default/192.0.2.66", "LIMITS:default/198.51.100.5"} & set(counted)
 
@@ -202,7 +202,7 @@ def test_the_images_contain_no_compiler_and_no_build_caches(project):
 
 
 def test_a_missing_secret_ends_a_container_with_a_sentence(project):
-    said = project.fails("run", "--rm", "-e", "JWT_SECRET_FILE=/run/secrets/none", "forage:local")
+    said = project.docker_fails("run", "--rm", "-e", "JWT_SECRET_FILE=/run/secrets/none", "forage:local")
 
     assert said == "JWT_SECRET_FILE is /run/secrets/none, which is not a file that can be read.\n"
 

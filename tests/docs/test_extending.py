@@ -1,4 +1,4 @@
-"""docs/extending.md: its blocks are applied to a copy of the tree, its commands and its tests are run there."""
+"""docs/extending.md: applies its blocks to a copy of the source tree, and runs its commands and its tests there."""
 
 import os
 import re
@@ -17,7 +17,7 @@ BLOCK = re.compile(r"(?:^`([^`\n]+)`\n\n)?^```(python|diff|sh)\n(.*?)^```$", re.
 BLOCKS = BLOCK.findall(PAGE)
 WRITTEN = [path for path, language, _ in BLOCKS if language == "python"]
 LEFT_OUT = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__", "node_modules", "dist", "site")
-# Quick tests that fail when the page leaves something out.
+# Quick tests that fail if the page omits a step.
 CHECKS = ("test_events.py", "test_service_list.py", "test_services.py")
 
 CONFTEST = """
@@ -40,9 +40,9 @@ def servers(local_folder, postgres):
 
 @pytest.fixture(scope="module")
 def tree(servers, databases, tmp_path_factory):
-    """The copy, as it is when all blocks are applied and all commands have run."""
+    """The copy, after all blocks are applied and all commands have run."""
     tree = tmp_path_factory.mktemp("extended") / "forage"
-    # Without .venv: an installation from the copy would lead its packages here.
+    # Without .venv: an installation from the copy would change this tree's environment.
     shutil.copytree(ROOT, tree, symlinks=True, ignore=LEFT_OUT)
     for name in ("frontend/node_modules", "gateway/docs/node_modules"):
         (tree / name).symlink_to(ROOT / name)
@@ -58,7 +58,7 @@ def tree(servers, databases, tmp_path_factory):
             (tree / path).write_text(patched((tree / path).read_text(), text, path))
         else:
             for command in text.splitlines():
-                # Without `make`, which installs.
+                # Without `make`, which would install packages.
                 run(tree, environment, command.replace("make client", "python -m dev.client"))
     yield tree
     for uri in uris.values():
@@ -66,7 +66,7 @@ def tree(servers, databases, tmp_path_factory):
 
 
 def share_broker(tree, rabbitmq):
-    """Have the copy's tests use this session's RabbitMQ, which takes long to start. Their PostgreSQL is their own."""
+    """Let the copy's tests use this session's RabbitMQ, which takes long to start. They start their own PostgreSQL."""
     options = {name: getattr(rabbitmq, name) for name in ("port", "password", "management_port")}
     folder = str(rabbitmq.folder)
     (tree / "conftest.py").write_text(CONFTEST.format(folder=folder, options=options))

@@ -13,7 +13,7 @@ from dev.settings import DATABASE_URIS, DEFAULT_PORTS, ROOT, read_env_file
 from nameko_reliable.testing.waiting import wait_for
 from tests.infrastructure.feed import Feed
 
-SECONDS_TO_COME_UP = 150  # with the mail catcher to be installed first
+SECONDS_TO_COME_UP = 150  # includes the installation of the mail catcher
 SECONDS_TO_END = 30
 SETTINGS_OF_OTHER_SHOPS = {
     "AMQP_URI",
@@ -30,7 +30,7 @@ numbers = count(1)
 
 
 class RunningShop:
-    """One `make run`, as `python -m dev.run` in a folder of its own. mode: `dev` is `make dev`."""
+    """A `make run` in its own folder, started as `python -m dev.run`. mode: `dev` for `make dev`."""
 
     def __init__(self, folder, *mode, **environment):
         self.folder = folder / "local"
@@ -46,7 +46,7 @@ class RunningShop:
                     **free_ports,
                     "BCRYPT_ROUNDS": "4",
                     "RATE_LIMIT_SCALE": "100",
-                    # Not for its processes, which can't share one.
+                    # The shop must ignore it: its processes can't share a port.
                     "METRICS_PORT": "9100",
                     "LOCAL_DIR": str(self.folder),
                     **environment,
@@ -59,7 +59,7 @@ class RunningShop:
     def wait_until_up(self):
         def up():
             assert self.process.poll() is None, f"make run ended: {self.output()[-4000:]}"
-            assert "Ctrl-C ends it" in self.output(), f"make run said: {self.output()[-4000:]}"
+            assert "Ctrl-C ends it" in self.output(), f"make run printed: {self.output()[-4000:]}"
             return True
 
         wait_for(up, SECONDS_TO_COME_UP, pause_seconds=0.2)
@@ -73,14 +73,14 @@ class RunningShop:
         return self.log.read_text(errors="replace")
 
     def processes(self):
-        """All that it started and that is there still."""
+        """All processes that it started and that still run."""
         return processes_of(self.folder)
 
     def process_of(self, module):
         return next((process for process in self.processes() if module in process.cmdline()), None)
 
     def stop(self):
-        """As `kill PID` does. Returns its exit code."""
+        """Stop it like `kill PID`. Returns its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(SECONDS_TO_END)
@@ -99,20 +99,20 @@ def running_shop(folder, *mode):
 
 @pytest.fixture(scope="package")
 def shop(local_folder):
-    """A running shop that the tests share: they leave it as they would like to find it."""
+    """A running shop that the tests share. They leave it working."""
     with running_shop(local_folder / "shop") as shop:
         yield shop
 
 
 @pytest.fixture
 def own_shop(local_folder):
-    """One more, for a test that ends it."""
+    """Another shop, for a test that stops it."""
     with running_shop(local_folder / "own-shop") as shop:
         yield shop
 
 
 class Person:
-    """Somebody who is logged in."""
+    """A logged-in user."""
 
     def __init__(self, shop, email, password):
         self.shop = shop
@@ -131,14 +131,14 @@ class Person:
         return self.request("POST", "/orders", json={"items": items}, headers=headers)
 
     def listen(self):
-        """A Feed that has been told who this is."""
+        """A Feed that is authenticated as this user."""
         feed = Feed(self.shop.websocket)
         feed.send(type="authenticate", token=self.token)
         feed.receive_until("authenticated")
         return closing(feed)
 
     def mails(self, event):
-        """The mails that were caught for this person and this event."""
+        """The mails to this user about this event."""
         return [
             mail
             for mail in requests.get(self.shop.mails, timeout=10).json()

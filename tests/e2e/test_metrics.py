@@ -56,7 +56,7 @@ class Prometheus:
         return [(series["metric"], float(series["value"][1])) for series in answer["data"]["result"]]
 
     def value(self, query):
-        """The one value; None when there is none."""
+        """The value of a query with one result, else None."""
         values = [value for _, value in self.ask(query)]
         return values[0] if len(values) == 1 else None
 
@@ -69,7 +69,7 @@ class Prometheus:
 
 @pytest.fixture
 def metrics_addresses(shop):
-    """Of each process, as its log tells it."""
+    """The address of each process's metrics, from its log."""
 
     def ports():
         found = dict(re.findall(r"^(\w+) +\| .*serving metrics on port (\d+)", shop.output(), re.MULTILINE))

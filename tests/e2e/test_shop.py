@@ -57,7 +57,7 @@ def test_a_killed_service_is_back_within_5_seconds(service, shop, customer, prod
 
     wait_for(lambda: shop.process_of(f"services.{service}") not in (None, victim), seconds=5)
     wait_for(lambda: f"{service} was killed by signal 9; starting it again" in shop.output())
-    # A gateway shares its answer on health for a moment.
+    # The gateway caches its answer to /health for a short time.
     wait_for(lambda: is_healthy(shop) and customer.order(product).status_code == 201)
     wait_for(lambda: customer.mails("order.created"))
 

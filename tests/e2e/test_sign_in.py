@@ -1,4 +1,4 @@
-"""The sign-in provider that `make run` starts, unless it is told of another."""
+"""The sign-in provider that `make run` starts, unless another one is given."""
 
 import pytest
 import requests

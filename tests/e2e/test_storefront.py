@@ -56,7 +56,7 @@ def test_signing_in_at_the_provider_leads_back_to_the_storefront(shop):
 
 
 def nginx_of(shop):
-    """The one process, and then its workers."""
+    """nginx's main process and its workers."""
     master = psutil.Process(int((shop.folder / "nginx" / "nginx.pid").read_text()))
     return [master, *master.children()]
 

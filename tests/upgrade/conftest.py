@@ -18,7 +18,7 @@ from .people import Person, open_account
 
 @pytest.fixture(scope="session")
 def old_tree():
-    """Of the release that FROM names, as `make test-upgrade` sets it."""
+    """The source tree of the release FROM, which `make test-upgrade` sets."""
     trees = Path(os.environ.get("LOCAL_DIR") or ROOT / ".local").absolute() / "releases"
     try:
         return unpacked_release(os.environ["FROM"], trees)
@@ -28,7 +28,7 @@ def old_tree():
 
 @pytest.fixture(scope="session")
 def shop(old_tree, servers, brokers, smtp_server, sign_in_provider_server, tmp_path_factory):
-    """At first as the old release leaves it: its databases, and one replica of each of its processes."""
+    """A shop of the old release: its databases, and one replica of each of its processes."""
     passwords = {service: secrets.token_hex(16) for service in SERVICES}
     postgres, broker = servers[0].postgres, brokers.new()
     make_databases(postgres, passwords)
@@ -36,7 +36,7 @@ def shop(old_tree, servers, brokers, smtp_server, sign_in_provider_server, tmp_p
         broker,
         {service: postgres.uri(f"{service}_db", service, password) for service, password in passwords.items()},
         smtp_server,
-        # As all limits, times RATE_LIMIT_SCALE.
+        # Multiplied by RATE_LIMIT_SCALE, like all limits.
         MAX_OPEN_UNITS_UNPROVEN=1,
         **sign_in_provider_server.settings,
     )
@@ -54,19 +54,19 @@ def shop(old_tree, servers, brokers, smtp_server, sign_in_provider_server, tmp_p
 
 @pytest.fixture(scope="session")
 def customer(shop):
-    """Of the old release, as the admin and the product. The address is proven: others get few mails."""
+    """Registered under the old release, like the admin. The address is proven, since unproven ones get few mails."""
     return open_account(shop.smtp, shop.gateways[0])
 
 
 @pytest.fixture(scope="session")
 def regular(shop):
-    """A customer who places orders while replicas come and go. The mails about them are many."""
+    """A customer who places orders while replicas start and stop, and so gets many mails."""
     return open_account(shop.smtp, shop.gateways[0])
 
 
 @pytest.fixture(scope="session")
 def admin(shop):
-    """The address is not proven."""
+    """An admin whose address is not proven."""
     admin = Person(an_account())
     assert admin.post(shop.gateways[0], "/users/register", admin.account).status_code == 201
     shop.rpc.users.set_role(email=admin.email, role="admin")

@@ -1,4 +1,4 @@
-"""One shop whose processes are of two releases: the same broker, the same databases."""
+"""A shop whose processes belong to two releases, with one broker and the same databases."""
 
 import re
 import signal
@@ -18,18 +18,18 @@ from tests.shop import Shop
 
 OLD, NEW = "old", "new"
 PARTS = (*SERVICES, "gateway")
-# From here on, orders of which there are events alone.
+# Orders with higher ids do not exist; only their events do.
 FIRST_INVENTED_ORDER = 10**9
 MESSAGE_ID = re.compile(rb"^Message-ID: *(\S+)", re.MULTILINE)
 
 
 def replicas(release, *parts):
-    """One of each part, by default of all."""
+    """One replica of each part, by default of all parts."""
     return {(release, part) for part in parts or PARTS}
 
 
 class Release:
-    """root: its tree, with its own .venv."""
+    """root: its source tree, with its own .venv."""
 
     def __init__(self, root, folder, config):
         folder.mkdir()
@@ -73,13 +73,13 @@ class MixedShop(Shop):
 
     @property
     def gateways(self):
-        """The addresses of those that run, the old release's first."""
+        """The addresses of the running gateways, the old release's first."""
         return [release.gateway for name, release in self.releases.items() if (name, "gateway") in self._running]
 
     def change_to(self, wanted):
-        """Have these replicas run and no others. The missing ones do their work before any other ends, in order.
+        """Start the missing replicas, wait until they are ready, then stop all that are not in `wanted` cleanly.
 
-        Of a service that the old release does not have yet, only the new one's run.
+        Skips the old release's replicas of a service that it does not have yet.
         """
         wanted = {(name, part) for name, part in wanted if self.releases[name].has(part)}
         started = {(name, part): self.releases[name].start(part) for name, part in wanted - self._running.keys()}
@@ -109,9 +109,9 @@ class MixedShop(Shop):
 
     @contextmanager
     def busy(self, customer, product):
-        """In the block the customer places one order after the other, at each gateway in turn.
+        """During the block the customer places order after order, at each gateway in turn.
 
-        Yields the list of what was said instead of 201, which is whole after the block.
+        Yields the list of answers other than 201. It is complete after the block.
         """
         refusals, is_over = [], eventlet.event.Event()
 
@@ -124,7 +124,7 @@ class MixedShop(Shop):
                             refusals.append(answer.text)
                     except requests.RequestException as error:
                         refusals.append(repr(error))
-                    # For the machine, which has processes to start.
+                    # Leaves CPU time to the processes that start.
                     time.sleep(0.2)
 
         ordering = eventlet.spawn(place_orders)
@@ -138,7 +138,7 @@ class MixedShop(Shop):
         wait_for(lambda: any(re.search(rf"\b{order_id}\b", mail["Subject"]) for mail in self.smtp.messages(address)))
 
     def wait_until_settled(self):
-        """Until all that was begun is done. Raises AssertionError when something was lost, or done twice."""
+        """Wait until all work is done. Raises AssertionError if an event or mail was lost or handled twice."""
         wait_for(self._is_settled, seconds=60)
 
     def _is_settled(self):
@@ -153,7 +153,7 @@ class MixedShop(Shop):
             "SELECT id FROM products"
             " WHERE stock_quantity <> (SELECT sum(delta) FROM stock_movements WHERE product_id = products.id)",
         )
-        # Each step of an order is an event, and a mail.
+        # Each status of an order causes one event and one mail.
         steps = "SELECT order_id, row_number() OVER (PARTITION BY order_id ORDER BY id) FROM status_steps"
         notified = "SELECT order_id, sequence FROM notifications WHERE order_id < %s"
         assert set(self.sql("orders", steps)) == set(self.sql("notifications", notified, FIRST_INVENTED_ORDER))

@@ -1,4 +1,4 @@
-"""People with accounts, who use any gateway of the shop."""
+"""Users with accounts, who send requests to any gateway of the shop."""
 
 import re
 from itertools import cycle
@@ -47,7 +47,7 @@ class Person:
         )
 
     def refresh(self, gateway):
-        """Go on with the session that was begun by the login, wherever that was."""
+        """Refresh the session of the login, which may have been at another gateway."""
         self._keep_token(self.post(gateway, "/auth/refresh"))
 
     def _keep_token(self, answer):
@@ -59,7 +59,7 @@ class Person:
         return self.post(gateway, "/orders", {"items": items}, **headers)
 
     def listen(self, gateway):
-        """A Feed that has been told who this is."""
+        """A Feed that is authenticated as this person."""
         feed = Feed(f"{gateway.replace('http', 'ws')}/ws/notifications")
         feed.send(type="authenticate", token=self.token)
         feed.receive_until("authenticated")
@@ -67,7 +67,7 @@ class Person:
 
 
 def open_account(smtp, *gateways):
-    """A person who has registered, proven the address and logged in, each at the next of the gateways."""
+    """A person who has registered, proven the address and logged in, each step at the next gateway."""
     gateways, person = cycle(gateways), Person(an_account())
     registered = person.post(next(gateways), "/users/register", person.account)
     assert registered.status_code == 201, registered.text

@@ -1,7 +1,7 @@
-"""An upgrade and the way back, replica by replica: at each stage the shop does all that it does.
+"""An upgrade and the way back, replica by replica. At each stage all functions of the shop work.
 
-The two stages in which half of the services are new have each service call, and
-send its events to, one of the other release.
+In the two stages in which half of the services are new, each service calls a service of the other release and sends its
+events to one.
 """
 
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ from .people import Person, mailed_token, open_account
 
 pytestmark = pytest.mark.server
 
-# {name: (the replicas that run, the release of the gateway where a test begins, that of the one where it goes on)}
+# {name: (the running replicas, the release of the gateway `here`, the release of the gateway `there`)}
 STAGES = {
     "old": (replicas(OLD), OLD, OLD),
     "old after the migration": (replicas(OLD), OLD, OLD),
@@ -39,20 +39,20 @@ STAGES = {
 
 @pytest.fixture(scope="module", params=STAGES)
 def stage(request, shop, customer, admin, regular, product, first_order):
-    """here, there: the gateways where a test begins, and where it goes on.
+    """here, there: the gateway where a test begins, and the one where it goes on.
 
-    refusals: what the regular, who places orders on the way to this stage, was told in the place of 201.
+    refusals: the answers other than 201 to the orders that `regular` placed during the change to this stage.
     """
     running, here, there = STAGES[request.param]
     with shop.busy(regular, product) as refusals:
         if request.param != "old":
             shop.releases[NEW].operate("migrate")
         if request.param == "back to old":
-            # As each `docker compose up` does.
+            # Like each `docker compose up`.
             shop.releases[OLD].operate("migrate")
         shop.change_to(running)
     here, there = shop.releases[here].gateway, shop.releases[there].gateway
-    # Their sessions go on from stage to stage.
+    # Sessions continue from stage to stage.
     for person in (customer, regular, admin):
         person.refresh(here)
     return SimpleNamespace(here=here, there=there, refusals=refusals)
@@ -70,13 +70,13 @@ def there(stage):
 
 @pytest.fixture(scope="module")
 def known():
-    """What was answered at an earlier stage, by what was asked."""
+    """Answers of earlier stages, by a name for the request."""
     return {}
 
 
 @pytest.fixture(scope="module")
 def first_order(shop, customer, admin, product):
-    """Placed and delivered under the old release. placed: the first answer."""
+    """An order that was placed and delivered under the old release. placed: the first answer."""
     gateway = shop.gateways[0]
     answer = customer.order(gateway, product, Idempotency_Key="the first")
     assert answer.status_code == 201, answer.text
@@ -157,7 +157,7 @@ def test_a_cancelled_order_returns_its_stock(shop, here, there, customer, produc
 
 
 def refusals(gateway, customer, admin, product, order_id, notification_id):
-    """What the gateway says to requests that must be refused, each by another row of its table."""
+    """The answers to requests that must be refused, one for each row of REFUSALS."""
 
     def items(**line):
         return {"items": [{"product_id": product["id"], "quantity": 1, **line}]}
@@ -165,21 +165,21 @@ def refusals(gateway, customer, admin, product, order_id, notification_id):
     def stranger():
         return Person(an_account())
 
-    nothing = 10**9
+    missing_id = 10**9
     path = f"/products/{product['id']}"
     known_account = {**an_account(), "email": customer.email}
     weak_account = {**an_account(), "password": "password"}
     return [
         customer.post(gateway, "/orders", items(quantity=4)),
         customer.post(gateway, "/orders", items(unit_price="0.01")),
-        customer.post(gateway, "/orders", items(product_id=nothing)),
+        customer.post(gateway, "/orders", items(product_id=missing_id)),
         customer.post(gateway, "/orders", items(quantity=0)),
         customer.post(gateway, "/orders", items(discount="1.00")),
         admin.post(gateway, "/orders", items(quantity=1001)),
         customer.patch(gateway, f"/orders/{order_id}/status", {"status": "shipped"}),
         admin.patch(gateway, f"/orders/{order_id}/status", {"status": "pending"}),
         admin.patch(gateway, f"/orders/{order_id}/status", {"status": "lost"}),
-        customer.get(gateway, f"/orders/{nothing}"),
+        customer.get(gateway, f"/orders/{missing_id}"),
         admin.post(gateway, "/products", {**a_product(), "sku": product["sku"]}),
         admin.post(gateway, "/products", a_product(price="-1")),
         admin.patch(gateway, path, {"name": "Morel"}, If_Match='"999-0"'),
@@ -187,8 +187,8 @@ def refusals(gateway, customer, admin, product, order_id, notification_id):
         admin.put(gateway, path, {"name": "Morel"}),
         admin.patch(gateway, f"{path}/stock", {"delta": -4}),
         admin.patch(gateway, f"{path}/stock", {}),
-        admin.delete(gateway, f"/products/{nothing}"),
-        stranger().get(gateway, f"/products/{nothing}"),
+        admin.delete(gateway, f"/products/{missing_id}"),
+        stranger().get(gateway, f"/products/{missing_id}"),
         stranger().get(gateway, "/products?limit=0"),
         stranger().post(gateway, "/users/register", known_account),
         stranger().post(gateway, "/users/register", weak_account),
@@ -198,10 +198,10 @@ def refusals(gateway, customer, admin, product, order_id, notification_id):
         stranger().post(gateway, "/users/verify-email", {"token": "guessed"}),
         stranger().get(gateway, "/orders"),
         customer.get(gateway, "/users"),
-        customer.delete(gateway, f"/users/me/sessions/{nothing}"),
-        admin.patch(gateway, f"/users/{nothing}", {"is_active": False}),
+        customer.delete(gateway, f"/users/me/sessions/{missing_id}"),
+        admin.patch(gateway, f"/users/{missing_id}", {"is_active": False}),
         admin.patch(gateway, "/users/2", {"role": "customer"}),
-        customer.get(gateway, f"/notifications/{nothing}"),
+        customer.get(gateway, f"/notifications/{missing_id}"),
         customer.post(gateway, f"/notifications/retry/{notification_id}"),
         admin.post(gateway, "/admin/parked/notifications/0/replay"),
     ]
@@ -256,13 +256,13 @@ def test_every_stage_refuses_a_request_for_the_same_reason(stage, shop, customer
         "notifications", "SELECT id FROM notifications WHERE order_id = %s AND sequence = 1", first_order.id
     )
     for gateway in shop.gateways:
-        said = refusals(gateway, customer, admin, scarce, first_order.id, notification_id)
+        answers = refusals(gateway, customer, admin, scarce, first_order.id, notification_id)
 
-        problems = [answer.json() for answer in said]
+        problems = [answer.json() for answer in answers]
         assert [
-            (answer.status_code, problem["type"]) for answer, problem in zip(said, problems, strict=True)
+            (answer.status_code, problem["type"]) for answer, problem in zip(answers, problems, strict=True)
         ] == REFUSALS
-        # A release may word its sentences differently.
+        # The sentences may differ between releases.
         for problem in problems:
             del problem["request_id"], problem["detail"]
             problem["errors"] = sorted(problem.get("errors", ()))
@@ -291,7 +291,7 @@ def test_every_stage_gives_the_same_answers_to_reads(stage, shop, customer, admi
         (admin, "/admin/parked"),
     ]
     for reader, path in wanted:
-        # Twice, as there may be two replicas of each service.
+        # Twice, since there may be two replicas of each service.
         read = [reader.get(gateway, path) for gateway in shop.gateways * 2]
 
         assert {answer.status_code for answer in read} == {200}, path
@@ -367,13 +367,13 @@ def test_a_sign_in_begun_at_one_gateway_is_finished_at_the_other(shop, here, the
 
     finished = browser.get(there, f"/auth/google/callback?code={code}&state={state}")
 
-    place, _, browser.token = finished.headers["Location"].partition("#token=")
-    assert place == "http://localhost:8080/auth/callback"
+    page, _, browser.token = finished.headers["Location"].partition("#token=")
+    assert page == "http://localhost:8080/auth/callback"
     assert browser.get(here, "/users/me").json()["email"] == email
 
 
 def test_an_admin_retries_a_refused_mail(shop, here, there, customer, product):
-    # None of their other mails shall be refused.
+    # No other mail to this customer may be refused.
     shop.wait_until_settled()
     shop.smtp.reject(customer.email)
     order = customer.order(here, product).json()

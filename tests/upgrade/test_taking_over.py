@@ -1,4 +1,4 @@
-"""All processes of one release are killed with work half done, and the other release finishes it."""
+"""All processes of one release are killed in the middle of their work. The other release finishes it."""
 
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ CONFIRM_ORDER = "evt-orders-order.created--notifications.confirm_order"
 
 @pytest.fixture(scope="module", params=[(OLD, NEW), (NEW, OLD)], ids=["new after old", "old after new"])
 def left(request, shop, customer, admin, product):
-    """What the killed release has left, since `begun_at`. release: the one that runs now, at `gateway`."""
+    """The unfinished work that the killed release left since `begun_at`. release: the running one, at `gateway`."""
     before, after = (shop.releases[name] for name in request.param)
     gateway, left = before.gateway, SimpleNamespace(key=uuid4().hex, release=after, gateway=after.gateway)
     shop.releases[NEW].operate("migrate")
@@ -34,7 +34,7 @@ def left(request, shop, customer, admin, product):
     left.person = Person(an_account())
     left.person.post(gateway, "/users/register", left.person.account)
     left.token = mailed_token(shop.smtp, left.person, "user.registered")
-    # A mail whose answer is lost with its server would be uncertain.
+    # So that no mail is in progress: its status would be uncertain after the server stops.
     shop.wait_until_settled()
 
     left.parked, left.delayed = invented_event(), invented_event()
@@ -53,7 +53,7 @@ def left(request, shop, customer, admin, product):
     ):
         left.unsent = customer.order(gateway, product).json()
         cursor.execute("LOCK TABLE orders IN EXCLUSIVE MODE")
-        eventlet.spawn(order_in_vain, customer, gateway, product, left.key)
+        eventlet.spawn(order_without_answer, customer, gateway, product, left.key)
         shop.wait_until_locked("orders")
         shop.broker.publish(to_payload(left.delayed), queue=CONFIRM_ORDER, headers={"x-attempt": 1})
         wait_for(lambda: shop.broker.depth("delay.5s") == 1)
@@ -62,7 +62,7 @@ def left(request, shop, customer, admin, product):
 
     shop.smtp.start()
     shop.sql("notifications", "ALTER TABLE notifications DROP CONSTRAINT not_yet")
-    # Instead of waiting for pauses to end; and the lease of 10 s shall not end before its test.
+    # Ends the pauses between tries, and keeps the lease of 10 s from ending before its test.
     shop.sql("notifications", "UPDATE notifications SET next_try_at = now() WHERE status = 'pending'")
     shop.sql("orders", "UPDATE attempts SET leased_until = now() + interval '1 hour' WHERE state = 'open'")
     shop.change_to(replicas(request.param[1]))
@@ -72,7 +72,7 @@ def left(request, shop, customer, admin, product):
 
 
 def invented_event():
-    """About an order that there is not."""
+    """An event of an order that does not exist."""
     number = FIRST_INVENTED_ORDER + uuid4().int % 10**9
     return order_created(order_id=number, user_id=number, user_email=f"{uuid4().hex}@forage.example")
 
@@ -83,7 +83,7 @@ def fail_to_store(shop, *events):
     shop.sql("notifications", f"ALTER TABLE notifications ADD CONSTRAINT not_yet {check}")
 
 
-def order_in_vain(customer, gateway, product, key):
+def order_without_answer(customer, gateway, product, key):
     with suppress(requests.RequestException):
         customer.order(gateway, product, Idempotency_Key=key)
 
@@ -131,7 +131,7 @@ def test_a_link_mailed_before_the_upgrade_works(left):
 def test_resent_events_have_no_second_effect(shop, left, customer, product):
     left.release.operate("resend", "--since", left.begun_at.isoformat())
 
-    # Their events come behind those.
+    # Events of a new account and a new order, which arrive after the resent ones.
     open_account(shop.smtp, left.gateway)
     shop.wait_until_mailed(customer.email, customer.order(left.gateway, product).json()["id"])
     shop.wait_until_settled()

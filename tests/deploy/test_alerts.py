@@ -1,4 +1,4 @@
-"""deploy/prometheus: alerts that fire when they should, and whose meaning is written down."""
+"""deploy/prometheus: the alerts fire when they should, and docs/alerts.md explains each."""
 
 import re
 import subprocess

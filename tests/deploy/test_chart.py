@@ -25,7 +25,7 @@ PLAIN = ("values.yaml",)
 OPERATORS = ("values-operators.yaml",)
 ISTIO = ("values-istio.yaml",)
 OPERATORS_ISTIO = OPERATORS + ISTIO
-# All that may be set, with something in it, but for what needs another part of the cluster.
+# A value for every option, except those that need another component of the cluster.
 FULL = {
     "settings": {
         name: "1" if definition.get("$ref") else definition.get("enum", [None, "https://provider.example.com"])[1]
@@ -40,7 +40,7 @@ FULL = {
     },
     "tls": {"broker": {"name": "broker-ca"}, "database": {"name": "database-ca"}, "mail": {"name": "mail-ca"}},
 }
-every_choice = pytest.mark.parametrize("values_files", chart.VALUES_FILES, ids="+".join)
+every_values_file = pytest.mark.parametrize("values_files", chart.VALUES_FILES, ids="+".join)
 
 
 @cache
@@ -58,7 +58,7 @@ def of_kind(documents, kind):
 
 
 def pods(documents):
-    """The pods' templates by the names of what makes them."""
+    """{name of the Deployment or Job: its pod template}"""
     return {
         name: each["spec"]["template"]
         for kind in ("Deployment", "Job")
@@ -72,7 +72,7 @@ def container(template):
 
 
 def environment(documents, template):
-    """Each variable with its value, or with the Secret and the key that hold it."""
+    """{variable: its value, or the Secret and the key that contain it}"""
     found = {}
     for source in container(template).get("envFrom", []):
         found |= of_kind(documents, "ConfigMap")[source["configMapRef"]["name"]]["data"]
@@ -81,7 +81,7 @@ def environment(documents, template):
     return found
 
 
-def named_in_config():
+def settings_of_config():
     return set(re.findall(r"\$\{([A-Z0-9_]+)", (ROOT / "config.yaml").read_text()))
 
 
@@ -99,7 +99,7 @@ def selected(selector, documents):
 # Rendering
 
 
-@every_choice
+@every_values_file
 def test_kubernetes_accepts_the_rendered_chart(values_files):
     assert list(chart.faults_of(values_files)) == []
 
@@ -124,9 +124,9 @@ def test_a_field_unknown_to_kubernetes_is_reported(kind):
         ({"processes": {"orders": {"replicas": "3"}}}, "replicas"),
         ({"secrets": {"ORDER_DB_URI": {"name": "orders", "key": "uri"}}}, "ORDER_DB_URI"),
         ({"networkPolicy": {"peers": {"order-db": []}}}, "order-db"),
-        # The network policy needs it, too.
+        # Required, since the network policy uses it.
         ({"settings": {"SMTP_PORT": ""}}, "SMTP_PORT"),
-        # A secret has its place under `secrets`, by reference.
+        # Secrets belong under `secrets`, by reference.
         ({"settings": {"JWT_SECRET": "8d969eef6ecad3c29a3a629280e686cf"}}, "JWT_SECRET"),
         ({"secrets": {"JWT_SECRET": {"value": "8d969eef6ecad3c29a3a629280e686cf"}}}, "value"),
     ],
@@ -161,7 +161,7 @@ def test_a_missing_value_is_named_in_a_sentence(values, sentence):
 def test_the_longest_release_name_leaves_room_for_the_operators_suffixes():
     documents = chart.render(chart.values_of(OPERATORS), release="forage" + "x" * 47)
 
-    # CloudNativePG takes 50 characters at most.
+    # CloudNativePG accepts at most 50 characters.
     assert max(len(name) for name in of_kind(documents, "Cluster")) == 50
 
 
@@ -195,7 +195,7 @@ def test_images_are_named_by_their_digests_if_these_are_set():
 # Processes
 
 
-@every_choice
+@every_values_file
 def test_no_container_has_more_rights_than_it_needs(values_files):
     for name, template in pods(release(values_files)).items():
         pod, only = template["spec"], container(template)
@@ -216,7 +216,7 @@ def test_no_container_has_more_rights_than_it_needs(values_files):
         assert "tmp" in {each["name"] for each in only["volumeMounts"]}, name
 
 
-@every_choice
+@every_values_file
 def test_every_part_has_a_deployment_probes_and_a_disruption_budget(values_files):
     documents = release(values_files)
 
@@ -237,7 +237,7 @@ def test_every_part_has_a_deployment_probes_and_a_disruption_budget(values_files
         assert deployment["spec"]["template"]["spec"]["serviceAccountName"] in of_kind(documents, "ServiceAccount")
 
 
-@every_choice
+@every_values_file
 def test_a_deployment_sets_its_replicas_unless_an_autoscaler_does(values_files):
     documents = release(values_files)
 
@@ -253,17 +253,17 @@ def test_a_deployment_sets_its_replicas_unless_an_autoscaler_does(values_files):
 
 def test_the_trial_values_fit_a_small_machine():
     documents = release(("values-dev.yaml",))
-    asked = [container(each["spec"]["template"])["resources"] for each in of_kind(documents, "Deployment").values()]
+    requested = [container(each["spec"]["template"])["resources"] for each in of_kind(documents, "Deployment").values()]
     for kind in ("Cluster", "RabbitmqCluster"):
-        asked += [each["spec"]["resources"] for each in of_kind(documents, kind).values()]
+        requested += [each["spec"]["resources"] for each in of_kind(documents, kind).values()]
 
     units = {"m": 0.001, "Mi": 1, "Gi": 1024, "": 1}
 
     def total(resource):
-        amounts = [re.fullmatch(r"([0-9]+)([a-zA-Z]*)", each["requests"][resource]) for each in asked]
+        amounts = [re.fullmatch(r"([0-9]+)([a-zA-Z]*)", each["requests"][resource]) for each in requested]
         return sum(int(amount[1]) * units[amount[2]] for amount in amounts)
 
-    assert len(asked) == len(PARTS) + len(SERVICES) + 1
+    assert len(requested) == len(PARTS) + len(SERVICES) + 1
     assert total("cpu") <= 2
     assert total("memory") <= 3 * 1024
 
@@ -273,7 +273,7 @@ def test_the_grace_period_is_longer_than_a_stop():
         if name == "forage-migration":
             continue
         before = container(template).get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
-        # Twice the gateway's own: a service ends its calls, mails and events in about as much, one after the other.
+        # Twice the time of the gateway, since a service ends its calls, mails and events one after the other.
         assert template["spec"]["terminationGracePeriodSeconds"] > before + 2 * STOP_SECONDS, name
 
 
@@ -284,7 +284,7 @@ def test_the_opened_ports_are_those_that_the_processes_listen_on():
         opened = {port["name"]: str(port["containerPort"]) for port in container(template)["ports"]}
         own = {"http": settings["GATEWAY_PORT"]} if part == "gateway" else {}
         assert opened == {"metrics": settings["METRICS_PORT"], **own}
-        # Else only the pod itself would reach it.
+        # On another address, only the pod itself could reach it.
         assert settings["METRICS_HOST"] == "0.0.0.0"
 
 
@@ -297,16 +297,16 @@ def test_the_chart_can_set_every_setting_of_config_yaml_and_no_other():
     for part in OURS:
         set_somewhere |= environment(full_release(), pods(full_release())[f"forage-{part}"]).keys()
 
-    assert set_somewhere == named_in_config()
+    assert set_somewhere == settings_of_config()
 
 
-@every_choice
+@every_values_file
 def test_the_environment_contains_only_settings_and_the_parts_of_addresses(values_files):
     documents = release(values_files)
     parts = {"BROKER_USER", "BROKER_PASSWORD", *(f"{service.upper()}_DB_PASSWORD" for service in SERVICES)}
 
     for part in OURS:
-        assert environment(documents, pods(documents)[f"forage-{part}"]).keys() <= named_in_config() | parts
+        assert environment(documents, pods(documents)[f"forage-{part}"]).keys() <= settings_of_config() | parts
 
 
 @pytest.mark.parametrize("values_files", [PLAIN, OPERATORS], ids="+".join)
@@ -331,7 +331,7 @@ def test_production_accepts_the_settings_of_the_chart(values_files):
         check=True,
     )
 
-    # The authority's file is in the pod alone.
+    # This file exists only in the pod.
     config = {**yaml.safe_load(shown.stdout), "AMQP_SSL_CA": ""}
     assert (config["ENVIRONMENT"], config["FRONTEND_URL"]) == ("production", "https://shop.example.com")
     assert list(demo_settings(checked(ShopSettings(), config), settings)) == []
@@ -394,11 +394,11 @@ def test_the_readme_makes_every_secret_that_its_values_need():
         if isinstance(value, tuple)
     }
     assert read | {source["name"] for source in sources} <= made
-    # The addresses that it makes up have TLS, to the broker and to the databases.
+    # Its example addresses use TLS to the broker and the databases.
     assert {item["path"] for source in sources for item in source["items"]} == {"broker.crt", "database.crt"}
 
 
-@every_choice
+@every_values_file
 def test_no_secret_appears_in_the_rendered_chart(values_files):
     documents = release(values_files)
 
@@ -407,7 +407,7 @@ def test_no_secret_appears_in_the_rendered_chart(values_files):
         for name, value in environment(documents, template).items():
             if re.search("PASSWORD|SECRET$|SECRET_PREVIOUS", name):
                 assert isinstance(value, tuple), name
-            # A password in an address is a variable's.
+            # A password in an address must come from a variable.
             assert not re.search(r"://[^/@]*:(?!\$\()[^/@]*@", str(value)), name
 
 
@@ -444,7 +444,7 @@ def test_certificates_are_verified_against_mounted_authorities(part):
         named = {value for name, value in settings.items() if name in ("AMQP_SSL_CA", "SMTP_CA")}
         named |= {re.search("sslrootcert=(.*)", value)[1] for value in settings.values() if "sslrootcert=" in value}
 
-        # Those who name their databases' addresses themselves name the file in them.
+        # Addresses of existing databases name the file themselves, in a Secret.
         assert named == files - {"/etc/forage/tls/database.crt"}
 
 
@@ -456,7 +456,7 @@ def test_addresses_made_by_operators_require_tls():
         "postgresql+psycopg2://orders:$(ORDERS_DB_PASSWORD)@forage-orders-db-rw:5432/orders_db"
         "?sslmode=verify-full&sslrootcert=/etc/forage/tls/orders-db.crt"
     )
-    # Kubernetes replaces only what stands further up.
+    # Kubernetes replaces only variables that are defined above.
     names = [each["name"] for each in container(pods(release(OPERATORS))["forage-orders"])["env"]]
     assert names.index("ORDERS_DB_PASSWORD") < names.index("ORDERS_DB_URI")
 
@@ -464,7 +464,7 @@ def test_addresses_made_by_operators_require_tls():
 # Networks
 
 
-@every_choice
+@every_values_file
 def test_every_policy_selects_something(values_files):
     documents = release(values_files)
 
@@ -525,7 +525,7 @@ def test_only_its_owner_and_the_migration_reach_a_database(service):
 
 
 def egress(documents, part, destination):
-    """The ports on which the part may go to the destination, a NetworkPolicyPeer."""
+    """The ports on which the part may connect to the destination, a NetworkPolicyPeer."""
     rules = of_kind(documents, "NetworkPolicy")[f"forage-{part}"]["spec"]["egress"]
     return [port["port"] for rule in rules if destination in rule["to"] for port in rule["ports"]]
 
@@ -601,7 +601,7 @@ def test_in_the_mesh_the_sidecars_are_trusted_proxies(part):
         documents = release(values_files)
         return environment(documents, pods(documents)[f"forage-{part}"])["TRUSTED_PROXIES"]
 
-    # From which they hand a request on to their own pod's process.
+    # A sidecar passes requests to its pod's process from these addresses.
     assert trusted(ISTIO) == "10.244.0.0/16,127.0.0.6,::6"
     assert trusted(PLAIN) == "10.244.0.0/16"
 
@@ -670,7 +670,7 @@ def test_in_the_mesh_exactly_one_peer_authentication_selects_each_pod(values_fil
     documents = release(values_files)
     rules = [each["spec"] for each in of_kind(documents, "PeerAuthentication").values()]
 
-    # Istio merges none: of two that select a pod the older one holds.
+    # Istio merges no policies: if two select a pod, the older one applies.
     ruled = [labels for rule in rules for labels in selected(rule["selector"], documents)]
     assert sorted(labels["app.kubernetes.io/component"] for labels in ruled) == sorted(PARTS)
     assert {rule["mtls"]["mode"] for rule in rules} == {"STRICT"}

@@ -1,4 +1,4 @@
-"""docker-compose.yml: what each container is given is what its process reads, and no more than that."""
+"""docker-compose.yml: each container has the settings and secrets that its process reads, and no others."""
 
 import json
 import re
@@ -25,7 +25,7 @@ from nameko_reliable.settings import checked
 COMPOSE = ROOT / "docker-compose.yml"
 PROCESSES = (*SERVICES, "gateway")
 DATABASES = {f"{service.upper()}_DB_URI": {service, "migrate"} for service in SERVICES}
-# Who needs them, of the settings that have no usable default.
+# {setting without a usable default: the containers that need it}
 SECRETS = {
     **DATABASES,
     "AMQP_URI": {*PROCESSES, "seed"},
@@ -35,7 +35,7 @@ SECRETS = {
     "SMTP_PASSWORD": {"notifications"},
     "RATE_LIMIT_STORAGE_URI": {"gateway"},
 }
-# Without one, too, and right when it's empty.
+# Settings that may be empty.
 OPTIONAL = {
     *("ALLOWED_ORIGINS", "TRUSTED_PROXIES", "GOOGLE_CLIENT_ID", "GOOGLE_REDIRECT_URI"),
     *("AMQP_SSL", "AMQP_SSL_CA", "SMTP_CA", "SMTP_USER"),
@@ -43,12 +43,12 @@ OPTIONAL = {
 }
 # Read by code or by a library, not by config.yaml.
 READ_ELSEWHERE = {"DEMO_PASSWORD", "OAUTHLIB_INSECURE_TRANSPORT"}
-# Of Docker's, which reads every container's log.
-ROOT_WITHOUT_RIGHTS = {"collector"}
+# Runs as root without capabilities, since it reads Docker's log files.
+ROOT_WITHOUT_CAPABILITIES = {"collector"}
 
 
 class _Yaml(yaml.SafeLoader):
-    """Without what nameko adds to it for everybody: values that look like ${THIS} are Compose's to fill in."""
+    """Without the resolver that nameko adds to every loader: Compose fills in values like ${THIS}."""
 
     yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag != "!env_var"]
@@ -68,13 +68,13 @@ def containers(compose):
 
 @pytest.fixture(scope="module")
 def ours(containers):
-    """Those of our Python image."""
+    """The containers of our Python image."""
     return {name: container for name, container in containers.items() if container.get("build") == "."}
 
 
 @pytest.fixture
 def prepared(tmp_path):
-    """A copy of the project's root in which setup has run."""
+    """A copy of the project's folder in which setup has run."""
     (tmp_path / "deploy" / "compose").mkdir(parents=True)
     shutil.copy(ROOT / "deploy" / "compose" / "setup", tmp_path / "deploy" / "compose")
     for name in (".env.example", "docker-compose.yml"):
@@ -88,7 +88,7 @@ def run_setup(folder):
 
 
 def settings_of_config():
-    """{name: whether it has a default that isn't empty}."""
+    """{name: whether it has a non-empty default}"""
     found = re.findall(r"\$\{([A-Z0-9_]+)(:[^}]*)?\}", (ROOT / "config.yaml").read_text())
     return {name: len(default) > 1 for name, default in found}
 
@@ -112,17 +112,17 @@ def test_every_setting_of_a_container_is_read_by_its_process(ours):
 
 def test_a_secret_reaches_only_the_containers_that_need_it(ours):
     for name, owners in SECRETS.items():
-        assert {who for who, container in ours.items() if f"{name}_FILE" in container["environment"]} == owners, name
+        assert {part for part, container in ours.items() if f"{name}_FILE" in container["environment"]} == owners, name
 
 
 def test_a_secret_is_passed_only_as_a_file(ours):
-    for who, container in ours.items():
+    for part, container in ours.items():
         environment = container["environment"]
         by_file = {name.removesuffix("_FILE"): path for name, path in environment.items() if name.endswith("_FILE")}
 
-        assert environment.keys() & SECRETS.keys() == set(), who
-        assert by_file.keys() <= SECRETS.keys(), who
-        assert set(by_file.values()) == {f"/run/secrets/{secret}" for secret in container["secrets"]}, who
+        assert environment.keys() & SECRETS.keys() == set(), part
+        assert by_file.keys() <= SECRETS.keys(), part
+        assert set(by_file.values()) == {f"/run/secrets/{secret}" for secret in container["secrets"]}, part
 
 
 def test_a_setting_without_a_default_is_a_secret_or_optional():
@@ -133,8 +133,8 @@ def test_a_setting_without_a_default_is_a_secret_or_optional():
 
 def test_all_processes_have_the_same_settings(ours):
     plain = [
-        {name: value for name, value in ours[who]["environment"].items() if not name.endswith("_FILE")}
-        for who in PROCESSES
+        {name: value for name, value in ours[part]["environment"].items() if not name.endswith("_FILE")}
+        for part in PROCESSES
     ]
 
     assert all(settings == plain[0] for settings in plain)
@@ -142,15 +142,17 @@ def test_all_processes_have_the_same_settings(ours):
 
 def test_the_settings_that_the_docs_give_for_production_pass_its_checks(prepared, ours, monkeypatch):
     page = (ROOT / "docs" / "docker.md").read_text()
-    said = dict(line.split("=", 1) for line in re.search(r"```\n(ENVIRONMENT=.*?)```", page, re.DOTALL)[1].splitlines())
+    documented = dict(
+        line.split("=", 1) for line in re.search(r"```\n(ENVIRONMENT=.*?)```", page, re.DOTALL)[1].splitlines()
+    )
     given = {}
-    for who in PROCESSES:
-        for name, value in ours[who]["environment"].items():
+    for part in PROCESSES:
+        for name, value in ours[part]["environment"].items():
             if name.endswith("_FILE"):
                 secret = value.removeprefix("/run/secrets/")
                 given[name.removesuffix("_FILE")] = (prepared / "secrets" / secret).read_text().strip()
             else:
-                given[name] = filled_in(value, said)
+                given[name] = interpolated(value, documented)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     setup_yaml_parser()
@@ -162,8 +164,8 @@ def test_the_settings_that_the_docs_give_for_production_pass_its_checks(prepared
     assert list(demo_settings(checked(ShopSettings(), config), given)) == []
 
 
-def filled_in(value, variables):
-    """As Compose does it, from the innermost outwards."""
+def interpolated(value, variables):
+    """Fill in variables like Compose, from the innermost outwards."""
     innermost = re.compile(r"\$\{([A-Z_]+):-([^${}]*)\}")
     while found := innermost.search(value):
         value = value[: found.start()] + (variables.get(found[1]) or found[2]) + value[found.end() :]
@@ -242,7 +244,7 @@ def test_every_container_is_read_only_limited_and_without_capabilities(container
         assert container["security_opt"] == ["no-new-privileges:true"], name
         assert container["deploy"]["resources"]["limits"].keys() == {"cpus", "memory", "pids"}, name
         assert container["restart"] == ("no" if name in ("migrate", "seed") else "unless-stopped"), name
-        assert (container.get("user") == "0:0") == (name in ROOT_WITHOUT_RIGHTS), name
+        assert (container.get("user") == "0:0") == (name in ROOT_WITHOUT_CAPABILITIES), name
 
 
 def test_no_container_name_or_fixed_port_prevents_replicas(containers):
@@ -347,7 +349,7 @@ def test_dockerignore_lets_through_every_file_that_the_image_copies(context):
 
     let_through = re.findall(r"^!(\S+)$", (ROOT / context / ".dockerignore").read_text(), re.MULTILINE)
 
-    # By itself, with its folder, or in part.
+    # As itself, as part of a folder, or in part.
     assert [
         each for each in copied if not any(is_within(each, path) or is_within(path, each) for path in let_through)
     ] == []

@@ -1,4 +1,4 @@
-"""deploy/grafana: dashboards that Grafana can show, about metrics that there are. The alerts' metrics, too."""
+"""deploy/grafana: Grafana can show the dashboards, and they and the alerts query only existing metrics."""
 
 import importlib
 import json
@@ -19,8 +19,8 @@ DASHBOARDS = {
     path.stem: json.loads(path.read_text())
     for path in sorted((ROOT / "deploy" / "grafana" / "dashboards").glob("*.json"))
 }
-# Labels that Prometheus gives itself.
-OF_PROMETHEUS = {"job", "instance"}
+# Labels that Prometheus adds.
+PROMETHEUS_LABELS = {"job", "instance"}
 every_dashboard = pytest.mark.parametrize("name", DASHBOARDS)
 
 
@@ -29,21 +29,21 @@ def panels_of(name):
 
 
 def expressions():
-    """{PromQL: the alert or the panel that asks so}; Grafana's variables have values."""
-    asked = {rule["expr"]: alert for alert, rule in ALERTS.items()}
+    """{PromQL: the alert or the panel that uses it}, with values for Grafana's variables."""
+    queries = {rule["expr"]: alert for alert, rule in ALERTS.items()}
     for name, dashboard in DASHBOARDS.items():
         for annotation in dashboard["annotations"]["list"]:
             if "expr" in annotation:
-                asked[annotation["expr"]] = f"{name}: {annotation['name']}"
+                queries[annotation["expr"]] = f"{name}: {annotation['name']}"
         for panel in panels_of(name):
             for target in panel.get("targets", []):
                 expression = target["expr"].replace("$__rate_interval", "5m").replace("$service", "orders")
-                asked[expression] = f"{name}: {panel['title']}"
-    return asked
+                queries[expression] = f"{name}: {panel['title']}"
+    return queries
 
 
 def exported():
-    """{sample name: the names of its labels} of all metrics that the processes tell."""
+    """{sample name: the names of its labels}, for all metrics that the processes export."""
     for module in (*(f"services.{service}" for service in SERVICES), "gateway"):
         importlib.import_module(module)
     labels_of = {}
@@ -66,16 +66,16 @@ def test_alerts_and_dashboards_query_only_exported_metrics_and_labels():
     labels_of = exported()
     for expression, where in expressions().items():
         for name, matchers in re.findall(r"\b((?:forage|process|python)_\w+)\b(?:\{([^}]*)\})?", expression):
-            assert name in labels_of, f"{where} asks for {name}"
-            asked = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", matchers))
-            assert asked <= labels_of[name] | OF_PROMETHEUS, f"{where} asks for {name} by {asked}"
+            assert name in labels_of, f"{where} queries {name}"
+            labels = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", matchers))
+            assert labels <= labels_of[name] | PROMETHEUS_LABELS, f"{where} queries {name} by {labels}"
 
 
 def test_groups_and_legends_name_only_labels_of_their_metrics():
     labels_of = exported()
 
     def labels(expression):
-        return set().union(*(labels_of.get(name, ()) for name in re.findall(r"\w+", expression))) | OF_PROMETHEUS
+        return set().union(*(labels_of.get(name, ()) for name in re.findall(r"\w+", expression))) | PROMETHEUS_LABELS
 
     def grouped_by(expression):
         return [set(re.findall(r"\w+", group)) for group in re.findall(r"\bby \(([^)]*)\)", expression)]
@@ -108,10 +108,10 @@ def test_the_docs_list_every_metric():
     page = (ROOT / "docs" / "observability.md").read_text()
     table = page.partition("### The shop's metrics")[2].partition("### Add a metric")[0]
     rows = [line for line in table.splitlines() if line.startswith("| `forage_")]
-    told = {re.sub("_(bucket|count|sum)$", "", name) for name in exported() if name.startswith("forage_")}
-    # Those of the kit's tests, which may have run before.
+    exported_names = {re.sub("_(bucket|count|sum)$", "", name) for name in exported() if name.startswith("forage_")}
+    # Without the metrics of the kit's tests, which may have run before in this process.
     assert {name for row in rows for name in re.findall("`(forage_[a-z_]+)`", row)} == {
-        name for name in told if not name.startswith("forage_test_")
+        name for name in exported_names if not name.startswith("forage_test_")
     }
 
 
@@ -140,15 +140,15 @@ def test_grafana_can_provision_each_dashboard(name):
 
 @every_dashboard
 def test_every_panel_has_a_data_source_a_unit_and_its_own_position(name):
-    places = [panel["gridPos"] for panel in panels_of(name)]
-    for one, other in combinations(places, 2):
+    positions = [panel["gridPos"] for panel in panels_of(name)]
+    for one, other in combinations(positions, 2):
         assert (
             one["x"] + one["w"] <= other["x"]
             or other["x"] + other["w"] <= one["x"]
             or one["y"] + one["h"] <= other["y"]
             or other["y"] + other["h"] <= one["y"]
         )
-    assert all(place["x"] + place["w"] <= 24 for place in places)
+    assert all(position["x"] + position["w"] <= 24 for position in positions)
     for panel in panels_of(name):
         if panel["type"] != "row":
             assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]

@@ -1,4 +1,4 @@
-"""Where the databases come with the release, the processes are there before their tables are."""
+"""If the release also makes the databases, the processes start before their tables exist."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from nameko_reliable.testing.servers import free_port
 from nameko_reliable.testing.waiting import wait_for
 from tests.infrastructure.processes import is_ready
 
-# Calls that read tables. A service without one here is asked for its health.
+# Calls that read tables. A service that is not listed here is only asked for its health.
 READS = {
     "users": lambda rpc: rpc.users.list_users()["total"],
     "products": lambda rpc: rpc.products.list_products()["total"],

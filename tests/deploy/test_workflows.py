@@ -37,17 +37,17 @@ def test_the_nightly_workflow_fetches_the_tags_and_tries_an_upgrade():
 
 @pytest.fixture
 def check_tag(tmp_path):
-    """`check_tag(tag)`: what the first step of release.yml says of it, where CI has passed."""
+    """`check_tag(tag)` runs the first step of release.yml, with a passed CI, and returns its output."""
     workflow = (ROOT / ".github/workflows/release.yml").read_text()
     script = dedent(re.search(r"- id: version\n +run: \|\n((?: {10}.*\n)+)", workflow)[1])
     (tmp_path / "gh").write_text("#!/bin/sh\necho 1\n")
     (tmp_path / "gh").chmod(0o755)
 
     def check_tag(tag):
-        told = {"GITHUB_REF_NAME": tag, "GITHUB_OUTPUT": str(tmp_path / "output"), "REGISTRY": "ghcr.io/example"}
+        settings = {"GITHUB_REF_NAME": tag, "GITHUB_OUTPUT": str(tmp_path / "output"), "REGISTRY": "ghcr.io/example"}
         path = f"{tmp_path}:{Path(sys.executable).parent}:/usr/bin:/bin"
         command = ["bash", "-e", "-o", "pipefail", "-c", script]
-        done = subprocess.run(command, env={**told, "PATH": path}, cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(command, env={**settings, "PATH": path}, cwd=ROOT, capture_output=True, text=True)
         return done.stdout or (tmp_path / "output").read_text()
 
     return check_tag
@@ -69,10 +69,10 @@ def test_a_release_of_the_shop_or_the_kit_has_the_version_of_its_pyproject(check
     ],
 )
 def test_deploy_upgrade_names_a_missing_variable_in_a_sentence(tmp_path, missing, sentence):
-    told = {"PATH": "/usr/bin:/bin", "REGISTRY": "ghcr.io/example", "GITHUB_REPOSITORY": "example/forage"}
-    del told[missing]
+    settings = {"PATH": "/usr/bin:/bin", "REGISTRY": "ghcr.io/example", "GITHUB_REPOSITORY": "example/forage"}
+    del settings[missing]
 
-    done = subprocess.run([UPGRADE, "1.2.3", "values.yaml"], env=told, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([UPGRADE, "1.2.3", "values.yaml"], env=settings, cwd=tmp_path, capture_output=True, text=True)
 
     assert done.returncode != 0
     assert done.stderr.endswith(f"{missing}: {sentence}\n")
@@ -83,7 +83,7 @@ def test_a_deployment_has_time_for_every_step_of_helm():
     given = re.findall(r"timeout-minutes: (\d+)", (ROOT / ".github/workflows/deploy.yml").read_text())
     values = yaml.safe_load((ROOT / "deploy/helm/values.yaml").read_text())
 
-    # The migration, the pods, and the way back when they aren't ready.
+    # The migration, the pods, and the rollback if they don't get ready.
     assert min(int(each) for each in given) > 3 * minutes
     assert values["migration"]["seconds"] < 60 * minutes
 

@@ -121,7 +121,7 @@ test('the dashboard counts an order placed today', async ({ page, admin, custome
 
   await page.goto('/admin')
 
-  // Other journeys place orders too.
+  // Other tests place orders, too.
   const figure = async (name: RegExp) =>
     Number((await page.getByRole('link', { name }).innerText()).replace(/[^\d.]/g, ''))
   await expect.poll(() => figure(/^orders today/i)).toBeGreaterThan(before.orders)

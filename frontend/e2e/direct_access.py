@@ -1,4 +1,4 @@
-"""Direct access to a running shop's databases and queues, for the journeys. The environment has its settings.
+"""Direct access to a running shop's databases and queues, for the browser tests. The environment has its settings.
 
 python direct_access.py sql orders "UPDATE …"
 python direct_access.py message evt-orders-order.created--notifications.confirm_order "no JSON"

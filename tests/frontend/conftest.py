@@ -1,4 +1,4 @@
-"""The storefront's nginx as `make run` starts it, with the configuration that its image has, before a running shop."""
+"""The storefront's nginx, started like `make run` does, with the configuration of its image, in front of a shop."""
 
 import socket
 import subprocess
@@ -31,7 +31,7 @@ numbers = count(1)
 
 @pytest.fixture(scope="session")
 def shop(brokers, databases, smtp_server):
-    """Users, products and a gateway that trusts the servers before it: `port`, and `rpc`."""
+    """Users, products, and a gateway that trusts the proxies on this machine: `port` and `rpc`."""
     port = free_port()
     settings = {"GATEWAY_PORT": str(port), "TRUSTED_PROXIES": "127.0.0.1", "FRONTEND_URL": "http://shop.example"}
     with running_shop(brokers, databases, smtp_server, Users, Products, Gateway, **settings) as shop:
@@ -41,7 +41,7 @@ def shop(brokers, databases, smtp_server):
 
 @pytest.fixture(scope="session")
 def dist(tmp_path_factory):
-    """A folder as the build leaves it."""
+    """A folder like a build of the storefront."""
     npm.install(npm.FRONTEND, "the frontend")
     folder = tmp_path_factory.mktemp("dist")
     (folder / "assets").mkdir()
@@ -58,9 +58,9 @@ def dist(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def serve(dist, local_folder):
-    """`serve(gateway_port)` is a context with one more nginx: `url`, `ws_url`, `port`, `host`, `server`.
+    """`with serve(gateway_port) as site:` runs another nginx: `url`, `ws_url`, `port`, `host`, `server`.
 
-    edits: what to replace in its configuration. folder: where it lives. Other keywords are settings.
+    edits: {old: new}, replaced in its configuration. folder: for its files. Other keywords are settings.
     """
 
     @contextmanager
@@ -71,7 +71,7 @@ def serve(dist, local_folder):
         nginx.prepare(dist)
         edit(nginx.folder / "storefront.conf", edits or {})
         server = Server(
-            "nginx", nginx.folder, nginx.command(), is_ready=lambda: answers(port), cwd=nginx.folder
+            "nginx", nginx.folder, nginx.command(), is_ready=lambda: accepts_connections(port), cwd=nginx.folder
         ).start()
         try:
             server.wait_until_ready()
@@ -99,11 +99,11 @@ def edit(path, edits):
 
 @pytest.fixture(scope="session")
 def site(serve, shop):
-    """One before the shop, for the tests that only ask it something."""
+    """An nginx in front of the shop, for tests that only send requests."""
     with serve(shop.port) as site:
         yield site
 
 
-def answers(port):
+def accepts_connections(port):
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0

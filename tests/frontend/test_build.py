@@ -1,4 +1,4 @@
-"""`make run` builds the storefront when it must, and only then."""
+"""`make run` builds the storefront only when its sources have changed."""
 
 import shutil
 import subprocess
@@ -17,7 +17,7 @@ BUILDING = "forage: building the frontend\n"
 
 @pytest.fixture
 def folder(tmp_path):
-    """A small frontend with the packages and the settings of ours."""
+    """A small frontend with the packages and the settings of the storefront."""
     npm.install(npm.FRONTEND, "the frontend")
     for name in ("package.json", "package-lock.json", "vite.config.ts"):
         shutil.copy(npm.FRONTEND / name, tmp_path)
@@ -35,7 +35,7 @@ def start(folder):
 
 
 def build(folder):
-    """What it printed, and what it said went wrong."""
+    """The standard output and the standard error of a build."""
     return start(folder).communicate(timeout=60)
 
 

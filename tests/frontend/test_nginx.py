@@ -1,4 +1,4 @@
-"""How `make run` starts nginx: as whom, for whom, with which build."""
+"""How `make run` starts nginx: with which account, address, build and limits."""
 
 import getpass
 import json
@@ -43,7 +43,7 @@ def nginx(local_folder, tmp_path):
 
 @pytest.fixture
 def build(tmp_path):
-    """A build of its own, to be changed."""
+    """A build that only this test changes."""
     build = tmp_path / "dist"
     (build / "assets").mkdir(parents=True)
     (build / "index.html").write_text(PAGE)
@@ -58,7 +58,7 @@ def test_the_workers_run_as_the_account_of_postgresql(site):
     assert {worker.username() for worker in workers} == {account() or getpass.getuser()}
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only as root there is another account")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run workers as another account")
 def test_the_workers_can_read_a_build_that_only_root_can_read(serve, closed_port, tmp_path, dist):
     tmp_path.chmod(0o700)
     (dist / "index.html").chmod(0o600)
@@ -79,7 +79,7 @@ def test_the_next_start_ends_workers_left_by_a_killed_nginx(serve, closed_port, 
         workers = psutil.Process(site.server.process.pid).children()
         site.server.kill()
 
-        # In a process of its own, as psutil waits by what eventlet takes away.
+        # In its own process, since psutil waits with functions that eventlet removes.
         subprocess.run([sys.executable, "-c", END_LEFTOVERS, copy], cwd=ROOT, check=True)
 
         assert not any(map(is_alive, workers))
@@ -87,7 +87,7 @@ def test_the_next_start_ends_workers_left_by_a_killed_nginx(serve, closed_port, 
 
 def test_nginx_is_unreachable_from_other_machines(site):
     with socket.socket() as probe:
-        # Another address of this one.
+        # Another address of this machine.
         refused = probe.connect_ex(("127.0.0.2", site.port))
 
     assert refused
@@ -95,7 +95,7 @@ def test_nginx_is_unreachable_from_other_machines(site):
 
 def test_a_build_is_copied_once(nginx, build):
     nginx.copy(build)
-    (build / "index.html").write_text("of the same sources")
+    (build / "index.html").write_text("a build of the same sources")
 
     nginx.copy(build)
 

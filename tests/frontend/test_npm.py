@@ -1,4 +1,4 @@
-"""Packages are installed once for each state of their lock, and a Node that can't run the storefront is named."""
+"""Packages are installed once for each state of their lock file. An unsupported Node is refused."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ INSTALLING = "forage: installing mushrooms with npm\n"
 
 @pytest.fixture
 def folder(tmp_path):
-    """Needs one package, which lies beside, for its development."""
+    """A package with one development dependency, the folder beside it."""
     (tmp_path / "morel").mkdir()
     (tmp_path / "morel" / "package.json").write_text('{"name": "morel", "version": "1.0.0"}')
     folder = tmp_path / "mushrooms"
@@ -57,36 +57,36 @@ def test_development_packages_are_installed_in_production_too(folder, monkeypatc
 
 
 @pytest.fixture
-def say_version(tmp_path, monkeypatch):
-    """`say_version(text)`: the only node on the PATH prints it."""
+def set_node_version(tmp_path, monkeypatch):
+    """`set_node_version(text)` makes the only node on the PATH print this version."""
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
     (tmp_path / "npm").write_text("")
 
-    def say_version(text):
+    def set_node_version(text):
         (tmp_path / "node").write_text(f"#!/bin/sh\necho '{text}'\n")
         for name in ("node", "npm"):
             (tmp_path / name).chmod(0o755)
 
-    return say_version
+    return set_node_version
 
 
 @pytest.mark.parametrize("version", ["v20.19.0", "v20.20.2", "v22.12.0", "v24.1.0", "v100.0.0"])
-def test_a_node_version_that_vite_supports_is_accepted(say_version, version):
-    say_version(version)
+def test_a_node_version_that_vite_supports_is_accepted(set_node_version, version):
+    set_node_version(version)
 
     require_node()
 
 
 @pytest.mark.parametrize("version", ["v18.20.8", "v20.18.3", "v21.7.3", "v22.11.0"])
-def test_an_unsupported_node_version_is_refused(say_version, version):
-    say_version(version)
+def test_an_unsupported_node_version_is_refused(set_node_version, version):
+    set_node_version(version)
 
     with pytest.raises(CannotStart, match=f"22.12 or later.* is required, and .* says {version}"):
         require_node()
 
 
-def test_a_broken_node_is_refused(say_version):
-    say_version("")
+def test_a_broken_node_is_refused(set_node_version):
+    set_node_version("")
 
     with pytest.raises(CannotStart, match="is required, and `node --version` says nothing"):
         require_node()

@@ -1,4 +1,4 @@
-"""nginx with the storefront, before a running gateway: paths, headers, caching, limits."""
+"""nginx with the storefront, in front of a running gateway: paths, headers, caching, limits."""
 
 import errno
 import json
@@ -37,7 +37,7 @@ def get(site, path, **headers):
 
 
 def ask(port, request):
-    """What comes back for these bytes until the connection is closed."""
+    """Send these bytes and return the answer, up to the end of the connection."""
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         connection.sendall(request)
         answer = b""
@@ -145,16 +145,16 @@ def test_a_shop_on_https_sends_strict_transport_security(serve, shop):
 def test_text_is_sent_compressed_to_clients_that_accept_gzip(site, path):
     plain = get(site, path)
 
-    packed = requests.get(site.url + path, headers={"Accept-Encoding": "gzip"}, timeout=10, stream=True)
+    compressed = requests.get(site.url + path, headers={"Accept-Encoding": "gzip"}, timeout=10, stream=True)
 
-    raw = packed.raw.read(decode_content=False)
+    raw = compressed.raw.read(decode_content=False)
     if len(plain.content) > 1000:
-        assert packed.headers["Content-Encoding"] == "gzip"
-        assert packed.headers["Vary"] == "Accept-Encoding"
+        assert compressed.headers["Content-Encoding"] == "gzip"
+        assert compressed.headers["Vary"] == "Accept-Encoding"
         assert len(raw) < len(plain.content) / 2
         assert zlib.decompress(raw, wbits=31) == plain.content
     assert "Content-Encoding" not in plain.headers
-    assert packed.headers["Content-Type"] == plain.headers["Content-Type"]
+    assert compressed.headers["Content-Type"] == plain.headers["Content-Type"]
 
 
 def test_a_content_coding_that_the_client_refuses_is_not_used(site):
@@ -219,9 +219,9 @@ def test_the_api_prefix_leads_to_the_gateway(site, shop):
     direct = requests.get(f"http://127.0.0.1:{shop.port}/products/categories?x=%2F%20ä", timeout=10)
 
     assert answer.status_code == direct.status_code == 422
-    ours, theirs = answer.json(), direct.json()
-    del ours["request_id"], theirs["request_id"]
-    assert ours == theirs
+    proxied, expected = answer.json(), direct.json()
+    del proxied["request_id"], expected["request_id"]
+    assert proxied == expected
     assert get(site, "/api/products/1%2F2").json()["instance"] == "/products/1/2"
 
 
@@ -257,7 +257,7 @@ def test_requests_from_pages_of_other_sites_are_refused(site):
     def refresh(origin):
         return requests.post(f"{site.url}/api/auth/refresh", headers={"Origin": origin}, timeout=10).status_code
 
-    # Ours gets as far as having no cookie.
+    # A request from our own page is accepted, but has no cookie.
     assert refresh(site.url) == 401
     assert refresh("http://evil.example") == 403
 
@@ -299,14 +299,14 @@ def test_rate_limits_count_by_address_and_ignore_a_forged_header(site):
         return int(re.search(r"r=(\d+)", answer.headers["RateLimit"])[1])
 
     ada, bo = f"127.0.1.{next(numbers)}", f"127.0.1.{next(numbers)}"
-    first, second, liar, other = left(ada), left(ada), left(ada, "192.0.2.7"), left(bo)
+    first, second, forged, other = left(ada), left(ada), left(ada, "192.0.2.7"), left(bo)
 
-    assert (second, liar, other) == (first - 1, first - 2, first)
+    assert (second, forged, other) == (first - 1, first - 2, first)
 
 
 def test_a_web_socket_counts_as_a_request_of_its_client(site):
     def left(address):
-        """Of the requests; a handshake is one."""
+        """The number of requests that are left to a client. A handshake counts as one."""
         answer = client_at(address).get(f"{site.url}/api/auth/providers", timeout=10)
         return int(re.search(r"r=(\d+)", answer.headers["RateLimit"])[1])
 
@@ -362,8 +362,8 @@ def test_an_unreachable_gateway_leaves_the_pages_and_makes_the_api_answer_502(se
 
 
 @contextmanager
-def dying_gateway(last_words):
-    """A port at which every request is answered with these bytes, and the connection then reset."""
+def dying_gateway(partial_answer):
+    """The port of a server that answers each request with these bytes and then resets the connection."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def answer():
@@ -374,8 +374,8 @@ def dying_gateway(last_words):
                     return
                 with connection:
                     connection.recv(65536)
-                    connection.sendall(last_words)
-                    # Closing resets the connection, as the death of a process with unread input does.
+                    connection.sendall(partial_answer)
+                    # Closing resets the connection, like the end of a process with unread input.
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
         thread = threading.Thread(target=answer)
@@ -392,9 +392,9 @@ WEB_SOCKET = (
 )
 
 
-@pytest.mark.parametrize("last_words", [b"", b"HTTP/1.1 2"])
-def test_a_gateway_that_dies_before_it_answers_is_reported_with_502(serve, last_words):
-    with dying_gateway(last_words) as port, serve(port) as site:
+@pytest.mark.parametrize("partial_answer", [b"", b"HTTP/1.1 2"])
+def test_a_gateway_that_dies_before_it_answers_is_reported_with_502(serve, partial_answer):
+    with dying_gateway(partial_answer) as port, serve(port) as site:
         answer = requests.post(f"{site.url}/api/orders", json={}, timeout=10)
 
         assert (answer.status_code, answer.json()["type"]) == (502, "gateway-away")
@@ -434,14 +434,14 @@ def test_a_pipelined_upgrade_does_no_harm(site):
     assert still_answers(site)
 
 
-@pytest.mark.parametrize(("path", "said"), [("/", PAGE.encode()), ("/api/livez", b'"up"')])
-def test_an_upgrade_to_http2_is_ignored(site, path, said):
+@pytest.mark.parametrize(("path", "expected"), [("/", PAGE.encode()), ("/api/livez", b'"up"')])
+def test_an_upgrade_to_http2_is_ignored(site, path, expected):
     offer = b"Connection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQ\r\n\r\n"
 
     answer = ask(site.port, f"GET {path} HTTP/1.1\r\nHost: a\r\n".encode() + offer)
 
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
-    assert said in answer
+    assert expected in answer
 
 
 def reset(connection):
@@ -450,7 +450,7 @@ def reset(connection):
 
 
 @pytest.mark.parametrize(
-    "begun",
+    "started_request",
     [
         b"GET / HTTP/1.1\r\nHos",
         b"GET /assets/index-C0FFEE.js HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -460,21 +460,21 @@ def reset(connection):
         b"GET /nothing HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
     ],
 )
-def test_clients_that_disconnect_do_not_affect_the_others(site, begun):
+def test_clients_that_disconnect_do_not_affect_the_others(site, started_request):
     for _ in range(50):
         connection = socket.create_connection(("127.0.0.1", site.port), timeout=10)
-        connection.sendall(begun)
+        connection.sendall(started_request)
         reset(connection)
 
     assert still_answers(site)
     assert get(site, "/api/livez").status_code == 200
 
 
-@pytest.mark.parametrize("begun", [b"", b"GET / HTTP/1.1\r\nHos"])
-def test_nginx_stops_at_once_despite_idle_connections(serve, closed_port, begun):
+@pytest.mark.parametrize("started_request", [b"", b"GET / HTTP/1.1\r\nHos"])
+def test_nginx_stops_at_once_despite_idle_connections(serve, closed_port, started_request):
     with serve(closed_port) as site:
         with socket.create_connection(("127.0.0.1", site.port), timeout=10) as connection:
-            connection.sendall(begun)
+            connection.sendall(started_request)
             assert still_answers(site)
 
             site.server.send(signal.SIGTERM)
@@ -538,10 +538,10 @@ def test_only_a_trusted_proxy_can_name_the_client_that_is_counted(serve, shop):
     assert statuses == [503, 200, 200, 200]
 
 
-@pytest.mark.parametrize("begun", [b"", b"GET / HTTP/1.1\r\nHos"])
-def test_a_slow_request_head_is_timed_out(serve, closed_port, begun):
+@pytest.mark.parametrize("started_request", [b"", b"GET / HTTP/1.1\r\nHos"])
+def test_a_slow_request_head_is_timed_out(serve, closed_port, started_request):
     with serve(closed_port, edits={"client_header_timeout 15s": "client_header_timeout 1s"}) as site:
-        assert ask(site.port, begun) == b""
+        assert ask(site.port, started_request) == b""
 
 
 def test_a_body_that_pauses_is_timed_out(serve, shop):

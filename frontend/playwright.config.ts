@@ -5,7 +5,7 @@ const browser = { executablePath: '/usr/bin/chromium', args: process.getuid?.() 
 const SCREENSHOTS = /screenshots\.spec\.ts/
 const OUTAGE = /outage\.spec\.ts/
 
-/** `npx playwright test` runs the journeys against a complete shop, started by e2e/globalSetup.ts. */
+/** `npx playwright test` runs the browser tests against a complete shop, started by e2e/globalSetup.ts. */
 export default defineConfig({
   testDir: 'e2e',
   globalSetup: './e2e/globalSetup.ts',

@@ -44,7 +44,7 @@ def fingerprint(folder):
 
 
 def files_of(path):
-    """The files below a path. A link without a target, like an editor's lock, is none."""
+    """The files below a path. Links without a target, like an editor's lock, are left out."""
     return [file for file in [path, *path.rglob("*")] if file.is_file()]
 
 

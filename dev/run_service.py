@@ -105,7 +105,7 @@ def require_infrastructure(folder):
 
 
 def settings_of(folder):
-    """The settings of this terminal over those of the env file, and over both the copy's own addresses."""
+    """The settings of this terminal over those of the env file, and the copy's own addresses over both."""
     written = read_env_file(folder / "env")
     own = {name: written[name] for name in written.get(OWN, "").split()}
     return {**written, **os.environ, **own}

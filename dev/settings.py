@@ -29,7 +29,7 @@ MANAGEMENT = "RABBITMQ_MANAGEMENT_PORT"
 
 
 class Settings:
-    """One copy's folder, ports and secrets. It has the servers `own_…`; the environment gives the others.
+    """One copy's folder, ports and secrets. own_…: whether it runs or makes this part itself, since none was given.
 
     for_tests: the data need not survive a crash of the machine.
     """

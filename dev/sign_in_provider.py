@@ -4,7 +4,7 @@ import json
 import sys
 
 # By the labels of their buttons: with an account in the shop, without one, and with an address that is not proven.
-PEOPLE = {
+ACCOUNTS = {
     "ada": {"email": "ada@forage.example", "email_verified": True, "name": "Ada"},
     "cleo-is-new": {"email": "cleo@forage.example", "email_verified": True, "name": "Cleo"},
     "bo-unverified": {"email": "bo@forage.example", "email_verified": False, "name": "Bo"},
@@ -17,5 +17,5 @@ class SignInProvider:
 
     def command(self):
         listen = ["--host", "127.0.0.1", "--port", str(self.port)]
-        people = [f"--user-claims={json.dumps({'sub': name, **claims})}" for name, claims in PEOPLE.items()]
-        return [sys.executable, "-m", "oidc_provider_mock", *listen, *people]
+        accounts = [f"--user-claims={json.dumps({'sub': name, **claims})}" for name, claims in ACCOUNTS.items()]
+        return [sys.executable, "-m", "oidc_provider_mock", *listen, *accounts]

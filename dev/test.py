@@ -6,7 +6,7 @@
     python -m dev.test --coverage …       the same, with a report of the lines that no Python test reaches
 
 Each process has its own servers. A Python test waits most of the time, so three processes keep two cores busy. The
-browser tests run last and alone, since they measure how fast pages answer.
+browser tests run last and alone: their pages must answer as fast as for a person.
 """
 
 import shutil

@@ -18,7 +18,7 @@ from contracts.demo_settings import demo_settings
 from contracts.settings import ShopSettings
 from contracts.types import SERVICES
 from dev.settings import DEFAULT_PORTS, NO_EVENTLET_WARNING, ROOT
-from dev.sign_in_provider import PEOPLE
+from dev.sign_in_provider import ACCOUNTS
 from gateway.routes import docs
 from nameko_reliable.settings import checked
 
@@ -280,7 +280,8 @@ def test_the_gateway_trusts_nginx_and_nginx_trusts_a_local_proxy(compose):
 def test_the_sign_in_provider_has_the_accounts_of_make_run(containers):
     claims = [word.removeprefix("--user-claims=") for word in containers["sign-in"]["command"] if "claims" in word]
 
-    assert [json.loads(person) for person in claims] == [{"sub": name, **person} for name, person in PEOPLE.items()]
+    given = [json.loads(claim) for claim in claims]
+    assert given == [{"sub": name, **account} for name, account in ACCOUNTS.items()]
 
 
 def test_the_mail_catcher_and_the_sign_in_provider_have_the_versions_of_make_run(containers):

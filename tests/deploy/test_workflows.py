@@ -83,7 +83,7 @@ def test_a_deployment_has_time_for_every_step_of_helm():
     given = re.findall(r"timeout-minutes: (\d+)", (ROOT / ".github/workflows/deploy.yml").read_text())
     values = yaml.safe_load((ROOT / "deploy/helm/values.yaml").read_text())
 
-    # The migration, the pods, and the rollback if they don't get ready.
+    # The migration, the pods, and the rollback if they don't become ready.
     assert min(int(each) for each in given) > 3 * minutes
     assert values["migration"]["seconds"] < 60 * minutes
 

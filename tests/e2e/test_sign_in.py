@@ -3,7 +3,7 @@
 import pytest
 import requests
 
-from dev.sign_in_provider import PEOPLE
+from dev.sign_in_provider import ACCOUNTS
 from nameko_reliable.testing.waiting import wait_for
 
 pytestmark = pytest.mark.server
@@ -38,7 +38,7 @@ def test_the_provider_offers_each_of_its_accounts_as_a_button(shop):
 
     page = requests.get(f"{issuer}/oauth2/authorize", params=query, timeout=5).text
 
-    for name in PEOPLE:
+    for name in ACCOUNTS:
         assert f'name="sub" value="{name}"' in page
 
 

@@ -36,8 +36,8 @@ class ScriptedSmtp:
     `on(step, *answers, to=recipient)`: the next answers, each once. `always(step, answer, to=recipient)`: replaces the
     usual answer. An answer is a line, a Hold, or HANG_UP. Before RCPT the recipient is not known.
 
-    ended: the mails that were sent up to their dot, with any answer. accepted: those that were answered 250.
-    said: the list of commands for each connection.
+    received: the mails that were sent up to their dot, with any answer. accepted: those that were answered 250.
+    commands: the list of commands for each connection.
     """
 
     def __init__(self):
@@ -45,7 +45,7 @@ class ScriptedSmtp:
         self.host, self.port = self._listener.getsockname()
         self._once, self._always = defaultdict(list), {}
         self._connections = []
-        self.said, self.ended, self.accepted = [], [], []
+        self.commands, self.received, self.accepted = [], [], []
         self._serving = eventlet.spawn(self._serve)
 
     def on(self, step, *answers, to=None):
@@ -77,41 +77,41 @@ class ScriptedSmtp:
 
     def _talk(self, connection):
         self._connections.append(connection)
-        said = []
-        self.said.append(said)
+        commands = []
+        self.commands.append(commands)
         try:
             with suppress(OSError), connection.makefile("rwb", 0) as lines:
-                self._converse(lines, said)
+                self._converse(lines, commands)
         finally:
             self._connections.remove(connection)
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
             connection.close()
 
-    def _converse(self, lines, said):
+    def _converse(self, lines, commands):
         recipient = None
         if not self._answer(lines, "greeting", None):
             return
         while line := lines.readline():
             word = line.split(b":")[0].split()[0].decode().upper()
-            said.append(word)
+            commands.append(word)
             if word == "RCPT":
                 recipient = line.split(b"<")[1].split(b">")[0].decode()
             answer = self._answer(lines, word, recipient)
             if answer is None or word == "QUIT":
                 return
-            if answer.startswith("354") and not self._take(lines, said, recipient):
+            if answer.startswith("354") and not self._take(lines, commands, recipient):
                 return
 
-    def _take(self, lines, said, recipient):
+    def _take(self, lines, commands, recipient):
         content = b""
         while (line := lines.readline()) != b".\r\n":
             if not line:
                 return False
             content += line.removeprefix(b".") if line.startswith(b"..") else line
-        said.append(".")
+        commands.append(".")
         mail = email.message_from_bytes(content, policy=email.policy.default)
-        self.ended.append(mail)
+        self.received.append(mail)
         answer = self._answer(lines, ".", recipient)
         if answer is not None and answer.startswith("250"):
             self.accepted.append(mail)

@@ -32,7 +32,7 @@ class SignInProvider:
     key, and those of most providers do.
 
     settings: with them a service is a client of this provider.
-    asked: the requested paths, in order.
+    requested_paths: in the order of the requests.
     token_requests: the forms sent to the token endpoint, with the `username` and `password` of their header.
     token_answers: the JSON answers of the token endpoint.
     """
@@ -66,7 +66,7 @@ class SignInProvider:
         self._answers, self._changes, self._claims = {}, {}, {}
         self._keys, self._sign = [self._key], self._key.sign
         self._delay_seconds = 0
-        self.asked, self.token_requests, self.token_answers = [], [], []
+        self.requested_paths, self.token_requests, self.token_answers = [], [], []
         if self._serving is None:
             self.start()
 
@@ -175,7 +175,7 @@ class SignInProvider:
 
     def _serve(self, environ, start_response):
         request = Request(environ)
-        self.asked.append(request.path)
+        self.requested_paths.append(request.path)
         if request.path == TOKEN:
             self.token_requests.append({**request.form, **request.authorization.parameters})
         eventlet.sleep(self._delay_seconds)

@@ -91,7 +91,7 @@ def make_all_due(shop):
 
 def times(smtp, event):
     """The number of times that the server got the whole mail."""
-    return Counter(mail["To"] for mail in smtp.ended)[event.user_email]
+    return Counter(mail["To"] for mail in smtp.received)[event.user_email]
 
 
 # The server
@@ -176,7 +176,7 @@ def test_a_kept_connection_closed_by_the_server_counts_no_try(own_shop, run_noti
     event = published(own_shop, order_created())
 
     wait_until(own_shop, event, status="sent", tries=1, attempts=1)
-    assert len(scripted_smtp.said) == 2
+    assert len(scripted_smtp.commands) == 2
 
 
 def test_up_to_twenty_slow_mails_delay_no_others(own_shop, run_notifications, scripted_smtp):
@@ -199,7 +199,7 @@ def test_up_to_twenty_slow_mails_delay_no_others(own_shop, run_notifications, sc
         hold.release()
     for event in slow:
         wait_until(own_shop, event, status="sent", attempts=1)
-    assert max(Counter(mail["To"] for mail in scripted_smtp.ended).values()) == 1
+    assert max(Counter(mail["To"] for mail in scripted_smtp.received).values()) == 1
 
 
 def test_mails_claimed_with_a_slow_one_are_sent_by_other_senders(own_shop, run_notifications, scripted_smtp):

@@ -149,7 +149,7 @@ def test_the_connection_is_kept_for_the_next_mail(connection, scripted_smtp):
     for _ in range(3):
         send(connection, mail_to())
 
-    assert scripted_smtp.said == [["EHLO", *["MAIL", "RCPT", "DATA", "."] * 3]]
+    assert scripted_smtp.commands == [["EHLO", *["MAIL", "RCPT", "DATA", "."] * 3]]
 
 
 @pytest.mark.parametrize("step", ["RCPT", "DATA", "."])
@@ -160,8 +160,8 @@ def test_after_a_refusal_the_connection_is_reset(connection, scripted_smtp, step
 
     send(connection, mail_to())
 
-    [said] = scripted_smtp.said
-    assert said[-5:] == ["RSET", "MAIL", "RCPT", "DATA", "."]
+    [commands] = scripted_smtp.commands
+    assert commands[-5:] == ["RSET", "MAIL", "RCPT", "DATA", "."]
 
 
 @pytest.mark.parametrize("answer", ["421 Bye", "500 What?", HANG_UP], ids=str)
@@ -173,7 +173,7 @@ def test_after_a_failed_reset_the_next_mail_uses_a_new_connection(connection, sc
 
     send(connection, mail_to())
 
-    assert len(scripted_smtp.said) == 2
+    assert len(scripted_smtp.commands) == 2
     assert len(scripted_smtp.accepted) == 1
 
 
@@ -184,7 +184,7 @@ def test_a_kept_connection_closed_by_the_server_is_reopened_at_once(connection, 
 
     send(connection, mail_to())
 
-    assert len(scripted_smtp.said) == 2
+    assert len(scripted_smtp.commands) == 2
     assert len(scripted_smtp.accepted) == 2
 
 
@@ -195,7 +195,7 @@ def test_a_connection_is_reopened_only_once(connection, scripted_smtp):
     with pytest.raises(MailServerUnreachable, match="421 Enough"):
         send(connection, mail_to())
 
-    assert len(scripted_smtp.said) == 2
+    assert len(scripted_smtp.commands) == 2
 
 
 def test_an_idle_connection_is_closed(connection, scripted_smtp, monkeypatch):
@@ -207,7 +207,7 @@ def test_an_idle_connection_is_closed(connection, scripted_smtp, monkeypatch):
     connection.close_if_idle()
 
     wait_for(lambda: scripted_smtp.open == 0)
-    assert scripted_smtp.said[0][-1] == "QUIT"
+    assert scripted_smtp.commands[0][-1] == "QUIT"
 
 
 @pytest.mark.parametrize("goodbye", ["421 No time", "250 What?", HANG_UP, Hold()], ids=str)

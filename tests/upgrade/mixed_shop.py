@@ -77,7 +77,7 @@ class MixedShop(Shop):
         return [release.gateway for name, release in self.releases.items() if (name, "gateway") in self._running]
 
     def change_to(self, wanted):
-        """Start the missing replicas, wait until they are ready, then stop all that are not in `wanted` cleanly.
+        """Start the missing replicas, wait until they are ready, then stop the others.
 
         Skips the old release's replicas of a service that it does not have yet.
         """

@@ -319,7 +319,7 @@ def test_the_provider_metadata_is_read_once(sign_in, sign_in_provider):
     sign_in()
     sign_in()
 
-    assert (sign_in_provider.asked.count(DISCOVERY), sign_in_provider.asked.count(KEYS)) == (1, 1)
+    assert (sign_in_provider.requested_paths.count(DISCOVERY), sign_in_provider.requested_paths.count(KEYS)) == (1, 1)
 
 
 def test_old_provider_metadata_is_read_again(sign_in, sign_in_provider, monkeypatch):
@@ -328,7 +328,7 @@ def test_old_provider_metadata_is_read_again(sign_in, sign_in_provider, monkeypa
     monkeypatch.setattr(users_openid, "METADATA_MAX_AGE_SECONDS", 0)
 
     sign_in()
-    assert sign_in_provider.asked.count(KEYS) > 1
+    assert sign_in_provider.requested_paths.count(KEYS) > 1
 
 
 def test_a_new_key_is_read(sign_in, sign_in_provider, monkeypatch):
@@ -338,7 +338,7 @@ def test_a_new_key_is_read(sign_in, sign_in_provider, monkeypatch):
     sign_in_provider.sign_with_new_key()
 
     assert sign_in(subject="ada").subject == "ada"
-    assert sign_in_provider.asked.count(KEYS) == 2
+    assert sign_in_provider.requested_paths.count(KEYS) == 2
 
 
 def test_not_every_unknown_key_reads_the_keys_again(sign_in, sign_in_provider):
@@ -347,7 +347,7 @@ def test_not_every_unknown_key_reads_the_keys_again(sign_in, sign_in_provider):
     sign_in_provider.sign_with_new_key()
 
     assert "key that the provider doesn't publish" in refusal(sign_in)
-    assert sign_in_provider.asked.count(KEYS) == 1
+    assert sign_in_provider.requested_paths.count(KEYS) == 1
 
 
 def test_an_unpublished_key_is_refused(sign_in, sign_in_provider, monkeypatch):
@@ -449,14 +449,14 @@ def test_a_redirect_is_not_followed(ask, sign_in_provider, path, status):
     with pytest.raises(ProviderUnreachable, match=str(status)):
         ask(path)
 
-    assert "/elsewhere" not in sign_in_provider.asked
+    assert "/elsewhere" not in sign_in_provider.requested_paths
 
 
 def test_a_hanging_provider_blocks_at_most_four_sign_ins(client, sign_in_provider, monkeypatch):
     monkeypatch.setattr(users_openid, "SLOT_WAIT_SECONDS", 0.01)
     sign_in_provider.answer(DISCOVERY, sign_in_provider.hang)
     first = [eventlet.spawn(client.begin) for _ in range(users_openid.MAX_CONCURRENT_SIGN_INS)]
-    wait_for(lambda: DISCOVERY in sign_in_provider.asked)
+    wait_for(lambda: DISCOVERY in sign_in_provider.requested_paths)
 
     with pytest.raises(ProviderUnreachable, match="other sign-ins already wait"):
         client.begin()

@@ -1,4 +1,4 @@
-{{/* At most 33: CloudNativePG allows 50 characters, and -notifications-db is appended. */}}
+{{/* At most 33 characters: CloudNativePG allows 50, and -notifications-db is appended. */}}
 {{- define "forage.name" -}}
 {{- (contains "forage" .Release.Name | ternary .Release.Name (printf "%s-forage" .Release.Name)) | trunc 33 | trimSuffix "-" }}
 {{- end }}
@@ -27,7 +27,7 @@ labels:
 
 {{- define "forage.image" -}}
 {{- $values := .root.Values.image }}
-{{- required "image.registry is not set: where the images forage and forage-frontend lie, like ghcr.io/your-company." $values.registry }}/{{ .image }}
+{{- required "image.registry is not set: the registry with the images forage and forage-frontend, like ghcr.io/your-company." $values.registry }}/{{ .image }}
 {{- with index $values.digests .image }}@{{ . }}{{ else }}:{{ $values.tag | default $.root.Chart.AppVersion }}{{ end }}
 {{- end }}
 
@@ -97,7 +97,7 @@ labels:
   value: postgresql+psycopg2://{{ $service }}:$({{ upper $service }}_DB_PASSWORD)@{{ $cluster }}-rw:5432/{{ $service }}_db?sslmode=verify-full&sslrootcert=/etc/forage/tls/{{ $service }}-db.crt
 {{- else }}
 {{- $secret := index $root.Values.secrets . }}
-{{- $name := required (printf "secrets.%s.name is not set: the Secret that holds it." .) $secret.name }}
+{{- $name := required (printf "secrets.%s.name is not set: the Secret that contains it." .) $secret.name }}
 {{ include "forage.from_secret" (dict "variable" . "name" $name "key" $secret.key) }}
 {{- end }}
 {{- end }}
@@ -138,7 +138,7 @@ labels:
 {{- end }}
 {{- end }}
 
-{{/* For every pod: only /tmp can be written to, no process runs as root, no pod has a token of Kubernetes. */}}
+{{/* For every pod: only /tmp is writable, no process runs as root, no pod has a Kubernetes token. */}}
 {{- define "forage.pod" -}}
 automountServiceAccountToken: false
 enableServiceLinks: false
@@ -187,6 +187,6 @@ volumes:
 
 {{- define "forage.trusted_proxies" -}}
 {{- .Values.settings.TRUSTED_PROXIES -}}
-{{- /* From which a sidecar hands a request on to its own pod. */ -}}
+{{- /* A sidecar passes requests to its own pod from these addresses. */ -}}
 {{- if .Values.istio.enabled }},127.0.0.6,::6{{ end -}}
 {{- end }}

@@ -145,10 +145,10 @@ def provide_images(environment, profiles=(), services=()):
 
 def images(environment, profiles, services):
     """The names of all images in the Dockerfiles and docker-compose.yml, except the shop's own."""
-    compose, asked = ("docker", "compose", *(f"--profile={each}" for each in profiles)), ("config", "--images")
-    named = run_checked({**environment, "SECRETS": "."}, *compose, *asked).split()
+    compose, list_images = ("docker", "compose", *(f"--profile={each}" for each in profiles)), ("config", "--images")
+    named = run_checked({**environment, "SECRETS": "."}, *compose, *list_images).split()
     if services:
-        named += run_checked({**environment, "SECRETS": "."}, *compose, *asked, *services).split()
+        named += run_checked({**environment, "SECRETS": "."}, *compose, *list_images, *services).split()
     for folder in OWN_IMAGES.values():
         text = (ROOT / folder / "Dockerfile").read_text()
         named += re.findall(r"^FROM (?:--\S+ )?(\S+:\S+)", text, re.MULTILINE)

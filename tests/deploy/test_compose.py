@@ -212,8 +212,8 @@ def test_setup_changes_no_existing_file(prepared):
 def test_the_example_env_file_names_only_variables_that_are_read():
     named = set(re.findall(r"^(?:# )?([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
 
-    asked = set(re.findall(r"\$\{([A-Z_]+)", COMPOSE.read_text())) | {"COMPOSE_PROFILES"}
-    assert named - asked == set()
+    read = set(re.findall(r"\$\{([A-Z_]+)", COMPOSE.read_text())) | {"COMPOSE_PROFILES"}
+    assert named - read == set()
 
 
 def test_only_the_storefront_and_the_gateway_are_published(containers):

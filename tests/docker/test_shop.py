@@ -202,9 +202,9 @@ def test_the_images_contain_no_compiler_and_no_build_caches(project):
 
 
 def test_a_missing_secret_ends_a_container_with_a_sentence(project):
-    said = project.docker_fails("run", "--rm", "-e", "JWT_SECRET_FILE=/run/secrets/none", "forage:local")
+    output = project.docker_fails("run", "--rm", "-e", "JWT_SECRET_FILE=/run/secrets/none", "forage:local")
 
-    assert said == "JWT_SECRET_FILE is /run/secrets/none, which is not a file that can be read.\n"
+    assert output == "JWT_SECRET_FILE is /run/secrets/none, which is not a file that can be read.\n"
 
 
 def test_processes_stop_cleanly_within_the_grace_period(project):

@@ -17,8 +17,8 @@ class Authority:
         folder.mkdir()
         folder.chmod(0o711)
         self._key, self._name = ec.generate_private_key(ec.SECP256R1()), _name(folder.name)
-        whole = x509.BasicConstraints(ca=True, path_length=None)
-        self.certificate = self._write("ca.crt", _certified(self._name, self._key, self._name, self._key, whole))
+        authority = x509.BasicConstraints(ca=True, path_length=None)
+        self.certificate = self._write("ca.crt", _certified(self._name, self._key, self._name, self._key, authority))
 
     def issue(self, host):
         """(certificate, key): the files for a server with that host name."""

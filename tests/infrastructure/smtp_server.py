@@ -56,8 +56,8 @@ async def main(port, folder, security):
 
         def authenticate(server, session, envelope, mechanism, given):
             # Quotes the password, as some servers do.
-            said = f"535 5.7.8 Not with {given.password.decode()}"
-            return AuthResult(success=(given.login, given.password) == login, handled=False, message=said)
+            answer = f"535 5.7.8 Not with {given.password.decode()}"
+            return AuthResult(success=(given.login, given.password) == login, handled=False, message=answer)
 
         options = {"auth_required": True, "authenticator": authenticate, "auth_require_tls": False}
         if security["tls"] == "starttls":

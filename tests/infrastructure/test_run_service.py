@@ -46,9 +46,9 @@ def start(name, folder, **environment):
 
 def refusal(name, folder):
     process = start(name, folder)
-    said, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=30)
     assert process.returncode == 1
-    return said
+    return output
 
 
 @pytest.mark.usefixtures("infrastructure")
@@ -62,10 +62,10 @@ def test_a_service_runs_with_the_settings_of_the_infrastructure_until_ctrl_c(fol
     )
 
     os.killpg(process.pid, signal.SIGINT)
-    said, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=30)
     assert process.returncode == 0
-    assert " DEBUG " in said
-    assert "Traceback" not in said
+    assert " DEBUG " in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.usefixtures("infrastructure")
@@ -116,6 +116,6 @@ def test_an_unknown_service_is_refused(folder):
 def test_make_has_a_target_for_every_service_and_the_gateway():
     processes = (*SERVICES, "gateway")
 
-    said = subprocess.run(["make", "--dry-run", *processes], cwd=ROOT, capture_output=True, text=True, check=True)
+    output = subprocess.run(["make", "--dry-run", *processes], cwd=ROOT, capture_output=True, text=True, check=True)
 
-    assert [line.split()[-1] for line in said.stdout.splitlines() if "dev.run_service" in line] == list(processes)
+    assert [line.split()[-1] for line in output.stdout.splitlines() if "dev.run_service" in line] == list(processes)

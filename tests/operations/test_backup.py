@@ -60,9 +60,9 @@ def test_on_compose_the_database_addresses_come_from_the_secrets(tmp_path):
     for service in SERVICES:
         (tmp_path / f"{service}_db_uri").write_text(f"postgresql+psycopg2://{service}:secret@postgres/{service}_db\n")
 
-    said = run(f"{ADDRESSES_ON_COMPOSE.replace('/run/secrets', str(tmp_path))} printenv USERS_DB_URI", tmp_path, {})
+    output = run(f"{ADDRESSES_ON_COMPOSE.replace('/run/secrets', str(tmp_path))} printenv USERS_DB_URI", tmp_path, {})
 
-    assert said == "postgresql+psycopg2://users:secret@postgres/users_db\n"
+    assert output == "postgresql+psycopg2://users:secret@postgres/users_db\n"
 
 
 def stock(shop, product):

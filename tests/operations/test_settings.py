@@ -47,13 +47,13 @@ def ended(tmp_path_factory):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_an_invalid_broker_address_is_reported_without_the_password(ended, name):
-    said, code = ended[name]
+    output, code = ended[name]
 
     assert code == 1
-    [sentence] = [line for line in said.splitlines() if line.startswith("AMQP_URI")]
+    [sentence] = [line for line in output.splitlines() if line.startswith("AMQP_URI")]
     assert "percent-encode" in sentence
-    assert "Traceback" not in said
-    assert not [part for part in ("qx", "zw", "shop:") if part in said]
+    assert "Traceback" not in output
+    assert not [part for part in ("qx", "zw", "shop:") if part in output]
 
 
 def test_an_invalid_database_address_is_reported_without_the_password():

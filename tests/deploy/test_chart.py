@@ -314,12 +314,12 @@ def test_production_accepts_the_settings_of_the_chart(values_files):
     given = {}
     for part in OURS:
         given |= environment(release(values_files), pods(release(values_files))[f"forage-{part}"])
-    held = {name: token_hex() for name, value in given.items() if isinstance(value, tuple)}
-    schemes = {name: "postgresql+psycopg2" for name in held if name.endswith("_DB_URI")}
+    secrets = {name: token_hex() for name, value in given.items() if isinstance(value, tuple)}
+    schemes = {name: "postgresql+psycopg2" for name in secrets if name.endswith("_DB_URI")}
     schemes |= {"AMQP_URI": "amqps", "RATE_LIMIT_STORAGE_URI": "redis"}
-    held |= {name: f"{schemes[name]}://forage:{token_hex()}@host.internal/1" for name in held & schemes.keys()}
+    secrets |= {name: f"{schemes[name]}://forage:{token_hex()}@host.internal/1" for name in secrets & schemes.keys()}
     settings = {
-        name: re.sub(r"\$\((\w+)\)", lambda found: held[found[1]], held.get(name, str(value)))
+        name: re.sub(r"\$\((\w+)\)", lambda found: secrets[found[1]], secrets.get(name, str(value)))
         for name, value in given.items()
     }
 

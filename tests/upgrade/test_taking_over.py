@@ -22,43 +22,43 @@ CONFIRM_ORDER = "evt-orders-order.created--notifications.confirm_order"
 
 
 @pytest.fixture(scope="module", params=[(OLD, NEW), (NEW, OLD)], ids=["new after old", "old after new"])
-def left(request, shop, customer, admin, product):
+def unfinished(request, shop, customer, admin, product):
     """The unfinished work that the killed release left since `begun_at`. release: the running one, at `gateway`."""
     before, after = (shop.releases[name] for name in request.param)
-    gateway, left = before.gateway, SimpleNamespace(key=uuid4().hex, release=after, gateway=after.gateway)
+    gateway, unfinished = before.gateway, SimpleNamespace(key=uuid4().hex, release=after, gateway=after.gateway)
     shop.releases[NEW].operate("migrate")
     shop.change_to(replicas(request.param[0]))
     customer.refresh(gateway)
 
-    left.begun_at = datetime.now(UTC)
-    left.person = Person(an_account())
-    left.person.post(gateway, "/users/register", left.person.account)
-    left.token = mailed_token(shop.smtp, left.person, "user.registered")
+    unfinished.begun_at = datetime.now(UTC)
+    unfinished.person = Person(an_account())
+    unfinished.person.post(gateway, "/users/register", unfinished.person.account)
+    unfinished.token = mailed_token(shop.smtp, unfinished.person, "user.registered")
     # So that no mail is in progress: its status would be uncertain after the server stops.
     shop.wait_until_settled()
 
-    left.parked, left.delayed = invented_event(), invented_event()
-    fail_to_store(shop, left.parked, left.delayed)
-    shop.broker.publish(to_payload(left.parked), queue=CONFIRM_ORDER, headers={"x-attempt": 5})
+    unfinished.parked, unfinished.delayed = invented_event(), invented_event()
+    fail_to_store(shop, unfinished.parked, unfinished.delayed)
+    shop.broker.publish(to_payload(unfinished.parked), queue=CONFIRM_ORDER, headers={"x-attempt": 5})
     wait_for(lambda: shop.broker.depth("parked.notifications") == 1)
 
     shop.smtp.stop()
-    left.unmailed = customer.order(gateway, product).json()
+    unfinished.unmailed = customer.order(gateway, product).json()
     tried = "SELECT tries FROM notifications WHERE order_id = %s AND status = 'pending' AND error_message IS NOT NULL"
-    wait_for(lambda: shop.sql("notifications", tried, left.unmailed["id"]))
+    wait_for(lambda: shop.sql("notifications", tried, unfinished.unmailed["id"]))
 
     with (
         shop.transaction("orders", "SELECT pg_advisory_xact_lock(hashtext('outbox'))"),
         shop.transaction("orders") as cursor,
     ):
-        left.unsent = customer.order(gateway, product).json()
+        unfinished.unsent = customer.order(gateway, product).json()
         cursor.execute("LOCK TABLE orders IN EXCLUSIVE MODE")
-        eventlet.spawn(order_without_answer, customer, gateway, product, left.key)
+        eventlet.spawn(order_without_answer, customer, gateway, product, unfinished.key)
         shop.wait_until_locked("orders")
-        shop.broker.publish(to_payload(left.delayed), queue=CONFIRM_ORDER, headers={"x-attempt": 1})
+        shop.broker.publish(to_payload(unfinished.delayed), queue=CONFIRM_ORDER, headers={"x-attempt": 1})
         wait_for(lambda: shop.broker.depth("delay.5s") == 1)
         shop.kill_all()
-    assert shop.sql("orders", "SELECT payload->'order_id' FROM outbox") == [(left.unsent["id"],)]
+    assert shop.sql("orders", "SELECT payload->'order_id' FROM outbox") == [(unfinished.unsent["id"],)]
 
     shop.smtp.start()
     shop.sql("notifications", "ALTER TABLE notifications DROP CONSTRAINT not_yet")
@@ -67,8 +67,8 @@ def left(request, shop, customer, admin, product):
     shop.sql("orders", "UPDATE attempts SET leased_until = now() + interval '1 hour' WHERE state = 'open'")
     shop.change_to(replicas(request.param[1]))
     for person in (customer, admin):
-        person.refresh(left.gateway)
-    return left
+        person.refresh(unfinished.gateway)
+    return unfinished
 
 
 def invented_event():
@@ -88,50 +88,52 @@ def order_without_answer(customer, gateway, product, key):
         customer.order(gateway, product, Idempotency_Key=key)
 
 
-def test_an_event_left_in_the_outbox_is_published(shop, left, customer):
-    shop.wait_until_mailed(customer.email, left.unsent["id"])
+def test_an_event_left_in_the_outbox_is_published(shop, unfinished, customer):
+    shop.wait_until_mailed(customer.email, unfinished.unsent["id"])
 
-    [(reservation,)] = shop.sql("orders", "SELECT reservation_id FROM orders WHERE id = %s", left.unsent["id"])
+    [(reservation,)] = shop.sql("orders", "SELECT reservation_id FROM orders WHERE id = %s", unfinished.unsent["id"])
     state = "SELECT state FROM reservations WHERE id = %s"
     wait_for(lambda: shop.sql("products", state, reservation) == [("committed",)])
 
 
-def test_an_event_left_waiting_for_its_next_attempt_is_handled(shop, left):
-    shop.wait_until_mailed(left.delayed.user_email, left.delayed.order_id)
+def test_an_event_left_waiting_for_its_next_attempt_is_handled(shop, unfinished):
+    shop.wait_until_mailed(unfinished.delayed.user_email, unfinished.delayed.order_id)
 
 
-def test_a_mail_left_waiting_for_its_server_is_sent(shop, left, customer):
-    shop.wait_until_mailed(customer.email, left.unmailed["id"])
+def test_a_mail_left_waiting_for_its_server_is_sent(shop, unfinished, customer):
+    shop.wait_until_mailed(customer.email, unfinished.unmailed["id"])
 
 
-def test_a_parked_message_is_listed_and_replayed(shop, left, admin):
-    [parked] = admin.get(left.gateway, "/admin/parked").json()["messages"]
+def test_a_parked_message_is_listed_and_replayed(shop, unfinished, admin):
+    [parked] = admin.get(unfinished.gateway, "/admin/parked").json()["messages"]
 
-    replayed = admin.post(left.gateway, f"/admin/parked/{parked['service']}/{parked['id']}/replay")
+    replayed = admin.post(unfinished.gateway, f"/admin/parked/{parked['service']}/{parked['id']}/replay")
 
     assert (parked["queue"], parked["attempts"], replayed.status_code) == (CONFIRM_ORDER, 6, 204)
-    shop.wait_until_mailed(left.parked.user_email, left.parked.order_id)
+    shop.wait_until_mailed(unfinished.parked.user_email, unfinished.parked.order_id)
 
 
-def test_repeating_an_order_places_it_after_its_process_was_killed(shop, left, customer, product):
-    in_flight = customer.order(left.gateway, product, Idempotency_Key=left.key)
-    shop.sql("orders", "UPDATE attempts SET leased_until = now() WHERE key = %s", left.key)
+def test_repeating_an_order_places_it_after_its_process_was_killed(shop, unfinished, customer, product):
+    in_flight = customer.order(unfinished.gateway, product, Idempotency_Key=unfinished.key)
+    shop.sql("orders", "UPDATE attempts SET leased_until = now() WHERE key = %s", unfinished.key)
 
-    placed = customer.order(left.gateway, product, Idempotency_Key=left.key)
+    placed = customer.order(unfinished.gateway, product, Idempotency_Key=unfinished.key)
 
     assert (in_flight.status_code, in_flight.json()["type"]) == (409, "request-in-flight")
     assert placed.status_code == 201, placed.text
-    assert customer.order(left.gateway, product, Idempotency_Key=left.key).json() == placed.json()
+    assert customer.order(unfinished.gateway, product, Idempotency_Key=unfinished.key).json() == placed.json()
 
 
-def test_a_link_mailed_before_the_upgrade_works(left):
-    assert left.person.post(left.gateway, "/users/verify-email", {"token": left.token}).status_code == 204
+def test_a_link_mailed_before_the_upgrade_works(unfinished):
+    verified = unfinished.person.post(unfinished.gateway, "/users/verify-email", {"token": unfinished.token})
+
+    assert verified.status_code == 204
 
 
-def test_resent_events_have_no_second_effect(shop, left, customer, product):
-    left.release.operate("resend", "--since", left.begun_at.isoformat())
+def test_resent_events_have_no_second_effect(shop, unfinished, customer, product):
+    unfinished.release.operate("resend", "--since", unfinished.begun_at.isoformat())
 
     # Events of a new account and a new order, which arrive after the resent ones.
-    open_account(shop.smtp, left.gateway)
-    shop.wait_until_mailed(customer.email, customer.order(left.gateway, product).json()["id"])
+    open_account(shop.smtp, unfinished.gateway)
+    shop.wait_until_mailed(customer.email, customer.order(unfinished.gateway, product).json()["id"])
     shop.wait_until_settled()

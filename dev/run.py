@@ -264,7 +264,7 @@ def summary(settings, seconds, mode):
     if mode == "infrastructure":
         shop = settings.process_settings()["FRONTEND_URL"]
         lines += [
-            "  make orders                                        # the service orders; the same for each other one",
+            "  make orders                                        # the service orders; `make gateway` for the gateway",
             f"  npm --prefix frontend run dev                      # the storefront, on {shop}",
         ]
     else:

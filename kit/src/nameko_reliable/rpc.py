@@ -66,7 +66,7 @@ QUEUE_EXPIRES_MS = 1000
 HEADER_PREFIX = "nameko."
 
 CALL_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
-HANDLED_CALLS = Histogram(
+SERVER_CALLS = Histogram(
     "rpc_server_duration_seconds",
     "Calls from their receipt to their reply. outcome: ok, refused (a registered error), error, timeout, "
     "unavailable; method: `unknown` for a call of no known method.",
@@ -74,14 +74,14 @@ HANDLED_CALLS = Histogram(
     buckets=CALL_BUCKETS,
     registry=KIT,
 )
-MADE_CALLS = Histogram(
+CLIENT_CALLS = Histogram(
     "rpc_client_duration_seconds",
     "Calls of other services until their reply or failure. outcome: ok, refused, error, timeout, unavailable.",
     ["service", "target", "method", "outcome"],
     buckets=CALL_BUCKETS,
     registry=KIT,
 )
-# A caller's text must not become a label.
+# For any name that the caller made up: it must not become a label.
 UNKNOWN_METHOD = "unknown"
 
 
@@ -113,7 +113,7 @@ class CallLimit(Protocol):
         """How many calls may wait for admission at once."""
 
     def enter(self, deadline: float | None) -> Callable[[], object]:
-        """Return once the call may take a worker: the function to call when it has ended.
+        """Wait until the call may take a worker. Returns the function to call when the call has ended.
 
         deadline: by the monotonic clock. Raises ServiceBusy or RpcTimeout.
         """
@@ -202,7 +202,7 @@ class RpcConsumer(SharedExtension):
             self._finish(message, entrypoint.method_name, started_at, result, error)
             return result, exc_info
 
-        with suppress(ContainerBeingKilled):  # The call goes back to its queue with the connection.
+        with suppress(ContainerBeingKilled):  # The broker requeues the call when the connection closes.
             self.container.spawn_worker(entrypoint, args, kwargs, context_data=context, handle_result=handle_result)
 
     def disconnected(self) -> None:
@@ -219,7 +219,7 @@ class RpcConsumer(SharedExtension):
             error = UnserializableValueError(str(failure))
             body = _reply_body(None, error)
         seconds = time.perf_counter() - started_at
-        HANDLED_CALLS.labels(self.container.service_name, method, outcome_of(error)).observe(seconds)
+        SERVER_CALLS.labels(self.container.service_name, method, outcome_of(error)).observe(seconds)
         self._reply(message, body)
 
     def _reply(self, message: Message, body: bytes) -> None:
@@ -266,7 +266,7 @@ class Rpc(Entrypoint):
     limit: CallLimit | None = None
 
     def setup(self) -> None:
-        # Errors that are registered to cross the wire are no failures of the service: Nameko logs them as warnings.
+        # Registered errors are answers, not failures of the service: Nameko logs them as warnings.
         self.expected_exceptions = tuple(exceptions.registry.values())
         self.consumer.add(self)
 
@@ -328,7 +328,7 @@ class ReplyListener(SharedExtension):
 
     def expect(self, correlation_id: str) -> Event:
         if not self.consumers.is_consuming(self):
-            raise BrokerUnavailable("no connection to get the reply on")
+            raise BrokerUnavailable("no connection to receive the reply")
         reply = self._pending[correlation_id] = Event()
         return reply
 
@@ -343,7 +343,7 @@ class ReplyListener(SharedExtension):
             body = json.loads(message.body)
             result, error = body["result"], exceptions.deserialize(body["error"]) if body["error"] else None
         except Exception as broken:
-            # Any error, also of an error class that refuses its arguments: the reader must continue.
+            # An error class may raise anything when it refuses its arguments: the reader must continue.
             result, error = None, exceptions.RemoteError("MalformedReply", str(broken))
         if error is not None:
             reply.send_exception(error)
@@ -467,7 +467,7 @@ class Cluster:
             raise
         finally:
             labels = (self._client.container.service_name, service, method, outcome)
-            MADE_CALLS.labels(*labels).observe(time.perf_counter() - started_at)
+            CLIENT_CALLS.labels(*labels).observe(time.perf_counter() - started_at)
 
 
 class _Service:

@@ -20,8 +20,7 @@ or in order (put a sequence number into the event).
 Queues and exchanges have Nameko's names, so its own publishers and handlers work with ours. The outbox of its source
 sends an event directly to the handlers that its class names as subscribers. Other handlers get it from the exchange.
 
-An event that has no class, because Nameko's EventDispatcher sends it, is given by source and name. Its handler gets the
-JSON value:
+An event of Nameko's EventDispatcher has no class. Its handler gives the source and the name, and gets the JSON value:
 
     @event_handler("oven", "oven.heated")
     def bake(self, data):
@@ -134,12 +133,12 @@ def event_context(event: Any, message: Message) -> dict[str, Any]:
     # A plain event has none.
     if hasattr(event, "event_id"):
         context["event_id"] = str(event.event_id)
-    context.setdefault("request_id", context.get("event_id") or _origin_id(context, message))
+    context.setdefault("request_id", context.get("event_id") or _plain_event_request_id(context, message))
     return context
 
 
-def _origin_id(context: Mapping[str, Any], message: Message) -> str:
-    """The request id of a plain event: the first call of Nameko's call stack, else the id of the message."""
+def _plain_event_request_id(context: Mapping[str, Any], message: Message) -> str:
+    """The first call of Nameko's call stack, else the id of the message."""
     first_call: str | None = next(iter(context.get("call_id_stack", ())), None)
     return first_call or message.properties.get("message_id") or uuid4().hex
 
@@ -228,9 +227,9 @@ class EventHandler(Entrypoint):
             count_attempt(self, "parked", started_at)
             self._park(message, str(error))
         else:
-            self._attempt(message, event)
+            self._run_attempt(message, event)
 
-    def _attempt(self, message: Message, event: Any) -> None:
+    def _run_attempt(self, message: Message, event: Any) -> None:
         started_at = time.perf_counter()
 
         def settle(worker_ctx: Any, result: Any, exc_info: Any) -> tuple[Any, Any]:
@@ -239,7 +238,7 @@ class EventHandler(Entrypoint):
             self._settle(message, error)
             return result, exc_info
 
-        with suppress(ContainerBeingKilled):  # The message goes back to its queue with the connection.
+        with suppress(ContainerBeingKilled):  # The broker requeues the message when the connection closes.
             self.container.spawn_worker(
                 self,
                 (event,),
@@ -253,27 +252,27 @@ class EventHandler(Entrypoint):
             return "handled"
         if isinstance(error, DatabaseUnavailable):
             return "postponed"
-        return "parked" if self.pause_after(self._attempts(message) + 1) is None else "retried"
+        return "parked" if self.pause_after(self._earlier_attempts(message) + 1) is None else "retried"
 
     def _settle(self, message: Message, error: Exception | None) -> None:
         if error is None:
             self.consumers.ack(message)
         elif isinstance(error, DatabaseUnavailable):
             # Unacknowledged, the message counts against the prefetch, so consuming pauses until the database is back.
-            self.container.spawn_managed_thread(lambda: self._attempt_again(message))
+            self.container.spawn_managed_thread(lambda: self._handle_after_pause(message))
         else:
             self._delay(message, error)
 
-    def _attempt_again(self, message: Message) -> None:
+    def _handle_after_pause(self, message: Message) -> None:
         if not self._stopped_within(UNAVAILABLE_PAUSE_SECONDS) and self.consumers.holds(message):
             # Reads the message again, since the handler may have changed the data of a plain event.
             self.handle(message)
 
     def _delay(self, message: Message, error: Exception) -> None:
-        attempt = self._attempts(message) + 1
+        attempt = self._earlier_attempts(message) + 1
         reason = f"{type(error).__name__}: {error}"
         if error.__cause__ is not None:
-            # PostgreSQL's further lines contain the statement.
+            # Only the first line: PostgreSQL's further lines contain the statement.
             reason += f", from {type(error.__cause__).__name__}: {error.__cause__}".partition("\n")[0]
         pause = self.pause_after(attempt)
         if pause is None:
@@ -291,7 +290,7 @@ class EventHandler(Entrypoint):
             "x-parked-from": self.queue().name,
             "x-parked-reason": reason[:500],
             "x-parked-at": int(time.time()),
-            "x-parked-attempts": self._attempts(message) + 1,
+            "x-parked-attempts": self._earlier_attempts(message) + 1,
         }
         headers.pop(ATTEMPT_HEADER, None)
         self._move(message, "", self._parking.name, headers, uuid4().hex)
@@ -333,7 +332,7 @@ class EventHandler(Entrypoint):
         return bool(self._stopping.ready())
 
     @staticmethod
-    def _attempts(message: Message) -> int:
+    def _earlier_attempts(message: Message) -> int:
         attempts = (message.headers or {}).get(ATTEMPT_HEADER, 0)
         return max(0, attempts) if isinstance(attempts, int) else 0
 
@@ -401,7 +400,7 @@ class BroadcastHandler(Entrypoint):
         try:
             event = read_event(self.event, message)
         except Unreadable as error:
-            logger.warning("dropped a hint of %s: %s", self.event.name, error)
+            logger.warning("dropped a broadcast of %s: %s", self.event.name, error)
             count_attempt(self, "failed", started_at)
             self.consumers.ack(message)
             return

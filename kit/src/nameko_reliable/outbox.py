@@ -18,7 +18,7 @@ The relay publishes the rows. Only one replica of a service publishes at a time.
 of every subscriber that its class names, and once to the exchange, for queues that the class does not name. It deletes
 the row once the queues of all subscribers have confirmed the event. If the relay dies or loses the broker at any point,
 the row is still there and is published again: a subscriber may get an event twice (nameko_reliable.inbox), but never
-misses one. The relay declares the queues of all subscribers on each new connection, and when an event was returned.
+misses one. The relay declares the queues of all subscribers on each new connection, and again when one is missing.
 
 Events with the same key leave in the order of their rows; an event that must wait delays only later ones of its key. A
 queue that is full, deleted or refused delays only its own copies of events, not those of other subscribers.
@@ -64,8 +64,8 @@ LONGEST_WAIT_SECONDS = 30
 STOP_SECONDS = 3
 # Between two connections that the relay opens to declare queues again.
 DECLARE_PAUSE_SECONDS = 1
-# Instead of a queue's name: the copy of an event for its exchange.
-EXCHANGE = ""
+# In a list of queue names: the copy of the event that goes to its exchange.
+EXCHANGE_COPY = ""
 REMEMBERED_ROWS = 10_000
 # The advisory lock of the relay that publishes.
 RELAY_LOCK = func.hashtext("outbox")
@@ -106,7 +106,7 @@ class Outbox(DependencyProvider):
             for event_class in self.events
         }
         self._queue_names = {event: [queue.name for queue in subscribed] for event, subscribed in queues.items()}
-        # Releases before 0.1.0 and Nameko's own handlers bind the queues: each event would arrive twice.
+        # Releases before 0.1.0 and Nameko's own handlers bind the queues to the exchange: events would arrive twice.
         unbindings = [
             Unbinding(name, exchange=self._exchange, routing_key=event)
             for event, names in self._queue_names.items()
@@ -114,8 +114,8 @@ class Outbox(DependencyProvider):
         ]
         entities = [self._exchange, *chain(*queues.values()), *unbindings]
         self._publisher = ConfirmingPublisher(amqp_address(config), entities)
-        self._connected_at = 0.0
-        # By the ids of rows that could not be deleted yet: the queues that have the event, and EXCHANGE.
+        self._reconnected_at = 0.0
+        # {row id: the queues that have confirmed the event, and EXCHANGE_COPY}, for rows that are not deleted yet.
         self._confirmed: dict[int, set[str]] = {}
         self._due_rows = _due_rows(self.model, list(self._queue_names))
         self._relay = Loop(self._relay_round, IDLE_SECONDS)
@@ -170,10 +170,10 @@ class Outbox(DependencyProvider):
         """Send all rows. Delete those that every queue has confirmed, and postpone those that a queue refused."""
         failure: BrokerUnavailable | None = None
         try:
-            if self._send(rows) and time.monotonic() - self._connected_at >= DECLARE_PAUSE_SECONDS:
+            if self._send(rows) and time.monotonic() - self._reconnected_at >= DECLARE_PAUSE_SECONDS:
                 # A queue was deleted. A new connection declares it, and the events go to it again.
                 self._publisher.reconnect()
-                self._connected_at = time.monotonic()
+                self._reconnected_at = time.monotonic()
                 self._send(rows)
         except BrokerUnavailable as error:
             failure = error
@@ -200,14 +200,14 @@ class Outbox(DependencyProvider):
             raise failure
 
     def _unconfirmed(self, row: OutboxMixin) -> list[str]:
-        """The queues that have not confirmed the event yet, and EXCHANGE if that copy is not sent yet."""
+        """The queues that have not confirmed the event yet, and EXCHANGE_COPY if that is not sent yet."""
         confirmed = self._confirmed.get(row.id, ())
-        return [queue for queue in (*self._queue_names[row.event_name], EXCHANGE) if queue not in confirmed]
+        return [queue for queue in (*self._queue_names[row.event_name], EXCHANGE_COPY) if queue not in confirmed]
 
     def _send(self, rows: Sequence[OutboxMixin]) -> bool:
         """Send each row to the queues that have not confirmed it, and note those that confirm it now.
 
-        Returns whether a queue is missing, or has other arguments than it must have. Raises BrokerUnavailable when the
+        Returns whether a queue is missing, or the broker refused its declaration. Raises BrokerUnavailable when the
         connection is lost.
         """
         refused, sent = self._publisher.refused(), []
@@ -215,7 +215,7 @@ class Outbox(DependencyProvider):
             sent_at, body = time.time_ns(), encode(row.payload)
             queues = [queue for queue in self._unconfirmed(row) if queue not in refused]
             sent.append((row, sent_at, [(queue, self._send_to(queue, row, body)) for queue in queues]))
-        is_missing = any(queue in refused for row in rows for queue in self._queue_names[row.event_name])
+        queue_is_missing = any(queue in refused for row in rows for queue in self._queue_names[row.event_name])
         failure: BrokerUnavailable | None = None
         deadline = time.monotonic() + CONFIRM_SECONDS
         for row, sent_at, copies in sent:
@@ -230,8 +230,8 @@ class Outbox(DependencyProvider):
                         target = queue or self._exchange.name
                         logger.error("%s %s was not taken by %s: %r", row.event_name, row.event_id, target, error)
                         errors.append(error)
-                        is_missing = is_missing or isinstance(error, Unroutable)
-                        if queue == EXCHANGE:
+                        queue_is_missing = queue_is_missing or isinstance(error, Unroutable)
+                        if queue == EXCHANGE_COPY:
                             # No delivery is promised to queues that are not the subscribers'.
                             self._confirmed.setdefault(row.id, set()).add(queue)
                     except BrokerUnavailable as error:
@@ -248,11 +248,11 @@ class Outbox(DependencyProvider):
             unconfirmed_by_key[row.key].update(self._unconfirmed(row))
         if failure is not None:
             raise failure
-        return is_missing
+        return queue_is_missing
 
     def _send_to(self, queue: str, row: OutboxMixin, body: bytes) -> Any:
         headers = {HEADER_PREFIX + "request_id": row.request_id, HEADER: row.traceparent}
-        to_exchange = queue == EXCHANGE
+        to_exchange = queue == EXCHANGE_COPY
         return self._publisher.send(
             body,
             exchange=self._exchange.name if to_exchange else "",

@@ -1,7 +1,8 @@
 """Each event and each call has its effect once, however often it is delivered.
 
-The id of an event, or of a call and its answer, is a row (nameko_reliable.tables) that is written in the transaction of
-the effect: both are committed, or neither is. Of two concurrent deliveries the second waits for the first one's commit.
+A row (nameko_reliable.tables) records the id of an event, or the id and the answer of a call. It is written in the
+transaction of the effect, so both are committed or neither is. Of two concurrent deliveries, the second one waits until
+the first one's transaction has ended.
 """
 
 import functools
@@ -23,14 +24,14 @@ def once(method: Callable[Concatenate[Any, Session, P], R]) -> Callable[Concaten
         def set_price(self, session, cake_id, price):
             …
 
-    The caller does not pass the session. The broker delivers a call again if a replica died before it acknowledged. The
-    repeated call gets the first answer, and the method does not run again.
+    The caller does not pass the session. The broker delivers a call again if a replica died before it acknowledged the
+    call. The repeated call gets the first answer, and the method does not run again.
     """
 
     @functools.wraps(method)
     def run(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
         with self.db.transaction() as session:
-            # None outside of a call. A mock in a worker from nameko.testing's `worker_factory`.
+            # The id is None outside of a call, and a mock in a worker from nameko.testing's `worker_factory`.
             if not isinstance(self.db.call_id, str):
                 return method(self, session, *args, **kwargs)
             answer: R = self.db.answers.once(session, self.db.call_id, lambda: method(self, session, *args, **kwargs))

@@ -58,9 +58,10 @@ WINDOW_BYTES = 16 * 1024**2
 CHUNK_MESSAGES = 50
 # How many messages one call of `replay_all` or `discard_all` reads.
 BATCH_MESSAGES = 500
-# Together less than the 5 s of a call.
+# The waits for other calls and for messages. Together they leave time for the broker's answers within a call's 5 s.
 LOCK_SECONDS = 1.5
 READ_SECONDS = 1.5
+# For each answer of the broker.
 ANSWER_SECONDS = 3
 BODY_CHARACTERS = 2000
 REASON_CHARACTERS = 500
@@ -75,7 +76,7 @@ PARKED_MESSAGES = Gauge(
 )
 
 C = TypeVar("C", bound=type[Any])
-# Replays or discards messages. Returns those that are to be removed from the parking queue.
+# Replays or discards messages. Returns those to remove from the parking queue.
 Settle: TypeAlias = Callable[[Sequence[Message]], Sequence[Message]]
 
 
@@ -107,7 +108,7 @@ class Progress(TypedDict):
 
 
 class ParkingLot(DependencyProvider):
-    """All methods but `count` raise ParkingLotBusy when other calls read the queue for longer than LOCK_SECONDS."""
+    """All methods but `count` raise ParkingLotBusy when other calls read the queue for LOCK_SECONDS or longer."""
 
     publisher = Publisher()
 
@@ -121,15 +122,15 @@ class ParkingLot(DependencyProvider):
         return self
 
     def list(self, limit: int) -> ParkedMessages:
-        """The messages, newest first. When there are more than the window takes, the oldest of them.
+        """The messages, newest first. If there are more than one call reads, only the oldest of them.
 
-        total: counts all. A body is cut at BODY_CHARACTERS.
+        total: the number of all. A body is cut at BODY_CHARACTERS.
         """
-        listed = self._list()
+        listed = self._shared_listing()
         return {"messages": listed["messages"][:limit], "total": listed["total"]}
 
-    def _list(self) -> ParkedMessages:
-        """All messages in the window. Concurrent callers share one read."""
+    def _shared_listing(self) -> ParkedMessages:
+        """The messages that one call reads, newest first. Concurrent callers share one read."""
         if self._listing is not None:
             shared: ParkedMessages = self._listing.wait()
             return shared
@@ -149,7 +150,7 @@ class ParkingLot(DependencyProvider):
         return listed
 
     def count(self) -> int:
-        """How many messages are parked. While other calls read for long, it may miss the messages that they read."""
+        """How many messages are parked. If other calls read for long, the messages they read may be missing."""
         with suppress(ParkingLotBusy), self._exclusive_reader() as reader:
             return reader.total
         with self._channel() as channel:
@@ -206,7 +207,8 @@ class ParkingLot(DependencyProvider):
                 reader.remove(message)
             settled_tags = {message.delivery_tag for message in settled}
             kept = [message for message in messages if message.delivery_tag not in settled_tags]
-            # Kept messages move to the end of the queue, so that the next call reads others.
+            # Kept messages move to the end of the queue, so that the next call reads others. After a call that has read
+            # the whole queue there is no next one.
             if left or not is_whole_queue:
                 for message in self._move_to_end(kept):
                     reader.remove(message)
@@ -244,7 +246,7 @@ class ParkingLot(DependencyProvider):
 
     @contextmanager
     def _exclusive_reader(self) -> "Iterator[_Reader]":
-        """Reads the queue while no other call does. At the end, messages that it did not remove are back in place."""
+        """The queue's only reader. At the end of the block, messages that it did not remove are back in place."""
         with self._channel() as channel:
             # An exclusive queue is the lock, since a quorum queue can't have an exclusive consumer. The broker deletes
             # it with its connection.
@@ -317,7 +319,7 @@ class _Reader:
             yield from messages
 
     def _next(self, number: int, until: float) -> list[Message]:
-        """The next messages, by a consumer whose prefetch is their number."""
+        """Up to `number` messages, from a consumer with that prefetch."""
         messages: list[Message] = []
         with no_answer_within(ANSWER_SECONDS):
             self._channel.basic_qos(0, number, False)
@@ -413,7 +415,7 @@ class ParkingService(Protocol):
 def list_parked(self: ParkingService, limit: int = 50) -> ParkedMessages:
     """{messages: [{message_id, queue, reason, attempts, parked_at, body}], total}, newest first.
 
-    When there are more than 1,000, the oldest 1,000. Raises ParkingLotBusy, as all of these methods but `count_parked`.
+    If more than 1,000 are parked, only the oldest 1,000. Raises ParkingLotBusy, as do the others but `count_parked`.
     """
     return self.parking.list(limit)
 

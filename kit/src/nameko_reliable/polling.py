@@ -142,7 +142,7 @@ class Poll(Entrypoint):
         finished = Event()
 
         def finish(worker_ctx: Any, result: object, exc_info: Any) -> tuple[object, Any]:
-            # Nameko has logged the exception. Here it means that there is no more to do.
+            # Nameko has logged the exception. The next round starts after the interval.
             finished.send(result if exc_info is None else False)
             return result, exc_info
 
@@ -229,7 +229,7 @@ class ElasticPoll(Entrypoint):
             failures.extend([exc_info] if exc_info else [])
             return result, exc_info
 
-        # As in a greenlet of Nameko's worker pool, of which pollers take none.
+        # Runs the method as Nameko's worker pool would, but takes no place in that pool.
         service = self.container.service_cls()
         self.container._run_worker(WorkerContext(self.container, service, self, (poller,)), finish)
         return not failures
@@ -260,7 +260,7 @@ class Poller:
         self.is_available = True
         if not found and not self.is_stopping:
             if self._elastic_poll.has_available_besides(self):
-                # This one ends, so the last of the others must not leave the work to it.
+                # This poller ends. If it counted as available, the last other one could end too and leave none.
                 self.is_available = False
                 return False
             self.pause(self._elastic_poll.interval_seconds)
@@ -272,11 +272,11 @@ class Poller:
 
     @property
     def share(self) -> float:
-        """The fraction of a batch that this poller should take, so that the others get some too."""
+        """The fraction of a batch that this poller should take, to leave some to the others."""
         return 1 / self._elastic_poll.size
 
     def mark_slow(self) -> None:
-        """Other work must not wait for this round: start more pollers if none is available."""
+        """Report that this round takes long. If no poller is available, more are started for the other work."""
         self.is_available = False
         self._elastic_poll.grow()
 
@@ -312,7 +312,7 @@ class Poller:
 
 
 def wait_until(condition: Callable[[], object], seconds: float) -> bool:
-    """Wait at most this many seconds for the condition to be true. Returns whether it is."""
+    """Wait until the condition is true, for at most this many seconds. Returns whether it became true."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

@@ -98,8 +98,8 @@ class ConnectionPool(SharedExtension):
     """The service's connection pool, shared by all extensions that use its database.
 
     Its sessions raise DatabaseUnavailable when the database is unreachable, read-only or overloaded, and
-    ServiceUnavailable when it gave up a statement that may succeed at another attempt (nameko_reliable.postgres). After
-    DatabaseUnavailable all connections are closed, and the next one is to a host that accepts writes.
+    ServiceUnavailable when it gave up a statement that may succeed at another attempt (nameko_reliable.postgres). When
+    a connection fails with DatabaseUnavailable, all are closed, and the next one is to a host that accepts writes.
     """
 
     tracer = Tracer()
@@ -129,7 +129,7 @@ class ConnectionPool(SharedExtension):
         )
         self._connections: WeakSet[ConnectionPoolEntry] = WeakSet()
         self._dropped_at = -math.inf
-        event.listen(self.engine, "do_connect", _Hosts().connect)
+        event.listen(self.engine, "do_connect", _Connector().connect)
         event.listen(self.engine, "connect", self._add_connection)
         event.listen(self.engine, "checkin", self._close_if_dropped)
         event.listen(self.engine, "handle_error", self._drop_after_outage)
@@ -173,7 +173,7 @@ class ConnectionPool(SharedExtension):
             yield session
 
     def _add_connection(self, connection: object, record: ConnectionPoolEntry) -> None:
-        record.info["made_at"] = time.monotonic()
+        record.info["connected_at"] = time.monotonic()
         self._connections.add(record)
 
     def _drop(self) -> None:
@@ -184,7 +184,7 @@ class ConnectionPool(SharedExtension):
                 record.invalidate()
 
     def _close_if_dropped(self, connection: object, record: ConnectionPoolEntry) -> None:
-        if record.info.get("made_at", math.inf) <= self._dropped_at:
+        if record.info.get("connected_at", math.inf) <= self._dropped_at:
             record.invalidate()
 
     def _drop_after_outage(self, failure: ExceptionContext) -> None:
@@ -193,7 +193,7 @@ class ConnectionPool(SharedExtension):
         is_lost = failure.is_disconnect and isinstance(error, psycopg2.Error) and not is_statement_error(error)
         if failure.connection is not None and (is_outage(error) or is_lost):
             failure.is_disconnect, failure.invalidate_pool_on_disconnect = True, False
-            if failure.connection.info.get("made_at", math.inf) > self._dropped_at:
+            if failure.connection.info.get("connected_at", math.inf) > self._dropped_at:
                 self._drop()
 
     def _error_for_callers(self, failure: ExceptionContext) -> ServiceUnavailable | None:
@@ -218,7 +218,7 @@ class _QueuePool(QueuePool):
         try:
             return super().connect()
         except PoolTimeout as error:
-            # SQLAlchemy calls `handle_error` only for errors of psycopg2. There this one counts as an outage.
+            # SQLAlchemy calls `handle_error` only for errors of psycopg2. This one counts as an outage there.
             raise psycopg2.OperationalError(f"no connection came free in the pool: {error}") from error
 
 
@@ -235,7 +235,7 @@ def _wait_for_answer(connection: Any) -> None:
         eventlet_wait_callback(connection)
 
 
-class _Hosts:
+class _Connector:
     """Connects to the first address that answers and accepts writes. The last good address is tried first.
 
     libpq's own way would hang: its connect_timeout does not apply to the asynchronous connect that psycogreen needs,
@@ -248,7 +248,7 @@ class _Hosts:
         self._is_trying_again = False
 
     def connect(self, dialect: Dialect, record: ConnectionPoolEntry, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        """For SQLAlchemy's `do_connect`. After a failure one greenlet tries again; others fail at once meanwhile."""
+        """For SQLAlchemy's `do_connect`. After a failure one greenlet tries again; meanwhile others fail at once."""
         if self._failure is None:
             return self._connect(dialect, args, kwargs)
         if self._is_trying_again:
@@ -264,12 +264,12 @@ class _Hosts:
         addresses.sort(key=lambda address: address != self._last_good)
         seconds = ADDRESS_SECONDS if len(addresses) > 1 else CONNECT_SECONDS
         for address in addresses:
-            where = address.get("hostaddr") or address.get("host")
+            host = address.get("hostaddr") or address.get("host")
             try:
                 with eventlet.Timeout(seconds, psycopg2.OperationalError(f"no answer in {seconds} s")):
                     connection = dialect.connect(*args, **{**kwargs, **address})
             except psycopg2.OperationalError as error:
-                failures.append(f"{where}: {' '.join(str(error).split())}")
+                failures.append(f"{host}: {' '.join(str(error).split())}")
             else:
                 self._last_good, self._failure = address, None
                 return connection
@@ -288,9 +288,9 @@ def _look_up(kwargs: Mapping[str, Any]) -> tuple[list[Address], list[str]]:
     addresses: list[Address] = []
     failures: list[str] = []
     for host, port in zip(hosts, ports * len(hosts) if len(ports) == 1 else ports, strict=True):
-        where = {"host": host, "port": port}
+        parameters = {"host": host, "port": port}
         if not host or host.startswith(("/", "@")):
-            addresses.append(where)  # A Unix socket.
+            addresses.append(parameters)  # A Unix socket.
             continue
         try:
             with eventlet.Timeout(ADDRESS_SECONDS, TimeoutError(f"no answer in {ADDRESS_SECONDS} s")):
@@ -299,7 +299,7 @@ def _look_up(kwargs: Mapping[str, Any]) -> tuple[list[Address], list[str]]:
             failures.append(f"{host} could not be looked up: {error}")
         else:
             # Keep the name beside the address: certificates are checked against it.
-            addresses.extend({**where, "hostaddr": sockaddr[0]} for *_, sockaddr in found)
+            addresses.extend({**parameters, "hostaddr": sockaddr[0]} for *_, sockaddr in found)
     return addresses, failures
 
 

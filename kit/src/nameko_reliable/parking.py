@@ -34,8 +34,8 @@ from nameko_reliable.amqp.broker import (
     Publisher,
     Refused,
     Unroutable,
+    answer_timeout,
     connect,
-    no_answer_within,
 )
 from nameko_reliable.amqp.queues import own_headers, parking_queue
 from nameko_reliable.errors import (
@@ -253,7 +253,7 @@ class ParkingLot(DependencyProvider):
             lock = Queue(f"{self._queue.name}.reader", channel=channel, exclusive=True, durable=False)
             until = time.monotonic() + LOCK_SECONDS
             while True:
-                with no_answer_within(ANSWER_SECONDS), suppress(ResourceLocked):
+                with answer_timeout(ANSWER_SECONDS), suppress(ResourceLocked):
                     lock.declare()
                     reader = _Reader(channel, self._queue.name, self._depth(channel))
                     break
@@ -263,7 +263,7 @@ class ParkingLot(DependencyProvider):
             try:
                 yield reader
             finally:
-                with no_answer_within(ANSWER_SECONDS):
+                with answer_timeout(ANSWER_SECONDS):
                     reader.release(self._reported_depth)
 
     @contextmanager
@@ -271,12 +271,12 @@ class ParkingLot(DependencyProvider):
         connection = None
         try:
             connection = connect(self._address)
-            with no_answer_within(ANSWER_SECONDS):
+            with answer_timeout(ANSWER_SECONDS):
                 channel = connection.channel()
                 channel.auto_decode = False
                 self._queue(channel).declare()
             yield channel
-            with no_answer_within(ANSWER_SECONDS):
+            with answer_timeout(ANSWER_SECONDS):
                 connection.close()
         except (*CONNECTION_ERRORS, BrokerUnavailable) as error:
             raise ServiceUnavailable(self.container.service_name) from error
@@ -321,7 +321,7 @@ class _Reader:
     def _next(self, number: int, until: float) -> list[Message]:
         """Up to `number` messages, from a consumer with that prefetch."""
         messages: list[Message] = []
-        with no_answer_within(ANSWER_SECONDS):
+        with answer_timeout(ANSWER_SECONDS):
             self._channel.basic_qos(0, number, False)
             tag = self._channel.basic_consume(self._queue_name, callback=messages.append)
             while len(messages) < number and (seconds := until - time.monotonic()) > 0:

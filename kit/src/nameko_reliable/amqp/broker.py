@@ -8,7 +8,7 @@ late ack of a message that timed out for the ack of the next one. Here a reader 
 by delivery tag. Any number of greenlets publish at once, each waits for its own confirm, and a late confirm is ignored.
 
 A refused or returned message fails alone. A confirm that does not come in time, or an interrupted write, ends the
-connection, and all messages that wait on it fail.
+connection. Then all messages that wait for their confirms on it fail.
 """
 
 import json
@@ -37,9 +37,9 @@ CONNECT_TIMEOUT_SECONDS = 2
 SETUP_SECONDS = 5
 RETRY_SECONDS = 0.5
 CONNECTION_ERRORS = (OSError, AMQPError)
-# AMQP's classes `exchange` and `queue`.
-DECLARING_METHODS = (40, 50)
-OTHER_ARGUMENTS = "PRECONDITION_FAILED - inequivalent arg"
+# The ids of AMQP's method classes `exchange` and `queue`.
+DECLARING_CLASSES = (40, 50)
+INEQUIVALENT_ARGUMENTS = "PRECONDITION_FAILED - inequivalent arg"
 ADVICE = (
     "it was made without the kit, or with another EVENT_QUEUE_TYPE; "
     "`python -m nameko_reliable queues move` replaces it and keeps its messages"
@@ -95,7 +95,7 @@ def connect(address: Mapping[str, Any], **transport_options: Any) -> Any:
         connect_timeout=CONNECT_TIMEOUT_SECONDS,
         transport_options={"read_timeout": HEARTBEAT_SECONDS, "write_timeout": HEARTBEAT_SECONDS, **transport_options},
     )
-    with no_answer_within(3 * CONNECT_TIMEOUT_SECONDS):
+    with answer_timeout(3 * CONNECT_TIMEOUT_SECONDS):
         return parameters.transport.establish_connection()
 
 
@@ -116,11 +116,11 @@ def declare(channel: Any, entity: Entity) -> str | None:
     try:
         entity(channel).declare()
     except ChannelError as refusal:
-        # The error may belong to another channel of the connection, which failed during the declaration.
-        if refusal.method_sig is None or refusal.method_sig[0] not in DECLARING_METHODS:
+        # The error of another channel also arrives here, if that channel failed during the declaration.
+        if refusal.method_sig is None or refusal.method_sig[0] not in DECLARING_CLASSES:
             raise
         reason: str = refusal.reply_text
-        if isinstance(entity, Queue) and reason.startswith(OTHER_ARGUMENTS):
+        if isinstance(entity, Queue) and reason.startswith(INEQUIVALENT_ARGUMENTS):
             return f"{reason}: {ADVICE}"
         return reason
     return None
@@ -131,8 +131,8 @@ def encode(payload: object) -> bytes:
     return json.dumps(payload, separators=(",", ":")).encode()
 
 
-def no_answer_within(seconds: float) -> Any:
-    """A time limit for steps in which py-amqp itself waits without end for a broker that hangs."""
+def answer_timeout(seconds: float) -> Any:
+    """Raises OSError when the block takes longer. py-amqp itself waits for ever for a broker that hangs."""
     return eventlet.Timeout(seconds, OSError("no answer from the broker"))
 
 
@@ -207,9 +207,9 @@ class ConfirmingPublisher:
         return self._connected().refused
 
     def reconnect(self) -> None:
-        """Open a new connection for the next message, which declares all exchanges and queues again."""
+        """Close the connection. The next message opens a new one, which declares all exchanges and queues again."""
         if self._connection is not None:
-            self._connection.close("a new connection is wanted")
+            self._connection.close("the publisher closed the connection")
 
     def close(self) -> None:
         """Close the connection; later messages raise BrokerUnavailable."""
@@ -243,13 +243,13 @@ class _PublishingConnection:
         self._sending = Semaphore()
         self._amqp = connect(address, on_blocked=self._on_blocked, on_unblocked=self._on_unblocked)
         try:
-            with no_answer_within(SETUP_SECONDS):
-                declaring = self._amqp.channel()
+            with answer_timeout(SETUP_SECONDS):
+                declare_channel = self._amqp.channel()
                 for entity in entities:
-                    if refusal := declare(declaring, entity):
+                    if refusal := declare(declare_channel, entity):
                         logger.error("%s could not be declared: %s", entity.name, refusal)
                         self.refused[entity.name] = refusal
-                declaring.close()
+                declare_channel.close()
                 self._channel = self._amqp.channel()
                 self._channel.confirm_select()
         except BaseException:
@@ -307,8 +307,9 @@ class _PublishingConnection:
             confirm.fail(BrokerUnavailable(reason))
 
     def _pop_confirms(self, tag: int, multiple: bool) -> Iterator["_Confirm"]:
-        for settled in [t for t in self.pending if t <= tag] if multiple else [tag]:
-            confirm = self.pending.pop(settled, None)
+        tags = [pending for pending in self.pending if pending <= tag] if multiple else [tag]
+        for each in tags:
+            confirm = self.pending.pop(each, None)
             if confirm is not None:
                 yield confirm
 
@@ -337,7 +338,7 @@ class _PublishingConnection:
 
 
 class _Confirm:
-    """The pending confirm of one message. `event` is sent when the broker has answered."""
+    """The pending confirm of one message. `event` gets the broker's answer."""
 
     def __init__(self, connection: _PublishingConnection, tag: int, identity: tuple[str, str, str]) -> None:
         self.connection, self.tag, self.identity = connection, tag, identity

@@ -28,10 +28,10 @@ from nameko_reliable.amqp.broker import (
     CONNECTION_ERRORS,
     SETUP_SECONDS,
     Entity,
+    answer_timeout,
     connect,
     declare,
     drain,
-    no_answer_within,
 )
 from nameko_reliable.settings import amqp_address
 from nameko_reliable.telemetry.registry import KIT
@@ -186,7 +186,7 @@ class Consumers(SharedExtension):
     def _consume(self) -> None:
         connection = connect(self._address)
         try:
-            with no_answer_within(SETUP_SECONDS):
+            with answer_timeout(SETUP_SECONDS):
                 channel = self._channel = connection.channel()
                 channel.auto_decode = False
                 declaring = connection.channel()
@@ -197,7 +197,7 @@ class Consumers(SharedExtension):
                 if time.monotonic() >= self._declare_at:
                     self._declared_at = time.monotonic()
                     self._declare_at = self._declared_at + DECLARE_SECONDS
-                    with no_answer_within(SETUP_SECONDS):
+                    with answer_timeout(SETUP_SECONDS):
                         self._declare_and_consume(channel, declaring)
                     if not self._ready.ready():
                         self._ready.send()

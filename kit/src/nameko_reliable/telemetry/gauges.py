@@ -22,7 +22,7 @@ from nameko.extensions import DependencyProvider, SharedExtension
 from prometheus_client import Gauge
 from sqlalchemy import Executable
 
-from nameko_reliable.amqp.broker import CONNECTION_ERRORS, BrokerUnavailable, connect, no_answer_within
+from nameko_reliable.amqp.broker import CONNECTION_ERRORS, BrokerUnavailable, answer_timeout, connect
 from nameko_reliable.errors import ServiceUnavailable
 from nameko_reliable.pool import ConnectionPool
 from nameko_reliable.settings import amqp_address
@@ -166,7 +166,7 @@ class QueueDepths(SharedExtension):
         connection = None
         try:
             connection = connect(self._address)
-            with no_answer_within(ANSWER_SECONDS):
+            with answer_timeout(ANSWER_SECONDS):
                 depths = {}
                 for queue_name, key in self._watched.items():
                     try:

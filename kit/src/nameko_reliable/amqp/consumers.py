@@ -6,7 +6,7 @@ greenlet of its own. With the providers' prefetches, all queues together hold no
 workers, plus the calls that may wait without a worker (`limit` of nameko_reliable.rpc.Rpc).
 
 A queue that is deleted at the broker comes back. All queues are declared, bound and consumed again on every connect,
-when the broker cancels a consumer, when a message was returned, and every DECLARE_SECONDS. A queue that the broker
+when the broker cancels a consumer, when `declare_again` is called, and every DECLARE_SECONDS. A queue that the broker
 refuses does not affect the others. The service is not ready until the broker accepts it.
 """
 
@@ -81,9 +81,9 @@ class Consumers(SharedExtension):
         self._queues: dict[Provider, Queue] = {}
         self._tags: dict[Provider, str] = {}
         self._refused: dict[str, str] = {}
-        self._declared_at = self._declare_at = 0.0
+        self._declared_at = self._next_declare_at = 0.0
         # Held while a provider's queue is declared and consumed.
-        self._declaring = Semaphore()
+        self._declare_lock = Semaphore()
         self._ready = Event()
         self._stopping = Event()
 
@@ -106,8 +106,8 @@ class Consumers(SharedExtension):
         if provider in self._providers:
             self._providers.remove(provider)
         with eventlet.Timeout(STOP_SECONDS, False):
-            # A queue declared after its last consumer has gone would hold calls that nothing answers.
-            with self._declaring:
+            # A queue that is declared after its last consumer ended would hold calls without an answer.
+            with self._declare_lock:
                 channel, tag = self._channel, self._tags.get(provider)
                 if channel is None or tag not in channel.callbacks:
                     return
@@ -120,8 +120,9 @@ class Consumers(SharedExtension):
                 eventlet.sleep(0.01)
 
     def declare_again(self) -> None:
-        """Declare and bind everything within about a second. Call it when a message that has a queue was returned."""
-        self._declare_at = min(self._declare_at, max(time.monotonic(), self._declared_at + DECLARE_AGAIN_SECONDS))
+        """Declare and bind everything within about a second. Call it when a message is returned unexpectedly."""
+        earliest = max(time.monotonic(), self._declared_at + DECLARE_AGAIN_SECONDS)
+        self._next_declare_at = min(self._next_declare_at, earliest)
 
     @property
     def connected(self) -> bool:
@@ -159,7 +160,7 @@ class Consumers(SharedExtension):
             try:
                 message.channel.basic_ack(message.delivery_tag)
             except CONNECTION_ERRORS as error:
-                logger.warning("could not acknowledge a message, it will come again: %s", error)
+                logger.warning("could not acknowledge a message, the broker delivers it again: %s", error)
                 # Part of a frame may have been written: nothing may follow it.
                 self._give_up(message.channel)
 
@@ -189,16 +190,16 @@ class Consumers(SharedExtension):
             with answer_timeout(SETUP_SECONDS):
                 channel = self._channel = connection.channel()
                 channel.auto_decode = False
-                declaring = connection.channel()
-            self._declare_at = 0.0
+                declare_channel = connection.channel()
+            self._next_declare_at = 0.0
             while not self._stopping.ready():
                 if self._channel is not channel:
                     raise OSError("the connection was given up")
-                if time.monotonic() >= self._declare_at:
+                if time.monotonic() >= self._next_declare_at:
                     self._declared_at = time.monotonic()
-                    self._declare_at = self._declared_at + DECLARE_SECONDS
+                    self._next_declare_at = self._declared_at + DECLARE_SECONDS
                     with answer_timeout(SETUP_SECONDS):
-                        self._declare_and_consume(channel, declaring)
+                        self._declare_and_consume(channel, declare_channel)
                     if not self._ready.ready():
                         self._ready.send()
                 drain(connection, idle_seconds=0.5)
@@ -212,12 +213,12 @@ class Consumers(SharedExtension):
             for provider in self._providers:
                 provider.disconnected()
 
-    def _declare_and_consume(self, channel: Any, declaring: Any) -> None:
-        """Runs only in the reader, which dispatches other frames while it waits for the broker's answers."""
+    def _declare_and_consume(self, channel: Any, declare_channel: Any) -> None:
+        """Call it only in the reader, which dispatches other frames while it waits for the broker's answers."""
         refusals: dict[Entity, str | None] = {}
         # The reply queue first: a handler that gets a message may make a call at once.
         for provider in sorted(self._providers, key=lambda provider: provider.prefetch is not None):
-            with self._declaring:
+            with self._declare_lock:
                 # It may have been unregistered in the meantime.
                 if provider in self._providers:
                     if provider not in self._queues:
@@ -226,7 +227,7 @@ class Consumers(SharedExtension):
                     # Handlers share their delay queues.
                     for entity in entities:
                         if entity not in refusals:
-                            refusals[entity] = declare(declaring, entity)
+                            refusals[entity] = declare(declare_channel, entity)
                     if provider not in self._tags and not any(refusals[entity] for entity in entities):
                         self._tags[provider] = self._start_consuming(channel, provider)
         refused = {entity.name: refusal for entity, refusal in refusals.items() if refusal}
@@ -250,7 +251,7 @@ class Consumers(SharedExtension):
         """The broker has deleted the queue."""
         logger.warning("%s was deleted", self._queues[provider].name)
         del self._tags[provider]
-        self._declare_at = 0.0
+        self._next_declare_at = 0.0
 
     def _spawn(self, provider: Provider, message: Message) -> None:
         self.container.spawn_managed_thread(lambda: self._handle(provider, message), identifier=type(provider).__name__)
@@ -260,5 +261,5 @@ class Consumers(SharedExtension):
             provider.handle(message)
         except Exception:
             # Otherwise the message would count against the provider's prefetch for ever.
-            logger.exception("a message was not taken, it will come again")
+            logger.exception("a message could not be handled, the broker delivers it again")
             self._give_up(message.channel)

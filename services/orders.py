@@ -105,7 +105,7 @@ class Orders(Service):
             reserved = self._reserve(attempt.reservation_id, lines)
             return self._place(attempt.reservation_id, placement, reserved)
         except Exception:
-            # The answer of a commit may have been lost. The attempt's row shows it, once it can be locked.
+            # A commit whose answer was lost may have succeeded. The attempt's row shows it, once it can be locked.
             if self._abandon_unless_ordered(attempt.reservation_id):
                 raise
             return self._first_answer(attempt.reservation_id)
@@ -158,10 +158,10 @@ class Orders(Service):
             self._abandon_attempts(session, Attempt.reservation_id == reservation_id)
             return session.get_one(Attempt, reservation_id).state == "abandoned"
 
-    def _abandon_attempts(self, session: Session, which: ColumnElement[bool]) -> None:
+    def _abandon_attempts(self, session: Session, condition: ColumnElement[bool]) -> None:
         abandoned = session.scalars(
             update(Attempt)
-            .where(which, Attempt.state == "open")
+            .where(condition, Attempt.state == "open")
             .values(state="abandoned")
             .returning(Attempt.reservation_id)
         ).all()
@@ -226,8 +226,8 @@ class Orders(Service):
         """Take an order's next step. A cancel releases its stock.
 
         user_id: the customer, who may only cancel, and only their own order. None for the back office.
-        email_verified: whether the caller's address is proven. For a customer the order stores it, and its later events
-        carry it. An address that is proven later counts for new orders only.
+        email_verified: whether the caller's address is proven. For a customer the order stores a true value, and its
+        later events carry it.
         Raises InvalidInput, OrderNotFound, NotAllowed, IllegalTransition.
         """
         step = load(OrderStep(), {"status": status, "email_verified": email_verified})
@@ -259,10 +259,10 @@ class Orders(Service):
 
     def _cancel_next_unconfirmed(self) -> bool:
         """True while there may be more."""
-        since = func.now() - timedelta(hours=self.settings["PENDING_ORDER_HOURS"])
-        unconfirmed = select_with_details().where(Order.status == "pending", Order.created_at < since)
-        # PostgreSQL checks the conditions again once it has the lock. Locked orders are skipped: they are taking a
-        # step, or a later round finds them.
+        cutoff = func.now() - timedelta(hours=self.settings["PENDING_ORDER_HOURS"])
+        unconfirmed = select_with_details().where(Order.status == "pending", Order.created_at < cutoff)
+        # PostgreSQL checks the conditions again once it has the lock. An order that is locked is skipped: it is taking
+        # a step, or a later round finds it.
         unconfirmed = unconfirmed.order_by(Order.id).limit(CANCEL_BATCH).with_for_update(of=Order, skip_locked=True)
         with self.db.transaction() as session:
             orders = session.scalars(unconfirmed).all()
@@ -274,7 +274,7 @@ class Orders(Service):
     def forget_answers_and_dead_attempts(self) -> None:
         with self.db.transaction() as session:
             Answer.forget_old(session)
-            # Their calls died before they reserved any stock, so products will never ask about them.
+            # If the call of an attempt died before it reserved stock, products will never ask about the attempt.
             self._abandon_attempts(session, Attempt.leased_until < func.now() - timedelta(hours=1))
             old = Attempt.created_at < func.now() - timedelta(days=ABANDONED_ATTEMPT_DAYS)
             session.execute(delete(Attempt).where(Attempt.state == "abandoned", old))

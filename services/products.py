@@ -79,7 +79,7 @@ class Products(Service):
     def list_products(self, **query: Any) -> JsonObject:
         """{items, total, limit, offset}. query: as contracts.products.ProductQuery. Raises InvalidInput.
 
-        name: words. Each must be in the name, the SKU, the category or the description, without accents and case.
+        name: words. Each must be in the name, the SKU, the category or the description. Accents and case are ignored.
         """
         query = load(ProductQuery(), query)
         with self.db.transaction() as session:
@@ -109,7 +109,7 @@ class Products(Service):
     @once
     def create_product(self, session: Session, /, **fields: Any) -> JsonObject:
         """fields: as contracts.products.ProductRequest. Raises SkuTaken, InvalidInput."""
-        return self._changed(session, add_product(session, load(ProductRequest(), fields)))
+        return self._hint_and_write(session, add_product(session, load(ProductRequest(), fields)))
 
     @rpc
     @once
@@ -121,7 +121,7 @@ class Products(Service):
         Raises ProductNotFound, StaleVersion, SkuTaken, InvalidInput.
         """
         fields = load(ProductReplacement(), fields)
-        return self._changed(session, edit_product(session, product_id, version, fields))
+        return self._hint_and_write(session, edit_product(session, product_id, version, fields))
 
     @rpc
     @once
@@ -130,21 +130,21 @@ class Products(Service):
     ) -> JsonObject:
         """Change only the given fields, which may include `is_active`. Raises as replace_product does."""
         changes = load(ProductChanges(partial=True), changes)
-        return self._changed(session, edit_product(session, product_id, version, changes))
+        return self._hint_and_write(session, edit_product(session, product_id, version, changes))
 
     @rpc
     @once
     def set_stock(self, session: Session, /, product_id: int, **change: int) -> JsonObject:
         """Set stock_quantity, or add delta to it. Raises ProductNotFound, InsufficientStock below zero."""
-        return self._changed(session, edit_stock(session, product_id, load(StockChange(), change)))
+        return self._hint_and_write(session, edit_stock(session, product_id, load(StockChange(), change)))
 
     @rpc
     @once
     def delete_product(self, session: Session, product_id: int) -> JsonObject:
-        """Make the product inactive. Orders keep their name and price of it. Raises ProductNotFound."""
-        return self._changed(session, edit_product(session, product_id, None, {"is_active": False}))
+        """Make the product inactive. Orders keep the name and the price that they stored. Raises ProductNotFound."""
+        return self._hint_and_write(session, edit_product(session, product_id, None, {"is_active": False}))
 
-    def _changed(self, session: Session, product: Product) -> JsonObject:
+    def _hint_and_write(self, session: Session, product: Product) -> JsonObject:
         self._hint(session, product)
         return PRODUCT_RECORD.write(product)
 
@@ -163,7 +163,10 @@ class Products(Service):
 
     @rpc
     def summarize_stock(self) -> JsonObject:
-        """{low_stock_threshold, low, products}: how many active products have at most that stock, and the lowest."""
+        """{low_stock_threshold, low, products}. Only active products count.
+
+        low: how many have at most low_stock_threshold units. products: those of them with the least stock.
+        """
         low = select(Product).where(Product.is_active, Product.stock_quantity <= LOW_STOCK_THRESHOLD)
         lowest = low.order_by(Product.stock_quantity, Product.name, Product.id).limit(MAX_LOW_STOCK_SHOWN)
         with self.db.transaction() as session:
@@ -199,7 +202,7 @@ class Products(Service):
     def release_stock(self, reservation_id: str) -> JsonObject:
         """Release an open reservation. An unknown one is stored as released, so a late reserve_stock fails.
 
-        A committed one stays: only a cancel of its order releases that stock. Safe to repeat.
+        A committed one stays committed: only the cancel of its order releases its stock. Safe to repeat.
         Returns {reservation_id, state}.
         """
         loaded_id = load(ReservationId(), {"reservation_id": reservation_id})["reservation_id"]

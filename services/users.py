@@ -101,7 +101,8 @@ class Users(Service):
     def register(self, email: str, username: str, password: str) -> JsonObject:
         """Create a customer's account, and return it.
 
-        Raises InvalidInput, or Taken with the field: addresses are compared without case, names by their look.
+        Raises InvalidInput, or Taken with the field. Addresses that differ only in case are the same, and so are names
+        that look alike.
         """
         account = load(UserRegistration(), {"email": email, "username": username, "password": password})
         self._refuse_weak(account["password"], account["email"], account["username"])
@@ -161,7 +162,7 @@ class Users(Service):
     @rpc
     @once
     def update_profile(self, session: Session, user_id: int, username: str) -> JsonObject:
-        """Change the account's name and return the account. Raises UserNotFound, InvalidInput, Taken."""
+        """Change the account's username, and return the account. Raises UserNotFound, InvalidInput, Taken."""
         user = find_user(session, user_id, lock=True)
         user.username = load(Profile(), {"username": username})["username"]
         flush_unique(session)
@@ -197,7 +198,7 @@ class Users(Service):
 
     @rpc
     def request_password_reset(self, email: str) -> None:
-        """Mail a link to this address if it has an account. Neither the answer nor its time shows whether it has."""
+        """Mail a link to this address if it has an account. Neither the answer nor its timing shows whether it has."""
         request = load(PasswordResetRequest(), {"email": email})
         self._request_mail(request["email"], RESET)
 
@@ -229,7 +230,7 @@ class Users(Service):
 
     @rpc
     def request_verification(self, user_id: int) -> None:
-        """Mail the link that proves the address again. Raises UserNotFound."""
+        """Mail the verification link again. Raises UserNotFound."""
         self._request_mail(self.get_user(user_id)["email"], VERIFICATION)
 
     def _request_mail(self, email: str, purpose: str) -> None:
@@ -275,7 +276,7 @@ class Users(Service):
 
         client_address, user_agent: the origin of the login, as far as the gateway knows it.
         Raises InvalidCredentials, alike for an unknown address, a wrong password and a disabled account, and
-        TooManyFailures. A call that is delivered again opens a second session, whose token no device gets.
+        TooManyFailures. A call that is delivered again opens a second session, whose tokens reach no device.
         """
         client = {"client_address": client_address, "user_agent": user_agent}
         login = load(Login(), {"email": email, "password": password, **client})
@@ -300,9 +301,9 @@ class Users(Service):
     def logout(self, refresh_token: str) -> None:
         """End the session of this refresh token, if it has one."""
         with self.db.transaction() as session:
-            device = UserSession.of_token(session, refresh_token, lock=True)
-            if device is not None:
-                session.delete(device)
+            user_session = UserSession.of_token(session, refresh_token, lock=True)
+            if user_session is not None:
+                session.delete(user_session)
 
     @rpc
     def list_sessions(self, user_id: int, refresh_token: str | None = None) -> list[JsonObject]:
@@ -315,22 +316,22 @@ class Users(Service):
         active = select(UserSession).where(owned, UserSession.expires_at > func.now()).order_by(*newest_first)
         with self.db.transaction() as session:
             current = UserSession.of_token(session, refresh_token)
-            return [SESSION_VIEW.write(device, current=device == current) for device in session.scalars(active)]
+            return [SESSION_VIEW.write(each, current=each == current) for each in session.scalars(active)]
 
     @rpc
     @once
     def end_session(self, session: Session, user_id: int, session_id: int) -> None:
         """Log out one of the user's devices. Raises SessionNotFound."""
-        device = session.get(UserSession, load_id(session_id, "session_id"), with_for_update=True)
-        if device is None or device.user_id != user_id:
+        user_session = session.get(UserSession, load_id(session_id, "session_id"), with_for_update=True)
+        if user_session is None or user_session.user_id != user_id:
             raise SessionNotFound(session_id)
-        session.delete(device)
+        session.delete(user_session)
 
     # Sign-in with a provider
 
     @rpc
     def google_sign_in_url(self) -> JsonObject:
-        """Begin a sign-in: {url, state}. url: the address to send the browser to. state: it must come back with it.
+        """Begin a sign-in: {url, state}. url: the address to send the browser to. state: the browser brings it back.
 
         Raises NotConfigured, SignInProviderAway.
         """
@@ -352,11 +353,11 @@ class Users(Service):
         client = {"client_address": client_address, "user_agent": user_agent}
         callback = load(SignInCallback(), {"code": code, "state": state, **client})
         with self.db.transaction() as session:
-            begun = SignIn.take(session, callback["state"])
-        if begun is None:
+            sign_in = SignIn.take(session, callback["state"])
+        if sign_in is None:
             raise SignInRefused("This sign-in is finished, or took too long: begin again.")
         with provider_errors_translated():
-            identity = self.openid.finish(callback["code"], begun.nonce, begun.code_verifier)
+            identity = self.openid.finish(callback["code"], sign_in.nonce, sign_in.code_verifier)
         with self.db.transaction() as session:
             user, is_new = account_of(session, identity)
             if not user.is_active:

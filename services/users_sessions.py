@@ -1,4 +1,4 @@
-"""Sessions: opened with a password, continued with refresh tokens. And the tokens of a session."""
+"""Sessions and their tokens. A login opens a session, and refresh tokens continue it."""
 
 import base64
 import hmac
@@ -56,28 +56,29 @@ class SessionTokens(DependencyProvider):
         return jwt.encode(claims, self._secrets[0], algorithm="HS256")
 
     def successors(self, refresh_token: str) -> list[str]:
-        """The refresh token that follows this one, derived with JWT_SECRET: always the same one.
+        """The refresh token that follows this one, derived from it with JWT_SECRET, so that it is always the same.
 
         While JWT_SECRET is being rotated, the list also has the one that a replica with the other secret derives.
         """
         text = b"refresh token after " + refresh_token.encode()
-        following = [hmac.digest(secret.encode(), text, "sha256") for secret in self._secrets]
-        return [base64.urlsafe_b64encode(each).decode().rstrip("=") for each in following]
+        digests = [hmac.digest(secret.encode(), text, "sha256") for secret in self._secrets]
+        return [base64.urlsafe_b64encode(each).decode().rstrip("=") for each in digests]
 
 
 @contextmanager
 def throttled_password_check(db: WorkerDatabase, email: str, client_address: str | None) -> Iterator[None]:
-    """Count the password check in the block as a failure. If it succeeds, forget all failures of this login.
+    """Count a failure, then run the block, which checks a password. If it does not raise, forget all failures.
 
-    Raises TooManyFailures while a login must wait after earlier failures.
+    The failures are those of this account from this client address. Raises TooManyFailures while a login must wait
+    after earlier failures.
     """
     # A hash: the address that was typed may be a password in the wrong field.
-    failure = client_address or "", digest(normal_address(email) or email)
+    login_key = client_address or "", digest(normal_address(email) or email)
     with db.transaction() as session:
-        LoginFailure.record(session, *failure)
+        LoginFailure.record(session, *login_key)
     yield
     with db.transaction() as session:
-        LoginFailure.forget(session, *failure)
+        LoginFailure.forget(session, *login_key)
 
 
 def log_in(db: WorkerDatabase, passwords: Passwords, login: JsonObject) -> tuple[User, str]:
@@ -96,7 +97,7 @@ def log_in(db: WorkerDatabase, passwords: Passwords, login: JsonObject) -> tuple
         fresh_hash = passwords.hash(password) if passwords.is_outdated(checked_hash) else checked_hash
         with db.transaction() as session:
             user = session.get(User, user.id, with_for_update=True)
-            # Otherwise the account was disabled or got another hash meanwhile: check again.
+            # If the account was disabled or got another hash meanwhile, check again.
             if user is not None and user.is_active and user.password_hash == checked_hash:
                 user.password_hash = fresh_hash
                 return user, UserSession.open(session, user, login)
@@ -107,13 +108,15 @@ def refresh_session(session: Session, refresh_token: str, tokens: SessionTokens)
 
     Raises InvalidSession.
     """
-    device = UserSession.of_token(session, refresh_token, lock=True)
-    if device is None:
+    user_session = UserSession.of_token(session, refresh_token, lock=True)
+    if user_session is None:
         raise InvalidSession
     try:
-        newest: str | None = device.rotate(session, refresh_token, tokens.successors)
+        newest: str | None = user_session.rotate(session, refresh_token, tokens.successors)
     except TokenReused:
         newest = None
-        session.delete(device)
-        log_security(session, "a used refresh token came again", user_id=device.user_id, session_id=device.id)
-    return session.get_one(User, device.user_id), newest
+        session.delete(user_session)
+        log_security(
+            session, "a used refresh token came again", user_id=user_session.user_id, session_id=user_session.id
+        )
+    return session.get_one(User, user_session.user_id), newest

@@ -16,7 +16,7 @@ An address that was never proven gets at most 6 order mails an hour. Further not
 listed, but not mailed one by one: a summary is mailed an hour after the first of them, so at most one an hour.
 
 Account mails are about the account itself. Their links open it, so they are only mailed: they are not pushed, and not
-in the customer's list. users makes a new token for each try. Only the mail has the token.
+in the customer's list. The users service makes a new token for each try. Only the mail has the token.
 """
 
 from dataclasses import replace
@@ -142,7 +142,7 @@ class Notifications(Service):
             self.hints.after_commit(session, push)
 
     def _limit(self, session: Session, notification: Notification) -> None:
-        """Leave an order mail to a summary if its address, which was never proven, has reached the limit."""
+        """Leave the order mail to a summary if its address, never proven, has reached the limit."""
         lock_address(session, notification.recipient_email)
         summary_id = Notification.open_summary(session, notification.recipient_email)
         if summary_id is None and notification.exceeds_limit(session):
@@ -189,7 +189,7 @@ class Notifications(Service):
 
     @elastic_poll(interval_seconds=1, max_pollers=MAX_CONNECTIONS)
     def send_account_mails(self, poller: Poller) -> None:
-        """With its own pollers, so mails of orders never wait for users."""
+        """Has its own pollers, so order mails never wait for the users service."""
         self._send(poller, Notification.due_account_mails())
 
     def _send(self, poller: Poller, due: Select[tuple[int]]) -> None:
@@ -210,7 +210,7 @@ class Notifications(Service):
         return mail, created["token"]
 
     def _summary(self, notification: Notification) -> OrderSummary:
-        """The summary with its orders. No notification joins it after this."""
+        """The summary with its orders, which is complete: no notification joins a summary that is being sent."""
         with self.db.transaction() as session:
             lock_address(session, notification.recipient_email)
             last, total = notification.orders_summed_up(session)
@@ -225,7 +225,7 @@ class Notifications(Service):
                 user_id=event.user_id, email=event.email, purpose=EVENT_TYPES[type(event)]
             )
         except (ServiceUnavailable, RpcTimeout) as error:
-            raise UsersUnreachable("users, which makes the link's token, does not answer") from error
+            raise UsersUnreachable("the users service, which makes the link's token, does not answer") from error
 
     @rpc
     def retry_notification(self, notification_id: int, user_id: int | None = None) -> JsonObject:
@@ -237,21 +237,21 @@ class Notifications(Service):
         """
         with self.db.transaction() as session:
             retried = Answer.once(session, self.db.call_id, lambda: self._retry(session, notification_id, user_id))
-        of_retry = select(Notification).where(Notification.id == retried["id"])
+        select_retried = select(Notification).where(Notification.id == retried["id"])
 
         def is_tried() -> bool:
             with self.db.transaction() as session:
-                return session.scalar(of_retry.where(Notification.by_hand)) is None
+                return session.scalar(select_retried.where(Notification.by_hand)) is None
 
         wait_until(is_tried, RETRY_SECONDS)
         with self.db.transaction() as session:
-            notification = session.scalar(of_retry)
+            notification = session.scalar(select_retried)
         if notification is None:
             raise MailNotNeeded
         return NOTIFICATION_VIEW.write(notification)
 
     def _retry(self, session: Session, notification_id: int, user_id: int | None) -> JsonObject:
-        """Make it the next mail to be sent. Returns {id}, which is all that a repeat of the call needs."""
+        """Make it the next mail to be sent. Returns {id}: a call that is delivered again needs no more."""
         notification = find_notification(session, notification_id, user_id, lock=True)
         notification.request_retry()
         self.wakeup.send_after_commit(session)

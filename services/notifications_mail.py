@@ -45,19 +45,20 @@ logger = logging.getLogger(__name__)
 CLAIM_SIZE = 20
 LEASE_SECONDS = 30
 RENEW_SECONDS = 10
-# After this time the mails that were claimed with a slow one are returned, for other senders.
+# After this time the mails that were claimed with a slow one are released, for other senders.
 SLOW_SECONDS = 2
+# The first pause and the longest.
 RECORD_PAUSES_SECONDS = (0.2, 5)
 MAX_REASON_LENGTH = 1000
-# Due since it was stored, so it goes before younger mails.
-RETURNED = UNCLAIMED | {"next_try_at": Notification.created_at}
+# A released mail is due since it was stored, so it goes before younger mails.
+RELEASED = UNCLAIMED | {"next_try_at": Notification.created_at}
 
 # Claimed mails, each with its age.
 Claim = list[tuple[Notification, timedelta]]
 
 
 class UsersUnreachable(Exception):
-    """users makes no token for the link at present. This is not about the mail itself."""
+    """The users service makes no token for the link at present. This says nothing about the mail itself."""
 
 
 class LeaseLost(Exception):
@@ -103,7 +104,7 @@ class Sender:
             self._connection.close_if_idle()
             return False
         try:
-            # Only the mail that is being sent has its lease renewed. The others are returned before theirs ends.
+            # Only the mail that is being sent has its lease renewed. The others are released before theirs ends.
             while mails and time.monotonic() < claimed_at + LEASE_SECONDS / 2:
                 notification, age = mails.pop(0)
                 with (
@@ -113,11 +114,11 @@ class Sender:
                     if not self._send(notification, age, mails):
                         return False
         finally:
-            self._give_back(mails)
+            self._release(mails)
         return True
 
     def _send(self, notification: Notification, age: timedelta, others: Claim) -> bool:
-        """Try to send the mail, and record the outcome. False if other mails would most likely fail, too.
+        """Try to send the mail, and record the outcome. False if other mails would most likely fail too.
 
         others: the mails claimed with it. Emptied when this one turns out to be slow.
         """
@@ -131,12 +132,12 @@ class Sender:
                 self._record(delete(Notification).where(*own_row))
                 return True
             except LeaseLost:
-                logger.warning("notification %d may be another sender's by now", notification.id)
+                logger.warning("notification %d was left, since another sender may have claimed it", notification.id)
                 return True
             except (Interrupted, ServiceUnavailable) as error:
                 # dot_at may have been written, but the dot was not sent.
                 logger.warning("notification %d waits: %r", notification.id, error)
-                self._record(update(Notification).where(*own_row).values(RETURNED))
+                self._record(update(Notification).where(*own_row).values(RELEASED))
                 return False
             except (MailServerUnreachable, UsersUnreachable) as error:
                 logger.warning("notification %d waits: %s", notification.id, error)
@@ -202,13 +203,13 @@ class Sender:
                 raise LeaseLost
 
     def _keep_lease(self, notification: Notification, others: Claim, pause: Callable[[float], bool]) -> None:
-        """Beside a slow try: return the mails that were claimed with it, and renew its lease."""
+        """If the try is slow, release the mails that were claimed with this one, and renew its lease until the end."""
         if pause(SLOW_SECONDS):
             return
         self._poller.mark_slow()
         unsent = others[:]
         others.clear()
-        self._give_back(unsent)
+        self._release(unsent)
         renewal = (
             update(Notification)
             .where(Notification.id == notification.id, Notification.lease == notification.lease)
@@ -220,21 +221,21 @@ class Sender:
             if pause(RENEW_SECONDS):
                 return
 
-    def _give_back(self, mails: Claim) -> None:
+    def _release(self, mails: Claim) -> None:
         if mails:
             ids, lease = [notification.id for notification, _ in mails], mails[0][0].lease
             own_row = Notification.id.in_(ids), Notification.lease == lease
-            self._execute_if_possible(update(Notification).where(*own_row).values(RETURNED))
+            self._execute_if_possible(update(Notification).where(*own_row).values(RELEASED))
 
     def _execute_if_possible(self, statement: Executable) -> None:
         try:
             with self._db.transaction() as session:
                 session.execute(statement)
         except ServiceUnavailable as error:
-            logger.warning("leases of mails could not be changed, and end by themselves: %r", error)
+            logger.warning("could not change the leases of mails, which end by themselves: %r", error)
 
     def _record(self, *statements: Executable) -> None:
-        """Record an outcome, however often the database fails: only this sender knows it."""
+        """Record an outcome. Try until the database takes it: only this sender knows the outcome."""
         pause_seconds, longest_seconds = RECORD_PAUSES_SECONDS
         while True:
             try:
@@ -264,8 +265,8 @@ def _claim(session: Session, due: Select[tuple[int]]) -> Claim:
 
 
 def _mark_orphaned_mails_uncertain(session: Session) -> None:
-    left = select(Notification).where(Notification.dot_at.is_not(None), Notification.leased_until <= func.now())
-    for notification in session.scalars(left.with_for_update(skip_locked=True)):
+    orphaned = select(Notification).where(Notification.dot_at.is_not(None), Notification.leased_until <= func.now())
+    for notification in session.scalars(orphaned.with_for_update(skip_locked=True)):
         reason = f"the mail server may have it: its sender was lost after {notification.dot_at:%Y-%m-%d %H:%M:%S} UTC"
         logger.error("notification %d is uncertain: %s", notification.id, reason)
         for statement in _outcome_statements(
@@ -281,8 +282,9 @@ def _outcome_statements(
     yield update(Notification).where(*conditions).values(changes)
     is_over = "status" in changes
     is_waited_for = notification.order_id is not None and notification.status == "pending"
+    # The order's later mails wait for this one. If many of them stayed due, each claim would read them all, so they are
+    # postponed with it. When it is over they are due again, unless it was the first try, which postponed none.
     if is_waited_for and (not is_over or notification.tries > 0):
-        # The order's later mails wait for this one. If many of them stayed due, each claim would read them all.
         later = Notification.order_id == notification.order_id, Notification.sequence > notification.sequence
         waiting = Notification.status == "pending", Notification.leased_until.is_(None)
         next_try_at = func.now() if is_over else changes["next_try_at"]

@@ -38,12 +38,10 @@ from gateway.errors import (
 from gateway.schemas import Moment, ProblemView
 from nameko_reliable.errors import RpcTimeout, ServiceUnavailable
 
-JsonObject = dict[str, Any]
-
 MAX_BODY_BYTES = 1024 * 1024
 # A schema takes about 20 µs for each value, and writes a message for each invalid one.
 MAX_JSON_VALUES = 2000
-# Deeper than any body of the API. Values for a service must be written as JSON again.
+# No body of the API is as deep. A much deeper one could not be encoded again for a service.
 MAX_JSON_DEPTH = 20
 MAX_DIGITS = 400
 MAX_QUERY_PARAMETERS = 50
@@ -94,9 +92,9 @@ def _short_int(digits: str) -> int:
 
 def _check_size(value: Any) -> None:
     """Raise InvalidInput when lists and objects hold too many values, MalformedRequest when they are too deep."""
-    count, waiting = 0, [(value, 1)]
-    while waiting:
-        container, depth = waiting.pop()
+    count, unchecked = 0, [(value, 1)]
+    while unchecked:
+        container, depth = unchecked.pop()
         if isinstance(container, (dict, list)):
             count += len(container)
             if count > MAX_JSON_VALUES:
@@ -104,7 +102,7 @@ def _check_size(value: Any) -> None:
             if depth > MAX_JSON_DEPTH:
                 raise MalformedRequest("The body is nested too deeply.")
             values = container.values() if isinstance(container, dict) else container
-            waiting.extend((each, depth + 1) for each in values)
+            unchecked.extend((each, depth + 1) for each in values)
 
 
 def read_query(query_string: bytes) -> dict[str, str]:
@@ -255,19 +253,19 @@ class Blueprint(flask_smorest.Blueprint):
         doc_info["docstring"]["description"] = "\n\n".join(
             filter(None, [doc_info["docstring"].get("description"), note])
         )
-        by_status = {status: {word} for status, word in SERVER_REFUSALS.items()}
+        types_by_status = {status: {problem_type} for status, problem_type in SERVER_REFUSALS.items()}
         for error_class in self._possible_errors(doc, doc_info):
             problem = problem_of(error_class)
-            by_status.setdefault(problem.status, set()).add(problem.type)
-        # flask-smorest's own errors, which are strings here, are replaced by ours.
+            types_by_status.setdefault(problem.status, set()).add(problem.type)
+        # Our problems replace flask-smorest's own errors, which are strings here.
         responses = doc["responses"] = {
             status: {**response, "headers": response_headers(status, *response.get("headers", ()))}
             for status, response in doc["responses"].items()
             if not isinstance(response, str)
         }
-        for status, types in sorted(by_status.items()):
+        for status, types in sorted(types_by_status.items()):
             responses[str(status)] = {
-                "description": ", ".join(f"`{word}`" for word in sorted(types)),
+                "description": ", ".join(f"`{problem_type}`" for problem_type in sorted(types)),
                 "headers": response_headers(status),
                 "content": {PROBLEM_JSON: {"schema": ProblemView}},
             }
@@ -303,7 +301,7 @@ def _with_doc(**notes: Any) -> Callable[[View], View]:
 def _security_of(
     access: str, admin_when: tuple[str, str] | None, cookie: str | None = None, required: bool = False
 ) -> list[dict[str, list[str]]]:
-    """An operation's `security`: alternatives, each with all its credentials."""
+    """An operation's `security`: a list of alternatives, each with the credentials that it needs together."""
     alternatives: list[dict[str, list[str]]] = [{}] if access == PUBLIC else [{"bearer": []}]
     if access == PUBLIC and admin_when:
         alternatives.append({"bearer": []})

@@ -8,7 +8,8 @@ from flask import g
 from werkzeug.exceptions import NotFound
 
 from contracts.orders import SummaryQuery
-from gateway.api import Blueprint, JsonObject
+from contracts.types import JsonObject
+from gateway.api import Blueprint
 from gateway.auth import admin
 from gateway.paging import PAGE_HEADERS, page_headers
 from gateway.routes.products import public_fields

@@ -7,6 +7,7 @@ the reason.
 from flask import Response, current_app, g, jsonify, request
 from marshmallow import EXCLUDE
 
+from contracts.types import JsonObject
 from contracts.users import (
     AccountDisabled,
     Credentials,
@@ -19,7 +20,7 @@ from contracts.users import (
     UnprovenAddress,
 )
 from gateway import cookies
-from gateway.api import JSON, Blueprint, JsonObject
+from gateway.api import JSON, Blueprint
 from gateway.auth import public, with_cookie
 from gateway.errors import PROBLEM_JSON, problem_of, problem_response
 from gateway.limits import limited

@@ -7,8 +7,8 @@ from typing import Any
 import eventlet
 from flask import current_app, g
 
-from contracts.types import SERVICES
-from gateway.api import Blueprint, JsonObject
+from contracts.types import SERVICES, JsonObject
+from gateway.api import Blueprint
 from gateway.auth import public
 from gateway.errors import NotReady
 from gateway.schemas import HealthView, ProbeView

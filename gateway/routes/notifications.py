@@ -3,9 +3,10 @@ from flask_sock import Sock
 from simple_websocket import Server
 
 from contracts.notifications import NotFailed, NotificationNotFound, NotificationPageView, NotificationView, ReadMark
+from contracts.types import JsonObject
 from contracts.users import MailNotNeeded
 from gateway.addresses import client_network
-from gateway.api import Blueprint, JsonObject
+from gateway.api import Blueprint
 from gateway.auth import admin_when, owner, owner_or_admin, public, user
 from gateway.live import ClientSocket
 from gateway.paging import PAGE_HEADERS, page_headers

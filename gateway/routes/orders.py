@@ -18,8 +18,8 @@ from contracts.orders import (
     TooManyOpenOrders,
 )
 from contracts.products import InsufficientStock, PriceChanged, ProductNotFound
-from contracts.types import InvalidInput, NotAllowed
-from gateway.api import Blueprint, JsonObject
+from contracts.types import InvalidInput, JsonObject, NotAllowed
+from gateway.api import Blueprint
 from gateway.auth import admin_when, owner_or_admin, user
 from gateway.paging import PAGE_HEADERS, page_headers
 from gateway.schemas import OrderQuery

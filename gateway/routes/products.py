@@ -17,8 +17,8 @@ from contracts.products import (
     StaleVersion,
     StockChange,
 )
-from contracts.types import MAX_INT
-from gateway.api import Blueprint, JsonObject
+from contracts.types import MAX_INT, JsonObject
+from gateway.api import Blueprint
 from gateway.auth import admin, admin_when, public
 from gateway.cache import CachedResponse, key_of
 from gateway.errors import MalformedRequest

@@ -1,6 +1,6 @@
 from flask import g
 
-from contracts.types import NotAllowed, Taken
+from contracts.types import JsonObject, NotAllowed, Taken
 from contracts.users import (
     AddressVerification,
     InvalidToken,
@@ -19,7 +19,7 @@ from contracts.users import (
     UserView,
 )
 from gateway import cookies
-from gateway.api import Blueprint, JsonObject
+from gateway.api import Blueprint
 from gateway.auth import admin, owner, public, user, with_cookie
 from gateway.errors import Unauthenticated
 from gateway.limits import limited

@@ -1,7 +1,7 @@
 """The WebSocket feed: its connected clients, their users, and the messages that each client gets.
 
 Each socket has a greenlet that reads it and one that writes to it, from a bounded queue. A push fills queues and
-never waits. A client whose queue is full is dropped. It reads the messages that it missed over HTTP.
+never waits. A client whose queue is full is dropped. It can then read over HTTP what it missed.
 """
 
 import json
@@ -49,7 +49,7 @@ SOCKET_OPTIONS = {
 
 MAX_SOCKETS = 4096
 MAX_USER_SOCKETS = 20
-# RATE_LIMIT_SCALE multiplies it.
+# RATE_LIMIT_SCALE multiplies this limit.
 MAX_ADDRESS_SOCKETS = 200
 MESSAGES_PER_SECOND = 20
 MAX_BURST = 60
@@ -62,7 +62,7 @@ PUSH = Operation("WebSocket push", "producer")
 
 
 class LiveFeed(DependencyProvider):
-    """One for the process. Its config: RATE_LIMIT_SCALE."""
+    """The feed of this process. Its config: RATE_LIMIT_SCALE."""
 
     tracer = Tracer()
 
@@ -108,7 +108,7 @@ class LiveFeed(DependencyProvider):
                 client.enqueue(text, self.tracer.span(PUSH))
 
     def refuse_when_full(self, address: str) -> None:
-        """Raise Overloaded when the number of sockets, in all or of that address, is at its limit."""
+        """Raise Overloaded when the sockets, of all clients or of that address, are at their limit."""
         if len(self._clients) >= MAX_SOCKETS or self._of_address[address] >= self.max_address_sockets:
             raise Overloaded
 
@@ -231,10 +231,10 @@ class _Client:
     def send(self, **message: Any) -> None:
         self.enqueue(_dump(**message))
 
-    def enqueue(self, text: str | CloseReason, span: Any = NO_SPAN) -> None:
-        """text: a message, or a CloseReason, which ends the socket. span: ends when the message is sent."""
+    def enqueue(self, message: str | CloseReason, span: Any = NO_SPAN) -> None:
+        """message: a text to send, or a CloseReason, which ends the socket. span: ends when the text is sent."""
         try:
-            self._queue.put_nowait((text, span))
+            self._queue.put_nowait((message, span))
         except Full as error:
             span.end(error)
             logger.info("dropped a WebSocket that reads too slowly")
@@ -247,19 +247,19 @@ class _Client:
     def _write(self) -> None:
         try:
             while True:
-                text, span = self._next()
-                if isinstance(text, CloseReason):
-                    self.ws.close(text)
+                message, span = self._next()
+                if isinstance(message, CloseReason):
+                    self.ws.close(message)
                     # close() alone does not wake the reader.
                     self.ws.event.set()
                     return
                 with span:
-                    self.ws.send(text)
+                    self.ws.send(message)
         except (OSError, ConnectionClosed, ProtocolError):
             self._disconnect()
 
     def _next(self) -> tuple[str | CloseReason, Any]:
-        """(text, span): the next in the queue, or the message that the token has expired."""
+        """(message, span): the next in the queue, or the message that the token has expired."""
         if self.caller is None:
             return self._queue.get()
         try:
@@ -295,22 +295,23 @@ class FrameCounter:
     """Counts the frames of a WebSocket by their headers, before anything else parses them."""
 
     def __init__(self) -> None:
-        self._partial_header, self._payload_bytes = b"", 0
+        # The beginning of a header, or the bytes of a payload that are still to come.
+        self._partial_header, self._payload_left = b"", 0
 
     def count_in(self, data: bytes) -> int:
-        """The number of frames whose header ends in the next piece of the stream."""
-        data, at, count = self._partial_header + data, self._payload_bytes, 0
-        while len(data) >= at + 2:
-            length = data[at + 1] & 127
-            rest = at + 2 + {126: 2, 127: 8}.get(length, 0)
-            if len(data) < rest:
+        """The number of frames whose length field ends in `data`, the next piece of the stream."""
+        data, start, count = self._partial_header + data, self._payload_left, 0
+        while len(data) >= start + 2:
+            length = data[start + 1] & 127
+            mask_start = start + 2 + {126: 2, 127: 8}.get(length, 0)
+            if len(data) < mask_start:
                 break
             if length > 125:
-                length = int.from_bytes(data[at + 2 : rest])
+                length = int.from_bytes(data[start + 2 : mask_start])
             # A client's frame has a mask of four bytes.
-            at = rest + 4 + length
+            start = mask_start + 4 + length
             count += 1
-        self._partial_header, self._payload_bytes = data[at:], max(0, at - len(data))
+        self._partial_header, self._payload_left = data[start:], max(0, start - len(data))
         return count
 
 

@@ -68,12 +68,14 @@ class _Fill:
 
 
 class Cache(DependencyProvider):
-    """One for the process. product_id: None for a response about many products."""
+    """The cache of this process. product_id: None for a response about many products."""
 
     def __init__(self) -> None:
         # key: (response, expires_at, product_id), oldest first
         self._responses: OrderedDict[Key, tuple[CachedResponse, float, int | None]] = OrderedDict()
-        self._keys: defaultdict[int | None, set[Key]] = defaultdict(set)  # product_id: the keys of its responses
+        self._keys_by_product: defaultdict[int | None, set[Key]] = defaultdict(
+            set
+        )  # product_id: the keys of its responses
         self._bytes = 0
         self._fills: dict[Key, _Fill] = {}  # those in progress
         self._revisions: OrderedDict[int, int] = OrderedDict()  # product_id: the latest known revision
@@ -109,10 +111,10 @@ class Cache(DependencyProvider):
                 del self._fills[key]
 
     def drop(self, product_ids: Iterable[int]) -> None:
-        """Remove the responses that show one of these products, and detach the fills in progress."""
+        """Remove the responses that show one of these products. Fills of them in progress are not stored."""
         dropped = {None, *product_ids}
-        for product_id in dropped & self._keys.keys():
-            for key in list(self._keys[product_id]):
+        for product_id in dropped & self._keys_by_product.keys():
+            for key in list(self._keys_by_product[product_id]):
                 self._forget(key)
         for key, fill in list(self._fills.items()):
             if fill.product_id in dropped:
@@ -132,7 +134,7 @@ class Cache(DependencyProvider):
     def _store(self, key: Key, response: CachedResponse, product_id: int | None) -> None:
         self._forget(key)
         self._responses[key] = response, time.monotonic() + TTL_SECONDS, product_id
-        self._keys[product_id].add(key)
+        self._keys_by_product[product_id].add(key)
         self._bytes += _size(key, response)
         while self._bytes > MAX_BYTES:
             self._forget(next(iter(self._responses)))
@@ -141,9 +143,9 @@ class Cache(DependencyProvider):
         response, _, product_id = self._responses.pop(key, (None, 0, None))
         if response is not None:
             self._bytes -= _size(key, response)
-            self._keys[product_id].discard(key)
-            if not self._keys[product_id]:
-                del self._keys[product_id]
+            self._keys_by_product[product_id].discard(key)
+            if not self._keys_by_product[product_id]:
+                del self._keys_by_product[product_id]
 
 
 def _size(key: Key, response: CachedResponse) -> int:

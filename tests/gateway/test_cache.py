@@ -154,7 +154,7 @@ def test_the_cache_is_bounded_and_drops_the_oldest_first(cache, monkeypatch):
 
     assert cache.get("/products?offset=0") is None
     assert cache.get("/products?offset=99") is not None
-    assert len(cache._responses) == len(cache._keys[None]) < 10
+    assert len(cache._responses) == len(cache._keys_by_product[None]) < 10
 
 
 def test_the_number_of_known_revisions_is_bounded(cache, monkeypatch):

@@ -8,8 +8,8 @@ Every request counts against the default limit: of its user when it has a valid 
 address. A marked view also counts against its named limit, always by address. Every answer reports the remaining
 quota, as draft-ietf-httpapi-ratelimit-headers-10 defines.
 
-Each process counts for itself; with RATE_LIMIT_STORAGE_URI all gateways count together in that Redis.
-Not guaranteed: while that Redis is unreachable, no request is counted and none is refused.
+Each process counts for itself. With RATE_LIMIT_STORAGE_URI all gateways count together in that Redis.
+While that Redis is unreachable, no request is counted and none is refused.
 """
 
 import logging
@@ -37,11 +37,11 @@ DEFAULT = "default"
 WINDOW_SECONDS = 60
 # Requests in WINDOW_SECONDS. RATE_LIMIT_SCALE multiplies them.
 LIMITS = {DEFAULT: 600, "login": 30, "refresh": 60, "register": 20, "reset": 10}
-# Counted and never refused: behind an untrusted proxy, customers would use up the orchestrator's quota.
+# Counted but never refused: an orchestrator behind the same untrusted proxy as customers shares their quota.
 PROBES = ("/livez", "/readyz", "/health")
 STORAGE_SECONDS = 0.25
 STORAGE_PAUSE_SECONDS = 5
-# Of all clients, and of one address. A RATE_LIMIT_SCALE above 1 multiplies the second.
+# Of all clients, and of one address. A RATE_LIMIT_SCALE above 1 multiplies the limit of one address.
 MAX_IN_FLIGHT, MAX_IN_FLIGHT_PER_ADDRESS = 512, 64
 # A body up to this size is not counted.
 LARGE_BODY_BYTES = 16 * 1024
@@ -72,7 +72,7 @@ class Limit:
 
 
 class Limits(DependencyProvider):
-    """One for the process. Its config: RATE_LIMIT_STORAGE_URI, RATE_LIMIT_SCALE and TRUSTED_PROXIES."""
+    """The limits of this process. Their config: RATE_LIMIT_STORAGE_URI, RATE_LIMIT_SCALE and TRUSTED_PROXIES."""
 
     def setup(self) -> None:
         config = self.container.config
@@ -134,7 +134,7 @@ def _storage(redis_uri: str | None) -> Any:
         redis_uri,
         socket_timeout=STORAGE_SECONDS,
         socket_connect_timeout=STORAGE_SECONDS,
-        # A retry would exceed the timeout of _count, which may cut a reply in two.
+        # No retries: the timeout of _count could end one in the middle of a reply.
         retry=Retry(NoBackoff(), 0),  # type: ignore[arg-type]
     )
 

@@ -30,7 +30,7 @@ View = TypeVar("View", bound=Callable[..., Any])
 ALGORITHM = "HS256"
 CLAIMS = ("exp", "iat", "sub", "email", "email_verified", "role", "jti")
 PUBLIC, USER, OWNER, OWNER_OR_ADMIN, ADMIN = "public", "user", "owner", "owner or admin", "admin"
-# How far the clock of the token's signer may be ahead of ours.
+# How far the clock of the users service, which signs the tokens, may be ahead of ours.
 MAX_SKEW_SECONDS = 30
 
 
@@ -55,7 +55,7 @@ class Caller:
 
 
 class AccessTokens(DependencyProvider):
-    """Reads access tokens. Its config: JWT_SECRET and JWT_SECRET_PREVIOUS, one of which signed them."""
+    """Reads access tokens. Its config: JWT_SECRET and JWT_SECRET_PREVIOUS; either may have signed a token."""
 
     def setup(self) -> None:
         config = self.container.config
@@ -122,7 +122,7 @@ admin = _mark(ADMIN)
 
 
 def with_cookie(view: View) -> View:
-    """Refuse foreign origins: the view reads a cookie, which browsers send for their pages too."""
+    """Refuse foreign origins: the view reads a cookie, which browsers also send with requests of foreign pages."""
     view.with_cookie = True  # type: ignore[attr-defined]
     return view
 
@@ -142,16 +142,16 @@ def authorize(view: Any, caller: Caller | None, token_error: str | None, query: 
 
     token_error: why the token that was sent is not valid. A public view ignores it.
     """
-    needs = view.access
+    access = view.access
     if hasattr(view, "admin_when"):
         parameter, value = view.admin_when
         if value in query.getlist(parameter):
-            needs = ADMIN
-    if needs == PUBLIC:
+            access = ADMIN
+    if access == PUBLIC:
         return
     if caller is None:
         raise Unauthenticated(token_error)
-    if needs == ADMIN and not caller.is_admin:
+    if access == ADMIN and not caller.is_admin:
         raise AccessDenied
 
 
@@ -177,8 +177,8 @@ def _normalize_origin(url: str) -> str:
     """The origin as browsers send it: without the scheme's default port."""
     try:
         parts = urlsplit(url.strip().lower())
-        default_port = {"http": 80, "https": 443}.get(parts.scheme) == parts.port
+        is_default_port = {"http": 80, "https": 443}.get(parts.scheme) == parts.port
     except ValueError:
         return ""
-    host = parts.netloc.rpartition(":")[0] if default_port else parts.netloc
+    host = parts.netloc.rpartition(":")[0] if is_default_port else parts.netloc
     return f"{parts.scheme}://{host}" if host else ""

@@ -108,7 +108,7 @@ class Overloaded(Exception):
 
 
 class NotReady(Exception):
-    """No service answers."""
+    """No service answers the health check."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ def problem_of(error_class: type[BaseException]) -> Problem:
 
 
 def problem_response(error: Exception, request: Request = request) -> Response:
-    """The same outside of Flask. It is a WSGI app."""
+    """The error as an HTTP answer, which is also a WSGI app. Outside of Flask, pass the request."""
     problem = problem_of(type(error))
     if problem is PROBLEMS[Exception]:
         logger.error("unexpected error", exc_info=error)

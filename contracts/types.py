@@ -1,7 +1,7 @@
 """The bases of the contracts of all services: errors, fields, list queries and views.
 
-Bounds are the HTTP API's. `load(schema, data)` returns the checked values, or raises `InvalidInput` with sentences by
-field.
+The bounds are those of the HTTP API. `load(schema, data)` returns the checked values, or raises `InvalidInput` with a
+list of sentences for each field.
 """
 
 import re
@@ -31,9 +31,9 @@ from nameko_reliable.errors import (
 )
 from nameko_reliable.messages import timestamp
 
-# The one list of them: `python -m dev.services` names each place where one of these is missing.
+# The only list of the services: `python -m dev.services` names each place where one of them is missing.
 SERVICES = ("users", "products", "orders", "notifications")
-_EVENT_IDS = UUID("6f2c3c0e-6d0b-4d6c-9f0a-7d1f6b0a2c51")
+_EVENT_ID_NAMESPACE = UUID("6f2c3c0e-6d0b-4d6c-9f0a-7d1f6b0a2c51")
 # The input that marshmallow passes to a field.
 Data = Mapping[str, Any] | None
 # A JSON object: an argument or an answer of an RPC.
@@ -44,7 +44,7 @@ MAX_MONEY = Decimal("9999999999.99")
 MAX_QUANTITY = 10_000
 MAX_LINES = 100
 MAX_PAGE = 10**12
-# Also used in the HTTP API's document, so only with syntax that ECMAScript's regular expressions have.
+# Patterns are also part of the HTTP API's document, so they use only the syntax of ECMAScript's regular expressions.
 CONTROLS = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
 # ASCII only: other addresses need SMTPUTF8, which few servers offer.
 # No encoded word (RFC 2047): mail programs would decode it to another address.
@@ -88,7 +88,7 @@ for kit_error in (
     TooManyParked,
 ):
     keep_wire_path(kit_error, "extensions.errors")
-# In 0.1.0 it was not the kit's.
+# In 0.1.0 the kit did not have it.
 keep_wire_path(ParkedMessageNotFound, "contracts.errors")
 
 
@@ -128,8 +128,8 @@ class Unavailable(ShopError):
 
 
 def event_id_of(*facts: object) -> UUID:
-    """The same id for the same facts: handlers recognize an event that `ops.resend` makes again."""
-    return uuid5(_EVENT_IDS, " ".join(map(str, facts)))
+    """The same id for the same facts, so that handlers recognize an event that `ops.resend` sends again."""
+    return uuid5(_EVENT_ID_NAMESPACE, " ".join(map(str, facts)))
 
 
 def load(schema: Schema, data: Any) -> Any:
@@ -167,7 +167,7 @@ class Line(Text):
 
     def _deserialize(self, value: Any, attr: str | None, data: Data, **kwargs: Any) -> str:
         text = self._normalized(super()._deserialize(value, attr, data, **kwargs))
-        # Also before it is trimmed: the HTTP API's document can't express that outer spaces don't count.
+        # Before trimming too, since the HTTP API's document can't express that outer spaces don't count.
         self._validate(text)
         text = text.strip()
         if re.search(f"[{CONTROLS}]", text):
@@ -194,7 +194,7 @@ def check_characters(text: str) -> str:
 
 
 class Name(Line):
-    """A visible Line, normalized by `normal`. Its length is that of the normal form."""
+    """A visible Line, normalized by `normal`. The limit is for the length of the normal form."""
 
     normal_form: Literal["NFC", "NFKC"] = "NFC"
     normal = staticmethod(normal_text)
@@ -228,7 +228,7 @@ class Description(Text):
 
 
 def fold_address(address: str) -> str:
-    """The address in lower case, if it is ASCII. Else as it is: U+212A folds to k, which is another address."""
+    """The address in lower case if it is ASCII, else unchanged: U+212A would become k, which is another address."""
     return address.lower() if address.isascii() else address
 
 
@@ -295,7 +295,7 @@ class ParkedSelection(Schema):
 
 
 class PageQuery(Schema):
-    """A part of a list: `limit` items from `offset` on, or the page of that number, from 1.
+    """A part of a list: `limit` items from `offset` on, or the page with that number. The first page is 1.
 
     Loads to limit and offset. A subclass may accept older names of them.
     """
@@ -328,7 +328,7 @@ class Time(fields.Field[datetime]):
 
 
 class View(Schema):
-    """An answer: it has all of the members, and no others."""
+    """The schema of an answer, which has all of the members and no others."""
 
     def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
         field_obj.required = True

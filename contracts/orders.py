@@ -29,7 +29,7 @@ from contracts.types import (
 )
 from nameko_reliable.messages import Event
 
-# The reason of an order that was cancelled because it stayed pending too long.
+# OrderStatusUpdated.reason when the shop cancels an order that stayed pending for too long.
 NOT_CONFIRMED = "not-confirmed"
 ORDER_STATUSES = ("pending", "confirmed", "shipped", "delivered", "cancelled")
 
@@ -99,8 +99,8 @@ class OrderLine:
 class OrderEvent(Event):
     """sequence: 1 for an order's first event, one more for each that follows.
 
-    email_verified: whether the customer's address was proven at their last call about the order. Events that
-    notifications stored before 0.1.0 lack it.
+    email_verified: whether the customer's address was proven at their last call about the order. The default is for
+    events that notifications stored before 0.1.0, which lack it.
     """
 
     source = "orders"
@@ -246,7 +246,7 @@ class OrderView(View):
 
 
 def Revenue() -> fields.String:
-    """A sum of money, which may exceed the highest price."""
+    """A sum of money, which may exceed MAX_MONEY."""
     return fields.String(metadata={"format": "decimal", "pattern": r"^[0-9]+\.[0-9]{2}$"})
 
 

@@ -1,8 +1,18 @@
 import pytest
 
+from nameko_reliable import pool
 from services.orders import Orders
 from services.products import Products
 from tests.shop import running_shop
+
+
+@pytest.fixture(scope="package", autouse=True)
+def long_lock_waits():
+    """On a busy machine one of dozens of concurrent calls may wait longer for a lock than PostgreSQL is allowed to."""
+    options = pool.CONNECTION_SETTINGS["options"].replace("lock_timeout=4s", "lock_timeout=60s")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setitem(pool.CONNECTION_SETTINGS, "options", options)
+        yield
 
 
 @pytest.fixture(scope="package")

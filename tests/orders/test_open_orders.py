@@ -51,6 +51,7 @@ def refusals(results):
     return [result for result in results if isinstance(result, TooManyOpenOrders)]
 
 
+@pytest.mark.usefixtures("long_deadlines")
 @pytest.mark.parametrize("email_verified, most_orders, most_units", ((False, 5, 12), (True, 8, 40)))
 def test_concurrent_orders_do_not_exceed_the_limit_of_open_orders(
     shop, product, customer, email_verified, most_orders, most_units
@@ -64,6 +65,7 @@ def test_concurrent_orders_do_not_exceed_the_limit_of_open_orders(
     assert stock(shop, product) == 100 - most_orders
 
 
+@pytest.mark.usefixtures("long_deadlines")
 def test_concurrent_orders_do_not_exceed_the_limit_of_open_units(shop, product, customer):
     results = placed(shop, 10, a_line(product, 5), **customer)
 

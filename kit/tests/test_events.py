@@ -275,6 +275,28 @@ def test_a_reason_may_contain_any_text(run_service, broker, send, deaths):
     assert not deaths(container)
 
 
+def test_a_reason_contains_neither_the_row_nor_the_statement_that_failed(run_service, broker, send, tables):
+    class Cafe:
+        name = "cafe"
+
+        db = Database(Base)
+
+        @event_handler(CakeBaked, pauses_seconds=())
+        def display(self, event):
+            with self.db.transaction() as session:
+                session.add_all([Cake(id=7, name=event.cake), Cake(id=7, name=event.cake)])
+
+    run_service(Cafe)
+
+    send(CakeBaked(cake="a secret"))
+
+    [message] = wait_for(lambda: parked(broker))
+    reason = message.headers["x-parked-reason"]
+    assert reason.startswith("gave up after attempt 1: IntegrityError: ")
+    assert "duplicate key" in reason
+    assert "(id)=(7)" not in reason and "a secret" not in reason and "INSERT" not in reason
+
+
 def test_no_attempt_is_counted_while_the_database_is_unavailable(run_service, broker, send, monkeypatch):
     monkeypatch.setattr(kit, "UNAVAILABLE_PAUSE_SECONDS", 0.1)
     tries = []

@@ -270,10 +270,9 @@ class EventHandler(Entrypoint):
 
     def _delay(self, message: Message, error: Exception) -> None:
         attempt = self._earlier_attempts(message) + 1
-        reason = f"{type(error).__name__}: {error}"
-        if error.__cause__ is not None:
-            # Only the first line: PostgreSQL's further lines contain the statement.
-            reason += f", from {type(error.__cause__).__name__}: {error.__cause__}".partition("\n")[0]
+        errors = [error] if error.__cause__ is None else [error, error.__cause__]
+        # Only the first lines: PostgreSQL's further lines contain the row and the statement.
+        reason = ", from ".join(f"{type(each).__name__}: {each}".partition("\n")[0] for each in errors)
         pause = self.pause_after(attempt)
         if pause is None:
             self._park(message, f"gave up after attempt {attempt}: {reason}")

@@ -59,8 +59,10 @@ test-upgrade: .venv/installed
 test-all: test
 	@cd frontend && npx playwright test --project=screenshots
 
-# Measures requests a second and each process's CPU, on a shop of its own. SCENARIOS="orders logins" runs some,
-# BENCH_SECONDS=20 measures each row for longer than 5 seconds.
+# Measures requests a second and each process's CPU, on a shop of its own, and code that is not ours beside it.
+# SCENARIOS="floors orders" runs some, BENCH_SECONDS=20 measures each row for longer than 5 seconds, COMPARE=file.json
+# prints what changed since an earlier run, and CHECK=2 fails if a must of benchmarks/musts.py is missed by more than
+# twice.
 SCENARIOS ?=
 bench: .venv/installed
 	@$(VENV)/python -m benchmarks $(SCENARIOS)

@@ -1,37 +1,85 @@
-"""`make bench`, or python -m benchmarks [SCENARIO …]: measures a shop that it starts, and judges nothing."""
+"""`make bench`, or python -m benchmarks [SCENARIO …]: measures a shop that it starts, beside code that is not ours.
+
+BENCH_SECONDS: of each row. COMPARE: the JSON file of an earlier run. CHECK: fail if a must is missed by more than this
+factor.
+"""
 
 import os
-import platform
+import resource
 import signal
 import sys
 import warnings
 
 warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")  # docs/decisions/ says why we use it
 
-from benchmarks import scenarios, tracing  # noqa: E402, F401
-from benchmarks.load import BenchmarkFailed  # noqa: E402
-from benchmarks.report import Report  # noqa: E402
-from benchmarks.shop import SCENARIOS, running_shop  # noqa: E402
-from nameko_reliable.testing.servers import CannotStart  # noqa: E402
+# ruff: noqa: E402, I001
+from benchmarks import processes, reads, orders, live, messages, tracing  # noqa: F401
+from benchmarks import comparison, musts
+from benchmarks.load import BenchmarkFailed
+from benchmarks.report import Report, Results
+from benchmarks.shop import SCENARIOS, running_shop
+from nameko_reliable.testing.servers import CannotStart
 
 
 def main(names):
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the shop's folder is removed
-    unknown = [name for name in names if name not in SCENARIOS]
-    if unknown:
-        sys.exit(f"forage: There is no scenario {' or '.join(unknown)}; there are {', '.join(SCENARIOS)}.")
-    seconds = os.environ.get("BENCH_SECONDS") or "5"
-    if not (seconds.isascii() and seconds.isdecimal() and 1 <= int(seconds) <= 60):
-        sys.exit(f"forage: BENCH_SECONDS must be a number from 1 to 60; it is {seconds!r}.")
-    print(f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores, {seconds} s each")
     try:
-        with running_shop() as shop:
-            for name in names or SCENARIOS:
-                SCENARIOS[name](shop, Report(shop, int(seconds)))
+        run(names, seconds_from(os.environ.get("BENCH_SECONDS")), factor_from(os.environ.get("CHECK")))
     except (CannotStart, BenchmarkFailed) as reason:
         sys.exit(f"forage: {reason}")
     except KeyboardInterrupt:
         sys.exit("forage: stopped")
+
+
+def seconds_from(text):
+    text = text or "5"
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= 60):
+        raise BenchmarkFailed(f"BENCH_SECONDS must be a number from 1 to 60, and is {text!r}.")
+    return int(text)
+
+
+def factor_from(text):
+    """None: nothing is checked."""
+    if not text:
+        return None
+    if not (text.isascii() and text.replace(".", "", 1).isdecimal() and float(text) > 0):
+        raise BenchmarkFailed(f"CHECK must be a factor of the musts, such as 2, and is {text!r}.")
+    return float(text)
+
+
+def run(names, seconds, check):
+    unknown = [name for name in names if name not in SCENARIOS]
+    if unknown:
+        raise BenchmarkFailed(f"There is no scenario {' or '.join(unknown)}; there are {', '.join(SCENARIOS)}.")
+    earlier = comparison.read(os.environ["COMPARE"]) if os.environ.get("COMPARE") else None
+    allow_many_sockets()
+    machine = comparison.machine()
+    print(f"{machine['platform']}, Python {machine['python']}, {machine['cores']} cores, {seconds} s each")
+    results = Results()
+    with running_shop() as shop:
+        for name, scenario in SCENARIOS.items():
+            if names and name not in names:
+                continue
+            if scenario.needs_services:
+                shop.open()
+            scenario.run(shop, Report(shop, name, seconds, results))
+        versions = shop.versions()
+    musts.print_musts(results)
+    if earlier:
+        comparison.print_changes(earlier, results)
+    faults = list(musts.faults(results, check)) if check else []
+    path = comparison.save(
+        results, machine=machine, versions=versions, commit=comparison.commit(), seconds=seconds, scenarios=names
+    )
+    print(f"\nThe results are in {path}")
+    if faults:
+        raise BenchmarkFailed("\n".join([f"The run misses musts by more than {check:g} times:", *faults]))
+
+
+def allow_many_sockets():
+    """For this process and its children, as far as the system allows."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import selectors
 import socket
 import time
 from collections import Counter
+from contextlib import suppress
 from uuid import uuid4
 
 from kombu import Connection, Queue
@@ -49,18 +50,23 @@ def request(method, path, body=None, **headers):
     return f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + content
 
 
-def http(port, clients, seconds, expected=200):
-    """Let each client send requests for that time. clients: iterators of requests. expected: the status."""
+def http(port, clients, seconds=math.inf, expected=(200,)):
+    """Let each client send requests for that time, or until it has no more. expected: the statuses that are no errors.
+
+    clients: iterators of requests.
+    """
     load, started_at = LoadResult(), time.perf_counter()
     with selectors.DefaultSelector() as selector:
         for number, requests in enumerate(clients):
             client = _Client(port, number, requests)
-            selector.register(client.socket, selectors.EVENT_READ, client)
-            client.send()
+            if client.send():
+                selector.register(client.socket, selectors.EVENT_READ, client)
+            else:
+                client.socket.close()
         while selector.get_map():
             ready = selector.select(ANSWER_SECONDS)
             if not ready:
-                raise BenchmarkFailed(f"The gateway gave no answer in {ANSWER_SECONDS} s.")
+                raise BenchmarkFailed(f"The server gave no answer in {ANSWER_SECONDS} s.")
             for key, _ in ready:
                 client = key.data
                 status = client.receive()
@@ -68,11 +74,9 @@ def http(port, clients, seconds, expected=200):
                     continue
                 now = time.perf_counter()
                 load.latencies_ms.append((now - client.sent_at) * 1000)
-                if status != expected:
+                if status not in expected:
                     load.errors[status] += 1
-                if now - started_at < seconds:
-                    client.send()
-                else:
+                if now - started_at >= seconds or not client.send():
                     selector.unregister(client.socket)
                     client.socket.close()
     load.seconds = time.perf_counter() - started_at
@@ -95,16 +99,20 @@ class _Client:
         self._answer = b""
 
     def send(self):
+        """Send the next request. False if there is none."""
         self._answer = b""
-        data = next(self._requests)
+        data = next(self._requests, None)
+        if data is None:
+            return False
         self.sent_at = time.perf_counter()
         self.socket.sendall(data)
+        return True
 
     def receive(self):
         """The status, once the whole answer is received; None before."""
         data = self.socket.recv(65536)
         if not data:
-            raise BenchmarkFailed("The gateway closed a connection.")
+            raise BenchmarkFailed("The server closed a connection.")
         self._answer += data
         head_bytes = self._answer.find(b"\r\n\r\n") + 4
         if head_bytes < 4:
@@ -151,3 +159,38 @@ def rpc(uri, service, method, outstanding, seconds):
             connection.drain_events(timeout=ANSWER_SECONDS)
     load.seconds = time.perf_counter() - started_at
     return load
+
+
+def call(uri, exchange, routing_key, message, seconds):
+    """The JSON answer to one message. Its reply queue is reachable by the default exchange, and by `nameko-rpc`."""
+    reply_to, answers = uuid4().hex, []
+    with Connection(uri) as connection, connection.channel() as channel:
+        Queue(reply_to, exclusive=True, channel=channel).declare()
+        if exchange:
+            channel.queue_bind(reply_to, exchange, reply_to)
+        channel.basic_consume(reply_to, no_ack=True, callback=lambda reply: answers.append(json.loads(reply.body)))
+        properties = {"reply_to": reply_to, "correlation_id": uuid4().hex, "delivery_mode": 1}
+        body = json.dumps(message)
+        sent = channel.prepare_message(
+            body, content_type="application/json", content_encoding="utf-8", properties=properties
+        )
+        channel.basic_publish(sent, exchange=exchange, routing_key=routing_key)
+        ends_at = time.monotonic() + seconds
+        while not answers:
+            if time.monotonic() > ends_at:
+                raise BenchmarkFailed(f"{routing_key} gave no answer in {seconds} s.")
+            with suppress(TimeoutError):
+                connection.drain_events(timeout=1)
+    return answers[0]
+
+
+def publish(uri, queue, bodies):
+    """Send persistent messages to a queue."""
+    with Connection(uri) as connection, connection.channel() as channel:
+        for body in bodies:
+            message = channel.prepare_message(
+                body, content_type="application/json", content_encoding="utf-8", properties={"delivery_mode": 2}
+            )
+            channel.basic_publish(message, exchange="", routing_key=queue)
+        # An answer of the broker: it has read all that came before.
+        channel.queue_declare(queue, passive=True)

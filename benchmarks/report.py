@@ -1,64 +1,150 @@
-"""One line for each measurement: throughput, latencies, and CPU time of each process."""
+"""What a run measured: a line for each row, at once, and all of it for the JSON file.
 
-from benchmarks.load import LoadResult, percentile
+A row is some work under load: throughput, latencies, and CPU time of each process. A figure is a single number.
+"""
+
+import time
+
+from benchmarks.load import LoadResult, http, percentile
 from contracts.types import SERVICES
 
-REPORTED_PARTS = (*SERVICES, "gateway", "rabbitmq", "postgres")
-COLUMNS = (
-    f"{'':34} {'per s':>8} {'p50':>7} {'p95':>7} {'p99':>7} {'errors':>6}  "
-    + " ".join(f"{name[:8]:>8}" for name in REPORTED_PARTS)
-    + f" {'all':>8}  busiest"
-)
-HEAD = f"{'':43} {'ms until the answer':^23} {'':6}  {'CPU ms for each':^{9 * len(REPORTED_PARTS) + 8}}\n{COLUMNS}"
+# The parts of the shop whose CPU a request costs. The load generator and the mail server are not among them.
+SHOP_PARTS = (*SERVICES, "gateway", "rabbitmq", "postgres")
+WARM_UP_SECONDS = 1
+PERCENTS = (50, 95, 99)
+# CPU of all other rows is also given in multiples of this row.
+FLASK = "floors: Flask"
 
 
 class Row:
-    """busy: {part: share of a core during the load}. cpu_seconds: {part: CPU time, with that of follow-up work}."""
+    """busy: {part: share of a core during the load}. cpu_seconds: {part: CPU time, with that of follow-up work}.
 
-    def __init__(self, name, load, busy, cpu_seconds):
-        self.name, self.load, self.busy = name, load, busy
-        self.cpu_ms = {part: seconds * 1000 / max(1, load.count) for part, seconds in cpu_seconds.items()}
+    parts: those that are printed and summed up. flask_ms: CPU of a request of the Flask floor, None if not measured.
+    """
+
+    def __init__(self, name, load, busy, cpu_seconds, parts=SHOP_PARTS, flask_ms=None):
+        self.name, self.load, self.busy, self.flask_ms = name, load, busy, flask_ms
+        self.cpu_ms = {part: cpu_seconds[part] * 1000 / max(1, load.count) for part in parts}
+
+    @property
+    def all_cpu_ms(self):
+        return sum(self.cpu_ms.values())
+
+    @property
+    def per_second(self):
+        return self.load.count / self.load.seconds
+
+    @property
+    def times_ms(self):
+        """{percent: ms}, empty for work without requests."""
+        latencies = self.load.latencies_ms
+        return {percent: percentile(latencies, percent) for percent in PERCENTS} if any(latencies) else {}
+
+    def as_json(self):
+        return {
+            "per_second": self.per_second,
+            **{f"p{percent}_ms": value for percent, value in self.times_ms.items()},
+            "count": self.load.count,
+            "errors": {str(answer): count for answer, count in self.load.errors.items()},
+            "cpu_ms": {**self.cpu_ms, "all": self.all_cpu_ms},
+            "busy": self.busy,
+        }
 
     def __str__(self):
         load = self.load
-        timed = [percentile(load.latencies_ms, percent) for percent in (50, 95, 99)] if any(load.latencies_ms) else []
-        times = " ".join(f"{value:7.1f}" for value in timed) or f"{'-':>7} {'-':>7} {'-':>7}"
-        paid = [self.cpu_ms[part] for part in REPORTED_PARTS]
-        cpu = " ".join(f"{value:8.3f}" for value in [*paid, sum(paid)])
+        times = " ".join(f"{value:7.1f}" for value in self.times_ms.values()) or f"{'-':>7} {'-':>7} {'-':>7}"
+        cpu = " ".join(f"{value:8.3f}" for value in [*self.cpu_ms.values(), self.all_cpu_ms])
+        multiple = f"{self.all_cpu_ms / self.flask_ms:8.1f}" if self.flask_ms else f"{'-':>8}"
         busiest = sorted(self.busy, key=self.busy.get, reverse=True)[:2]
         return (
-            f"{self.name:34} {load.count / load.seconds:8.1f} {times} {sum(load.errors.values()):6}  {cpu}  "
+            f"{self.name:38} {self.per_second:8.1f} {times} {sum(load.errors.values()):6}  {cpu} {multiple}  "
             + ", ".join(f"{part} {self.busy[part]:.0%}" for part in busiest)
             + (f"  errors: {dict(load.errors)}" if load.errors else "")
         )
 
 
-class Report:
-    def __init__(self, shop, seconds):
-        self.shop, self.seconds = shop, seconds
+def head(parts):
+    names = " ".join(f"{name[:8]:>8}" for name in parts)
+    columns = f"{'':38} {'per s':>8} {'p50':>7} {'p95':>7} {'p99':>7} {'errors':>6}  {names} {'all':>8} {'× Flask':>8}"
+    return f"{'':47} {'ms until the answer':^23} {'':6}  {'CPU ms for each':^{9 * len(parts) + 8}}\n{columns}  busiest"
 
-    def title(self, text):
-        print(f"\n{text}\n{HEAD}", flush=True)
+
+class Results:
+    """rows and figures of a run, by "SCENARIO: NAME", as in the JSON file."""
+
+    def __init__(self, rows=None, figures=None):
+        self.rows, self.figures = rows or {}, figures or {}
+
+    def row(self, key):
+        return self.rows[key]
+
+    def cpu(self, key, part="all"):
+        """CPU ms of each."""
+        return self.rows[key]["cpu_ms"][part]
+
+    def rate(self, key):
+        return self.rows[key]["per_second"]
+
+    def figure(self, key):
+        return self.figures[key]["value"]
+
+
+class Report:
+    """Of one scenario. seconds: of each row. parts: those that its rows show."""
+
+    def __init__(self, shop, scenario, seconds, results):
+        self.shop, self.scenario, self.seconds, self.results = shop, scenario, seconds, results
+        self.parts = SHOP_PARTS
+
+    def title(self, text, parts=SHOP_PARTS):
+        self.parts = parts
+        print(f"\n{text}\n{head(parts)}", flush=True)
 
     def note(self, text):
         print(f"  {text}", flush=True)
 
-    def measure(self, name, run, settle=False):
-        """Add a line for `run()`, which returns a LoadResult. settle: wait for the follow-up work and count it too."""
-        before = self.shop.cpu_seconds()
+    def figure(self, name, value, unit):
+        """Add a number that is no row. value: None where it cannot be measured."""
+        if value is not None:
+            self.results.figures[f"{self.scenario}: {name}"] = {"value": value, "unit": unit}
+        self.note(f"{name}: {'not measurable here' if value is None else f'{value:.2f} {unit}'}")
+
+    def measure(self, name, run, settle=None):
+        """Add a row for `run()`, which returns a LoadResult.
+
+        settle: waits for the follow-up work. Its CPU counts too, and the rate is of the work with all that follows.
+        """
+        before, started_at = self.shop.cpu_seconds(), time.perf_counter()
         load = run()
-        during = self.shop.cpu_seconds()
+        during, load_seconds = self.shop.cpu_seconds(), load.seconds
+        after = during
         if settle:
-            self.shop.wait_until_settled()
-        after = self.shop.cpu_seconds() if settle else during
+            settle()
+            load.seconds = time.perf_counter() - started_at
+            after = self.shop.cpu_seconds()
+        flask = self.results.rows.get(FLASK)
         row = Row(
             name,
             load,
-            busy={part: (during[part] - before[part]) / load.seconds for part in before},
+            busy={part: (during[part] - before[part]) / load_seconds for part in before},
             cpu_seconds={part: after[part] - before[part] for part in before},
+            parts=self.parts,
+            flask_ms=flask and flask["cpu_ms"]["all"],
         )
+        self.results.rows[f"{self.scenario}: {name}"] = row.as_json()
         print(row, flush=True)
         return row
+
+    def requests(self, name, port, clients, expected=(200,), settle=None):
+        """Add a row for requests, after a warm-up. clients: makes a new list of clients for each."""
+
+        def run(seconds):
+            return http(port, clients(), seconds, expected)
+
+        run(WARM_UP_SECONDS)
+        if settle:
+            settle()
+        return self.measure(name, lambda: run(self.seconds), settle)
 
     def count(self, name, count, run):
         """The same for work without requests: `run()` does `count` units of it and returns its seconds."""

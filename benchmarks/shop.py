@@ -5,6 +5,7 @@ keeps its mails.
 """
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -13,11 +14,15 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import psutil
 import psycopg2
+from kombu import Connection
 from nameko.standalone.rpc import ClusterRpcProxy
 
 from benchmarks.load import BenchmarkFailed
@@ -33,17 +38,32 @@ from tests.infrastructure.smtp import Smtp
 PARTS = (*SERVICES, "gateway")
 # All events of a scenario must be handled within this time.
 SETTLE_SECONDS = 300
+UP_SECONDS = 60
+# A token is valid for 15 minutes.
+TOKEN_SECONDS = 600
+CUSTOMERS = 16
 PASSWORD = "a walk in the woods"
 NAMEKO = (str(ROOT / ".venv/bin/nameko"),)
 
+# In the order of registration, which is also that of a run.
 SCENARIOS = {}
 
 
-def scenario(name):
-    """Register a function as a scenario. It gets the shop and a report, to which it adds rows."""
+@dataclass(frozen=True)
+class Scenario:
+    name: str
+    run: Callable
+    needs_services: bool
+
+
+def scenario(name, needs_services=True):
+    """Register a function as a scenario. It gets the shop and a report, to which it adds rows.
+
+    needs_services: without them only PostgreSQL, RabbitMQ and the mail server run. Such scenarios are the first ones.
+    """
 
     def register(function):
-        SCENARIOS[name] = function
+        SCENARIOS[name] = Scenario(name, function, needs_services)
         return function
 
     return register
@@ -91,13 +111,23 @@ class Shop:
             "rabbitmq": RabbitMQServer(rabbitmq_of(self.settings), folder),
         }
         self.replicas = {part: [] for part in PARTS}
+        self.peers = {}
+        self._connections, self._tokens = {}, {}
+        # The last order that is known to be settled.
+        self._settled_order_id = 0
         self.port = self.settings.ports["GATEWAY_PORT"]
 
     def start(self):
+        """Start PostgreSQL and RabbitMQ, without services."""
         for server in self.servers.values():
             server.start()
         for server in self.servers.values():
             server.wait_until_ready()
+
+    def open(self):
+        """Start the services and the gateway, with the demo catalogue, unless they run."""
+        if any(self.replicas.values()):
+            return
         make_databases(self.servers["postgres"].postgres, passwords_of(self.settings))
         environment = self.settings.environment()
         subprocess.run(
@@ -113,6 +143,8 @@ class Shop:
 
     def stop(self):
         self.stop_parts()
+        for connection in self._connections.values():
+            connection.close()
         for server in reversed(self.servers.values()):
             server.stop()
         self.smtp.stop()
@@ -130,14 +162,29 @@ class Shop:
         """
         self.stop_parts()
         for part in PARTS:
-            module = part if part == "gateway" else f"services.{part}"
             for number in range(1, counts.get(part, 1) + 1):
-                command = [*nameko, "run", "--config", "config.yaml", module]
-                environment_of_one = {**self.settings.environment(), **(environment or {})}
-                server = Server(f"{part}-{number}", self.folder, command, environment_of_one, cwd=ROOT)
-                server.log.unlink(missing_ok=True)
-                self.replicas[part].append(server.start())
-        wait_for(self._is_up, seconds=60)
+                self._start_replica(part, number, environment or {}, nameko)
+        wait_for(self._is_up, UP_SECONDS)
+
+    def _start_replica(self, part, number, environment, nameko):
+        module = part if part == "gateway" else f"services.{part}"
+        command = [*nameko, "run", "--config", "config.yaml", module]
+        server = Server(f"{part}-{number}", self.folder, command, self.settings.environment() | environment, cwd=ROOT)
+        server.log.unlink(missing_ok=True)
+        self.replicas[part].append(server.start())
+        return server
+
+    def restart(self, part):
+        """Restart the only replica of a part. Returns its seconds until it serves, and its CPU seconds until then."""
+        [replica] = self.replicas[part]
+        replica.stop()
+        self.replicas[part].clear()
+        started_at = time.monotonic()
+        replica = self._start_replica(part, 1, {}, NAMEKO)
+        wait_for(lambda: _is_ready(replica), UP_SECONDS, pause_seconds=0.02)
+        seconds, cpu_seconds = time.monotonic() - started_at, cpu_seconds_of(replica.process.pid)
+        wait_for(self._is_up, UP_SECONDS)
+        return seconds, cpu_seconds
 
     def signal(self, signal_number):
         for replicas in self.replicas.values():
@@ -156,11 +203,12 @@ class Shop:
         """{part: the ids of its replicas' first processes}, including PostgreSQL, RabbitMQ and the mail server."""
         trees = {part: [replica.process.pid for replica in replicas] for part, replicas in self.replicas.items()}
         trees |= {name: [server.process.pid] for name, server in self.servers.items()}
+        trees |= {name: [server.process.pid for server in servers] for name, servers in self.peers.items()}
         return {**trees, "mail server": [self.smtp.server.process.pid]}
 
     def cpu_seconds(self):
         """{part: CPU time since its start}, including its children. The clients are this process itself."""
-        parts = {part: sum(map(_cpu_seconds, pids)) for part, pids in self.process_trees().items()}
+        parts = {part: sum(map(cpu_seconds_of, pids)) for part, pids in self.process_trees().items()}
         return {**parts, "clients": time.process_time()}
 
     def request(self, method, path, body=None, token=None):
@@ -177,11 +225,19 @@ class Shop:
             raise BenchmarkFailed(f"{method} {path} was answered {error.code}: {error.read().decode()}") from error
 
     def log_in(self, email, password):
-        return self.request("POST", "/users/login", {"email": email, "password": password})["access_token"]
+        token, logged_in_at = self._tokens.get(email, (None, -math.inf))
+        if time.monotonic() - logged_in_at > TOKEN_SECONDS:
+            token = self.request("POST", "/users/login", {"email": email, "password": password})["access_token"]
+            self._tokens[email] = token, time.monotonic()
+        return token
 
     def customers(self, count):
         """The access tokens of that number of customers, who are registered at first use."""
         return [self._customer(f"customer-{number}@forage.example") for number in range(count)]
+
+    def customer(self, name):
+        """The access token of one customer, who is registered at first use."""
+        return self._customer(f"{name}@forage.example")
 
     def _customer(self, email):
         if not self.sql("users", "SELECT id FROM users WHERE email = %s", email):
@@ -200,16 +256,31 @@ class Shop:
     def rpc(self):
         return ClusterRpcProxy({"AMQP_URI": self.settings.amqp_uri()}, timeout=10)
 
+    def cursor(self, service):
+        """A cursor in autocommit. The connection is kept: a new one costs PostgreSQL as much as a small order."""
+        if service not in self._connections:
+            uri = self.settings.database_uri(service, f"{service}_db").replace("+psycopg2", "")
+            self._connections[service] = psycopg2.connect(uri)
+            self._connections[service].autocommit = True
+        return self._connections[service].cursor()
+
     def sql(self, service, statement, *parameters):
         """The rows of a statement, run in its own transaction."""
-        uri = self.settings.database_uri(service, f"{service}_db").replace("+psycopg2", "")
-        with closing(psycopg2.connect(uri)) as connection, connection, connection.cursor() as cursor:
-            cursor.execute(statement, parameters)
+        with self.cursor(service) as cursor:
+            cursor.execute(statement, parameters or None)
             return cursor.fetchall() if cursor.description else []
 
     def count(self, service, rows):
         """rows: the part of the query after FROM."""
         return self.sql(service, f"SELECT count(*) FROM {rows}")[0][0]
+
+    def versions(self):
+        """Of the servers, and of the packages that cost most of the CPU."""
+        [[postgres]] = self.servers["postgres"].execute("SHOW server_version")
+        packages = ("nameko", "eventlet", "sqlalchemy", "psycopg2-binary", "flask", "amqp", "kombu")
+        with Connection(self.settings.amqp_uri()) as connection:
+            rabbitmq = connection.connection.server_properties["version"]
+        return {"postgresql": postgres, "rabbitmq": rabbitmq, **{name: version(name) for name in packages}}
 
     def database_bytes(self):
         """{service: bytes on the disk, indexes included}."""
@@ -217,14 +288,18 @@ class Shop:
         return {service: self.sql(service, size)[0][0] for service in SERVICES}
 
     def wait_until_settled(self):
-        """Wait until no event and no mail is in progress. Raises BenchmarkFailed after SETTLE_SECONDS."""
+        """Wait until no event and no mail is in progress. Raises BenchmarkFailed after SETTLE_SECONDS.
+
+        Each look reads few rows: PostgreSQL's part of an order is measured meanwhile.
+        """
 
         def settled():
+            last = self._settled_order_id
             pending = {
                 "events in the outbox": self.count("orders", "outbox") + self.count("users", "outbox"),
                 "open reservations": self.count("products", "reservations WHERE state = 'open'"),
-                "orders without a notification": self.count("orders", "orders")
-                - self.count("notifications", "notifications WHERE event_name = 'order.created'"),
+                "orders without a notification": self.count("orders", f"orders WHERE id > {last}")
+                - self.count("notifications", f"notifications WHERE order_id > {last} AND sequence = 1"),
                 "mails": self.count("notifications", "notifications WHERE status = 'pending'"),
             }
             left = {name: count for name, count in pending.items() if count}
@@ -232,9 +307,11 @@ class Shop:
             return True
 
         try:
-            wait_for(settled, SETTLE_SECONDS, pause_seconds=0.1)
+            wait_for(settled, SETTLE_SECONDS, pause_seconds=0.05)
         except AssertionError as error:
             raise BenchmarkFailed(f"The shop did not finish its work: {error}") from error
+        [[last]] = self.sql("orders", "SELECT coalesce(max(id), 0) FROM orders")
+        self._settled_order_id = last
 
     def check_books(self):
         """Raise BenchmarkFailed unless orders, stock and notifications agree: a fast wrong answer is useless."""
@@ -278,7 +355,7 @@ def _is_ready(replica):
         return False
 
 
-def _cpu_seconds(pid):
+def cpu_seconds_of(pid):
     """CPU time of a process and its descendants. Those that have ended count in their parent's times."""
     first = psutil.Process(pid)
     total = 0
@@ -295,3 +372,15 @@ def seconds_for(condition, max_seconds=SETTLE_SECONDS, pause_seconds=0.02):
     started_at = time.monotonic()
     wait_for(condition, max_seconds, pause_seconds)
     return time.monotonic() - started_at
+
+
+def pss_bytes(pid):
+    """Memory of a process and its descendants, with its share of what it shares. None where the system has no PSS."""
+    first = psutil.Process(pid)
+    total = 0
+    for process in [first, *first.children(recursive=True)]:
+        memory = process.memory_full_info()
+        if not hasattr(memory, "pss"):
+            return None
+        total += memory.pss
+    return total

@@ -9,8 +9,9 @@ from statistics import median, quantiles
 
 from benchmarks import load
 from benchmarks.load import BenchmarkFailed, request
-from benchmarks.scenarios import CLIENTS, CUSTOMERS, ordering
-from benchmarks.shop import PARTS, scenario
+from benchmarks.orders import ordering
+from benchmarks.reads import CLIENTS
+from benchmarks.shop import CUSTOMERS, PARTS, scenario
 from nameko_reliable.testing.collector import Collector
 from nameko_reliable.testing.waiting import wait_for
 
@@ -63,7 +64,7 @@ def _note_pairs(report, name, pairs):
 
 
 def _load(shop, clients, seconds, expected):
-    done = load.http(shop.port, clients, seconds, expected)
+    done = load.http(shop.port, clients, seconds, (expected,))
     if done.errors:
         raise BenchmarkFailed(f"Some answers were not {expected}: {dict(done.errors)}")
     return done

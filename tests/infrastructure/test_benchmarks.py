@@ -1,5 +1,6 @@
 """`make bench` computes correct numbers, and refuses an unknown scenario in a sentence."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -7,22 +8,41 @@ import sys
 
 import pytest
 
-from benchmarks.load import LoadResult, percentile, request
-from benchmarks.report import REPORTED_PARTS, Row
+from benchmarks import comparison, musts
+from benchmarks.load import BenchmarkFailed, LoadResult, percentile, request
+from benchmarks.report import FLASK, SHOP_PARTS, Results, Row
 from dev.settings import ROOT
 
-pytestmark = pytest.mark.server
 
-
-def test_an_unknown_scenario_is_refused_before_anything_starts():
-    bench = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "orders", "weddings"], cwd=ROOT, capture_output=True, text=True, timeout=30
+def bench(*scenarios, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", *scenarios],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=30,
     )
 
-    assert bench.returncode == 1
-    assert bench.stderr.startswith("forage: There is no scenario weddings; there are ")
-    assert bench.stderr.count("\n") == 1
-    assert bench.stdout == ""
+
+@pytest.mark.server
+@pytest.mark.parametrize(
+    "scenarios, environment, sentence",
+    (
+        (["orders", "weddings"], {}, "There is no scenario weddings; there are "),
+        (["idle"], {"BENCH_SECONDS": "0"}, "BENCH_SECONDS must be a number from 1 to 60, and is '0'."),
+        (["idle"], {"CHECK": "twice"}, "CHECK must be a factor of the musts, such as 2, and is 'twice'."),
+        (["idle"], {"COMPARE": "missing.json"}, "COMPARE cannot be read: "),
+        (["idle"], {"COMPARE": "frontend/package.json"}, "COMPARE must be a file that `make bench` wrote, and "),
+    ),
+)
+def test_a_wrong_argument_is_refused_with_a_sentence_before_anything_starts(scenarios, environment, sentence):
+    done = bench(*scenarios, **environment)
+
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"forage: {sentence}")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
 
 
 def files_of_the_repository():
@@ -32,8 +52,9 @@ def files_of_the_repository():
     return [name for name in listed.split("\0") if name and os.path.lexists(ROOT / name)]
 
 
-def test_the_shortest_bench_runs_in_a_fresh_clone(tmp_path):
-    """Only the Python packages are installed before the test, since this takes minutes."""
+@pytest.mark.server
+def test_in_a_fresh_clone_the_shortest_bench_installs_what_it_needs_and_prints_its_table(tmp_path):
+    """Of what `make` installs, the Python packages alone are there already: they take minutes."""
     for name in files_of_the_repository():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name, follow_symlinks=False)
@@ -42,7 +63,7 @@ def test_the_shortest_bench_runs_in_a_fresh_clone(tmp_path):
     bench = subprocess.run(
         ["make", "--assume-old=.venv/installed", "bench", "SCENARIOS=idle"],
         cwd=tmp_path,
-        env={**os.environ, "BENCH_SECONDS": "1"},
+        env={**os.environ, "BENCH_SECONDS": "1", "LOCAL_DIR": str(tmp_path / "local")},
         capture_output=True,
         text=True,
         timeout=300,
@@ -52,6 +73,9 @@ def test_the_shortest_bench_runs_in_a_fresh_clone(tmp_path):
     assert "CPU ms for each" in bench.stdout
     [row] = [line.split() for line in bench.stdout.splitlines() if line.startswith("no requests")]
     assert row[2] == "1.0"
+    [path] = (tmp_path / "local" / "benchmarks").iterdir()
+    assert bench.stdout.endswith(f"The results are in {path}\n")
+    assert comparison.read(path).rate("idle: no requests") == pytest.approx(1)
 
 
 @pytest.mark.parametrize("percent, value", ((50, 50), (95, 95), (99, 99), (100, 100)))
@@ -63,19 +87,102 @@ def test_every_percentile_of_a_single_value_is_that_value():
     assert percentile([7], 50) == percentile([7], 99) == 7
 
 
-def test_a_row_shows_rate_latencies_errors_and_cpu_of_each_process():
+def test_a_row_reports_rate_times_errors_and_the_cpu_of_each_process():
     load = LoadResult()
     load.latencies_ms, load.seconds = [10.0, 30.0, 20.0, 40.0], 2.0
     load.errors[503] = 1
-    spent = {**dict.fromkeys(REPORTED_PARTS, 0.0), "orders": 0.02}
+    spent = {**dict.fromkeys(SHOP_PARTS, 0.0), "orders": 0.02, "clients": 0.7}
 
-    row = Row("orders", load, busy={"gateway": 0.25, "orders": 0.5}, cpu_seconds=spent)
+    row = Row("orders", load, busy={"gateway": 0.25, "orders": 0.5}, cpu_seconds=spent, flask_ms=0.5)
 
-    assert row.cpu_ms["orders"] == 5
+    assert row.cpu_ms["orders"] == row.all_cpu_ms == 5
     assert " ".join(str(row).split()) == (
-        f"orders 2.0 20.0 40.0 40.0 1 {' '.join('5.000' if part == 'orders' else '0.000' for part in REPORTED_PARTS)} "
-        "5.000 orders 50%, gateway 25% errors: {503: 1}"
+        f"orders 2.0 20.0 40.0 40.0 1 {' '.join('5.000' if part == 'orders' else '0.000' for part in SHOP_PARTS)} "
+        "5.000 10.0 orders 50%, gateway 25% errors: {503: 1}"
     )
+    assert json.loads(json.dumps(row.as_json()))["errors"] == {"503": 1}
+
+
+def results(orders_ms=16.0, flask_ms=0.5, p50_ms=10.0, **figures):
+    rows = {
+        FLASK: {"per_second": 100.0, "cpu_ms": {"all": flask_ms}},
+        "orders: 2 lines, 16 connections": {
+            "per_second": 60.0,
+            "p50_ms": p50_ms,
+            "p99_ms": 20.0,
+            "cpu_ms": {"postgres": 4.0, "all": orders_ms},
+            "errors": {},
+        },
+        "plain_nameko: 2 lines, 16 connections": {"per_second": 30.0, "cpu_ms": {"all": 50.0}},
+    }
+    return Results(rows, {name: {"value": value, "unit": "MB"} for name, value in figures.items()})
+
+
+def test_the_musts_are_computed_from_the_rows_that_a_run_has():
+    measured = {must.work: must.measured(results()) for must in musts.MUSTS}
+
+    assert {work: value for work, value in measured.items() if value is not None} == {
+        "POST /orders, 2 lines, 16 connections": 32,
+        "orders a second against plain Nameko's, 16 connections": 2,
+    }
+
+
+def test_a_must_is_missed_above_its_value_or_below_it_where_more_is_better():
+    [most] = [must for must in musts.MUSTS if must.work == "GET /orders (10 orders)"]
+    [least] = [must for must in musts.MUSTS if must.work == "kit: one key through the outbox"]
+
+    assert [most.is_missed(value) for value in (10, 11)] == [False, True]
+    assert [most.is_missed(value, 2) for value in (20, 21)] == [False, True]
+    assert [least.is_missed(value) for value in (1500, 1499)] == [False, True]
+    assert [least.is_missed(value, 2) for value in (750, 749)] == [False, True]
+
+
+def test_the_check_names_the_musts_that_are_missed_by_more_than_the_factor():
+    assert list(musts.faults(results(orders_ms=32), 2)) == []
+    assert list(musts.faults(results(orders_ms=33), 2)) == [
+        "POST /orders, 2 lines, 16 connections: 66.0 × Flask, and the must is 32."
+    ]
+
+
+def test_a_burst_with_a_refused_order_misses_its_must():
+    [burst] = [must for must in musts.MUSTS if must.work.startswith("burst")]
+    run = Results(
+        {"orders: burst of 500, 64 at once": {"errors": {"503": 1}}},
+        {"orders: last mail after the last answer of the burst": {"value": 0.1, "unit": "s"}},
+    )
+
+    assert burst.is_missed(burst.measured(run), 2)
+
+
+def test_a_comparison_marks_changes_beyond_15_percent(capsys):
+    comparison.print_changes(results(memory=100.0), results(orders_ms=20, p50_ms=11, memory=80.0))
+
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert (
+        "orders: 2 lines, 16 connections 16.00 → 20.00 +25%! 60.00 → 60.00 +0% 10.00 → 11.00 +10% 20.00 → 20.00 +0%"
+    ) in lines
+    assert "memory 100.00 → 80.00 -20%!" in lines
+
+
+def test_a_file_of_results_is_read_as_it_was_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOCAL_DIR", str(tmp_path))
+    run = results(memory=100.0)
+
+    path = comparison.save(run, seconds=5)
+
+    read = comparison.read(path)
+    assert (read.rows, read.figures) == (run.rows, run.figures)
+
+
+@pytest.mark.parametrize(
+    "text", ("", "[]", "{}", '{"rows": {"a": 1}, "figures": {}}', '{"rows": {}, "figures": {"a": {}}}')
+)
+def test_a_file_that_is_no_run_is_refused(tmp_path, text):
+    path = tmp_path / "run.json"
+    path.write_text(text)
+
+    with pytest.raises(BenchmarkFailed, match="COMPARE must be a file that `make bench` wrote"):
+        comparison.read(path)
 
 
 def test_a_request_has_the_length_of_its_body():

@@ -64,7 +64,7 @@ test-all: test
 # prints what changed since an earlier run, and CHECK=2 fails if a must of benchmarks/musts.py is missed by more than
 # twice.
 SCENARIOS ?=
-bench: .venv/installed
+bench: .venv/installed .venv-peers/installed
 	@$(VENV)/python -m benchmarks $(SCENARIOS)
 
 lint: .venv/installed
@@ -100,13 +100,17 @@ client: .venv/installed
 .venv-docs/installed: requirements-docs.txt
 	@$(PYTHON) dev/make_venv.py .venv-docs requirements-docs.txt
 
+.venv-peers/installed: benchmarks/peers/requirements.txt
+	@$(PYTHON) dev/make_venv.py .venv-peers benchmarks/peers/requirements.txt
+
 # Run it after a change in requirements*.in. The locks don't name the environment's package index.
 lock: .venv/installed
 	@$(VENV)/pip install --quiet pip-tools
-	@for name in requirements requirements-dev requirements-docs; do $(VENV)/pip-compile --quiet --generate-hashes --strip-extras \
-		--allow-unsafe --no-header --no-emit-index-url --no-emit-find-links --no-emit-trusted-host $$name.in; done
+	@for name in requirements requirements-dev requirements-docs benchmarks/peers/requirements; do \
+		$(VENV)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-header \
+		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host $$name.in; done
 
 # Deletes everything that `make` made, including the demo shop's data.
 clean:
-	rm -rf .venv .venv-docs .cache site .local .coverage* .*_cache .hypothesis kit/src/*.egg-info dev/mail/node_modules \
-		gateway/docs/node_modules frontend/node_modules frontend/dist frontend/dist-new frontend/screenshots frontend/test-results
+	rm -rf .venv .venv-docs .venv-peers .cache site .local .coverage* .*_cache .hypothesis kit/src/*.egg-info \
+		dev/mail/node_modules gateway/docs/node_modules frontend/node_modules frontend/dist frontend/dist-new frontend/screenshots frontend/test-results

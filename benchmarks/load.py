@@ -25,10 +25,14 @@ class BenchmarkFailed(Exception):
 
 
 class LoadResult:
-    """latencies_ms: of all answers. errors: {unexpected answer: count}. seconds: the whole duration."""
+    """latencies_ms: of all answers. errors: {unexpected answer: count}. seconds: the whole duration.
+
+    own_cpu_seconds: of a peer that is its own load generator, else None.
+    """
 
     def __init__(self):
         self.latencies_ms, self.errors, self.seconds = [], Counter(), 0
+        self.own_cpu_seconds = None
 
     @property
     def count(self):

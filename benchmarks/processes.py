@@ -6,7 +6,7 @@ from benchmarks.musts import PROCESSES
 from benchmarks.report import SHOP_PARTS
 from benchmarks.shop import pss_bytes, scenario
 
-# For each second of a row of other scenarios: the kernel counts CPU in steps of 10 ms.
+# For each second of a row of other scenarios: most timers run once a second or less often.
 IDLE_SECONDS = 4
 
 

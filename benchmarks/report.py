@@ -127,7 +127,7 @@ class Report:
             name,
             load,
             busy={part: (during[part] - before[part]) / load_seconds for part in before},
-            cpu_seconds={part: after[part] - before[part] for part in before},
+            cpu_seconds={"peer": load.own_cpu_seconds} | {part: after[part] - before[part] for part in before},
             parts=self.parts,
             flask_ms=flask and flask["cpu_ms"]["all"],
         )

@@ -1,5 +1,6 @@
 """`make bench` computes correct numbers, and refuses an unknown scenario in a sentence."""
 
+import ast
 import json
 import os
 import shutil
@@ -61,7 +62,7 @@ def test_in_a_fresh_clone_the_shortest_bench_installs_what_it_needs_and_prints_i
     (tmp_path / ".venv").symlink_to(ROOT / ".venv")
 
     bench = subprocess.run(
-        ["make", "--assume-old=.venv/installed", "bench", "SCENARIOS=idle"],
+        ["make", "--assume-old=.venv/installed", "--assume-old=.venv-peers/installed", "bench", "SCENARIOS=idle"],
         cwd=tmp_path,
         env={**os.environ, "BENCH_SECONDS": "1", "LOCAL_DIR": str(tmp_path / "local")},
         capture_output=True,
@@ -185,7 +186,28 @@ def test_a_file_that_is_no_run_is_refused(tmp_path, text):
         comparison.read(path)
 
 
-def test_a_request_has_the_length_of_its_body():
+def test_peers_import_nothing_of_the_shop_or_its_kit():
+    peers = ROOT / "benchmarks" / "peers"
+    own = {path.name for path in ROOT.iterdir() if path.is_dir()} | {"nameko_reliable"}
+
+    imported = {
+        name.partition(".")[0]
+        for path in peers.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+
+    assert {"closed_loop", "nameko", "flask", "faststream"} <= imported
+    assert not imported & own
+
+
+def test_a_request_says_how_long_its_body_is():
     assert request("POST", "/orders", {"name": "Ä"}, X_Request_ID="one") == (
         b"POST /orders HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: one\r\nContent-Type: application/json\r\n"
         b'Content-Length: 18\r\n\r\n{"name": "\\u00c4"}'

@@ -13,7 +13,7 @@ import warnings
 warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")  # docs/decisions/ says why we use it
 
 # ruff: noqa: E402, I001
-from benchmarks import floors, kit, processes, reads, orders, live, messages, tracing  # noqa: F401
+from benchmarks import floors, kit, processes, reads, orders, live, messages, tracing, big  # noqa: F401
 from benchmarks import comparison, musts
 from benchmarks.load import BenchmarkFailed
 from benchmarks.report import Report, Results

@@ -313,6 +313,16 @@ class Shop:
         [[last]] = self.sql("orders", "SELECT coalesce(max(id), 0) FROM orders")
         self._settled_order_id = last
 
+    def wait_until_idle(self, part):
+        """Wait until a part takes less than 5 % of a core."""
+
+        def idle():
+            before = self.cpu_seconds()[part]
+            time.sleep(0.2)
+            return self.cpu_seconds()[part] - before < 0.01
+
+        wait_for(idle, SETTLE_SECONDS)
+
     def check_books(self):
         """Raise BenchmarkFailed unless orders, stock and notifications agree: a fast wrong answer is useless."""
         self.wait_until_settled()

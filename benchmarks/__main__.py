@@ -1,7 +1,7 @@
 """`make bench`, or python -m benchmarks [SCENARIO …]: measures a shop that it starts, beside code that is not ours.
 
-BENCH_SECONDS: of each row. COMPARE: the JSON file of an earlier run. CHECK: fail if a must is missed by more than this
-factor.
+BENCH_SECONDS: of each row. COMPARE: the JSON file of an earlier run. PROFILE: a scenario whose CPU is shown by library
+and by function. CHECK: fail if a must is missed by more than this factor.
 """
 
 import os
@@ -9,12 +9,13 @@ import resource
 import signal
 import sys
 import warnings
+from contextlib import nullcontext
 
 warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")  # docs/decisions/ says why we use it
 
 # ruff: noqa: E402, I001
 from benchmarks import floors, kit, processes, reads, orders, live, messages, tracing, big  # noqa: F401
-from benchmarks import comparison, musts
+from benchmarks import comparison, musts, profiling
 from benchmarks.load import BenchmarkFailed
 from benchmarks.report import Report, Results
 from benchmarks.shop import SCENARIOS, running_shop
@@ -24,7 +25,8 @@ from nameko_reliable.testing.servers import CannotStart
 def main(names):
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the shop's folder is removed
     try:
-        run(names, seconds_from(os.environ.get("BENCH_SECONDS")), factor_from(os.environ.get("CHECK")))
+        seconds, check = seconds_from(os.environ.get("BENCH_SECONDS")), factor_from(os.environ.get("CHECK"))
+        run(names, seconds, check, os.environ.get("PROFILE"))
     except (CannotStart, BenchmarkFailed) as reason:
         sys.exit(f"forage: {reason}")
     except KeyboardInterrupt:
@@ -47,10 +49,22 @@ def factor_from(text):
     return float(text)
 
 
-def run(names, seconds, check):
+def require_profile(name, names):
+    """Raise BenchmarkFailed unless that scenario is among those that run, and can be profiled."""
+    chosen = [each for each, scenario in SCENARIOS.items() if scenario.needs_services and each in (names or SCENARIOS)]
+    if name not in chosen:
+        raise BenchmarkFailed(
+            f"PROFILE must be a scenario of the shop that runs ({', '.join(chosen) or 'none does'}), and is {name!r}."
+        )
+    profiling.require()
+
+
+def run(names, seconds, check, profile):
     unknown = [name for name in names if name not in SCENARIOS]
     if unknown:
         raise BenchmarkFailed(f"There is no scenario {' or '.join(unknown)}; there are {', '.join(SCENARIOS)}.")
+    if profile:
+        require_profile(profile, names)
     earlier = comparison.read(os.environ["COMPARE"]) if os.environ.get("COMPARE") else None
     allow_many_sockets()
     machine = comparison.machine()
@@ -62,14 +76,20 @@ def run(names, seconds, check):
                 continue
             if scenario.needs_services:
                 shop.open()
-            scenario.run(shop, Report(shop, name, seconds, results))
+            with profiling.profiled(shop) if name == profile else nullcontext():
+                scenario.run(shop, Report(shop, name, seconds, results))
         versions = shop.versions()
     musts.print_musts(results)
     if earlier:
         comparison.print_changes(earlier, results)
     faults = list(musts.faults(results, check)) if check else []
     path = comparison.save(
-        results, machine=machine, versions=versions, commit=comparison.commit(), seconds=seconds, scenarios=names
+        results,
+        machine=machine,
+        versions=versions,
+        commit=comparison.commit(),
+        seconds=seconds,
+        profile=profile or None,
     )
     print(f"\nThe results are in {path}")
     if faults:

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from benchmarks import comparison, musts
+from benchmarks import comparison, musts, profiling
 from benchmarks.load import BenchmarkFailed, LoadResult, percentile, request
 from benchmarks.report import FLASK, SHOP_PARTS, Results, Row
 from dev.settings import ROOT
@@ -33,6 +33,7 @@ def bench(*scenarios, **environment):
         (["orders", "weddings"], {}, "There is no scenario weddings; there are "),
         (["idle"], {"BENCH_SECONDS": "0"}, "BENCH_SECONDS must be a number from 1 to 60, and is '0'."),
         (["idle"], {"CHECK": "twice"}, "CHECK must be a factor of the musts, such as 2, and is 'twice'."),
+        (["idle"], {"PROFILE": "orders"}, "PROFILE must be a scenario of the shop that runs (idle), and is 'orders'."),
         (["idle"], {"COMPARE": "missing.json"}, "COMPARE cannot be read: "),
         (["idle"], {"COMPARE": "frontend/package.json"}, "COMPARE must be a file that `make bench` wrote, and "),
     ),
@@ -184,6 +185,34 @@ def test_a_file_that_is_no_run_is_refused(tmp_path, text):
 
     with pytest.raises(BenchmarkFailed, match="COMPARE must be a file that `make bench` wrote"):
         comparison.read(path)
+
+
+def test_a_profile_counts_the_innermost_frames_by_library_and_by_function():
+    site, kit = "/venv/lib/python3.11/site-packages", f"{ROOT}/kit/src/nameko_reliable"
+    stacks = profiling.parse(
+        f"run ({site}/nameko/cli/run.py:9);Session.execute ({site}/sqlalchemy/orm/session.py:5) 30\n"
+        f"run ({site}/nameko/cli/run.py:9);Session.execute ({site}/sqlalchemy/orm/session.py:7) 10\n"
+        f"run ({site}/nameko/cli/run.py:9);Outbox.store ({kit}/outbox.py:141) 5\n"
+        f"run ({site}/nameko/cli/run.py:9);Orders.create_order ({ROOT}/services/orders.py:70) 3\n"
+        "dumps (/usr/lib/python3.11/json/__init__.py:1) 2\n"
+        "Thread.run (/usr/lib/python3.11/threading.py:982);Condition.wait (/usr/lib/python3.11/threading.py:327) 500\n"
+        f"Hub.run ({site}/eventlet/hubs/hub.py:310);Hub.do_poll ({site}/eventlet/hubs/epolls.py:31) 500\n"
+    )
+
+    assert profiling.by_library(stacks) == {"sqlalchemy": 40, "nameko_reliable": 5, "services": 3, "Python": 2}
+    assert profiling.by_function(stacks)["sqlalchemy: Session.execute (session.py)"] == 40
+
+
+def test_without_the_right_to_read_other_processes_a_profile_is_refused(tmp_path, monkeypatch):
+    refusing = tmp_path / "py-spy"
+    refusing.write_text("#!/bin/sh\necho 'Permission denied' >&2\nexit 1\n")
+    refusing.chmod(0o755)
+    monkeypatch.setattr(profiling, "find_py_spy", lambda: str(refusing))
+
+    with pytest.raises(
+        BenchmarkFailed, match=r"^PROFILE needs the right to read other processes .*: Permission denied$"
+    ):
+        profiling.require()
 
 
 def test_peers_import_nothing_of_the_shop_or_its_kit():

@@ -69,29 +69,24 @@ def run(names, seconds, check, profile):
     allow_many_sockets()
     machine = comparison.machine()
     print(f"{machine['platform']}, Python {machine['python']}, {machine['cores']} cores, {seconds} s each")
-    results = Results()
-    with running_shop() as shop:
-        for name, scenario in SCENARIOS.items():
-            if names and name not in names:
-                continue
-            if scenario.needs_services:
-                shop.open()
-            with profiling.profiled(shop) if name == profile else nullcontext():
-                scenario.run(shop, Report(shop, name, seconds, results))
-        versions = shop.versions()
-    musts.print_musts(results)
-    if earlier:
-        comparison.print_changes(earlier, results)
+    results, facts = Results(), {"machine": machine, "commit": comparison.commit(), "seconds": seconds}
+    try:
+        with running_shop() as shop:
+            facts["versions"] = shop.versions()
+            for name, scenario in SCENARIOS.items():
+                if names and name not in names:
+                    continue
+                if scenario.needs_services:
+                    shop.open()
+                with profiling.profiled(shop) if name == profile else nullcontext():
+                    scenario.run(shop, Report(shop, name, seconds, results))
+    finally:
+        # A scenario that fails loses none of the others' results.
+        musts.print_musts(results)
+        if earlier:
+            comparison.print_changes(earlier, results)
+        print(f"\nThe results are in {comparison.save(results, **facts, profile=profile or None)}", flush=True)
     faults = list(musts.faults(results, check)) if check else []
-    path = comparison.save(
-        results,
-        machine=machine,
-        versions=versions,
-        commit=comparison.commit(),
-        seconds=seconds,
-        profile=profile or None,
-    )
-    print(f"\nThe results are in {path}")
     if faults:
         raise BenchmarkFailed("\n".join([f"The run misses musts by more than {check:g} times:", *faults]))
 

@@ -8,7 +8,7 @@ from uuid import uuid4
 import psycopg2
 
 from benchmarks.load import BenchmarkFailed, LoadResult, request
-from benchmarks.musts import order_row
+from benchmarks.musts import CONNECTIONS, order_row
 from benchmarks.peer_servers import (
     NAMEKO,
     PEERS,
@@ -16,8 +16,8 @@ from benchmarks.peer_servers import (
     accepts_connections,
     environment,
     has_consumer,
+    make_database,
     plain_uri,
-    postgres_uri,
     run_loop,
     running,
     server,
@@ -27,7 +27,6 @@ from nameko_reliable.testing.servers import find_postgres, free_port
 
 CLIENTS = 32
 TRANSACTION_CLIENTS = (1, 16)
-ORDER_CONNECTIONS = (1, 8, 16, 32)
 PRODUCTS = 41
 
 
@@ -39,7 +38,7 @@ def floors(shop, report):
     _web_floor(shop, report, "Flask", "wsgi_flask.py")
 
     report.title("Floors: an order of two lines as one statement, by pgbench", ("postgres",))
-    uri = plain_uri(postgres_uri(shop))
+    uri = plain_uri(make_database(shop, "floors"))
     with closing(psycopg2.connect(uri)) as connection, connection, connection.cursor() as cursor:
         cursor.execute((PEERS / "order_schema.sql").read_text())
     for clients in TRANSACTION_CLIENTS:
@@ -88,7 +87,7 @@ def _pgbench(shop, uri, clients, seconds):
 @scenario("plain_nameko", needs_services=False)
 def plain_nameko(shop, report):
     """The orders of a shop on stock Nameko, without outbox, idempotency, reservation and mail."""
-    uri, amqp_uri, port = postgres_uri(shop), shop.settings.amqp_uri(), free_port()
+    uri, amqp_uri, port = make_database(shop, "plain_nameko"), shop.settings.amqp_uri(), free_port()
     with closing(psycopg2.connect(plain_uri(uri))) as connection, connection, connection.cursor() as cursor:
         cursor.execute(SHOP_TABLES)
     config = shop.folder / "plain_nameko.yaml"
@@ -108,7 +107,7 @@ def plain_nameko(shop, report):
     }
     report.title("A shop on stock Nameko: POST /orders", (*services, "rabbitmq", "postgres"))
     with running(shop, servers):
-        for connections in ORDER_CONNECTIONS:
+        for connections in CONNECTIONS:
             report.requests(
                 order_row(2, connections), port, lambda connections=connections: _ordering(connections), (201,)
             )

@@ -8,6 +8,7 @@ import json
 import signal
 import time
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -16,20 +17,22 @@ from sqlalchemy import create_engine
 
 from benchmarks import load
 from benchmarks.kit_service import Base
+from benchmarks.load import BenchmarkFailed
 from benchmarks.peer_servers import (
     NAMEKO,
     PEERS,
     PEERS_PYTHON,
     has_consumer,
     loaded,
+    make_database,
     plain_uri,
-    postgres_uri,
     running,
     server,
 )
 from benchmarks.report import WARM_UP_SECONDS
 from benchmarks.shop import scenario, seconds_for
 from dev.settings import ROOT
+from nameko_reliable.testing.servers import Server
 from nameko_reliable.testing.waiting import wait_for
 
 IN_FLIGHT = 16
@@ -46,11 +49,27 @@ CREATE TABLE faststream_rows (LIKE kit_rows INCLUDING ALL);
 """
 
 
-class Peers:
-    """The commands, queues and tables of the kit and of its peers."""
+@dataclass(frozen=True)
+class System:
+    """The kit or a peer. worker, driver: their servers. events: the worker's queue. table: gets a row for each event.
+
+    exchange: where calls of the driver go, by driver_key; "" for its queue.
+    """
+
+    name: str
+    worker: Server
+    driver: Server
+    exchange: str
+    driver_key: str
+    events: str
+    table: str
+
+
+class Stage:
+    """The peers' database, and the systems on it."""
 
     def __init__(self, shop):
-        self.shop, self.uri, self.amqp_uri = shop, postgres_uri(shop), shop.settings.amqp_uri()
+        self.shop, self.uri, self.amqp_uri = shop, make_database(shop, "kit"), shop.settings.amqp_uri()
         self.connection = psycopg2.connect(plain_uri(self.uri))
         self.connection.autocommit = True
 
@@ -59,17 +78,56 @@ class Peers:
             cursor.execute(statement, parameters or None)
             return cursor.fetchall() if cursor.description else []
 
-    def nameko(self, module, name, service, cwd, **settings):
-        """A Nameko process, ready once it consumes its RPC queue; a service without RPC at once."""
+    def create_tables(self):
+        self.sql(TABLES)
+        engine = create_engine(self.uri)
+        Base.metadata.create_all(engine)
+        engine.dispose()
+
+    def systems(self):
+        kit, peer = {"module": "benchmarks.kit_service", "cwd": ROOT}, {"module": "nameko_kit", "cwd": PEERS}
+        return (
+            System(
+                "the kit",
+                self.nameko("Worker", "kit_worker", **kit),
+                self.nameko("Driver", "kit_driver", **kit),
+                "nameko-rpc",
+                "kit_driver.drive",
+                "evt-kit_maker-made--kit_worker.store",
+                "kit_rows",
+            ),
+            System(
+                "stock Nameko",
+                self.nameko("Worker", "nameko_worker", **peer),
+                self.nameko("Driver", "nameko_driver", **peer),
+                "nameko-rpc",
+                "nameko_driver.drive",
+                "evt-nameko_maker-made--nameko_worker.store",
+                "nameko_rows",
+            ),
+            System(
+                "FastStream",
+                self.faststream("worker", "faststream_echo"),
+                self.faststream("driver", "faststream_driver"),
+                "",
+                "faststream_driver",
+                "faststream_made",
+                "faststream_rows",
+            ),
+        )
+
+    def maker(self):
+        """The kit's service with an outbox. It has no RPC, so nothing shows that it is ready."""
+        return self.nameko("Maker", "kit_maker", "benchmarks.kit_service", ROOT, is_ready=lambda: True)
+
+    def nameko(self, name, service, module, cwd, is_ready=None):
         config = self.shop.folder / f"{service}.yaml"
         databases = f"DB_URIS:\n  {service}: {self.uri}\n  {service}:Base: {self.uri}\n"
         config.write_text(f"AMQP_URI: {self.amqp_uri}\nmax_workers: {IN_FLIGHT}\n{databases}")
         command = [NAMEKO, "run", "--config", config, f"{module}:{name}"]
-        is_ready = (lambda: True) if name == "Maker" else (lambda: has_consumer(self.amqp_uri, f"rpc-{service}"))
-        return server(self.shop, service, command, is_ready, cwd=cwd, **settings)
-
-    def kit(self, name, service):
-        return self.nameko("benchmarks.kit_service", name, service, ROOT, PYTHONPATH=str(ROOT / "kit/src"))
+        settings = {"PYTHONPATH": str(ROOT / "kit/src")} if cwd == ROOT else {}
+        consumes = is_ready or (lambda: has_consumer(self.amqp_uri, f"rpc-{service}"))
+        return server(self.shop, service, command, consumes, cwd=cwd, **settings)
 
     def faststream(self, part, queue):
         command = [PEERS_PYTHON, "faststream_kit.py", part, self.amqp_uri, plain_uri(self.uri)]
@@ -78,122 +136,90 @@ class Peers:
 
 @scenario("kit", needs_services=False)
 def kit(shop, report):
-    peers = Peers(shop)
-    with closing(peers.connection):
-        peers.sql(TABLES)
-        _create_kit_tables(peers)
-        _echoes(peers, report)
-        _events(peers, report)
-        _outbox(peers, report)
+    stage = Stage(shop)
+    with closing(stage.connection):
+        stage.create_tables()
+        _echoes(stage, report)
+        _events(stage, report)
+        _outbox(stage, report)
 
 
-def _create_kit_tables(peers):
-    engine = create_engine(peers.uri)
-    Base.metadata.create_all(engine)
-    engine.dispose()
-
-
-def _echoes(peers, report):
+def _echoes(stage, report):
     report.title(
         f"The kit and its peers: RPC, an echo, {IN_FLIGHT} at once", ("caller", "worker", "rabbitmq", "postgres")
     )
-    for name, worker, driver, service in (
-        ("the kit", peers.kit("Worker", "kit_worker"), peers.kit("Driver", "kit_driver"), "kit_driver"),
-        (
-            "stock Nameko",
-            peers.nameko("nameko_kit", "Worker", "nameko_worker", PEERS),
-            peers.nameko("nameko_kit", "Driver", "nameko_driver", PEERS),
-            "nameko_driver",
-        ),
-        (
-            "FastStream",
-            peers.faststream("worker", "faststream_echo"),
-            peers.faststream("driver", "faststream_driver"),
-            None,
-        ),
-    ):
-
-        def drive(seconds, service=service):
-            order = {"message": MESSAGE, "seconds": seconds, "at_once": IN_FLIGHT}
-            if service is None:
-                answer = load.call(peers.amqp_uri, "", "faststream_driver", order, seconds + load.ANSWER_SECONDS)
-                return loaded(answer)
-            call = {"args": [], "kwargs": order}
-            answer = load.call(peers.amqp_uri, "nameko-rpc", f"{service}.drive", call, seconds + load.ANSWER_SECONDS)
-            if answer["error"]:
-                raise load.BenchmarkFailed(f"{service} failed: {answer['error']}")
-            return loaded(answer["result"])
-
-        with running(peers.shop, {"worker": worker, "caller": driver}):
-            drive(WARM_UP_SECONDS)
-            report.measure(f"echo, {name}", lambda drive=drive: drive(report.seconds))
+    for system in stage.systems():
+        with running(stage.shop, {"worker": system.worker, "caller": system.driver}):
+            _drive(stage, system, WARM_UP_SECONDS)
+            report.measure(f"echo, {system.name}", lambda system=system: _drive(stage, system, report.seconds))
 
 
-def _events(peers, report):
+def _drive(stage, system, seconds):
+    order = {"message": MESSAGE, "seconds": seconds, "at_once": IN_FLIGHT}
+    message = {"args": [], "kwargs": order} if system.exchange else order
+    max_seconds = seconds + load.ANSWER_SECONDS
+    answer = load.call(stage.amqp_uri, system.exchange, system.driver_key, message, max_seconds)
+    if answer.get("error"):
+        raise BenchmarkFailed(f"{system.driver_key} failed: {answer['error']}")
+    return loaded(answer["result"] if system.exchange else answer)
+
+
+def _events(stage, report):
     report.title(
         f"The kit and its peers: an event that adds a row, {IN_FLIGHT} at once", ("worker", "rabbitmq", "postgres")
     )
     count = EVENTS * report.seconds
-    for name, worker, queue, table in (
-        ("the kit", peers.kit("Worker", "kit_worker"), "evt-kit_maker-made--kit_worker.store", "kit_rows"),
-        (
-            "stock Nameko",
-            peers.nameko("nameko_kit", "Worker", "nameko_worker", PEERS),
-            "evt-nameko_maker-made--nameko_worker.store",
-            "nameko_rows",
-        ),
-        ("FastStream", peers.faststream("worker", "faststream_echo"), "faststream_made", "faststream_rows"),
-    ):
-        with running(peers.shop, {"worker": worker}):
-            _handle_events(peers, queue, table, count // 10)
+    for system in stage.systems():
+        with running(stage.shop, {"worker": system.worker}):
+            _handle_events(stage, system, count // 10)
             report.count(
-                f"event with one row, {name}",
+                f"event with one row, {system.name}",
                 count,
-                lambda queue=queue, table=table: _handle_events(peers, queue, table, count),
+                lambda system=system: _handle_events(stage, system, count),
             )
 
 
-def _handle_events(peers, queue, table, count):
+def _handle_events(stage, system, count):
     """Publish that many events, and wait until each has added its row. Returns the seconds."""
     now = datetime.now(UTC).isoformat()
     bodies = [
         json.dumps({"event_id": str(uuid4()), "timestamp": now, "version": 1, "text": TEXT}) for _ in range(count)
     ]
     # Reading few rows: the polls cost PostgreSQL time, too.
-    [[before]] = peers.sql(f"SELECT coalesce(max(id), 0) FROM {table}")
+    [[before]] = stage.sql(f"SELECT coalesce(max(id), 0) FROM {system.table}")
     started_at = time.monotonic()
-    load.publish(peers.amqp_uri, queue, bodies)
-    wait_for(lambda: peers.sql(f"SELECT count(*) FROM {table} WHERE id > %s", before)[0][0] >= count, 300)
+    load.publish(stage.amqp_uri, system.events, bodies)
+    wait_for(lambda: stage.sql(f"SELECT count(*) FROM {system.table} WHERE id > %s", before)[0][0] >= count, 300)
     return time.monotonic() - started_at
 
 
-def _outbox(peers, report):
+def _outbox(stage, report):
     """Rows that are there already, from the first to be published to the last confirm."""
     report.title("The kit: an outbox's row to its confirmed publish", ("maker", "rabbitmq", "postgres"))
-    maker = peers.kit("Maker", "kit_maker")
-    with running(peers.shop, {"maker": maker}):
-        _fill_outbox(peers, 1, "n")
-        wait_for(lambda: not _rows(peers))
+    maker = stage.maker()
+    with running(stage.shop, {"maker": maker}):
+        _fill_outbox(stage, 1, "n")
+        wait_for(lambda: not _rows(stage))
         for name, count, key in (
             ("many keys", ROWS * report.seconds, "n"),
             ("one key", ROWS_OF_ONE_KEY * report.seconds, "'1'"),
         ):
             # Longer pauses would close its connection to the broker.
             maker.send(signal.SIGSTOP)
-            _fill_outbox(peers, count, key)
+            _fill_outbox(stage, count, key)
             maker.send(signal.SIGCONT)
             # The relay looks once a second.
-            wait_for(lambda count=count: _rows(peers) < count, pause_seconds=0.001)
-            left = _rows(peers)
-            report.count(f"outbox, {name}", left, lambda: seconds_for(lambda: not _rows(peers)))
+            wait_for(lambda count=count: _rows(stage) < count, pause_seconds=0.001)
+            left = _rows(stage)
+            report.count(f"outbox, {name}", left, lambda: seconds_for(lambda: not _rows(stage)))
 
 
-def _rows(peers):
-    return peers.sql("SELECT count(*) FROM outbox")[0][0]
+def _rows(stage):
+    return stage.sql("SELECT count(*) FROM outbox")[0][0]
 
 
-def _fill_outbox(peers, count, key):
-    peers.sql(
+def _fill_outbox(stage, count, key):
+    stage.sql(
         f"""
         INSERT INTO outbox (event_id, event_name, key, payload)
         SELECT id, 'made', {key}, jsonb_build_object('event_id', id, 'version', 1, 'text', %s::text,

@@ -7,12 +7,12 @@ from uuid import uuid4
 from benchmarks import load
 from benchmarks.load import request
 from benchmarks.musts import CONNECTIONS, order_row
-from benchmarks.reads import authorization
+from benchmarks.reads import authorization, etag_of
 from benchmarks.shop import CUSTOMERS, scenario, seconds_for
 
 BURST = 500
 BURST_CLIENTS = 64
-REPLICA_CLIENTS = 32
+CLIENTS = 32
 # Of 100 requests of the mix.
 MIX = {
     "product": 50,
@@ -34,7 +34,7 @@ def orders(shop, report):
     for lines in (1, 2):
         for clients in CONNECTIONS:
             place_orders(shop, report, order_row(lines, clients), clients, products, tokens, lines)
-    place_orders(shop, report, "1 line of one product, 32 connections", 32, products[:1], tokens, 1)
+    place_orders(shop, report, f"1 line of one product, {CLIENTS} connections", CLIENTS, products[:1], tokens, 1)
     _burst(shop, report, products, tokens)
     shop.check_books()
     report.note("The books are right.")
@@ -89,14 +89,12 @@ def mix(shop, report):
     report.title("The mix of a shop: " + ", ".join(f"{count} % {name}" for name, count in MIX.items()))
     products, tokens = shop.products(), shop.customers(CUSTOMERS)
     product = f"/products/{products[0]['id']}"
-    with load.connect(shop.port, 0) as socket:
-        socket.sendall(request("GET", product))
-        etag = socket.recv(65536).partition(b"ETag: ")[2].partition(b"\r\n")[0].decode()
+    etag = etag_of(shop, product)
 
     def clients():
         # The same order in each run.
         shuffle = random.Random(1).shuffle  # noqa: S311
-        return [client(number, shuffle) for number in range(32)]
+        return [client(number, shuffle) for number in range(CLIENTS)]
 
     def client(number, shuffle):
         headers = authorization(tokens[number % len(tokens)])
@@ -116,17 +114,17 @@ def mix(shop, report):
             for name in names:
                 yield next(sources[name])
 
-    report.requests("32 connections", shop.port, clients, (200, 201, 304), shop.wait_until_settled)
+    report.requests(f"{CLIENTS} connections", shop.port, clients, (200, 201, 304), shop.wait_until_settled)
 
 
 @scenario("replicas")
 def replicas(shop, report):
     """Orders with more replicas. On a machine with few cores they do not add throughput, but show their cost."""
-    report.title(f"Orders of {REPLICA_CLIENTS} customers, with more replicas of each of orders, products and gateway")
+    report.title(f"Orders of {CLIENTS} customers, with more replicas of each of orders, products and gateway")
     products, tokens = shop.products(), shop.customers(CUSTOMERS)
     for replicas in (1, 2, 3):
         shop.scale(orders=replicas, products=replicas, gateway=replicas)
-        place_orders(shop, report, f"{replicas} of each", REPLICA_CLIENTS, products, tokens)
+        place_orders(shop, report, f"{replicas} of each", CLIENTS, products, tokens)
     shop.scale()
     shop.check_books()
     report.note("The books are right.")

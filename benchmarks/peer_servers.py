@@ -15,19 +15,17 @@ from nameko_reliable.testing.servers import Server
 from nameko_reliable.testing.waiting import wait_for
 
 PEERS = ROOT / "benchmarks/peers"
-DATABASE = "peers"
 PYTHON = ROOT / ".venv/bin/python"
 NAMEKO = ROOT / ".venv/bin/nameko"
 PEERS_PYTHON = ROOT / ".venv-peers/bin/python"
 UP_SECONDS = 60
 
 
-def postgres_uri(shop):
-    """Of the peers' database, which is made at first use. For SQLAlchemy."""
+def make_database(shop, name):
+    """A new database on the shop's server. Returns its URI for SQLAlchemy."""
     postgres = shop.servers["postgres"]
-    if not postgres.execute(f"SELECT 1 FROM pg_database WHERE datname = '{DATABASE}'"):
-        postgres.execute(f"CREATE DATABASE {DATABASE}")
-    return postgres.postgres.uri(DATABASE)
+    postgres.execute(f"CREATE DATABASE {name}")
+    return postgres.postgres.uri(name)
 
 
 def plain_uri(uri):

@@ -20,16 +20,19 @@ def authorization(token):
     return {"Authorization": f"Bearer {token}"}
 
 
+def etag_of(shop, path):
+    with load.connect(shop.port, 0) as socket:
+        socket.sendall(request("GET", path))
+        return socket.recv(65536).partition(b"ETag: ")[2].partition(b"\r\n")[0].decode()
+
+
 @scenario("catalogue")
 def catalogue(shop, report):
     """Reads of the catalogue: from the gateway's cache, and, for admins, from products."""
     report.title("Catalogue, GET")
     product = f"/products/{shop.products()[0]['id']}"
-    with load.connect(shop.port, 0) as socket:
-        socket.sendall(request("GET", product))
-        etag = socket.recv(65536).partition(b"ETag: ")[2].partition(b"\r\n")[0].decode()
     admin = authorization(shop.admin())
-    unchanged = request("GET", product, If_None_Match=etag)
+    unchanged = request("GET", product, If_None_Match=etag_of(shop, product))
     report.requests("a product", shop.port, all_send(request("GET", product)))
     report.requests("a product, unchanged (304)", shop.port, all_send(unchanged), (304,))
     report.requests("a page of 20", shop.port, all_send(request("GET", "/products?limit=20")))

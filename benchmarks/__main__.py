@@ -36,7 +36,7 @@ def main(names):
 def seconds_from(text):
     text = text or "5"
     if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= 60):
-        raise BenchmarkFailed(f"BENCH_SECONDS must be a number from 1 to 60, and is {text!r}.")
+        raise BenchmarkFailed(f"BENCH_SECONDS must be a number from 1 to 60; it is {text!r}.")
     return int(text)
 
 
@@ -45,7 +45,7 @@ def factor_from(text):
     if not text:
         return None
     if not (text.isascii() and text.replace(".", "", 1).isdecimal() and float(text) > 0):
-        raise BenchmarkFailed(f"CHECK must be a factor of the musts, such as 2, and is {text!r}.")
+        raise BenchmarkFailed(f"CHECK must be a factor of the musts, such as 2; it is {text!r}.")
     return float(text)
 
 
@@ -54,7 +54,7 @@ def require_profile(name, names):
     chosen = [each for each, scenario in SCENARIOS.items() if scenario.needs_services and each in (names or SCENARIOS)]
     if name not in chosen:
         raise BenchmarkFailed(
-            f"PROFILE must be a scenario of the shop that runs ({', '.join(chosen) or 'none does'}), and is {name!r}."
+            f"PROFILE must be a scenario of the shop that runs ({', '.join(chosen) or 'none does'}); it is {name!r}."
         )
     profiling.require()
 

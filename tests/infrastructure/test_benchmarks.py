@@ -1,4 +1,4 @@
-"""`make bench` computes correct numbers, and refuses an unknown scenario in a sentence."""
+"""`make bench` computes correct numbers, and refuses a wrong argument in a sentence."""
 
 import ast
 import json
@@ -31,14 +31,14 @@ def bench(*scenarios, **environment):
     "scenarios, environment, sentence",
     (
         (["orders", "weddings"], {}, "There is no scenario weddings; there are "),
-        (["idle"], {"BENCH_SECONDS": "0"}, "BENCH_SECONDS must be a number from 1 to 60, and is '0'."),
-        (["idle"], {"CHECK": "twice"}, "CHECK must be a factor of the musts, such as 2, and is 'twice'."),
-        (["idle"], {"PROFILE": "orders"}, "PROFILE must be a scenario of the shop that runs (idle), and is 'orders'."),
+        (["idle"], {"BENCH_SECONDS": "0"}, "BENCH_SECONDS must be a number from 1 to 60; it is '0'."),
+        (["idle"], {"CHECK": "twice"}, "CHECK must be a factor of the musts, such as 2; it is 'twice'."),
+        (["idle"], {"PROFILE": "orders"}, "PROFILE must be a scenario of the shop that runs (idle); it is 'orders'."),
         (["idle"], {"COMPARE": "missing.json"}, "COMPARE cannot be read: "),
         (["idle"], {"COMPARE": "frontend/package.json"}, "COMPARE must be a file that `make bench` wrote, and "),
     ),
 )
-def test_a_wrong_argument_is_refused_with_a_sentence_before_anything_starts(scenarios, environment, sentence):
+def test_a_wrong_argument_is_refused_before_anything_starts(scenarios, environment, sentence):
     done = bench(*scenarios, **environment)
 
     assert done.returncode == 1
@@ -55,8 +55,8 @@ def files_of_the_repository():
 
 
 @pytest.mark.server
-def test_in_a_fresh_clone_the_shortest_bench_installs_what_it_needs_and_prints_its_table(tmp_path):
-    """Of what `make` installs, the Python packages alone are there already: they take minutes."""
+def test_the_shortest_bench_runs_in_a_fresh_clone(tmp_path):
+    """Only the Python packages are installed before the test, since this takes minutes."""
     for name in files_of_the_repository():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name, follow_symlinks=False)
@@ -89,7 +89,7 @@ def test_every_percentile_of_a_single_value_is_that_value():
     assert percentile([7], 50) == percentile([7], 99) == 7
 
 
-def test_a_row_reports_rate_times_errors_and_the_cpu_of_each_process():
+def test_a_row_shows_rate_latencies_errors_and_cpu_of_each_process():
     load = LoadResult()
     load.latencies_ms, load.seconds = [10.0, 30.0, 20.0, 40.0], 2.0
     load.errors[503] = 1
@@ -236,7 +236,7 @@ def test_peers_import_nothing_of_the_shop_or_its_kit():
     assert not imported & own
 
 
-def test_a_request_says_how_long_its_body_is():
+def test_a_request_has_the_length_of_its_body():
     assert request("POST", "/orders", {"name": "Ä"}, X_Request_ID="one") == (
         b"POST /orders HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: one\r\nContent-Type: application/json\r\n"
         b'Content-Length: 18\r\n\r\n{"name": "\\u00c4"}'

@@ -82,10 +82,11 @@ def run(names, seconds, check, profile):
                     scenario.run(shop, Report(shop, name, seconds, results))
     finally:
         # A scenario that fails loses none of the others' results.
-        musts.print_musts(results)
-        if earlier:
-            comparison.print_changes(earlier, results)
-        print(f"\nThe results are in {comparison.save(results, **facts, profile=profile or None)}", flush=True)
+        if results.rows or results.figures:
+            musts.print_musts(results)
+            if earlier:
+                comparison.print_changes(earlier, results)
+            print(f"\nThe results are in {comparison.save(results, **facts, profile=profile or None)}", flush=True)
     faults = list(musts.faults(results, check)) if check else []
     if faults:
         raise BenchmarkFailed("\n".join([f"The run misses musts by more than {check:g} times:", *faults]))

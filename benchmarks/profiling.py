@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.load import BenchmarkFailed
-from benchmarks.shop import PARTS
+from benchmarks.report import PARTS
 from dev.settings import ROOT
 
 SAMPLES_PER_SECOND = 100

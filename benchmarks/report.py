@@ -8,8 +8,10 @@ import time
 from benchmarks.load import LoadResult, http, percentile
 from contracts.types import SERVICES
 
-# The parts of the shop whose CPU a request costs. The load generator and the mail server are not among them.
-SHOP_PARTS = (*SERVICES, "gateway", "rabbitmq", "postgres")
+# The shop's own processes, which Nameko runs.
+PARTS = (*SERVICES, "gateway")
+# Those whose CPU a request costs. The load generator and the mail server are not among them.
+SHOP_PARTS = (*PARTS, "rabbitmq", "postgres")
 WARM_UP_SECONDS = 1
 PERCENTS = (50, 95, 99)
 # CPU of all other rows is also given in multiples of this row.

@@ -26,6 +26,7 @@ from kombu import Connection
 from nameko.standalone.rpc import ClusterRpcProxy
 
 from benchmarks.load import BenchmarkFailed
+from benchmarks.report import PARTS
 from contracts.types import SERVICES
 from dev import npm
 from dev.programs import require_programs
@@ -35,7 +36,6 @@ from nameko_reliable.testing.servers import PostgresServer, RabbitMQServer, Serv
 from nameko_reliable.testing.waiting import wait_for
 from tests.infrastructure.smtp import Smtp
 
-PARTS = (*SERVICES, "gateway")
 # All events of a scenario must be handled within this time.
 SETTLE_SECONDS = 300
 UP_SECONDS = 60

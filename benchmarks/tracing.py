@@ -11,7 +11,8 @@ from benchmarks import load
 from benchmarks.load import BenchmarkFailed, request
 from benchmarks.orders import ordering
 from benchmarks.reads import CLIENTS
-from benchmarks.shop import CUSTOMERS, PARTS, scenario
+from benchmarks.report import PARTS
+from benchmarks.shop import CUSTOMERS, scenario
 from nameko_reliable.testing.collector import Collector
 from nameko_reliable.testing.waiting import wait_for
 

@@ -1,6 +1,7 @@
 import hashlib
 import secrets
 from base64 import urlsafe_b64decode
+from datetime import timedelta
 
 import bcrypt
 import jwt
@@ -8,6 +9,7 @@ import pytest
 
 from contracts.types import InvalidInput
 from contracts.users import InvalidSession, SessionNotFound
+from services import users_models
 from services.users import Users
 from tests.factories import an_account
 from tests.shop import refusal_of
@@ -107,7 +109,9 @@ def test_concurrent_refreshes_of_tabs_all_succeed(shop, account):
     assert not is_ended(shop, tokens.pop())
 
 
-def test_a_rotation_of_the_secret_keeps_sessions_and_gives_tabs_the_same_token(own_shop):
+def test_a_rotation_of_the_secret_keeps_sessions_and_gives_tabs_the_same_token(own_shop, monkeypatch):
+    # Replicas take seconds to start.
+    monkeypatch.setattr(users_models, "REUSE_GRACE", timedelta(hours=1))
     account, (old, new) = an_account(), (secrets.token_hex() for _ in range(2))
 
     def refresh_with(token, **settings):

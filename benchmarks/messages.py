@@ -65,7 +65,7 @@ def _fill_outbox(shop):
         INSERT INTO outbox (event_id, event_name, key, payload)
         SELECT id, 'order.created', order_id, jsonb_build_object(
             'event_id', id, 'timestamp', to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), 'version', 1,
-            'order_id', order_id, 'sequence', 1, 'user_id', 1, 'user_email', 'nobody@forage.example',
+            'order_id', order_id, 'sequence', 1, 'user_id', 1, 'user_email', 'customer@forage.example',
             'email_verified', true,
             'status', 'pending', 'total_amount', '9.90', 'reservation_id', gen_random_uuid(),
             'items', jsonb_build_array(jsonb_build_object('product_id', 1, 'product_name', 'Chanterelle',

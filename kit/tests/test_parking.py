@@ -102,8 +102,15 @@ def refusal_of(call, *args):
 
 def send_copies(broker, number, headers, body=b"{}"):
     """Park many copies of a message that has no id. Its frames are encoded once."""
-    frames = []
+    frames, unconfirmed = [], set(range(1, number + 1))
+
+    def confirm(tag, multiple):
+        unconfirmed.difference_update(range(1, tag + 1) if multiple else [tag])
+
     with broker.channel() as channel:
+        # A quorum queue without a leader loses what a channel sent that closes before the confirms.
+        channel.confirm_select()
+        channel.events["basic_ack"].add(confirm)
         connection = channel.connection
         writer = connection._frame_writer
         connection._frame_writer = frame_writer(
@@ -113,6 +120,8 @@ def send_copies(broker, number, headers, body=b"{}"):
         connection._frame_writer = writer
         for _ in range(0, number, 500):
             connection.transport.write(b"".join(frames) * min(500, number))
+        while unconfirmed:
+            connection.drain_events(timeout=60)
 
 
 def call_until_none_is_left(call, **selection):

@@ -41,6 +41,8 @@ def start(name, folder, **environment):
         stderr=subprocess.STDOUT,
         # A session like a terminal's, which sends Ctrl-C to all its processes.
         start_new_session=True,
+        # A shell's background job ignores Ctrl-C, and so would all processes below it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

@@ -5,6 +5,7 @@ import pytest
 from kombu import Connection, Exchange, Queue
 
 from nameko_reliable.amqp import broker as kit
+from nameko_reliable.amqp import frames
 from nameko_reliable.amqp.broker import BrokerUnavailable, ConfirmingPublisher, NotConfirmed, Refused, Unroutable
 from nameko_reliable.testing.waiting import wait_for
 
@@ -196,18 +197,45 @@ def test_a_refused_declaration_does_not_stop_publishing(make_publisher, broker):
     assert (name, "inequivalent arg 'durable'" in refusal) == ("cakes", True)
 
 
-def test_a_deadline_in_the_middle_of_a_frame_ends_the_connection(make_publisher, proxy, broker):
+def test_a_broker_that_takes_no_bytes_gets_a_new_connection(make_publisher, proxy):
     publisher = make_publisher(proxy.uri)
     publish(publisher)
     proxy.stop_reading()
 
-    with pytest.raises(KeyError), eventlet.Timeout(0.5, KeyError("the caller's")):
+    with pytest.raises(BrokerUnavailable):
         for _ in range(100):
             publisher.send(b"x" * 10_000_000, exchange="", routing_key="cakes")
 
     proxy.release()
     publish(publisher)
     assert proxy.accepted == 2
+
+
+def test_a_deadline_while_the_broker_takes_no_bytes_harms_no_other_message(make_publisher, proxy, monkeypatch):
+    monkeypatch.setattr(frames, "SEND_SECONDS", 600)
+    publisher = make_publisher(proxy.uri)
+    publish(publisher)
+    proxy.stop_reading(seconds=1)
+
+    with pytest.raises(KeyError), eventlet.Timeout(0.2, KeyError("the caller's")):
+        for _ in range(100):
+            publisher.send(b"x" * 10_000_000, exchange="", routing_key="cakes")
+
+    proxy.release()
+    publish(publisher, timeout_seconds=60)
+    assert proxy.accepted == 1
+
+
+def test_the_messages_of_one_turn_are_sent_together(make_publisher, broker, monkeypatch):
+    publisher = make_publisher(broker.uri)
+    publish(publisher)
+    sent = []
+    send_some = frames.SendBuffer._send_some
+    monkeypatch.setattr(frames.SendBuffer, "_send_some", lambda *args: sent.append(1) or send_some(*args))
+
+    concurrently(*[lambda: publish(publisher)] * 50)
+
+    assert sent == [1]
 
 
 def test_a_missing_exchange_fails_only_its_own_message(make_publisher, broker):

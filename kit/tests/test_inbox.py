@@ -6,6 +6,7 @@ from eventlet.event import Event
 from sqlalchemy import func, text
 
 from bakery import Answer, Base, Cake, CakeBaked, InboxEntry
+from nameko_reliable.amqp.consumers import Consumers
 from nameko_reliable.database import Database
 from nameko_reliable.errors import DatabaseUnavailable
 from nameko_reliable.events import event_handler
@@ -75,7 +76,9 @@ def test_a_call_delivered_again_has_one_effect_and_the_first_answer(bakery, call
     assert bakery.all(Cake.name) == ["Torte"]
 
 
-def test_a_call_whose_replica_died_before_its_reply_gets_the_first_answer(tables, run_service, proxy, calls):
+def test_a_call_whose_replica_died_before_its_reply_gets_the_first_answer(
+    tables, run_service, proxy, calls, monkeypatch
+):
     entered, leave = Event(), Event()
 
     class Slow(Bakery):
@@ -89,11 +92,12 @@ def test_a_call_whose_replica_died_before_its_reply_gets_the_first_answer(tables
             return cake
 
     cakes = tables("bakery")
-    run_service(Slow, AMQP_URI=proxy.uri)
+    replica = run_service(Slow, AMQP_URI=proxy.uri)
+    # The reply has not left the process yet.
+    monkeypatch.setattr(replica.shared_extensions[Consumers], "ack", lambda message: proxy.cut())
     calls.send("bakery.bake_slowly", "Torte", correlation_id="c-1")
     entered.wait()
     run_service(Slow)
-    proxy.cut_at(b"answers")
 
     leave.send()
 

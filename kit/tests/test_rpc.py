@@ -16,6 +16,7 @@ from nameko.exceptions import (
 )
 
 from bakery import Base, Cake, Context
+from nameko_reliable.amqp import broker as amqp_broker
 from nameko_reliable.amqp import deadlines
 from nameko_reliable.database import Database
 from nameko_reliable.errors import RpcTimeout, ServiceUnavailable
@@ -23,6 +24,8 @@ from nameko_reliable.rpc import ClusterClient, rpc
 from nameko_reliable.telemetry.metrics import Metrics
 from nameko_reliable.testing.metrics import Watched
 from nameko_reliable.testing.waiting import wait_for
+
+BASIC_QOS = b"\x00\x3c\x00\x0a"
 
 
 @deserialize_to_instance
@@ -70,7 +73,7 @@ class Cafe:
 
 
 def pending(cluster):
-    return cluster._client.listener._pending
+    return cluster._client.listener.pending.ids()
 
 
 def outcome(call, *args):
@@ -496,6 +499,44 @@ def test_pending_calls_fail_at_once_when_the_connection_is_lost(run_service, clu
     leave.send()
 
 
+def test_calls_fail_within_seconds_when_the_broker_hangs_and_work_afterwards(run_service, cluster_of, proxy):
+    run_service(Bakery)
+    cluster = cluster_of(Cafe, AMQP_URI=proxy.uri)
+    cluster.bakery.bake("Torte")
+    proxy.hold()
+
+    with ends_within(4):
+        calls = [eventlet.spawn(outcome, cluster.bakery.bake, "Torte") for _ in range(5)]
+        assert [call.wait() for call in calls] == [ServiceUnavailable] * 5
+
+    proxy.release()
+    wait_for(lambda: outcome(cluster.bakery.bake, "Torte") == {"cake": "Torte", "ovens": 1})
+
+
+def test_a_slow_call_is_answered_while_the_broker_answers_questions(run_service, cluster_of, proxy, monkeypatch):
+    monkeypatch.setattr(amqp_broker, "SILENCE_SECONDS", 2)
+    leave = Event()
+
+    class Bakery:
+        name = "bakery"
+
+        @rpc
+        def bake(self):
+            return leave.wait()
+
+    run_service(Bakery)
+    cluster = cluster_of(Cafe, AMQP_URI=proxy.uri)
+    call = eventlet.spawn(outcome, cluster.bakery.bake)
+    wait_for(lambda: pending(cluster))
+
+    proxy.hold_at(BASIC_QOS)
+    wait_for(lambda: proxy.holds)
+    proxy.release()
+    leave.send("done")
+
+    assert call.wait() == "done"
+
+
 def test_a_call_without_a_reply_queue_fails_at_once(run_service, cluster_of, proxy):
     """After a reconnect, while the reply queue is not declared yet."""
     run_service(Bakery)
@@ -692,7 +733,7 @@ def test_a_malformed_reply_fails_only_its_call(run_service, cluster, broker, bod
 
     run_service(Bakery)
     call = eventlet.spawn(outcome, cluster.bakery.bake, "slow")
-    [correlation_id] = wait_for(lambda: list(pending(cluster)))
+    [correlation_id] = wait_for(lambda: pending(cluster))
 
     broker.publish(
         body,

@@ -35,7 +35,6 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeAlias, TypeVar, overload
 from uuid import uuid4
@@ -44,7 +43,6 @@ import eventlet
 import eventlet.event
 from amqp.basic_message import Message
 from kombu import Queue
-from nameko.exceptions import ContainerBeingKilled
 from nameko.extensions import Entrypoint
 from nameko.standalone.events import get_event_exchange
 from prometheus_client import Histogram
@@ -148,9 +146,19 @@ def count_attempt(
 ) -> None:
     """event: None if the message could not be read."""
     labels = handler.container.service_name, handler.event.name, handler.method_name
-    HANDLED_EVENTS.labels(*labels, outcome).observe(time.perf_counter() - started_at)
+    handled_events(*labels, outcome).observe(time.perf_counter() - started_at)
     if outcome == "handled" and hasattr(event, "timestamp"):
-        EVENT_LAG.labels(*labels).observe(max(0, (datetime.now(UTC) - event.timestamp).total_seconds()))
+        event_lag(*labels).observe(max(0, (datetime.now(UTC) - event.timestamp).total_seconds()))
+
+
+@functools.cache
+def handled_events(service: str, event: str, handler: str, outcome: str) -> Histogram:
+    return HANDLED_EVENTS.labels(service, event, handler, outcome)
+
+
+@functools.cache
+def event_lag(service: str, event: str, handler: str) -> Histogram:
+    return EVENT_LAG.labels(service, event, handler)
 
 
 @functools.cache
@@ -225,12 +233,9 @@ class EventHandler(Entrypoint):
             event = read_event(self.event, message)
         except Unreadable as error:
             count_attempt(self, "parked", started_at)
-            self._park(message, str(error))
-        else:
-            self._run_attempt(message, event)
-
-    def _run_attempt(self, message: Message, event: Any) -> None:
-        started_at = time.perf_counter()
+            reason = str(error)
+            self.container.spawn_managed_thread(lambda: self._park(message, reason))
+            return
 
         def settle(worker_ctx: Any, result: Any, exc_info: Any) -> tuple[Any, Any]:
             error = None if exc_info is None else exc_info[1]
@@ -238,14 +243,9 @@ class EventHandler(Entrypoint):
             self._settle(message, error)
             return result, exc_info
 
-        with suppress(ContainerBeingKilled):  # The broker requeues the message when the connection closes.
-            self.container.spawn_worker(
-                self,
-                (event,),
-                {},
-                context_data=event_context(event, message),
-                handle_result=settle,
-            )
+        self.consumers.start_worker(
+            self, (event,), {}, context_data=event_context(event, message), handle_result=settle
+        )
 
     def _outcome(self, message: Message, error: Exception | None) -> str:
         if error is None:
@@ -409,10 +409,9 @@ class BroadcastHandler(Entrypoint):
             self.consumers.ack(message)
             return result, exc_info
 
-        with suppress(ContainerBeingKilled):  # The event is lost with this replica.
-            self.container.spawn_worker(
-                self, (event,), {}, context_data=event_context(event, message), handle_result=acknowledge
-            )
+        self.consumers.start_worker(
+            self, (event,), {}, context_data=event_context(event, message), handle_result=acknowledge
+        )
 
 
 class BroadcastHandlerDecorator(Protocol):

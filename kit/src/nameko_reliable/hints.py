@@ -22,7 +22,7 @@ from nameko.standalone.events import get_event_exchange
 from sqlalchemy.orm import Session
 
 from nameko_reliable.amqp.broker import BrokerUnavailable, Publisher, encode
-from nameko_reliable.events import PUBLISH_SECONDS, operation_on
+from nameko_reliable.events import operation_on
 from nameko_reliable.messages import Event, to_payload
 from nameko_reliable.rpc import HEADER_PREFIX
 from nameko_reliable.sessions import after_commit
@@ -34,9 +34,9 @@ logger = logging.getLogger(__name__)
 class Hints(DependencyProvider):
     """Sends at most one hint for each key in an interval.
 
-    Of the hints that wait for the end of an interval, the last one of each key is sent. A hint that the broker does not
-    take is logged and lost, and so are those that wait when the process dies: a listener must not depend on them. The
-    source of the events is the service itself.
+    Of the hints that wait for the end of an interval, the last one of each key is sent. Hints have no confirms. One
+    that can't be sent is logged and lost, and so are those that wait when the process dies: a listener must not depend
+    on them. The source of the events is the service itself.
     """
 
     publisher = Publisher()
@@ -83,7 +83,7 @@ class Hints(DependencyProvider):
         operation = operation_on(self._exchange.name, hint["routing_key"], "send", "producer")
         try:
             with self.tracer.span(operation, parent=hint["headers"].get(HEADER)):
-                self.publisher.publish(**hint, exchange=self._exchange.name, timeout_seconds=PUBLISH_SECONDS)
+                self.publisher.send_unconfirmed(**hint, exchange=self._exchange.name)
         except BrokerUnavailable as error:
             logger.warning("a hint of %s was lost: %s", hint["routing_key"], error)
 

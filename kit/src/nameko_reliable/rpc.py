@@ -8,10 +8,11 @@
         def greet(self, name):
             return self.cluster.translator.translate(text=f"Hello {name}")
 
-A call has one deadline. It covers connecting, publishing, the broker's confirm and the reply. Nested calls inherit it
-less a margin. No worker starts past it, and no transaction (nameko_reliable.database) commits past it. A call carries
-the time that it has left (nameko_reliable.amqp.deadlines), so wall clocks do not matter. If no replica of the service
-listens, the call fails at once: the service's queue is deleted with its last consumer, so the broker returns the call.
+A call has one deadline. It covers connecting, publishing and the reply. Nested calls inherit it less a margin. No
+worker starts past it, and no transaction (nameko_reliable.database) commits past it. A call carries the time that it
+has left (nameko_reliable.amqp.deadlines), so wall clocks do not matter. If no replica of the service listens, the call
+fails at once: the service's queue is deleted with its last consumer, so the broker returns the call. It also fails at
+once when a connection to the broker is lost, and within about a second when the broker hangs.
 
 Not guaranteed: that the method did not run when a call timed out, or that it runs only once. A replica that dies
 between its commit and its acknowledgement gets the call again. Mark methods that write with
@@ -26,7 +27,6 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, Protocol, TypeVar, overload
 from uuid import uuid4
 
@@ -36,7 +36,6 @@ from eventlet.event import Event
 from kombu import Queue
 from nameko import exceptions
 from nameko.exceptions import (
-    ContainerBeingKilled,
     IncorrectSignature,
     MalformedRequest,
     MethodNotFound,
@@ -47,7 +46,7 @@ from nameko.rpc import get_rpc_exchange
 from nameko.timer import Timer
 from prometheus_client import Histogram
 
-from nameko_reliable.amqp.broker import BrokerUnavailable, Publisher, Unroutable, encode
+from nameko_reliable.amqp.broker import BrokerUnavailable, PendingCalls, Publisher, Unroutable, encode
 from nameko_reliable.amqp.consumers import Consumers
 from nameko_reliable.amqp.deadlines import CLOCK_SKEW, FIELDS, SenderClocks, time_fields
 from nameko_reliable.errors import RpcTimeout, ServiceBusy, ServiceUnavailable, outcome_of
@@ -61,7 +60,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 CALL_SECONDS = 5
 NESTED_MARGIN_SECONDS = 0.5
-CONFIRM_SECONDS = 1
+# A reply that can't be sent for so long is dropped.
+REPLY_SECONDS = 1
 QUEUE_EXPIRES_MS = 1000
 HEADER_PREFIX = "nameko."
 
@@ -83,6 +83,16 @@ CLIENT_CALLS = Histogram(
 )
 # For any name that the caller made up: it must not become a label.
 UNKNOWN_METHOD = "unknown"
+
+
+@functools.cache
+def server_calls(service: str, method: str, outcome: str) -> Histogram:
+    return SERVER_CALLS.labels(service, method, outcome)
+
+
+@functools.cache
+def client_calls(service: str, target: str, method: str, outcome: str) -> Histogram:
+    return CLIENT_CALLS.labels(service, target, method, outcome)
 
 
 def context_from_headers(message: Message) -> dict[str, Any]:
@@ -168,42 +178,55 @@ class RpcConsumer(SharedExtension):
 
     def handle(self, message: Message) -> None:
         started_at = time.perf_counter()
+        method = UNKNOWN_METHOD
         try:
             entrypoint, args, kwargs = self._parse(message)
-        except exceptions.BadRequest as error:
-            self._finish(message, UNKNOWN_METHOD, started_at, error=error)
+            method = entrypoint.method_name
+            deadline = self._deadline(message)
+        except (exceptions.BadRequest, RpcTimeout) as error:
+            refusal = error
+            self._spawn(lambda: self._finish(message, method, started_at, error=refusal))
             return
         context = context_from_headers(message)
         context["call_id"] = message.properties.get("correlation_id") or uuid4().hex
         context.setdefault("request_id", context["call_id"])
+        context["deadline"] = deadline
+
+        def start(leave: Callable[[], object] | None = None) -> None:
+            def handle_result(worker_ctx: Any, result: Any, exc_info: Any) -> tuple[Any, Any]:
+                if leave is not None:
+                    leave()
+                error = None if exc_info is None else exc_info[1]
+                self._finish(message, method, started_at, result, error)
+                return result, exc_info
+
+            self.consumers.start_worker(entrypoint, args, kwargs, context_data=context, handle_result=handle_result)
+
+        def start_when_admitted(limit: CallLimit) -> None:
+            try:
+                leave = limit.enter(deadline)
+            except (ServiceBusy, RpcTimeout) as error:
+                self._finish(message, method, started_at, error=error)
+            else:
+                start(leave)
+
+        if (limit := entrypoint.limit) is None:
+            start()
+        else:
+            self._spawn(lambda: start_when_admitted(limit))
+
+    def _deadline(self, message: Message) -> float | None:
+        """By the monotonic clock; None if the call has none. Raises RpcTimeout past it, and MalformedRequest."""
         headers = message.headers or {}
-        try:
-            deadline = self._clocks.deadline({field: headers.get(HEADER_PREFIX + field) for field in FIELDS})
-        except MalformedRequest as error:
-            self._finish(message, entrypoint.method_name, started_at, error=error)
-            return
+        deadline = self._clocks.deadline({field: headers.get(HEADER_PREFIX + field) for field in FIELDS})
         if deadline is not None and time.monotonic() >= deadline:
             logger.warning("dropped a call of %s past its deadline", message.delivery_info["routing_key"])
-            self._finish(message, entrypoint.method_name, started_at, error=RpcTimeout(self.container.service_name))
-            return
-        context["deadline"] = deadline
-        leave = None
-        if entrypoint.limit is not None:
-            try:
-                leave = entrypoint.limit.enter(deadline)
-            except (ServiceBusy, RpcTimeout) as error:
-                self._finish(message, entrypoint.method_name, started_at, error=error)
-                return
+            raise RpcTimeout(self.container.service_name)
+        return deadline
 
-        def handle_result(worker_ctx: Any, result: Any, exc_info: Any) -> tuple[Any, Any]:
-            if leave is not None:
-                leave()
-            error = None if exc_info is None else exc_info[1]
-            self._finish(message, entrypoint.method_name, started_at, result, error)
-            return result, exc_info
-
-        with suppress(ContainerBeingKilled):  # The broker requeues the call when the connection closes.
-            self.container.spawn_worker(entrypoint, args, kwargs, context_data=context, handle_result=handle_result)
+    def _spawn(self, work: Callable[[], None]) -> None:
+        """Run what may block outside of the connection's reader, and without a worker."""
+        self.container.spawn_managed_thread(work, identifier="RpcConsumer")
 
     def disconnected(self) -> None:
         pass
@@ -219,7 +242,7 @@ class RpcConsumer(SharedExtension):
             error = UnserializableValueError(str(failure))
             body = _reply_body(None, error)
         seconds = time.perf_counter() - started_at
-        SERVER_CALLS.labels(self.container.service_name, method, outcome_of(error)).observe(seconds)
+        server_calls(self.container.service_name, method, outcome_of(error)).observe(seconds)
         self._reply(message, body)
 
     def _reply(self, message: Message, body: bytes) -> None:
@@ -228,13 +251,13 @@ class RpcConsumer(SharedExtension):
             logger.warning("a call of %s has no reply_to", message.delivery_info["routing_key"])
         else:
             try:
-                self.publisher.publish(
-                    body,
-                    exchange=self._exchange.name,
-                    routing_key=reply_to,
-                    correlation_id=message.properties.get("correlation_id"),
-                    timeout_seconds=CONFIRM_SECONDS,
-                )
+                with eventlet.Timeout(REPLY_SECONDS, BrokerUnavailable("not sent in time")):
+                    self.publisher.send_unconfirmed(
+                        body,
+                        exchange=self._exchange.name,
+                        routing_key=reply_to,
+                        correlation_id=message.properties.get("correlation_id"),
+                    )
             except BrokerUnavailable as failure:
                 logger.warning("a reply of %s was lost: %s", message.delivery_info["routing_key"], failure)
         self.consumers.ack(message)
@@ -268,6 +291,7 @@ class Rpc(Entrypoint):
     def setup(self) -> None:
         # Registered errors are answers, not failures of the service: Nameko logs them as warnings.
         self.expected_exceptions = tuple(exceptions.registry.values())
+        self._signature = inspect.signature(getattr(self.container.service_cls, self.method_name))
         self.consumer.add(self)
 
     def stop(self) -> None:
@@ -277,9 +301,8 @@ class Rpc(Entrypoint):
         return _operation(self.container.service_name, self.method_name, "server")
 
     def check_signature(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        method = getattr(self.container.service_cls, self.method_name)
         try:
-            inspect.signature(method).bind(None, *args, **kwargs)
+            self._signature.bind(None, *args, **kwargs)
         except TypeError as error:
             raise IncorrectSignature(f"{self.method_name}: {error}") from None
 
@@ -305,11 +328,9 @@ class ReplyListener(SharedExtension):
     """Consumes the process's reply queue. Replies are transient: a lost connection loses them."""
 
     consumers = Consumers()
+    publisher = Publisher()
     declare = ()
     prefetch = None
-
-    def __init__(self) -> None:
-        self._pending: dict[str, Event] = {}
 
     def setup(self) -> None:
         self.consumers.register(self)
@@ -329,14 +350,14 @@ class ReplyListener(SharedExtension):
     def expect(self, correlation_id: str) -> Event:
         if not self.consumers.is_consuming(self):
             raise BrokerUnavailable("no connection to receive the reply")
-        reply = self._pending[correlation_id] = Event()
-        return reply
+        return self.pending.add(correlation_id)
 
-    def forget(self, correlation_id: str) -> None:
-        self._pending.pop(correlation_id, None)
+    @property
+    def pending(self) -> PendingCalls:
+        return self.publisher.core.calls
 
     def handle(self, message: Message) -> None:
-        reply = self._pending.pop(message.properties.get("correlation_id"), None)
+        reply = self.pending.pop(message.properties.get("correlation_id"))
         if reply is None:
             return  # The caller has timed out.
         try:
@@ -351,9 +372,7 @@ class ReplyListener(SharedExtension):
             reply.send(result)
 
     def disconnected(self) -> None:
-        pending, self._pending = self._pending, {}
-        for reply in pending.values():
-            reply.send_exception(BrokerUnavailable("the connection was lost before the reply"))
+        self.pending.fail(BrokerUnavailable("the connection was lost before the reply"))
 
 
 class ClusterClient(DependencyProvider):
@@ -411,7 +430,7 @@ class ClusterClient(DependencyProvider):
             with eventlet.Timeout(remaining, RpcTimeout(service)):
                 reply = self.listener.expect(correlation_id)
                 fields = {**context, **time_fields(deadline)}
-                self.publisher.publish(
+                self.publisher.send_unconfirmed(
                     encode({"args": args, "kwargs": kwargs}),
                     exchange=self._exchange.name,
                     routing_key=f"{service}.{method}",
@@ -420,7 +439,6 @@ class ClusterClient(DependencyProvider):
                     correlation_id=correlation_id,
                     expiration=str(max(1, int(remaining * 1000))),
                     headers={**{HEADER_PREFIX + key: value for key, value in fields.items()}, **trace_headers()},
-                    timeout_seconds=min(CONFIRM_SECONDS, remaining),
                 )
                 return reply.wait()
         except (Unroutable, BrokerUnavailable) as error:
@@ -430,7 +448,7 @@ class ClusterClient(DependencyProvider):
                 self.listener.consumers.declare_again()
             raise ServiceUnavailable(service) from error
         finally:
-            self.listener.forget(correlation_id)
+            self.listener.pending.pop(correlation_id)
 
 
 class Cluster:
@@ -466,8 +484,8 @@ class Cluster:
             outcome = outcome_of(error)
             raise
         finally:
-            labels = (self._client.container.service_name, service, method, outcome)
-            CLIENT_CALLS.labels(*labels).observe(time.perf_counter() - started_at)
+            calls = client_calls(self._client.container.service_name, service, method, outcome)
+            calls.observe(time.perf_counter() - started_at)
 
 
 class _Service:

@@ -1,14 +1,19 @@
-"""Publishing over one kept connection, with a confirm for each message.
+"""Publishing over one kept connection, with a confirm for each message, or without.
 
     publisher = ConfirmingPublisher(amqp_address(config), declare=[exchange])
     publisher.publish(b"{}", exchange="bakery.events", routing_key="cake.baked", timeout_seconds=1)
+    publisher.send_unconfirmed(b"{}", exchange="nameko-rpc", routing_key="bakery.bake")
 
 Nameko's own publisher builds a connection object for each message. py-amqp matches confirms by position: it takes the
 late ack of a message that timed out for the ack of the next one. Here a reader greenlet matches each ack to its message
 by delivery tag. Any number of greenlets publish at once, each waits for its own confirm, and a late confirm is ignored.
 
-A refused or returned message fails alone. A confirm that does not come in time, or an interrupted write, ends the
-connection. Then all messages that wait for their confirms on it fail.
+A refused or returned message fails alone. A confirm that does not come in time, or a broker that takes no bytes, ends
+the connection. Then all messages that wait for their confirms on it fail, and so do the calls that wait for replies.
+
+Calls and replies have no confirms. A broker that hangs is noticed by a question: when a call has waited for
+SILENCE_SECONDS, and nothing has been read meanwhile, the connection asks the broker something small. Without an answer
+within SILENCE_SECONDS it ends.
 """
 
 import json
@@ -28,6 +33,7 @@ from eventlet.semaphore import Semaphore
 from kombu import Connection, Exchange, Queue
 from nameko.extensions import SharedExtension
 
+from nameko_reliable.amqp.frames import frame_writer, receive_in_bulk
 from nameko_reliable.settings import amqp_address
 
 logger = logging.getLogger(__name__)
@@ -36,6 +42,8 @@ HEARTBEAT_SECONDS = 10
 CONNECT_TIMEOUT_SECONDS = 2
 SETUP_SECONDS = 5
 RETRY_SECONDS = 0.5
+SILENCE_SECONDS = 0.5
+FLUSH_SECONDS = 1
 CONNECTION_ERRORS = (OSError, AMQPError)
 # The ids of AMQP's method classes `exchange` and `queue`.
 DECLARING_CLASSES = (40, 50)
@@ -93,19 +101,32 @@ def connect(address: Mapping[str, Any], **transport_options: Any) -> Any:
         **address,
         heartbeat=HEARTBEAT_SECONDS,
         connect_timeout=CONNECT_TIMEOUT_SECONDS,
-        transport_options={"read_timeout": HEARTBEAT_SECONDS, "write_timeout": HEARTBEAT_SECONDS, **transport_options},
+        transport_options={
+            "read_timeout": HEARTBEAT_SECONDS,
+            "write_timeout": HEARTBEAT_SECONDS,
+            "frame_writer": frame_writer,
+            **transport_options,
+        },
     )
     with answer_timeout(3 * CONNECT_TIMEOUT_SECONDS):
-        return parameters.transport.establish_connection()
+        connection = parameters.transport.establish_connection()
+    receive_in_bulk(connection.transport)
+    return connection
 
 
-def drain(connection: Any, idle_seconds: float) -> None:
-    """Read and dispatch one frame if one comes within `idle_seconds`. Send heartbeats when they are due."""
+def drain(connection: Any, idle_seconds: float) -> bool:
+    """Read and dispatch one method if one comes within `idle_seconds`. Send heartbeats when they are due.
+
+    Returns whether anything was read. Raises OSError if the broker did not take what was sent.
+    """
+    frames_before = connection.bytes_recv  # It counts frames.
     with suppress(TimeoutError):
         connection.drain_events(timeout=idle_seconds)
+    connection.send_buffer.check()
     if time.monotonic() >= getattr(connection, "next_tick", 0):
         connection.heartbeat_tick()
         connection.next_tick = time.monotonic() + 1
+    return bool(connection.bytes_recv != frames_before)
 
 
 def declare(channel: Any, entity: Entity) -> str | None:
@@ -131,13 +152,55 @@ def encode(payload: object) -> bytes:
     return json.dumps(payload, separators=(",", ":")).encode()
 
 
+def _message(body: bytes | str, mode: int, headers: Mapping[str, Any] | None, properties: dict[str, Any]) -> Message:
+    return Message(
+        body,
+        content_type="application/json",
+        content_encoding="utf-8",
+        delivery_mode=mode,
+        application_headers=headers or {},
+        **properties,
+    )
+
+
 def answer_timeout(seconds: float) -> Any:
     """Raises OSError when the block takes longer. py-amqp itself waits for ever for a broker that hangs."""
     return eventlet.Timeout(seconds, OSError("no answer from the broker"))
 
 
+class PendingCalls:
+    """The calls that wait for their replies, the oldest first."""
+
+    def __init__(self) -> None:
+        self._calls: dict[str, tuple[float, Event]] = {}
+
+    def add(self, correlation_id: str) -> Event:
+        """The event that gets the reply, or its error."""
+        reply = Event()
+        self._calls[correlation_id] = time.monotonic(), reply
+        return reply
+
+    def pop(self, correlation_id: str | None) -> Event | None:
+        """The event of a call that waits, which then is forgotten."""
+        _, reply = self._calls.pop(correlation_id or "", (0, None))
+        return reply
+
+    def fail(self, error: Exception) -> None:
+        """Fail all calls."""
+        calls, self._calls = self._calls, {}
+        for _, reply in calls.values():
+            reply.send_exception(error)
+
+    def waited_seconds(self) -> float:
+        """How long the oldest call has waited, or 0."""
+        return next((time.monotonic() - since for since, _ in self._calls.values()), 0.0)
+
+    def ids(self) -> list[str]:
+        return list(self._calls)
+
+
 class ConfirmingPublisher:
-    """Publishes with a confirm for each message. `Publisher` is the Nameko extension that shares one.
+    """Publishes with a confirm for each message, or without. `Publisher` is the Nameko extension that shares one.
 
     address: from nameko_reliable.settings.amqp_address. declare: kombu exchanges and queues to declare on every
     connect. When the broker refuses one, that is logged, and publishing goes on.
@@ -146,6 +209,8 @@ class ConfirmingPublisher:
     def __init__(self, address: Mapping[str, Any], declare: Sequence[Entity] = ()) -> None:
         self.address = address
         self.declare = declare
+        # They fail when the connection is lost, and each one by itself if no queue took its message.
+        self.calls = PendingCalls()
         self._connection: _PublishingConnection | None = None
         self._connecting = Semaphore()
         self._closed = False
@@ -174,16 +239,26 @@ class ConfirmingPublisher:
 
         properties: AMQP's own (`correlation_id`, `expiration` in milliseconds as a string, …).
         """
-        message = Message(
-            body,
-            content_type="application/json",
-            content_encoding="utf-8",
-            delivery_mode=PERSISTENT if persistent else TRANSIENT,
-            application_headers=headers or {},
-            message_id=properties.pop("message_id", None) or uuid4().hex,
-            **properties,
-        )
+        properties["message_id"] = properties.get("message_id") or uuid4().hex
+        message = _message(body, PERSISTENT if persistent else TRANSIENT, headers, properties)
         return self._connected().send(message, exchange, routing_key, mandatory)
+
+    def send_unconfirmed(
+        self,
+        body: bytes | str,
+        *,
+        exchange: str,
+        routing_key: str,
+        mandatory: bool = False,
+        headers: Mapping[str, Any] | None = None,
+        **properties: Any,
+    ) -> None:
+        """Send one transient message. Nothing is known of its fate, but if it is mandatory and no queue takes it.
+
+        Then the call with its `correlation_id` (`calls`) fails with Unroutable. Raises BrokerUnavailable.
+        """
+        message = _message(body, TRANSIENT, headers, properties)
+        self._connected().send_unconfirmed(message, exchange, routing_key, mandatory)
 
     def wait(self, confirm: "_Confirm", timeout_seconds: float) -> None:
         """Wait for the confirm of one sent message. Raises what `publish` raises."""
@@ -212,11 +287,15 @@ class ConfirmingPublisher:
             self._connection.close("the publisher closed the connection")
 
     def close(self) -> None:
-        """Close the connection; later messages raise BrokerUnavailable."""
+        """Close the connection, after what was sent. Later messages raise BrokerUnavailable."""
         self._closed = True
+        if self._connection is not None:
+            self._connection.flush()
         self.reconnect()
 
     def _connected(self) -> "_PublishingConnection":
+        if self._connection is not None and not self._connection.closed and not self._closed:
+            return self._connection
         with self._connecting:
             if self._closed:
                 raise BrokerUnavailable("the publisher was closed")
@@ -225,7 +304,7 @@ class ConfirmingPublisher:
                     # Callers that waited for a slow connection attempt fail with it, without attempts of their own.
                     raise BrokerUnavailable(self._failure)
                 try:
-                    self._connection = _PublishingConnection(self.address, self.declare)
+                    self._connection = _PublishingConnection(self.address, self.declare, self.calls)
                 except CONNECTION_ERRORS as error:
                     self._failure, self._retry_at = str(error), time.monotonic() + RETRY_SECONDS
                     raise BrokerUnavailable(self._failure) from error
@@ -233,14 +312,14 @@ class ConfirmingPublisher:
 
 
 class _PublishingConnection:
-    """One connection and its pending confirms. Once closed, it is not used again."""
+    """One connection, its pending confirms, and the calls that wait for replies. Once closed, it is not used again."""
 
-    def __init__(self, address: Mapping[str, Any], entities: Iterable[Entity]) -> None:
+    def __init__(self, address: Mapping[str, Any], entities: Iterable[Entity], calls: PendingCalls) -> None:
         self.pending: dict[int, _Confirm] = {}
         self.refused: dict[str, str] = {}
         self.closed = self._blocked = False
+        self._calls = calls
         self._tag = 0
-        self._sending = Semaphore()
         self._amqp = connect(address, on_blocked=self._on_blocked, on_unblocked=self._on_unblocked)
         try:
             with answer_timeout(SETUP_SECONDS):
@@ -250,49 +329,63 @@ class _PublishingConnection:
                         logger.error("%s could not be declared: %s", entity.name, refusal)
                         self.refused[entity.name] = refusal
                 declare_channel.close()
-                self._channel = self._amqp.channel()
-                self._channel.confirm_select()
+                self._confirming, self._unconfirmed = self._amqp.channel(), self._amqp.channel()
+                self._confirming.confirm_select()
         except BaseException:
             # Also when the caller's deadline interrupts the setup.
             self._amqp.collect()
             raise
-        self._channel.events["basic_ack"].add(self._on_ack)
-        self._channel.events["basic_nack"].add(self._on_nack)
-        self._channel.events["basic_return"].add(self._on_return)
+        self._confirming.events["basic_ack"].add(self._on_ack)
+        self._confirming.events["basic_nack"].add(self._on_nack)
+        self._confirming.events["basic_return"].add(self._on_return)
+        self._unconfirmed.events["basic_return"].add(self._on_returned_call)
         eventlet.spawn(self._read)
 
     def send(self, message: Message, exchange: str, routing_key: str, mandatory: bool) -> "_Confirm":
-        with self._sending:
-            if self.closed:
-                raise BrokerUnavailable("the connection was lost")
-            if self._blocked:
-                raise BrokerUnavailable("the broker is blocked")
-            self._tag += 1
-            identity = exchange, routing_key, message.properties["message_id"]
-            confirm = self.pending[self._tag] = _Confirm(self, self._tag, identity)
-            try:
-                # Not basic_publish, which reads from the socket: only the reader greenlet may read.
-                self._channel.send_method(
-                    spec.Basic.Publish, "Bssbb", (0, exchange, routing_key, mandatory, False), message
-                )
-            except CONNECTION_ERRORS as error:
-                self.close(error)
-                raise BrokerUnavailable(str(error)) from error
-            except BaseException as error:
-                # Killed or timed out, perhaps in the middle of a frame.
-                self.close(error)
-                raise
+        self._publish(self._confirming, message, exchange, routing_key, mandatory)
+        self._tag += 1
+        identity = exchange, routing_key, message.properties["message_id"]
+        confirm = self.pending[self._tag] = _Confirm(self, self._tag, identity)
         return confirm
 
+    def send_unconfirmed(self, message: Message, exchange: str, routing_key: str, mandatory: bool) -> None:
+        self._publish(self._unconfirmed, message, exchange, routing_key, mandatory)
+
+    def _publish(self, channel: Any, message: Message, exchange: str, routing_key: str, mandatory: bool) -> None:
+        self._amqp.send_buffer.make_room()
+        if self.closed:
+            raise BrokerUnavailable("the connection was lost")
+        if self._blocked:
+            raise BrokerUnavailable("the broker is blocked")
+        try:
+            # Not basic_publish, which reads from the socket: only the reader greenlet may read.
+            channel.send_method(spec.Basic.Publish, "Bssbb", (0, exchange, routing_key, mandatory, False), message)
+        except CONNECTION_ERRORS as error:
+            self.close(error)
+            raise BrokerUnavailable(str(error)) from error
+
+    def flush(self) -> None:
+        """Return when all messages are sent, or after FLUSH_SECONDS."""
+        with eventlet.Timeout(FLUSH_SECONDS, False):
+            self._amqp.send_buffer.flush()
+
     def close(self, reason: object) -> None:
-        """Fail all pending confirms. The reader closes the socket."""
+        """Fail all pending confirms and calls. The reader closes the socket."""
         self.closed = True
-        self._fail_pending(f"no confirm: {reason}")
+        self._fail_pending(f"no answer: {reason}")
 
     def _read(self) -> None:
+        asked = False
         try:
             while not self.closed:
-                drain(self._amqp, idle_seconds=1)
+                if drain(self._amqp, idle_seconds=SILENCE_SECONDS):
+                    asked = False
+                elif asked:
+                    raise OSError("the broker hangs")
+                elif self._calls.waited_seconds() >= SILENCE_SECONDS:
+                    # Any answer will do. This one changes nothing.
+                    self._unconfirmed.send_method(spec.Basic.Qos, "lBb", (0, 0, False))
+                    asked = True
         except Exception as error:
             # Any error: without a reader no confirm would come.
             if not self.closed:
@@ -305,6 +398,7 @@ class _PublishingConnection:
         pending, self.pending = self.pending, {}
         for confirm in pending.values():
             confirm.fail(BrokerUnavailable(reason))
+        self._calls.fail(BrokerUnavailable(reason))
 
     def _pop_confirms(self, tag: int, multiple: bool) -> Iterator["_Confirm"]:
         tags = [pending for pending in self.pending if pending <= tag] if multiple else [tag]
@@ -328,6 +422,11 @@ class _PublishingConnection:
         for confirm in self.pending.values():
             if confirm.identity == identity:
                 confirm.returned = True
+
+    def _on_returned_call(self, exception: Exception, exchange: str, routing_key: str, message: Message) -> None:
+        """Fail the call that no queue took."""
+        if (reply := self._calls.pop(message.properties.get("correlation_id"))) is not None:
+            reply.send_exception(Unroutable())
 
     def _on_blocked(self, reason: str) -> None:
         self._blocked = True
@@ -358,6 +457,7 @@ class Publisher(SharedExtension):
     def setup(self) -> None:
         self.core = ConfirmingPublisher(amqp_address(self.container.config), self._declare)
         self.publish = self.core.publish
+        self.send_unconfirmed = self.core.send_unconfirmed
 
     def declare(self, *entities: Entity) -> None:
         """Declare exchanges and queues on every connect. Call it in an extension's `setup`."""

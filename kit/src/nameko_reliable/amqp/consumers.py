@@ -1,9 +1,9 @@
 """The consuming connection of a service. It reconnects by itself, and stops within seconds.
 
 Nameko's QueueConsumer acknowledges messages that it can't decode, waits up to 30 seconds before it reconnects, and
-can't be stopped while the broker is unreachable. This one passes raw messages to its providers, each message in a
-greenlet of its own. With the providers' prefetches, all queues together hold no more messages than the service has
-workers, plus the calls that may wait without a worker (`limit` of nameko_reliable.rpc.Rpc).
+can't be stopped while the broker is unreachable. This one passes raw messages to its providers, which start a worker
+for each. With the providers' prefetches, all queues together hold no more messages than the service has workers, plus
+the calls that may wait without a worker (`limit` of nameko_reliable.rpc.Rpc).
 
 A queue that is deleted at the broker comes back. All queues are declared, bound and consumed again on every connect,
 when the broker cancels a consumer, when `declare_again` is called, and every DECLARE_SECONDS. A queue that the broker
@@ -13,6 +13,7 @@ refuses does not affect the others. The service is not ready until the broker ac
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 import eventlet
@@ -21,7 +22,8 @@ from amqp.basic_message import Message
 from eventlet.event import Event
 from eventlet.semaphore import Semaphore
 from kombu import Queue
-from nameko.extensions import SharedExtension
+from nameko.exceptions import ContainerBeingKilled
+from nameko.extensions import Entrypoint, SharedExtension
 from prometheus_client import Gauge
 
 from nameko_reliable.amqp.broker import (
@@ -64,9 +66,9 @@ class Provider(Protocol):
         """The queue to declare and consume. Called once for each connection."""
 
     def handle(self, message: Message) -> None:
-        """Called for each message, whose body is bytes, in a greenlet of its own. The message then needs an `ack`.
+        """Called for each message, whose body is bytes. The message then needs an `ack`, unless prefetch is None.
 
-        With prefetch None it is called in the connection's reader, and must not block.
+        It is called in the connection's reader and must not block: see `start_worker`.
         """
 
     def disconnected(self) -> None:
@@ -119,6 +121,21 @@ class Consumers(SharedExtension):
             while tag in channel.callbacks and channel is self._channel:
                 eventlet.sleep(0.01)
 
+    def start_worker(self, entrypoint: Entrypoint, *args: Any, **options: Any) -> None:
+        """Start a worker at once, or without blocking as soon as one is free. The arguments are `spawn_worker`'s.
+
+        When the container is being killed, none starts: the broker takes the message back with the connection.
+        """
+
+        def spawn() -> None:
+            with suppress(ContainerBeingKilled):
+                self.container.spawn_worker(entrypoint, *args, **options)
+
+        if self.container._worker_pool.free() > 0:
+            spawn()
+        else:
+            self.container.spawn_managed_thread(spawn, identifier=repr(entrypoint))
+
     def declare_again(self) -> None:
         """Declare and bind everything within about a second. Call it when a message is returned unexpectedly."""
         earliest = max(time.monotonic(), self._declared_at + DECLARE_AGAIN_SECONDS)
@@ -161,7 +178,6 @@ class Consumers(SharedExtension):
                 message.channel.basic_ack(message.delivery_tag)
             except CONNECTION_ERRORS as error:
                 logger.warning("could not acknowledge a message, the broker delivers it again: %s", error)
-                # Part of a frame may have been written: nothing may follow it.
                 self._give_up(message.channel)
 
     def _give_up(self, channel: Any) -> None:
@@ -236,13 +252,12 @@ class Consumers(SharedExtension):
         self._refused = refused
 
     def _start_consuming(self, channel: Any, provider: Provider) -> str:
-        inline = provider.prefetch is None
-        if not inline:
+        if provider.prefetch is not None:
             channel.basic_qos(0, provider.prefetch, False)
         tag: str = channel.basic_consume(
             self._queues[provider].name,
-            no_ack=inline,
-            callback=provider.handle if inline else lambda message: self._spawn(provider, message),
+            no_ack=provider.prefetch is None,
+            callback=lambda message: self._handle(provider, message),
             on_cancel=lambda tag: self._cancelled(provider),
         )
         return tag
@@ -252,9 +267,6 @@ class Consumers(SharedExtension):
         logger.warning("%s was deleted", self._queues[provider].name)
         del self._tags[provider]
         self._next_declare_at = 0.0
-
-    def _spawn(self, provider: Provider, message: Message) -> None:
-        self.container.spawn_managed_thread(lambda: self._handle(provider, message), identifier=type(provider).__name__)
 
     def _handle(self, provider: Provider, message: Message) -> None:
         try:

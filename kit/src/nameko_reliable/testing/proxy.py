@@ -24,7 +24,7 @@ class Proxy:
         self.open: set[Pair] = set()
         self._hold_at: bytes | None = None
         self._cut_at: bytes | None = None
-        self._reads = True
+        self._reads, self._pause_seconds = True, 600.0
         self._may_answer = Event()
         self._may_answer.send()
         self._serving = eventlet.spawn(self._serve, self._listener)
@@ -46,9 +46,9 @@ class Proxy:
         """End all connections, once, when a client sends this data, before the server gets it."""
         self._cut_at = data
 
-    def stop_reading(self) -> None:
+    def stop_reading(self, seconds: float = 600) -> None:
         """Stop reading each connection on which a client sends data before `release`, so that its writes block."""
-        self._reads = False
+        self._reads, self._pause_seconds = False, seconds
 
     def release(self) -> None:
         self._hold_at, self._reads = None, True
@@ -84,7 +84,7 @@ class Proxy:
 
     def _before_request(self, data: bytes) -> None:
         if not self._reads:
-            eventlet.sleep(600)
+            eventlet.sleep(self._pause_seconds)
         if self._cut_at is not None and self._cut_at in data:
             self._cut_at = None
             self.cut()

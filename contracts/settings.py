@@ -44,6 +44,7 @@ class ShopSettings(Schema):
     max_workers = Number(1, 1000, 10)
 
     DB_URIS = DatabaseUris()
+    PREPARED_STATEMENTS = Number(0, 1, 1)
 
     JWT_SECRET = Secret()
     JWT_SECRET_PREVIOUS = Secret()

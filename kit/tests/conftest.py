@@ -2,12 +2,41 @@ import pytest
 from kombu import Exchange
 
 from bakery import Base
+from nameko_reliable.database import Database
 from nameko_reliable.rpc import Cluster, ClusterClient
 
 
 @pytest.fixture(scope="session")
 def make_tables():
     return lambda service, engine: Base.metadata.create_all(engine)
+
+
+@pytest.fixture
+def db_of(run_service):
+    """`db_of(uri)`: the `db` of a worker of a bakery.
+
+    provider: the bakery's Database, or another. deadline: of the worker's call.
+    """
+
+    made = []
+
+    def db_of(uri=None, provider=None, deadline=None, **settings):
+        class Worker:
+            service_name = "bakery"
+            data = {"deadline": deadline}
+
+        class Bakery:
+            name = "bakery"
+            db = Database(Base) if provider is None else provider
+
+        container = run_service(Bakery, **({"DB_URIS": {"bakery": uri}} if uri else {}), **settings)
+        [bound] = container.dependencies
+        made.append(bound.get_dependency(Worker))
+        return made[-1]
+
+    yield db_of
+    for each in made:
+        each.close()
 
 
 class Caller:

@@ -20,6 +20,7 @@ from nameko_reliable.database import Database, DatabaseSession
 from nameko_reliable.errors import DatabaseUnavailable, RpcTimeout, ServiceUnavailable
 from nameko_reliable.rpc import rpc
 from nameko_reliable.sessions import after_commit
+from nameko_reliable.statements import Statement
 from nameko_reliable.testing.waiting import wait_for
 
 
@@ -37,6 +38,10 @@ class Bakery:
     @rpc
     def bake(self, name):
         add_cake(self.db, name)
+
+    @rpc
+    def bake_in_autocommit(self, name):
+        self.db.execute(Statement("INSERT INTO cakes (name) VALUES (%(name)s::text)"), name=name)
 
     @rpc
     def greet(self):
@@ -71,35 +76,6 @@ class StockBakery:
         for session in (self.db.session, self.session, self.stock_session):
             session.add(Cake(name=session.scalar(text("SHOW application_name"))))
             session.commit()
-
-
-@pytest.fixture
-def db_of(run_service):
-    """`db_of(uri)`: the `db` of a worker of the bakery.
-
-    provider: instead of the bakery's. deadline: of the worker's call.
-    """
-
-    made = []
-
-    def db_of(uri=None, provider=None, deadline=None, **settings):
-        class Worker:
-            service_name = "bakery"
-            data = {"deadline": deadline}
-
-        class OtherBakery:
-            name = "bakery"
-            db = provider
-
-        service = Bakery if provider is None else OtherBakery
-        container = run_service(service, **({"DB_URIS": {"bakery": uri}} if uri else {}), **settings)
-        [bound] = container.dependencies
-        made.append(bound.get_dependency(Worker))
-        return made[-1]
-
-    yield db_of
-    for each in made:
-        each.close()
 
 
 def add_cake(db, name="Torte"):
@@ -194,7 +170,18 @@ def raise_sqlstate(db, code):
         session.execute(text(f"DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{code}'; END $$"))
 
 
-def test_the_sqlstate_decides_between_an_outage_a_statement_error_and_a_bug(db_of):
+def raise_sqlstate_in_autocommit(db, code):
+    db.execute(Statement("SELECT raise_sqlstate(%(code)s::text)"), code=code)
+
+
+@pytest.mark.parametrize("raise_sqlstate", [raise_sqlstate, raise_sqlstate_in_autocommit])
+def test_the_sqlstate_decides_between_an_outage_a_statement_error_and_a_bug(db_of, tables, raise_sqlstate):
+    tables("bakery").execute(
+        text(
+            "CREATE FUNCTION raise_sqlstate(code text) RETURNS void LANGUAGE plpgsql "
+            "AS $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = code; END $$"
+        )
+    )
     db = db_of()
     expected = {
         **dict.fromkeys(["08006", "08P01", "25006", "53100", "53300", "57P01", "57P03", "58030"], DatabaseUnavailable),
@@ -262,7 +249,7 @@ def test_a_database_that_hangs_during_a_statement_is_unavailable(db_of, database
     db.check()
 
 
-@pytest.mark.parametrize("method", ["look", "bake"])
+@pytest.mark.parametrize("method", ["look", "bake", "bake_in_autocommit"])
 def test_a_call_to_a_hanging_database_ends_soon_after_its_deadline(
     run_service, cluster, database_proxy, monkeypatch, method
 ):
@@ -273,7 +260,7 @@ def test_a_call_to_a_hanging_database_ends_soon_after_its_deadline(
     proxy.hold()
 
     with pytest.raises(RpcTimeout):
-        getattr(cluster.within(seconds=0.3).bakery, method)(*["Torte"] * (method == "bake"))
+        getattr(cluster.within(seconds=0.3).bakery, method)(*["Torte"] * (method != "look"))
 
     assert cluster.bakery.greet() == "Hello"
 

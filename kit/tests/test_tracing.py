@@ -12,6 +12,7 @@ from nameko_reliable.database import Database
 from nameko_reliable.events import event_handler, handler_queue
 from nameko_reliable.outbox import Outbox
 from nameko_reliable.rpc import ClusterClient, rpc
+from nameko_reliable.statements import Statement
 from nameko_reliable.telemetry import tracing as kit
 from nameko_reliable.telemetry.logs import LogContext, formatter
 from nameko_reliable.telemetry.tracing import MAX_QUEUED, Operation, Tracer, WorkerSpans, traceparent
@@ -22,6 +23,7 @@ QUEUE = "evt-bakery-cake.baked--cafe.display"
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331"
 SAMPLED, UNSAMPLED = f"{CALLER}-01", f"{CALLER}-00"
 SECRET = "ada@bakery.example"
+COUNT = Statement("SELECT count(*) AS count FROM cakes WHERE name = %(cake)s::text")
 
 logger = logging.getLogger("bakery.test")
 
@@ -40,6 +42,10 @@ class Bakery:
         with self.db.transaction() as session:
             session.add(Cake(name=cake))
             self.outbox.add(session, CakeBaked(cake=cake))
+
+    @rpc
+    def count(self, cake):
+        return [row.count for row in self.db.execute(COUNT, cake=cake)]
 
     @rpc
     def refuse(self, wanted):
@@ -136,6 +142,18 @@ def test_a_trace_covers_calls_statements_the_outbox_and_the_handler(services, co
     [its_transaction] = wait_for(lambda: collector.find("transaction", below=handling))
     wait_for(lambda: collector.find("INSERT inbox", below=its_transaction))
     assert b"Torte" not in b"".join(collector.bodies)
+
+
+def test_the_span_of_a_prepared_statement_has_the_statement_itself(services, collector):
+    call = services(Bakery, **collector.settings)
+
+    for _ in range(2):
+        call("bakery.count", SECRET, traceparent=SAMPLED)
+
+    [first, second] = wait_for(lambda: len(found := collector.find("SELECT cakes")) == 2 and found)
+    assert first.attributes["db.query.text"] == second.attributes["db.query.text"] == COUNT.plain
+    assert len(collector.find("PREPARE cakes")) == 1
+    assert SECRET.encode() not in b"".join(collector.bodies)
 
 
 def test_a_retried_message_stays_in_its_trace(services, collector, monkeypatch):

@@ -280,6 +280,7 @@ def test_an_origin_has_no_path():
         *(("SMTP_PORT", value) for value in ("0", "65536", True, [])),
         *(("BCRYPT_ROUNDS", value) for value in ("3", "17")),
         *(("SETTLE_AFTER_SECONDS", value) for value in ("-1", "86401", "1.5")),
+        *(("PREPARED_STATEMENTS", value) for value in ("2", "off")),
         *((name, value) for name in ("MAX_OPEN_ORDERS", "MAX_OPEN_UNITS_UNPROVEN") for value in ("0", "many", "1.5")),
         *(("PENDING_ORDER_HOURS", value) for value in ("-1", "8761", "0.5")),
         *(("RATE_LIMIT_SCALE", value) for value in ("0", "-1", "nan", "inf", "1e3", "1,5", ".5", "many", True)),

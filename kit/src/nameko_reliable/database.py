@@ -13,8 +13,13 @@
         def find(self, cake_id):
             return self.db.session.get(Cake, cake_id).name
 
+        @rpc
+        def sell(self, cake_id):
+            [row] = self.db.execute(SELL, cake_id=cake_id)
+
 `transaction()` holds its connection only during the block. If the database hangs, it raises RpcTimeout at most
-OVERDUE_SECONDS after the call's deadline. `session` and `get_session()` are nameko-sqlalchemy's: a session lasts until
+OVERDUE_SECONDS after the call's deadline. `execute` runs a statement (nameko_reliable.statements) in autocommit, with the
+same deadline. `session` and `get_session()` are nameko-sqlalchemy's: a session lasts until
 its worker ends, and uncommitted changes are then rolled back. The deadline is checked before each of their commits. A
 worker with two open sessions takes two connections of a pool that has `max_workers` + EXTRA_CONNECTIONS.
 
@@ -26,7 +31,7 @@ runs the method again, which adds the events again. It does not know the errors 
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -35,11 +40,12 @@ import eventlet
 import nameko_sqlalchemy
 from nameko.extensions import DependencyProvider
 from nameko_sqlalchemy import database as stock
-from sqlalchemy import event
+from sqlalchemy import Row, event
 from sqlalchemy.orm import DeclarativeBase, Session
 
 from nameko_reliable.errors import RpcTimeout
 from nameko_reliable.pool import CONNECTION_SETTINGS, SPAN_ATTRIBUTES, ConnectionPool
+from nameko_reliable.statements import SECONDS_LEFT, Statement, run_alone
 from nameko_reliable.tables import AnswerMixin
 from nameko_reliable.telemetry.tracing import Operation
 
@@ -214,6 +220,30 @@ class WorkerDatabase(stock.DatabaseWrapper):
                 _check_deadline(self._service, self._deadline)
             session.commit()
 
+    def execute(self, statement: Statement, **parameters: Any) -> Sequence[Row[Any]]:
+        """The rows of the statement, which runs in autocommit: when this returns, its changes are committed.
+
+        One round trip in place of three. Raises RpcTimeout if the call's deadline has passed before. A statement that
+        writes, and would do harm after the deadline, has the parameter `seconds_left`, which this fills in (None
+        without a deadline), and a column `is_late`: once it holds its locks it compares the time since
+        `statement_timestamp()`, and if that is more it writes nothing and returns rows with a true `is_late`. Then this
+        raises RpcTimeout. After DatabaseUnavailable the statement may or may not have been committed.
+        """
+        with self._ended_when_overdue(), self._pool.autocommit() as connection:
+            _check_deadline(self._service, self._deadline)
+            if statement.has_seconds_left:
+                # Not earlier: a connection may have been awaited.
+                parameters[SECONDS_LEFT] = self.seconds_left
+            rows = run_alone(connection, statement, parameters)
+        if statement.has_seconds_left and rows and rows[0].is_late:
+            raise RpcTimeout(self._service)
+        return rows
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the call's deadline. None without one."""
+        return None if self._deadline is None else self._deadline - time.monotonic()
+
     def check(self) -> None:
         """Raise DatabaseUnavailable unless the database answers and accepts writes."""
         with self._ended_when_overdue():
@@ -222,8 +252,8 @@ class WorkerDatabase(stock.DatabaseWrapper):
     @contextmanager
     def _ended_when_overdue(self) -> Iterator[None]:
         """Raise RpcTimeout when the block still runs OVERDUE_SECONDS after the deadline: the database hangs."""
-        seconds = None if self._deadline is None else self._deadline - time.monotonic() + OVERDUE_SECONDS
-        overdue = eventlet.Timeout(seconds)
+        seconds = self.seconds_left
+        overdue = eventlet.Timeout(None if seconds is None else seconds + OVERDUE_SECONDS)
         try:
             yield
         except eventlet.Timeout as timeout:

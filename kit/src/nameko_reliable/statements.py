@@ -1,0 +1,148 @@
+"""Statements in SQL that each do a whole step, prepared on each connection.
+
+    SELL = Statement('''
+    WITH locked AS MATERIALIZED (
+        SELECT id, pieces FROM cakes WHERE id = %(cake_id)s::bigint FOR UPDATE
+    ), check AS MATERIALIZED (
+        SELECT count(*) AS cakes, clock_timestamp() - statement_timestamp() >
+               make_interval(secs => %(seconds_left)s::float8) IS TRUE AS is_late FROM locked
+    ), sold AS (
+        UPDATE cakes c SET pieces = l.pieces - 1 FROM locked l, check
+        WHERE c.id = l.id AND l.pieces > 0 AND NOT check.is_late RETURNING c.id, c.pieces
+    )
+    SELECT check.is_late, check.cakes, sold.pieces FROM check LEFT JOIN sold ON true
+    ''')
+
+        @rpc
+        def sell(self, cake_id):
+            [row] = self.db.execute(SELL, cake_id=cake_id)      # In autocommit: one round trip, and it is committed.
+            …
+            with self.db.transaction() as session:
+                rows = run(session, SELL, …)                    # In the session's transaction.
+
+Every parameter has a cast, `%(name)s::type` with a type of one word: `bigint`, `float8`, `timestamptz`, `uuid[]`. JSON is
+given as a string, `%(payload)s::jsonb`. Columns of the result are named, never `*`: PostgreSQL refuses a prepared
+statement whose columns a migration has changed. A literal percent sign is `%%`.
+
+PostgreSQL plans a prepared statement once, without its values, and plans it again when the statistics of its tables
+change. So write one statement for each case: `user_id = %(user_id)s::bigint OR %(user_id)s::bigint IS NULL` would
+read the whole table.
+
+A connection prepares a statement at its first use. Poolers that share connections between transactions, such as
+PgBouncer, need PREPARED_STATEMENTS: 0 in the configuration. Then each statement is sent and planned as it is.
+"""
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from typing import Any
+
+from sqlalchemy import Connection, Row
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from nameko_reliable.errors import ServiceUnavailable
+
+logger = logging.getLogger(__name__)
+
+# Keys of a connection's `info`: {name: whether the prepared statement works here}, missing if nothing is prepared; and
+# the service of the pool.
+PREPARED, SERVICE = "prepared", "service"
+# The execution option with the SQL of an EXECUTE, for traces.
+SOURCE = "source_sql"
+# The parameter that `WorkerDatabase.execute` fills in.
+SECONDS_LEFT = "seconds_left"
+# The statement can't be run as prepared, and did nothing.
+UNPREPARED_STATES = (
+    "26000",  # invalid_sql_statement_name: a pooler has changed the server's connection
+    "42P05",  # duplicate_prepared_statement: the same
+    "0A000",  # feature_not_supported: a migration has changed the type of a column of the result
+)
+PARAMETER = re.compile(r"%\((\w+)\)s")
+PARAMETER_AND_TYPE = re.compile(PARAMETER.pattern + r"::(\w+(?:\[\])?)")
+
+
+class Statement:
+    """A statement with named parameters.
+
+    lock: an expression for the key of an advisory lock, which is held until the statement has committed, or the
+    transaction around it has. It is taken first, so the statement sees what others did under the same lock.
+    """
+
+    def __init__(self, sql: str, lock: str | None = None) -> None:
+        types: dict[str, str] = {}
+        for name, its_type in PARAMETER_AND_TYPE.findall(sql):
+            if types.setdefault(name, its_type) != its_type:
+                raise ValueError(f"the parameter {name} has two types, {types[name]} and {its_type}")
+        for name in PARAMETER.findall(PARAMETER_AND_TYPE.sub("", sql + (lock or ""))):
+            raise ValueError(f"the parameter {name} has no type: write %({name})s::type")
+        # By its text: two releases behind one pooler can't take each other's statements.
+        self.name = f"kit_{sha256(sql.encode()).hexdigest()[:16]}"
+        self.has_seconds_left = SECONDS_LEFT in types
+        numbers = {name: number for number, name in enumerate(types, 1)}
+        body = PARAMETER_AND_TYPE.sub(lambda parameter: f"${numbers[parameter[1]]}", sql)
+        values = ", ".join(f"%({name})s::{its_type}" for name, its_type in types.items())
+        first = f"SELECT pg_advisory_xact_lock({lock}); " if lock else ""
+        self.plain = first + sql
+        self.prepare = f"PREPARE {self.name}{_in_brackets(', '.join(types.values()))} AS {body}"
+        self.execute = f"{first}EXECUTE {self.name}{_in_brackets(values)}"
+        self.options = {SOURCE: sql}
+
+
+def _in_brackets(texts: str) -> str:
+    # PostgreSQL refuses an empty pair.
+    return f" ({texts})" if texts else ""
+
+
+class _Unprepared(Exception):
+    """The statement did not run. From now on it is not prepared on this connection."""
+
+
+def run(session: Session, statement: Statement, **parameters: Any) -> Sequence[Row[Any]]:
+    """The rows of the statement, which runs in the session's transaction. No deadline is checked.
+
+    Raises ServiceUnavailable if the connection can't run it as prepared: the next attempt runs it plainly.
+    """
+    session.flush()
+    connection = session.connection()
+    try:
+        return _run(connection, statement, parameters)
+    except _Unprepared as error:
+        # The failed statement has ended the transaction.
+        raise ServiceUnavailable(connection.info[SERVICE]) from error
+
+
+def run_alone(connection: Connection, statement: Statement, parameters: Mapping[str, Any]) -> Sequence[Row[Any]]:
+    """The rows of the statement, on a connection in autocommit."""
+    try:
+        return _run(connection, statement, parameters)
+    except _Unprepared:
+        return _run(connection, statement, parameters)
+
+
+def _run(connection: Connection, statement: Statement, parameters: Mapping[str, Any]) -> Sequence[Row[Any]]:
+    prepared = connection.info.get(PREPARED)
+    if prepared is None or prepared.get(statement.name) is False:
+        return _rows(connection, statement.plain, parameters, statement)
+    try:
+        if statement.name not in prepared:
+            connection.exec_driver_sql(statement.prepare)
+            prepared[statement.name] = True
+        return _rows(connection, statement.execute, parameters, statement)
+    except DBAPIError as error:
+        state = getattr(error.orig, "pgcode", None)
+        if state not in UNPREPARED_STATES:
+            raise
+        prepared[statement.name] = False
+        logger.warning(
+            "a connection runs a statement unprepared from now on, after SQLSTATE %s; behind a pooler such as PgBouncer "
+            "set PREPARED_STATEMENTS to 0",
+            state,
+        )
+        raise _Unprepared from error
+
+
+def _rows(connection: Connection, sql: str, parameters: Mapping[str, Any], statement: Statement) -> Sequence[Row[Any]]:
+    result = connection.exec_driver_sql(sql, dict(parameters), execution_options=statement.options)
+    return result.all() if result.returns_rows else []

@@ -14,14 +14,32 @@ The tables are named `outbox`, `inbox` and `answers`.
 
 from collections.abc import Callable
 from datetime import datetime
+from functools import cache
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import BigInteger, DateTime, Identity, Index, Text, delete, func, select, text, update
-from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, Session, declared_attr, mapped_column
 
 from nameko_reliable.messages import Event, to_payload
+from nameko_reliable.statements import Statement, run
+
+DIALECT = postgresql.dialect()
+
+
+@cache
+def _insert_new(model: Any, key: str) -> Statement:
+    """Inserts a row with that primary key, and returns it unless it was there.
+
+    SQLAlchemy itself would compile an insert with `on_conflict_do_nothing` at every call.
+    """
+    table, key_type = DIALECT.identifier_preparer.format_table(model.__table__), model.__table__.c[key].type
+    return Statement(
+        f"INSERT INTO {table} ({key}) VALUES (%({key})s::{key_type.compile(DIALECT)}) "  # noqa: S608
+        f"ON CONFLICT DO NOTHING RETURNING {key}"
+    )
 
 
 class OutboxMixin:
@@ -70,8 +88,7 @@ class InboxMixin:
     @classmethod
     def take(cls, session: Session, event_id: UUID) -> bool:
         """True for the first transaction that takes this event, False for every later one."""
-        taken = session.execute(insert(cls).values(event_id=event_id).on_conflict_do_nothing().returning(cls.event_id))
-        return taken.first() is not None
+        return bool(run(session, _insert_new(cls, "event_id"), event_id=str(event_id)))
 
 
 class AnswerMixin:
@@ -86,11 +103,11 @@ class AnswerMixin:
     @classmethod
     def once(cls, session: Session, call_id: str, answer: Callable[[], Any]) -> Any:
         """Return `answer()`. A call that is delivered again gets the first answer, without running `answer` again."""
-        claimed = session.execute(insert(cls).values(call_id=call_id).on_conflict_do_nothing().returning(cls.call_id))
-        if claimed.first() is None:
+        if not run(session, _insert_new(cls, "call_id"), call_id=call_id):
             return session.scalar(select(cls.answer).where(cls.call_id == call_id))
         result = answer()
-        session.execute(update(cls).where(cls.call_id == call_id).values(answer=result))
+        table: Any = cls.__table__
+        session.execute(update(table).where(table.c.call_id == call_id).values(answer=result))
         return result
 
     @classmethod

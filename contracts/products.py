@@ -187,6 +187,10 @@ class ReservationId(Schema):
     reservation_id = fields.UUID(required=True)
 
 
+class ReservationIds(Schema):
+    reservation_ids = fields.List(fields.UUID(), required=True, validate=validate.Length(1, 500))
+
+
 class ReservationRequest(StockLines, ReservationId):
     pass
 

@@ -1,7 +1,8 @@
 """orders: placed orders, their statuses, and the attempts that make placing an order safe to repeat.
 
 Owns:   orders_db
-RPC:    create_order, get_order, list_orders, summarize_orders, update_status, find_reservation, health
+RPC:    create_order, get_order, list_orders, summarize_orders, update_status, find_reservations,
+        find_reservation, health
 Emits:  order.created, order.status.updated, order.abandoned
 Calls:  products.reserve_stock
 
@@ -15,7 +16,6 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, delete, func, update
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from contracts.demo_settings import demo_settings
@@ -32,7 +32,7 @@ from contracts.orders import (
     ProductsUnavailable,
     SummaryQuery,
 )
-from contracts.products import ReservationId, ReservationReleased
+from contracts.products import ReservationId, ReservationIds, ReservationReleased
 from contracts.settings import ShopSettings
 from contracts.types import JsonObject, NotAllowed, load, load_id
 from nameko_reliable.database import Database
@@ -41,12 +41,22 @@ from nameko_reliable.inbox import once
 from nameko_reliable.outbox import Outbox
 from nameko_reliable.rpc import rpc
 from nameko_reliable.settings import Settings
+from nameko_reliable.statements import run
 from nameko_reliable.timers import timer
 from services.base import Service
 from services.orders_attempts import begin_attempt, merge_items
 from services.orders_events import event_of
 from services.orders_models import Answer, Attempt, Base, Order, OutboxEntry
-from services.orders_statements import search_orders, select_with_details, summarize
+from services.orders_statements import (
+    ABANDON_UNKNOWN,
+    ATTEMPT_STATES,
+    LOCK_EXPIRED,
+    PLACE_ORDER,
+    columns_of,
+    search_orders,
+    select_with_details,
+    summarize,
+)
 
 ORDER_VIEW = OrderView()
 CANCEL_BATCH = 100
@@ -97,18 +107,17 @@ class Orders(Service):
             },
         )
         lines = merge_items(placement["items"])
-        with self.db.transaction() as session:
-            attempt = begin_attempt(session, placement, lines, *self._open_limits(placement["email_verified"]))
-        if attempt.state == "ordered":
-            return self._first_answer(attempt.reservation_id)
+        limits = self._open_limits(placement["email_verified"])
+        reservation_id, state = begin_attempt(self.db, placement, lines, *limits)
+        if state == "ordered":
+            return self._first_answer(reservation_id)
         try:
-            reserved = self._reserve(attempt.reservation_id, lines)
-            return self._place(attempt.reservation_id, placement, reserved)
+            return self._place(reservation_id, placement, self._reserve(reservation_id, lines))
         except Exception:
             # A commit whose answer was lost may have succeeded. The attempt's row shows it, once it can be locked.
-            if self._abandon_unless_ordered(attempt.reservation_id):
+            if self._abandon_unless_ordered(reservation_id):
                 raise
-            return self._first_answer(attempt.reservation_id)
+            return self._first_answer(reservation_id)
 
     def _open_limits(self, email_verified: bool) -> tuple[int, int]:
         """The largest numbers of open orders and of units in them."""
@@ -133,18 +142,16 @@ class Orders(Service):
 
         Raises ProductsTimeout if the lease ended and the attempt was abandoned meanwhile.
         """
-        with self.db.transaction() as session:
-            attempt = session.get_one(Attempt, reservation_id, with_for_update=True)
-            if attempt.state == "open":
-                attempt.state = "ordered"
-                order = Order.placed(attempt, placement["user_email"], placement["email_verified"], lines)
-                session.add(order)
-                session.flush()
-                self.outbox.add(session, event_of(order, 1), key=order.id)
-                return ORDER_VIEW.write(order)
-            if attempt.state == "abandoned":
-                raise ProductsTimeout
-        return self._first_answer(reservation_id)
+        customer = placement["user_id"], placement["user_email"], placement["email_verified"]
+        order = Order.placed(reservation_id, *customer, lines)
+        [attempt] = self.db.execute(PLACE_ORDER, **columns_of(order), **self.outbox.columns(event_of(order, 1)))
+        if attempt.state == "open":
+            self.outbox.wake()
+            order.note_placed(attempt.id, attempt.item_ids, attempt.created_at)
+            return ORDER_VIEW.write(order)
+        if attempt.state == "ordered":
+            return self._first_answer(reservation_id)
+        raise ProductsTimeout
 
     def _first_answer(self, reservation_id: UUID) -> JsonObject:
         with self.db.transaction(past_deadline=True) as session:
@@ -169,18 +176,27 @@ class Orders(Service):
             self.outbox.add(session, OrderAbandoned(reservation_id=reservation_id))
 
     @rpc
-    def find_reservation(self, reservation_id: str) -> str:
-        """The state of a reservation's attempt: "open", "ordered" or "abandoned".
+    def find_reservations(self, reservation_ids: list[str]) -> dict[str, str]:
+        """{reservation id: the state of its attempt, "open", "ordered" or "abandoned"}. At most 500 ids.
 
-        A fence: the call abandons an attempt that is past its lease or unknown, so that a late order fails.
+        A fence: the call abandons attempts that are past their lease or unknown, so that a late order fails.
         """
+        ids = load(ReservationIds(), {"reservation_ids": reservation_ids})["reservation_ids"]
+        return {str(reservation_id): state for reservation_id, state in self._settle_attempts(ids).items()}
+
+    @rpc
+    def find_reservation(self, reservation_id: str) -> str:
+        """As find_reservations, for one. products of 0.1.0 calls it."""
         attempt_id = load(ReservationId(), {"reservation_id": reservation_id})["reservation_id"]
+        return self._settle_attempts([attempt_id])[attempt_id]
+
+    def _settle_attempts(self, ids: list[UUID]) -> dict[UUID, str]:
         with self.db.transaction() as session:
-            unknown = insert(Attempt).values(reservation_id=attempt_id, state="abandoned")
-            session.execute(unknown.on_conflict_do_nothing(index_elements=["reservation_id"]))
-            expired = Attempt.leased_until < func.now()
-            self._abandon_attempts(session, (Attempt.reservation_id == attempt_id) & expired)
-            return session.get_one(Attempt, attempt_id).state
+            run(session, ABANDON_UNKNOWN, reservation_ids=ids)
+            expired = [row.reservation_id for row in run(session, LOCK_EXPIRED, reservation_ids=ids)]
+            if expired:
+                self._abandon_attempts(session, Attempt.reservation_id.in_(expired))
+            return {row.reservation_id: row.state for row in run(session, ATTEMPT_STATES, reservation_ids=ids)}
 
     @rpc
     def get_order(self, order_id: int, user_id: int | None = None) -> JsonObject:

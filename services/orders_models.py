@@ -15,12 +15,9 @@ from sqlalchemy import (
     Index,
     Integer,
     Numeric,
-    Subquery,
     Text,
     func,
-    select,
     text,
-    union_all,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
@@ -106,7 +103,9 @@ class Order(Base):
     )
 
     @classmethod
-    def placed(cls, attempt: Attempt, user_email: str, email_verified: bool, lines: list[JsonObject]) -> Self:
+    def placed(
+        cls, reservation_id: UUID, user_id: int, user_email: str, email_verified: bool, lines: list[JsonObject]
+    ) -> Self:
         """A new order. lines: reserved lines, {product_id, product_name, product_price, quantity} each.
 
         Raises InvalidInput when the total exceeds MAX_MONEY.
@@ -116,8 +115,8 @@ class Order(Base):
         if total_amount > MAX_MONEY:
             raise InvalidInput({"items": [f"The total would exceed {MAX_MONEY}."]})
         return cls(
-            reservation_id=attempt.reservation_id,
-            user_id=attempt.user_id,
+            reservation_id=reservation_id,
+            user_id=user_id,
             user_email=user_email,
             email_verified=email_verified,
             status="pending",
@@ -125,6 +124,12 @@ class Order(Base):
             items=items,
             history=[StatusStep(status="pending", by="customer")],
         )
+
+    def note_placed(self, order_id: int, item_ids: list[int], at: datetime) -> None:
+        """Take over what the database has set when it stored a new order."""
+        self.id, self.created_at, self.updated_at, self.history[0].at = order_id, at, at, at
+        for item, item_id in zip(self.items, item_ids, strict=True):
+            item.id, item.order_id, item.created_at = item_id, order_id, at
 
     def move_to(self, status: str, by: str) -> None:
         """Take a step. by: `customer`, `admin` or `system`. Raises IllegalTransition."""
@@ -171,18 +176,3 @@ class StatusStep(Base):
     status: Mapped[str] = mapped_column(Text)
     by: Mapped[str] = mapped_column(Text)
     at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
-
-
-def open_orders(user_id: int) -> Subquery:
-    """A subquery of one row: the number of this user's `orders` that are open or being placed, and of their `units`."""
-    # The conditions are literally those of the indexes.
-    placed = (
-        select(func.count(Order.id.distinct()).label("orders"), func.sum(OrderItem.quantity).label("units"))
-        .join(OrderItem)
-        .where(Order.user_id == user_id, Order.status.in_(OPEN_STATUSES))
-    )
-    attempted = select(func.count(), func.sum(Attempt.units)).where(Attempt.user_id == user_id, Attempt.state == "open")
-    parts = union_all(placed, attempted).subquery()
-    return select(
-        func.sum(parts.c.orders).label("orders"), func.coalesce(func.sum(parts.c.units), 0).label("units")
-    ).subquery("open_orders")

@@ -1,4 +1,7 @@
-"""The queries of orders: an order with its details, a page of a list, and sums by day and by status."""
+"""The statements of orders: an order with its details, a page of a list, sums by day and by status, and placing.
+
+Placing locks an account's attempts first (an advisory lock), then one attempt's row. Nothing locks them the other way.
+"""
 
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
@@ -10,6 +13,7 @@ from sqlalchemy.orm import Session, selectinload
 
 from contracts.orders import ORDER_STATUSES
 from contracts.types import JsonObject, load_id
+from nameko_reliable.statements import Statement
 from services.orders_models import Order
 
 
@@ -70,3 +74,118 @@ def summarize(session: Session, days: int) -> JsonObject:
         "by_status": by_status,
         "daily": daily,
     }
+
+
+# One statement, so that the limits are counted in the snapshot in which the attempt is inserted. The lock comes first:
+# each of a user's concurrent attempts counts those before it.
+# One row. is_begun: the attempt is committed. Else the key has an attempt that is not abandoned, or a limit is reached;
+# both may have changed since. orders, units: of the account, without this attempt.
+BEGIN_ATTEMPT = Statement(
+    """
+WITH parts AS (
+    -- The conditions are literally those of the indexes.
+    SELECT count(DISTINCT o.id) AS orders, sum(i.quantity) AS units FROM orders o JOIN order_items i ON i.order_id = o.id
+    WHERE o.user_id = %(user_id)s::bigint AND o.status IN ('pending', 'confirmed')
+    UNION ALL
+    SELECT count(*), sum(a.units) FROM attempts a WHERE a.user_id = %(user_id)s::bigint AND a.state = 'open'
+), open_now AS MATERIALIZED (
+    SELECT CAST(sum(orders) AS bigint) AS orders, CAST(coalesce(sum(units), 0) AS bigint) AS units,
+           clock_timestamp() - statement_timestamp() > make_interval(secs => %(seconds_left)s::float8) IS TRUE AS is_late
+    FROM parts
+), begun AS (
+    INSERT INTO attempts (reservation_id, user_id, key, fingerprint, units, state, leased_until)
+    SELECT %(reservation_id)s::uuid, %(user_id)s::bigint, %(key)s::text, %(fingerprint)s::text, %(units)s::integer,
+           'open', now() + make_interval(secs => %(lease_seconds)s::float8)
+    FROM open_now n
+    WHERE n.orders < %(max_orders)s::bigint AND n.units + %(units)s::integer <= %(max_units)s::bigint AND NOT n.is_late
+    ON CONFLICT (user_id, key) WHERE state <> 'abandoned' DO NOTHING
+    RETURNING reservation_id
+)
+SELECT n.is_late, n.orders, n.units, EXISTS (SELECT FROM begun) AS is_begun FROM open_now n
+""",
+    lock="hashtext('open orders of ' || %(user_id)s::bigint)",
+)
+
+# The attempt's row is locked before anything is written, so the order, its event and the attempt's step are one decision.
+# order_id and timestamp of the event are filled in here.
+# One row. state: the attempt's when it was locked. open: it is an ordered one now, and id, created_at and item_ids (in
+# the order of the lines) are the order's. ordered: a faster call made the order. abandoned, or null if there is no such
+# attempt: there is no order and there will be none. In these cases nothing was written.
+PLACE_ORDER = Statement("""
+WITH locked AS MATERIALIZED (
+    SELECT a.state FROM attempts a WHERE a.reservation_id = %(reservation_id)s::uuid FOR UPDATE
+), tested AS MATERIALIZED (
+    SELECT max(state) AS state,
+           clock_timestamp() - statement_timestamp() > make_interval(secs => %(seconds_left)s::float8) IS TRUE AS is_late
+    FROM locked
+), ordered AS (
+    UPDATE attempts a SET state = 'ordered' FROM tested t
+    WHERE a.reservation_id = %(reservation_id)s::uuid AND t.state = 'open' AND NOT t.is_late
+    RETURNING a.reservation_id
+), placed AS (
+    INSERT INTO orders (reservation_id, user_id, user_email, email_verified, status, total_amount)
+    SELECT reservation_id, %(user_id)s::bigint, %(user_email)s::text, %(email_verified)s::boolean, 'pending',
+           %(total_amount)s::numeric
+    FROM ordered
+    RETURNING id, created_at
+), sold AS (
+    INSERT INTO order_items (order_id, product_id, product_name, product_price, quantity, subtotal)
+    SELECT p.id, line.product_id, line.name, line.price, line.quantity, line.subtotal
+    FROM placed p CROSS JOIN unnest(
+        %(product_ids)s::bigint[], %(names)s::text[], %(prices)s::numeric[], %(quantities)s::integer[],
+        %(subtotals)s::numeric[]
+    ) WITH ORDINALITY AS line (product_id, name, price, quantity, subtotal, number)
+    ORDER BY line.number
+    RETURNING id
+), step AS (
+    INSERT INTO status_steps (order_id, status, by, at) SELECT id, 'pending', 'customer', created_at FROM placed
+), event AS (
+    INSERT INTO outbox (event_id, event_name, key, payload, request_id, traceparent)
+    SELECT %(event_id)s::uuid, %(event_name)s::text, CAST(p.id AS text),
+           %(payload)s::jsonb || jsonb_build_object(
+               'order_id', p.id,
+               'timestamp', to_char(p.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+           ),
+           %(request_id)s::text, %(traceparent)s::text
+    FROM placed p
+)
+SELECT t.is_late, t.state, p.id, p.created_at, (SELECT array_agg(s.id ORDER BY s.id) FROM sold s) AS item_ids
+FROM tested t LEFT JOIN placed p ON true
+""")
+
+
+def columns_of(order: Order) -> JsonObject:
+    """The parameters of PLACE_ORDER for a new order, without its event's."""
+    items = order.items
+    return {
+        "reservation_id": order.reservation_id,
+        "user_id": order.user_id,
+        "user_email": order.user_email,
+        "email_verified": order.email_verified,
+        "total_amount": order.total_amount,
+        "product_ids": [item.product_id for item in items],
+        "names": [item.product_name for item in items],
+        "prices": [item.product_price for item in items],
+        "quantities": [item.quantity for item in items],
+        "subtotals": [item.subtotal for item in items],
+    }
+
+
+# Reservations that orders does not know become abandoned ones, in id order, so that a late order fails. A second caller
+# with the same ids waits for the first, and then finds them.
+ABANDON_UNKNOWN = Statement("""
+INSERT INTO attempts (reservation_id, state)
+SELECT id, 'abandoned' FROM unnest(%(reservation_ids)s::uuid[]) AS asked (id) ORDER BY id
+ON CONFLICT (reservation_id) DO NOTHING
+""")
+
+# The ids of open attempts past their lease, locked in id order.
+LOCK_EXPIRED = Statement("""
+SELECT reservation_id FROM attempts
+WHERE reservation_id = ANY (%(reservation_ids)s::uuid[]) AND state = 'open' AND leased_until < now()
+ORDER BY reservation_id FOR UPDATE
+""")
+
+ATTEMPT_STATES = Statement("""
+SELECT reservation_id, state FROM attempts WHERE reservation_id = ANY (%(reservation_ids)s::uuid[])
+""")

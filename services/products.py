@@ -7,12 +7,14 @@ RPC:      list_products, list_categories, get_product, create_product, replace_p
           health
 Emits:    product.changed (a hint)
 Handles:  order.created, order.status.updated, order.abandoned
+Calls:    orders.find_reservations
 """
 
 import logging
 from typing import Any, cast
 from uuid import UUID
 
+from nameko.exceptions import MethodNotFound
 from prometheus_client import Gauge
 from sqlalchemy import ColumnElement, Row, collate, func, select
 from sqlalchemy.orm import Session
@@ -43,24 +45,43 @@ from nameko_reliable.inbox import once
 from nameko_reliable.parking import parked_messages
 from nameko_reliable.rpc import rpc
 from nameko_reliable.settings import Settings
+from nameko_reliable.statements import run
 from nameko_reliable.telemetry.gauges import QueryGauge
 from nameko_reliable.timers import timer
 from services.base import CheckedParkingLot, Service
 from services.products_catalogue import add_product, edit_product, edit_stock, search_products
 from services.products_models import NAME_COLLATION, Answer, Base, InboxEntry, Product, Reservation
-from services.products_statements import COMMIT, COUNT_MISMATCHES, RELEASE, TOMBSTONE
+from services.products_statements import (
+    COMMIT_ORDERED,
+    COUNT_MISMATCHES,
+    DUE_RESERVATIONS,
+    RELEASE,
+    TAKE_SETTLING,
+    TOMBSTONE,
+)
 from services.products_stock import check_lines, reserve
 
 logger = logging.getLogger(__name__)
 
 PRODUCT_VIEW, PRODUCT_RECORD = ProductView(), ProductRecord()
 HINT_SECONDS = 0.25
-SETTLE_BATCH = 100
+SETTLE_BATCH = 500
 LOW_STOCK_THRESHOLD = 5
 MAX_LOW_STOCK_SHOWN = 10
 
 STOCK_MISMATCHES = Gauge("forage_stock_mismatches", "Products whose stock is not the sum of their ledger.", ["service"])
 MISMATCHES_INTERVAL_SECONDS = 300
+
+
+def changed_event(product: Product | Row[Any]) -> ProductChanged:
+    """product: a product, or a row with the fields of ProductChanged."""
+    return ProductChanged(
+        id=product.id,
+        price=product.price,
+        stock_quantity=product.stock_quantity,
+        is_active=product.is_active,
+        revision=product.revision,
+    )
 
 
 @parked_messages
@@ -149,15 +170,7 @@ class Products(Service):
         return PRODUCT_RECORD.write(product)
 
     def _hint(self, session: Session, product: Product | Row[Any]) -> None:
-        """product: a product, or a row with the fields of ProductChanged."""
-        change = ProductChanged(
-            id=product.id,
-            price=product.price,
-            stock_quantity=product.stock_quantity,
-            is_active=product.is_active,
-            revision=product.revision,
-        )
-        self.hints.after_commit(session, change, key=product.id, rank=product.revision)
+        self.hints.after_commit(session, changed_event(product), key=product.id, rank=product.revision)
 
     # Stock and reservations
 
@@ -192,10 +205,9 @@ class Products(Service):
         Safe to repeat: the same reservation_id gives the same answer.
         """
         request = load(ReservationRequest(), {"reservation_id": reservation_id, "lines": lines})
-        with self.db.transaction() as session:
-            answer, changed = reserve(session, request)
-            for product in changed:
-                self._hint(session, product)
+        answer, changed = reserve(self.db, request)
+        for product in changed:
+            self.hints.send(changed_event(product), key=product.id, rank=product.revision)
         return answer
 
     @rpc
@@ -212,11 +224,11 @@ class Products(Service):
         return {"reservation_id": str(loaded_id), "state": state}
 
     def _release_open(self, session: Session, reservation_id: UUID) -> None:
-        session.execute(TOMBSTONE, {"id": reservation_id})
+        run(session, TOMBSTONE, reservation_id=reservation_id)
         self._release(session, reservation_id, ["open"])
 
     def _release(self, session: Session, reservation_id: UUID, states: list[str]) -> None:
-        for product in session.execute(RELEASE, {"reservation_id": reservation_id, "states": states}).all():
+        for product in run(session, RELEASE, reservation_id=reservation_id, states=states):
             self._hint(session, product)
 
     @event_handler(OrderCreated)
@@ -224,7 +236,7 @@ class Products(Service):
         """A released reservation stays released: the event of its order's cancel came first."""
         with self.db.transaction() as session:
             if InboxEntry.take(session, event.event_id):
-                session.execute(COMMIT, {"id": event.reservation_id})
+                run(session, COMMIT_ORDERED, reservation_ids=[event.reservation_id])
 
     @event_handler(OrderAbandoned)
     def release_abandoned_stock(self, event: OrderAbandoned) -> None:
@@ -244,23 +256,53 @@ class Products(Service):
 
         Only the answer `abandoned` releases stock. An error or a timeout releases nothing, and ends the round.
         """
-        settle_after_seconds = self.settings["SETTLE_AFTER_SECONDS"]
-        old = Reservation.created_at < func.now() - func.make_interval(0, 0, 0, 0, 0, 0, settle_after_seconds)
+        after: UUID | None = UUID(int=0)
+        while after is not None:
+            after = self._settle_next(after)
+
+    def _settle_next(self, after: UUID) -> UUID | None:
+        """Settle the due reservations with the next ids. Returns the last id, or None when there are no more."""
         with self.db.transaction() as session:
-            unsettled = session.scalars(
-                select(Reservation.id).where(Reservation.state == "open", old).limit(SETTLE_BATCH)
-            ).all()
-        for reservation_id in unsettled:
-            try:
-                answer = self.cluster.orders.find_reservation(reservation_id=str(reservation_id))
-            except (ServiceUnavailable, RpcTimeout) as error:
-                logger.warning("orders does not answer about open reservations, they are settled later: %r", error)
-                return
+            # The lock is held while orders answers, so that only one replica asks.
+            [lock] = run(session, TAKE_SETTLING)
+            if not lock.is_taken:
+                return None
+            due = run(
+                session,
+                DUE_RESERVATIONS,
+                after=after,
+                settle_after_seconds=self.settings["SETTLE_AFTER_SECONDS"],
+                most=SETTLE_BATCH,
+            )
+            ids = [row.id for row in due]
+            states = self._find_reservations(ids)
+            run(session, COMMIT_ORDERED, reservation_ids=[one for one in ids if states.get(str(one)) == "ordered"])
+        for reservation_id in ids:
+            if states.get(str(reservation_id)) == "abandoned":
+                self._release_alone(reservation_id)
+        return ids[-1] if states and len(ids) == SETTLE_BATCH else None
+
+    def _find_reservations(self, ids: list[UUID]) -> dict[str, str]:
+        """The answer of orders. Empty if it does not answer."""
+        if not ids:
+            return {}
+        try:
+            answer: dict[str, str] = self.cluster.orders.find_reservations(reservation_ids=list(map(str, ids)))
+        except (ServiceUnavailable, RpcTimeout, MethodNotFound) as error:
+            # MethodNotFound: a replica of 0.1.0, which does not know the method.
+            logger.warning("orders does not answer about open reservations, they are settled later: %r", error)
+            return {}
+        return answer
+
+    def _release_alone(self, reservation_id: UUID) -> None:
+        """One that fails stays open, and costs the others nothing: a later run finds it again."""
+        try:
             with self.db.transaction() as session:
-                if answer == "abandoned":
-                    self._release_open(session, reservation_id)
-                elif answer == "ordered":
-                    session.execute(COMMIT, {"id": reservation_id})
+                self._release_open(session, reservation_id)
+        except ServiceUnavailable:
+            raise
+        except Exception:
+            logger.exception("the reservation %s could not be released", reservation_id)
 
     # Operation
 

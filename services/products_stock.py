@@ -1,4 +1,4 @@
-"""Checks and reserves stock, in the caller's transaction."""
+"""Checks and reserves stock."""
 
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from contracts.products import InsufficientStock, PriceChanged, ProductNotFound, ReservationReleased
 from contracts.types import JsonObject
+from nameko_reliable.database import WorkerDatabase
 from services.products_models import Product, Reservation, ReservationLine
 from services.products_statements import RESERVE
 
@@ -33,29 +34,33 @@ def check_lines(session: Session, lines: list[JsonObject]) -> list[JsonObject]:
     ]
 
 
-def reserve(session: Session, request: JsonObject) -> tuple[JsonObject, Sequence[Row[Any]]]:
+def reserve(db: WorkerDatabase, request: JsonObject) -> tuple[JsonObject, Sequence[Row[Any]]]:
     """(the answer of `reserve_stock`, the changed products). request: as contracts.products.ReservationRequest.
 
-    Raises ProductNotFound, PriceChanged, InsufficientStock, ReservationReleased. The caller must then roll back.
+    Raises ProductNotFound, PriceChanged, InsufficientStock, ReservationReleased.
     """
-    prices = {line["product_id"]: line["unit_price"] for line in request["lines"]}
-    rows = session.execute(
+    reservation_id, lines = request["reservation_id"], request["lines"]
+    names = ("product_id", "quantity", "unit_price")
+    product_ids, quantities, unit_prices = ([line[name] for line in lines] for name in names)
+    rows = db.execute(
         RESERVE,
-        {
-            "reservation_id": request["reservation_id"],
-            "product_ids": list(prices),
-            "quantities": [line["quantity"] for line in request["lines"]],
-        },
-    ).all()
-    if not rows[0].claimed:
-        return _earlier_answer(session, request["reservation_id"]), []
-    for row in rows:
-        check_reserved(row, prices[row.id])
-    lines = [(row.id, row.name, row.price, row.quantity) for row in rows]
-    return _reservation_view(request["reservation_id"], lines), rows
+        reservation_id=reservation_id,
+        product_ids=product_ids,
+        quantities=quantities,
+        unit_prices=unit_prices,
+    )
+    if rows[0].is_reserved:
+        return _reservation_view(reservation_id, [(row.id, row.name, row.price, row.quantity) for row in rows]), rows
+    with db.transaction() as session:
+        # First, since the stock may be what a call with the same id has left.
+        if session.get(Reservation, reservation_id) is None:
+            prices = dict(zip(product_ids, unit_prices, strict=True))
+            for row in rows:
+                check_line(row, prices[row.id])
+        return _earlier_answer(session, reservation_id), []
 
 
-def check_reserved(row: Row[Any], expected_price: Decimal | None) -> None:
+def check_line(row: Row[Any], expected_price: Decimal | None) -> None:
     """Raises ProductNotFound, PriceChanged or InsufficientStock, the first that applies.
 
     row: a line's, of RESERVE. expected_price: that the customer saw, None for any.
@@ -64,7 +69,7 @@ def check_reserved(row: Row[Any], expected_price: Decimal | None) -> None:
         raise ProductNotFound(row.id)
     if expected_price not in (None, row.price):
         raise PriceChanged(row.id, expected_price, row.price)
-    if row.revision is None:
+    if row.quantity > row.available:
         raise InsufficientStock(row.id, row.quantity, row.available)
 
 

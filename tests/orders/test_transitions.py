@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from contracts.orders import ORDER_STATUSES, IllegalTransition
 from contracts.types import InvalidInput
 from services.orders_events import event_of
-from services.orders_models import Attempt, Order
+from services.orders_models import Order
 
 LEGAL = {
     ("pending", "confirmed"),
@@ -24,9 +24,9 @@ LEGAL = {
 
 def an_order(*lines, status="pending"):
     lines = lines or ({"product_price": "14.50", "quantity": 2},)
-    attempt = Attempt(reservation_id=uuid4(), user_id=7)
     order = Order.placed(
-        attempt,
+        uuid4(),
+        7,
         "ada@forage.example",
         True,
         [{"product_id": number, "product_name": "Morels", **line} for number, line in enumerate(lines, 1)],

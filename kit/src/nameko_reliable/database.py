@@ -45,7 +45,7 @@ from sqlalchemy.orm import DeclarativeBase, Session
 
 from nameko_reliable.errors import RpcTimeout
 from nameko_reliable.pool import CONNECTION_SETTINGS, SPAN_ATTRIBUTES, ConnectionPool
-from nameko_reliable.statements import SECONDS_LEFT, Statement, run_alone
+from nameko_reliable.statements import Statement, run_alone
 from nameko_reliable.tables import AnswerMixin
 from nameko_reliable.telemetry.tracing import Operation
 
@@ -231,10 +231,7 @@ class WorkerDatabase(stock.DatabaseWrapper):
         """
         with self._ended_when_overdue(), self._pool.autocommit() as connection:
             _check_deadline(self._service, self._deadline)
-            if statement.has_seconds_left:
-                # Not earlier: a connection may have been awaited.
-                parameters[SECONDS_LEFT] = self.seconds_left
-            rows = run_alone(connection, statement, parameters)
+            rows = run_alone(connection, statement, parameters, lambda: self.seconds_left)
         if statement.has_seconds_left and rows and rows[0].is_late:
             raise RpcTimeout(self._service)
         return rows

@@ -13,7 +13,7 @@ A `broadcast_handler` (nameko_reliable.events) gets them.
 """
 
 import logging
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import eventlet
@@ -100,6 +100,13 @@ class WorkerHints:
         key: hints with the same key replace each other; by default none do. rank: of the waiting hints of a key, the
         one with the highest rank is sent, for transactions that may learn of their commits in another order.
         """
+        after_commit(session, self._sending(event, key, rank))
+
+    def send(self, event: Event, key: Hashable = None, rank: float = 0) -> None:
+        """Send the event, whose change is committed, as by a statement in autocommit. key and rank as above."""
+        self._sending(event, key, rank)()
+
+    def _sending(self, event: Event, key: Hashable, rank: float) -> Callable[[], None]:
         request_id = {HEADER_PREFIX + "request_id": self._request_id} if self._request_id else {}
         hint = {
             # Encoded before the commit, so that a payload that is not JSON fails its transaction.
@@ -108,4 +115,4 @@ class WorkerHints:
             "headers": {**request_id, **trace_headers()},
         }
         event_key = event.name, event.event_id if key is None else key
-        after_commit(session, lambda: self._hints.send(hint, event_key, rank))
+        return lambda: self._hints.send(hint, event_key, rank)

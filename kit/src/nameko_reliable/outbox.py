@@ -43,7 +43,7 @@ from nameko_reliable.amqp.broker import BrokerUnavailable, ConfirmingPublisher, 
 from nameko_reliable.amqp.queues import Unbinding, handler_queue
 from nameko_reliable.errors import ServiceUnavailable
 from nameko_reliable.events import operation_on
-from nameko_reliable.messages import Event
+from nameko_reliable.messages import Event, to_payload
 from nameko_reliable.polling import Loop
 from nameko_reliable.pool import ConnectionPool
 from nameko_reliable.rpc import HEADER_PREFIX
@@ -52,7 +52,7 @@ from nameko_reliable.settings import amqp_address
 from nameko_reliable.tables import OutboxMixin
 from nameko_reliable.telemetry.gauges import Inquiries, Series
 from nameko_reliable.telemetry.registry import KIT
-from nameko_reliable.telemetry.tracing import HEADER, Tracer, traceparent
+from nameko_reliable.telemetry.tracing import HEADER, Span, Tracer, traceparent
 
 logger = logging.getLogger(__name__)
 
@@ -137,11 +137,17 @@ class Outbox(DependencyProvider):
         return WorkerOutbox(self, worker_ctx.data.get("request_id"))
 
     def store(self, session: Session, event: Event, key: object, request_id: str | None) -> None:
+        with self.creation_span(event):
+            session.add(self.model.of(event, key, request_id=request_id, traceparent=traceparent()))
+        after_commit(session, self.wake)
+
+    def creation_span(self, event: Event) -> Span:
         if type(event) not in self.events:
             raise TypeError(f"{type(event).__name__} is not among the outbox's events")
-        with self.tracer.span(operation_on(self._exchange.name, event.name, "create", "producer")):
-            session.add(self.model.of(event, key, request_id=request_id, traceparent=traceparent()))
-        after_commit(session, self._relay.wake)
+        return self.tracer.span(operation_on(self._exchange.name, event.name, "create", "producer"))
+
+    def wake(self) -> None:
+        self._relay.wake()
 
     def _gauge_values(self) -> dict[Series, float]:
         age = func.extract("epoch", func.now() - func.min(self.model.created_at))
@@ -294,3 +300,20 @@ class WorkerOutbox:
     def add(self, session: Session, event: Event, key: object = None) -> None:
         """Publish the event once the session's transaction has committed, after earlier events with the same key."""
         self._outbox.store(session, event, key, self._request_id)
+
+    def columns(self, event: Event) -> dict[str, Any]:
+        """The columns of the event's row, for a statement that inserts it: all but the key. The payload is JSON text.
+
+        Call `wake` when the statement is committed, or the event waits for the relay's next round.
+        """
+        with self._outbox.creation_span(event):
+            return {
+                "event_id": event.event_id,
+                "event_name": event.name,
+                "payload": encode(to_payload(event)).decode(),
+                "request_id": self._request_id,
+                "traceparent": traceparent(),
+            }
+
+    def wake(self) -> None:
+        self._outbox.wake()

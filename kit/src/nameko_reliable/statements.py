@@ -3,14 +3,14 @@
     SELL = Statement('''
     WITH locked AS MATERIALIZED (
         SELECT id, pieces FROM cakes WHERE id = %(cake_id)s::bigint FOR UPDATE
-    ), check AS MATERIALIZED (
+    ), tested AS MATERIALIZED (
         SELECT count(*) AS cakes, clock_timestamp() - statement_timestamp() >
                make_interval(secs => %(seconds_left)s::float8) IS TRUE AS is_late FROM locked
     ), sold AS (
-        UPDATE cakes c SET pieces = l.pieces - 1 FROM locked l, check
-        WHERE c.id = l.id AND l.pieces > 0 AND NOT check.is_late RETURNING c.id, c.pieces
+        UPDATE cakes c SET pieces = l.pieces - 1 FROM locked l, tested t
+        WHERE c.id = l.id AND l.pieces > 0 AND NOT t.is_late RETURNING c.id, c.pieces
     )
-    SELECT check.is_late, check.cakes, sold.pieces FROM check LEFT JOIN sold ON true
+    SELECT t.is_late, t.cakes, sold.pieces FROM tested t LEFT JOIN sold ON true
     ''')
 
         @rpc
@@ -34,9 +34,9 @@ PgBouncer, need PREPARED_STATEMENTS: 0 in the configuration. Then each statement
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeAlias
 
 from sqlalchemy import Connection, Row
 from sqlalchemy.exc import DBAPIError
@@ -46,12 +46,14 @@ from nameko_reliable.errors import ServiceUnavailable
 
 logger = logging.getLogger(__name__)
 
+SecondsLeft: TypeAlias = Callable[[], float | None]
+
 # Keys of a connection's `info`: {name: whether the prepared statement works here}, missing if nothing is prepared; and
 # the service of the pool.
 PREPARED, SERVICE = "prepared", "service"
 # The execution option with the SQL of an EXECUTE, for traces.
 SOURCE = "source_sql"
-# The parameter that `WorkerDatabase.execute` fills in.
+# The parameter that the kit fills in.
 SECONDS_LEFT = "seconds_left"
 # The statement can't be run as prepared, and did nothing.
 UNPREPARED_STATES = (
@@ -100,39 +102,46 @@ class _Unprepared(Exception):
 
 
 def run(session: Session, statement: Statement, **parameters: Any) -> Sequence[Row[Any]]:
-    """The rows of the statement, which runs in the session's transaction. No deadline is checked.
+    """The rows of the statement, which runs in the session's transaction. It has no deadline of its own there.
 
     Raises ServiceUnavailable if the connection can't run it as prepared: the next attempt runs it plainly.
     """
     session.flush()
     connection = session.connection()
     try:
-        return _run(connection, statement, parameters)
+        return _run(connection, statement, parameters, lambda: None)
     except _Unprepared as error:
         # The failed statement has ended the transaction.
         raise ServiceUnavailable(connection.info[SERVICE]) from error
 
 
-def run_alone(connection: Connection, statement: Statement, parameters: Mapping[str, Any]) -> Sequence[Row[Any]]:
+def run_alone(
+    connection: Connection, statement: Statement, parameters: Mapping[str, Any], seconds_left: SecondsLeft
+) -> Sequence[Row[Any]]:
     """The rows of the statement, on a connection in autocommit."""
     try:
-        return _run(connection, statement, parameters)
+        return _run(connection, statement, parameters, seconds_left)
     except _Unprepared:
-        return _run(connection, statement, parameters)
+        return _run(connection, statement, parameters, seconds_left)
 
 
-def _run(connection: Connection, statement: Statement, parameters: Mapping[str, Any]) -> Sequence[Row[Any]]:
+def _run(
+    connection: Connection, statement: Statement, parameters: Mapping[str, Any], seconds_left: SecondsLeft
+) -> Sequence[Row[Any]]:
     prepared = connection.info.get(PREPARED)
-    if prepared is None or prepared.get(statement.name) is False:
-        return _rows(connection, statement.plain, parameters, statement)
+    is_plain = prepared is None or prepared.get(statement.name) is False
     try:
-        if statement.name not in prepared:
+        if not is_plain and statement.name not in prepared:
+            # This may wait for a lock of a table.
             connection.exec_driver_sql(statement.prepare)
             prepared[statement.name] = True
-        return _rows(connection, statement.execute, parameters, statement)
+        given = {**parameters, SECONDS_LEFT: seconds_left()} if statement.has_seconds_left else dict(parameters)
+        sql = statement.plain if is_plain else statement.execute
+        result = connection.exec_driver_sql(sql, given, execution_options=statement.options)
+        return result.all() if result.returns_rows else []
     except DBAPIError as error:
         state = getattr(error.orig, "pgcode", None)
-        if state not in UNPREPARED_STATES:
+        if is_plain or state not in UNPREPARED_STATES:
             raise
         prepared[statement.name] = False
         logger.warning(
@@ -141,8 +150,3 @@ def _run(connection: Connection, statement: Statement, parameters: Mapping[str, 
             state,
         )
         raise _Unprepared from error
-
-
-def _rows(connection: Connection, sql: str, parameters: Mapping[str, Any], statement: Statement) -> Sequence[Row[Any]]:
-    result = connection.exec_driver_sql(sql, dict(parameters), execution_options=statement.options)
-    return result.all() if result.returns_rows else []

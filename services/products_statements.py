@@ -83,12 +83,13 @@ INSERT INTO reservations (id, state) VALUES (%(reservation_id)s::uuid, 'released
 # One row: whether this transaction may settle. At most one does.
 TAKE_SETTLING = Statement("SELECT pg_try_advisory_xact_lock(hashtext('settle reservations')) AS is_taken")
 
-# The next ids, in their order.
+# The next ids, in their order. The due ones are found first: to have the order PostgreSQL might read all reservations.
 DUE_RESERVATIONS = Statement("""
-SELECT id FROM reservations
-WHERE state = 'open' AND id > %(after)s::uuid
-  AND created_at < now() - make_interval(secs => %(settle_after_seconds)s::float8)
-ORDER BY id LIMIT %(most)s::bigint
+WITH due AS MATERIALIZED (
+    SELECT id FROM reservations
+    WHERE state = 'open' AND created_at < now() - make_interval(secs => %(settle_after_seconds)s::float8)
+)
+SELECT id FROM due WHERE id > %(after)s::uuid ORDER BY id LIMIT %(most)s::bigint
 """)
 
 # By id, as all that lock several reservations. One that was released meanwhile stays released.

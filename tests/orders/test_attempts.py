@@ -138,6 +138,23 @@ def test_after_a_refusal_the_key_may_be_used_with_another_body(shop, product, cu
     assert place_order(shop.rpc, a_line(product, 10), customer=customer, key="key")
 
 
+def test_an_order_that_waits_for_a_lock_past_its_deadline_leaves_no_attempt(shop, product, customer):
+    lock = f"SELECT pg_advisory_xact_lock(hashtext('open orders of {customer['user_id']}'))"
+    with shop.client(time_left=0.5) as hurried_client:
+        with shop.transaction("orders", lock):
+            call = start_placing(hurried_client, customer, a_line(product))
+            shop.wait_until_locked("orders")
+            over_at = time.monotonic() + 0.5
+            wait_for(lambda: time.monotonic() > over_at)
+
+        with pytest.raises(RpcTimeout):
+            call.result()
+
+    # A later call of the same customer gets the lock after it.
+    place_order(shop.rpc, a_line(product), customer=customer, key="later")
+    assert [state for state, _ in attempts(shop, customer)] == ["ordered"]
+
+
 def test_a_redelivered_call_without_a_key_makes_one_order(shop, product, customer):
     first, second = shop.call_twice("orders", "create_order", **customer, items=[a_line(product, 2)])
 
@@ -311,10 +328,47 @@ def test_an_order_fails_after_its_attempt_was_abandoned(shop, product, customer)
     assert orders_of(shop, customer) == 0
 
 
+def test_one_call_answers_for_many_reservations(shop, product, customer):
+    made = (
+        "INSERT INTO attempts (reservation_id, user_id, key, state, leased_until)"
+        " VALUES (%s, %s, %s, 'open', now() + interval %s)"
+    )
+    unknown, expired, current = (uuid4() for _ in range(3))
+    place_order(shop.rpc, a_line(product), customer=customer)
+    [(_, ordered)] = attempts(shop, customer)
+    shop.sql("orders", made, expired, customer["user_id"], "expired", "-1 minute")
+    shop.sql("orders", made, current, customer["user_id"], "current", "1 minute")
+    asked = [str(one) for one in (expired, unknown, ordered, current)]
+
+    answers = [shop.rpc.orders.find_reservations(reservation_ids=ids) for ids in (asked, asked[::-1])]
+
+    expected = {expired: "abandoned", unknown: "abandoned", ordered: "ordered", current: "open"}
+    assert answers == [{str(one): state for one, state in expected.items()}] * 2
+    # Only an attempt that was open may have a reservation.
+    wait_for(lambda: shop.sql("products", "SELECT 1 FROM reservations WHERE id = %s AND state = 'released'", expired))
+    assert shop.sql("products", "SELECT 1 FROM reservations WHERE id = %s", unknown) == []
+
+
+def test_concurrent_questions_about_the_same_reservations_do_not_deadlock(shop):
+    ids = [str(uuid4()) for _ in range(50)]
+
+    calls = [shop.rpc.orders.find_reservations.call_async(reservation_ids=asked) for asked in (ids, ids[::-1]) * 5]
+
+    assert [set(call.result().values()) for call in calls] == [{"abandoned"}] * 10
+
+
 @pytest.mark.parametrize("reservation_id", ("c0ffee", "", None, 5))
 def test_an_invalid_reservation_id_is_refused(shop, reservation_id):
     with pytest.raises(InvalidInput):
         shop.rpc.orders.find_reservation(reservation_id=reservation_id)
+    with pytest.raises(InvalidInput):
+        shop.rpc.orders.find_reservations(reservation_ids=[str(uuid4()), reservation_id])
+
+
+@pytest.mark.parametrize("number", (0, 501))
+def test_a_question_about_no_or_too_many_reservations_is_refused(shop, number):
+    with pytest.raises(InvalidInput):
+        shop.rpc.orders.find_reservations(reservation_ids=[str(uuid4()) for _ in range(number)])
 
 
 # Housekeeping

@@ -1,3 +1,4 @@
+import time
 from functools import partial
 from uuid import uuid4
 
@@ -8,7 +9,9 @@ from hypothesis import strategies as st
 from contracts.orders import OrderAbandoned
 from contracts.products import InsufficientStock, PriceChanged, ProductNotFound, ReservationReleased
 from contracts.types import InvalidInput
+from nameko_reliable.errors import RpcTimeout
 from nameko_reliable.testing.waiting import wait_for
+from services import products as products_service
 from services.orders import Orders
 from services.products import Products
 from tests.factories import a_line, a_product, order_created, order_status_updated, place_order
@@ -80,7 +83,8 @@ def test_a_repeated_reservation_takes_no_more_stock_and_gets_the_same_answer(sho
 
 
 def test_concurrent_calls_for_one_reservation_make_it_once(shop, products, reservation_id):
-    product = products.create_product(**a_product(stock_quantity=10))
+    # The first one takes all units.
+    product = products.create_product(**a_product(stock_quantity=3))
 
     calls = [
         products.reserve_stock.call_async(reservation_id=reservation_id, lines=[a_line(product, 3)]) for _ in range(10)
@@ -88,7 +92,23 @@ def test_concurrent_calls_for_one_reservation_make_it_once(shop, products, reser
 
     answers = [call.result() for call in calls]
     assert all(answer == answers[0] for answer in answers)
-    assert stock(shop, product) == 7
+    assert stock(shop, product) == 0
+
+
+def test_a_reservation_that_gets_its_locks_past_its_deadline_takes_nothing(shop, products, reservation_id):
+    product = products.create_product(**a_product(stock_quantity=10))
+    with shop.client(time_left=0.5) as hurried_client:
+        with shop.transaction("products", f"SELECT FROM products WHERE id = {product['id']} FOR UPDATE"):
+            call = hurried_client.products.reserve_stock.call_async(
+                reservation_id=reservation_id, lines=[a_line(product, 3)]
+            )
+            shop.wait_until_locked("products")
+            over_at = time.monotonic() + 0.5
+            wait_for(lambda: time.monotonic() > over_at)
+
+        assert isinstance(refusal_of(call), RpcTimeout)
+
+    assert (stock(shop, product), state(shop, reservation_id)) == (10, None)
 
 
 def test_a_redelivered_reservation_is_made_once(shop, products, reservation_id):
@@ -479,6 +499,54 @@ def test_a_reservation_of_an_open_attempt_stays(shop, products):
 
     assert state(shop, reservation_id) == "open"
     assert stock(shop, product) == 7
+
+
+def test_all_due_reservations_are_settled_in_several_batches(shop, products, monkeypatch):
+    monkeypatch.setattr(products_service, "SETTLE_BATCH", 2)
+    product = products.create_product(**a_product(stock_quantity=10))
+    made = [a_reservation(shop, product, 1) for _ in range(7)]
+    make_older(shop, *made)
+    # Both stay due.
+    for reservation_id in sorted(made)[:2]:
+        shop.sql(
+            "orders",
+            "INSERT INTO attempts (reservation_id, user_id, key, state, leased_until)"
+            " VALUES (%s, 1, %s, 'open', now() + interval '1 minute')",
+            reservation_id,
+            str(reservation_id),
+        )
+
+    shop.fire(shop.containers["products"], "settle_open_reservations")
+
+    assert [state(shop, one) for one in sorted(made)] == ["open"] * 2 + ["released"] * 5
+    assert stock(shop, product) == 8
+
+
+def test_a_reservation_that_cannot_be_released_does_not_hold_up_the_others(shop, products):
+    full, product = (products.create_product(**a_product(stock_quantity=10)) for _ in range(2))
+    stuck, other = sorted([a_reservation(shop, full), a_reservation(shop, full)])
+    made = [a_reservation(shop, product) for _ in range(2)]
+    make_older(shop, stuck, other, *made)
+    shop.sql("products", "UPDATE products SET stock_quantity = %s WHERE id = %s", 2**63 - 1, full["id"])
+
+    shop.fire(shop.containers["products"], "settle_open_reservations")
+
+    assert [state(shop, one) for one in (stuck, other, *made)] == ["open"] * 2 + ["released"] * 2
+    assert stock(shop, product) == 10
+    # For the gauge of mismatches.
+    shop.sql("products", "UPDATE products SET stock_quantity = 4 WHERE id = %s", full["id"])
+
+
+def test_one_replica_settles_at_a_time(shop, products):
+    reservation_id = a_reservation(shop, products.create_product(**a_product()))
+    make_older(shop, reservation_id)
+
+    with shop.transaction("products", "SELECT pg_advisory_xact_lock(hashtext('settle reservations'))"):
+        shop.fire(shop.containers["products"], "settle_open_reservations")
+        assert state(shop, reservation_id) == "open"
+
+    shop.fire(shop.containers["products"], "settle_open_reservations")
+    assert state(shop, reservation_id) == "released"
 
 
 # Operation

@@ -77,39 +77,34 @@ TREE = """\
 gateway: server POST /orders
   gateway: client orders/create_order
     orders: server orders/create_order
+      orders: client INSERT attempts
+      orders: client PREPARE attempts
+      orders: client PREPARE attempts
+      orders: client UPDATE attempts
       orders: client products/reserve_stock
         products: server products/reserve_stock
-          products: internal transaction
-            gateway: consumer process products.events:product.changed
-            products: client INSERT reservations
-            products: producer send products.events:product.changed
-      orders: internal transaction
-        orders: client INSERT attempts
-        orders: client SELECT
-      orders: internal transaction
-        orders: client INSERT order_items
-        orders: client INSERT orders
-        orders: client INSERT outbox
-        orders: client INSERT status_steps
-        orders: client SELECT attempts
-        orders: client UPDATE attempts
-        orders: producer create orders.events:order.created
-          notifications: consumer process orders.events:order.created
-            notifications: internal transaction
-              gateway: consumer process notifications.events:notification.created
-                gateway: producer WebSocket push
-              notifications: client INSERT notifications
-              notifications: client SMTP send
-                notifications: internal transaction
-                  notifications: client UPDATE notifications
+          gateway: consumer process products.events:product.changed
+          products: client INSERT reservations
+          products: client PREPARE reservations
+          products: producer send products.events:product.changed
+      orders: producer create orders.events:order.created
+        notifications: consumer process orders.events:order.created
+          notifications: internal transaction
+            gateway: consumer process notifications.events:notification.created
+              gateway: producer WebSocket push
+            notifications: client INSERT notifications
+            notifications: client SMTP send
               notifications: internal transaction
                 notifications: client UPDATE notifications
-              notifications: producer send notifications.events:notification.created
-          orders: producer send orders.events:order.created
-          products: consumer process orders.events:order.created
-            products: internal transaction
-              products: client INSERT inbox
-              products: client UPDATE reservations
+            notifications: internal transaction
+              notifications: client UPDATE notifications
+            notifications: producer send notifications.events:notification.created
+        orders: producer send orders.events:order.created
+        products: consumer process orders.events:order.created
+          products: internal transaction
+            products: client INSERT inbox
+            products: client PREPARE reservations
+            products: client UPDATE reservations
 """
 
 

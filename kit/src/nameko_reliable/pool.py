@@ -78,8 +78,9 @@ SET LOCAL temp_tablespaces = '';
 SELECT current_setting('transaction_read_only') = 'on' FROM generate_series(1, 5000) HAVING count(*) > 0
 """
 SPAN_ATTRIBUTES = {"db.system.name": "postgresql"}
-VERB = re.compile(r"\b(PREPARE|SELECT|INSERT|UPDATE|DELETE)\b")
-TABLE = re.compile(r"\b(?:FROM|INTO|UPDATE) (\w+)")
+# The first step of a statement that writes, or that reads.
+WRITE = re.compile(r"(?<!FOR )\b(INSERT|DELETE|UPDATE) (?:INTO |FROM )?(\w+)")
+READ = re.compile(r"\b(SELECT)\b(?:.*?\bFROM (\w+))?", re.DOTALL)
 
 POOL_SIZE = Gauge("db_pool_size", "Connections that the pool may hold.", ["service"], registry=KIT)
 POOL_IN_USE = Gauge("db_pool_in_use", "Connections of the pool that are in use.", ["service"], registry=KIT)
@@ -321,8 +322,11 @@ def _trace_statements(engine: Engine, tracer: Tracer) -> None:
 
     @lru_cache(maxsize=500)
     def operation(statement: str) -> Operation:
-        verb, table = VERB.search(statement), TABLE.search(statement)
-        summary = " ".join(found[1] for found in (verb, table) if found) or "SQL"
+        step = WRITE.search(statement) or READ.search(statement)
+        words = [word for word in step.groups() if word] if step else ["SQL"]
+        if statement.startswith("PREPARE "):
+            words[0] = "PREPARE"
+        summary = " ".join(words)
         attributes = {
             **SPAN_ATTRIBUTES,
             "db.namespace": engine.url.database,

@@ -44,6 +44,11 @@ def bakery_of(interval_seconds):
                     raise ZeroDivisionError
 
         @rpc
+        def warm_all(self, degrees):
+            for oven in (1, 2):
+                self.hints.send(OvenWarmed(oven=oven, degrees=degrees), key=oven, rank=degrees)
+
+        @rpc
         def warm_after_a_rollback(self):
             with self.db.transaction() as session:
                 self.hints.after_commit(session, OvenWarmed(oven=1, degrees=1))
@@ -182,6 +187,15 @@ def test_the_waiting_hint_with_the_highest_rank_is_sent(run_service, cluster, re
     cluster.bakery.warm(1, 100, rank=1)
 
     wait_for(lambda: received() == [(1, 0), (1, 200)])
+
+
+def test_hints_of_several_keys_are_sent_at_once_and_each_ends_with_its_last(run_service, cluster, received):
+    run_service(bakery_of(0.5))
+
+    for degrees in (50, 100, 150):
+        cluster.bakery.warm_all(degrees)
+
+    wait_for(lambda: {(1, 50), (2, 50), (1, 150), (2, 150)} <= set(received()))
 
 
 def test_a_stopping_service_sends_the_last_hint(run_service, rpc, received):

@@ -46,6 +46,8 @@ class Hints(DependencyProvider):
         self.interval_seconds = interval_seconds
         # (rank, hint) of the hint that waits, or None, for each key whose interval has not ended.
         self._waiting: dict[Hashable, tuple[float, dict[str, Any]] | None] = {}
+        # The hints, with their keys, that the next greenlet sends. One change often causes several.
+        self._unsent: list[tuple[dict[str, Any], Hashable]] = []
 
     def setup(self) -> None:
         self._exchange = get_event_exchange(self.container.service_name, self.container.config)
@@ -63,21 +65,33 @@ class Hints(DependencyProvider):
         """hint: the arguments of a publish."""
         if key not in self._waiting:
             self._waiting[key] = None
-            self.container.spawn_managed_thread(lambda: self._send_and_wait(hint, key))
+            self._unsent.append((hint, key))
+            if len(self._unsent) == 1:
+                self.container.spawn_managed_thread(self._send_and_wait)
             return
         waiting = self._waiting[key]
         if waiting is None or rank >= waiting[0]:
             self._waiting[key] = rank, hint
 
-    def _send_and_wait(self, hint: dict[str, Any], key: Hashable) -> None:
-        """Send the hint, and after each interval the one that waits, until none does."""
-        self._publish(hint)
-        eventlet.sleep(self.interval_seconds)
-        while (waiting := self._waiting[key]) is not None:
-            self._waiting[key] = None
-            self._publish(waiting[1])
+    def _send_and_wait(self) -> None:
+        """Send the hints of one turn of the event loop, and after each interval those of their keys that wait."""
+        hints, self._unsent = self._unsent, []
+        for hint, _ in hints:
+            self._publish(hint)
+        keys = [key for _, key in hints]
+        while keys:
             eventlet.sleep(self.interval_seconds)
-        del self._waiting[key]
+            keys = [key for key in keys if self._publish_waiting(key)]
+
+    def _publish_waiting(self, key: Hashable) -> bool:
+        """False if no hint of the key waits: its interval has ended."""
+        waiting = self._waiting[key]
+        if waiting is None:
+            del self._waiting[key]
+            return False
+        self._waiting[key] = None
+        self._publish(waiting[1])
+        return True
 
     def _publish(self, hint: dict[str, Any]) -> None:
         operation = operation_on(self._exchange.name, hint["routing_key"], "send", "producer")

@@ -119,7 +119,8 @@ class OrderEvent(Event):
 @dataclass(frozen=True, kw_only=True)
 class OrderCreated(OrderEvent):
     name = "order.created"
-    subscribers = (("products", "commit_reservation"), ("notifications", "confirm_order"))
+    subscribers = (("notifications", "confirm_order"),)
+    retired_subscribers = (("products", "commit_reservation"),)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ RPC:      list_products, list_categories, get_product, create_product, replace_p
           list_parked, count_parked, replay_parked, discard_parked, replay_all_parked, discard_all_parked,
           health
 Emits:    product.changed (a hint)
-Handles:  order.created, order.status.updated, order.abandoned
+Handles:  order.status.updated, order.abandoned; order.created without effect
 Calls:    orders.find_reservations
 """
 
@@ -233,10 +233,10 @@ class Products(Service):
 
     @event_handler(OrderCreated)
     def commit_reservation(self, event: OrderCreated) -> None:
-        """A released reservation stays released: the event of its order's cancel came first."""
-        with self.db.transaction() as session:
-            if InboxEntry.take(session, event.event_id):
-                run(session, COMMIT_ORDERED, reservation_ids=[event.reservation_id])
+        """Takes what orders of 0.1.0 sends, without effect: `settle_open_reservations` commits reservations.
+
+        The next release has no such handler.
+        """
 
     @event_handler(OrderAbandoned)
     def release_abandoned_stock(self, event: OrderAbandoned) -> None:

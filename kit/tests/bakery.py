@@ -32,6 +32,14 @@ class CakeEaten(BakeryEvent):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CakeSold(BakeryEvent):
+    name = "cake.sold"
+    retired_subscribers = (("cafe", "count"),)
+
+    cake: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class OvenWarmed(BakeryEvent):
     """A hint."""
 

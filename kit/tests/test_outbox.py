@@ -7,10 +7,11 @@ from nameko.standalone.events import get_event_exchange
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from bakery import Base, Cake, CakeBaked, CakeEaten, InboxEntry, OutboxEntry
+from bakery import Base, Cake, CakeBaked, CakeEaten, CakeSold, InboxEntry, OutboxEntry
 from nameko_reliable import outbox as kit
 from nameko_reliable.database import Database
 from nameko_reliable.events import event_handler
+from nameko_reliable.messages import to_payload
 from nameko_reliable.outbox import Outbox
 from nameko_reliable.rpc import rpc
 from nameko_reliable.testing.waiting import wait_for
@@ -22,7 +23,7 @@ class Bakery:
     name = "bakery"
 
     db = Database(Base)
-    outbox = Outbox(OutboxEntry, events=[CakeBaked])
+    outbox = Outbox(OutboxEntry, events=[CakeBaked, CakeSold])
 
     @rpc
     def bake(self, *cakes, oven=None, fail=False):
@@ -33,6 +34,11 @@ class Bakery:
             if fail:
                 session.flush()
                 raise ZeroDivisionError
+
+    @rpc
+    def sell(self, cake):
+        with self.db.transaction() as session:
+            self.outbox.add(session, CakeSold(cake=cake))
 
     @rpc
     def eat(self, cake):
@@ -258,6 +264,28 @@ def test_a_full_queue_that_the_class_does_not_name_blocks_nothing(run_service, b
 
         wait_for(lambda: not bakery.all(OutboxEntry.id))
     assert cakes(broker) == cakes(broker, PRESS) == ["first", "second"]
+
+
+def test_a_retired_subscriber_gets_only_what_an_older_release_sends(run_service, bakery, tables, broker, rpc):
+    counted = []
+
+    class Cafe:
+        name = "cafe"
+
+        @event_handler(CakeSold)
+        def count(self, event):
+            counted.append(event.cake)
+
+    run_service(Cafe)
+    run_service(Bakery)
+
+    rpc.bakery.sell("Torte")
+    wait_for(lambda: not bakery.all(OutboxEntry.id))
+    # An older bakery sends directly to the queue.
+    broker.publish(to_payload(CakeSold(cake="Strudel")), queue="evt-bakery-cake.sold--cafe.count")
+
+    wait_for(lambda: counted)
+    assert counted == ["Strudel"]
 
 
 def test_an_event_of_another_release_is_published_by_that_release(run_service, bakery, broker, rpc):

@@ -29,7 +29,11 @@ def handlers_in_the_code():
 
 
 def test_the_subscribers_of_events_are_the_existing_handlers():
-    named = {(event, service, method) for event in EVENTS for service, method in event.subscribers}
+    named = {
+        (event, service, method)
+        for event in EVENTS
+        for service, method in (*event.subscribers, *event.retired_subscribers)
+    }
 
     # A plain event has no class, so it has no list of handlers.
     handlers = {handler for handler in handlers_in_the_code() if not isinstance(handler[0], PlainEvent)}

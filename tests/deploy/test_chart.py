@@ -630,7 +630,7 @@ def test_services_scale_by_the_queues_that_they_consume():
 
     queues = {service: {f"rpc-{service}"} for service in SERVICES}
     for event in every_event():
-        for service, method in event.subscribers:
+        for service, method in (*event.subscribers, *event.retired_subscribers):
             queues[service].add(handler_queue(event, service, method, {}).name)
     assert scaled == queues
 

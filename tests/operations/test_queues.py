@@ -15,7 +15,11 @@ def declare_all(broker, queue_type):
     """Every durable queue of the shop."""
     config = {"EVENT_QUEUE_TYPE": queue_type}
     queues = [
-        *(handler_queue(event, *subscriber, config) for event in every_event() for subscriber in event.subscribers),
+        *(
+            handler_queue(event, *subscriber, config)
+            for event in every_event()
+            for subscriber in (*event.subscribers, *event.retired_subscribers)
+        ),
         *(parking_queue(service, config) for service in subscribing_services()),
         *(delay_queue(pause, config) for pause in PAUSES_SECONDS),
     ]

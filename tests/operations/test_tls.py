@@ -103,9 +103,11 @@ def test_the_shop_works_over_tls(config, broker, database, databases_with_tls, b
             shop.run(service_class)
 
         product = shop.rpc.products.create_product(**a_product())
-        place_order(shop.rpc, a_line(product))
+        order = place_order(shop.rpc, a_line(product))
+        shop.rpc.orders.update_status(order_id=order["id"], status="cancelled")
 
-        wait_for(lambda: shop.sql("products", "SELECT state FROM reservations") == [("committed",)])
+        # By an event.
+        wait_for(lambda: shop.sql("products", "SELECT state FROM reservations") == [("released",)])
         connections = "SELECT count(*), count(*) FILTER (WHERE ssl) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) "
         # Without processes of other shops, which may still run.
         names = [urlsplit(uri).path[1:] for uri in uris.values()]

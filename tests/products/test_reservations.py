@@ -10,6 +10,7 @@ from contracts.orders import OrderAbandoned
 from contracts.products import InsufficientStock, PriceChanged, ProductNotFound, ReservationReleased
 from contracts.types import InvalidInput
 from nameko_reliable.errors import RpcTimeout
+from nameko_reliable.messages import to_payload
 from nameko_reliable.testing.waiting import wait_for
 from services import products as products_service
 from services.orders import Orders
@@ -54,6 +55,34 @@ def publish(shop, *events):
     for event in events:
         shop.publish(event)
         wait_for(lambda event=event: handled(shop, event))
+
+
+def make_older(shop, *reservation_ids):
+    shop.sql(
+        "products",
+        "UPDATE reservations SET created_at = now() - interval '11 minutes' WHERE id = ANY (%s::uuid[])",
+        [str(one) for one in reservation_ids],
+    )
+
+
+def settle(shop, *reservation_ids):
+    """Let the settling find these reservations, and no younger ones."""
+    make_older(shop, *reservation_ids)
+    shop.fire(shop.containers["products"], "settle_open_reservations")
+
+
+def have_ordered(shop, reservation_id):
+    """As if orders had made an order of the reservation."""
+    shop.sql(
+        "orders",
+        "INSERT INTO attempts (reservation_id, state) VALUES (%s, 'ordered') ON CONFLICT DO NOTHING",
+        reservation_id,
+    )
+
+
+def commit(shop, reservation_id):
+    have_ordered(shop, reservation_id)
+    settle(shop, reservation_id)
 
 
 # Reserving
@@ -309,7 +338,7 @@ def test_the_release_of_an_unknown_reservation_prevents_it(shop, products, reser
 def test_release_stock_does_not_release_a_committed_reservation(shop, products, reservation_id):
     product = products.create_product(**a_product(stock_quantity=10))
     products.reserve_stock(reservation_id=reservation_id, lines=[a_line(product, 3)])
-    publish(shop, order_created(reservation_id=reservation_id))
+    commit(shop, reservation_id)
 
     answer = products.release_stock(reservation_id=reservation_id)
 
@@ -327,12 +356,16 @@ def a_reservation(shop, product, quantity=3):
     return reservation_id
 
 
-def test_an_order_commits_its_reservation(shop, products):
-    reservation_id = a_reservation(shop, products.create_product(**a_product()))
+def test_an_order_created_event_of_0_1_0_is_taken_without_effect(shop, products):
+    queue = "evt-orders-order.created--products.commit_reservation"
+    product = products.create_product(**a_product())
+    created = order_created(reservation_id=a_reservation(shop, product))
 
-    publish(shop, order_created(reservation_id=reservation_id))
+    shop.broker.publish(to_payload(created), queue=queue)
 
-    assert state(shop, reservation_id) == "committed"
+    wait_for(lambda: shop.broker.depth(queue) == 0)
+    assert (state(shop, created.reservation_id), stock(shop, product)) == ("open", 7)
+    assert products.list_parked()["total"] == 0
 
 
 def test_an_abandoned_order_releases_its_stock(shop, products):
@@ -359,19 +392,22 @@ def test_a_cancelled_order_releases_its_stock_once(shop, products):
     product = products.create_product(**a_product())
     created = order_created(reservation_id=a_reservation(shop, product))
     cancelled = order_status_updated(created, "cancelled")
+    commit(shop, created.reservation_id)
 
-    publish(shop, created, cancelled)
+    publish(shop, cancelled)
     publish(shop, cancelled, order_status_updated(created, "cancelled"))
 
     assert stock(shop, product) == 10
     assert state(shop, created.reservation_id) == "released"
 
 
-def test_a_cancel_that_overtakes_its_order_created_event_releases_the_stock(shop, products):
+def test_a_cancel_before_its_reservation_is_settled_releases_the_stock(shop, products):
     product = products.create_product(**a_product())
     created = order_created(reservation_id=a_reservation(shop, product))
+    have_ordered(shop, created.reservation_id)
 
-    publish(shop, order_status_updated(created, "cancelled"), created)
+    publish(shop, order_status_updated(created, "cancelled"))
+    settle(shop, created.reservation_id)
 
     assert stock(shop, product) == 10
     assert state(shop, created.reservation_id) == "released"
@@ -382,17 +418,19 @@ def test_no_other_status_releases_stock(shop, products, status):
     product = products.create_product(**a_product())
     created = order_created(reservation_id=a_reservation(shop, product))
 
-    publish(shop, order_status_updated(created, status), created)
+    publish(shop, order_status_updated(created, status))
 
     assert stock(shop, product) == 7
-    assert state(shop, created.reservation_id) == "committed"
+    assert state(shop, created.reservation_id) == "open"
 
 
 def test_an_abandonment_does_not_release_a_committed_reservation(shop, products):
     product = products.create_product(**a_product())
     reservation_id = a_reservation(shop, product)
 
-    publish(shop, order_created(reservation_id=reservation_id), OrderAbandoned(reservation_id=reservation_id))
+    commit(shop, reservation_id)
+
+    publish(shop, OrderAbandoned(reservation_id=reservation_id))
 
     assert stock(shop, product) == 7
     assert state(shop, reservation_id) == "committed"
@@ -405,36 +443,31 @@ def test_an_abandonment_does_not_release_a_committed_reservation(shop, products)
 )
 @given(data=st.data())
 def test_events_in_any_order_take_or_release_the_stock_once(shop, products, data):
-    """Events of one order: created or abandoned, perhaps cancelled, each delivered once or twice, in any order."""
+    """A reservation is settled as ordered, abandoned, or settled and cancelled, each once or twice, in any order."""
     product = products.create_product(**a_product())
     created = order_created(reservation_id=a_reservation(shop, product))
-    cancelled = order_status_updated(created, "cancelled")
+    settled, cancelled = "settled", order_status_updated(created, "cancelled")
     abandoned = OrderAbandoned(reservation_id=created.reservation_id)
-    story = data.draw(st.sampled_from(([created], [abandoned], [created, cancelled])))
+    story = data.draw(st.sampled_from(([settled], [abandoned], [settled, cancelled])))
     deliveries = data.draw(st.permutations(story * 2))
 
-    publish(shop, *deliveries)
+    for delivery in deliveries:
+        if delivery is settled:
+            commit(shop, created.reservation_id)
+        else:
+            publish(shop, delivery)
 
-    assert stock(shop, product) == (7 if story == [created] else 10)
+    assert stock(shop, product) == (7 if story == [settled] else 10)
 
 
 # Settling
 
 
-def make_older(shop, *reservation_ids):
-    shop.sql(
-        "products",
-        "UPDATE reservations SET created_at = now() - interval '11 minutes' WHERE id = ANY (%s::uuid[])",
-        [str(one) for one in reservation_ids],
-    )
-
-
 def test_an_old_reservation_without_an_order_is_released(shop, products):
     product = products.create_product(**a_product())
     reservation_id = a_reservation(shop, product)
-    make_older(shop, reservation_id)
 
-    shop.fire(shop.containers["products"], "settle_open_reservations")
+    settle(shop, reservation_id)
 
     assert state(shop, reservation_id) == "released"
     assert stock(shop, product) == 10
@@ -446,12 +479,8 @@ def test_an_old_reservation_whose_order_was_placed_is_committed(shop, products):
     [(reservation_id,)] = shop.sql(
         "products", "SELECT reservation_id FROM reservation_lines WHERE product_id = %s", product["id"]
     )
-    wait_for(lambda: state(shop, reservation_id) == "committed")
-    # As if order.created had not been handled yet.
-    shop.sql("products", "UPDATE reservations SET state = 'open' WHERE id = %s", reservation_id)
-    make_older(shop, reservation_id)
 
-    shop.fire(shop.containers["products"], "settle_open_reservations")
+    settle(shop, reservation_id)
 
     assert state(shop, reservation_id) == "committed"
     assert stock(shop, product) == 7

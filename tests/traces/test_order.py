@@ -100,11 +100,6 @@ gateway: server POST /orders
               notifications: client UPDATE notifications
             notifications: producer send notifications.events:notification.created
         orders: producer send orders.events:order.created
-        products: consumer process orders.events:order.created
-          products: internal transaction
-            products: client INSERT inbox
-            products: client PREPARE reservations
-            products: client UPDATE reservations
 """
 
 

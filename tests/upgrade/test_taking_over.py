@@ -91,10 +91,6 @@ def order_without_answer(customer, gateway, product, key):
 def test_an_event_left_in_the_outbox_is_published(shop, unfinished, customer):
     shop.wait_until_mailed(customer.email, unfinished.unsent["id"])
 
-    [(reservation,)] = shop.sql("orders", "SELECT reservation_id FROM orders WHERE id = %s", unfinished.unsent["id"])
-    state = "SELECT state FROM reservations WHERE id = %s"
-    wait_for(lambda: shop.sql("products", state, reservation) == [("committed",)])
-
 
 def test_an_event_left_waiting_for_its_next_attempt_is_handled(shop, unfinished):
     shop.wait_until_mailed(unfinished.delayed.user_email, unfinished.delayed.order_id)

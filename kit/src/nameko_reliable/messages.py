@@ -29,11 +29,14 @@ class Event:
     """Base of all events. Each subclass is a frozen dataclass with its own fields.
 
     source: the service that emits it. subscribers: its durable handlers, as (service, method).
+    retired_subscribers: handlers that the source sends nothing to any more. They take what older releases of the source
+    still send.
     """
 
     source: ClassVar[str]
     name: ClassVar[str]
     subscribers: ClassVar[tuple[tuple[str, str], ...]] = ()
+    retired_subscribers: ClassVar[tuple[tuple[str, str], ...]] = ()
 
     event_id: UUID = dataclasses.field(default_factory=uuid4)
     timestamp: datetime = dataclasses.field(default_factory=lambda: datetime.now(UTC))
@@ -48,6 +51,7 @@ class PlainEvent:
     source: str
     name: str
     subscribers: ClassVar[tuple[tuple[str, str], ...]] = ()
+    retired_subscribers: ClassVar[tuple[tuple[str, str], ...]] = ()
 
 
 EventType: TypeAlias = type[Event] | PlainEvent

@@ -32,10 +32,10 @@ def handler_queue(event: EventType, service: str, method: str, config: Mapping[s
     """The queue of one handler.
 
     The relay (nameko_reliable.outbox) sends an event directly to the queues of its subscribers. The queue of any other
-    handler is bound to the exchange of the event's source.
+    handler is bound to the exchange of the event's source. That of a retired subscriber is not bound either.
     """
-    is_subscriber = (service, method) in event.subscribers
-    binding = {} if is_subscriber else {"exchange": get_event_exchange(event.source, config)}
+    is_named = (service, method) in (*event.subscribers, *event.retired_subscribers)
+    binding = {} if is_named else {"exchange": get_event_exchange(event.source, config)}
     return _queue(
         f"evt-{event.source}-{event.name}--{service}.{method}",
         config,

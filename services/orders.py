@@ -58,7 +58,7 @@ from services.orders_statements import (
     summarize,
 )
 
-ORDER_VIEW = OrderView()
+ORDER_PLACEMENT, ORDER_VIEW = OrderPlacement(), OrderView()
 CANCEL_BATCH = 100
 ABANDONED_ATTEMPT_DAYS = 30
 
@@ -97,7 +97,7 @@ class Orders(Service):
         still belongs to its first call.
         """
         placement = load(
-            OrderPlacement(),
+            ORDER_PLACEMENT,
             {
                 "user_id": user_id,
                 "user_email": user_email,

@@ -64,6 +64,7 @@ from services.products_stock import check_lines, reserve
 logger = logging.getLogger(__name__)
 
 PRODUCT_VIEW, PRODUCT_RECORD = ProductView(), ProductRecord()
+RESERVATION_REQUEST = ReservationRequest()
 HINT_SECONDS = 0.25
 SETTLE_BATCH = 500
 LOW_STOCK_THRESHOLD = 5
@@ -204,7 +205,7 @@ class Products(Service):
         line without enough stock, ReservationReleased.
         Safe to repeat: the same reservation_id gives the same answer.
         """
-        request = load(ReservationRequest(), {"reservation_id": reservation_id, "lines": lines})
+        request = load(RESERVATION_REQUEST, {"reservation_id": reservation_id, "lines": lines})
         answer, changed = reserve(self.db, request)
         for product in changed:
             self.hints.send(changed_event(product), key=product.id, rank=product.revision)

@@ -276,6 +276,26 @@ def test_an_order_that_cannot_be_written_releases_its_stock(shop, product, custo
     assert orders_of(shop, customer) == 0
 
 
+def test_an_order_whose_answer_was_lost_is_looked_up(own_shop, customer, database_proxy):
+    proxy = database_proxy("orders")
+    own_shop.run(Products)
+    # Prepared, it would wait for the lock before it is sent.
+    own_shop.run(Orders, DB_URIS={"orders": proxy.uri}, PREPARED_STATEMENTS="0")
+    product = own_shop.rpc.products.create_product(**a_product(stock_quantity=10))
+    with own_shop.transaction("orders", "LOCK TABLE orders IN EXCLUSIVE MODE"):
+        call = start_placing(own_shop.rpc, customer, a_line(product, 3))
+        own_shop.wait_until_locked("orders")
+        proxy.hold()
+    [(order_id,)] = wait_for(lambda: own_shop.sql("orders", "SELECT id FROM orders"))
+
+    proxy.cut()
+    proxy.release()
+
+    assert call.result()["id"] == order_id
+    assert [state for state, _ in attempts(own_shop, customer)] == ["ordered"]
+    assert stock(own_shop, product) == 7
+
+
 # The fence
 
 

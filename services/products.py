@@ -38,7 +38,7 @@ from contracts.products import (
 from contracts.settings import ShopSettings
 from contracts.types import JsonObject, load, load_id
 from nameko_reliable.database import Database
-from nameko_reliable.errors import RpcTimeout, ServiceUnavailable
+from nameko_reliable.errors import DatabaseUnavailable, RpcTimeout, ServiceUnavailable
 from nameko_reliable.events import event_handler
 from nameko_reliable.hints import Hints
 from nameko_reliable.inbox import once
@@ -215,7 +215,8 @@ class Products(Service):
     def release_stock(self, reservation_id: str) -> JsonObject:
         """Release an open reservation. An unknown one is stored as released, so a late reserve_stock fails.
 
-        A committed one stays committed: only the cancel of its order releases its stock. Safe to repeat.
+        Only for a reservation without an order: one with an order stays open until it is settled. A committed one stays
+        committed: only the cancel of its order releases its stock. Safe to repeat.
         Returns {reservation_id, state}.
         """
         loaded_id = load(ReservationId(), {"reservation_id": reservation_id})["reservation_id"]
@@ -277,7 +278,8 @@ class Products(Service):
             )
             ids = [row.id for row in due]
             states = self._find_reservations(ids)
-            run(session, COMMIT_ORDERED, reservation_ids=[one for one in ids if states.get(str(one)) == "ordered"])
+            if ordered := [one for one in ids if states.get(str(one)) == "ordered"]:
+                run(session, COMMIT_ORDERED, reservation_ids=ordered)
         for reservation_id in ids:
             if states.get(str(reservation_id)) == "abandoned":
                 self._release_alone(reservation_id)
@@ -300,7 +302,7 @@ class Products(Service):
         try:
             with self.db.transaction() as session:
                 self._release_open(session, reservation_id)
-        except ServiceUnavailable:
+        except DatabaseUnavailable:
             raise
         except Exception:
             logger.exception("the reservation %s could not be released", reservation_id)

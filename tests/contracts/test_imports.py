@@ -11,7 +11,7 @@ from dev.settings import ROOT
 pytestmark = pytest.mark.server
 
 MACHINERY = {"amqp", "eventlet", "kombu", "prometheus_client", "psycogreen"}
-KIT = ("messages", "errors", "tables", "sessions")
+KIT = ("messages", "errors", "tables", "sessions", "statements")
 MODULES = [
     *(f"nameko_reliable.{name}" for name in KIT),
     "contracts.types",

@@ -304,6 +304,29 @@ def test_the_last_poller_stays_while_the_others_end_slowly(run_service):
     assert len(ending) == 3
 
 
+def test_the_round_after_a_wakeup_is_the_last_one_that_it_causes(run_service):
+    rounds = []
+
+    class Hasty:
+        name = "hasty"
+
+        @elastic_poll(interval_seconds=NEVER, max_pollers=1)
+        def call(self, poller):
+            while poller.next_round(len(rounds) == 1):
+                rounds.append(poller)
+                if len(rounds) == 1:
+                    poller.wake()
+
+    container = run_service(Hasty)
+    wait_for(lambda: len(rounds) == 2)
+
+    [entrypoint] = container.entrypoints
+    entrypoint.wake()
+
+    wait_for(lambda: len(rounds) == 3)
+    assert len(rounds) == 3
+
+
 def test_a_stopping_service_interrupts_its_pollers(run_service, office):
     container = run_service(office)
     wait_for(lambda: len(office.begun) == 4)

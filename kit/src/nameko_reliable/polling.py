@@ -253,8 +253,9 @@ class Poller:
         self._thread = container.spawn_managed_thread(lambda: run(self), identifier=identifier)
 
     def next_round(self, found: object) -> bool:
-        """Whether to run another round. If the last one found nothing, wait first: for a wakeup, or the interval.
+        """Whether to run another round. Unless the last one found something, wait first: for a wakeup, or the interval.
 
+        found: whether there may be more. False for a batch that is not full, or another round finds nothing.
         False when the service stops. Also false if this poller found nothing and another one is available.
         """
         self.is_available = True
@@ -264,6 +265,9 @@ class Poller:
                 self.is_available = False
                 return False
             self.pause(self._elastic_poll.interval_seconds)
+        if self._woken.ready() and not self.is_stopping:
+            # What the wakeup was about is committed, so the next round finds it.
+            self._woken.reset()
         return not self.is_stopping
 
     @property

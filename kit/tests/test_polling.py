@@ -312,7 +312,7 @@ def test_the_round_after_a_wakeup_is_the_last_one_that_it_causes(run_service):
 
         @elastic_poll(interval_seconds=NEVER, max_pollers=1)
         def call(self, poller):
-            while poller.next_round(len(rounds) == 1):
+            while poller.next_round(len(rounds) < 2):
                 rounds.append(poller)
                 if len(rounds) == 1:
                     poller.wake()

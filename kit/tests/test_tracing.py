@@ -23,7 +23,7 @@ QUEUE = "evt-bakery-cake.baked--cafe.display"
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331"
 SAMPLED, UNSAMPLED = f"{CALLER}-01", f"{CALLER}-00"
 SECRET = "ada@bakery.example"
-COUNT = Statement("SELECT count(*) AS count FROM cakes WHERE name = %(cake)s::text")
+COUNT = Statement("SELECT count(*) AS number FROM cakes WHERE name = %(cake)s::text")
 
 logger = logging.getLogger("bakery.test")
 
@@ -45,7 +45,7 @@ class Bakery:
 
     @rpc
     def count(self, cake):
-        return [row.count for row in self.db.execute(COUNT, cake=cake)]
+        return [row.number for row in self.db.execute(COUNT, cake=cake)]
 
     @rpc
     def refuse(self, wanted):

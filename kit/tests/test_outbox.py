@@ -14,8 +14,14 @@ from nameko_reliable.events import event_handler
 from nameko_reliable.messages import to_payload
 from nameko_reliable.outbox import Outbox
 from nameko_reliable.rpc import rpc
+from nameko_reliable.statements import Statement
 from nameko_reliable.testing.waiting import wait_for
 
+STORE_EVENT = Statement("""
+INSERT INTO outbox (event_id, event_name, key, payload, request_id, traceparent)
+VALUES (%(event_id)s::uuid, %(event_name)s::text, %(key)s::text, %(payload)s::jsonb, %(request_id)s::text,
+        %(traceparent)s::text)
+""")
 CAFE, PRESS = "evt-bakery-cake.baked--cafe.display", "evt-bakery-cake.baked--press.report"
 
 
@@ -34,6 +40,11 @@ class Bakery:
             if fail:
                 session.flush()
                 raise ZeroDivisionError
+
+    @rpc
+    def bake_by_statement(self, cake, oven):
+        self.db.execute(STORE_EVENT, key=str(oven), **self.outbox.columns(CakeBaked(cake=cake, oven=oven)))
+        self.outbox.wake()
 
     @rpc
     def sell(self, cake):
@@ -128,6 +139,22 @@ def test_an_event_is_published_at_once_after_its_commit(run_service, bakery, bro
     rpc.bakery.bake("second")
 
     wait_for(lambda: cakes(broker) == ["first", "second"])
+
+
+def test_a_row_that_a_statement_inserts_is_the_same_and_is_published_at_once(
+    run_service, bakery, broker, rpc, monkeypatch
+):
+    monkeypatch.setattr(kit, "IDLE_SECONDS", 600)
+    run_service(Bakery)
+
+    rpc.bakery.bake("first", oven=1)
+    wait_for(lambda: broker.queue_exists(CAFE) and cakes(broker) == ["first"])
+    rpc.bakery.bake_by_statement("second", oven=1)
+    wait_for(lambda: cakes(broker) == ["first", "second"])
+
+    first, second = broker.peek(CAFE)
+    assert (first.payload.keys(), first.headers.keys()) == (second.payload.keys(), second.headers.keys())
+    assert second.properties["message_id"] == second.payload["event_id"]
 
 
 def test_an_event_of_a_dead_process_is_published(run_service, bakery, broker):

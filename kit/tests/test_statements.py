@@ -175,7 +175,7 @@ def test_a_statement_that_gets_its_locks_past_the_deadline_writes_nothing(db_of,
     with cakes.engine.connect().execution_options(isolation_level="READ COMMITTED") as other:
         other.execute(text("SELECT FROM cakes FOR UPDATE"))
         renaming = eventlet.spawn(db.execute, RENAME_IN_TIME)
-        wait_for(lambda: time.monotonic() > deadline)
+        wait_for(lambda: time.monotonic() > deadline + 0.1)
         other.rollback()
 
     with pytest.raises(RpcTimeout):

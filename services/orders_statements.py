@@ -90,7 +90,8 @@ WITH parts AS (
     SELECT count(*), sum(a.units) FROM attempts a WHERE a.user_id = %(user_id)s::bigint AND a.state = 'open'
 ), open_now AS MATERIALIZED (
     SELECT CAST(sum(orders) AS bigint) AS orders, CAST(coalesce(sum(units), 0) AS bigint) AS units,
-           clock_timestamp() - statement_timestamp() > make_interval(secs => %(seconds_left)s::float8) IS TRUE AS is_late
+           clock_timestamp() - statement_timestamp()
+               > make_interval(secs => %(seconds_left)s::float8) IS TRUE AS is_late
     FROM parts
 ), begun AS (
     INSERT INTO attempts (reservation_id, user_id, key, fingerprint, units, state, leased_until)
@@ -106,7 +107,7 @@ SELECT n.is_late, n.orders, n.units, EXISTS (SELECT FROM begun) AS is_begun FROM
     lock="hashtext('open orders of ' || %(user_id)s::bigint)",
 )
 
-# The attempt's row is locked before anything is written, so the order, its event and the attempt's step are one decision.
+# The attempt's row is locked before anything is written: order, event and the attempt's step are one decision.
 # order_id and timestamp of the event are filled in here.
 # One row. state: the attempt's when it was locked. open: it is an ordered one now, and id, created_at and item_ids (in
 # the order of the lines) are the order's. ordered: a faster call made the order. abandoned, or null if there is no such
@@ -116,7 +117,8 @@ WITH locked AS MATERIALIZED (
     SELECT a.state FROM attempts a WHERE a.reservation_id = %(reservation_id)s::uuid FOR UPDATE
 ), tested AS MATERIALIZED (
     SELECT max(state) AS state,
-           clock_timestamp() - statement_timestamp() > make_interval(secs => %(seconds_left)s::float8) IS TRUE AS is_late
+           clock_timestamp() - statement_timestamp()
+               > make_interval(secs => %(seconds_left)s::float8) IS TRUE AS is_late
     FROM locked
 ), ordered AS (
     UPDATE attempts a SET state = 'ordered' FROM tested t

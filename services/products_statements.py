@@ -1,7 +1,7 @@
 """The statements of stock. Each does a whole step.
 
-A reservation locks its products first, by id, and inserts its own row last. A release locks the reservation's row first,
-then the products, by id. They can't deadlock: a reservation that exists locks no product.
+A reservation locks its products first, by id, and inserts its own row last. A release locks the reservation's row
+first, then the products, by id. They can't deadlock: a reservation that exists locks no product.
 """
 
 from sqlalchemy import text
@@ -9,9 +9,10 @@ from sqlalchemy import text
 from nameko_reliable.statements import Statement
 
 # All lines or none, with the reservation, its lines and the ledger.
-# A row for each line, by product. is_reserved: the same in all; true if this call reserved everything. Then stock_quantity
-# and revision are the product's new ones. Else nothing was written: the reservation exists, or a line can't be reserved
-# (is_active is null for an unknown product), or both, since a call with the same id may have taken the stock meanwhile.
+# A row for each line, by product. is_reserved: the same in all; true if this call reserved everything. Then
+# stock_quantity and revision are the product's new ones. Else nothing was written: the reservation exists, or a line
+# can't be reserved (is_active is null for an unknown product), or both, since a call with the same id may have taken the
+# stock meanwhile.
 RESERVE = Statement("""
 WITH wanted AS MATERIALIZED (
     SELECT product_id, quantity, unit_price
@@ -29,7 +30,8 @@ WITH wanted AS MATERIALIZED (
     WHERE l.is_active AND l.stock_quantity >= w.quantity AND (w.unit_price IS NULL OR w.unit_price = l.price)
 ), tested AS MATERIALIZED (
     SELECT count(*) = cardinality(%(product_ids)s::bigint[]) AS is_complete,
-           clock_timestamp() - statement_timestamp() > make_interval(secs => %(seconds_left)s::float8) IS TRUE AS is_late
+           clock_timestamp() - statement_timestamp()
+               > make_interval(secs => %(seconds_left)s::float8) IS TRUE AS is_late
     FROM fitting
 ), claim AS (
     INSERT INTO reservations (id, state)

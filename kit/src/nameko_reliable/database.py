@@ -18,10 +18,10 @@
             [row] = self.db.execute(SELL, cake_id=cake_id)
 
 `transaction()` holds its connection only during the block. If the database hangs, it raises RpcTimeout at most
-OVERDUE_SECONDS after the call's deadline. `execute` runs a statement (nameko_reliable.statements) in autocommit, with the
-same deadline. `session` and `get_session()` are nameko-sqlalchemy's: a session lasts until
-its worker ends, and uncommitted changes are then rolled back. The deadline is checked before each of their commits. A
-worker with two open sessions takes two connections of a pool that has `max_workers` + EXTRA_CONNECTIONS.
+OVERDUE_SECONDS after the call's deadline. `execute` runs a statement (nameko_reliable.statements) in autocommit, with
+the same deadline. `session` and `get_session()` are nameko-sqlalchemy's: a session lasts until its worker ends, and
+uncommitted changes are then rolled back. The deadline is checked before each of their commits. A worker with two open
+sessions takes two connections of a pool that has `max_workers` + EXTRA_CONNECTIONS.
 
 All databases of a service, its outbox and its gauges share one pool (nameko_reliable.pool), so they have one address.
 

@@ -14,7 +14,7 @@ A `broadcast_handler` (nameko_reliable.events) gets them.
 
 import logging
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import eventlet
 from nameko.extensions import DependencyProvider
@@ -48,6 +48,10 @@ class Hints(DependencyProvider):
         self._waiting: dict[Hashable, tuple[float, dict[str, Any]] | None] = {}
         # The hints, with their keys, that the next greenlet sends. One change often causes several.
         self._unsent: list[tuple[dict[str, Any], Hashable]] = []
+
+    if TYPE_CHECKING:
+        # In a worker, Nameko replaces the attribute by the result of `get_dependency`.
+        def __get__(self, service: object, owner: type) -> "WorkerHints": ...
 
     def setup(self) -> None:
         self._exchange = get_event_exchange(self.container.service_name, self.container.config)

@@ -20,8 +20,8 @@
             with self.db.transaction() as session:
                 rows = run(session, SELL, …)                    # In the session's transaction.
 
-Every parameter has a cast, `%(name)s::type` with a type of one word: `bigint`, `float8`, `timestamptz`, `uuid[]`. JSON is
-given as a string, `%(payload)s::jsonb`. Columns of the result are named, never `*`: PostgreSQL refuses a prepared
+Every parameter has a cast, `%(name)s::type` with a type of one word: `bigint`, `float8`, `timestamptz`, `uuid[]`. JSON
+is given as a string, `%(payload)s::jsonb`. Columns of the result are named, never `*`: PostgreSQL refuses a prepared
 statement whose columns a migration has changed. A literal percent sign is `%%`.
 
 PostgreSQL plans a prepared statement once, without its values, and plans it again when the statistics of its tables
@@ -128,25 +128,35 @@ def run_alone(
 def _run(
     connection: Connection, statement: Statement, parameters: Mapping[str, Any], seconds_left: SecondsLeft
 ) -> Sequence[Row[Any]]:
-    prepared = connection.info.get(PREPARED)
-    is_plain = prepared is None or prepared.get(statement.name) is False
+    prepared: dict[str, bool] | None = connection.info.get(PREPARED)
+    if prepared is None or prepared.get(statement.name) is False:
+        return _rows(connection, statement, statement.plain, parameters, seconds_left)
     try:
-        if not is_plain and statement.name not in prepared:
+        if statement.name not in prepared:
             # This may wait for a lock of a table.
             connection.exec_driver_sql(statement.prepare)
             prepared[statement.name] = True
-        given = {**parameters, SECONDS_LEFT: seconds_left()} if statement.has_seconds_left else dict(parameters)
-        sql = statement.plain if is_plain else statement.execute
-        result = connection.exec_driver_sql(sql, given, execution_options=statement.options)
-        return result.all() if result.returns_rows else []
+        return _rows(connection, statement, statement.execute, parameters, seconds_left)
     except DBAPIError as error:
         state = getattr(error.orig, "pgcode", None)
-        if is_plain or state not in UNPREPARED_STATES:
+        if state not in UNPREPARED_STATES:
             raise
         prepared[statement.name] = False
         logger.warning(
-            "a connection runs a statement unprepared from now on, after SQLSTATE %s; behind a pooler such as PgBouncer "
-            "set PREPARED_STATEMENTS to 0",
+            "a connection runs a statement unprepared from now on, after SQLSTATE %s; "
+            "behind a pooler such as PgBouncer set PREPARED_STATEMENTS to 0",
             state,
         )
         raise _Unprepared from error
+
+
+def _rows(
+    connection: Connection,
+    statement: Statement,
+    sql: str,
+    parameters: Mapping[str, Any],
+    seconds_left: SecondsLeft,
+) -> Sequence[Row[Any]]:
+    given = {**parameters, SECONDS_LEFT: seconds_left()} if statement.has_seconds_left else dict(parameters)
+    result = connection.exec_driver_sql(sql, given, execution_options=statement.options)
+    return result.all() if result.returns_rows else []

@@ -11,8 +11,8 @@ from nameko_reliable.statements import Statement
 # All lines or none, with the reservation, its lines and the ledger.
 # A row for each line, by product. is_reserved: the same in all; true if this call reserved everything. Then
 # stock_quantity and revision are the product's new ones. Else nothing was written: the reservation exists, or a line
-# can't be reserved (is_active is null for an unknown product), or both, since a call with the same id may have taken the
-# stock meanwhile.
+# can't be reserved (is_active is null for an unknown product), or both, since a call with the same id may have taken
+# the stock meanwhile.
 RESERVE = Statement("""
 WITH wanted AS MATERIALIZED (
     SELECT product_id, quantity, unit_price

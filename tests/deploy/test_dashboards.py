@@ -19,6 +19,10 @@ DASHBOARDS = {
     path.stem: json.loads(path.read_text())
     for path in sorted((ROOT / "deploy" / "grafana" / "dashboards").glob("*.json"))
 }
+# The broker's own metrics, and their labels.
+OF_RABBITMQ = dict.fromkeys(
+    ["rabbitmq_detailed_queue_messages", "rabbitmq_detailed_queue_consumers"], {"vhost", "queue"}
+)
 # Labels that Prometheus adds.
 PROMETHEUS_LABELS = {"job", "instance"}
 every_dashboard = pytest.mark.parametrize("name", DASHBOARDS)
@@ -63,16 +67,16 @@ def test_there_are_three_dashboards():
 
 
 def test_alerts_and_dashboards_query_only_exported_metrics_and_labels():
-    labels_of = exported()
+    labels_of = exported() | OF_RABBITMQ
     for expression, where in expressions().items():
-        for name, matchers in re.findall(r"\b((?:forage|process|python)_\w+)\b(?:\{([^}]*)\})?", expression):
+        for name, matchers in re.findall(r"\b((?:forage|process|python|rabbitmq)_\w+)\b(?:\{([^}]*)\})?", expression):
             assert name in labels_of, f"{where} queries {name}"
             labels = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", matchers))
             assert labels <= labels_of[name] | PROMETHEUS_LABELS, f"{where} queries {name} by {labels}"
 
 
 def test_groups_and_legends_name_only_labels_of_their_metrics():
-    labels_of = exported()
+    labels_of = exported() | OF_RABBITMQ
 
     def labels(expression):
         return set().union(*(labels_of.get(name, ()) for name in re.findall(r"\w+", expression))) | PROMETHEUS_LABELS

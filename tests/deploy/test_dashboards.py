@@ -20,9 +20,7 @@ DASHBOARDS = {
     for path in sorted((ROOT / "deploy" / "grafana" / "dashboards").glob("*.json"))
 }
 # The broker's own metrics, and their labels.
-OF_RABBITMQ = dict.fromkeys(
-    ["rabbitmq_detailed_queue_messages", "rabbitmq_detailed_queue_consumers"], {"vhost", "queue"}
-)
+OF_RABBITMQ = {f"rabbitmq_detailed_queue_{name}": {"vhost", "queue"} for name in ("messages", "consumers")}
 # Labels that Prometheus adds.
 PROMETHEUS_LABELS = {"job", "instance"}
 every_dashboard = pytest.mark.parametrize("name", DASHBOARDS)

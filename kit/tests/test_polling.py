@@ -7,7 +7,7 @@ from sqlalchemy import select
 
 from bakery import Base
 from nameko_reliable.database import Database
-from nameko_reliable.polling import Interrupted, Loop, Wakeup, elastic_poll, poll
+from nameko_reliable.polling import Interrupted, Loop, Wakeup, elastic_poll, in_background, poll
 from nameko_reliable.rpc import rpc
 from nameko_reliable.testing.waiting import wait_for
 
@@ -166,6 +166,37 @@ def test_a_rollback_drops_the_wakeup(run_service, bakery, rpc):
     rpc.bakery.order()
     wait_for(lambda: len(bakery.rounds) >= 4)
     assert len(bakery.rounds) == 4
+
+
+class Cafe:
+    name = "cafe"
+
+    wakeup = Wakeup("serve")
+
+    rounds = []
+
+    @poll(interval_seconds=NEVER)
+    def serve(self):
+        self.rounds.append("serve")
+
+    @poll(interval_seconds=NEVER)
+    def clean(self):
+        self.rounds.append("clean")
+
+    @rpc
+    def order(self):
+        self.wakeup.send()
+
+
+def test_a_wakeup_of_one_poll_leaves_the_others_waiting(run_service, rpc):
+    run_service(Cafe)
+    wait_for(lambda: len(Cafe.rounds) == 2)
+
+    for rounds in (3, 4):
+        rpc.cafe.order()
+        wait_for(lambda rounds=rounds: len(Cafe.rounds) == rounds)
+
+    assert Cafe.rounds[2:] == ["serve", "serve"]
 
 
 def test_an_exception_does_not_end_a_poll(run_service, bakery, rpc, deaths):
@@ -353,3 +384,21 @@ def test_an_exception_does_not_end_an_elastic_poll(run_service, deaths):
 
     wait_for(lambda: len(begun) == 2)
     assert not deaths(container)
+
+
+def test_work_in_the_background_starts_only_beside_a_block_that_lasts():
+    started, may_end = [], Event()
+
+    def work(pause):
+        started.append(1)
+        while not pause(0.01):
+            pass
+        may_end.send()
+
+    with in_background(work, after_seconds=NEVER):
+        eventlet.sleep(0)
+    with in_background(work, after_seconds=0.01):
+        wait_for(lambda: started)
+
+    may_end.wait()
+    assert started == [1]

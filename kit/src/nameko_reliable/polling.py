@@ -25,12 +25,13 @@ The work is in the table, so nothing is lost with a process.
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 import eventlet
 from eventlet.event import Event
+from eventlet.hubs import get_hub
 from nameko.containers import WorkerContext
 from nameko.exceptions import ContainerBeingKilled
 from nameko.extensions import DependencyProvider, Entrypoint, SharedExtension
@@ -92,29 +93,36 @@ class Loop:
 
 
 class _WakeupTargets(SharedExtension):
-    """The polls of a service, for its Wakeup."""
+    """The polls of a service by the names of their methods, for its Wakeups."""
 
     def __init__(self) -> None:
-        self._targets: list[Loop | ElasticPoll] = []
+        self._targets: dict[str, list[Loop | ElasticPoll]] = {}
 
-    def add(self, *targets: "Loop | ElasticPoll") -> None:
-        self._targets.extend(targets)
+    def add(self, method: str, *targets: "Loop | ElasticPoll") -> None:
+        self._targets[method] = list(targets)
 
-    def wake(self) -> None:
-        for target in self._targets:
-            target.wake()
+    def wake(self, methods: Iterable[str]) -> None:
+        for method in methods or self._targets:
+            for target in self._targets[method]:
+                target.wake()
 
 
 class Wakeup(DependencyProvider):
-    """Wakes the polls of this process. Those of other replicas run at their interval."""
+    """Wakes the polls of these methods in this process, or all polls. Those of other replicas run at their interval."""
 
     targets = _WakeupTargets()
+
+    def __init__(self, *methods: str) -> None:
+        self._methods = methods
 
     def get_dependency(self, worker_ctx: Any) -> "Wakeup":
         return self
 
+    def send(self) -> None:
+        self.targets.wake(self._methods)
+
     def send_after_commit(self, session: Session) -> None:
-        after_commit(session, self.targets.wake)
+        after_commit(session, self.send)
 
 
 class Poll(Entrypoint):
@@ -128,7 +136,7 @@ class Poll(Entrypoint):
 
     def setup(self) -> None:
         self._loops = [Loop(self._run_worker, self.interval_seconds) for _ in range(self.workers)]
-        self.wakeup_targets.add(*self._loops)
+        self.wakeup_targets.add(self.method_name, *self._loops)
 
     def start(self) -> None:
         for loop in self._loops:
@@ -177,7 +185,7 @@ class ElasticPoll(Entrypoint):
         self._pollers: list[Poller] = []
 
     def setup(self) -> None:
-        self.wakeup_targets.add(self)
+        self.wakeup_targets.add(self.method_name, self)
 
     def start(self) -> None:
         self._start_poller()
@@ -326,8 +334,8 @@ def wait_until(condition: Callable[[], object], seconds: float) -> bool:
 
 
 @contextmanager
-def in_background(work: Callable[[Callable[[float], bool]], object]) -> Iterator[None]:
-    """Run `work(pause)` in a greenlet of its own while the block runs.
+def in_background(work: Callable[[Callable[[float], bool]], object], after_seconds: float = 0) -> Iterator[None]:
+    """If the block still runs after this time, run `work(pause)` in a greenlet of its own beside it.
 
     `pause(seconds)` returns true once the block has ended; then the work must return. The block doesn't wait for that.
     """
@@ -338,8 +346,10 @@ def in_background(work: Callable[[Callable[[float], bool]], object]) -> Iterator
             is_over.wait()
         return bool(is_over.ready())
 
-    eventlet.spawn(work, pause)
+    # Most blocks end before, and a timer costs less than a greenlet.
+    start = get_hub().schedule_call_global(after_seconds, eventlet.spawn, work, pause)
     try:
         yield
     finally:
+        start.cancel()
         is_over.send()

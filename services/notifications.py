@@ -21,7 +21,6 @@ in the customer's list. The users service makes a new token for each try. Only t
 
 from dataclasses import replace
 from datetime import UTC, datetime
-from email.message import EmailMessage
 from typing import Any
 
 from prometheus_client import Gauge
@@ -56,6 +55,7 @@ from nameko_reliable.telemetry.tracing import traceparent
 from nameko_reliable.timers import timer
 from services.base import CheckedParkingLot, Service
 from services.notifications_mail import Sender, UsersUnreachable
+from services.notifications_mime import Mail
 from services.notifications_models import (
     EVENT_CLASSES,
     EVENT_TYPES,
@@ -196,7 +196,7 @@ class Notifications(Service):
         with self.mailer.connection() as connection:
             Sender(self.db, self.mailer, connection, self.tracing, poller, due, self._make_mail).send_all()
 
-    def _make_mail(self, notification: Notification) -> tuple[EmailMessage, str | None]:
+    def _make_mail(self, notification: Notification) -> tuple[Mail, str | None]:
         """The mail, and the token in it or None. Raises UsersUnreachable, MailNotNeeded."""
         if notification.is_summary:
             return self.templates.summary_mail(self._summary(notification), notification.recipient_email), None

@@ -18,7 +18,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
-from email.message import EmailMessage
 from uuid import uuid4
 
 from sqlalchemy import ColumnElement, Executable, Select, delete, func, select, update
@@ -30,6 +29,7 @@ from nameko_reliable.errors import ServiceUnavailable
 from nameko_reliable.polling import Interrupted, Poller, in_background
 from nameko_reliable.telemetry.logs import bind_log_fields
 from nameko_reliable.telemetry.tracing import WorkerSpans
+from services.notifications_mime import Mail
 from services.notifications_models import UNCLAIMED, Changes, Notification
 from services.notifications_smtp import (
     MailConnection,
@@ -80,7 +80,7 @@ class Sender:
         tracing: WorkerSpans,
         poller: Poller,
         due: Select[tuple[int]],
-        make_mail: Callable[[Notification], tuple[EmailMessage, str | None]],
+        make_mail: Callable[[Notification], tuple[Mail, str | None]],
     ) -> None:
         self._db, self._mailer, self._connection, self._tracing = db, mailer, connection, tracing
         self._poller, self._due, self._make_mail = poller, due, make_mail
@@ -179,7 +179,7 @@ class Sender:
             self._connection.drop()
             raise
 
-    def _make(self, notification: Notification) -> tuple[EmailMessage, str | None]:
+    def _make(self, notification: Notification) -> tuple[Mail, str | None]:
         try:
             return self._make_mail(notification)
         except (MailNotNeeded, UsersUnreachable, Interrupted, ServiceUnavailable):

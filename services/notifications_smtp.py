@@ -24,10 +24,6 @@ import time
 from base64 import b64encode
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, suppress
-from email.errors import MessageError
-from email.message import EmailMessage
-from email.policy import EmailPolicy
-from email.utils import parseaddr
 from typing import Any, NoReturn, Self, cast
 
 import eventlet
@@ -37,6 +33,7 @@ from nameko.extensions import DependencyProvider
 from prometheus_client import Histogram
 
 from nameko_reliable.telemetry.tracing import Operation, Tracer
+from services.notifications_mime import Mail
 
 logger = logging.getLogger(__name__)
 
@@ -140,15 +137,14 @@ class MailConnection:
         self._is_in_mail = self._needs_reset = False
         self._used_at = 0.0
 
-    def begin(self, mail: EmailMessage) -> None:
-        """Send all of a mail with one recipient but its final dot, which `finish` sends.
+    def begin(self, mail: Mail) -> None:
+        """Send all of a mail but its final dot, which `finish` sends.
 
         Raises MailServerUnreachable, MailPostponed or MailRefused, each with a sentence.
         """
         try:
-            sender, recipient, content, is_international = _smtp_parts(mail)
-            self._begin(sender, recipient, content, is_international)
-        except (ValueError, MessageError) as error:
+            self._begin(mail)
+        except ValueError as error:
             self.close()
             raise MailRefused(f"the mail can't be put into SMTP: {error}") from error
 
@@ -194,33 +190,35 @@ class MailConnection:
             smtp.close()
             self._mailer.slots.release()
 
-    def _begin(self, sender: str, recipient: str, content: bytes, is_international: bool) -> None:
+    def _begin(self, mail: Mail) -> None:
         if self._needs_reset:
             self._reset()
         is_kept = self._smtp is not None
         if not is_kept:
             self._open()
+        # RFC 5321, 4.5.2. The content begins with a header and has no bare line feed.
+        content = mail.content.replace(b"\r\n.", b"\r\n..")
         options = [f"size={len(content)}"] if self._smtp.has_extn("size") else []
-        if is_international:
+        if mail.is_international:
             if not self._smtp.has_extn("smtputf8"):
                 raise ValueError("its addresses need SMTPUTF8, which the mail server doesn't know")
             options += ["SMTPUTF8", "BODY=8BITMIME"]
         self._is_in_mail = True
         try:
             try:
-                code, text = self._command(self._smtp.mail, sender, options)
+                code, text = self._command(self._smtp.mail, mail.sender, options)
             except ConnectionLost:
                 if not is_kept:
                     raise
                 # The server closed the connection after the last mail. This is not about this mail.
-                return self._begin(sender, recipient, content, is_international)
+                return self._begin(mail)
             if code == 421:
                 self.drop()
                 if is_kept:
-                    return self._begin(sender, recipient, content, is_international)
+                    return self._begin(mail)
                 raise MailServerUnreachable(f"the mail server {self._address} takes no mail: it said {code} {text}")
             self._expect(range(200, 300), code, text)
-            self._expect(range(200, 300), *self._command(self._smtp.rcpt, recipient))
+            self._expect(range(200, 300), *self._command(self._smtp.rcpt, mail.recipient))
             self._expect([354], *self._command(self._smtp.docmd, "data"))
             self._call(lambda: self._smtp.send(content))
         except (ConnectionLost, AnswerTimeout) as error:
@@ -326,18 +324,6 @@ class MailConnection:
     @property
     def _address(self) -> str:
         return f"{self._mailer.host}:{self._mailer.port}"
-
-
-def _smtp_parts(mail: EmailMessage) -> tuple[str, str, bytes, bool]:
-    """(sender, recipient, content, whether they need SMTPUTF8), as in smtplib's send_message for one recipient.
-
-    content: with dots doubled, up to the end of its last line.
-    """
-    sender, recipient = (parseaddr(str(mail[name]))[1] for name in ("From", "To"))
-    is_international = not (sender + recipient).isascii()
-    content = mail.as_bytes(policy=cast(EmailPolicy, mail.policy).clone(utf8=is_international, linesep="\r\n"))
-    content = re.sub(rb"(?m)^\.", b"..", content)
-    return sender, recipient, content if content.endswith(b"\r\n") else content + b"\r\n", is_international
 
 
 def _readable(answer: object) -> str:

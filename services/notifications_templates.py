@@ -1,7 +1,6 @@
 """The texts of mails, lists and pushes, from the templates in `templates/email`."""
 
 from collections.abc import Mapping
-from email.message import EmailMessage
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any, Self
@@ -12,6 +11,7 @@ from nameko.extensions import DependencyProvider
 
 from contracts.orders import OrderEvent
 from contracts.users import UserEvent
+from services.notifications_mime import Mail, write_mail
 from services.notifications_models import EVENT_TYPES, OrderSummary
 
 MailEvent = OrderEvent | UserEvent | OrderSummary
@@ -32,6 +32,8 @@ class MailTemplates(DependencyProvider):
             undefined=StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
+            # Compiled at the first use, and kept.
+            auto_reload=False,
         )
 
     def get_dependency(self, worker_ctx: WorkerContext) -> Self:
@@ -42,32 +44,35 @@ class MailTemplates(DependencyProvider):
         words: Any = self._templates.get_template(f"{_folder(event)}/_words.jinja").make_module({"event": event})
         return str(words.subject), str(words.text)
 
-    def order_mail(self, event: OrderEvent, recipient: str) -> EmailMessage:
+    def order_mail(self, event: OrderEvent, recipient: str) -> Mail:
         """A mail with a text and an HTML part."""
         return self._compose(event, recipient, order_url=f"{self._shop_url}/orders/{event.order_id}")
 
-    def summary_mail(self, summary: OrderSummary, recipient: str) -> EmailMessage:
+    def summary_mail(self, summary: OrderSummary, recipient: str) -> Mail:
         """As `order_mail`."""
         return self._compose(summary, recipient)
 
-    def account_mail(self, event: UserEvent, recipient: str, token: str, expires_in: int) -> EmailMessage:
+    def account_mail(self, event: UserEvent, recipient: str, token: str, expires_in: int) -> Mail:
         """As `order_mail`. expires_in: the life of the token in seconds."""
         # In the fragment, which browsers send to no server.
         link = f"{self._shop_url}/{TOKEN_PAGES[EVENT_TYPES[type(event)]]}#token={token}"
         return self._compose(event, recipient, link=link, expires_in=expires_in)
 
-    def _compose(self, event: MailEvent, recipient: str, **details: Any) -> EmailMessage:
+    def _compose(self, event: MailEvent, recipient: str, **details: Any) -> Mail:
         details |= {"event": event, "shop_url": self._shop_url}
-        mail = EmailMessage()
-        mail["From"], mail["To"] = self._sender, recipient
-        mail["Subject"] = self._render("subject.txt", details).strip()
-        mail["Date"] = format_datetime(event.timestamp)
-        mail["Message-ID"] = f"<{event.event_id}@{self._sender.domain}>"
-        mail["X-Forage-Event"] = event.name
-        mail["Auto-Submitted"] = "auto-generated"
-        mail.set_content(self._render("body.txt", details))
-        mail.add_alternative(self._render("body.html", details), subtype="html")
-        return mail
+        return write_mail(
+            self._sender,
+            recipient,
+            subject=self._render("subject.txt", details).strip(),
+            text=self._render("body.txt", details),
+            html=self._render("body.html", details),
+            headers={
+                "Date": format_datetime(event.timestamp),
+                "Message-ID": f"<{event.event_id}@{self._sender.domain}>",
+                "X-Forage-Event": event.name,
+                "Auto-Submitted": "auto-generated",
+            },
+        )
 
     def _render(self, part: str, details: Mapping[str, Any]) -> str:
         return self._templates.get_template(f"{_folder(details['event'])}/{part}").render(details)

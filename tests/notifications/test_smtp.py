@@ -1,6 +1,6 @@
 """services.notifications_smtp: the effects of the server's answers on the mail and the connection."""
 
-from email.message import EmailMessage
+from email.headerregistry import Address
 
 import pytest
 
@@ -8,6 +8,7 @@ from nameko_reliable.telemetry.metrics import Metrics
 from nameko_reliable.testing.metrics import Watched
 from nameko_reliable.testing.waiting import wait_for
 from services import notifications_smtp
+from services.notifications_mime import write_mail
 from services.notifications_smtp import Mailer, MailPostponed, MailRefused, MailServerUnreachable, MailUncertain
 from tests.infrastructure.scripted_smtp import HANG_UP, Hold
 
@@ -38,10 +39,8 @@ def connection(mailer_of, scripted_smtp):
 
 
 def mail_to(recipient="ada@forage.example", text="It is done."):
-    mail = EmailMessage()
-    mail["From"], mail["To"], mail["Subject"] = "bakery@forage.example", recipient, "Käse 🍄"
-    mail.set_content(text)
-    return mail
+    sender = Address("Bakery", addr_spec="bakery@forage.example")
+    return write_mail(sender, recipient, "Käse 🍄", text, "<p>Käse</p>", {})
 
 
 def send(connection, mail):
@@ -55,7 +54,7 @@ def test_a_mail_arrives_unchanged(mailer_of, smtp):
 
     [mail] = smtp.messages(to="ada@forage.example")
     assert mail["Subject"] == "Käse 🍄"
-    assert mail.get_content() == ".\n..\n.hidden\nKäse\n"
+    assert mail.get_body(("plain",)).get_content().splitlines() == [".", "..", ".hidden", "Käse"]
 
 
 def test_a_mail_without_its_final_dot_is_not_delivered(mailer_of, smtp):

@@ -19,13 +19,13 @@ Account mails are about the account itself. Their links open it, so they are onl
 in the customer's list. The users service makes a new token for each try. Only the mail has the token.
 """
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from prometheus_client import Gauge
-from sqlalchemy import Select, func, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from contracts.demo_settings import demo_settings
@@ -49,29 +49,35 @@ from nameko_reliable.parking import parked_messages
 from nameko_reliable.polling import Poller, Wakeup, elastic_poll, wait_until
 from nameko_reliable.rpc import rpc
 from nameko_reliable.settings import Settings
+from nameko_reliable.statements import Statement
 from nameko_reliable.telemetry.gauges import QueryGauge
 from nameko_reliable.telemetry.logs import log_fields
 from nameko_reliable.telemetry.tracing import traceparent
 from nameko_reliable.timers import timer
 from services.base import CheckedParkingLot, Service
-from services.notifications_mail import Sender, UsersUnreachable
+from services.notifications_mail import Sender, UsersUnreachable, mark_orphaned_mails_uncertain
 from services.notifications_mime import Mail
 from services.notifications_models import (
     EVENT_CLASSES,
     EVENT_TYPES,
-    SUMMARY_NAME,
-    UNPROVEN_WINDOW,
     Answer,
     Base,
+    ClaimedMail,
     Notification,
     OrderSummary,
+    is_summary,
     lock_address,
 )
 from services.notifications_smtp import MAX_CONNECTIONS, Mailer
 from services.notifications_statements import (
     AGE_OF_OLDEST_PENDING,
+    CLAIM_ACCOUNT_MAILS,
+    CLAIM_ORDER_MAILS,
     COUNT_MAILS,
+    STORE,
+    STORE_FOR_UNPROVEN,
     find_notification,
+    orders_summed_up,
     search_notifications,
 )
 from services.notifications_templates import MailEvent, MailTemplates
@@ -94,7 +100,8 @@ class Notifications(Service):
     settings = Settings(ShopSettings, demo_settings, needs=["DB_URIS.notifications", ("SMTP_PASSWORD", "SMTP_USER")])
     db = Database(Base, answers=Answer)
     hints = Hints()
-    wakeup = Wakeup()
+    order_mail_wakeup = Wakeup("send_order_mails")
+    account_mail_wakeup = Wakeup("send_account_mails")
     templates = MailTemplates()
     mailer = Mailer()
     parking = CheckedParkingLot()
@@ -122,100 +129,86 @@ class Notifications(Service):
         self._store_account_mail(event)
 
     def _store_and_push(self, event: OrderEvent) -> None:
-        with self.db.transaction() as session:
-            notification = self._store(
-                session, event, event.user_email, order_id=event.order_id, sequence=event.sequence
+        columns = self._columns(event, event.user_email, event.order_id, event.sequence)
+        if event.email_verified:
+            stored = self.db.execute(STORE, **columns)
+        else:
+            # Stored if the address has reached its limit.
+            summary = OrderSummary(user_id=event.user_id, user_email=columns["recipient_email"])
+            summary_columns = self._columns(summary, summary.user_email).items()
+            stored = self.db.execute(
+                STORE_FOR_UNPROVEN, **columns, **{f"summary_{name}": value for name, value in summary_columns}
             )
-            if notification is None:
-                return
-            if not event.email_verified:
-                self._limit(session, notification)
+        if stored:
             push = NotificationCreated(
-                id=notification.id,
+                id=stored[0].id,
                 user_id=event.user_id,
                 event_type=EVENT_TYPES[type(event)],
-                subject=notification.subject,
-                message=notification.message,
+                subject=columns["subject"],
+                message=columns["message"],
                 order_id=event.order_id,
                 sequence=event.sequence,
             )
-            self.hints.after_commit(session, push)
-
-    def _limit(self, session: Session, notification: Notification) -> None:
-        """Leave the order mail to a summary if its address, never proven, has reached the limit."""
-        lock_address(session, notification.recipient_email)
-        summary_id = Notification.open_summary(session, notification.recipient_email)
-        if summary_id is None and notification.exceeds_limit(session):
-            summary = OrderSummary(user_id=notification.user_id, user_email=notification.recipient_email)
-            values = {"event_name": SUMMARY_NAME, "next_try_at": func.now() + UNPROVEN_WINDOW}
-            stored = self._store(session, summary, notification.recipient_email, **values)
-            summary_id = stored.id if stored else None
-        if summary_id is not None:
-            notification.join_summary(summary_id)
+            self.hints.send(push)
+        self.order_mail_wakeup.send()
 
     def _store_account_mail(self, event: UserEvent) -> None:
-        with self.db.transaction() as session:
-            self._store(session, event, event.email)
+        self.db.execute(STORE, **self._columns(event, event.email))
+        self.account_mail_wakeup.send()
 
-    def _store(self, session: Session, event: MailEvent, recipient: str, **values: Any) -> Notification | None:
-        """The new notification, None for an event that is stored already. values: of its other columns."""
+    def _columns(
+        self, event: MailEvent, recipient: str, order_id: int | None = None, sequence: int | None = None
+    ) -> dict[str, Any]:
+        """The parameters of STORE."""
         subject, message = self.templates.subject_and_message(event)
-        self.wakeup.send_after_commit(session)
-        return session.scalar(
-            insert(Notification)
-            .values(
-                {
-                    "event_id": event.event_id,
-                    "event_name": event.name,
-                    "payload": to_payload(event),
-                    "user_id": event.user_id,
-                    # Addresses are compared without case.
-                    "recipient_email": fold_address(recipient),
-                    "subject": subject,
-                    "message": message,
-                    "request_id": log_fields().get("request_id"),
-                    "traceparent": traceparent(),
-                    **values,
-                }
-            )
-            # Also on (order_id, sequence): a release before 0.1.0 gave the same step another event_id.
-            .on_conflict_do_nothing()
-            .returning(Notification)
-        )
+        return {
+            "event_id": event.event_id,
+            "event_name": event.name,
+            "payload": json.dumps(to_payload(event)),
+            "order_id": order_id,
+            "sequence": sequence,
+            "user_id": event.user_id,
+            # Addresses are compared without case.
+            "recipient_email": fold_address(recipient),
+            "subject": subject,
+            "message": message,
+            "request_id": log_fields().get("request_id"),
+            "traceparent": traceparent(),
+        }
 
     @elastic_poll(interval_seconds=1, max_pollers=MAX_CONNECTIONS)
     def send_order_mails(self, poller: Poller) -> None:
-        self._send(poller, Notification.due_order_mails())
+        self._send(poller, CLAIM_ORDER_MAILS)
 
     @elastic_poll(interval_seconds=1, max_pollers=MAX_CONNECTIONS)
     def send_account_mails(self, poller: Poller) -> None:
         """Has its own pollers, so order mails never wait for the users service."""
-        self._send(poller, Notification.due_account_mails())
+        self._send(poller, CLAIM_ACCOUNT_MAILS)
 
-    def _send(self, poller: Poller, due: Select[tuple[int]]) -> None:
+    def _send(self, poller: Poller, claim: Statement) -> None:
         with self.mailer.connection() as connection:
-            Sender(self.db, self.mailer, connection, self.tracing, poller, due, self._make_mail).send_all()
+            Sender(self.db, self.mailer, connection, self.tracing, poller, claim, self._make_mail).send_all()
 
-    def _make_mail(self, notification: Notification) -> tuple[Mail, str | None]:
+    def _make_mail(self, mail: ClaimedMail) -> tuple[Mail, str | None]:
         """The mail, and the token in it or None. Raises UsersUnreachable, MailNotNeeded."""
-        if notification.is_summary:
-            return self.templates.summary_mail(self._summary(notification), notification.recipient_email), None
-        event = from_payload(EVENT_CLASSES[notification.event_name], notification.payload)
-        if notification.order_id is not None:
-            return self.templates.order_mail(event, notification.recipient_email), None
+        if is_summary(mail):
+            return self.templates.summary_mail(self._summary(mail), mail.recipient_email), None
+        event = from_payload(EVENT_CLASSES[mail.event_name], mail.payload)
+        if mail.order_id is not None:
+            return self.templates.order_mail(event, mail.recipient_email), None
         created = self._create_token(event)
-        mail = self.templates.account_mail(
-            event, notification.recipient_email, token=created["token"], expires_in=created["expires_in"]
+        made = self.templates.account_mail(
+            event, mail.recipient_email, token=created["token"], expires_in=created["expires_in"]
         )
-        return mail, created["token"]
+        return made, created["token"]
 
-    def _summary(self, notification: Notification) -> OrderSummary:
+    def _summary(self, mail: ClaimedMail) -> OrderSummary:
         """The summary with its orders, which is complete: no notification joins a summary that is being sent."""
         with self.db.transaction() as session:
-            lock_address(session, notification.recipient_email)
-            last, total = notification.orders_summed_up(session)
+            lock_address(session, mail.recipient_email)
+            last, total = orders_summed_up(session, mail.id)
         orders = tuple(from_payload(EVENT_CLASSES[each.event_name], each.payload) for each in last)
-        summary = from_payload(OrderSummary, notification.payload)
+        summary = from_payload(OrderSummary, mail.payload)
         return replace(summary, timestamp=datetime.now(UTC), orders=orders, total=total)
 
     def _create_token(self, event: UserEvent) -> JsonObject:
@@ -254,7 +247,8 @@ class Notifications(Service):
         """Make it the next mail to be sent. Returns {id}: a call that is delivered again needs no more."""
         notification = find_notification(session, notification_id, user_id, lock=True)
         notification.request_retry()
-        self.wakeup.send_after_commit(session)
+        wakeup = self.account_mail_wakeup if notification.order_id is None else self.order_mail_wakeup
+        wakeup.send_after_commit(session)
         return {"id": notification.id}
 
     @rpc
@@ -297,6 +291,11 @@ class Notifications(Service):
         """{"status": "up"}. Raises DatabaseUnavailable."""
         self.db.check()
         return {"status": "up"}
+
+    @timer(interval=5)
+    def mark_orphaned_mails(self) -> None:
+        """A mail whose sender was lost after its dot becomes uncertain."""
+        mark_orphaned_mails_uncertain(self.db)
 
     @timer(interval=3600)
     def forget_answers(self) -> None:

@@ -1,9 +1,7 @@
 """The tables of notifications, and the states of a mail."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -15,18 +13,15 @@ from sqlalchemy import (
     Index,
     Integer,
     Interval,
-    Select,
     Text,
-    TextClause,
     UniqueConstraint,
     false,
     func,
-    or_,
     select,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from contracts.notifications import NotFailed
 from contracts.orders import OrderCreated, OrderEvent, OrderStatusUpdated
@@ -47,13 +42,9 @@ POSTPONED_PAUSE_SECONDS = (60, 3600)
 UNCERTAIN_PAUSES = (timedelta(minutes=15), timedelta(hours=1))
 GIVE_UP_AFTER = timedelta(hours=24)
 
-# New values by column: values or SQL expressions.
-Changes = dict[str, Any]
 # Not while the server may have the mail: first it becomes uncertain.
-IS_DUE_ORDER_MAIL = text("status IN ('pending', 'uncertain') AND dot_at IS NULL AND order_id IS NOT NULL")
-IS_DUE_ACCOUNT_MAIL = text("status IN ('pending', 'uncertain') AND dot_at IS NULL AND order_id IS NULL")
-# The columns of a mail that no sender holds.
-UNCLAIMED: Changes = {"leased_until": None, "dot_at": None}
+IS_DUE_ORDER_MAIL = "status IN ('pending', 'uncertain') AND dot_at IS NULL AND order_id IS NOT NULL"
+IS_DUE_ACCOUNT_MAIL = "status IN ('pending', 'uncertain') AND dot_at IS NULL AND order_id IS NULL"
 
 
 class Base(DeclarativeBase):
@@ -109,6 +100,7 @@ class Notification(Base):
     attempts: answers of the mail server about this mail. tries: all tries, also those without an answer.
     waited: the time from storing to the first try. by_hand: the next or the present try is a retry that a customer or
     an admin requested.
+    next_try_at: for a mail that waits for an earlier one of its order, when a claim looks at it again.
     lease: the claim that held it last. leased_until: the end of a claim that still holds it. Before the dot next_try_at
     is no earlier than that, so that other senders do not claim it.
     dot_at: the mail server may have the mail since then. Null again once it has answered.
@@ -165,8 +157,8 @@ class Notification(Base):
         Index("ix_notifications_uncertain", "id", postgresql_where=text("status = 'uncertain'")),
         # Due mails in the order of sending: with a backlog the next mail is the first of the index, and waiting
         # mails are not read.
-        Index("ix_notifications_due_order_mails", "next_try_at", postgresql_where=IS_DUE_ORDER_MAIL),
-        Index("ix_notifications_due_account_mails", "next_try_at", postgresql_where=IS_DUE_ACCOUNT_MAIL),
+        Index("ix_notifications_due_order_mails", "next_try_at", postgresql_where=text(IS_DUE_ORDER_MAIL)),
+        Index("ix_notifications_due_account_mails", "next_try_at", postgresql_where=text(IS_DUE_ACCOUNT_MAIL)),
         Index("ix_notifications_dot", "leased_until", postgresql_where=text("dot_at IS NOT NULL")),
     )
 
@@ -178,117 +170,94 @@ class Notification(Base):
         self.status, self.by_hand, self.lease, self.doubts = "pending", True, None, 0
         self.next_try_at = self.created_at
 
-    # The outcomes of a try: the changes of the columns.
+    @property
+    def event_type(self) -> str:
+        return EVENT_TYPES[OrderSummary if is_summary(self) else EVENT_CLASSES[self.event_name]]
 
-    def sent(self) -> Changes:
-        return self._after_try(attempts=self.attempts + 1, status="sent", error_message=None, lease=None)
 
-    def refused(self, reason: str) -> Changes:
-        return self._after_try(attempts=self.attempts + 1, status="failed", error_message=reason)
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a try changes in the row of its mail.
 
-    def postponed(self, reason: str, age: timedelta) -> Changes:
+    status, attempts, doubts: None if they stay. pause: until the next try, None if there is none.
+    """
+
+    tries: int
+    status: str | None = None
+    error_message: str | None = None
+    attempts: int | None = None
+    doubts: int | None = None
+    pause: timedelta | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the later mails of its order need not wait for it any more."""
+        return self.status is not None
+
+
+@dataclass(frozen=True)
+class ClaimedMail:
+    """A mail that a sender holds, as of its claim. The fields are columns of Notification.
+
+    age: since it was stored. Its methods are the outcomes of a try.
+    """
+
+    id: int
+    event_id: UUID
+    event_name: str
+    payload: JsonObject
+    order_id: int | None
+    sequence: int | None
+    recipient_email: str
+    request_id: str | None
+    traceparent: str | None
+    status: str
+    attempts: int
+    tries: int
+    doubts: int
+    waited: timedelta
+    by_hand: bool
+    lease: UUID
+    age: timedelta
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether the later mails of its order wait for it."""
+        return self.order_id is not None and self.status == "pending"
+
+    def sent(self) -> Outcome:
+        return self._after_try(status="sent", attempts=self.attempts + 1)
+
+    def refused(self, reason: str) -> Outcome:
+        return self._after_try(status="failed", error_message=reason, attempts=self.attempts + 1)
+
+    def postponed(self, reason: str, age: timedelta) -> Outcome:
         """The server may accept the mail later. Each pause is longer. age: since the mail was stored."""
         shortest, longest = POSTPONED_PAUSE_SECONDS
         pause = timedelta(seconds=min(shortest * 2 ** min(self.attempts, 10), longest))
-        return self._after_try(attempts=self.attempts + 1, error_message=reason) | self._retry_after(pause, age)
+        return self._again_after(pause, age, error_message=reason, attempts=self.attempts + 1)
 
-    def unreachable(self, reason: str, age: timedelta) -> Changes:
+    def unreachable(self, reason: str, age: timedelta) -> Outcome:
         """The server did not answer about this mail: no attempt is counted, but after a day it has failed."""
         pause = timedelta(seconds=min(2 ** min(self.tries + 1, 10), MAX_UNREACHABLE_PAUSE_SECONDS))
-        return self._after_try(error_message=reason) | self._retry_after(pause, age)
+        return self._again_after(pause, age, error_message=reason)
 
-    def uncertain(self, reason: str) -> Changes:
+    def uncertain(self, reason: str) -> Outcome:
         """The server may have the mail. A long pause before the next try makes a double mail less likely."""
-        changes = self._after_try(doubts=self.doubts + 1, error_message=reason)
+        doubted: dict[str, Any] = {"error_message": reason, "doubts": self.doubts + 1}
         if self.doubts >= len(UNCERTAIN_PAUSES):
-            return changes | {"status": "failed"}
-        return changes | {"status": "uncertain", "next_try_at": func.now() + UNCERTAIN_PAUSES[self.doubts]}
+            return self._after_try(status="failed", **doubted)
+        return self._after_try(status="uncertain", pause=UNCERTAIN_PAUSES[self.doubts], **doubted)
 
-    def _after_try(self, **changes: Any) -> Changes:
-        waited = func.now() - Notification.created_at if self.tries == 0 else Notification.waited
-        return UNCLAIMED | {"tries": self.tries + 1, "waited": waited, "by_hand": False} | changes
-
-    def _retry_after(self, pause: timedelta, age: timedelta) -> Changes:
+    def _again_after(self, pause: timedelta, age: timedelta, **changes: Any) -> Outcome:
         # The day counts from the first try: a mail may have waited for the one before it.
         if self.by_hand or (self.tries > 0 and age > GIVE_UP_AFTER + self.waited):
-            return {"status": "failed"}
-        return {"next_try_at": func.now() + pause}
+            return self._after_try(status="failed", **changes)
+        return self._after_try(pause=pause, **changes)
 
-    @property
-    def event_type(self) -> str:
-        return EVENT_TYPES[OrderSummary if self.is_summary else EVENT_CLASSES[self.event_name]]
+    def _after_try(self, **changes: Any) -> Outcome:
+        return Outcome(tries=self.tries + 1, **changes)
 
-    @property
-    def is_summary(self) -> bool:
-        return self.order_id is None and self.event_name == SUMMARY_NAME
 
-    def join_summary(self, summary_id: int) -> None:
-        """Leave it to the summary, which is mailed instead."""
-        self.status, self.error_message, self.summary_id = "sent", f"summed up in {summary_id}", summary_id
-
-    def exceeds_limit(self, session: Session) -> bool:
-        """Whether its address, which was never proven, has reached UNPROVEN_MAILS. The address is locked."""
-        lately = Notification.created_at > func.clock_timestamp() - UNPROVEN_WINDOW
-        others = select(func.count()).where(
-            Notification.recipient_email == self.recipient_email,
-            Notification.order_id.is_not(None),
-            Notification.summary_id.is_(None),
-            Notification.id != self.id,
-            # An older pending mail still has to be sent.
-            or_(lately, Notification.status == "pending"),
-        )
-        return session.execute(others).scalar_one() >= UNPROVEN_MAILS
-
-    def orders_summed_up(self, session: Session) -> tuple[Sequence["Notification"], int]:
-        """Of a summary: the last notification of each order, newest orders first, and the number of orders.
-
-        At most MAX_ORDERS_LISTED notifications. The address is locked.
-        """
-        orders = select(Notification.order_id).where(Notification.summary_id == self.id)
-        last = select(Notification).where(Notification.order_id.in_(orders)).distinct(Notification.order_id)
-        last = last.order_by(Notification.order_id.desc(), Notification.sequence.desc()).limit(MAX_ORDERS_LISTED)
-        total = session.execute(select(func.count()).select_from(orders.distinct().subquery())).scalar_one()
-        return session.scalars(last).all(), total
-
-    @classmethod
-    def open_summary(cls, session: Session, recipient_email: str) -> int | None:
-        """The id of the address's summary that is not due yet, or None. The address is locked.
-
-        A due summary may be being sent. Its sender locks the address before it reads the orders.
-        """
-        summary = select(func.max(cls.id)).where(
-            cls.recipient_email == recipient_email,
-            cls.summary_id.is_(None),
-            cls.order_id.is_(None),
-            cls.event_name == SUMMARY_NAME,
-            cls.status == "pending",
-            cls.next_try_at > func.clock_timestamp(),
-            cls.leased_until.is_(None),
-        )
-        return session.scalar(summary)
-
-    @classmethod
-    @cache
-    def due_order_mails(cls) -> Select[tuple[int]]:
-        """The ids of the mails to send now, the longest due first. Of each order only the next in sequence.
-
-        After a day a mail is sent without the one before it, which was parked or never came.
-        """
-        other = aliased(cls)
-        # Scalar subqueries of the order's own mails: for EXISTS, PostgreSQL may hash the whole table.
-        of_same_order = select(other.id).where(other.order_id == cls.order_id).limit(1)
-        pending_before = of_same_order.where(other.sequence < cls.sequence, other.status == "pending").scalar_subquery()
-        predecessor = of_same_order.where(other.sequence == cls.sequence - 1).scalar_subquery()
-        overdue = cls.created_at < func.now() - GIVE_UP_AFTER
-        in_turn = or_(cls.sequence == 1, predecessor.is_not(None), overdue)
-        return cls._due(IS_DUE_ORDER_MAIL).where(pending_before.is_(None), in_turn)
-
-    @classmethod
-    @cache
-    def due_account_mails(cls) -> Select[tuple[int]]:
-        """The ids of the mails to send now, the longest due first."""
-        return cls._due(IS_DUE_ACCOUNT_MAIL)
-
-    @classmethod
-    def _due(cls, condition: TextClause) -> Select[tuple[int]]:
-        return select(cls.id).where(condition, cls.next_try_at <= func.now()).order_by(cls.next_try_at)
+def is_summary(mail: Notification | ClaimedMail) -> bool:
+    return mail.order_id is None and mail.event_name == SUMMARY_NAME

@@ -1,10 +1,14 @@
 """The search for the next mails in a large table."""
 
+from uuid import uuid4
+
 import pytest
 from sqlalchemy import create_engine
-from sqlalchemy.dialects import postgresql
 
-from services.notifications_models import Notification
+from nameko_reliable.testing.waiting import wait_for
+from services.notifications import Notifications
+from services.notifications_statements import CLAIM_ACCOUNT_MAILS, CLAIM_ORDER_MAILS
+from tests.factories import order_created
 
 # Two events for each order: sent ones, and a backlog of due and waiting ones after an outage of the mail server.
 HISTORY_AND_BACKLOG = """
@@ -17,18 +21,50 @@ HISTORY_AND_BACKLOG = """
 """
 
 
+# Stored 20 hours ago, due, and waiting for a mail that never came.
+WAITING = """
+    INSERT INTO notifications
+        (event_id, event_name, payload, order_id, sequence, user_id, recipient_email, subject, message, created_at)
+    SELECT gen_random_uuid(), 'order.created', '{}', -n, 2, 1, 'ada@forage.example', 'Your order', 'Thanks',
+        now() - interval '20 hours'
+    FROM generate_series(1, 500) AS n
+"""
+
+
 @pytest.mark.parametrize("due_in_seconds", (-60, 600))
-@pytest.mark.parametrize("due", (Notification.due_order_mails, Notification.due_account_mails))
-def test_the_next_mails_are_found_without_reading_the_others(database, due, due_in_seconds):
+@pytest.mark.parametrize(
+    ("claim", "index"),
+    [
+        (CLAIM_ORDER_MAILS, "ix_notifications_due_order_mails"),
+        (CLAIM_ACCOUNT_MAILS, "ix_notifications_due_account_mails"),
+    ],
+    ids=["order mails", "account mails"],
+)
+def test_the_next_mails_are_claimed_without_reading_the_others(database, claim, index, due_in_seconds):
     engine = create_engine(database("notifications"))
-    statement = due().limit(20).with_for_update(skip_locked=True)
-    question = str(statement.compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True}))
+    parameters = {"lease": uuid4(), "seconds": 30, "most": 20}
     with engine.begin() as connection:
         connection.exec_driver_sql(HISTORY_AND_BACKLOG, (due_in_seconds,))
         connection.exec_driver_sql("ANALYZE notifications")
+        # As after a connection's first uses of the statement.
+        connection.exec_driver_sql("SET LOCAL plan_cache_mode = force_generic_plan")
+        connection.exec_driver_sql(claim.prepare)
 
-        plan = "\n".join(connection.exec_driver_sql(f"EXPLAIN (ANALYZE, BUFFERS) {question}").scalars())
+        lines = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, BUFFERS) {claim.execute}", parameters).scalars()
 
+        plan = "\n".join(lines)
     engine.dispose()
-    assert f"Index Scan using ix_notifications_{due.__name__} on notifications" in plan, plan
+    assert f"Index Scan using {index} on notifications" in plan, plan
+    assert "Index Scan using notifications_pkey on notifications" in plan, plan
     assert "Sort" not in plan and "Seq Scan" not in plan, plan
+
+
+def test_mails_that_wait_for_another_do_not_stay_due(own_shop, smtp):
+    own_shop.sql("notifications", WAITING)
+    own_shop.run(Notifications)
+
+    own_shop.publish(event := order_created())
+
+    wait_for(lambda: smtp.messages(to=event.user_email))
+    left = "SELECT count(*) FROM notifications WHERE order_id < 0 AND next_try_at > now() + interval '14 minutes'"
+    assert own_shop.sql("notifications", f"{left} AND status = 'pending' AND tries = 0") == [(500,)]

@@ -20,6 +20,12 @@ from tests.infrastructure.scripted_smtp import HANG_UP, Hold
 QUICK = {"LEASE_SECONDS": 5, "RENEW_SECONDS": 0.3, "SLOW_SECONDS": 0.2}
 MINUTES = 60
 QUEUE = "evt-orders-order.created--notifications.confirm_order"
+REFUSE_RENEWALS = """
+    CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'refused'; END $$;
+    CREATE TRIGGER refuse_renewals BEFORE UPDATE ON notifications FOR EACH ROW
+    WHEN (OLD.leased_until IS NOT NULL AND NEW.leased_until IS NOT NULL AND NEW.dot_at IS NULL)
+    EXECUTE FUNCTION refuse()
+"""
 
 
 @pytest.fixture
@@ -179,6 +185,22 @@ def test_a_kept_connection_closed_by_the_server_counts_no_try(own_shop, run_noti
     assert len(scripted_smtp.commands) == 2
 
 
+def test_a_lease_is_renewed_after_an_error_of_its_renewal(own_shop, run_notifications, scripted_smtp, caplog):
+    run_notifications()
+    event = order_created()
+    scripted_smtp.always("DATA", hold := Hold(), to=event.user_email)
+    own_shop.sql("notifications", REFUSE_RENEWALS)
+    published(own_shop, event)
+    wait_for(lambda: "could not change when mails are due, or their leases" in caplog.text)
+
+    own_shop.sql("notifications", "DROP TRIGGER refuse_renewals ON notifications")
+
+    renewed = "SELECT 1 FROM notifications WHERE leased_until > created_at + interval '6 s'"
+    wait_for(lambda: own_shop.sql("notifications", renewed))
+    hold.release()
+    wait_until(own_shop, event, status="sent", attempts=1, tries=1)
+
+
 def test_up_to_twenty_slow_mails_delay_no_others(own_shop, run_notifications, scripted_smtp, monkeypatch):
     # No lease ends here, even where its renewal is late.
     monkeypatch.setattr(notifications_mail, "LEASE_SECONDS", 60)
@@ -310,9 +332,12 @@ def test_the_loss_of_a_sender_at_any_step_loses_and_doubles_no_mail(
         own_shop.wait_until_locked("notifications")
 
         process.send(end)
+        if end == signal.SIGKILL:
+            # PostgreSQL gives up the statement of a client that is gone.
+            own_shop.wait_until_locked("notifications", waiters=0)
 
     run_notifications()
-    # A frozen sender holds the lock of the row that it is about to change.
+    # PostgreSQL carries out the statement of a frozen sender: the mail has its dot_at, and may have been sent.
     lost = names[:5] if end == signal.SIGSTOP else names[:6]
     for name in lost:
         wait_until(own_shop, events[name], status="sent", attempts=1)

@@ -124,6 +124,24 @@ def test_a_status_change_that_overtakes_its_order_is_mailed_after_it(shop, notif
     ]
 
 
+def test_a_mail_that_waited_for_long_is_sent_right_after_the_one_before_it(shop, notifications, smtp):
+    created = order_created()
+    confirmed = order_status_updated(created, "confirmed")
+    shop.publish(confirmed)
+    of(shop, confirmed)
+    stored(shop, confirmed, hours_ago=20)
+    make_due(shop, confirmed)
+    # The longer it waits, the less often it is read.
+    wait_for(lambda: pause_seconds(shop, confirmed) > 600)
+
+    shop.publish(created)
+
+    wait_until(shop, confirmed, status="sent")
+    assert [mail["Message-ID"] for mail in smtp.messages(to=created.user_email)] == [
+        f"<{event.event_id}@forage.example>" for event in (created, confirmed)
+    ]
+
+
 def test_a_mail_waits_for_the_one_before_it_until_that_has_failed(shop, notifications, smtp):
     created = order_created()
     confirmed = order_status_updated(created, "confirmed")

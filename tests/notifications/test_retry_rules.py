@@ -1,23 +1,42 @@
 """When a mail is tried again, and when it is given up, without a database."""
 
 from datetime import timedelta
+from uuid import UUID
 
 import pytest
 
-from services.notifications_models import GIVE_UP_AFTER, UNCERTAIN_PAUSES, Notification
+from services.notifications_models import GIVE_UP_AFTER, UNCERTAIN_PAUSES, ClaimedMail
 
 MOMENT = timedelta(seconds=1)
 ANY_AGE = timedelta(0)
 
 
 def a_mail(**columns):
-    return Notification(**{"attempts": 0, "tries": 0, "doubts": 0, "by_hand": False, "waited": timedelta(0)} | columns)
+    mail = {
+        "id": 1,
+        "event_id": UUID(int=1),
+        "event_name": "order.created",
+        "payload": {},
+        "order_id": 1,
+        "sequence": 1,
+        "recipient_email": "ada@forage.example",
+        "request_id": None,
+        "traceparent": None,
+        "status": "pending",
+        "attempts": 0,
+        "tries": 0,
+        "doubts": 0,
+        "waited": timedelta(0),
+        "by_hand": False,
+        "lease": UUID(int=2),
+        "age": ANY_AGE,
+    }
+    return ClaimedMail(**mail | columns)
 
 
-def pause_seconds(changes):
-    assert "status" not in changes
-    # The column becomes `now() + pause`.
-    return changes["next_try_at"].right.value.total_seconds()
+def pause_seconds(outcome):
+    assert not outcome.is_over
+    return outcome.pause.total_seconds()
 
 
 def test_a_temporarily_refused_mail_is_retried_after_one_minute_to_one_hour():
@@ -33,34 +52,34 @@ def test_an_unreachable_server_is_tried_again_within_30_seconds():
 
 
 def test_an_unreachable_server_costs_a_mail_no_attempt():
-    assert "attempts" not in a_mail().unreachable("No route", ANY_AGE)
+    assert a_mail().unreachable("No route", ANY_AGE).attempts is None
 
 
-@pytest.mark.parametrize("outcome", (Notification.postponed, Notification.unreachable))
+@pytest.mark.parametrize("outcome", (ClaimedMail.postponed, ClaimedMail.unreachable))
 def test_a_mail_is_given_up_a_day_after_its_first_try(outcome):
     waited = timedelta(hours=5)
     mail = a_mail(tries=9, waited=waited)
 
-    assert "status" not in outcome(mail, "Later", GIVE_UP_AFTER + waited)
-    assert outcome(mail, "Later", GIVE_UP_AFTER + waited + MOMENT)["status"] == "failed"
+    assert not outcome(mail, "Later", GIVE_UP_AFTER + waited).is_over
+    assert outcome(mail, "Later", GIVE_UP_AFTER + waited + MOMENT).status == "failed"
 
 
-@pytest.mark.parametrize("outcome", (Notification.postponed, Notification.unreachable))
+@pytest.mark.parametrize("outcome", (ClaimedMail.postponed, ClaimedMail.unreachable))
 def test_a_mail_that_was_never_tried_is_not_given_up_however_old_it_is(outcome):
-    assert "status" not in outcome(a_mail(), "Later", timedelta(days=365))
+    assert not outcome(a_mail(), "Later", timedelta(days=365)).is_over
 
 
-@pytest.mark.parametrize("outcome", (Notification.postponed, Notification.unreachable))
+@pytest.mark.parametrize("outcome", (ClaimedMail.postponed, ClaimedMail.unreachable))
 def test_a_retry_by_hand_is_tried_once(outcome):
-    assert outcome(a_mail(by_hand=True), "Later", ANY_AGE)["status"] == "failed"
+    assert outcome(a_mail(by_hand=True), "Later", ANY_AGE).status == "failed"
 
 
 def test_a_mail_that_may_have_been_sent_waits_longer_and_fails_the_third_time():
     outcomes = [a_mail(doubts=doubts).uncertain("Timed out after the dot") for doubts in range(3)]
 
-    assert [changes["status"] for changes in outcomes] == ["uncertain", "uncertain", "failed"]
-    assert [changes["next_try_at"].right.value for changes in outcomes[:2]] == list(UNCERTAIN_PAUSES)
+    assert [outcome.status for outcome in outcomes] == ["uncertain", "uncertain", "failed"]
+    assert [outcome.pause for outcome in outcomes] == [*UNCERTAIN_PAUSES, None]
 
 
 def test_a_permanently_refused_mail_fails_at_once():
-    assert a_mail().refused("550 No such user")["status"] == "failed"
+    assert a_mail().refused("550 No such user").status == "failed"

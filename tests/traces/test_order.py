@@ -89,16 +89,16 @@ gateway: server POST /orders
           products: producer send products.events:product.changed
       orders: producer create orders.events:order.created
         notifications: consumer process orders.events:order.created
-          notifications: internal transaction
-            gateway: consumer process notifications.events:notification.created
-              gateway: producer WebSocket push
-            notifications: client INSERT notifications
-            notifications: client SMTP send
-              notifications: internal transaction
-                notifications: client UPDATE notifications
-            notifications: internal transaction
-              notifications: client UPDATE notifications
-            notifications: producer send notifications.events:notification.created
+          gateway: consumer process notifications.events:notification.created
+            gateway: producer WebSocket push
+          notifications: client INSERT notifications
+          notifications: client PREPARE notifications
+          notifications: client PREPARE notifications
+          notifications: client SMTP send
+            notifications: client PREPARE notifications
+            notifications: client UPDATE notifications
+          notifications: client UPDATE notifications
+          notifications: producer send notifications.events:notification.created
         orders: producer send orders.events:order.created
 """
 

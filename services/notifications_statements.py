@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, func, literal, or_, select, union_all
+from sqlalchemy import ColumnElement, and_, case, func, literal, not_, or_, select, union_all
 from sqlalchemy.orm import Session
 
 from contracts.notifications import NotificationNotFound
@@ -33,8 +33,8 @@ IS_SUMMARY = and_(Notification.order_id.is_(None), Notification.event_name == SU
 DUE_SINCE = Notification.created_at + case((IS_SUMMARY, UNPROVEN_WINDOW), else_=timedelta(0))
 AGE_OF_OLDEST_PENDING = select(func.coalesce(func.extract("epoch", func.now() - func.min(DUE_SINCE)), 0)).where(
     Notification.status == "pending",
-    # Without summaries that are not due yet.
-    or_(Notification.next_try_at <= func.now(), Notification.tries > 0),
+    # Without summaries that are not due yet. Order mails that wait for another are not due either, but count.
+    or_(not_(IS_SUMMARY), Notification.next_try_at <= func.now(), Notification.tries > 0),
 )
 
 

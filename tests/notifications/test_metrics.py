@@ -15,7 +15,6 @@ def test_metrics_count_unsent_mails_and_show_the_age_of_the_oldest(own_shop, smt
 
     wait_for(lambda: watched.value("forage_mails", status="failed") == 1)
     wait_for(lambda: watched.value("forage_mails", status="pending") == 1)
-    # During its first try a mail does not count as waiting.
     wait_for(lambda: watched.value("forage_mails_oldest_pending_age_seconds") > 0)
 
 

@@ -57,6 +57,8 @@ LEASE_SECONDS = 30
 RENEW_SECONDS = 10
 # After this time the mails that were claimed with a slow one are released, for other senders.
 SLOW_SECONDS = 2
+# So many send while more mails are due than one claims.
+BACKLOG_SENDERS = 4
 # The first pause and the longest.
 RECORD_PAUSES_SECONDS = (0.2, 5)
 MAX_REASON_LENGTH = 1000
@@ -106,6 +108,9 @@ class Sender:
         rows = self._db.execute(self._claim, lease=uuid4(), seconds=LEASE_SECONDS, most=most)
         # Else another look at once would find nothing.
         self._may_have_more = len(rows) == most
+        if self._may_have_more:
+            # A sender mostly waits, for the server and for the database.
+            self._poller.mark_slow(max_pollers=BACKLOG_SENDERS)
         mails = sorted((ClaimedMail(*columns) for *columns, waits in rows if not waits), key=lambda mail: mail.id)
         if not mails:
             self._connection.close_if_idle()

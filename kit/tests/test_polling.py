@@ -295,6 +295,26 @@ def test_an_elastic_poll_grows_to_its_maximum_while_all_are_slow_and_takes_no_wo
     assert len(set(office.begun)) == 4
 
 
+def test_a_round_can_ask_for_fewer_pollers_than_the_maximum(run_service):
+    begun, may_end = [], Event()
+
+    class Busy:
+        name = "busy"
+
+        @elastic_poll(interval_seconds=NEVER, max_pollers=4)
+        def call(self, poller):
+            while poller.next_round(not may_end.ready()):
+                begun.append(poller)
+                poller.mark_slow(max_pollers=2)
+                eventlet.sleep(0)
+
+    run_service(Busy)
+
+    wait_for(lambda: len(begun) > 20)
+    may_end.send()
+    assert len(set(begun)) == 2
+
+
 def test_an_elastic_poll_without_work_shrinks_to_one_poller(run_service, office):
     container = run_service(office)
     wait_for(lambda: len(office.begun) == 4)

@@ -226,6 +226,26 @@ def test_up_to_twenty_slow_mails_delay_no_others(own_shop, run_notifications, sc
     assert max(Counter(mail["To"] for mail in scripted_smtp.received).values()) == 1
 
 
+def test_a_backlog_is_sent_by_several_senders(own_shop, run_notifications, scripted_smtp, monkeypatch):
+    # No sender is slow, and no lease ends.
+    monkeypatch.setattr(notifications_mail, "SLOW_SECONDS", 60)
+    monkeypatch.setattr(notifications_mail, "LEASE_SECONDS", 60)
+    first, *others = events = [order_created() for _ in range(25)]
+    run_notifications()
+    postponed(own_shop, scripted_smtp, *events)
+    scripted_smtp.always("RCPT", hold := Hold(), to=first.user_email)
+
+    make_all_due(own_shop)
+
+    # The others of the first claim wait.
+    for event in events[20:]:
+        wait_until(own_shop, event, status="sent", tries=2)
+    assert row(own_shop, others[0])["status"] == "pending"
+    hold.release()
+    for event in events:
+        wait_until(own_shop, event, status="sent", tries=2)
+
+
 def test_mails_claimed_with_a_slow_one_are_sent_by_other_senders(own_shop, run_notifications, scripted_smtp):
     slow, *others = events = [order_created() for _ in range(6)]
     scripted_smtp.always("DATA", hold := Hold(), to=slow.user_email)

@@ -203,10 +203,10 @@ class ElasticPoll(Entrypoint):
         for poller in self._pollers:
             poller.wake()
 
-    def grow(self) -> None:
-        """Double the number of pollers if none of them is available."""
+    def grow(self, max_pollers: int) -> None:
+        """Double the number of pollers, to at most this number, if none of them is available."""
         if not self.is_stopping and not any(poller.is_available for poller in self._pollers):
-            for _ in range(min(len(self._pollers), self.max_pollers - len(self._pollers))):
+            for _ in range(min(len(self._pollers), max_pollers - len(self._pollers))):
                 self._start_poller()
 
     def has_available_besides(self, poller: "Poller") -> bool:
@@ -287,10 +287,13 @@ class Poller:
         """The fraction of a batch that this poller should take, to leave some to the others."""
         return 1 / self._elastic_poll.size
 
-    def mark_slow(self) -> None:
-        """Report that this round takes long. If no poller is available, more are started for the other work."""
+    def mark_slow(self, max_pollers: int | None = None) -> None:
+        """Report that this round takes long. If no poller is available, more are started for the other work.
+
+        max_pollers: a lower maximum than the poll's, for a round that takes less long.
+        """
         self.is_available = False
-        self._elastic_poll.grow()
+        self._elastic_poll.grow(max_pollers or self._elastic_poll.max_pollers)
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:

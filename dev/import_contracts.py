@@ -10,11 +10,11 @@ from importlinter.domain.imports import ModuleExpression
 class OwnedByNameContract(Contract):
     """In the package, `orders` and `orders_models` may import each other; `users` may import neither.
 
-    shared: the module that all of them may import.
+    shared: the modules that all of them may import.
     """
 
     package = fields.StringField()
-    shared = fields.StringField()
+    shared = fields.SetField(subfield=fields.StringField())
 
     def check(self, graph, verbose):
         modules = graph.find_matching_modules(f"{self.package}.**")
@@ -24,7 +24,7 @@ class OwnedByNameContract(Contract):
 
         imports = graph.find_matching_direct_imports(f"{self.package}.** -> {self.package}.**")
         found = [(each["importer"], each["imported"]) for each in imports]
-        foreign = sorted(pair for pair in found if pair[1] != self.shared and owner(pair[0]) != owner(pair[1]))
+        foreign = sorted(pair for pair in found if pair[1] not in self.shared and owner(pair[0]) != owner(pair[1]))
         return ContractCheck(kept=not foreign, metadata={"foreign": foreign})
 
     def render_broken_contract(self, check):

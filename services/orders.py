@@ -53,12 +53,13 @@ from services.orders_statements import (
     LOCK_EXPIRED,
     PLACE_ORDER,
     columns_of,
-    search_orders,
+    read_order,
+    read_orders,
     select_with_details,
     summarize,
 )
 
-ORDER_PLACEMENT, ORDER_VIEW = OrderPlacement(), OrderView()
+ORDER_PLACEMENT, ORDER_QUERY, ORDER_VIEW = OrderPlacement(), OrderQuery(), OrderView()
 CANCEL_BATCH = 100
 ABANDONED_ATTEMPT_DAYS = 30
 
@@ -201,15 +202,7 @@ class Orders(Service):
     @rpc
     def get_order(self, order_id: int, user_id: int | None = None) -> JsonObject:
         """user_id: the owner, None for any. Raises OrderNotFound."""
-        with self.db.transaction() as session:
-            return ORDER_VIEW.write(self._find(session, order_id, user_id))
-
-    def _find(self, session: Session, order_id: int, user_id: int | None, lock: bool = False) -> Order:
-        wanted = select_with_details().where(Order.id == load_id(order_id, "order_id"))
-        order = session.scalar(wanted.with_for_update(of=Order) if lock else wanted)
-        if order is None or user_id not in (None, order.user_id):
-            raise OrderNotFound(order_id)
-        return order
+        return read_order(self.db.execute, order_id, user_id)
 
     @rpc
     def list_orders(self, user_id: int | None = None, **query: Any) -> JsonObject:
@@ -217,11 +210,8 @@ class Orders(Service):
 
         query: as contracts.orders.OrderQuery. Raises InvalidInput.
         """
-        query = load(OrderQuery(), query)
-        with self.db.transaction() as session:
-            total, orders = search_orders(session, user_id, query)
-            views = [ORDER_VIEW.write(order) for order in orders]
-        return {"orders": views, "total": total}
+        total, orders = read_orders(self.db.execute, user_id, load(ORDER_QUERY, query))
+        return {"orders": orders, "total": total}
 
     @rpc
     def summarize_orders(self, days: int = 30) -> JsonObject:
@@ -248,13 +238,20 @@ class Orders(Service):
         """
         step = load(OrderStep(), {"status": status, "email_verified": email_verified})
         status = step["status"]
-        order = self._find(session, order_id, user_id, lock=True)
+        order = self._lock(session, order_id, user_id)
         if user_id is not None and status != "cancelled":
             raise NotAllowed
         if user_id is not None and step["email_verified"]:
             order.email_verified = True
         self._move(session, order, status, by="admin" if user_id is None else "customer")
         return ORDER_VIEW.write(order)
+
+    def _lock(self, session: Session, order_id: int, user_id: int | None) -> Order:
+        wanted = select_with_details().where(Order.id == load_id(order_id, "order_id"))
+        order = session.scalar(wanted.with_for_update(of=Order))
+        if order is None or user_id not in (None, order.user_id):
+            raise OrderNotFound(order_id)
+        return order
 
     def _move(self, session: Session, order: Order, status: str, by: str) -> None:
         order.move_to(status, by)

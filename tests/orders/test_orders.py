@@ -433,6 +433,15 @@ def insert_order(shop, status, total_amount, created_at):
     )
 
 
+def test_the_time_of_a_whole_second_has_its_microseconds(shop):
+    moment = "2020-02-29T12:00:00.000000Z"
+    insert_order(shop, "delivered", "0.10", moment)
+
+    [order] = shop.rpc.orders.list_orders(created_to="2020-03-01T00:00:00Z")["orders"]
+
+    assert (order["created_at"], order["total_amount"], order["items"]) == (moment, "0.10", [])
+
+
 def test_the_summary_counts_orders_by_utc_days(own_shop):
     own_shop.run(Orders)
     wait_for_a_day_with_time_left()

@@ -11,12 +11,12 @@ Calls:    orders.find_reservations
 """
 
 import logging
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 from nameko.exceptions import MethodNotFound
 from prometheus_client import Gauge
-from sqlalchemy import ColumnElement, Row, collate, func, select
+from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
 from contracts.demo_settings import demo_settings
@@ -24,19 +24,17 @@ from contracts.orders import OrderAbandoned, OrderCreated, OrderStatusUpdated
 from contracts.products import (
     ProductChanged,
     ProductChanges,
-    ProductNotFound,
     ProductQuery,
     ProductRecord,
     ProductReplacement,
     ProductRequest,
-    ProductView,
     ReservationId,
     ReservationRequest,
     StockChange,
     StockLines,
 )
 from contracts.settings import ShopSettings
-from contracts.types import JsonObject, load, load_id
+from contracts.types import JsonObject, load
 from nameko_reliable.database import Database
 from nameko_reliable.errors import DatabaseUnavailable, RpcTimeout, ServiceUnavailable
 from nameko_reliable.events import event_handler
@@ -49,8 +47,16 @@ from nameko_reliable.statements import run
 from nameko_reliable.telemetry.gauges import QueryGauge
 from nameko_reliable.timers import timer
 from services.base import CheckedParkingLot, Service
-from services.products_catalogue import add_product, edit_product, edit_stock, search_products
-from services.products_models import NAME_COLLATION, Answer, Base, InboxEntry, Product, Reservation
+from services.products_catalogue import (
+    add_product,
+    edit_product,
+    edit_stock,
+    read_categories,
+    read_low_stock,
+    read_product,
+    read_products,
+)
+from services.products_models import Answer, Base, InboxEntry, Product, Reservation
 from services.products_statements import (
     COMMIT_ORDERED,
     COUNT_MISMATCHES,
@@ -63,12 +69,10 @@ from services.products_stock import check_lines, reserve
 
 logger = logging.getLogger(__name__)
 
-PRODUCT_VIEW, PRODUCT_RECORD = ProductView(), ProductRecord()
+PRODUCT_QUERY, PRODUCT_RECORD = ProductQuery(), ProductRecord()
 RESERVATION_REQUEST = ReservationRequest()
 HINT_SECONDS = 0.25
 SETTLE_BATCH = 500
-LOW_STOCK_THRESHOLD = 5
-MAX_LOW_STOCK_SHOWN = 10
 
 STOCK_MISMATCHES = Gauge("forage_stock_mismatches", "Products whose stock is not the sum of their ledger.", ["service"])
 MISMATCHES_INTERVAL_SECONDS = 300
@@ -103,29 +107,19 @@ class Products(Service):
 
         name: words. Each must be in the name, the SKU, the category or the description. Accents and case are ignored.
         """
-        query = load(ProductQuery(), query)
-        with self.db.transaction() as session:
-            total, products = search_products(session, query)
-            items = [PRODUCT_RECORD.write(product) for product in products]
+        query = load(PRODUCT_QUERY, query)
+        total, items = read_products(self.db.execute, query)
         return {"items": items, "total": total, "limit": query["limit"], "offset": query["offset"]}
 
     @rpc
     def list_categories(self) -> list[JsonObject]:
         """[{category, count}] of active products, sorted by category."""
-        count = select(Product.category, func.count()).where(Product.is_active, Product.category.is_not(None))
-        by_name: ColumnElement[str] = collate(cast("ColumnElement[str]", Product.category), NAME_COLLATION)
-        with self.db.transaction() as session:
-            rows = session.execute(count.group_by(Product.category).order_by(by_name)).all()
-        return [{"category": category, "count": count} for category, count in rows]
+        return read_categories(self.db.execute)
 
     @rpc
     def get_product(self, product_id: int, include_inactive: bool = False) -> JsonObject:
         """Raises ProductNotFound."""
-        with self.db.transaction() as session:
-            product = session.get(Product, load_id(product_id, "product_id"))
-            if product is None or not (product.is_active or include_inactive):
-                raise ProductNotFound(product_id)
-            return PRODUCT_RECORD.write(product)
+        return read_product(self.db.execute, product_id, include_inactive)
 
     @rpc
     @once
@@ -181,12 +175,7 @@ class Products(Service):
 
         low: how many have at most low_stock_threshold units. products: those of them with the least stock.
         """
-        low = select(Product).where(Product.is_active, Product.stock_quantity <= LOW_STOCK_THRESHOLD)
-        lowest = low.order_by(Product.stock_quantity, Product.name, Product.id).limit(MAX_LOW_STOCK_SHOWN)
-        with self.db.transaction() as session:
-            count = session.scalar(select(func.count()).select_from(low.subquery()))
-            products = [PRODUCT_VIEW.write(product) for product in session.scalars(lowest)]
-        return {"low_stock_threshold": LOW_STOCK_THRESHOLD, "low": count, "products": products}
+        return read_low_stock(self.db.execute)
 
     @rpc
     def check_stock(self, lines: list[JsonObject]) -> list[JsonObject]:

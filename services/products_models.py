@@ -32,6 +32,7 @@ from services.products_search import search_columns
 
 # Unicode's order of letters, for no particular language.
 NAME_COLLATION = "und-x-icu"
+IS_ACTIVE = text("is_active")
 
 
 class Base(DeclarativeBase):
@@ -79,8 +80,17 @@ class Product(Base):
         CheckConstraint("stock_quantity >= 0", name="ck_products_stock_quantity"),
         Index("ix_products_is_active_category", "is_active", "category"),
         Index("uq_products_sku_key", "sku_key", unique=True),
-        # Not collate(): `alembic check` would compare it with the bare column that it reads from the database.
-        Index("ix_products_name", "name", "id", postgresql_ops={"name": f'COLLATE "{NAME_COLLATION}"'}),
+        # One for each order of the list. `id` makes the order complete, so that the index alone has the ids of a page.
+        Index("ix_products_active_created_at", "created_at", "id", postgresql_where=IS_ACTIVE),
+        Index("ix_products_active_price", "price", "id", postgresql_where=IS_ACTIVE),
+        Index(
+            "ix_products_active_name",
+            "name",
+            "id",
+            # Not collate(): `alembic check` would compare it with the bare column that it reads from the database.
+            postgresql_ops={"name": f'COLLATE "{NAME_COLLATION}"'},
+            postgresql_where=IS_ACTIVE,
+        ),
         Index("ix_products_search_pieces", "search_pieces", postgresql_using="gin"),
         Index("ix_products_unindexed", "id", postgresql_where=text("search_version IS DISTINCT FROM version")),
     )

@@ -6,18 +6,20 @@ outside of ASCII.
 """
 
 import unicodedata
-from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import ColumnElement
-
 from contracts.names import strip_invisible
+from services.reading import pattern_of
 
 MAX_PIECE_LENGTH = 3
 # Letters that Unicode does not decompose, such as those with a stroke.
 BASE_LETTERS = str.maketrans(
     {"ø": "o", "ł": "l", "đ": "d", "ð": "d", "ħ": "h", "ı": "i", "þ": "th", "æ": "ae", "œ": "oe"}
 )
+# The condition of a search. A subquery hides the pieces from the planner. It would read the whole table for words that
+# many products have, because it underestimates the cost of reading the pieces of each row: with 100,000 rows that takes
+# 0.5 s, the index 0.1 s.
+SEARCH = "search_pieces @> (SELECT %(pieces)s::text[]) AND search_text LIKE ALL (%(patterns)s::text[])"
 
 
 def search_words(text: str) -> str:
@@ -46,13 +48,14 @@ def search_columns(*texts: str | None) -> dict[str, Any]:
     return {"search_text": text, "search_pieces": pieces(text)}
 
 
-def search_conditions(product: Any, search: str) -> Iterator[ColumnElement[bool]]:
-    """The conditions of a search. product: the model or table with the search columns."""
+def search_parameters(search: str) -> dict[str, list[str]]:
+    """The parameters of SEARCH, none for a search without words."""
     words = search_words(search).split()
-    if words:
-        sizes = [(word, min(MAX_PIECE_LENGTH, len(word))) for word in words]
-        wanted = {word[at : at + size] for word, size in sizes for at in range(len(word) - size + 1)}
-        yield product.search_pieces.contains(sorted(wanted))
-    for word in words:
-        if len(word) > MAX_PIECE_LENGTH:
-            yield product.search_text.contains(word, autoescape=True)
+    if not words:
+        return {}
+    sizes = [(word, min(MAX_PIECE_LENGTH, len(word))) for word in words]
+    wanted = {word[at : at + size] for word, size in sizes for at in range(len(word) - size + 1)}
+    return {
+        "pieces": sorted(wanted),
+        "patterns": [pattern_of(word) for word in words if len(word) > MAX_PIECE_LENGTH],
+    }

@@ -78,11 +78,12 @@ from services.notifications_statements import (
     STORE_FOR_UNPROVEN,
     find_notification,
     orders_summed_up,
-    search_notifications,
+    read_notification,
+    read_notifications,
 )
 from services.notifications_templates import MailEvent, MailTemplates
 
-NOTIFICATION_VIEW = NotificationView()
+NOTIFICATION_QUERY, NOTIFICATION_VIEW = NotificationQuery(), NotificationView()
 TOKEN_SECONDS = 1.5
 # Shorter than the deadline of the gateway's calls.
 RETRY_SECONDS = 3
@@ -245,7 +246,7 @@ class Notifications(Service):
 
     def _retry(self, session: Session, notification_id: int, user_id: int | None) -> JsonObject:
         """Make it the next mail to be sent. Returns {id}: a call that is delivered again needs no more."""
-        notification = find_notification(session, notification_id, user_id, lock=True)
+        notification = find_notification(session, notification_id, user_id)
         notification.request_retry()
         wakeup = self.account_mail_wakeup if notification.order_id is None else self.order_mail_wakeup
         wakeup.send_after_commit(session)
@@ -257,11 +258,8 @@ class Notifications(Service):
 
         query: as contracts.notifications.NotificationQuery. Raises InvalidInput.
         """
-        query = load(NotificationQuery(), query)
-        with self.db.transaction() as session:
-            total, notifications = search_notifications(session, user_id, query)
-            views = [NOTIFICATION_VIEW.write(each) for each in notifications]
-        return {"notifications": views, "total": total}
+        total, notifications = read_notifications(self.db.execute, user_id, load(NOTIFICATION_QUERY, query))
+        return {"notifications": notifications, "total": total}
 
     @rpc
     def summarize_mails(self) -> dict[str, int]:
@@ -272,15 +270,14 @@ class Notifications(Service):
     @rpc
     def get_notification(self, notification_id: int, user_id: int | None = None) -> JsonObject:
         """user_id: the owner, None for any. Raises NotificationNotFound."""
-        with self.db.transaction() as session:
-            return NOTIFICATION_VIEW.write(find_notification(session, notification_id, user_id))
+        return read_notification(self.db.execute, notification_id, user_id)
 
     @rpc
     def mark_read(self, notification_id: int, user_id: int, read: bool = True) -> JsonObject:
         """Mark a customer's notification as read or unread. Raises NotificationNotFound, InvalidInput."""
         read = load(ReadMark(), {"read": read})["read"]
         with self.db.transaction() as session:
-            notification = find_notification(session, notification_id, user_id, lock=True)
+            notification = find_notification(session, notification_id, user_id)
             if read != (notification.read_at is not None):
                 notification.read_at = func.now() if read else None
             session.flush()

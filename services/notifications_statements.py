@@ -1,16 +1,18 @@
 """The statements of notifications: storing an event, the steps of a mail, lists, and counts of unsent mails."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, case, func, literal, not_, or_, select, union_all
 from sqlalchemy.orm import Session
 
-from contracts.notifications import NotificationNotFound
-from contracts.types import fold_address, load_id
+from contracts.notifications import NOTIFICATION_STATUSES, NotificationNotFound, NotificationView
+from contracts.types import JsonObject, fold_address, load_id
 from nameko_reliable.statements import Statement
 from services.notifications_models import (
+    EVENT_CLASSES,
+    EVENT_TYPES,
     GIVE_UP_AFTER,
     IS_DUE_ACCOUNT_MAIL,
     IS_DUE_ORDER_MAIL,
@@ -19,7 +21,9 @@ from services.notifications_models import (
     UNPROVEN_MAILS,
     UNPROVEN_WINDOW,
     Notification,
+    OrderSummary,
 )
+from services.reading import Execute, ViewTable
 
 COUNT_MAILS = union_all(
     # Each status has its own partial index.
@@ -37,38 +41,66 @@ AGE_OF_OLDEST_PENDING = select(func.coalesce(func.extract("epoch", func.now() - 
     or_(not_(IS_SUMMARY), Notification.next_try_at <= func.now(), Notification.tries > 0),
 )
 
+IS_TYPE = " ".join(f"WHEN event_name = '{name}' THEN '{EVENT_TYPES[each]}'" for name, each in EVENT_CLASSES.items())
+NOTIFICATIONS = ViewTable(
+    "notifications",
+    NotificationView(),
+    type=f"'{Notification.type}'",
+    # As Notification.event_type.
+    event_type=f"CASE WHEN order_id IS NULL AND event_name = '{SUMMARY_NAME}' THEN '{EVENT_TYPES[OrderSummary]}' "
+    f"{IS_TYPE} END",
+)
+# Not a parameter: without the value PostgreSQL can't use the index of a status.
+HAS_STATUS = {status: f"status = '{status}'" for status in NOTIFICATION_STATUSES}
 
-def find_notification(session: Session, notification_id: int, user_id: int | None, lock: bool = False) -> Notification:
-    """user_id: the owner, None for any. Raises NotificationNotFound."""
+
+def find_notification(session: Session, notification_id: int, user_id: int | None) -> Notification:
+    """The notification, locked. user_id: the owner, None for any. Raises NotificationNotFound."""
     wanted = select(Notification).where(
         Notification.id == load_id(notification_id, "notification_id"), *_visible_to(user_id)
     )
-    notification = session.scalar(wanted.with_for_update() if lock else wanted)
+    notification = session.scalar(wanted.with_for_update())
     if notification is None:
         raise NotificationNotFound(notification_id)
     return notification
 
 
-def search_notifications(
-    session: Session, user_id: int | None, query: Mapping[str, Any]
-) -> tuple[int, Iterable[Notification]]:
+def read_notification(execute: Execute, notification_id: int, user_id: int | None) -> JsonObject:
+    """user_id: the owner, None for any. Raises NotificationNotFound."""
+    conditions, parameters = _visible(user_id)
+    rest = "WHERE " + " AND ".join(["id = %(id)s::bigint", *conditions])
+    found = NOTIFICATIONS.find(execute, rest, id=load_id(notification_id, "notification_id"), **parameters)
+    if not found:
+        raise NotificationNotFound(notification_id)
+    return found[0]
+
+
+def read_notifications(execute: Execute, user_id: int | None, query: Mapping[str, Any]) -> tuple[int, list[JsonObject]]:
     """(total, the notifications of the page). query: as contracts.notifications.NotificationQuery."""
-    conditions = _visible_to(user_id)
+    conditions, parameters = _visible(user_id)
     if query["recipient"] is not None:
-        conditions.append(Notification.recipient_email == fold_address(query["recipient"]))
+        conditions.append("recipient_email = %(recipient)s::text")
+        parameters["recipient"] = fold_address(query["recipient"])
     if query["status"] is not None:
-        conditions.append(Notification.status == query["status"])
+        conditions.append(HAS_STATUS[query["status"]])
     if query["order_id"] is not None:
-        conditions.append(Notification.order_id == query["order_id"])
+        conditions.append("order_id = %(order_id)s::bigint")
+        parameters["order_id"] = query["order_id"]
     if query["unread"] is not None:
-        conditions.append(Notification.read_at.is_(None) == query["unread"])
+        conditions.append("read_at IS NULL" if query["unread"] else "read_at IS NOT NULL")
+    order = "id DESC"
     if query["after_id"] is not None:
-        conditions.append(Notification.id > query["after_id"])
-    order = Notification.id.desc() if query["after_id"] is None else Notification.id
-    page = select(Notification).where(*conditions).order_by(order)
-    page = page.limit(query["limit"]).offset(query["offset"])
-    total = session.execute(select(func.count()).select_from(Notification).where(*conditions)).scalar_one()
-    return total, session.scalars(page)
+        conditions.append("id > %(after_id)s::bigint")
+        parameters["after_id"] = query["after_id"]
+        order = "id"
+    return NOTIFICATIONS.page(execute, conditions, order, query["limit"], query["offset"], **parameters)
+
+
+def _visible(user_id: int | None) -> tuple[list[str], JsonObject]:
+    """The conditions of _visible_to, with their parameters."""
+    if user_id is None:
+        return [], {}
+    return ["user_id = %(user_id)s::bigint", "order_id IS NOT NULL"], {"user_id": load_id(user_id, "user_id")}
 
 
 def _visible_to(user_id: int | None) -> list[ColumnElement[bool]]:

@@ -1,14 +1,17 @@
-"""The search for the next mails in a large table."""
+"""What PostgreSQL reads of a large table: for the next mails, and for a list."""
 
 from uuid import uuid4
 
 import pytest
 from sqlalchemy import create_engine
 
+from contracts.notifications import NotificationQuery
+from contracts.types import load
 from nameko_reliable.testing.waiting import wait_for
 from services.notifications import Notifications
-from services.notifications_statements import CLAIM_ACCOUNT_MAILS, CLAIM_ORDER_MAILS
+from services.notifications_statements import CLAIM_ACCOUNT_MAILS, CLAIM_ORDER_MAILS, read_notifications
 from tests.factories import order_created
+from tests.infrastructure.plans import explaining, filled_database
 
 # Two events for each order: sent ones, and a backlog of due and waiting ones after an outage of the mail server.
 HISTORY_AND_BACKLOG = """
@@ -68,3 +71,19 @@ def test_mails_that_wait_for_another_do_not_stay_due(own_shop, smtp):
     wait_for(lambda: smtp.messages(to=event.user_email))
     left = "SELECT count(*) FROM notifications WHERE order_id < 0 AND next_try_at > now() + interval '14 minutes'"
     assert own_shop.sql("notifications", f"{left} AND status = 'pending' AND tries = 0") == [(500,)]
+
+
+@pytest.mark.parametrize(
+    "query, index",
+    (
+        ({}, "Index Only Scan Backward using notifications_pkey"),
+        ({"after_id": 30_000}, "Index Only Scan using notifications_pkey"),
+        ({"status": "failed"}, "using ix_notifications_failed"),
+        ({"order_id": 5000}, "uq_notifications_order_id_sequence"),
+    ),
+)
+def test_a_list_is_found_by_an_index(database, query, index):
+    with filled_database(database("notifications"), HISTORY_AND_BACKLOG, (0,)) as connection:
+        plan, _ = read_notifications(explaining(connection), None, load(NotificationQuery(), query))
+
+    assert index in plan, plan

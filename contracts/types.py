@@ -333,15 +333,9 @@ class View(Schema):
     def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
         field_obj.required = True
 
-    def write(self, thing: Any, **others: Any) -> dict[str, Any]:
-        """The answer about a thing, from its attributes. others: members without an attribute.
-
-        The same as `dump`, in a third of the time: a page of orders has thousands of values.
-        """
-        return {
-            name: write(others[name] if name in others else getattr(thing, name))
-            for name, write in self._writers.items()
-        }
+    def write(self, thing: Any) -> dict[str, Any]:
+        """The answer about a thing, from its attributes. The same as `dump`, in a third of the time."""
+        return {name: write(getattr(thing, name)) for name, write in self._writers.items()}
 
     @cached_property
     def _writers(self) -> dict[str, Callable[[Any], Any]]:

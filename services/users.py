@@ -28,7 +28,6 @@ from contracts.users import (
     PasswordResetRequest,
     Profile,
     SessionNotFound,
-    SessionView,
     SignInCallback,
     SignInRefused,
     UserChanges,
@@ -54,7 +53,8 @@ from services.users_accounts import (
     find_user,
     flush_unique,
     lock_rights,
-    search_users,
+    read_user,
+    read_users,
     set_password,
 )
 from services.users_events import registered
@@ -76,10 +76,16 @@ from services.users_models import (
 )
 from services.users_openid import OpenIdClient
 from services.users_passwords import Passwords, hashing_rpc
-from services.users_sessions import SessionTokens, log_in, refresh_session, throttled_password_check
+from services.users_sessions import (
+    SessionTokens,
+    log_in,
+    read_sessions,
+    refresh_session,
+    throttled_password_check,
+)
 from services.users_sign_in import account_of, provider_errors_translated
 
-USER_VIEW, SESSION_VIEW = UserView(), SessionView()
+USER_QUERY, USER_VIEW = UserQuery(), UserView()
 
 
 class Users(Service):
@@ -120,16 +126,13 @@ class Users(Service):
     @rpc
     def get_user(self, user_id: int) -> JsonObject:
         """Raises UserNotFound."""
-        with self.db.transaction() as session:
-            return USER_VIEW.write(find_user(session, user_id))
+        return read_user(self.db.execute, user_id)
 
     @rpc
     def list_users(self, **query: Any) -> JsonObject:
         """{items, total, limit, offset}, by id. query: as contracts.users.UserQuery. Raises InvalidInput."""
-        query = load(UserQuery(), query)
-        with self.db.transaction() as session:
-            total, users = search_users(session, query)
-            items = [USER_VIEW.write(user) for user in users]
+        query = load(USER_QUERY, query)
+        total, items = read_users(self.db.execute, query)
         return {"items": items, "total": total, "limit": query["limit"], "offset": query["offset"]}
 
     @rpc
@@ -301,7 +304,7 @@ class Users(Service):
     def logout(self, refresh_token: str) -> None:
         """End the session of this refresh token, if it has one."""
         with self.db.transaction() as session:
-            user_session = UserSession.of_token(session, refresh_token, lock=True)
+            user_session = UserSession.of_token(session, refresh_token)
             if user_session is not None:
                 session.delete(user_session)
 
@@ -311,12 +314,7 @@ class Users(Service):
 
         current: whether it is the session of this refresh token.
         """
-        owned = UserSession.user_id == load_id(user_id, "user_id")
-        newest_first = UserSession.last_used_at.desc(), UserSession.id.desc()
-        active = select(UserSession).where(owned, UserSession.expires_at > func.now()).order_by(*newest_first)
-        with self.db.transaction() as session:
-            current = UserSession.of_token(session, refresh_token)
-            return [SESSION_VIEW.write(each, current=each == current) for each in session.scalars(active)]
+        return read_sessions(self.db.execute, user_id, refresh_token)
 
     @rpc
     @once

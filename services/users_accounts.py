@@ -1,16 +1,19 @@
-"""Finds, lists and changes accounts, in the caller's transaction."""
+"""Reads accounts, and finds and changes them in the caller's transaction."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, delete, func, or_, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from contracts.names import normal_username
 from contracts.types import JsonObject, NotAllowed, Taken, load_id
-from contracts.users import LastAdmin, UserNotFound
+from contracts.users import LastAdmin, UserNotFound, UserView
+from services.reading import Execute, ViewTable, pattern_of
 from services.users_models import RESET, MailedToken, User, UserSession, log_security
+
+USERS = ViewTable("users", UserView())
 
 
 def find_user(session: Session, user_id: int, lock: bool = False) -> User:
@@ -21,21 +24,26 @@ def find_user(session: Session, user_id: int, lock: bool = False) -> User:
     return user
 
 
-def search_users(session: Session, query: Mapping[str, Any]) -> tuple[int, Iterable[User]]:
+def read_user(execute: Execute, user_id: int) -> JsonObject:
+    """Raises UserNotFound."""
+    users = USERS.find(execute, "WHERE id = %(id)s::bigint", id=load_id(user_id, "user_id"))
+    if not users:
+        raise UserNotFound(user_id)
+    return users[0]
+
+
+def read_users(execute: Execute, query: Mapping[str, Any]) -> tuple[int, list[JsonObject]]:
     """(total, the users of the page), by id. query: as contracts.users.UserQuery."""
-    conditions: list[ColumnElement[bool]] = []
+    conditions: list[str] = []
+    parameters: JsonObject = {}
     if query["q"]:
-        conditions.append(
-            or_(
-                User.email.icontains(query["q"], autoescape=True),
-                User.username.icontains(normal_username(query["q"]), autoescape=True),
-            )
-        )
+        conditions.append("(email ILIKE %(email)s::text OR username ILIKE %(username)s::text)")
+        parameters["email"] = pattern_of(query["q"])
+        parameters["username"] = pattern_of(normal_username(query["q"]))
     if query["role"] is not None:
-        conditions.append(User.role == query["role"])
-    page = select(User).where(*conditions).order_by(User.id).limit(query["limit"]).offset(query["offset"])
-    total = session.execute(select(func.count()).select_from(User).where(*conditions)).scalar_one()
-    return total, session.scalars(page)
+        conditions.append("role = %(role)s::text")
+        parameters["role"] = query["role"]
+    return USERS.page(execute, conditions, "id", query["limit"], query["offset"], **parameters)
 
 
 def flush_unique(session: Session) -> None:

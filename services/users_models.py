@@ -186,12 +186,12 @@ class UserSession(Base):
         return refresh_token
 
     @classmethod
-    def of_token(cls, session: Session, refresh_token: object, lock: bool = False) -> Self | None:
-        """The session of this token, which may have been used, or None."""
+    def of_token(cls, session: Session, refresh_token: object) -> Self | None:
+        """Lock and return the session of this token, which may have been used, or None."""
         if not isinstance(refresh_token, str):
             return None
         found = select(cls).join(RefreshToken).where(RefreshToken.token_hash == digest(refresh_token))
-        return session.scalar(found.with_for_update(of=cls) if lock else found)
+        return session.scalar(found.with_for_update(of=cls))
 
     @classmethod
     def end_all(cls, session: Session, user: User) -> None:

@@ -14,13 +14,19 @@ from nameko.extensions import DependencyProvider
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from contracts.types import JsonObject
-from contracts.users import InvalidCredentials, InvalidSession, normal_password
+from contracts.types import JsonObject, load_id
+from contracts.users import InvalidCredentials, InvalidSession, SessionView, normal_password
 from nameko_reliable.database import WorkerDatabase
+from services.reading import Execute, ViewTable
 from services.users_models import LoginFailure, TokenReused, User, UserSession, digest, log_security, normal_address
 from services.users_passwords import Passwords
 
 ACCESS_TOKEN_SECONDS = 15 * 60
+SESSIONS = ViewTable(
+    "sessions",
+    SessionView(),
+    current="EXISTS (SELECT FROM refresh_tokens WHERE session_id = sessions.id AND token_hash = %(token)s::bytea)",
+)
 
 
 class SessionTokens(DependencyProvider):
@@ -108,7 +114,7 @@ def refresh_session(session: Session, refresh_token: str, tokens: SessionTokens)
 
     Raises InvalidSession.
     """
-    user_session = UserSession.of_token(session, refresh_token, lock=True)
+    user_session = UserSession.of_token(session, refresh_token)
     if user_session is None:
         raise InvalidSession
     try:
@@ -120,3 +126,13 @@ def refresh_session(session: Session, refresh_token: str, tokens: SessionTokens)
             session, "a used refresh token came again", user_id=user_session.user_id, session_id=user_session.id
         )
     return session.get_one(User, user_session.user_id), newest
+
+
+def read_sessions(execute: Execute, user_id: int, refresh_token: object) -> list[JsonObject]:
+    """The answer of `list_sessions`."""
+    return SESSIONS.find(
+        execute,
+        "WHERE user_id = %(user_id)s::bigint AND expires_at > now() ORDER BY last_used_at DESC, id DESC",
+        user_id=load_id(user_id, "user_id"),
+        token=digest(refresh_token) if isinstance(refresh_token, str) else None,
+    )

@@ -25,7 +25,7 @@ from contracts.products import (
     StockLines,
 )
 from contracts.types import MAX_BIGINT, MAX_INT, InvalidInput, load, load_id
-from contracts.users import Credentials, PasswordResetRequest, SessionView, UserRegistration
+from contracts.users import Credentials, PasswordResetRequest, UserRegistration
 from tests.factories import a_product, an_account
 
 # Also used by the storefront's tests.
@@ -489,9 +489,3 @@ def test_a_view_writes_the_same_as_marshmallows_dump():
     assert written == OrderView().dump(order)
     assert written["created_at"] == "2026-11-30T11:00:00.000000Z"
     assert written["items"][1]["subtotal"] == "14.20"
-
-
-def test_a_view_takes_missing_attributes_from_its_caller():
-    device = SimpleNamespace(**dict.fromkeys(SessionView().fields.keys() - {"current"}))
-
-    assert SessionView().write(device, current=True) == {**dict.fromkeys(SessionView().fields), "current": True}

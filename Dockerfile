@@ -40,6 +40,8 @@ ENV PATH=/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     # Eventlet shows a deprecation warning when it is imported first; docs/decisions/ explains why we use it.
     PYTHONWARNINGS=ignore:::nameko.cli.commands,ignore:::nameko.containers \
+    # Without eventlet's resolver a process needs 11 MB less. The kit looks up names in its place.
+    EVENTLET_NO_GREENDNS=yes \
     METRICS_HOST=0.0.0.0 \
     METRICS_PORT=9100
 # The file system is read-only at run time: a module that is not compiled now would be compiled at every start.

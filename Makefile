@@ -1,5 +1,7 @@
 PYTHON ?= python3
 VENV = .venv/bin
+# As in the image: `make run` and the tests look up names as production does.
+export EVENTLET_NO_GREENDNS = yes
 
 .PHONY: run dev infrastructure check test-rules test coverage test-docker test-upgrade test-all bench lint docs client lock clean
 

@@ -100,6 +100,8 @@ class Settings:
             "METRICS_PORT": "0",
             # Eventlet warns at its first import that it is deprecated; docs/decisions/ says why we use it.
             "PYTHONWARNINGS": self.given.get("PYTHONWARNINGS") or NO_EVENTLET_WARNING,
+            # Without eventlet's resolver a process needs 11 MB less. The kit looks up names in its place.
+            "EVENTLET_NO_GREENDNS": self.given.get("EVENTLET_NO_GREENDNS") or "yes",
             **self.infrastructure_settings(),
         }
 

@@ -302,6 +302,10 @@ def test_the_image_hides_eventlets_deprecation_warning():
     assert f"PYTHONWARNINGS={NO_EVENTLET_WARNING} " in (ROOT / "Dockerfile").read_text()
 
 
+def test_the_image_loads_no_resolver_of_eventlet():
+    assert "EVENTLET_NO_GREENDNS=yes " in (ROOT / "Dockerfile").read_text()
+
+
 def test_the_log_pipeline_keeps_the_lines_of_this_project(compose):
     collector = (ROOT / "deploy" / "compose" / "collector.yaml").read_text()
 

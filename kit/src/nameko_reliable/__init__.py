@@ -18,6 +18,7 @@ errors      the errors that the kit itself answers a call with
 
 telemetry   logs as lines of JSON; metrics, with /livez and /readyz; gauges from the database and the broker; traces
 testing     pytest fixtures, private servers, and proxies that cause outages
+names       internal: look-ups of host names that do not block the event loop
 amqp        internal: the publishing and the consuming connection, the queues, the time that a call has left
 web         internal: the HTTP server of /metrics, and of WSGI apps
 """

@@ -18,6 +18,9 @@ from urllib.parse import urlsplit
 from marshmallow import Schema, ValidationError
 from nameko.extensions import DependencyProvider
 
+# Whatever opens a connection reads its address here, so no look-up of a name comes before this.
+import nameko_reliable.names  # noqa: F401
+
 # A setting, or a pair: the first is needed when the second is set.
 Need: TypeAlias = str | tuple[str, str]
 Forbidden: TypeAlias = Callable[[Mapping[str, Any], Mapping[str, str]], Iterable[str]]

@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+import threading
 
 import eventlet
 import pytest
@@ -71,6 +72,15 @@ def test_an_entry_is_one_line_of_json(lines):
     assert line["message"] == "3 cakes\nin two lines"
     assert line["status"] == 200
     assert line["time"].endswith("Z")
+
+
+def test_an_entry_needs_no_name_of_a_thread(lines, monkeypatch):
+    # For a greenlet eventlet would look through all threads.
+    monkeypatch.setattr(threading, "current_thread", None)
+
+    logger.info("baking")
+
+    assert lines
 
 
 def test_entries_of_a_worker_have_its_fields(run_service, cluster, lines):

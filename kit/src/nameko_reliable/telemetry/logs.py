@@ -22,11 +22,17 @@ from nameko_reliable.errors import ServiceUnavailable
 from nameko_reliable.messages import timestamp
 from nameko_reliable.telemetry.tracing import trace_fields
 
+# The switches of `logging` for fields that no line of ours has. For a thread's name eventlet would look through all
+# threads, at each entry.
+UNUSED_RECORD_FIELDS = ("logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks")
+
 # Each greenlet has its own context, so the fields of concurrent workers and requests do not mix.
 _fields: ContextVar[dict[str, Any]] = ContextVar("log_fields", default={})  # noqa: B039 - never mutated
 _process: dict[str, str | None] = {"service": None}
 
 log_fields = _fields.get
+# Kept: with options `json.dumps` makes an encoder at each call.
+_to_json = json.JSONEncoder(ensure_ascii=False, default=str).encode
 
 
 class LogContext(DependencyProvider):
@@ -58,7 +64,10 @@ def formatter(kind: str, level: str) -> logging.Formatter:
     """A logging formatter, "json" or "text", for the LOGGING section of a Nameko configuration.
 
     level: only checked here, since `logging` itself ends with a traceback for an unknown one.
+    From then on no log record of this process knows its thread, process or task: see UNUSED_RECORD_FIELDS.
     """
+    for name in UNUSED_RECORD_FIELDS:
+        setattr(logging, name, False)
     if level not in logging.getLevelNamesMapping():
         raise SystemExit("LOG_LEVEL must be DEBUG, INFO, WARNING, ERROR or CRITICAL.")
     if kind == "json":
@@ -70,7 +79,7 @@ def formatter(kind: str, level: str) -> logging.Formatter:
 
 class _JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return _printable(json.dumps({**_entry(record), **_traceback(record)}, ensure_ascii=False, default=str))
+        return _printable(_to_json({**_entry(record), **_traceback(record)}))
 
 
 class _TextFormatter(logging.Formatter):

@@ -15,15 +15,14 @@ While that Redis is unreachable, no request is counted and none is refused.
 import logging
 import math
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from wsgiref.types import InputStream, StartResponse, WSGIApplication, WSGIEnvironment
 
 import eventlet
-from limits.storage import storage_from_string
 from nameko.extensions import DependencyProvider
 from werkzeug.wrappers import Request
 
@@ -78,14 +77,12 @@ class Limits(DependencyProvider):
         config = self.container.config
         scale = config["RATE_LIMIT_SCALE"]
         self._limits = {name: Limit(name, max(1, round(quota * scale))) for name, quota in LIMITS.items()}
-        self._storage = _storage(config["RATE_LIMIT_STORAGE_URI"])
+        redis_uri = config["RATE_LIMIT_STORAGE_URI"]
+        self._counts: OwnCounts | SharedCounts = OwnCounts() if redis_uri is None else SharedCounts(redis_uri)
         self.trusted_proxies = TrustedProxies(config["TRUSTED_PROXIES"])
         address_scale = max(1, scale)
         self.in_flight = ConcurrencyLimit(MAX_IN_FLIGHT, MAX_IN_FLIGHT_PER_ADDRESS * address_scale)
         self.large_bodies = ConcurrencyLimit(MAX_LARGE_BODIES, MAX_LARGE_BODIES_PER_ADDRESS * address_scale)
-        self._failures = (self._storage.base_exceptions, OSError, eventlet.Timeout)
-        self._is_unreachable = False
-        self._retry_at = 0.0
 
     def get_dependency(self, worker_ctx: Any) -> "Limits":
         return self
@@ -94,16 +91,67 @@ class Limits(DependencyProvider):
         """Count a request of the client, and add the result to the answer's headers. Raises RateLimited."""
         limit = self._limits[name]
         _add(answer_headers, "RateLimit-Policy", limit.policy)
-        counted = self._count(f"{name}/{client}")
+        counted = self._counts.count(f"{name}/{client}")
         if counted is None:
             return
-        count, resets_in_seconds = counted
+        count, seconds_left = counted
+        resets_in_seconds = min(WINDOW_SECONDS, max(1, math.ceil(seconds_left)))
         _add(answer_headers, "RateLimit", f'"{name}";r={max(0, limit.quota - count)};t={resets_in_seconds}')
         if count > limit.quota:
             raise RateLimited(name, limit.quota, resets_in_seconds)
 
-    def _count(self, key: str) -> tuple[int, int] | None:
-        """(requests in this window, seconds until the next window); None while the storage is unreachable."""
+
+class OwnCounts:
+    """The counts of this process. A key's window begins with its first request.
+
+    Not the memory storage of `limits`, which starts a thread at each count to forget old ones.
+    """
+
+    def __init__(self) -> None:
+        self._windows: OrderedDict[str, _Window] = OrderedDict()  # the oldest first, which is the first to end
+
+    def count(self, key: str) -> tuple[int, float]:
+        """(requests in this window, seconds until the next window)."""
+        now = time.monotonic()
+        window = self._windows.get(key)
+        if window is None or window.ends_at <= now:
+            while self._windows and next(iter(self._windows.values())).ends_at <= now:
+                self._windows.popitem(last=False)
+            window = self._windows[key] = _Window(ends_at=now + WINDOW_SECONDS)
+        window.requests += 1
+        return window.requests, window.ends_at - now
+
+
+@dataclass(slots=True)
+class _Window:
+    ends_at: float
+    requests: int = 0
+
+
+class SharedCounts:
+    """The counts of all gateways with the same Redis."""
+
+    def __init__(self, redis_uri: str) -> None:
+        # Imported here: only a gateway with a Redis needs them. redis imports OpenTelemetry where that is installed.
+        from limits.storage import storage_from_string
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
+        storage = storage_from_string(
+            redis_uri,
+            socket_timeout=STORAGE_SECONDS,
+            socket_connect_timeout=STORAGE_SECONDS,
+            # No retries: the timeout of `count` could end one in the middle of a reply.
+            retry=Retry(NoBackoff(), 0),  # type: ignore[arg-type]
+        )
+        # By its type it might be asynchronous.
+        self._storage = cast(Any, storage)
+        self._failures = (self._storage.base_exceptions, OSError, eventlet.Timeout)
+        self._is_unreachable = False
+        self._retry_at = 0.0
+
+    def count(self, key: str) -> tuple[int, float] | None:
+        """(requests in this window, seconds until the next window); None while Redis is unreachable."""
         if self._retry_at > time.monotonic():
             return None
         try:
@@ -120,23 +168,7 @@ class Limits(DependencyProvider):
         if self._is_unreachable:
             logger.info("requests are limited again")
             self._is_unreachable = False
-        return count, min(WINDOW_SECONDS, max(1, math.ceil(resets_at - time.time())))
-
-
-def _storage(redis_uri: str | None) -> Any:
-    if redis_uri is None:
-        return storage_from_string("memory://")
-    # Imported here, as redis imports OpenTelemetry where that is installed.
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
-
-    return storage_from_string(
-        redis_uri,
-        socket_timeout=STORAGE_SECONDS,
-        socket_connect_timeout=STORAGE_SECONDS,
-        # No retries: the timeout of _count could end one in the middle of a reply.
-        retry=Retry(NoBackoff(), 0),  # type: ignore[arg-type]
-    )
+        return count, resets_at - time.time()
 
 
 def _add(headers: dict[str, str], name: str, item: str) -> None:

@@ -4,6 +4,7 @@ import re
 import signal
 import socket
 from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 
 import pytest
 import requests
@@ -11,7 +12,7 @@ import websocket
 
 from gateway import cache
 from gateway import limits as limits_module
-from gateway.limits import LARGE_BODY_BYTES
+from gateway.limits import LARGE_BODY_BYTES, OwnCounts
 from nameko_reliable.testing.servers import Server, free_port
 from nameko_reliable.testing.waiting import wait_for
 from tests.infrastructure.clients import client_at
@@ -92,6 +93,18 @@ def test_a_new_window_restores_the_quota(run_gateway, monkeypatch):
     wait_for(lambda: requests.get(f"{url}/auth/providers").status_code == 429, pause_seconds=0)
 
     assert wait_for(lambda: requests.get(f"{url}/auth/providers").status_code == 200)
+
+
+def test_counts_of_ended_windows_are_not_kept(monkeypatch):
+    seconds = 0.0
+    monkeypatch.setattr(limits_module, "time", SimpleNamespace(monotonic=lambda: seconds))
+    counts = OwnCounts()
+    assert [counts.count(client) for client in ("ada", "ada", "bo")] == [(1, 60), (2, 60), (1, 60)]
+
+    seconds = 61.0
+
+    assert counts.count("ada") == (1, 60)
+    assert list(counts._windows) == ["ada"]
 
 
 def test_users_are_counted_separately_and_anonymous_clients_by_address(run_gateway, customer, new_customer, new_token):
@@ -200,7 +213,7 @@ def test_a_gateway_without_its_redis_admits_requests_and_warns_once(run_gateway,
 
 def test_a_hanging_redis_is_not_asked_for_every_request(run_gateway, redis, caplog):
     gateway = run_gateway(RATE_LIMIT_SCALE="0.002", RATE_LIMIT_STORAGE_URI=redis.uri)
-    storage, asked = provider(gateway.container, "limits")._storage, []
+    storage, asked = provider(gateway.container, "limits")._counts._storage, []
     count = storage.incr
     storage.incr = lambda *args: asked.append(args) or count(*args)
     redis.send(signal.SIGSTOP)

@@ -14,19 +14,20 @@ While the database or the broker does not answer, the gauge has no value, and `i
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import eventlet
 from amqp.exceptions import NotFound
 from nameko.extensions import DependencyProvider, SharedExtension
 from prometheus_client import Gauge
-from sqlalchemy import Executable
 
 from nameko_reliable.amqp.broker import CONNECTION_ERRORS, BrokerUnavailable, answer_timeout, connect
 from nameko_reliable.errors import ServiceUnavailable
-from nameko_reliable.pool import ConnectionPool
 from nameko_reliable.settings import amqp_address
 from nameko_reliable.telemetry.registry import KIT
+
+if TYPE_CHECKING:
+    from sqlalchemy import Executable
 
 logger = logging.getLogger(__name__)
 
@@ -132,9 +133,12 @@ class QueryGauge(DependencyProvider):
     """
 
     inquiries = Inquiries()
-    pool = ConnectionPool()
 
-    def __init__(self, gauge: Gauge, statement: Executable, every_seconds: float = 0) -> None:
+    def __init__(self, gauge: Gauge, statement: "Executable", every_seconds: float = 0) -> None:
+        # Imported here: a service without a database, which also has RPC and queues, loads no SQLAlchemy.
+        from nameko_reliable.pool import ConnectionPool
+
+        self.pool = ConnectionPool()
         self.gauge, self.statement, self.every_seconds = gauge, statement, every_seconds
 
     def setup(self) -> None:

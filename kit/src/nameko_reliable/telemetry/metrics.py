@@ -13,6 +13,7 @@ Settings: METRICS_HOST and METRICS_PORT. Port 0 takes a free port, which is logg
 
 import gc
 import logging
+import sys
 import time
 from collections.abc import Iterator
 from http import HTTPStatus
@@ -23,11 +24,9 @@ import eventlet
 from eventlet import wsgi
 from nameko.extensions import DependencyProvider
 from prometheus_client import CONTENT_TYPE_LATEST, Gauge, Histogram, disable_created_metrics, generate_latest
-from psycopg2.errors import DiskFull
 
 from nameko_reliable.amqp.consumers import Consumers
 from nameko_reliable.errors import ServiceUnavailable
-from nameko_reliable.pool import ConnectionPool, ReadOnly
 from nameko_reliable.telemetry.gauges import Inquiries
 from nameko_reliable.telemetry.registry import KIT, PrefixedRegistry
 from nameko_reliable.web.listener import Connection, Listener
@@ -146,8 +145,10 @@ class Metrics(DependencyProvider):
             yield from (f"The broker refuses {name}: {refusal}" for name, refusal in refused.items())
             if not refused:
                 yield "The broker is not connected, or a queue is not consumed."
-        if ConnectionPool in extensions:
-            yield from _database_problems(extensions[ConnectionPool])
+        # A service without a database has not imported it.
+        pool_module = sys.modules.get("nameko_reliable.pool")
+        if pool_module is not None and pool_module.ConnectionPool in extensions:
+            yield from _database_problems(extensions[pool_module.ConnectionPool])
 
     def _measure_loop_lag(self) -> None:
         _freeze_loaded_objects()
@@ -169,7 +170,11 @@ def _freeze_loaded_objects() -> None:
         gc.freeze()
 
 
-def _database_problems(pool: ConnectionPool) -> Iterator[str]:
+def _database_problems(pool: Any) -> Iterator[str]:
+    from psycopg2.errors import DiskFull
+
+    from nameko_reliable.pool import ReadOnly
+
     try:
         with eventlet.Timeout(READY_SECONDS, False):
             pool.check()

@@ -1,7 +1,7 @@
 """The grammar of HTTP/1.1: which request lines, headers and chunks the server takes.
 
-    head = StrictHead(connection.makefile("rb"))
-    line = head.readline()    # raises MalformedHead
+    found = REQUEST_LINE.fullmatch(line)          # None for a malformed one
+    headers = read_headers(connection.makefile("rb"))    # raises MalformedHead
 
 It follows RFC 9112, sections 2 to 7, without the leniency that they allow. If a proxy and this server read a malformed
 request differently, they see different requests (request smuggling).
@@ -12,16 +12,20 @@ Content-Length and Transfer-Encoding.
 
 import re
 from email.message import Message
+from http.client import HTTPMessage
 from typing import BinaryIO
 
 from eventlet.wsgi import ChunkReadError
 
 TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-REQUEST_LINE = re.compile(TOKEN + rb" [\x21-\x7e\x80-\xff]+ HTTP/1\.[01]\r\n")
+# Its method, target and version.
+REQUEST_LINE = re.compile(rb"(" + TOKEN + rb") ([\x21-\x7e\x80-\xff]+) (HTTP/[0-9]\.[0-9])\r\n")
 END_OF_LINE = re.compile(rb"\r\n")
-HEADER_LINE = re.compile(rb"(?:" + TOKEN + rb":[\t\x20-\x7e\x80-\xff]*)?\r\n")
+# Its name and value. Neither in the empty line after the last one.
+HEADER_LINE = re.compile(rb"(?:(" + TOKEN + rb"):([\t\x20-\x7e\x80-\xff]*))?\r\n")
 CHUNK_LINE = re.compile(rb"[0-9A-Fa-f]{1,16}(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?\r\n|" + HEADER_LINE.pattern)
 MAX_CHUNK_LINE_BYTES = 1000
+MAX_HEADERS = 99
 
 
 def names_one_host(headers: Message, version: str) -> bool:
@@ -43,17 +47,25 @@ class MalformedHead(Exception):
     pass
 
 
-class StrictHead:
-    """A file that reads the lines of a head. Raises MalformedHead."""
+class TooManyHeaders(Exception):
+    pass
 
-    def __init__(self, rfile: BinaryIO) -> None:
-        self._readline = rfile.readline
 
-    def readline(self, size: int = -1) -> bytes:
-        line = self._readline(size)
-        if not HEADER_LINE.fullmatch(line):
+def read_headers(rfile: BinaryIO) -> HTTPMessage:
+    """The headers, up to the empty line after them. Raises MalformedHead, or TooManyHeaders beyond MAX_HEADERS.
+
+    The standard library's parser, made for mail, takes five times as long.
+    """
+    headers = HTTPMessage()
+    for _ in range(MAX_HEADERS + 1):
+        found = HEADER_LINE.fullmatch(rfile.readline())
+        if found is None:
             raise MalformedHead
-        return line
+        name, value = found.groups()
+        if name is None:
+            return headers
+        headers[name.decode("ascii")] = value.decode("iso-8859-1").strip(" \t")
+    raise TooManyHeaders
 
 
 class StrictChunks:

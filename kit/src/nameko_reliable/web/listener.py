@@ -15,11 +15,13 @@ At `max_connections` the listener accepts no more until a connection ends: clien
 `max_per_address` it closes each further connection of that address.
 
 Not guaranteed: that a connection ends. `timeout_seconds` limits each single send or receive. Against clients that send
-byte by byte, `serve` needs deadlines of its own, like those of nameko_reliable.web.protocol.
+byte by byte, `serve` needs deadlines of its own, like those of nameko_reliable.web.protocol: the connections' sockets
+are DeadlineSockets.
 """
 
 import logging
 import math
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -29,6 +31,24 @@ from eventlet import greenio, wsgi
 from eventlet.green import socket
 
 logger = logging.getLogger(__name__)
+
+
+class DeadlineSocket(greenio.GreenSocket):
+    """A socket that waits for its client until `deadline`, of the monotonic clock, at the latest.
+
+    Then it raises TimeoutError, as it does after its timeout. Unlike an eventlet.Timeout this costs nothing where the
+    client's data, or room for ours, is there already.
+    """
+
+    deadline: float | None = None
+
+    def gettimeout(self) -> float | None:
+        """The seconds that a single wait may take. eventlet asks for them only when it has to wait."""
+        timeout: float | None = super().gettimeout()
+        if self.deadline is None:
+            return timeout
+        left = max(0.0, self.deadline - time.monotonic())
+        return left if timeout is None else min(timeout, left)
 
 
 class Listener:
@@ -50,7 +70,8 @@ class Listener:
         port: 0 takes a free one, see `listener.port`. is_exempt: whether an address has no `max_per_address`.
         shares_port: other processes may listen on the port, too.
         """
-        self.socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+        # The sockets that it accepts are of the same class.
+        self.socket = DeadlineSocket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if shares_port:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

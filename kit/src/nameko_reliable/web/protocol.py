@@ -3,7 +3,8 @@
     wsgi.Server(listener.socket, address, app, protocol=Protocol, keepalive=KEEPALIVE_SECONDS)
 
 No client can hold a greenlet for ever. Receiving the head and the body, sending the answer and the pause between two
-requests each have a deadline. Lines, heads and the discarded rest of an unread body have a maximum size.
+requests each have a deadline, if the connection is a DeadlineSocket of nameko_reliable.web.listener. Lines, heads and
+the discarded rest of an unread body have a maximum size.
 
 A request that is refused before the app sees it gets `application/problem+json` (RFC 9457) with an X-Request-ID and
 the app's `answer_headers`. The answer names no software.
@@ -29,9 +30,10 @@ from nameko_reliable.web.http11 import (
     REQUEST_LINE,
     MalformedHead,
     StrictChunks,
-    StrictHead,
+    TooManyHeaders,
     delimits_body,
     names_one_host,
+    read_headers,
 )
 
 logger = logging.getLogger(__name__)
@@ -62,9 +64,13 @@ class Protocol(wsgi.HttpProtocol):
 
     def _read_request_line(self) -> bytes:
         seconds = KEEPALIVE_SECONDS if hasattr(self, "environ") else HEAD_SECONDS
-        line: bytes = b""
-        with eventlet.Timeout(seconds, False):
-            line = super()._read_request_line()
+        self.connection.deadline = time.monotonic() + seconds
+        try:
+            line: bytes = super()._read_request_line()
+        except TimeoutError:
+            return b""
+        finally:
+            self.connection.deadline = None
         if len(line) < self.server.url_length_limit:
             return line
         # Refused here, since eventlet's own refusal is not a problem document.
@@ -72,30 +78,47 @@ class Protocol(wsgi.HttpProtocol):
         return b""
 
     def parse_request(self) -> bool:
-        # eventlet restores the file afterwards.
-        self.rfile = StrictHead(self.rfile)
-        try:
-            with eventlet.Timeout(HEAD_SECONDS, TimeoutError("slow request head")):
-                if not super().parse_request():
-                    self.close_connection = True
-                    return False
-        except MalformedHead:
-            self.send_error(HTTPStatus.BAD_REQUEST)
+        """Parse the head into the attributes that eventlet expects. False if the request was refused."""
+        self.close_connection = True
+        if not self.raw_requestline.strip():
             return False
-        except (wsgi.HeaderLineTooLong, wsgi.HeadersTooLarge):
-            self.send_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        refusal = self._parse_request_line() or self._parse_headers()
+        if refusal is not None:
+            self.send_error(refusal)
             return False
-        if len(self.raw_requestline) > MAX_REQUEST_LINE_BYTES:
-            self.send_error(HTTPStatus.REQUEST_URI_TOO_LONG)
-            return False
-        if (
-            not REQUEST_LINE.fullmatch(self.raw_requestline)
-            or not names_one_host(self.headers, self.request_version)
-            or not delimits_body(self.headers)
-        ):
-            self.send_error(HTTPStatus.BAD_REQUEST)
-            return False
+        connection = self.headers.get("Connection", "").lower()
+        is_kept = connection != "close" if self.request_version == "HTTP/1.1" else connection == "keep-alive"
+        self.close_connection = not is_kept
         return True
+
+    def _parse_request_line(self) -> HTTPStatus | None:
+        if len(self.raw_requestline) > MAX_REQUEST_LINE_BYTES:
+            return HTTPStatus.REQUEST_URI_TOO_LONG
+        found = REQUEST_LINE.fullmatch(self.raw_requestline)
+        if found is None:
+            return HTTPStatus.BAD_REQUEST
+        self.command, path, version = (part.decode("iso-8859-1") for part in found.groups())
+        if version not in ("HTTP/1.0", "HTTP/1.1"):
+            return HTTPStatus.HTTP_VERSION_NOT_SUPPORTED if version >= "HTTP/2" else HTTPStatus.BAD_REQUEST
+        # An app that redirects to a path with two slashes would redirect to another host.
+        self.path = f"/{path.lstrip('/')}" if path.startswith("//") else path
+        self.request_version = version
+        self.requestline = f"{self.command} {path} {version}"
+        return None
+
+    def _parse_headers(self) -> HTTPStatus | None:
+        self.connection.deadline = time.monotonic() + HEAD_SECONDS
+        try:
+            self.headers = read_headers(self.rfile)
+        except MalformedHead:
+            return HTTPStatus.BAD_REQUEST
+        except (TooManyHeaders, wsgi.HeaderLineTooLong, wsgi.HeadersTooLarge):
+            return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+        finally:
+            self.connection.deadline = None
+        if not names_one_host(self.headers, self.request_version) or not delimits_body(self.headers):
+            return HTTPStatus.BAD_REQUEST
+        return None
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         self.close_connection = True
@@ -166,14 +189,17 @@ class _AnswerFile:
     def writelines(self, lines: Iterable[bytes]) -> None:
         if self.deadline is None:
             self.deadline = time.monotonic() + ANSWER_SECONDS
+        # The body's, while the client is told to send it.
+        previous, self._connection.deadline = self._connection.deadline, self.deadline
         try:
-            with eventlet.Timeout(max(0.001, self.deadline - time.monotonic()), TimeoutError("slow reader")):
-                self._wfile.writelines(lines)
-                self._wfile.flush()
+            self._wfile.writelines(lines)
+            self._wfile.flush()
         except OSError:
             # Otherwise closing the file waits for the client again, to send the rest.
             greenio.shutdown_safe(self._connection)
             raise
+        finally:
+            self._connection.deadline = previous
 
     def flush(self) -> None:
         """`writelines` has sent everything already."""
@@ -185,12 +211,19 @@ class _RequestBody(wsgi.Input):
     deadline: float | None = None
 
     def _do_read(self, reader: Callable[[int], bytes], length: int | None = None) -> Any:
-        with self._time_limit():
-            return super()._do_read(reader, length)
+        return self._in_time(super()._do_read, reader, length)
 
     def _chunked_read(self, rfile: StrictChunks, length: int | None = None, use_readline: bool = False) -> Any:
-        with self._time_limit():
-            return super()._chunked_read(rfile, length, use_readline)
+        return self._in_time(super()._chunked_read, rfile, length, use_readline)
+
+    def _in_time(self, read: Callable[..., Any], *arguments: Any) -> Any:
+        if self.deadline is None:
+            self.deadline = time.monotonic() + BODY_SECONDS
+        self._sock.deadline = self.deadline
+        try:
+            return read(*arguments)
+        finally:
+            self._sock.deadline = None
 
     def discard(self, buffer_size: int = 16 << 10) -> None:
         """Read what the app left unread, since clients send all of a body before they read the answer."""
@@ -201,8 +234,3 @@ class _RequestBody(wsgi.Input):
                 return
             left -= len(data)
         raise OSError("the body is too large to discard")
-
-    def _time_limit(self) -> Any:
-        if self.deadline is None:
-            self.deadline = time.monotonic() + BODY_SECONDS
-        return eventlet.Timeout(max(0.001, self.deadline - time.monotonic()), TimeoutError("slow request body"))

@@ -331,7 +331,14 @@ def test_trusted_proxies_are_networks():
 
 
 @pytest.mark.parametrize(
-    "value", [secrets.token_hex(), "".join(map(str, range(10, 40))), "correct horse battery staple forage"]
+    "value",
+    [
+        secrets.token_hex(),
+        secrets.token_hex(24),
+        secrets.token_urlsafe(32),
+        "".join(map(str, range(10, 40))),
+        "correct horse battery staple forage",
+    ],
 )
 def test_a_long_and_varied_secret_is_accepted(value):
     assert loaded("JWT_SECRET", value) == value
@@ -353,6 +360,7 @@ def test_a_long_and_varied_secret_is_accepted(value):
         "super_secret_jwt_signing_key_for_dev_123",
         "your-256-bit-secret-your-256-bit-secret",
         "0123456789abcdef0123456789abcdef",
+        secrets.token_hex(6) * 4,
         "abcdefghijklmnopqrstuvwxyz123456",
         "qwertyuiopasdfghjklzxcvbnm1234567890",
         "this-is-a-long-jwt-secret-of-at-least-32-bytes",

@@ -29,7 +29,7 @@ def gateway_app():
 
 def document():
     """The OpenAPI document."""
-    return json.loads(gateway_app().extensions["openapi.json"])
+    return json.loads(gateway_app().extensions["api"].document)
 
 
 def types():

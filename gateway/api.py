@@ -5,11 +5,12 @@ repeated and undecodable query parameters are refused, also on routes without pa
 OpenAPI document names its access and its problems, which come from the table of gateway/errors.py.
 """
 
+import functools
 import json
 import math
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from functools import wraps
+from functools import cached_property, wraps
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
@@ -148,15 +149,16 @@ class StrictParser(FlaskParser):
 
 def refuse_unknown_parameters(view: Any) -> None:
     """Raise InvalidInput for a query parameter at a route that takes none."""
-    if request.query_string and "query" not in _parameter_locations(view):
+    if request.query_string and not _takes_query(view):
         unknown = read_query(request.query_string)
         if unknown:
             raise InvalidInput({name: ["Unknown field."] for name in unknown})
 
 
-def _parameter_locations(view: Any) -> set[str]:
+@functools.cache
+def _takes_query(view: Any) -> bool:
     parameters = getattr(view, "_apidoc", {}).get("arguments", {}).get("parameters", ())
-    return {parameter["in"] for parameter in parameters}
+    return any(parameter["in"] == "query" for parameter in parameters)
 
 
 class IdConverter(BaseConverter):
@@ -177,6 +179,10 @@ class Blueprint(flask_smorest.Blueprint):
         super().__init__(*args, **kwargs)
         self.calls_services = calls_services
         self._prepare_doc_cbks.append(self._prepare_access_doc)
+
+    def arguments(self, schema: Schema | type[Schema], **kwargs: Any) -> Callable[..., Callable[..., Any]]:
+        """Parse arguments by one instance of the schema. webargs would make one of its class for each request."""
+        return super().arguments(schema() if isinstance(schema, type) else schema, **kwargs)
 
     def body(self, schema: Schema) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Document a body, and pass its members to the view unchanged. The service validates their values.
@@ -312,7 +318,28 @@ def _security_of(
 
 
 class Api(flask_smorest.Api):
+    """The routes, and the OpenAPI document that describes them."""
+
     ERROR_SCHEMA = ProblemView
+
+    def __init__(self, app: Flask) -> None:
+        self._blueprints: list[Blueprint] = []
+        super().__init__(app)
+
+    def register_blueprint(self, blp: Blueprint) -> None:
+        """Register its routes. They are described later, since few gateways are ever asked for the document."""
+        self._app.register_blueprint(blp)
+        self._blueprints.append(blp)
+
+    @cached_property
+    def document(self) -> bytes:
+        """The OpenAPI document. It does not change while the process runs."""
+        for blp in self._blueprints:
+            blp.register_views_in_doc(self, self._app, self.spec, name=blp.name, parameters=None)
+            self.spec.tag({"name": blp.name, "description": blp.description})
+        # Relative to the document's own address, as a proxy may add a path prefix.
+        self.spec.options["servers"] = [{"url": "."}]
+        return json.dumps(self.spec.to_dict(), indent=2).encode()
 
     def init_app(self, app: Flask, **kwargs: Any) -> None:
         super().init_app(app, spec_kwargs={"extra_plugins": [MetaKeywords()]}, **kwargs)

@@ -77,11 +77,10 @@ def configure(app: Flask, config: Mapping[str, Any]) -> None:
 
 
 def register_routes(app: Flask) -> None:
-    api = Api(app)
+    api = app.extensions["api"] = Api(app)
     for routes in (auth, users, products, orders, notifications, admin, health, docs):
         api.register_blueprint(routes.blp)
     notifications.sock.init_app(app)
-    docs.keep_document(app, api.spec)
 
 
 def refuse_open_views(app: Flask) -> None:
@@ -100,5 +99,8 @@ def add_middleware(app: Flask) -> None:
 
 
 class _Utf8Json(DefaultJSONProvider):
+    # Kept: with options `json.dumps` makes an encoder at each call.
+    _encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
     def dumps(self, obj: Any, **kwargs: Any) -> str:
-        return json.dumps(obj, ensure_ascii=False, separators=(",", ":"))
+        return self._encoder.encode(obj)

@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from apispec import APISpec
-from flask import Flask, Response, current_app, json, request
+from flask import Response, current_app, request
 from nameko.extensions import DependencyProvider
 from werkzeug.exceptions import NotFound
 
@@ -48,23 +47,15 @@ CONTENT_SECURITY_POLICY = (
 
 
 class DocsAssets(DependencyProvider):
-    """The page's files, read once. files: {name: bytes}."""
+    """The page's files, read when they are asked for. files: {name: path}."""
 
     def setup(self) -> None:
-        try:
-            self.files = {name: (ASSETS / name).read_bytes() for name in TYPES}
-        except OSError:
-            raise SystemExit(f"The files of /docs are missing: run `npm ci` in {FOLDER}.") from None
+        self.files = {name: ASSETS / name for name in TYPES}
+        if not all(path.is_file() for path in self.files.values()):
+            raise SystemExit(f"The files of /docs are missing: run `npm ci` in {FOLDER}.")
 
     def get_dependency(self, worker_ctx: Any) -> "DocsAssets":
         return self
-
-
-def keep_document(app: Flask, spec: APISpec) -> None:
-    """Serialize the OpenAPI document once: it does not change while the process runs."""
-    # Relative to the document's own address, as a proxy may add a path prefix.
-    spec.options["servers"] = [{"url": "."}]
-    app.extensions["openapi.json"] = json.dumps(spec.to_dict(), indent=2).encode()
 
 
 @blp.route("/openapi.json")
@@ -72,7 +63,7 @@ def keep_document(app: Flask, spec: APISpec) -> None:
 @blp.response(200, {"type": "object"})
 def openapi() -> Response:
     """This document."""
-    return Response(current_app.extensions["openapi.json"], mimetype="application/json")
+    return Response(current_app.extensions["api"].document, mimetype="application/json")
 
 
 @blp.route("/docs")
@@ -94,4 +85,4 @@ def asset(name: str) -> Response:
         return Response(START, mimetype="text/javascript")
     if name not in TYPES:
         raise NotFound
-    return Response(current_app.extensions["docs_assets"].files[name], content_type=TYPES[name])
+    return Response(current_app.extensions["docs_assets"].files[name].read_bytes(), content_type=TYPES[name])

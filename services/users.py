@@ -74,7 +74,6 @@ from services.users_models import (
     forget_old,
     normal_address,
 )
-from services.users_openid import OpenIdClient
 from services.users_passwords import Passwords, hashing_rpc
 from services.users_sessions import (
     SessionTokens,
@@ -84,6 +83,7 @@ from services.users_sessions import (
     throttled_password_check,
 )
 from services.users_sign_in import account_of, provider_errors_translated
+from services.users_sign_in_provider import SignInProvider
 
 USER_QUERY, USER_VIEW = UserQuery(), UserView()
 
@@ -99,7 +99,7 @@ class Users(Service):
     wakeup = Wakeup()
     passwords = Passwords()
     tokens = SessionTokens()
-    openid = OpenIdClient()
+    openid = SignInProvider()
 
     # Accounts
 

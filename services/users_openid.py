@@ -1,20 +1,21 @@
 """Sign-in with an OpenID Connect provider: authorization code with PKCE, and a verified id_token.
 
-    authorization = self.openid.begin()  # send the browser to authorization.url, store the rest
-    identity = self.openid.finish(code, authorization.nonce, authorization.code_verifier)
+    client = OpenIdClient(config)
+    authorization = client.begin()  # send the browser to authorization.url, store the rest
+    identity = client.finish(code, authorization.nonce, authorization.code_verifier)
 
 The caller compares the `state` that came back with the one that went out.
 
-Settings: GOOGLE_CLIENT_ID (empty: no sign-in), GOOGLE_CLIENT_SECRET, OIDC_ISSUER, GOOGLE_REDIRECT_URI
-(empty: a path of FRONTEND_URL). The issuer publishes the rest, as OpenID Connect Discovery 1.0 says.
+Settings: GOOGLE_CLIENT_ID, GOOGLE_CLIENT_SECRET, OIDC_ISSUER, GOOGLE_REDIRECT_URI (empty: a path of FRONTEND_URL).
+The issuer publishes the rest, as OpenID Connect Discovery 1.0 says.
 """
 
 import logging
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
@@ -24,13 +25,12 @@ import jwt
 import requests
 import urllib3
 from eventlet.semaphore import Semaphore
-from nameko.containers import WorkerContext
-from nameko.extensions import DependencyProvider
 from oauthlib.oauth2 import OAuth2Error, WebApplicationClient, is_secure_transport
 from requests.adapters import HTTPAdapter
 from requests_oauthlib import OAuth2Session
 
 from contracts.types import JsonObject
+from services.users_sign_in_provider import Authorization, Identity, IdentityRefused, ProviderUnreachable
 
 SCOPE = "openid email profile"
 # No HMAC: the published key would be its secret.
@@ -64,73 +64,21 @@ TOKEN_ERRORS = (
 )
 
 
-class ProviderNotConfigured(Exception):
-    """GOOGLE_CLIENT_ID is empty, so sign-in with a provider is off."""
+class OpenIdClient:
+    """The client of the provider that the settings name."""
 
-
-class ProviderUnreachable(Exception):
-    """The provider is unreachable, slow or broken. This is not about the user."""
-
-
-class IdentityRefused(Exception):
-    """The provider refused the code, or its id_token is not valid. The reason quotes no part of either."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-@dataclass(frozen=True)
-class Authorization:
-    """The address to send the browser to, and the secrets that check its callback."""
-
-    url: str
-    state: str
-    nonce: str = field(repr=False)
-    code_verifier: str = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Identity:
-    """The user who signed in. issuer and subject identify the user, the rest may change.
-
-    subject: 1 to 255 printable ASCII characters.
-    email_verified: whether the provider has verified that the address is the user's.
-    """
-
-    issuer: str
-    subject: str
-    email: str | None
-    email_verified: bool
-    name: str | None
-
-
-class OpenIdClient(DependencyProvider):
-    def setup(self) -> None:
-        config = self.container.config
-        self._client_id = config.get("GOOGLE_CLIENT_ID")
-        if not self.is_configured:
-            return
+    def __init__(self, config: Mapping[str, Any]) -> None:
         for name in VERBOSE_LOGGERS:
             logging.getLogger(name).setLevel(logging.INFO)
-        self._client_secret, self._issuer = config["GOOGLE_CLIENT_SECRET"], config["OIDC_ISSUER"]
+        self._client_id, self._client_secret = config["GOOGLE_CLIENT_ID"], config["GOOGLE_CLIENT_SECRET"]
+        self._issuer = config["OIDC_ISSUER"]
         self._redirect_uri = config["GOOGLE_REDIRECT_URI"] or f"{config['FRONTEND_URL']}/api/auth/google/callback"
         self._metadata: _ProviderMetadata | None = None
         self._metadata_lock = Semaphore()
         self._free_slots = Semaphore(MAX_CONCURRENT_SIGN_INS)
 
-    def get_dependency(self, worker_ctx: WorkerContext) -> Self:
-        return self
-
-    @property
-    def is_configured(self) -> bool:
-        return bool(self._client_id)
-
     def begin(self) -> Authorization:
-        """An authorization with new secrets.
-
-        Raises ProviderNotConfigured or ProviderUnreachable.
-        """
+        """An authorization with new secrets. Raises ProviderUnreachable."""
         with self._oauth_session() as oauth:
             provider = self._provider(oauth, METADATA_MAX_AGE_SECONDS)
             state, nonce = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
@@ -148,7 +96,7 @@ class OpenIdClient(DependencyProvider):
     def finish(self, code: str, nonce: str, code_verifier: str) -> Identity:
         """Exchange the code for the identity of the user. A code can be used once.
 
-        Raises ProviderNotConfigured, ProviderUnreachable or IdentityRefused.
+        Raises ProviderUnreachable or IdentityRefused.
         """
         with self._oauth_session() as oauth:
             id_token = self._redeem(oauth, code, code_verifier)
@@ -167,8 +115,6 @@ class OpenIdClient(DependencyProvider):
     @contextmanager
     def _oauth_session(self) -> Iterator[OAuth2Session]:
         """A session with the provider. All its requests together may take PROVIDER_TIMEOUT_SECONDS."""
-        if not self.is_configured:
-            raise ProviderNotConfigured("GOOGLE_CLIENT_ID is not set.")
         if not self._free_slots.acquire(timeout=SLOT_WAIT_SECONDS):
             raise ProviderUnreachable(f"{self._issuer} is slow, and other sign-ins already wait for it")
         # Not an OSError: urllib3 would take that for an unreachable address, and try the next one.

@@ -21,7 +21,7 @@ from contracts.users import (
     UnprovenAddress,
 )
 from services.users_models import ExternalIdentity, User, UserSession, log_security, normal_address
-from services.users_openid import Identity, IdentityRefused, ProviderNotConfigured, ProviderUnreachable
+from services.users_sign_in_provider import Identity, IdentityRefused, ProviderNotConfigured, ProviderUnreachable
 
 
 @contextmanager

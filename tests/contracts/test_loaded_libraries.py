@@ -15,7 +15,10 @@ ELSEWHERE = {"alembic", "dns", "opentelemetry", "redis", "zxcvbn"}
 
 @pytest.mark.parametrize(
     ("module", "unused"),
-    [("gateway", {"limits", "sqlalchemy"}), *((f"services.{service}", {"flask"}) for service in SERVICES)],
+    [
+        ("gateway", {"limits", "sqlalchemy"}),
+        *((f"services.{service}", {"flask", "oauthlib", "requests"}) for service in SERVICES),
+    ],
 )
 def test_a_process_loads_only_libraries_that_it_uses(module, unused):
     script = f"import eventlet; eventlet.monkey_patch(); import sys, {module}; print(*sys.modules)"

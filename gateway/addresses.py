@@ -1,5 +1,6 @@
 """The address of a request's client, which trusted proxies name in X-Forwarded-For."""
 
+import functools
 from collections.abc import Collection
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from wsgiref.types import WSGIEnvironment
@@ -13,13 +14,16 @@ class TrustedProxies:
 
     def __init__(self, networks: Collection[IPv4Network | IPv6Network]) -> None:
         self.networks = networks
+        # Most requests come from few addresses, and to parse one takes longer.
+        self.contains = functools.lru_cache(maxsize=1024)(self._contains)
 
     def client_address(self, environ: WSGIEnvironment) -> str:
         """The nearest address, counted from us, that is not a trusted proxy's."""
         address = environ["REMOTE_ADDR"]
-        if not self.networks:
+        forwarded_for = environ.get("HTTP_X_FORWARDED_FOR")
+        if not self.networks or not forwarded_for:
             return address
-        for hop in reversed(environ.get("HTTP_X_FORWARDED_FOR", "").split(",")):
+        for hop in reversed(forwarded_for.split(",")):
             if not self.contains(address):
                 break
             forwarded = _parse_hop(hop)
@@ -28,7 +32,7 @@ class TrustedProxies:
             address = forwarded
         return address
 
-    def contains(self, address: str) -> bool:
+    def _contains(self, address: str) -> bool:
         """Whether the address is that of a trusted proxy."""
         return any(ip_address(address) in network for network in self.networks)
 

@@ -24,11 +24,10 @@ def page_headers(query: Mapping[str, Any], total: int) -> dict[str, str]:
         del offsets["prev"]
     if offset + limit >= total:
         del offsets["next"]
-    links = (f'<?{_parameters(limit, to)}>; rel="{relation}"' for relation, to in offsets.items())
-    return {"X-Total-Count": str(total), "Link": ", ".join(links)}
-
-
-def _parameters(limit: int, offset: int) -> str:
     given = request.args.to_dict()
     position = next((name for name in ("page", "skip") if name in given), "offset")
-    return urlencode({**given, position: offset // limit + 1 if position == "page" else offset})
+    links = []
+    for relation, to in offsets.items():
+        parameters = urlencode({**given, position: to // limit + 1 if position == "page" else to})
+        links.append(f'<?{parameters}>; rel="{relation}"')
+    return {"X-Total-Count": str(total), "Link": ", ".join(links)}

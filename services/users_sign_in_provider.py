@@ -5,7 +5,7 @@
     authorization = self.openid.begin()  # send the browser to authorization.url, store the rest
     identity = self.openid.finish(code, authorization.nonce, authorization.code_verifier)
 
-Setting: GOOGLE_CLIENT_ID. Without it there is no provider. services/users_openid.py has the client and further settings.
+Setting: GOOGLE_CLIENT_ID. Without it there is no provider. The client, services/users_openid.py, has further settings.
 """
 
 from collections.abc import Mapping

@@ -8,6 +8,7 @@ A decorator only marks the view. `authorize` enforces the mark before the reques
 decorators cannot open a route. The app refuses to start when a view has no mark.
 """
 
+import functools
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -32,6 +33,8 @@ CLAIMS = ("exp", "iat", "sub", "email", "email_verified", "role", "jti")
 PUBLIC, USER, OWNER, OWNER_OR_ADMIN, ADMIN = "public", "user", "owner", "owner or admin", "admin"
 # How far the clock of the users service, which signs the tokens, may be ahead of ours.
 MAX_SKEW_SECONDS = 30
+# Verified tokens with their callers, about 1 kB each.
+MAX_KEPT = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +63,24 @@ class AccessTokens(DependencyProvider):
     def setup(self) -> None:
         config = self.container.config
         self.secrets: list[str] = [config["JWT_SECRET"], *filter(None, [config["JWT_SECRET_PREVIOUS"]])]
+        # A client sends its token with each request. Refused ones are not kept.
+        self._caller_of = functools.lru_cache(maxsize=MAX_KEPT)(self._verified_caller)
 
     def get_dependency(self, worker_ctx: Any) -> "AccessTokens":
         return self
 
     def read(self, token: Any) -> Caller:
         """The token's Caller. Raises Unauthenticated with the reason."""
+        if not isinstance(token, str):
+            raise Unauthenticated("The token is not valid.")
+        caller = self._caller_of(token)
+        if caller.expires_at <= time.time():
+            raise Unauthenticated("The token has expired.")
+        return caller
+
+    def _verified_caller(self, token: str) -> Caller:
         try:
-            claims = self._verified(token)
+            claims = self._verified_claims(token)
         except jwt.ExpiredSignatureError:
             raise Unauthenticated("The token has expired.") from None
         except jwt.ImmatureSignatureError:
@@ -86,9 +99,9 @@ class AccessTokens(DependencyProvider):
             raise Unauthenticated("The token is not valid.")
         if issued_at > time.time() + MAX_SKEW_SECONDS:
             raise Unauthenticated("The token is not valid yet.")
-        return Caller(int(sub), email, claims["email_verified"] is True, role, claims["exp"])
+        return Caller(int(sub), email, claims["email_verified"] is True, role, int(claims["exp"]))
 
-    def _verified(self, token: Any) -> dict[str, Any]:
+    def _verified_claims(self, token: str) -> dict[str, Any]:
         options: Options = {"require": list(CLAIMS), "verify_iat": False}
         for secret in self.secrets[:-1]:
             with suppress(jwt.InvalidSignatureError):

@@ -11,6 +11,7 @@ import pytest
 import requests
 from flask import Flask
 
+from gateway import auth
 from gateway.app import refuse_open_views
 from gateway.auth import AllowedOrigins, public
 from gateway.errors import ForeignOrigin, Unauthenticated
@@ -246,6 +247,18 @@ def test_during_a_secret_rotation_only_tokens_of_the_two_secrets_are_accepted(ac
         access_tokens.read(new_token(secret=other))
     with pytest.raises(Unauthenticated, match="expired"):
         access_tokens.read(new_token(secret=previous, exp=int(time.time()) - 1))
+
+
+def test_a_token_that_was_accepted_is_refused_once_it_has_expired(access_tokens, new_token, monkeypatch):
+    access_tokens.container.config = {"JWT_SECRET": (secret := secrets.token_hex()), "JWT_SECRET_PREVIOUS": None}
+    access_tokens.setup()
+    token = new_token(secret=secret)
+    expires_at = access_tokens.read(token).expires_at
+
+    monkeypatch.setattr(auth, "time", SimpleNamespace(time=lambda: expires_at))
+
+    with pytest.raises(Unauthenticated, match="expired"):
+        access_tokens.read(token)
 
 
 @pytest.mark.parametrize("claim, counts", ((True, True), (False, False), ("true", False), (1, False)))

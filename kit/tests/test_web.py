@@ -211,6 +211,22 @@ def test_one_connection_serves_many_requests(serve):
     assert answers.count(b"HTTP/1.1 200") == 3
 
 
+def test_a_client_that_does_not_pause_does_not_stop_the_others(serve):
+    served = []
+
+    def oven(environ, start_response):
+        served.append(environ["PATH_INFO"])
+        start_response("200 OK", [])
+        return [b"cake"]
+
+    server = serve(oven)
+    with server.connect() as hasty:
+        hasty.sendall(GET * 200)
+        server.send(GET.replace(b"cakes", b"bread").replace(b"Host", b"Connection: close\r\nHost"))
+
+        assert served.index("/bread") < 100
+
+
 def test_requests_are_logged_and_have_an_id_of_the_client_or_the_server(serve, caplog):
     server = serve()
 

@@ -63,7 +63,11 @@ class Protocol(wsgi.HttpProtocol):
         super().handle_one_response()
 
     def _read_request_line(self) -> bytes:
-        seconds = KEEPALIVE_SECONDS if hasattr(self, "environ") else HEAD_SECONDS
+        seconds = HEAD_SECONDS
+        if hasattr(self, "environ"):
+            seconds = KEEPALIVE_SECONDS
+            # A client that sends requests without a pause would be the only one that is served.
+            eventlet.sleep(0)
         self.connection.deadline = time.monotonic() + seconds
         try:
             line: bytes = super()._read_request_line()

@@ -26,7 +26,7 @@ from sqlalchemy.orm import Mapped, Session, declared_attr, mapped_column
 from nameko_reliable.messages import Event, to_payload
 from nameko_reliable.statements import Statement, run
 
-DIALECT = postgresql.dialect()
+DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
 @cache
@@ -86,7 +86,7 @@ class InboxMixin:
     received_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
     @classmethod
-    def take(cls, session: Session, event_id: UUID) -> bool:
+    def take(cls: Any, session: Session, event_id: UUID) -> bool:
         """True for the first transaction that takes this event, False for every later one."""
         return bool(run(session, _insert_new(cls, "event_id"), event_id=str(event_id)))
 
@@ -101,12 +101,12 @@ class AnswerMixin:
     answered_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
     @classmethod
-    def once(cls, session: Session, call_id: str, answer: Callable[[], Any]) -> Any:
+    def once(cls: Any, session: Session, call_id: str, answer: Callable[[], Any]) -> Any:
         """Return `answer()`. A call that is delivered again gets the first answer, without running `answer` again."""
         if not run(session, _insert_new(cls, "call_id"), call_id=call_id):
             return session.scalar(select(cls.answer).where(cls.call_id == call_id))
         result = answer()
-        table: Any = cls.__table__
+        table = cls.__table__
         session.execute(update(table).where(table.c.call_id == call_id).values(answer=result))
         return result
 

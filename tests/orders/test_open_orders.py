@@ -73,6 +73,16 @@ def test_concurrent_orders_do_not_exceed_the_limit_of_open_units(shop, product, 
     assert stock(shop, product) == 90
 
 
+def test_orders_that_begin_at_the_same_time_count_each_other(shop, product, customer):
+    lock = f"SELECT pg_advisory_xact_lock(hashtext('open orders of {customer['user_id']}'))"
+    with shop.transaction("orders", lock):
+        calls = [shop.rpc.orders.create_order.call_async(**customer, items=[a_line(product, 5)]) for _ in range(6)]
+        shop.wait_until_locked("orders", waiters=6)
+
+    assert len(refusals([refusal_of(call) for call in calls])) == 4
+    assert stock(shop, product) == 90
+
+
 def test_an_order_beyond_the_limit_of_open_units_is_refused_with_the_figures(shop, product, customer):
     other = shop.rpc.products.create_product(**a_product())
     place_order(shop.rpc, a_line(product, 3), customer=customer)

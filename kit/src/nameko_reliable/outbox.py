@@ -167,7 +167,8 @@ class Outbox(DependencyProvider):
                 if rows:
                     self._publish(session, rows)
                 session.commit()
-                return bool(rows)
+                # What was committed meanwhile has called `wake`.
+                return len(rows) == ROUND_ROWS
         except (BrokerUnavailable, ServiceUnavailable) as error:
             logger.warning("the outbox waits: %r", error)
             return False

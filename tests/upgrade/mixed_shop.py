@@ -20,6 +20,8 @@ OLD, NEW = "old", "new"
 PARTS = (*SERVICES, "gateway")
 # Orders with higher ids do not exist; only their events do.
 FIRST_INVENTED_ORDER = 10**9
+# Those of broadcast handlers end with a random id.
+DURABLE_QUEUE = re.compile("evt-.*(?<!-[0-9a-f]{32})")
 MESSAGE_ID = re.compile(rb"^Message-ID: *(\S+)", re.MULTILINE)
 
 
@@ -47,7 +49,11 @@ class Release:
         return server
 
     def _is_up(self, part, port):
-        return is_ready(port) and (part != "gateway" or requests.get(f"{self.gateway}/readyz", timeout=5).ok)
+        try:
+            return is_ready(port) and (part != "gateway" or requests.get(f"{self.gateway}/readyz", timeout=5).ok)
+        except requests.ConnectionError:
+            # It does not listen yet.
+            return False
 
     def operate(self, command, *arguments):
         """`python -m ops.COMMAND`, which is `scripts.COMMAND` in 0.1.0."""
@@ -162,7 +168,7 @@ class MixedShop(Shop):
         assert len(set(mailed)) == len(mailed) == notifications, (len(set(mailed)), len(mailed), notifications)
         parked = [name for name in self.broker.queues() if name.startswith("parked.") and self.broker.depth(name)]
         assert not parked, parked
-        orphans = [name for name in self.broker.queues() if name.startswith("evt-") and self._is_orphan(name)]
+        orphans = [name for name in self.broker.queues() if DURABLE_QUEUE.fullmatch(name) and self._is_orphan(name)]
         assert not orphans, orphans
         return True
 

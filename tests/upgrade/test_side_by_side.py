@@ -331,7 +331,8 @@ def test_a_change_of_stock_is_pushed_to_the_sockets_of_all_gateways(shop, here, 
     admin.patch(here, f"/products/{product['id']}/stock", {"delta": -4})
 
     for feed in feeds:
-        assert feed.receive_until("product")["data"]["stock_quantity"] == 6
+        # The hint of the new product may come after its answer.
+        assert 6 in (feed.receive_until("product")["data"]["stock_quantity"] for _ in range(2))
         feed.close()
 
 

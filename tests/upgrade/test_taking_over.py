@@ -58,6 +58,9 @@ def unfinished(request, shop, customer, admin, product):
         shop.broker.publish(to_payload(unfinished.delayed), queue=CONFIRM_ORDER, headers={"x-attempt": 1})
         wait_for(lambda: shop.broker.depth("delay.5s") == 1)
         shop.kill_all()
+        # PostgreSQL would carry out what waits for the lock, though its client is gone.
+        shop.sql("orders", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        shop.wait_until_locked("orders", waiters=0)
     assert shop.sql("orders", "SELECT payload->'order_id' FROM outbox") == [(unfinished.unsent["id"],)]
 
     shop.smtp.start()

@@ -94,7 +94,7 @@ def test_prometheus_sees_each_step_of_an_order_and_no_alert_fires(prometheus, cu
         'forage_rpc_client_duration_seconds_count{service="orders", target="products", method="reserve_stock"}': 1,
         'forage_rpc_server_duration_seconds_count{service="orders", method="create_order", outcome="ok"}': 1,
         'forage_outbox_published_total{service="orders", event="order.created", outcome="confirmed"}': 1,
-        'forage_event_handler_duration_seconds_count{service="notifications", event="order.created", outcome="handled"}': 1,
+        'forage_event_handler_duration_seconds_count{handler="confirm_order", outcome="handled"}': 1,
         'forage_event_lag_seconds_count{service="notifications", event="order.created"}': 1,
         'forage_mail_duration_seconds_count{outcome="sent"}': 1,
     }

@@ -254,8 +254,8 @@ RECORD_DOT = Statement("""
     WHERE id = %(id)s::bigint AND lease = %(lease)s::uuid AND leased_until > now() RETURNING id
 """)
 
-# The outcome of a try. No row: another sender holds the mail by now. `sent` is recorded whoever holds it. has_later:
-# later mails of the order are pending. Repeated after a lost answer it changes nothing more.
+# The outcome of a try. No row: another sender holds the mail by now. The outcome `sent` is recorded under any lease.
+# has_later: later mails of the order are pending. Repeated after a lost answer it changes nothing more.
 RECORD_OUTCOME = Statement("""
     UPDATE notifications n SET
         status = coalesce(%(status)s::text, n.status), error_message = %(error_message)s::text,

@@ -107,6 +107,7 @@ def status_of(answer):
         (POST + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n123", 400),
         (POST + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
         (POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 400),
+        (b"POST /cakes HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
     ],
     ids=lambda value: repr(value[-50:]) if isinstance(value, bytes) else None,
 )
@@ -131,6 +132,8 @@ def test_a_malformed_head_is_refused_with_problem_details(serve, request_bytes, 
         (b"Transfer-Encoding: chunked\r\n\r\nzz\r\ncake\r\n0\r\n\r\n", 400),
         (b"Transfer-Encoding: chunked\r\n\r\n" + b"1" * 5000 + b"\r\n", 400),
         (b"Transfer-Encoding: chunked\r\n\r\n-4\r\ncake\r\n0\r\n\r\n", 400),
+        (b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 10_000 + b"0\r\n\r\n", 400),
+        (b"Transfer-Encoding: chunked\r\n\r\n4\r\ncake\r\n0\r\n" + b"X: y\r\n" * 10_000 + b"\r\n", 400),
     ],
     ids=lambda value: repr(value[-50:]) if isinstance(value, bytes) else None,
 )

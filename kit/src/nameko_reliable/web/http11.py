@@ -25,6 +25,8 @@ END_OF_LINE = re.compile(rb"\r\n")
 HEADER_LINE = re.compile(rb"(?:(" + TOKEN + rb"):([\t\x20-\x7e\x80-\xff]*))?\r\n")
 CHUNK_LINE = re.compile(rb"[0-9A-Fa-f]{1,16}(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?\r\n|" + HEADER_LINE.pattern)
 MAX_CHUNK_LINE_BYTES = 1000
+# Of a body, its trailers included. While a client sends fast enough, reading them does not yield to other requests.
+MAX_CHUNK_LINES = 10_000
 MAX_HEADERS = 99
 
 
@@ -34,12 +36,14 @@ def names_one_host(headers: Message, version: str) -> bool:
     return hosts == 1 or (hosts == 0 and version == "HTTP/1.0")
 
 
-def delimits_body(headers: Message) -> bool:
+def delimits_body(headers: Message, version: str) -> bool:
     """Whether the headers leave no doubt where the body ends. Otherwise a proxy could see other requests."""
     lengths = headers.get_all("content-length", [])
     encodings = headers.get_all("transfer-encoding", [])
     if encodings:
-        return not lengths and [encoding.strip(" \t").lower() for encoding in encodings] == ["chunked"]
+        # HTTP/1.0 has no transfer encodings (RFC 9112, 6.1).
+        chunks = [encoding.strip(" \t").lower() for encoding in encodings] == ["chunked"]
+        return chunks and not lengths and version != "HTTP/1.0"
     return len(lengths) <= 1 and all(re.fullmatch("[0-9]{1,18}", length.strip(" \t")) for length in lengths)
 
 
@@ -69,13 +73,14 @@ def read_headers(rfile: BinaryIO) -> HTTPMessage:
 
 
 class StrictChunks:
-    """A file that reads chunks and the lines between them, which must be well-formed and short. Raises ChunkReadError.
+    """A file that reads chunks and the lines between them, which must be well-formed and few. Raises ChunkReadError.
 
     After a malformed line it reads nothing more, since the end of the body is unknown.
     """
 
     def __init__(self, rfile: BinaryIO) -> None:
         self._rfile = rfile
+        self._lines = 0
         self._expected: re.Pattern[bytes] | None = CHUNK_LINE
 
     def read(self, size: int = -1) -> bytes:
@@ -86,6 +91,9 @@ class StrictChunks:
 
     def readline(self) -> bytes:
         expected, self._expected = self._expected, None
+        self._lines += 1
+        if self._lines > MAX_CHUNK_LINES:
+            raise ChunkReadError("the body has too many chunks or trailers")
         line = b"" if expected is None else self._rfile.readline(MAX_CHUNK_LINE_BYTES)
         if expected is None or not expected.fullmatch(line):
             raise ChunkReadError("the body's chunks are malformed")

@@ -120,7 +120,8 @@ class Protocol(wsgi.HttpProtocol):
             return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
         finally:
             self.connection.deadline = None
-        if not names_one_host(self.headers, self.request_version) or not delimits_body(self.headers):
+        version = self.request_version
+        if not (names_one_host(self.headers, version) and delimits_body(self.headers, version)):
             return HTTPStatus.BAD_REQUEST
         return None
 

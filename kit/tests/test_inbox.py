@@ -3,6 +3,7 @@
 import eventlet
 import pytest
 from eventlet.event import Event
+from nameko.exceptions import RemoteError
 from sqlalchemy import func, text
 
 from bakery import Answer, Base, Cake, CakeBaked, InboxEntry
@@ -37,6 +38,11 @@ class Bakery:
     @once
     def bake_silently(self, session, cake):
         session.add(Cake(name=cake))
+
+    @rpc
+    @once
+    def bake_twice(self, session, cake):
+        return [self.bake(cake), self.bake(cake)]
 
 
 @pytest.fixture
@@ -140,6 +146,13 @@ def test_a_call_that_failed_may_succeed_when_it_is_delivered_again(bakery, calls
     assert failed["error"]["exc_type"] == "ZeroDivisionError"
     assert succeeded["result"]["cake"] == "Torte"
     assert bakery.all(Cake.name) == ["Torte"]
+
+
+def test_a_second_method_with_once_in_a_call_is_refused(bakery, cluster):
+    with pytest.raises(RemoteError, match="A call has one answer"):
+        cluster.bakery.bake_twice("Torte")
+
+    assert bakery.all(Cake.name) == []
 
 
 def test_the_caller_does_not_pass_the_session(bakery, cluster):

@@ -194,6 +194,8 @@ class WorkerDatabase(stock.DatabaseWrapper):
         super().__init__(partial(WorkerSession, self._pool, self._deadline, **self._session_options))
         self.call_id = worker_ctx.data.get("call_id")
         self.answers = database.answers
+        # Whether a method with nameko_reliable.inbox.once has begun in this call.
+        self.is_answered = False
 
     def close(self) -> None:
         for session in (self._worker_session, *self._context_sessions):

@@ -24,16 +24,20 @@ def once(method: Callable[Concatenate[Any, Session, P], R]) -> Callable[Concaten
         def set_price(self, session, cake_id, price):
             …
 
-    The caller does not pass the session. The broker delivers a call again if a replica died before it acknowledged the
+    The caller does not pass the session. Such a method can't call another one of its service. The broker delivers a call again if a replica died before it acknowledged the
     call. The repeated call gets the first answer, and the method does not run again.
     """
 
     @functools.wraps(method)
     def run(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        with self.db.transaction() as session:
-            # The id is None outside of a call, and a mock in a worker from nameko.testing's `worker_factory`.
-            if not isinstance(self.db.call_id, str):
+        # The id is None outside of a call, and a mock in a worker from nameko.testing's `worker_factory`.
+        if not isinstance(self.db.call_id, str):
+            with self.db.transaction() as session:
                 return method(self, session, *args, **kwargs)
+        if self.db.is_answered:
+            raise RuntimeError("A call has one answer, so only one method with @once can run in it.")
+        self.db.is_answered = True
+        with self.db.transaction() as session:
             answer: R = self.db.answers.once(session, self.db.call_id, lambda: method(self, session, *args, **kwargs))
             return answer
 

@@ -188,6 +188,20 @@ class Cafe:
         self.wakeup.send()
 
 
+def test_a_wakeup_of_an_unknown_poll_does_not_start(container_factory, config):
+    class Closed:
+        name = "cafe"
+
+        wakeup = Wakeup("sreve")
+
+        @poll(interval_seconds=NEVER)
+        def serve(self):
+            pass
+
+    with pytest.raises(TypeError, match="cafe has no poll of that name"):
+        container_factory(Closed, config).start()
+
+
 def test_a_wakeup_of_one_poll_leaves_the_others_waiting(run_service, rpc):
     run_service(Cafe)
     wait_for(lambda: len(Cafe.rounds) == 2)

@@ -96,14 +96,14 @@ class _WakeupTargets(SharedExtension):
     """The polls of a service by the names of their methods, for its Wakeups."""
 
     def __init__(self) -> None:
-        self._targets: dict[str, list[Loop | ElasticPoll]] = {}
+        self.by_method: dict[str, list[Loop | ElasticPoll]] = {}
 
     def add(self, method: str, *targets: "Loop | ElasticPoll") -> None:
-        self._targets[method] = list(targets)
+        self.by_method[method] = list(targets)
 
     def wake(self, methods: Iterable[str]) -> None:
-        for method in methods or self._targets:
-            for target in self._targets[method]:
+        for method in methods or self.by_method:
+            for target in self.by_method[method]:
                 target.wake()
 
 
@@ -114,6 +114,10 @@ class Wakeup(DependencyProvider):
 
     def __init__(self, *methods: str) -> None:
         self._methods = methods
+
+    def start(self) -> None:
+        if unknown := [method for method in self._methods if method not in self.targets.by_method]:
+            raise TypeError(f"Wakeup({unknown[0]!r}): {self.container.service_name} has no poll of that name.")
 
     def get_dependency(self, worker_ctx: Any) -> "Wakeup":
         return self

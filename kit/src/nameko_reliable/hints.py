@@ -34,9 +34,9 @@ logger = logging.getLogger(__name__)
 class Hints(DependencyProvider):
     """Sends at most one hint for each key in an interval.
 
-    Of the hints that wait for the end of an interval, the last one of each key is sent. Hints have no confirms. One
-    that can't be sent is logged and lost, and so are those that wait when the process dies: a listener must not depend
-    on them. The source of the events is the service itself.
+    Of the hints that wait for the end of an interval, the last one of each key is sent. Hints have no confirms, so any
+    can be lost, with the connection or with the process: a listener must not depend on them. The source of the events
+    is the service itself.
     """
 
     publisher = Publisher()

@@ -4,6 +4,7 @@ from contextlib import contextmanager
 
 import eventlet
 import pytest
+from eventlet.event import Event
 from kombu import Queue
 from nameko.extensions import Entrypoint
 from nameko.timer import timer
@@ -20,7 +21,7 @@ CHANNEL_OPEN = b"\x00\x14\x00\x0a"
 
 
 class RawHandler(Entrypoint):
-    """Passes each raw message to the method, in the greenlet that `Consumers` made for it."""
+    """Passes each raw message to the method, in the connection's reader."""
 
     consumers = Consumers()
     declare = ()
@@ -369,6 +370,33 @@ def test_many_entrypoints_of_one_queue_stop_together(run_service, broker):
         container.stop()
 
     assert not broker.queue_exists("rpc-greeter")
+
+
+def test_starting_a_worker_does_not_wait_behind_others_when_a_place_becomes_free(run_service):
+    """The connection's reader starts workers. It must not wait for those that wait already."""
+    leave, switched = Event(), []
+
+    class Bakery:
+        name = "bakery"
+
+        @rpc
+        def bake(self):
+            leave.wait()
+
+    container = run_service(Bakery, max_workers=1)
+    [entrypoint] = container.entrypoints
+    places, start_worker = container._worker_pool.sem, entrypoint.consumer.consumers.start_worker
+    start_worker(entrypoint, (), {})
+    start_worker(entrypoint, (), {})
+    wait_for(lambda: places.balance < 0)
+    eventlet.spawn_n(switched.append, True)
+
+    # As a worker that ends. The one that waits gets the place in the next turn of the event loop.
+    places.release()
+    start_worker(entrypoint, (), {})
+
+    assert not switched
+    leave.send()
 
 
 def test_all_queues_together_hold_no_more_than_the_workers(run_service, broker):

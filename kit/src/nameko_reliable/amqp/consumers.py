@@ -131,7 +131,9 @@ class Consumers(SharedExtension):
             with suppress(ContainerBeingKilled):
                 self.container.spawn_worker(entrypoint, *args, **options)
 
-        if self.container._worker_pool.free() > 0:
+        places = self.container._worker_pool.sem
+        # Behind another that waits for a place, this would wait too, even if one is free.
+        if 0 < places.counter == places.balance:
             spawn()
         else:
             self.container.spawn_managed_thread(spawn, identifier=repr(entrypoint))

@@ -399,6 +399,27 @@ def test_starting_a_worker_does_not_wait_behind_others_when_a_place_becomes_free
     leave.send()
 
 
+def test_a_failure_outside_of_the_reader_gives_the_message_back(run_service, broker, deaths):
+    attempts = []
+
+    def work(entrypoint, message):
+        attempts.append(message.body)
+        if len(attempts) == 1:
+            raise RuntimeError("a defect")
+        entrypoint.consumers.ack(message)
+
+    def take(entrypoint, message):
+        entrypoint.consumers.spawn(message, lambda: work(entrypoint, message))
+
+    container = run_service(service_of(take))
+
+    broker.publish(b"cake", queue="orders")
+
+    wait_for(lambda: attempts == [b"cake"] * 2)
+    wait_for(lambda: broker.depth("orders") == 0)
+    assert not deaths(container)
+
+
 def test_all_queues_together_hold_no_more_than_the_workers(run_service, broker):
     class Bakery:
         name = "bakery"

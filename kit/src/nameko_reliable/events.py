@@ -234,7 +234,7 @@ class EventHandler(Entrypoint):
         except Unreadable as error:
             count_attempt(self, "parked", started_at)
             reason = str(error)
-            self.container.spawn_managed_thread(lambda: self._park(message, reason))
+            self.consumers.spawn(message, lambda: self._park(message, reason))
             return
 
         def settle(worker_ctx: Any, result: Any, exc_info: Any) -> tuple[Any, Any]:
@@ -259,7 +259,7 @@ class EventHandler(Entrypoint):
             self.consumers.ack(message)
         elif isinstance(error, DatabaseUnavailable):
             # Unacknowledged, the message counts against the prefetch, so consuming pauses until the database is back.
-            self.container.spawn_managed_thread(lambda: self._handle_after_pause(message))
+            self.consumers.spawn(message, lambda: self._handle_after_pause(message))
         else:
             self._delay(message, error)
 

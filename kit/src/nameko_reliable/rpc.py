@@ -8,11 +8,11 @@
         def greet(self, name):
             return self.cluster.translator.translate(text=f"Hello {name}")
 
-A call has one deadline. It covers connecting, publishing and the reply. Nested calls inherit it less a margin. No
-worker starts past it, and no transaction (nameko_reliable.database) commits past it. A call carries the time that it
-has left (nameko_reliable.amqp.deadlines), so wall clocks do not matter. If no replica of the service listens, the call
-fails at once: the service's queue is deleted with its last consumer, so the broker returns the call. It also fails at
-once when a connection to the broker is lost, and within about a second when the broker hangs.
+A call has one deadline. It covers connecting, publishing and the reply. Nested calls inherit it less a margin. A call
+that arrives past it is not carried out, and no transaction (nameko_reliable.database) commits past it. A call carries
+the time that it has left (nameko_reliable.amqp.deadlines), so wall clocks do not matter. If no replica of the service
+listens, the call fails at once: the service's queue is deleted with its last consumer, so the broker returns the call.
+It also fails at once when a connection to the broker is lost, and within about a second when the broker hangs.
 
 Not guaranteed: that the method did not run when a call timed out, or that it runs only once. A replica that dies
 between its commit and its acknowledgement gets the call again. Mark methods that write with
@@ -185,7 +185,7 @@ class RpcConsumer(SharedExtension):
             deadline = self._deadline(message)
         except (exceptions.BadRequest, RpcTimeout) as error:
             refusal = error
-            self._spawn(lambda: self._finish(message, method, started_at, error=refusal))
+            self.consumers.spawn(message, lambda: self._finish(message, method, started_at, error=refusal))
             return
         context = context_from_headers(message)
         context["call_id"] = message.properties.get("correlation_id") or uuid4().hex
@@ -213,7 +213,7 @@ class RpcConsumer(SharedExtension):
         if (limit := entrypoint.limit) is None:
             start()
         else:
-            self._spawn(lambda: start_when_admitted(limit))
+            self.consumers.spawn(message, lambda: start_when_admitted(limit))
 
     def _deadline(self, message: Message) -> float | None:
         """By the monotonic clock; None if the call has none. Raises RpcTimeout past it, and MalformedRequest."""
@@ -223,10 +223,6 @@ class RpcConsumer(SharedExtension):
             logger.warning("dropped a call of %s past its deadline", message.delivery_info["routing_key"])
             raise RpcTimeout(self.container.service_name)
         return deadline
-
-    def _spawn(self, work: Callable[[], None]) -> None:
-        """Run what may block outside of the connection's reader, and without a worker."""
-        self.container.spawn_managed_thread(work, identifier="RpcConsumer")
 
     def disconnected(self) -> None:
         pass

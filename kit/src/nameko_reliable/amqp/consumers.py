@@ -12,7 +12,7 @@ refuses does not affect the others. The service is not ready until the broker ac
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -68,7 +68,7 @@ class Provider(Protocol):
     def handle(self, message: Message) -> None:
         """Called for each message, whose body is bytes. The message then needs an `ack`, unless prefetch is None.
 
-        It is called in the connection's reader and must not block: see `start_worker`.
+        It is called in the connection's reader and must not block: see `start_worker` and `spawn`.
         """
 
     def disconnected(self) -> None:
@@ -139,6 +139,13 @@ class Consumers(SharedExtension):
             self.container.spawn_managed_thread(spawn, identifier=repr(entrypoint))
 
     def declare_again(self) -> None:
+    def spawn(self, message: Message, work: Callable[[], object]) -> None:
+        """Run what may block outside of the connection's reader, and without a worker.
+
+        When it raises, the connection ends, and the broker delivers the message again.
+        """
+        self.container.spawn_managed_thread(lambda: self._guarded(message, work))
+
         """Declare and bind everything within about a second. Call it when a message is returned unexpectedly."""
         earliest = max(time.monotonic(), self._declared_at + DECLARE_AGAIN_SECONDS)
         self._next_declare_at = min(self._next_declare_at, earliest)
@@ -259,7 +266,7 @@ class Consumers(SharedExtension):
         tag: str = channel.basic_consume(
             self._queues[provider].name,
             no_ack=provider.prefetch is None,
-            callback=lambda message: self._handle(provider, message),
+            callback=lambda message: self._guarded(message, lambda: provider.handle(message)),
             on_cancel=lambda tag: self._cancelled(provider),
         )
         return tag
@@ -270,7 +277,7 @@ class Consumers(SharedExtension):
         del self._tags[provider]
         self._next_declare_at = 0.0
 
-    def _handle(self, provider: Provider, message: Message) -> None:
+    def _guarded(self, message: Message, work: Callable[[], object]) -> None:
         try:
             provider.handle(message)
         except Exception:

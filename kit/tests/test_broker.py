@@ -226,6 +226,18 @@ def test_a_deadline_while_the_broker_takes_no_bytes_harms_no_other_message(make_
     assert proxy.accepted == 1
 
 
+def test_a_connection_that_cannot_send_ends_whatever_the_cause(make_publisher, proxy, monkeypatch):
+    publisher = make_publisher(proxy.uri)
+    publish(publisher)
+
+    with monkeypatch.context() as patch, eventlet.Timeout(20):
+        patch.setattr(frames.SendBuffer, "_send_some", lambda *args: 1 / 0)
+        assert outcome(publish, publisher, timeout_seconds=60) is BrokerUnavailable
+
+    publish(publisher)
+    assert proxy.accepted == 2
+
+
 def test_the_messages_of_one_turn_are_sent_together(make_publisher, broker, monkeypatch):
     publisher = make_publisher(broker.uri)
     publish(publisher)

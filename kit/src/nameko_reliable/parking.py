@@ -36,6 +36,7 @@ from nameko_reliable.amqp.broker import (
     Unroutable,
     answer_timeout,
     connect,
+    end,
 )
 from nameko_reliable.amqp.queues import own_headers, parking_queue
 from nameko_reliable.errors import (
@@ -282,7 +283,7 @@ class ParkingLot(DependencyProvider):
             raise ServiceUnavailable(self.container.service_name) from error
         finally:
             if connection is not None:
-                connection.collect()
+                end(connection)
 
     def _depth(self, channel: Any) -> int:
         depth = self._reported_depth(channel)

@@ -130,6 +130,12 @@ def drain(connection: Any, idle_seconds: float) -> bool:
 
 
 def declare(channel: Any, entity: Entity) -> str | None:
+def end(connection: Any) -> None:
+    """Close the connection's socket at once."""
+    connection.send_buffer.stop()
+    connection.collect()
+
+
     """Declare and bind a kombu exchange or queue. Return None, or why the broker refuses it and how to fix that.
 
     channel: used only for declarations, since the broker closes it when it refuses one. py-amqp opens it again.
@@ -332,8 +338,7 @@ class _PublishingConnection:
                 self._confirming, self._unconfirmed = self._amqp.channel(), self._amqp.channel()
                 self._confirming.confirm_select()
         except BaseException:
-            # Also when the caller's deadline interrupts the setup.
-            self._amqp.collect()
+            end(self._amqp)
             raise
         self._confirming.events["basic_ack"].add(self._on_ack)
         self._confirming.events["basic_nack"].add(self._on_nack)
@@ -392,7 +397,7 @@ class _PublishingConnection:
                 logger.warning("lost the publishing connection: %r", error)
                 self.close(error)
         finally:
-            self._amqp.collect()
+            end(self._amqp)
 
     def _fail_pending(self, reason: str) -> None:
         pending, self.pending = self.pending, {}

@@ -34,6 +34,7 @@ from nameko_reliable.amqp.broker import (
     connect,
     declare,
     drain,
+    end,
 )
 from nameko_reliable.settings import amqp_address
 from nameko_reliable.telemetry.registry import KIT
@@ -138,7 +139,6 @@ class Consumers(SharedExtension):
         else:
             self.container.spawn_managed_thread(spawn, identifier=repr(entrypoint))
 
-    def declare_again(self) -> None:
     def spawn(self, message: Message, work: Callable[[], object]) -> None:
         """Run what may block outside of the connection's reader, and without a worker.
 
@@ -146,6 +146,7 @@ class Consumers(SharedExtension):
         """
         self.container.spawn_managed_thread(lambda: self._guarded(message, work))
 
+    def declare_again(self) -> None:
         """Declare and bind everything within about a second. Call it when a message is returned unexpectedly."""
         earliest = max(time.monotonic(), self._declared_at + DECLARE_AGAIN_SECONDS)
         self._next_declare_at = min(self._next_declare_at, earliest)
@@ -234,7 +235,7 @@ class Consumers(SharedExtension):
             self._queues.clear()
             self._tags.clear()
             self._refused.clear()
-            connection.collect()
+            end(connection)
             for provider in self._providers:
                 provider.disconnected()
 
@@ -279,7 +280,7 @@ class Consumers(SharedExtension):
 
     def _guarded(self, message: Message, work: Callable[[], object]) -> None:
         try:
-            provider.handle(message)
+            work()
         except Exception:
             # Otherwise the message would count against the provider's prefetch for ever.
             logger.exception("a message could not be handled, the broker delivers it again")

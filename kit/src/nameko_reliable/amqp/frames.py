@@ -44,9 +44,10 @@ class SendBuffer:
         self._socket = sock
         self._frames: list[bytes] = []
         self._size = 0
-        # Sent when the greenlet that sends at the moment has ended.
+        # The greenlet that sends at the moment, and what is sent when it has ended.
+        self._sender: Any = None
         self._sent: Event | None = None
-        self.failure: OSError | None = None
+        self.failure: Exception | None = None
 
     def write(self, frame: bytes | memoryview) -> None:
         self.check()
@@ -55,12 +56,20 @@ class SendBuffer:
         self._size += len(frame)
         if self._sent is None:
             self._sent = Event()
-            eventlet.spawn_n(self._send, self._sent)
+            self._sender = eventlet.spawn_n(self._send)
 
     def check(self) -> None:
         """Raise OSError if frames could not be sent. Then the connection is of no more use."""
         if self.failure is not None:
             raise OSError(str(self.failure)) from self.failure
+
+    def stop(self) -> None:
+        """Send nothing more. Call it before the socket is closed, as another one may get its number."""
+        if self.failure is None:
+            self.failure = OSError("the connection was closed")
+        if self._sent is not None:
+            eventlet.kill(self._sender)
+            self._end()
 
     def make_room(self) -> None:
         """Return when less than MANY_BYTES wait to be sent, or can't be sent. Only the caller's own timeout ends it."""
@@ -72,7 +81,7 @@ class SendBuffer:
         while self._sent is not None:
             self._sent.wait()
 
-    def _send(self, sent: Event) -> None:
+    def _send(self) -> None:
         try:
             while self._frames:
                 frames, self._frames = b"".join(self._frames), []
@@ -80,10 +89,15 @@ class SendBuffer:
                 while unsent:
                     unsent = unsent[self._send_some(unsent) :]
                 self._size -= len(frames)
-        except OSError as error:
+        except Exception as error:
+            # A part of a frame may have been sent. Nothing can follow it.
             self.failure = error
         finally:
-            self._sent = None
+            self._end()
+
+    def _end(self) -> None:
+        sent, self._sent = self._sent, None
+        if sent is not None:
             sent.send()
 
     def _send_some(self, unsent: memoryview) -> int:

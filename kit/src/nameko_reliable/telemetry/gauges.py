@@ -21,7 +21,7 @@ from amqp.exceptions import NotFound
 from nameko.extensions import DependencyProvider, SharedExtension
 from prometheus_client import Gauge
 
-from nameko_reliable.amqp.broker import CONNECTION_ERRORS, BrokerUnavailable, answer_timeout, connect
+from nameko_reliable.amqp.broker import CONNECTION_ERRORS, BrokerUnavailable, answer_timeout, connect, end
 from nameko_reliable.errors import ServiceUnavailable
 from nameko_reliable.settings import amqp_address
 from nameko_reliable.telemetry.registry import KIT
@@ -184,4 +184,4 @@ class QueueDepths(SharedExtension):
             raise BrokerUnavailable(str(error)) from error
         finally:
             if connection is not None:
-                connection.collect()
+                end(connection)

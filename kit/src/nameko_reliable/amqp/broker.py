@@ -29,7 +29,6 @@ from amqp import method_framing, spec
 from amqp.basic_message import Message
 from amqp.exceptions import AMQPError, ChannelError
 from eventlet.event import Event
-from eventlet.semaphore import Semaphore
 from kombu import Connection, Exchange, Queue
 from nameko.extensions import SharedExtension
 
@@ -218,7 +217,8 @@ class ConfirmingPublisher:
         # They fail when the connection is lost, and each one by itself if no queue took its message.
         self.calls = PendingCalls()
         self._connection: _PublishingConnection | None = None
-        self._connecting = Semaphore()
+        # Gets the connection, or its error, while one is being opened.
+        self._connecting: Event | None = None
         self._closed = False
         self._failure, self._retry_at = "", 0.0
 
@@ -300,21 +300,36 @@ class ConfirmingPublisher:
         self.reconnect()
 
     def _connected(self) -> "_PublishingConnection":
-        if self._connection is not None and not self._connection.closed and not self._closed:
+        """The connection. If there is none, all callers wait for one attempt to open it, and fail with it."""
+        if self._closed:
+            raise BrokerUnavailable("the publisher was closed")
+        if self._connection is not None and not self._connection.closed:
             return self._connection
-        with self._connecting:
+        if self._connecting is None:
+            if time.monotonic() < self._retry_at:
+                raise BrokerUnavailable(self._failure)
+            self._connecting = Event()
+            # In a greenlet of its own. If callers' deadlines ended it, a broker that takes longer to connect to than
+            # they wait would never be reached.
+            eventlet.spawn_n(self._connect, self._connecting)
+        connection: _PublishingConnection = self._connecting.wait()
+        return connection
+
+    def _connect(self, connecting: Event) -> None:
+        try:
+            connection = _PublishingConnection(self.address, self.declare, self.calls)
+        except CONNECTION_ERRORS as error:
+            self._failure, self._retry_at = str(error), time.monotonic() + RETRY_SECONDS
+            connecting.send_exception(BrokerUnavailable(self._failure))
+        except Exception as error:
+            connecting.send_exception(error)
+        else:
+            self._connection = connection
             if self._closed:
-                raise BrokerUnavailable("the publisher was closed")
-            if self._connection is None or self._connection.closed:
-                if time.monotonic() < self._retry_at:
-                    # Callers that waited for a slow connection attempt fail with it, without attempts of their own.
-                    raise BrokerUnavailable(self._failure)
-                try:
-                    self._connection = _PublishingConnection(self.address, self.declare, self.calls)
-                except CONNECTION_ERRORS as error:
-                    self._failure, self._retry_at = str(error), time.monotonic() + RETRY_SECONDS
-                    raise BrokerUnavailable(self._failure) from error
-            return self._connection
+                connection.close("the publisher was closed")
+            connecting.send(connection)
+        finally:
+            self._connecting = None
 
 
 class _PublishingConnection:

@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import eventlet
 import pytest
+from eventlet import patcher
 from eventlet.event import Event
 from nameko.exceptions import (
     IncorrectSignature,
@@ -17,7 +18,7 @@ from nameko.exceptions import (
 
 from bakery import Base, Cake, Context
 from nameko_reliable.amqp import broker as amqp_broker
-from nameko_reliable.amqp import deadlines
+from nameko_reliable.amqp import deadlines, frames
 from nameko_reliable.database import Database
 from nameko_reliable.errors import RpcTimeout, ServiceUnavailable
 from nameko_reliable.rpc import ClusterClient, rpc
@@ -514,7 +515,7 @@ def test_calls_fail_within_seconds_when_the_broker_hangs_and_work_afterwards(run
 
 
 def test_a_slow_call_is_answered_while_the_broker_answers_questions(run_service, cluster_of, proxy, monkeypatch):
-    monkeypatch.setattr(amqp_broker, "SILENCE_SECONDS", 2)
+    monkeypatch.setattr(amqp_broker, "SILENCE_SECONDS", 1)
     leave = Event()
 
     class Bakery:
@@ -529,9 +530,41 @@ def test_a_slow_call_is_answered_while_the_broker_answers_questions(run_service,
     call = eventlet.spawn(outcome, cluster.bakery.bake)
     wait_for(lambda: pending(cluster))
 
-    proxy.hold_at(BASIC_QOS)
-    wait_for(lambda: proxy.holds)
-    proxy.release()
+    for _ in range(2):
+        proxy.hold_at(BASIC_QOS)
+        wait_for(lambda: proxy.holds)
+        proxy.release()
+    leave.send("done")
+
+    assert call.wait() == "done"
+
+
+def test_a_caller_that_was_held_up_itself_does_not_take_the_broker_for_hanging(run_service, cluster, monkeypatch):
+    monkeypatch.setattr(amqp_broker, "SILENCE_SECONDS", 0.2)
+    leave, asked = Event(), Event()
+    send_some = frames.SendBuffer._send_some
+
+    def send_and_hold_up(buffer, unsent):
+        sent = send_some(buffer, unsent)
+        if BASIC_QOS in bytes(unsent) and not asked.ready():
+            # The answer arrives in this time, and the time for it ends.
+            patcher.original("time").sleep(0.5)
+            asked.send()
+        return sent
+
+    class Bakery:
+        name = "bakery"
+
+        @rpc
+        def bake(self):
+            return leave.wait()
+
+    run_service(Bakery)
+    call = eventlet.spawn(outcome, cluster.bakery.bake)
+    wait_for(lambda: pending(cluster))
+    monkeypatch.setattr(frames.SendBuffer, "_send_some", send_and_hold_up)
+
+    asked.wait()
     leave.send("done")
 
     assert call.wait() == "done"

@@ -37,12 +37,17 @@ def end_leftovers(folder):
     psutil.wait_procs(alive, timeout=SECONDS_TO_END)
 
 
-def processes_of(folder):
-    """The processes of this copy, found by their environment; nginx, which overwrites its own, by its folder."""
+def processes_of(folder, argument=None):
+    """The processes of this copy, found by their environment; nginx, which overwrites its own, by its folder.
+
+    argument: only those that have it in their command line.
+    """
     nginx = str((folder / "nginx").resolve())
 
     def is_ours(process):
         try:
+            if argument is not None and argument not in process.cmdline():
+                return False
             if process.name() == "nginx":
                 return process.cwd() == nginx
             return process.environ().get("FORAGE_COPY") == str(folder)

@@ -112,9 +112,8 @@ def settings_of(folder):
 
 
 def refuse_second(name, module, folder):
-    for process in processes_of(folder):
-        if module in process.cmdline():
-            raise CannotStart(f"{name} is running already, as process {process.pid}: end that first.")
+    for process in processes_of(folder, module):
+        raise CannotStart(f"{name} is running already, as process {process.pid}: end that first.")
 
 
 def say(sentence):

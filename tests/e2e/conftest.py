@@ -77,7 +77,7 @@ class RunningShop:
         return processes_of(self.folder)
 
     def process_of(self, module):
-        return next((process for process in self.processes() if module in process.cmdline()), None)
+        return next(iter(processes_of(self.folder, module)), None)
 
     def stop(self):
         """Stop it like `kill PID`. Returns its exit code."""

@@ -15,7 +15,7 @@ from dev.frontend import BUILT_FROM
 from dev.nginx import Nginx
 from dev.settings import ROOT
 from nameko_reliable.testing.servers import CannotStart, account
-from tests.infrastructure.processes import is_alive
+from tests.infrastructure.processes import end_leftovers, is_alive
 
 from .conftest import PAGE, SETTINGS
 from .test_serving import get
@@ -31,7 +31,6 @@ nginx = Nginx(pathlib.Path(folder), json.loads(settings))
 nginx.prepare(pathlib.Path(build))
 subprocess.run([*nginx.command(), "-t"], check=True)
 """
-END_LEFTOVERS = "import sys, pathlib; from dev.leftovers import end_leftovers; end_leftovers(pathlib.Path(sys.argv[1]))"
 
 
 @pytest.fixture
@@ -79,8 +78,7 @@ def test_the_next_start_ends_workers_left_by_a_killed_nginx(serve, closed_port, 
         workers = psutil.Process(site.server.process.pid).children()
         site.server.kill()
 
-        # In its own process, since psutil waits with functions that eventlet removes.
-        subprocess.run([sys.executable, "-c", END_LEFTOVERS, copy], cwd=ROOT, check=True)
+        end_leftovers(copy)
 
         assert not any(map(is_alive, workers))
 

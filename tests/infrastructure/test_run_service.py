@@ -9,10 +9,10 @@ import sys
 import pytest
 
 from contracts.types import SERVICES
-from dev.leftovers import claim, end_leftovers, processes_of
+from dev.leftovers import claim, processes_of
 from dev.settings import ROOT, Settings
 from nameko_reliable.testing.waiting import wait_for
-from tests.infrastructure.processes import environment_of
+from tests.infrastructure.processes import end_leftovers, environment_of
 
 
 @pytest.fixture
@@ -74,11 +74,11 @@ def test_a_service_runs_with_the_settings_of_the_infrastructure_until_ctrl_c(fol
 def test_a_service_starts_again_when_its_code_changes(folder, broker, newer_code):
     process = start("orders", folder)
     wait_for(lambda: broker.consumers("rpc-orders"), seconds=30)
-    [first] = nameko_of(folder)
+    [first] = processes_of(folder, "services.orders")
 
     newer_code()
 
-    wait_for(lambda: first not in nameko_of(folder) and nameko_of(folder), seconds=30)
+    wait_for(lambda: {*processes_of(folder, "services.orders")} - {first}, seconds=30)
     wait_for(lambda: broker.consumers("rpc-orders"), seconds=30)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(30) == 0
@@ -91,10 +91,6 @@ def newer_code():
     times = path.stat()
     yield lambda: os.utime(path)
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-
-
-def nameko_of(folder):
-    return [process for process in processes_of(folder) if "services.orders" in process.cmdline()]
 
 
 def test_a_service_without_its_infrastructure_ends_with_a_sentence(folder, closed_port):

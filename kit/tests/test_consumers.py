@@ -10,6 +10,7 @@ from nameko.extensions import Entrypoint
 from nameko.timer import timer
 
 from bakery import CakeBaked, CakeEaten, OvenWarmed
+from nameko_reliable.amqp import broker as amqp_broker
 from nameko_reliable.amqp import consumers as kit
 from nameko_reliable.amqp.consumers import Consumers
 from nameko_reliable.events import broadcast_handler, event_handler
@@ -154,6 +155,31 @@ def test_a_broker_that_hangs_during_declarations_gets_a_new_connection(
     starting.wait()
     broker.publish(b"late", queue="orders")
     wait_for(lambda: bodies == [b"late"])
+
+
+def test_a_slow_broker_is_not_given_up(run_service, proxy, monkeypatch):
+    """Each answer comes in time, but not all of them together."""
+    monkeypatch.setattr(amqp_broker, "SETUP_SECONDS", 1)
+    monkeypatch.setattr(kit, "SETUP_SECONDS", 1)
+    declare = kit.declare
+
+    def declare_slowly(channel, entity):
+        eventlet.sleep(0.3)
+        return declare(channel, entity)
+
+    monkeypatch.setattr(kit, "declare", declare_slowly)
+
+    class Bakery:
+        name = "bakery"
+
+        @event_handler(CakeBaked)
+        def display(self, event):
+            pass
+
+    with ends_within(20):
+        run_service(Bakery, AMQP_URI=proxy.uri)
+
+    assert proxy.accepted == 1
 
 
 def test_a_message_is_delivered_again_when_its_provider_raises(run_service, broker, deaths):

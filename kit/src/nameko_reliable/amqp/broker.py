@@ -140,9 +140,11 @@ def declare(channel: Any, entity: Entity) -> str | None:
     """Declare and bind a kombu exchange or queue. Return None, or why the broker refuses it and how to fix that.
 
     channel: used only for declarations, since the broker closes it when it refuses one. py-amqp opens it again.
+    Raises OSError when the broker takes more than SETUP_SECONDS for this one: a busy broker is slow with many.
     """
     try:
-        entity(channel).declare()
+        with answer_timeout(SETUP_SECONDS):
+            entity(channel).declare()
     except ChannelError as refusal:
         # The error of another channel also arrives here, if that channel failed during the declaration.
         if refusal.method_sig is None or refusal.method_sig[0] not in DECLARING_CLASSES:
@@ -347,10 +349,11 @@ class _PublishingConnection:
         try:
             with answer_timeout(SETUP_SECONDS):
                 declare_channel = self._amqp.channel()
-                for entity in entities:
-                    if refusal := declare(declare_channel, entity):
-                        logger.error("%s could not be declared: %s", entity.name, refusal)
-                        self.refused[entity.name] = refusal
+            for entity in entities:
+                if refusal := declare(declare_channel, entity):
+                    logger.error("%s could not be declared: %s", entity.name, refusal)
+                    self.refused[entity.name] = refusal
+            with answer_timeout(SETUP_SECONDS):
                 declare_channel.close()
                 self._confirming, self._unconfirmed = self._amqp.channel(), self._amqp.channel()
                 self._confirming.confirm_select()

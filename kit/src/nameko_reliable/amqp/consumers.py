@@ -224,8 +224,7 @@ class Consumers(SharedExtension):
                 if time.monotonic() >= self._next_declare_at:
                     self._declared_at = time.monotonic()
                     self._next_declare_at = self._declared_at + DECLARE_SECONDS
-                    with answer_timeout(SETUP_SECONDS):
-                        self._declare_and_consume(channel, declare_channel)
+                    self._declare_and_consume(channel, declare_channel)
                     if not self._ready.ready():
                         self._ready.send()
                 drain(connection, idle_seconds=0.5)
@@ -262,14 +261,15 @@ class Consumers(SharedExtension):
         self._refused = refused
 
     def _start_consuming(self, channel: Any, provider: Provider) -> str:
-        if provider.prefetch is not None:
-            channel.basic_qos(0, provider.prefetch, False)
-        tag: str = channel.basic_consume(
-            self._queues[provider].name,
-            no_ack=provider.prefetch is None,
-            callback=lambda message: self._guarded(message, lambda: provider.handle(message)),
-            on_cancel=lambda tag: self._cancelled(provider),
-        )
+        with answer_timeout(SETUP_SECONDS):
+            if provider.prefetch is not None:
+                channel.basic_qos(0, provider.prefetch, False)
+            tag: str = channel.basic_consume(
+                self._queues[provider].name,
+                no_ack=provider.prefetch is None,
+                callback=lambda message: self._guarded(message, lambda: provider.handle(message)),
+                on_cancel=lambda tag: self._cancelled(provider),
+            )
         return tag
 
     def _cancelled(self, provider: Provider) -> None:

@@ -24,8 +24,9 @@ def once(method: Callable[Concatenate[Any, Session, P], R]) -> Callable[Concaten
         def set_price(self, session, cake_id, price):
             …
 
-    The caller does not pass the session. Such a method can't call another one of its service. The broker delivers a call again if a replica died before it acknowledged the
-    call. The repeated call gets the first answer, and the method does not run again.
+    The caller does not pass the session. The broker delivers a call again if a replica died before it acknowledged the
+    call. The repeated call gets the first answer, and the method does not run again. The answer is that of the whole
+    call, so such a method can't call another one of its service.
     """
 
     @functools.wraps(method)

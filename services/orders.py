@@ -187,7 +187,7 @@ class Orders(Service):
 
     @rpc
     def find_reservation(self, reservation_id: str) -> str:
-        """As find_reservations, for one. products of 0.1.0 calls it."""
+        """As find_reservations, for one. products of 0.1.0 settles its reservations by it."""
         attempt_id = load(ReservationId(), {"reservation_id": reservation_id})["reservation_id"]
         return self._settle_attempts([attempt_id])[attempt_id]
 

@@ -7,7 +7,7 @@ RPC:      list_products, list_categories, get_product, create_product, replace_p
           health
 Emits:    product.changed (a hint)
 Handles:  order.status.updated, order.abandoned; order.created without effect
-Calls:    orders.find_reservations
+Calls:    orders.find_reservations, orders.find_reservation
 """
 
 import logging
@@ -202,17 +202,20 @@ class Products(Service):
 
     @rpc
     def release_stock(self, reservation_id: str) -> JsonObject:
-        """Release an open reservation. An unknown one is stored as released, so a late reserve_stock fails.
+        """Release a reservation that has no order. An unknown one is stored as released, so a late reserve_stock fails.
 
-        Only for a reservation without an order: one with an order stays open until it is settled. A committed one stays
-        committed: only the cancel of its order releases its stock. Safe to repeat.
-        Returns {reservation_id, state}.
+        One whose order was placed, or is being placed, stays as it is: only the cancel of its order releases its stock.
+        Safe to repeat. Returns {reservation_id, state}; the state is None while nothing is reserved.
+        Raises ServiceUnavailable or RpcTimeout if orders does not answer: then nothing is released.
         """
         loaded_id = load(ReservationId(), {"reservation_id": reservation_id})["reservation_id"]
+        # orders abandons a reservation that it does not know. 0.1.0 answers this call, too.
+        attempt_state = self.cluster.orders.find_reservation(reservation_id=str(loaded_id))
         with self.db.transaction() as session:
-            self._release_open(session, loaded_id)
-            state = session.get_one(Reservation, loaded_id).state
-        return {"reservation_id": str(loaded_id), "state": state}
+            if attempt_state == "abandoned":
+                self._release_open(session, loaded_id)
+            reservation = session.get(Reservation, loaded_id)
+        return {"reservation_id": str(loaded_id), "state": reservation.state if reservation is not None else None}
 
     def _release_open(self, session: Session, reservation_id: UUID) -> None:
         run(session, TOMBSTONE, reservation_id=reservation_id)

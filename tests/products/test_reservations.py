@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from contracts.orders import OrderAbandoned
 from contracts.products import InsufficientStock, PriceChanged, ProductNotFound, ReservationReleased
 from contracts.types import InvalidInput
-from nameko_reliable.errors import RpcTimeout
+from nameko_reliable.errors import RpcTimeout, ServiceUnavailable
 from nameko_reliable.messages import to_payload
 from nameko_reliable.testing.waiting import wait_for
 from services import products as products_service
@@ -77,6 +77,25 @@ def have_ordered(shop, reservation_id):
         "orders",
         "INSERT INTO attempts (reservation_id, state) VALUES (%s, 'ordered') ON CONFLICT DO NOTHING",
         reservation_id,
+    )
+
+
+def reservation_of(shop, product):
+    """The id of the product's only reservation."""
+    [(reservation_id,)] = shop.sql(
+        "products", "SELECT reservation_id FROM reservation_lines WHERE product_id = %s", product["id"]
+    )
+    return reservation_id
+
+
+def have_begun(shop, reservation_id):
+    """As if orders were placing the order of the reservation."""
+    shop.sql(
+        "orders",
+        "INSERT INTO attempts (reservation_id, user_id, key, state, leased_until)"
+        " VALUES (%s, 1, %s, 'open', now() + interval '1 minute')",
+        reservation_id,
+        str(reservation_id),
     )
 
 
@@ -346,6 +365,28 @@ def test_release_stock_does_not_release_a_committed_reservation(shop, products, 
     assert stock(shop, product) == 7
 
 
+def test_release_stock_does_not_release_the_open_reservation_of_an_order(shop, products):
+    product = products.create_product(**a_product())
+    place_order(shop.rpc, a_line(product, 3))
+    reservation_id = reservation_of(shop, product)
+
+    answer = products.release_stock(reservation_id=str(reservation_id))
+
+    assert answer["state"] == "open"
+    assert stock(shop, product) == 7
+
+
+def test_release_stock_leaves_an_order_that_is_being_placed(shop, products, reservation_id):
+    product = products.create_product(**a_product())
+    have_begun(shop, reservation_id)
+
+    answer = products.release_stock(reservation_id=reservation_id)
+
+    assert answer == {"reservation_id": reservation_id, "state": None}
+    products.reserve_stock(reservation_id=reservation_id, lines=[a_line(product, 3)])
+    assert stock(shop, product) == 7
+
+
 # Events
 
 
@@ -476,9 +517,7 @@ def test_an_old_reservation_without_an_order_is_released(shop, products):
 def test_an_old_reservation_whose_order_was_placed_is_committed(shop, products):
     product = products.create_product(**a_product())
     place_order(shop.rpc, a_line(product, 3))
-    [(reservation_id,)] = shop.sql(
-        "products", "SELECT reservation_id FROM reservation_lines WHERE product_id = %s", product["id"]
-    )
+    reservation_id = reservation_of(shop, product)
 
     settle(shop, reservation_id)
 
@@ -503,7 +542,9 @@ def test_nothing_is_released_while_orders_is_unreachable(own_shop):
     make_older(own_shop, reservation_id)
 
     own_shop.fire(container, "settle_open_reservations")
+    release = own_shop.rpc.products.release_stock.call_async(reservation_id=str(reservation_id))
 
+    assert isinstance(refusal_of(release), ServiceUnavailable)
     assert state(own_shop, reservation_id) == "open"
     assert stock(own_shop, product) == 7
     own_shop.run(Orders)
@@ -516,13 +557,7 @@ def test_a_reservation_of_an_open_attempt_stays(shop, products):
     product = products.create_product(**a_product())
     reservation_id = a_reservation(shop, product)
     make_older(shop, reservation_id)
-    shop.sql(
-        "orders",
-        "INSERT INTO attempts (reservation_id, user_id, key, fingerprint, state, leased_until)"
-        " VALUES (%s, 1, %s, '', 'open', now() + interval '1 minute')",
-        reservation_id,
-        str(reservation_id),
-    )
+    have_begun(shop, reservation_id)
 
     shop.fire(shop.containers["products"], "settle_open_reservations")
 
@@ -537,13 +572,7 @@ def test_all_due_reservations_are_settled_in_several_batches(shop, products, mon
     make_older(shop, *made)
     # Both stay due.
     for reservation_id in sorted(made)[:2]:
-        shop.sql(
-            "orders",
-            "INSERT INTO attempts (reservation_id, user_id, key, state, leased_until)"
-            " VALUES (%s, 1, %s, 'open', now() + interval '1 minute')",
-            reservation_id,
-            str(reservation_id),
-        )
+        have_begun(shop, reservation_id)
 
     shop.fire(shop.containers["products"], "settle_open_reservations")
 

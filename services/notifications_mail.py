@@ -17,7 +17,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import UTC, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -257,7 +257,8 @@ def mark_orphaned_mails_uncertain(db: WorkerDatabase) -> None:
         with db.transaction() as session:
             for *columns, dot_at in run(session, LOCK_ORPHANED_MAILS):
                 mail = ClaimedMail(*columns)
-                reason = f"the mail server may have it: its sender was lost after {dot_at:%Y-%m-%d %H:%M:%S} UTC"
+                lost_after = f"{dot_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+                reason = f"the mail server may have it: its sender was lost after {lost_after}"
                 logger.error("notification %d is uncertain: %s", mail.id, reason)
                 run(session, RECORD_OUTCOME, id=mail.id, lease=mail.lease, **vars(mail.uncertain(reason)))
                 if mail.is_waited_for:

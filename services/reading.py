@@ -22,8 +22,7 @@ from nameko_reliable.statements import Statement
 # `execute` of a worker's database.
 Execute: TypeAlias = Callable[..., Iterable[Sequence[Any]]]
 
-# The connection's time zone is UTC.
-TIME = """to_char({}, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
+TIME = """to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
 
 
 class ViewTable:

@@ -6,8 +6,10 @@ import pytest
 from contracts.orders import IllegalTransition, OrderCreated, OrderNotFound
 from contracts.products import InsufficientStock, PriceChanged, ProductNotFound
 from contracts.types import InvalidInput, NotAllowed
+from nameko_reliable import pool
 from nameko_reliable.testing.waiting import wait_for
 from services.orders import Orders
+from services.products import Products
 from tests.factories import a_customer, a_line, a_product, place_order
 from tests.infrastructure.days import wait_for_a_day_with_time_left
 from tests.shop import refusal_of
@@ -412,6 +414,20 @@ def test_a_query_out_of_bounds_is_refused(shop, query):
 
 def test_a_page_beyond_the_last_order_is_empty(shop):
     assert shop.rpc.orders.list_orders(skip=2**63 - 1)["orders"] == []
+
+
+def test_times_are_read_in_utc_in_a_session_of_another_time_zone(own_shop, monkeypatch):
+    # As behind a pooler that ignores the options of a connection.
+    monkeypatch.setitem(pool.CONNECTION_SETTINGS, "options", "-c timezone=Asia/Kolkata")
+    own_shop.run(Orders)
+    own_shop.run(Products)
+    product = own_shop.rpc.products.create_product(**a_product())
+
+    order = place_order(own_shop.rpc, a_line(product))
+
+    assert own_shop.rpc.orders.get_order(order_id=order["id"]) == order
+    assert own_shop.rpc.orders.list_orders()["orders"] == [order]
+    assert own_shop.rpc.products.get_product(product_id=product["id"])["created_at"] == product["created_at"]
 
 
 # Summary

@@ -253,6 +253,7 @@ class Sender:
 
 def mark_orphaned_mails_uncertain(db: WorkerDatabase) -> None:
     """Record that the mail server may have the mails whose senders were lost after the dot."""
+    waited_for: list[ClaimedMail] = []
     try:
         with db.transaction() as session:
             for *columns, dot_at in run(session, LOCK_ORPHANED_MAILS):
@@ -262,6 +263,8 @@ def mark_orphaned_mails_uncertain(db: WorkerDatabase) -> None:
                 logger.error("notification %d is uncertain: %s", mail.id, reason)
                 run(session, RECORD_OUTCOME, id=mail.id, lease=mail.lease, **vars(mail.uncertain(reason)))
                 if mail.is_waited_for:
-                    run(session, MAKE_LATER_MAILS_DUE, order_id=mail.order_id, sequence=mail.sequence)
+                    waited_for.append(mail)
+        for mail in waited_for:
+            db.execute(MAKE_LATER_MAILS_DUE, order_id=mail.order_id, sequence=mail.sequence)
     except ServiceUnavailable as error:
         logger.warning("mails whose senders were lost are looked for later: %r", error)

@@ -272,11 +272,14 @@ RECORD_OUTCOME = Statement("""
     ) IS NOT NULL AS has_later
 """)
 
-# The later mails of an order, once they need not wait for this one. They may still wait for each other.
+# The later mails of an order, once they need not wait for this one. They may still wait for each other. Also those that
+# are due: a claim that still saw this mail as pending may be postponing them. If it commits first, this statement waits
+# for it, and makes them due again. If it reaches them second, their next_try_at is after its now(), so it skips them.
+# For that, this one begins after the outcome of this mail was committed.
 MAKE_LATER_MAILS_DUE = Statement("""
     UPDATE notifications SET next_try_at = now()
     WHERE order_id = %(order_id)s::bigint AND sequence > %(sequence)s::integer AND status = 'pending'
-        AND leased_until IS NULL AND next_try_at > now()
+        AND leased_until IS NULL
 """)
 
 # Gives up the claim of mails that were not sent. They are due since they were stored, so they go before younger mails.

@@ -261,6 +261,32 @@ def test_mails_claimed_with_a_slow_one_are_sent_by_other_senders(own_shop, run_n
     wait_until(own_shop, slow, status="sent", tries=2)
 
 
+def test_a_mail_that_a_claim_is_postponing_is_sent_once_the_one_before_it_is(
+    own_shop, run_notifications, scripted_smtp, monkeypatch
+):
+    # One sender, which is not slow.
+    monkeypatch.setattr(notifications_mail, "SLOW_SECONDS", 60)
+    monkeypatch.setattr(notifications_mail, "LEASE_SECONDS", 60)
+    created = order_created()
+    later = order_status_updated(created, "confirmed")
+    scripted_smtp.on(".", hold := Hold(), to=created.user_email)
+    run_notifications()
+    published(own_shop, created)
+    wait_for(lambda: hold.reached)
+    published(own_shop, later)
+    wait_until(own_shop, later, status="pending")
+
+    # As another replica's claim that began before the first mail was sent.
+    with own_shop.transaction("notifications") as claim:
+        claim.execute(
+            "UPDATE notifications SET next_try_at = now() + interval '15 min' WHERE event_id = %s", [later.event_id]
+        )
+        hold.release()
+        own_shop.wait_until_locked("notifications")
+
+    wait_until(own_shop, later, status="sent", attempts=1)
+
+
 def test_an_uncertain_mail_delays_no_later_one_and_fails_after_two_more_tries(
     own_shop, run_notifications, scripted_smtp
 ):

@@ -1,7 +1,9 @@
 """The statements of stock. Each does a whole step.
 
 A reservation locks its products first, by id, and inserts its own row last. A release locks the reservation's row
-first, then the products, by id. They can't deadlock: a reservation that exists locks no product.
+first, then the products, by id. A reservation that exists locks no product. So they can deadlock in one case only: two
+calls of one reservation overlap, and its release comes between them. Then PostgreSQL ends one of the two: an event is
+handled again, a call gets ServiceUnavailable, and the settling finds the reservation in its next round.
 """
 
 from sqlalchemy import text
@@ -39,7 +41,8 @@ WITH wanted AS MATERIALIZED (
     ON CONFLICT (id) DO NOTHING
     RETURNING id
 ), sold AS (
-    -- Computed from the locked row: p is the row as of the begin of the statement.
+    -- From the locked row. p is the row as of the start of the statement, and the table's CHECK is first tested on it:
+    -- after a restock p.stock_quantity - f.quantity may be negative.
     UPDATE products p SET stock_quantity = f.stock_quantity - f.quantity, revision = f.revision + 1
     FROM fitting f CROSS JOIN claim WHERE p.id = f.id
     RETURNING p.id, p.stock_quantity, p.revision

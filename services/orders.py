@@ -15,7 +15,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, delete, func, update
+from sqlalchemy import delete, func, update
 from sqlalchemy.orm import Session
 
 from contracts.demo_settings import demo_settings
@@ -50,6 +50,7 @@ from services.orders_models import Answer, Attempt, Base, Order, OutboxEntry
 from services.orders_statements import (
     ABANDON_UNKNOWN,
     ATTEMPT_STATES,
+    LOCK_DEAD,
     LOCK_EXPIRED,
     PLACE_ORDER,
     columns_of,
@@ -163,13 +164,14 @@ class Orders(Service):
     def _abandon_unless_ordered(self, reservation_id: UUID) -> bool:
         """Abandon the attempt, which releases its stock, unless it became an order. True if it is abandoned."""
         with self.db.transaction(past_deadline=True) as session:
-            self._abandon_attempts(session, Attempt.reservation_id == reservation_id)
+            self._abandon_attempts(session, [reservation_id])
             return session.get_one(Attempt, reservation_id).state == "abandoned"
 
-    def _abandon_attempts(self, session: Session, condition: ColumnElement[bool]) -> None:
+    def _abandon_attempts(self, session: Session, reservation_ids: list[UUID]) -> None:
+        """Abandon those that are open. Several must have been locked, in id order."""
         abandoned = session.scalars(
             update(Attempt)
-            .where(condition, Attempt.state == "open")
+            .where(Attempt.reservation_id.in_(reservation_ids), Attempt.state == "open")
             .values(state="abandoned")
             .returning(Attempt.reservation_id)
         ).all()
@@ -196,7 +198,7 @@ class Orders(Service):
             run(session, ABANDON_UNKNOWN, reservation_ids=ids)
             expired = [row.reservation_id for row in run(session, LOCK_EXPIRED, reservation_ids=ids)]
             if expired:
-                self._abandon_attempts(session, Attempt.reservation_id.in_(expired))
+                self._abandon_attempts(session, expired)
             return {row.reservation_id: row.state for row in run(session, ATTEMPT_STATES, reservation_ids=ids)}
 
     @rpc
@@ -265,10 +267,20 @@ class Orders(Service):
         return {"status": "up"}
 
     @timer(interval=60)
-    def cancel_unconfirmed_orders(self) -> None:
-        """Cancel orders that have been pending for longer than PENDING_ORDER_HOURS, unless that is 0."""
+    def end_dead_attempts_and_unconfirmed_orders(self) -> None:
+        """Abandon attempts whose call died. Cancel orders that have been pending for longer than PENDING_ORDER_HOURS.
+
+        With PENDING_ORDER_HOURS = 0 no order is cancelled.
+        """
+        self._abandon_dead_attempts()
         while self.settings["PENDING_ORDER_HOURS"] and self._cancel_next_unconfirmed():
             pass
+
+    def _abandon_dead_attempts(self) -> None:
+        # products asks only about attempts that have reserved stock. Until they are abandoned, all count as open.
+        with self.db.transaction() as session:
+            if dead := [row.reservation_id for row in run(session, LOCK_DEAD)]:
+                self._abandon_attempts(session, dead)
 
     def _cancel_next_unconfirmed(self) -> bool:
         """True while there may be more."""
@@ -287,7 +299,5 @@ class Orders(Service):
     def forget_answers_and_dead_attempts(self) -> None:
         with self.db.transaction() as session:
             Answer.forget_old(session)
-            # If the call of an attempt died before it reserved stock, products will never ask about the attempt.
-            self._abandon_attempts(session, Attempt.leased_until < func.now() - timedelta(hours=1))
             old = Attempt.created_at < func.now() - timedelta(days=ABANDONED_ATTEMPT_DAYS)
             session.execute(delete(Attempt).where(Attempt.state == "abandoned", old))

@@ -203,6 +203,14 @@ WHERE reservation_id = ANY (%(reservation_ids)s::uuid[]) AND state = 'open' AND 
 ORDER BY reservation_id FOR UPDATE
 """)
 
+# The ids of open attempts whose lease ended two minutes ago: their call has died. Locked in id order. An attempt that
+# another call is taking over, placing or abandoning is locked, and skipped.
+LOCK_DEAD = Statement("""
+SELECT reservation_id FROM attempts
+WHERE state = 'open' AND leased_until < now() - interval '2 minutes'
+ORDER BY reservation_id FOR UPDATE SKIP LOCKED
+""")
+
 ATTEMPT_STATES = Statement("""
 SELECT reservation_id, state FROM attempts WHERE reservation_id = ANY (%(reservation_ids)s::uuid[])
 """)

@@ -394,16 +394,16 @@ def test_a_question_about_no_or_too_many_reservations_is_refused(shop, number):
 # Housekeeping
 
 
-def test_a_dead_attempt_without_a_reservation_is_abandoned_after_an_hour(shop, customer):
+def test_a_dead_attempt_without_a_reservation_is_abandoned_after_two_minutes(shop, customer):
     made = (
         "INSERT INTO attempts (reservation_id, user_id, key, state, leased_until)"
         " VALUES (%s, %s, %s, 'open', now() - interval %s)"
     )
     old, young = uuid4(), uuid4()
-    shop.sql("orders", made, old, customer["user_id"], "old", "61 minutes")
-    shop.sql("orders", made, young, customer["user_id"], "young", "5 minutes")
+    shop.sql("orders", made, old, customer["user_id"], "old", "121 seconds")
+    shop.sql("orders", made, young, customer["user_id"], "young", "60 seconds")
 
-    shop.fire(shop.containers["orders"], "forget_answers_and_dead_attempts")
+    shop.fire(shop.containers["orders"], "end_dead_attempts_and_unconfirmed_orders")
 
     assert dict((reservation_id, state) for state, reservation_id in attempts(shop, customer)) == {
         old: "abandoned",

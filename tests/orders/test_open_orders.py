@@ -138,6 +138,25 @@ def test_an_open_attempt_counts_and_a_refused_one_does_not(shop, product, custom
     place_order(shop.rpc, a_line(product, 2), customer=customer)
 
 
+def test_an_attempt_whose_call_died_no_longer_counts(shop, product, customer):
+    shop.sql(
+        "orders",
+        "INSERT INTO attempts (reservation_id, user_id, key, units, state, leased_until)"
+        " VALUES (gen_random_uuid(), %s, 'key', 10, 'open', now())",
+        customer["user_id"],
+    )
+    assert refusals(placed(shop, 1, a_line(product, 3), **customer))
+
+    shop.sql(
+        "orders",
+        "UPDATE attempts SET leased_until = now() - interval '3 minutes' WHERE user_id = %s",
+        customer["user_id"],
+    )
+    shop.fire(shop.containers["orders"], "end_dead_attempts_and_unconfirmed_orders")
+
+    place_order(shop.rpc, a_line(product, 3), customer=customer)
+
+
 def test_orders_of_the_previous_release_count_by_their_lines(shop, product, customer):
     place_order(shop.rpc, a_line(product, 10), customer=customer)
     shop.sql("orders", "UPDATE attempts SET units = NULL WHERE user_id = %s", customer["user_id"])
@@ -171,7 +190,7 @@ def let_pass(shop, hours, *orders):
 
 
 def cancel_unconfirmed(shop):
-    shop.fire(shop.containers["orders"], "cancel_unconfirmed_orders")
+    shop.fire(shop.containers["orders"], "end_dead_attempts_and_unconfirmed_orders")
 
 
 def steps(shop, order):
@@ -258,6 +277,6 @@ def test_without_the_setting_no_order_is_cancelled(own_shop):
     order = place_order(own_shop.rpc, a_line(product))
     let_pass(own_shop, 24 * 365, order)
 
-    own_shop.fire(orders, "cancel_unconfirmed_orders")
+    own_shop.fire(orders, "end_dead_attempts_and_unconfirmed_orders")
 
     assert steps(own_shop, order) == [("pending", "customer")]

@@ -1,4 +1,4 @@
-"""What PostgreSQL reads for a page of a long list of orders."""
+"""What PostgreSQL reads of large tables: for a page of orders, and for dead attempts."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -6,7 +6,7 @@ import pytest
 
 from contracts.orders import OrderQuery
 from contracts.types import load
-from services.orders_statements import read_orders
+from services.orders_statements import LOCK_DEAD, read_orders
 from tests.infrastructure.plans import explaining, filled_database
 
 ORDERS = """
@@ -53,3 +53,9 @@ def test_orders_of_a_time_are_read_by_its_index(connection, bound):
     assert "ix_orders_created_at" in plan, plan
     # In the order of the list, it would read all orders until it has found those of the page.
     assert "Scan Backward using orders_pkey" not in plan, plan
+
+
+def test_dead_attempts_are_found_among_the_open_ones(connection):
+    [(_, plan)] = explaining(connection)(LOCK_DEAD)
+
+    assert "ix_attempts_open" in plan and "Seq Scan" not in plan, plan

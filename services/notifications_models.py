@@ -150,6 +150,9 @@ class Notification(Base):
             "created_at",
             postgresql_where=text("summary_id IS NULL"),
         ),
+        # For lists. Its ids are not sorted: PostgreSQL might find an address's open summary by sorted ones, and read
+        # all notifications of the address.
+        Index("ix_notifications_recipient_email", "recipient_email", postgresql_include=["id"]),
         Index("ix_notifications_summary_id", "summary_id", postgresql_where=text("summary_id IS NOT NULL")),
         # One index for each status that is counted.
         Index("ix_notifications_pending", "id", postgresql_where=text("status = 'pending'")),

@@ -1,4 +1,4 @@
-"""What PostgreSQL reads of a large table: for the next mails, and for a list."""
+"""What PostgreSQL reads of a large table: for the next mails, for a list, and for the limit of an address."""
 
 from uuid import uuid4
 
@@ -7,9 +7,15 @@ from sqlalchemy import create_engine
 
 from contracts.notifications import NotificationQuery
 from contracts.types import load
+from nameko_reliable.statements import PARAMETER
 from nameko_reliable.testing.waiting import wait_for
 from services.notifications import Notifications
-from services.notifications_statements import CLAIM_ACCOUNT_MAILS, CLAIM_ORDER_MAILS, read_notifications
+from services.notifications_statements import (
+    CLAIM_ACCOUNT_MAILS,
+    CLAIM_ORDER_MAILS,
+    STORE_FOR_UNPROVEN,
+    read_notifications,
+)
 from tests.factories import order_created
 from tests.infrastructure.plans import explaining, filled_database
 
@@ -18,11 +24,15 @@ HISTORY_AND_BACKLOG = """
     INSERT INTO notifications
         (event_id, event_name, payload, order_id, sequence, user_id, recipient_email, subject, message, status,
          next_try_at)
-    SELECT gen_random_uuid(), 'order.created', '{}', n / 2, 1 + n %% 2, 1, 'ada@forage.example', 'Your order', 'Thanks',
-        CASE WHEN n <= 20000 THEN 'sent' ELSE 'pending' END, now() + %s * interval '1 second'
+    SELECT gen_random_uuid(), 'order.created', '{}', n / 2, 1 + n %% 2, 1, n %% 1000 || '@forage.example', 'Your order',
+        'Thanks', CASE WHEN n <= 20000 THEN 'sent' ELSE 'pending' END, now() + %s * interval '1 second'
     FROM generate_series(2, 42001) AS n
 """
-
+ACCOUNT_MAILS = """;
+    INSERT INTO notifications (event_id, event_name, payload, user_id, recipient_email, subject, message, status)
+    SELECT gen_random_uuid(), 'user.registered', '{}', n, n || '@forage.example', 'Welcome', 'Confirm', 'sent'
+    FROM generate_series(1, 1000) AS n
+"""
 
 # Stored 20 hours ago, due, and waiting for a mail that never came.
 WAITING = """
@@ -80,6 +90,7 @@ def test_mails_that_wait_for_another_do_not_stay_due(own_shop, smtp):
         ({"after_id": 30_000}, "Index Only Scan using notifications_pkey"),
         ({"status": "failed"}, "using ix_notifications_failed"),
         ({"order_id": 5000}, "uq_notifications_order_id_sequence"),
+        ({"recipient": "7@forage.example"}, "Index Only Scan using ix_notifications_recipient_email on"),
     ),
 )
 def test_a_list_is_found_by_an_index(database, query, index):
@@ -87,3 +98,15 @@ def test_a_list_is_found_by_an_index(database, query, index):
         plan, _ = read_notifications(explaining(connection), None, load(NotificationQuery(), query))
 
     assert index in plan, plan
+
+
+def test_the_limit_of_an_address_is_checked_without_reading_what_was_summed_up(database):
+    _, execute = STORE_FOR_UNPROVEN.execute.split("; ")
+    parameters = dict.fromkeys(PARAMETER.findall(execute))
+    with filled_database(database("notifications"), HISTORY_AND_BACKLOG + ACCOUNT_MAILS, (0,)) as connection:
+        connection.exec_driver_sql("SET plan_cache_mode = force_generic_plan")
+        connection.exec_driver_sql(STORE_FOR_UNPROVEN.prepare)
+        plan = "\n".join(connection.exec_driver_sql(f"EXPLAIN {execute}", parameters).scalars())
+
+    assert plan.count("ix_notifications_recipient_email_created_at ") == 2, plan
+    assert "ix_notifications_recipient_email " not in plan, plan

@@ -341,7 +341,7 @@ class LoginFailure(Base):
     )
 
     @classmethod
-    def record(cls, session: Session, client_address: str, account_hash: bytes) -> None:
+    def record(cls, session: Session, client_address: str, account_hash: bytes) -> Self:
         """Count a login before it is checked, so that concurrent logins get no more checks than consecutive ones.
 
         Raises TooManyFailures while a login must wait after earlier failures.
@@ -357,7 +357,9 @@ class LoginFailure(Base):
         ]
         if max(waits) > 0:
             raise TooManyFailures(math.ceil(max(waits)))
-        session.add(cls(client_address=client_address, account_hash=account_hash))
+        failure = cls(client_address=client_address, account_hash=account_hash)
+        session.add(failure)
+        return failure
 
     @classmethod
     def forget(cls, session: Session, client_address: str, account_hash: bytes) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import hmac
+import logging
 import time
 import uuid
 from collections.abc import Iterator
@@ -11,15 +12,18 @@ from typing import Self
 import jwt
 from nameko.containers import WorkerContext
 from nameko.extensions import DependencyProvider
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from contracts.types import JsonObject, load_id
 from contracts.users import InvalidCredentials, InvalidSession, SessionView, normal_password
 from nameko_reliable.database import WorkerDatabase
+from nameko_reliable.errors import RpcTimeout, ServiceUnavailable
 from services.reading import Execute, ViewTable
 from services.users_models import LoginFailure, TokenReused, User, UserSession, digest, log_security, normal_address
 from services.users_passwords import Passwords
+
+logger = logging.getLogger(__name__)
 
 ACCESS_TOKEN_SECONDS = 15 * 60
 SESSIONS = ViewTable(
@@ -76,15 +80,27 @@ def throttled_password_check(db: WorkerDatabase, email: str, client_address: str
     """Count a failure, then run the block, which checks a password. If it does not raise, forget all failures.
 
     The failures are those of this account from this client address. Raises TooManyFailures while a login must wait
-    after earlier failures.
+    after earlier failures. If the block is late or the database fails, only the new failure is forgotten.
     """
     # A hash: the address that was typed may be a password in the wrong field.
     login_key = client_address or "", digest(normal_address(email) or email)
     with db.transaction() as session:
-        LoginFailure.record(session, *login_key)
-    yield
-    with db.transaction() as session:
-        LoginFailure.forget(session, *login_key)
+        failure = LoginFailure.record(session, *login_key)
+    try:
+        yield
+        with db.transaction() as session:
+            LoginFailure.forget(session, *login_key)
+    except (ServiceUnavailable, RpcTimeout):
+        _forget_if_possible(db, failure)
+        raise
+
+
+def _forget_if_possible(db: WorkerDatabase, failure: LoginFailure) -> None:
+    try:
+        with db.transaction(past_deadline=True) as session:
+            session.execute(delete(LoginFailure).where(LoginFailure.id == failure.id))
+    except ServiceUnavailable as error:
+        logger.warning("a login that was not answered counts as a failure: %r", error)
 
 
 def log_in(db: WorkerDatabase, passwords: Passwords, login: JsonObject) -> tuple[User, str]:

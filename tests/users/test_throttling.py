@@ -1,6 +1,8 @@
 import pytest
 
 from contracts.users import InvalidCredentials, TooManyFailures
+from nameko_reliable.errors import DatabaseUnavailable
+from services.users import Users
 from tests.factories import an_account
 from tests.shop import refusal_of
 
@@ -84,6 +86,23 @@ def test_a_right_password_after_the_wait_clears_the_failures(shop, account):
 
     fail(shop, account, 5)
     assert seconds_to_wait(shop, account) == 0
+
+
+def test_a_right_password_does_not_count_as_a_failure_if_the_database_is_lost_meanwhile(own_shop, database_proxy):
+    proxy = database_proxy("users")
+    own_shop.run(Users, DB_URIS={"users": proxy.uri})
+    account = an_account()
+    own_shop.rpc.users.register(**account)
+    with own_shop.transaction("users", "SELECT FROM users FOR UPDATE"):
+        login = own_shop.rpc.users.login.call_async(
+            email=account["email"], password=account["password"], client_address=HERE
+        )
+        own_shop.wait_until_locked("users")
+
+        proxy.cut()
+
+        assert isinstance(refusal_of(login), DatabaseUnavailable)
+    assert own_shop.sql("users", "SELECT 1 FROM login_failures") == []
 
 
 def test_a_failure_is_forgotten_after_15_minutes(shop, account):

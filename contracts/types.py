@@ -257,8 +257,8 @@ class Money(fields.Field[Decimal]):
             raise ValidationError('Must be a decimal string with two places, like "29.99".')
         return Decimal(value).quantize(Decimal("0.01"))
 
-    def _serialize(self, value: Decimal | None, attr: str | None, obj: Any, **kwargs: Any) -> str:
-        return str(value)
+    def _serialize(self, value: Decimal | None, attr: str | None, obj: Any, **kwargs: Any) -> str | None:
+        return None if value is None else str(value)
 
 
 class StrictBoolean(fields.Boolean):
@@ -352,5 +352,5 @@ def _writer(field: fields.Field[Any]) -> Callable[[Any], Any]:
     if isinstance(field, Time):
         return lambda moment: moment and timestamp(moment)
     if isinstance(field, Money):
-        return str
+        return lambda amount: None if amount is None else str(amount)
     return lambda value: value

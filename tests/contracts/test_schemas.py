@@ -24,7 +24,7 @@ from contracts.products import (
     StockChange,
     StockLines,
 )
-from contracts.types import MAX_BIGINT, MAX_INT, InvalidInput, load, load_id
+from contracts.types import MAX_BIGINT, MAX_INT, InvalidInput, Money, Time, View, load, load_id
 from contracts.users import Credentials, PasswordResetRequest, UserRegistration
 from tests.factories import a_product, an_account
 
@@ -489,3 +489,13 @@ def test_a_view_writes_the_same_as_marshmallows_dump():
     assert written == OrderView().dump(order)
     assert written["created_at"] == "2026-11-30T11:00:00.000000Z"
     assert written["items"][1]["subtotal"] == "14.20"
+
+
+def test_a_view_writes_a_missing_value_as_null():
+    class OfferView(View):
+        price = Money(allow_none=True)
+        ends_at = Time(allow_none=True)
+
+    offer = SimpleNamespace(price=None, ends_at=None)
+
+    assert OfferView().write(offer) == OfferView().dump(offer) == {"price": None, "ends_at": None}

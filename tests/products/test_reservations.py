@@ -11,6 +11,7 @@ from contracts.products import InsufficientStock, PriceChanged, ProductNotFound,
 from contracts.types import InvalidInput
 from nameko_reliable.errors import RpcTimeout, ServiceUnavailable
 from nameko_reliable.messages import to_payload
+from nameko_reliable.testing.metrics import Watched
 from nameko_reliable.testing.waiting import wait_for
 from services import products as products_service
 from services.orders import Orders
@@ -130,17 +131,20 @@ def test_a_repeated_reservation_takes_no_more_stock_and_gets_the_same_answer(sho
     assert stock(shop, product) == 0
 
 
-def test_concurrent_calls_for_one_reservation_make_it_once(shop, products, reservation_id):
-    # The first one takes all units.
-    product = products.create_product(**a_product(stock_quantity=3))
+@pytest.mark.parametrize("stock_quantity", (3, 10), ids=("the first one takes all units", "enough for several"))
+def test_concurrent_calls_for_one_reservation_make_it_once(shop, products, reservation_id, stock_quantity):
+    product = products.create_product(**a_product(stock_quantity=stock_quantity))
 
-    calls = [
-        products.reserve_stock.call_async(reservation_id=reservation_id, lines=[a_line(product, 3)]) for _ in range(10)
-    ]
+    with shop.transaction("products", f"SELECT FROM products WHERE id = {product['id']} FOR UPDATE"):
+        calls = [
+            products.reserve_stock.call_async(reservation_id=reservation_id, lines=[a_line(product, 3)])
+            for _ in range(3)
+        ]
+        shop.wait_until_locked("products", waiters=3)
 
     answers = [call.result() for call in calls]
     assert all(answer == answers[0] for answer in answers)
-    assert stock(shop, product) == 0
+    assert stock(shop, product) == stock_quantity - 3
 
 
 def test_a_reservation_that_gets_its_locks_past_its_deadline_takes_nothing(shop, products, reservation_id):
@@ -398,13 +402,14 @@ def a_reservation(shop, product, quantity=3):
 
 
 def test_an_order_created_event_of_0_1_0_is_taken_without_effect(shop, products):
-    queue = "evt-orders-order.created--products.commit_reservation"
+    watched = Watched(shop.containers["products"])
     product = products.create_product(**a_product())
     created = order_created(reservation_id=a_reservation(shop, product))
 
-    shop.broker.publish(to_payload(created), queue=queue)
+    shop.broker.publish(to_payload(created), queue="evt-orders-order.created--products.commit_reservation")
 
-    wait_for(lambda: shop.broker.depth(queue) == 0)
+    handled = {"handler": "commit_reservation", "outcome": "handled"}
+    wait_for(lambda: watched.count("forage_event_handler_duration_seconds_count", **handled) == 1)
     assert (state(shop, created.reservation_id), stock(shop, product)) == ("open", 7)
     assert products.list_parked()["total"] == 0
 

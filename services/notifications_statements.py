@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, func, literal, not_, or_, select, union_all
+from sqlalchemy import and_, case, func, literal, not_, or_, select, union_all
 from sqlalchemy.orm import Session
 
 from contracts.notifications import NOTIFICATION_STATUSES, NotificationNotFound, NotificationView
 from contracts.types import JsonObject, fold_address, load_id
-from nameko_reliable.statements import Statement
+from nameko_reliable.statements import Statement, run
 from services.notifications_models import (
     EVENT_CLASSES,
     EVENT_TYPES,
@@ -56,11 +57,10 @@ HAS_STATUS = {status: f"status = '{status}'" for status in NOTIFICATION_STATUSES
 
 def find_notification(session: Session, notification_id: int, user_id: int | None) -> Notification:
     """The notification, locked. user_id: the owner, None for any. Raises NotificationNotFound."""
-    wanted = select(Notification).where(
-        Notification.id == load_id(notification_id, "notification_id"), *_visible_to(user_id)
-    )
-    notification = session.scalar(wanted.with_for_update())
+    read_notification(partial(run, session), notification_id, user_id)
+    notification = session.get(Notification, notification_id, with_for_update=True)
     if notification is None:
+        # Deleted meanwhile, since its mail was not needed any more.
         raise NotificationNotFound(notification_id)
     return notification
 
@@ -97,17 +97,10 @@ def read_notifications(execute: Execute, user_id: int | None, query: Mapping[str
 
 
 def _visible(user_id: int | None) -> tuple[list[str], JsonObject]:
-    """The conditions of _visible_to, with their parameters."""
+    """Conditions with their parameters: None sees all, customers see their own without account mails and summaries."""
     if user_id is None:
         return [], {}
     return ["user_id = %(user_id)s::bigint", "order_id IS NOT NULL"], {"user_id": load_id(user_id, "user_id")}
-
-
-def _visible_to(user_id: int | None) -> list[ColumnElement[bool]]:
-    """None sees all notifications; customers see their own, without account mails and summaries."""
-    if user_id is None:
-        return []
-    return [Notification.user_id == load_id(user_id, "user_id"), Notification.order_id.is_not(None)]
 
 
 def orders_summed_up(session: Session, summary_id: int) -> tuple[Sequence[Notification], int]:

@@ -1,6 +1,7 @@
 """The statements of notifications: storing an event, the steps of a mail, lists, and counts of unsent mails."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -21,6 +22,7 @@ from services.notifications_models import (
     SUMMARY_NAME,
     UNPROVEN_MAILS,
     UNPROVEN_WINDOW,
+    ClaimedMail,
     Notification,
     OrderSummary,
 )
@@ -181,11 +183,10 @@ STORE_FOR_UNPROVEN = Statement(
 # The steps of a mail. They can't deadlock: claims never wait, since they skip locked rows. The others lock one row, or
 # rows that their sender holds, or rows of one order that no sender holds, which all find by the same index.
 
-# The columns of a ClaimedMail, in its order.
-MAIL_COLUMNS = """
-    n.id, n.event_id, n.event_name, n.payload, n.order_id, n.sequence, n.recipient_email, n.request_id, n.traceparent,
-    n.status, n.attempts, n.tries, n.doubts, n.waited, n.by_hand, n.lease, now() - n.created_at AS age
-"""
+# Of a ClaimedMail, in the order of its fields.
+MAIL_COLUMNS = ", ".join(
+    "now() - n.created_at AS age" if field.name == "age" else f"n.{field.name}" for field in fields(ClaimedMail)
+)
 # The limit of a claim.
 CLAIM_SIZE = 20
 

@@ -47,15 +47,17 @@ def read_products(execute: Execute, query: Mapping[str, Any]) -> tuple[int, list
     """(total, the products of the page). query: as contracts.products.ProductQuery."""
     conditions = ["is_active" if query["is_active"] else "NOT is_active"]
     parameters: JsonObject = {}
+    collected = ""
     if query["category"] is not None:
         conditions.append("category = %(category)s::text")
         parameters["category"] = normal_text(query["category"])
     if search := search_parameters(query["name"] or ""):
         conditions.append(SEARCH)
-        parameters |= {**search, "collected": ", ".join(SORT_COLUMNS)}
+        parameters |= search
+        collected = ", ".join(SORT_COLUMNS)
     column = SORT_COLUMNS[query["sort_by"].removeprefix("-")]
     order = f"{column} DESC, id DESC" if query["sort_by"].startswith("-") else f"{column}, id"
-    return PRODUCTS.page(execute, conditions, order, query["limit"], query["offset"], **parameters)
+    return PRODUCTS.page(execute, conditions, order, query["limit"], query["offset"], collected=collected, **parameters)
 
 
 def read_categories(execute: Execute) -> list[JsonObject]:

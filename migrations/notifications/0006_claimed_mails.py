@@ -5,9 +5,10 @@ The senders of both releases can run together:
 
 - New senders skip locked rows (SKIP LOCKED). After the lock they read the row again, and find it `sent`.
 - A claim sets next_try_at to the end of its lease, so a claimed mail is not due for old senders.
-- Before the final dot, next_try_at is set 15 minutes ahead. If the new sender dies after that, another new sender marks
-  the mail `uncertain` within this time, and old senders never send uncertain mails. Only if no new sender is left does
-  an old one send it again afterwards.
+- Before the final dot, senders of 0.1.0 set next_try_at 15 minutes ahead. If one dies after that, another new sender
+  marks the mail `uncertain` within this time, and old senders never send uncertain mails. Only if no new sender is left
+  does an old one send it again afterwards. Later releases leave next_try_at as it is, as they do not run beside old
+  senders.
 - Mails that the release before stores have the defaults below, and are claimed like others.
 
 Each index is made in a transaction of its own, because senders keep running. A second run skips all that an

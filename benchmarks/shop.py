@@ -386,10 +386,10 @@ def _own_cpu_seconds(pid, times):
         return times.user + times.system
 
 
-def seconds_for(condition, max_seconds=SETTLE_SECONDS, pause_seconds=0.02):
+def seconds_for(condition):
     """Wait for the condition and return the seconds that it took."""
     started_at = time.monotonic()
-    wait_for(condition, max_seconds, pause_seconds)
+    wait_for(condition, SETTLE_SECONDS, pause_seconds=0.02)
     return time.monotonic() - started_at
 
 

@@ -74,7 +74,7 @@ class Cafe:
 
 
 def pending(cluster):
-    return cluster._client.listener.pending.ids()
+    return list(cluster._client.listener.pending._calls)
 
 
 def outcome(call, *args):

@@ -204,9 +204,6 @@ class PendingCalls:
         """How long the oldest call has waited, or 0."""
         return next((time.monotonic() - since for since, _ in self._calls.values()), 0.0)
 
-    def ids(self) -> list[str]:
-        return list(self._calls)
-
 
 class ConfirmingPublisher:
     """Publishes with a confirm for each message, or without. `Publisher` is the Nameko extension that shares one.

@@ -23,7 +23,6 @@ class Proxy:
         self.accepted = 0
         self.open: set[Pair] = set()
         self._hold_at: bytes | None = None
-        self._cut_at: bytes | None = None
         self._reads, self._pause_seconds = True, 600.0
         self._may_answer = Event()
         self._may_answer.send()
@@ -41,10 +40,6 @@ class Proxy:
     def hold_at(self, data: bytes) -> None:
         """Hold when a client sends this data, before the server gets it."""
         self._hold_at = data
-
-    def cut_at(self, data: bytes) -> None:
-        """End all connections, once, when a client sends this data, before the server gets it."""
-        self._cut_at = data
 
     def stop_reading(self, seconds: float = 600) -> None:
         """Stop reading each connection on which a client sends data before `release`, so that its writes block."""
@@ -85,9 +80,6 @@ class Proxy:
     def _before_request(self, data: bytes) -> None:
         if not self._reads:
             eventlet.sleep(self._pause_seconds)
-        if self._cut_at is not None and self._cut_at in data:
-            self._cut_at = None
-            self.cut()
         if self._hold_at is not None and self._hold_at in data:
             self.hold()
 

@@ -1,22 +1,29 @@
 """Contracts and models import neither a broker's client nor an event loop."""
 
+import pkgutil
 import subprocess
 import sys
 
 import pytest
 
-from contracts.types import SERVICES
+import contracts
+import services
 from dev.settings import ROOT
 
 pytestmark = pytest.mark.server
 
 MACHINERY = {"amqp", "eventlet", "kombu", "prometheus_client", "psycogreen"}
 KIT = ("messages", "errors", "tables", "sessions", "statements")
+
+
+def modules_of(package):
+    return [f"{package.__name__}.{module.name}" for module in pkgutil.iter_modules(package.__path__)]
+
+
 MODULES = [
     *(f"nameko_reliable.{name}" for name in KIT),
-    "contracts.types",
-    *(f"contracts.{service}" for service in SERVICES),
-    *(f"services.{service}_models" for service in SERVICES),
+    *modules_of(contracts),
+    *(name for name in modules_of(services) if name.endswith("_models")),
 ]
 
 

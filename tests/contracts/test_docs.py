@@ -17,6 +17,24 @@ def test_every_file_named_in_a_page_exists(page):
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 
+def test_every_name_in_the_table_of_rules_is_in_the_file_before_it():
+    table = (ROOT / "docs" / "architecture.md").read_text().partition("## Where each rule is in the code")[2]
+
+    named = [
+        (path, name)
+        for cell in re.findall(r"^\| [^|]+ \| ([^|]+) \|$", table, re.MULTILINE)
+        for path, rest in re.findall(r"`([\w/]+\.py)`((?:(?!`[\w/]+\.py`).)*)", cell)
+        for name in re.findall(r"`([A-Za-z_][\w.]*)`", rest)
+    ]
+
+    assert named
+    assert [pair for pair in named if not set(pair[1].split(".")) <= words_in(pair[0])] == []
+
+
+def words_in(path):
+    return set(re.findall(r"\w+", (ROOT / path).read_text()))
+
+
 @pytest.mark.parametrize(
     "page",
     [*ALL, *(ROOT / "kit").glob("*.md"), *(ROOT / "kit" / "docs").glob("*.md")],

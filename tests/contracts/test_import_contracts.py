@@ -15,6 +15,7 @@ pytestmark = pytest.mark.server
 COPIED = ["pyproject.toml", "contracts", "services", "gateway", "kit/src", "ops", "dev"]
 ONE_WAY = "Imports go one way"
 OWN = "A service imports no other service"
+CONTRACTS = "The contracts of a service import those of no other"
 FREE = "Contracts and models import no messaging or metrics library"
 
 
@@ -59,6 +60,8 @@ def lint(tmp_path):
         (OWN, "services/orders.py", "from services.users_passwords import Passwords"),
         (OWN, "services/base.py", "import services.orders_models"),
         (OWN, "services/reading.py", "import services.orders_models"),
+        (CONTRACTS, "contracts/orders.py", "import contracts.products"),
+        (CONTRACTS, "contracts/types.py", "from contracts.users import UserView"),
         (FREE, "contracts/orders.py", "import kombu"),
         (FREE, "services/orders_models.py", "from prometheus_client import Gauge"),
         (FREE, "services/orders_models.py", "from nameko_reliable.database import Database"),

@@ -22,7 +22,7 @@ from werkzeug import exceptions as http
 from werkzeug.routing import BaseConverter
 
 from contracts.types import MAX_BIGINT, InvalidInput, Money, Time
-from gateway.auth import ADMIN, PUBLIC, View
+from gateway.auth import ADMIN, PUBLIC, ViewFunction
 from gateway.document import SERVER_REFUSALS, MetaKeywords, extend_spec, response_headers
 from gateway.errors import (
     PROBLEM_JSON,
@@ -228,17 +228,17 @@ class Blueprint(flask_smorest.Blueprint):
         return decorator
 
     @staticmethod
-    def request_header(header: dict[str, Any]) -> Callable[[View], View]:
+    def request_header(header: dict[str, Any]) -> Callable[[ViewFunction], ViewFunction]:
         """Document a request header, an OpenAPI parameter object. The view itself reads it."""
         return _with_doc(header=header)
 
     @staticmethod
-    def request_cookie(cookie: str, required: bool) -> Callable[[View], View]:
+    def request_cookie(cookie: str, required: bool) -> Callable[[ViewFunction], ViewFunction]:
         """Document a cookie. required: whether the request is refused without it."""
         return _with_doc(cookie=(cookie, required))
 
     @staticmethod
-    def problems(*error_classes: type[Exception]) -> Callable[[View], View]:
+    def problems(*error_classes: type[Exception]) -> Callable[[ViewFunction], ViewFunction]:
         """Document the errors that a view may raise besides those of every view."""
         return _with_doc(problems=error_classes)
 
@@ -296,8 +296,8 @@ class Blueprint(flask_smorest.Blueprint):
         yield Exception
 
 
-def _with_doc(**notes: Any) -> Callable[[View], View]:
-    def decorator(view: View) -> View:
+def _with_doc(**notes: Any) -> Callable[[ViewFunction], ViewFunction]:
+    def decorator(view: ViewFunction) -> ViewFunction:
         view._apidoc = {**getattr(view, "_apidoc", {}), **notes}  # type: ignore[attr-defined]
         return view
 

@@ -26,7 +26,7 @@ from contracts.types import MAX_BIGINT
 from contracts.users import ROLES
 from gateway.errors import AccessDenied, ForeignOrigin, Unauthenticated
 
-View = TypeVar("View", bound=Callable[..., Any])
+ViewFunction = TypeVar("ViewFunction", bound=Callable[..., Any])
 
 ALGORITHM = "HS256"
 CLAIMS = ("exp", "iat", "sub", "email", "email_verified", "role", "jti")
@@ -118,8 +118,8 @@ class AccessTokens(DependencyProvider):
         return self.read(token.strip())
 
 
-def _mark(access: str) -> Callable[[View], View]:
-    def decorator(view: View) -> View:
+def _mark(access: str) -> Callable[[ViewFunction], ViewFunction]:
+    def decorator(view: ViewFunction) -> ViewFunction:
         view.access = access  # type: ignore[attr-defined]
         return view
 
@@ -134,16 +134,16 @@ owner_or_admin = _mark(OWNER_OR_ADMIN)
 admin = _mark(ADMIN)
 
 
-def with_cookie(view: View) -> View:
+def with_cookie(view: ViewFunction) -> ViewFunction:
     """Refuse foreign origins: the view reads a cookie, which browsers also send with requests of foreign pages."""
     view.with_cookie = True  # type: ignore[attr-defined]
     return view
 
 
-def admin_when(parameter: str, value: str) -> Callable[[View], View]:
+def admin_when(parameter: str, value: str) -> Callable[[ViewFunction], ViewFunction]:
     """Only admins may send this value of this query parameter."""
 
-    def decorator(view: View) -> View:
+    def decorator(view: ViewFunction) -> ViewFunction:
         view.admin_when = parameter, value  # type: ignore[attr-defined]
         return view
 

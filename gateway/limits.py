@@ -27,7 +27,7 @@ from nameko.extensions import DependencyProvider
 from werkzeug.wrappers import Request
 
 from gateway.addresses import TrustedProxies, client_network
-from gateway.auth import AccessTokens, Caller, View
+from gateway.auth import AccessTokens, Caller, ViewFunction
 from gateway.errors import Overloaded, RateLimited, Unauthenticated, problem_response
 
 logger = logging.getLogger(__name__)
@@ -47,13 +47,13 @@ LARGE_BODY_BYTES = 16 * 1024
 MAX_LARGE_BODIES, MAX_LARGE_BODIES_PER_ADDRESS = 128, 8
 
 
-def limited(name: str) -> Callable[[View], View]:
+def limited(name: str) -> Callable[[ViewFunction], ViewFunction]:
     """Mark a view: its requests also count, by client address, against this limit of LIMITS."""
 
     if name not in LIMITS:
         raise ValueError(f"There is no limit {name!r} in LIMITS.")
 
-    def decorator(view: View) -> View:
+    def decorator(view: ViewFunction) -> ViewFunction:
         view.limit = name  # type: ignore[attr-defined]
         return view
 

@@ -20,7 +20,8 @@ from sqlalchemy.orm import Session
 from nameko_reliable.postgres import WRITABLE_HOST, database_url
 from ops.migrate import database_uris
 
-SERVICES = ("orders", "users")
+# The services with a module services/…_events.py, which builds their events from the tables.
+SOURCES = ("orders", "users")
 BATCH = 200
 
 
@@ -53,9 +54,9 @@ def resend(service: str, uri: str, since: datetime) -> int:
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m ops.resend", description=str(__doc__).partition("\n")[0])
     parser.add_argument("--since", required=True, type=parse_time, help="a time with its zone")
-    parser.add_argument("--service", choices=SERVICES, help="only the events of this service")
+    parser.add_argument("--service", choices=SOURCES, help="only the events of this service")
     wanted = parser.parse_args(arguments)
-    for service, uri in database_uris(*([wanted.service] if wanted.service else SERVICES)).items():
+    for service, uri in database_uris(*([wanted.service] if wanted.service else SOURCES)).items():
         try:
             number = resend(service, uri, wanted.since)
         except DBAPIError as error:

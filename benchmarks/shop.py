@@ -31,7 +31,7 @@ from contracts.types import SERVICES
 from dev import npm
 from dev.programs import require_programs
 from dev.servers import make_databases, passwords_of, postgres_of, rabbitmq_of
-from dev.settings import DEFAULT_PORTS, ROOT, Settings
+from dev.settings import DEFAULT_PORTS, ROOT, LocalSettings
 from nameko_reliable.testing.servers import PostgresServer, RabbitMQServer, Server
 from nameko_reliable.testing.waiting import wait_for
 from tests.infrastructure.smtp import Smtp
@@ -92,7 +92,7 @@ def running_shop():
 class Shop:
     def __init__(self, folder):
         self.folder = folder
-        self.settings = Settings(
+        self.settings = LocalSettings(
             {
                 **dict.fromkeys(DEFAULT_PORTS, "0"),
                 "LOCAL_DIR": str(folder),

@@ -20,7 +20,7 @@ from dev.mail_catcher import MailCatcher
 from dev.nginx import Nginx
 from dev.programs import require_programs
 from dev.servers import make_databases, passwords_of, postgres_of, rabbitmq_of
-from dev.settings import DATABASE_URIS, MANAGEMENT, ROOT, Settings
+from dev.settings import DATABASE_URIS, MANAGEMENT, ROOT, LocalSettings
 from dev.sign_in_provider import SignInProvider
 from dev.supervisor import Supervisor
 from nameko_reliable.testing.servers import CannotStart, answers_amqp
@@ -33,7 +33,7 @@ def main(arguments):
     if "MAKELEVEL" in os.environ:
         end_with_parent()
     try:
-        settings = Settings()
+        settings = LocalSettings()
         with claim(settings.folder):
             end_leftovers(settings.folder)
             config = checked_settings(settings)

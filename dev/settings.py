@@ -28,7 +28,7 @@ OWN = "FORAGE_OWN"
 MANAGEMENT = "RABBITMQ_MANAGEMENT_PORT"
 
 
-class Settings:
+class LocalSettings:
     """One copy's folder, ports and secrets. own_…: whether it runs or makes this part itself, since none was given.
 
     for_tests: the data need not survive a crash of the machine.

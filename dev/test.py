@@ -20,7 +20,7 @@ from subprocess import PIPE, STDOUT
 
 from dev import npm
 from dev.programs import require_programs
-from dev.settings import ROOT, Settings
+from dev.settings import ROOT, LocalSettings
 from nameko_reliable.testing.servers import CannotStart
 
 PROGRAMS = Path(sys.executable).parent
@@ -42,7 +42,7 @@ def main(paths, is_measured):
     folder = tempfile.mkdtemp(prefix="forage-test-")
     try:
         # Before the processes start, since two installations at the same time would fail.
-        require_programs(Settings({"LOCAL_DIR": folder}, for_tests=True))
+        require_programs(LocalSettings({"LOCAL_DIR": folder}, for_tests=True))
         npm.install(npm.DOCS, "the page of /docs")
         npm.install(npm.FRONTEND, "the frontend")
     except CannotStart as reason:

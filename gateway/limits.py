@@ -61,7 +61,7 @@ def limited(name: str) -> Callable[[ViewFunction], ViewFunction]:
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
+class RateLimit:
     name: str
     quota: int
 
@@ -76,7 +76,7 @@ class Limits(DependencyProvider):
     def setup(self) -> None:
         config = self.container.config
         scale = config["RATE_LIMIT_SCALE"]
-        self._limits = {name: Limit(name, max(1, round(quota * scale))) for name, quota in LIMITS.items()}
+        self._limits = {name: RateLimit(name, max(1, round(quota * scale))) for name, quota in LIMITS.items()}
         redis_uri = config["RATE_LIMIT_STORAGE_URI"]
         self._counts: OwnCounts | SharedCounts = OwnCounts() if redis_uri is None else SharedCounts(redis_uri)
         self.trusted_proxies = TrustedProxies(config["TRUSTED_PROXIES"])

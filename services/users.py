@@ -83,7 +83,7 @@ from services.users_sessions import (
     throttled_password_check,
 )
 from services.users_sign_in import account_of, provider_errors_translated
-from services.users_sign_in_provider import SignInProvider
+from services.users_sign_in_provider import ProviderClient
 
 USER_QUERY, USER_VIEW = UserQuery(), UserView()
 
@@ -99,7 +99,7 @@ class Users(Service):
     wakeup = Wakeup()
     passwords = Passwords()
     tokens = SessionTokens()
-    openid = SignInProvider()
+    openid = ProviderClient()
 
     # Accounts
 

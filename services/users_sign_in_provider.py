@@ -1,6 +1,6 @@
 """The provider that users may sign in with, if one is configured: the dependency, its results and its errors.
 
-    openid = SignInProvider()
+    openid = ProviderClient()
 
     authorization = self.openid.begin()  # send the browser to authorization.url, store the rest
     identity = self.openid.finish(code, authorization.nonce, authorization.code_verifier)
@@ -68,7 +68,7 @@ class NoProvider:
         raise ProviderNotConfigured("GOOGLE_CLIENT_ID is not set.")
 
 
-class SignInProvider(DependencyProvider):
+class ProviderClient(DependencyProvider):
     """Injects the client of the provider, or NoProvider."""
 
     def setup(self) -> None:

@@ -5,7 +5,7 @@ from contextlib import closing
 import hypothesis
 import pytest
 
-from nameko_reliable.testing.databases import DatabaseUris
+from nameko_reliable.testing.databases import UrisOnDemand
 from nameko_reliable.testing.events import PublishedEvents
 from nameko_reliable.testing.servers import free_port
 from tests.infrastructure.configuration import configuration
@@ -91,7 +91,7 @@ def sign_in_provider(sign_in_provider_server):
 @pytest.fixture
 def config(broker, database, smtp):
     """The loaded config.yaml, with this test's own broker, databases and SMTP server."""
-    return configuration(broker, DatabaseUris(database), smtp, GATEWAY_PORT=str(free_port()))
+    return configuration(broker, UrisOnDemand(database), smtp, GATEWAY_PORT=str(free_port()))
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dev.settings import DATABASE_URIS, Settings
+from dev.settings import DATABASE_URIS, LocalSettings
 from nameko_reliable.testing.servers import CannotStart
 
 GIVEN = {
@@ -18,7 +18,7 @@ GIVEN = {
 
 def start(environment):
     """The settings of one `make run`, once its env file is written."""
-    settings = Settings(environment)
+    settings = LocalSettings(environment)
     settings.write_env_file()
     return settings
 
@@ -105,4 +105,4 @@ def test_a_single_given_database_is_refused_in_a_sourced_terminal(copy):
     sourced = start(copy).process_settings()
 
     with pytest.raises(CannotStart, match=f"{', '.join(DATABASE_URIS[1:])} is not set"):
-        Settings({**copy, **sourced, DATABASE_URIS[0]: GIVEN["databases"][DATABASE_URIS[0]]})
+        LocalSettings({**copy, **sourced, DATABASE_URIS[0]: GIVEN["databases"][DATABASE_URIS[0]]})

@@ -10,7 +10,7 @@ import pytest
 
 from contracts.types import SERVICES
 from dev.leftovers import claim, processes_of
-from dev.settings import ROOT, Settings
+from dev.settings import ROOT, LocalSettings
 from nameko_reliable.testing.waiting import wait_for
 from tests.infrastructure.processes import end_leftovers, environment_of
 
@@ -24,7 +24,7 @@ def folder(tmp_path):
 @pytest.fixture
 def infrastructure(folder, config):
     """The env file and the lock of a `make infrastructure` that uses this test's broker and databases."""
-    Settings({**environment_of(config), "LOCAL_DIR": str(folder)}).write_env_file()
+    LocalSettings({**environment_of(config), "LOCAL_DIR": str(folder)}).write_env_file()
     with claim(folder):
         yield
 
@@ -97,7 +97,7 @@ def test_a_service_without_its_infrastructure_ends_with_a_sentence(folder, close
     nothing = refusal("orders", folder)
     with claim(folder):
         not_yet = refusal("orders", folder)
-        Settings({"LOCAL_DIR": str(folder), "AMQP_URI": f"amqp://127.0.0.1:{closed_port}"}).write_env_file()
+        LocalSettings({"LOCAL_DIR": str(folder), "AMQP_URI": f"amqp://127.0.0.1:{closed_port}"}).write_env_file()
         no_broker = refusal("orders", folder)
 
     assert (

@@ -18,9 +18,9 @@ from services import users_openid
 from services.users_sign_in_provider import (
     Identity,
     IdentityRefused,
+    ProviderClient,
     ProviderNotConfigured,
     ProviderUnreachable,
-    SignInProvider,
 )
 from tests.infrastructure.sign_in_provider import DISCOVERY, KEYS, TOKEN
 
@@ -33,7 +33,7 @@ ENDPOINTS = (DISCOVERY, KEYS, TOKEN)
 class Office:
     name = "office"
 
-    openid = SignInProvider()
+    openid = ProviderClient()
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ class Databases:
         self.server.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
 
-class DatabaseUris(dict[str, str]):
+class UrisOnDemand(dict[str, str]):
     """DB_URIS of a configuration. The first look-up of a service creates its database, by `make(service)`."""
 
     def __init__(self, make: Callable[[str], str]) -> None:

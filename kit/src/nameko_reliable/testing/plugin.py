@@ -33,7 +33,7 @@ from sqlalchemy import Engine
 from nameko_reliable.testing.brokers import Broker, Brokers
 from nameko_reliable.testing.collector import Collector
 from nameko_reliable.testing.configuration import configuration
-from nameko_reliable.testing.databases import Databases, DatabaseUris, Tables
+from nameko_reliable.testing.databases import Databases, Tables, UrisOnDemand
 from nameko_reliable.testing.events import PublishedEvents
 from nameko_reliable.testing.outbox import OutboxTable
 from nameko_reliable.testing.proxy import UriProxy
@@ -179,7 +179,7 @@ def databases(servers: Servers, make_tables: MakeTables) -> Databases:
 @pytest.fixture
 def database(databases: Databases) -> Iterator[UriOf]:
     """`database("bakery")` is the URI of this test's own database for the service, with tables and no rows."""
-    made = DatabaseUris(databases.new)
+    made = UrisOnDemand(databases.new)
     yield made.get
     for uri in made.values():
         databases.drop(uri)
@@ -227,7 +227,7 @@ def outbox(database: UriOf) -> Callable[[Any], OutboxTable]:
 @pytest.fixture
 def config(broker: Broker, database: UriOf) -> dict[str, Any]:
     """The configuration of a service under test, with this test's own broker and databases."""
-    return configuration(broker, DatabaseUris(database))
+    return configuration(broker, UrisOnDemand(database))
 
 
 @pytest.fixture

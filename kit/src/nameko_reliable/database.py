@@ -225,11 +225,14 @@ class WorkerDatabase(stock.DatabaseWrapper):
     def execute(self, statement: Statement, **parameters: Any) -> Sequence[Row[Any]]:
         """The rows of the statement, which runs in autocommit: when this returns, its changes are committed.
 
-        One round trip in place of three. Raises RpcTimeout if the call's deadline has passed before. A statement that
-        writes, and would do harm after the deadline, has the parameter `seconds_left`, which this fills in (None
-        without a deadline), and a column `is_late`: once it holds its locks it compares the time since
-        `statement_timestamp()`, and if that is more it writes nothing and returns rows with a true `is_late`. Then this
-        raises RpcTimeout. After DatabaseUnavailable the statement may or may not have been committed.
+        It takes one round trip, where a transaction takes three. Raises RpcTimeout if the call's deadline has passed.
+
+        A statement that must not write after the deadline checks the deadline itself. This method sets its parameter
+        `seconds_left` (None without a deadline). Once the statement holds its locks, it compares that with the time
+        since `statement_timestamp()`. If it is late, it writes nothing, its rows have a true `is_late`, and this method
+        raises RpcTimeout.
+
+        After DatabaseUnavailable the statement may or may not have been committed.
         """
         with self._ended_when_overdue(), self._pool.autocommit() as connection:
             _check_deadline(self._service, self._deadline)

@@ -46,7 +46,7 @@ class Hints(DependencyProvider):
         self.interval_seconds = interval_seconds
         # (rank, hint) of the hint that waits, or None, for each key whose interval has not ended.
         self._waiting: dict[Hashable, tuple[float, dict[str, Any]] | None] = {}
-        # The hints, with their keys, that the next greenlet sends. One change often causes several.
+        # The hints with their keys that the next greenlet sends. One change often causes several.
         self._unsent: list[tuple[dict[str, Any], Hashable]] = []
 
     if TYPE_CHECKING:
@@ -116,12 +116,12 @@ class WorkerHints:
         """Send the event once the session's transaction has committed. A rollback drops it.
 
         key: hints with the same key replace each other; by default none do. rank: of the waiting hints of a key, the
-        one with the highest rank is sent, for transactions that may learn of their commits in another order.
+        one with the highest rank is sent. Use it if transactions may learn of their commits out of order.
         """
         after_commit(session, self._sending(event, key, rank))
 
     def send(self, event: Event, key: Hashable = None, rank: float = 0) -> None:
-        """Send the event, whose change is committed, as by a statement in autocommit. key and rank as above."""
+        """Send the event at once: its change is committed, by a statement in autocommit. key and rank as above."""
         self._sending(event, key, rank)()
 
     def _sending(self, event: Event, key: Hashable, rank: float) -> Callable[[], None]:

@@ -1,8 +1,8 @@
 """Look-ups of host names in threads, so that a slow name server blocks no other work of the process.
 
-eventlet has a resolver of its own, for which each process loads dnspython and cryptography. With the variable
-EVENTLET_NO_GREENDNS=yes it loads neither, and leaves look-ups to the system's resolver, which blocks. Importing this
-module then runs them in eventlet's threads. Without that variable it changes nothing.
+eventlet has a resolver of its own, which loads dnspython and cryptography into each process. With the variable
+EVENTLET_NO_GREENDNS=yes, eventlet loads neither and uses the system's resolver, which blocks. In that case, importing
+this module moves look-ups to eventlet's threads. Without the variable it changes nothing.
 """
 
 import functools
@@ -35,6 +35,6 @@ def _is_address(host: Any) -> bool:
     return isinstance(host, str)
 
 
-# Only where eventlet has replaced the sockets, and not look-ups: these are then still the standard library's.
+# True if eventlet has replaced sockets, but look-ups are still the standard library's.
 if patcher.is_monkey_patched("socket") and green_socket.getaddrinfo.__module__ == "socket":
     socket.getaddrinfo = green_socket.getaddrinfo = in_threads(green_socket.getaddrinfo)

@@ -267,8 +267,8 @@ class Poller:
     def next_round(self, found: object) -> bool:
         """Whether to run another round. Unless the last one found something, wait first: for a wakeup, or the interval.
 
-        found: whether there may be more. False for a batch that is not full, or another round finds nothing.
-        False when the service stops. Also false if this poller found nothing and another one is available.
+        found: whether there may be more. Pass false after a batch that was not full: another round would find nothing.
+        Returns false when the service stops, and when this poller found nothing and another one is available.
         """
         self.is_available = True
         if not found and not self.is_stopping:
@@ -294,7 +294,7 @@ class Poller:
     def mark_slow(self, max_pollers: int | None = None) -> None:
         """Report that this round takes long. If no poller is available, more are started for the other work.
 
-        max_pollers: a lower maximum than the poll's, for a round that takes less long.
+        max_pollers: a lower maximum than the poll's, for rounds that are less slow.
         """
         self.is_available = False
         self._elastic_poll.grow(max_pollers or self._elastic_poll.max_pollers)
@@ -353,7 +353,7 @@ def in_background(work: Callable[[Callable[[float], bool]], object], after_secon
             is_over.wait()
         return bool(is_over.ready())
 
-    # Most blocks end before, and a timer costs less than a greenlet.
+    # Most blocks end before that time, and a timer costs less than a greenlet.
     start = get_hub().schedule_call_global(after_seconds, eventlet.spawn, work, pause)
     try:
         yield

@@ -58,8 +58,8 @@ ANSWER_SECONDS = 25
 EXTRA_CONNECTIONS = 2
 CONNECTION_SETTINGS = {
     # PostgreSQL gives up locks and statements that take longer: the caller's deadline has passed by then. It ends a
-    # statement within 2 s after its client has disconnected. By itself it would guess for each prepared statement
-    # whether to plan it again at each use, which costs more than many a statement.
+    # statement within 2 s after its client has disconnected. It plans a prepared statement once: by default it may plan
+    # it again at each use, which can cost more than the statement itself.
     "options": "-c lock_timeout=4s -c statement_timeout=20s -c idle_in_transaction_session_timeout=60s -c timezone=UTC "
     "-c client_connection_check_interval=2s -c plan_cache_mode=force_generic_plan",
     # A host that vanishes is noticed within 5 s while data is being sent to it, else within 9 s.

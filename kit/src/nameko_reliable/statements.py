@@ -48,14 +48,14 @@ logger = logging.getLogger(__name__)
 
 SecondsLeft: TypeAlias = Callable[[], float | None]
 
-# Keys of a connection's `info`: {name: whether the prepared statement works here}, missing if nothing is prepared; and
-# the service of the pool.
+# Keys of a connection's `info`. PREPARED: {name: whether that statement works as prepared}, missing if nothing is to be
+# prepared. SERVICE: the service of the pool.
 PREPARED, SERVICE = "prepared", "service"
 # The execution option with the SQL of an EXECUTE, for traces.
 SOURCE = "source_sql"
 # The parameter that the kit fills in.
 SECONDS_LEFT = "seconds_left"
-# The statement can't be run as prepared, and did nothing.
+# SQLSTATEs after which the statement has done nothing, and must be run unprepared.
 UNPREPARED_STATES = (
     "26000",  # invalid_sql_statement_name: a pooler has changed the server's connection
     "42P05",  # duplicate_prepared_statement: the same
@@ -79,7 +79,7 @@ class Statement:
                 raise ValueError(f"the parameter {name} has two types, {types[name]} and {its_type}")
         for name in PARAMETER.findall(PARAMETER_AND_TYPE.sub("", sql + (lock or ""))):
             raise ValueError(f"the parameter {name} has no type: write %({name})s::type")
-        # By its text: two releases behind one pooler can't take each other's statements.
+        # From its text, so that two releases behind one pooler never use each other's statements.
         self.name = f"kit_{sha256(sql.encode()).hexdigest()[:16]}"
         self.has_seconds_left = SECONDS_LEFT in types
         numbers = {name: number for number, name in enumerate(types, 1)}
@@ -102,7 +102,7 @@ class _Unprepared(Exception):
 
 
 def run(session: Session, statement: Statement, **parameters: Any) -> Sequence[Row[Any]]:
-    """The rows of the statement, which runs in the session's transaction. It has no deadline of its own there.
+    """The rows of the statement, which runs in the session's transaction. The deadline is checked at its commit.
 
     Raises ServiceUnavailable if the connection can't run it as prepared: the next attempt runs it plainly.
     """

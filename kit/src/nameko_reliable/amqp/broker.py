@@ -11,9 +11,9 @@ by delivery tag. Any number of greenlets publish at once, each waits for its own
 A refused or returned message fails alone. A confirm that does not come in time, or a broker that takes no bytes, ends
 the connection. Then all messages that wait for their confirms on it fail, and so do the calls that wait for replies.
 
-Calls and replies have no confirms. A broker that hangs is noticed by a question: when a call has waited for
-SILENCE_SECONDS, and nothing has been read meanwhile, the connection asks the broker something small. Without an answer
-within SILENCE_SECONDS it ends.
+Calls and replies have no confirms, so the connection itself detects a broker that hangs. When a call has waited for
+SILENCE_SECONDS, and nothing was read in that time, it sends the broker a small request. If nothing is read for another
+SILENCE_SECONDS, the connection ends.
 """
 
 import json
@@ -190,7 +190,7 @@ class PendingCalls:
         return reply
 
     def pop(self, correlation_id: str | None) -> Event | None:
-        """The event of a call that waits, which then is forgotten."""
+        """Forget the call, and return its event. None if no such call waits."""
         _, reply = self._calls.pop(correlation_id or "", (0, None))
         return reply
 
@@ -215,7 +215,7 @@ class ConfirmingPublisher:
     def __init__(self, address: Mapping[str, Any], declare: Sequence[Entity] = ()) -> None:
         self.address = address
         self.declare = declare
-        # They fail when the connection is lost, and each one by itself if no queue took its message.
+        # When the connection is lost, all of them fail. When no queue takes its message, a call fails alone.
         self.calls = PendingCalls()
         self._connection: _PublishingConnection | None = None
         # Gets the connection, or its error, while one is being opened.
@@ -260,9 +260,9 @@ class ConfirmingPublisher:
         headers: Mapping[str, Any] | None = None,
         **properties: Any,
     ) -> None:
-        """Send one transient message. Nothing is known of its fate, but if it is mandatory and no queue takes it.
+        """Send one transient message, which may be lost without a sign. Raises BrokerUnavailable.
 
-        Then the call with its `correlation_id` (`calls`) fails with Unroutable. Raises BrokerUnavailable.
+        If it is mandatory and no queue takes it, the call of `calls` with its `correlation_id` fails with Unroutable.
         """
         message = _message(body, TRANSIENT, headers, properties)
         self._connected().send_unconfirmed(message, exchange, routing_key, mandatory)
@@ -408,7 +408,7 @@ class _PublishingConnection:
                         raise OSError("the broker hangs")
                     asked = False
                 elif self._calls.waited_seconds() >= SILENCE_SECONDS:
-                    # Any answer will do. This one changes nothing.
+                    # The small request. Any with an answer would do; this one changes nothing.
                     self._unconfirmed.send_method(spec.Basic.Qos, "lBb", (0, 0, False))
                     asked = True
         except Exception as error:

@@ -12,9 +12,9 @@ from amqp import method_framing
 from eventlet import patcher
 from eventlet.event import Event
 
-# How long the broker may take no bytes at all. Then the connection ends.
+# If the broker takes no bytes for this long, the connection ends.
 SEND_SECONDS = 1
-# Above it, a sender that can wait should wait for `flush`.
+# While more bytes than this are unsent, `make_room` waits.
 MANY_BYTES = 2**20
 RECEIVED_BYTES = 2**14
 
@@ -44,7 +44,7 @@ class SendBuffer:
         self._socket = sock
         self._frames: list[bytes] = []
         self._size = 0
-        # The greenlet that sends at the moment, and what is sent when it has ended.
+        # While a greenlet sends: that greenlet, and the event that it triggers when it ends.
         self._sender: Any = None
         self._sent: Event | None = None
         self.failure: Exception | None = None
@@ -59,7 +59,7 @@ class SendBuffer:
             self._sender = eventlet.spawn_n(self._send)
 
     def check(self) -> None:
-        """Raise OSError if frames could not be sent. Then the connection is of no more use."""
+        """Raise OSError if sending has failed: the connection can't be used any more."""
         if self.failure is not None:
             raise OSError(str(self.failure)) from self.failure
 
@@ -72,12 +72,12 @@ class SendBuffer:
             self._end()
 
     def make_room(self) -> None:
-        """Return when less than MANY_BYTES wait to be sent, or can't be sent. Only the caller's own timeout ends it."""
+        """Wait until at most MANY_BYTES are unsent, or sending has failed. Any time limit is the caller's."""
         while self._size > MANY_BYTES and self.failure is None:
             self.flush()
 
     def flush(self) -> None:
-        """Return when all frames are sent, or can't be sent."""
+        """Wait until all frames are sent, or sending has failed. Any time limit is the caller's."""
         while self._sent is not None:
             self._sent.wait()
 

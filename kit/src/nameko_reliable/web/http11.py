@@ -18,10 +18,10 @@ from typing import BinaryIO
 from eventlet.wsgi import ChunkReadError
 
 TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-# Its method, target and version.
+# The groups are method, target and version.
 REQUEST_LINE = re.compile(rb"(" + TOKEN + rb") ([\x21-\x7e\x80-\xff]+) (HTTP/[0-9]\.[0-9])\r\n")
 END_OF_LINE = re.compile(rb"\r\n")
-# Its name and value. Neither in the empty line after the last one.
+# The groups are name and value. Both are None for the empty line after the last header.
 HEADER_LINE = re.compile(rb"(?:(" + TOKEN + rb"):([\t\x20-\x7e\x80-\xff]*))?\r\n")
 CHUNK_LINE = re.compile(rb"[0-9A-Fa-f]{1,16}(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?\r\n|" + HEADER_LINE.pattern)
 MAX_CHUNK_LINE_BYTES = 1000

@@ -36,8 +36,8 @@ logger = logging.getLogger(__name__)
 class DeadlineSocket(greenio.GreenSocket):
     """A socket that waits for its client until `deadline`, of the monotonic clock, at the latest.
 
-    Then it raises TimeoutError, as it does after its timeout. Unlike an eventlet.Timeout this costs nothing where the
-    client's data, or room for ours, is there already.
+    Then it raises TimeoutError, as it does after its timeout. Unlike an eventlet.Timeout, a deadline costs nothing
+    while the socket need not wait.
     """
 
     deadline: float | None = None

@@ -194,7 +194,7 @@ class _AnswerFile:
     def writelines(self, lines: Iterable[bytes]) -> None:
         if self.deadline is None:
             self.deadline = time.monotonic() + ANSWER_SECONDS
-        # The body's, while the client is told to send it.
+        # `100 Continue` is sent while the connection has the deadline of the body.
         previous, self._connection.deadline = self._connection.deadline, self.deadline
         try:
             self._wfile.writelines(lines)

@@ -57,9 +57,9 @@ LEASE_SECONDS = 30
 RENEW_SECONDS = 10
 # After this time the mails that were claimed with a slow one are released, for other senders.
 SLOW_SECONDS = 2
-# So many send while more mails are due than one claims.
+# The number of senders while more mails are due than one of them claims.
 BACKLOG_SENDERS = 4
-# The first pause and the longest.
+# Between two tries to record an outcome: the first pause and the longest.
 RECORD_PAUSES_SECONDS = (0.2, 5)
 MAX_REASON_LENGTH = 1000
 
@@ -106,10 +106,10 @@ class Sender:
         claimed_at = time.monotonic()
         most = math.ceil(CLAIM_SIZE * self._poller.share)
         rows = self._db.execute(self._claim, lease=uuid4(), seconds=LEASE_SECONDS, most=most)
-        # Else another look at once would find nothing.
+        # After fewer rows, another claim at once would find nothing.
         self._may_have_more = len(rows) == most
         if self._may_have_more:
-            # A sender mostly waits, for the server and for the database.
+            # A sender mostly waits for the server and the database, so several are faster than one.
             self._poller.mark_slow(max_pollers=BACKLOG_SENDERS)
         mails = sorted((ClaimedMail(*columns) for *columns, waits in rows if not waits), key=lambda mail: mail.id)
         if not mails:
@@ -223,7 +223,7 @@ class Sender:
             self._execute_if_possible(RELEASE_MAILS, ids=[mail.id for mail in mails], lease=mails[0].lease)
 
     def _execute_if_possible(self, statement: Statement, **parameters: Any) -> None:
-        """For statements without which the mails are only later. Raises nothing: a sender must go on."""
+        """Execute a statement whose failure only delays mails. Raises nothing: a sender must go on."""
         try:
             self._db.execute(statement, **parameters)
         except ServiceUnavailable as error:

@@ -10,13 +10,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from email.headerregistry import Address
 
-# RFC 5322, 2.1.1: without CRLF. Lines that are longer than the first must not be sent.
+# Without CRLF, by RFC 5322, 2.1.1: the longest line that may be sent, and the longest that should be.
 MAX_LINE, USUAL_LINE = 998, 78
-# Of the text in an encoded word, which becomes 60 characters: after "Subject: " a line of 69. RFC 2047 allows 76.
+# The text in one encoded word, which then has 60 characters. With "Subject: " its line has 69; RFC 2047 allows 76.
 ENCODED_WORD_BYTES = 36
-# "=_" is in no quoted-printable text: there "=" stands before two digits or the end of a line (RFC 2045, 6.7).
+# No quoted-printable text contains "=_": after "=" come two digits, or the line ends (RFC 2045, 6.7).
 BOUNDARY = "=_forage"
-# In an address these would end it, begin another, or be decoded to another.
+# In an address these would end it, begin another one, or be decoded to another one.
 NOT_IN_ADDRESS = re.compile(r"[\s\x00-\x1f\x7f-\x9f()<>\[\]:;,\\\"]|=\?")
 CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -38,8 +38,8 @@ class Mail:
 def write_mail(sender: Address, recipient: str, subject: str, text: str, html: str, headers: Mapping[str, str]) -> Mail:
     """A mail with a text and an HTML part.
 
-    headers: other ones, short ASCII. Raises ValueError for what a mail can't have: control characters in its header,
-    two addresses, halves of surrogate pairs.
+    headers: further ones, short and in ASCII. Raises ValueError for control characters in the header, a recipient that
+    is not one address, and halves of surrogate pairs.
     """
     lines = [
         f"From: {_mailbox(sender)}",
@@ -49,7 +49,7 @@ def write_mail(sender: Address, recipient: str, subject: str, text: str, html: s
         "MIME-Version: 1.0",
         f'Content-Type: multipart/alternative; boundary="{BOUNDARY}"',
     ]
-    # UTF-8 in a header is for SMTPUTF8 alone.
+    # A header with UTF-8 is only sent with SMTPUTF8.
     header = "\r\n".join(lines).encode()
     if any(len(line) > MAX_LINE for line in header.split(b"\r\n")):
         raise ValueError("a line of the header is too long")
@@ -82,7 +82,7 @@ def _address(address: str) -> str:
 
 
 def _unstructured(text: str, used: int) -> str:
-    """The text of a header that is only read by people. used: the length of what stands before it in its line."""
+    """The value of a header that only people read. used: the length of its line before the value."""
     is_plain = _checked(text).isascii() and text == text.strip() and "=?" not in text
     return text if is_plain and used + len(text) <= USUAL_LINE else _encoded_words(text)
 

@@ -121,9 +121,9 @@ def _interval(duration: timedelta) -> str:
     return f"interval '{duration.total_seconds():.0f} seconds'"
 
 
-# Storing an event. Both statements lock no rows but those they insert. They return the id of the notification, or no
-# row if the event is stored already: its event_id, or the step of its order, to which a release before 0.1.0 gave
-# another event_id.
+# Storing an event. Both statements lock only the rows that they insert. They return the id of the notification. They
+# return no row if the event is stored already, with its event_id, or with another event_id of the same step of its
+# order: releases before 0.1.0 gave events other ids.
 
 COLUMNS = """
     event_id, event_name, payload, order_id, sequence, user_id, recipient_email, subject, message, request_id,
@@ -137,10 +137,11 @@ VALUES = """
 
 STORE = Statement(f"INSERT INTO notifications ({COLUMNS}) VALUES ({VALUES}) ON CONFLICT DO NOTHING RETURNING id")
 
-# For an address that was never proven. If it has reached its limit, the notification is left to a summary: to the one
-# that is not due yet, else to a new one, which gets its id before it is inserted. The parameters summary_… are the new
-# one's. The advisory lock of the address comes first, as in `lock_address`: one event at a time counts the mails and
-# joins a summary. A summary that is due may be being sent. Its sender locks the address before it reads the orders.
+# For an address that was never proven. If the address has reached its limit, the notification joins a summary: the one
+# that is not due yet, or else a new one, whose id is taken before it is inserted. The parameters summary_… are those of
+# the new one. The advisory lock of the address comes first, as in `lock_address`: one event at a time counts the mails
+# and joins a summary. No event joins a due summary: its sender, which may be at work, locks the address before it reads
+# the orders.
 STORE_FOR_UNPROVEN = Statement(
     f"""
     WITH open_summary AS MATERIALIZED (
@@ -180,8 +181,8 @@ STORE_FOR_UNPROVEN = Statement(
 )
 
 
-# The steps of a mail. They can't deadlock: claims never wait, since they skip locked rows. The others lock one row, or
-# rows that their sender holds, or rows of one order that no sender holds, which all find by the same index.
+# The steps of a mail. They can't deadlock. Claims never wait, since they skip locked rows. The other statements lock
+# one row, or rows that their sender holds, or rows of one order that no sender holds, all in the order of one index.
 
 # Of a ClaimedMail, in the order of its fields.
 MAIL_COLUMNS = ", ".join(
@@ -192,17 +193,17 @@ CLAIM_SIZE = 20
 
 
 def _claim(is_due: str, waits: str) -> Statement:
-    """Claims the mails that are due, the longest due first, at most `most`: they get a lease of `seconds`.
+    """Claims due mails, the longest due first, at most `most` of them, with a lease of `seconds`.
 
-    Each row is a ClaimedMail and `waits`. A mail that waits for another is not claimed. It is due again after a quarter
-    of its age, so that claims do not read it again and again, or at once when the mail before it is over. Fewer rows
-    than `most` mean that no other mail is due, or that other claims have the others. The rows have no order.
+    Each row is a ClaimedMail and `waits`. A mail that waits for an earlier one of its order is not claimed. It is due
+    again once that one is over, or else after a quarter of its age: not at once, or each claim would read it again.
+    Fewer rows than `most` mean that no other mail is due, or that other claims hold the rest. The rows have no order.
     """
     return Statement(f"""
     WITH due AS MATERIALIZED (
         SELECT id, waits FROM (
             SELECT n.id, {waits} AS waits FROM notifications n WHERE {is_due} AND next_try_at <= now()
-            -- A literal: for a parameter PostgreSQL would plan as for a tenth of all due mails.
+            -- A literal: with a parameter PostgreSQL would expect a tenth of all due mails, and plan for so many.
             ORDER BY next_try_at LIMIT {CLAIM_SIZE} FOR UPDATE OF n SKIP LOCKED
         ) AS longest_due LIMIT %(most)s::bigint
     )
@@ -249,7 +250,7 @@ RECORD_DOT = Statement("""
 """)
 
 # The outcome of a try. No row: another sender holds the mail by now. The outcome `sent` is recorded under any lease.
-# has_later: later mails of the order are pending. Repeated after a lost answer it changes nothing more.
+# has_later: later mails of the order are pending. A repeat after a lost answer changes nothing more.
 RECORD_OUTCOME = Statement("""
     UPDATE notifications n SET
         status = coalesce(%(status)s::text, n.status), error_message = %(error_message)s::text,
@@ -276,7 +277,8 @@ MAKE_LATER_MAILS_DUE = Statement("""
         AND leased_until IS NULL
 """)
 
-# Gives up the claim of mails that were not sent. They are due since they were stored, so they go before younger mails.
+# Gives up the claim of mails that were not sent. They count as due since they were stored, so they go before younger
+# mails.
 RELEASE_MAILS = Statement("""
     UPDATE notifications SET leased_until = NULL, dot_at = NULL, next_try_at = created_at
     WHERE id = ANY (%(ids)s::bigint[]) AND lease = %(lease)s::uuid

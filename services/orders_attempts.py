@@ -1,4 +1,4 @@
-"""The begin of an attempt: it is found by its key, or made within the limits of its account."""
+"""Begins attempts: finds the attempt of a key, or makes a new one within the limits of its account."""
 
 import hashlib
 import json
@@ -70,7 +70,7 @@ def begin_attempt(
         if attempt.fingerprint != fingerprint:
             raise KeyReused
         if attempt.state == "open":
-            # Not now(), the begin of this transaction: the lease may have begun later.
+            # Not now(), the start of this transaction: the lease may have begun later.
             left = extract("epoch", Attempt.leased_until - func.clock_timestamp())
             seconds = session.execute(select(left).where(Attempt.reservation_id == attempt.reservation_id)).scalar_one()
             if seconds > 0:

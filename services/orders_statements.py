@@ -93,8 +93,8 @@ def summarize(session: Session, days: int) -> JsonObject:
 
 # One statement, so that the limits are counted in the snapshot in which the attempt is inserted. The lock comes first:
 # each of a user's concurrent attempts counts those before it.
-# One row. is_begun: the attempt is committed. Else the key has an attempt that is not abandoned, or a limit is reached;
-# both may have changed since. orders, units: of the account, without this attempt.
+# One row. is_begun: the attempt is made. Otherwise the key had an attempt that was not abandoned, or a limit was
+# reached; both may have changed since. orders, units: of the account, without this attempt.
 BEGIN_ATTEMPT = Statement(
     """
 WITH parts AS (
@@ -188,8 +188,8 @@ def columns_of(order: Order) -> JsonObject:
     }
 
 
-# Reservations that orders does not know become abandoned ones, in id order, so that a late order fails. A second caller
-# with the same ids waits for the first, and then finds them.
+# Reservations that orders does not know are stored as abandoned attempts, in id order, so that a late order fails. A
+# second caller with the same ids waits for the first one, and then finds them.
 ABANDON_UNKNOWN = Statement("""
 INSERT INTO attempts (reservation_id, state)
 SELECT id, 'abandoned' FROM unnest(%(reservation_ids)s::uuid[]) AS asked (id) ORDER BY id

@@ -88,7 +88,7 @@ INSERT INTO reservations (id, state) VALUES (%(reservation_id)s::uuid, 'released
 # One row: whether this transaction may settle. At most one does.
 TAKE_SETTLING = Statement("SELECT pg_try_advisory_xact_lock(hashtext('settle reservations')) AS is_taken")
 
-# The next ids, in their order. The due ones are found first: to have the order PostgreSQL might read all reservations.
+# The next ids, in order. The due ones are found first: otherwise PostgreSQL might read all reservations in this order.
 DUE_RESERVATIONS = Statement("""
 WITH due AS MATERIALIZED (
     SELECT id FROM reservations
@@ -97,7 +97,8 @@ WITH due AS MATERIALIZED (
 SELECT id FROM due WHERE id > %(after)s::uuid ORDER BY id LIMIT %(most)s::bigint
 """)
 
-# By id, as all that lock several reservations. One that was released meanwhile stays released.
+# Locked by id, as in every statement that locks several reservations. A reservation that was released meanwhile stays
+# released.
 COMMIT_ORDERED = Statement("""
 WITH locked AS MATERIALIZED (
     SELECT id FROM reservations WHERE id = ANY (%(reservation_ids)s::uuid[]) AND state = 'open' ORDER BY id FOR UPDATE

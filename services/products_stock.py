@@ -52,7 +52,7 @@ def reserve(db: WorkerDatabase, request: JsonObject) -> tuple[JsonObject, Sequen
     if rows[0].is_reserved:
         return _reservation_view(reservation_id, [(row.id, row.name, row.price, row.quantity) for row in rows]), rows
     with db.transaction() as session:
-        # First, since the stock may be what a call with the same id has left.
+        # Checked first: a call with the same id may have taken the stock that is missing now.
         if session.get(Reservation, reservation_id) is None:
             prices = dict(zip(product_ids, unit_prices, strict=True))
             for row in rows:
@@ -63,7 +63,7 @@ def reserve(db: WorkerDatabase, request: JsonObject) -> tuple[JsonObject, Sequen
 def check_line(row: Row[Any], expected_price: Decimal | None) -> None:
     """Raises ProductNotFound, PriceChanged or InsufficientStock, the first that applies.
 
-    row: a line's, of RESERVE. expected_price: that the customer saw, None for any.
+    row: of RESERVE, for one line. expected_price: the price that the customer saw, None for any.
     """
     if not row.is_active:
         raise ProductNotFound(row.id)

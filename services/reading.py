@@ -5,8 +5,8 @@
     products = PRODUCTS.find(self.db.execute, "WHERE id = %(id)s::bigint", id=7)
     total, products = PRODUCTS.page(self.db.execute, ["is_active"], "price, id", limit=20, offset=0)
 
-PostgreSQL writes each value as `View.write` does: times and money as text. To load models and write their attributes
-takes several times as long. Statements are built once for each set of conditions, and prepared.
+PostgreSQL writes each value as `View.write` does: times and money as text. Loading models and writing their attributes
+would take several times as long. Statements are built once for each set of conditions, and prepared.
 """
 
 import re
@@ -96,8 +96,8 @@ def _select(table: ViewTable, rest: str) -> Statement:
 def _select_page(table: ViewTable, conditions: tuple[str, ...], order: str, collected: str) -> Statement:
     """First the ids of the page, which an index alone can answer: the rows before the page are not read.
 
-    The ids are an array, because PostgreSQL expects few elements of one. Of a subquery whose limit is a parameter it
-    expects a tenth of the table, and would read the whole table to join them.
+    The ids are an array, because PostgreSQL expects an array to have few elements. It expects a subquery whose limit is
+    a parameter to return a tenth of the table, and would read the whole table for the join.
     """
     first, matching = "", f"FROM {table.name}"
     if conditions:

@@ -23,7 +23,7 @@ from contracts.types import CONTROLS, EMAIL, Data
 # 80 bits. zxcvbn never estimates 16 random bytes in hex below 10^28.
 MIN_GUESSES = 10**24
 MAX_CHARACTERS_ESTIMATED = 72
-# Fewer may be dates or common numbers in a row, which zxcvbn recognizes.
+# In fewer digits, zxcvbn recognizes dates and common numbers.
 MIN_RANDOM_DIGITS = 48
 EXAMPLE_WORDS = (
     "(a|access|an|app|at|bit|bits|byte|bytes|change|default|dev|development|do|example|for|forage|here|in|insecure|is|it|"

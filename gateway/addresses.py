@@ -14,7 +14,7 @@ class TrustedProxies:
 
     def __init__(self, networks: Collection[IPv4Network | IPv6Network]) -> None:
         self.networks = networks
-        # Most requests come from few addresses, and to parse one takes longer.
+        # Most requests come from few addresses, and a look-up here is faster than parsing one again.
         self.contains = functools.lru_cache(maxsize=1024)(self._contains)
 
     def client_address(self, environ: WSGIEnvironment) -> str:

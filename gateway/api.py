@@ -181,7 +181,7 @@ class Blueprint(flask_smorest.Blueprint):
         self._prepare_doc_cbks.append(self._prepare_access_doc)
 
     def arguments(self, schema: Schema | type[Schema], **kwargs: Any) -> Callable[..., Callable[..., Any]]:
-        """Parse arguments by one instance of the schema. webargs would make one of its class for each request."""
+        """Parse arguments with one instance of the schema. webargs would make an instance for each request."""
         return super().arguments(schema() if isinstance(schema, type) else schema, **kwargs)
 
     def body(self, schema: Schema) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -327,7 +327,7 @@ class Api(flask_smorest.Api):
         super().__init__(app)
 
     def register_blueprint(self, blp: Blueprint) -> None:
-        """Register its routes. They are described later, since few gateways are ever asked for the document."""
+        """Register its routes. `document` describes them: few gateways are ever asked for it."""
         self._app.register_blueprint(blp)
         self._blueprints.append(blp)
 

@@ -100,12 +100,12 @@ def add_middleware(app: Flask) -> None:
 
 class _App(Flask):
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """The function: none of ours is a coroutine. Flask would look at each, a dozen times for a request."""
+        """Return the function unchanged. Flask would check a dozen times a request that ours are no coroutines."""
         return func
 
 
 class _Utf8Json(DefaultJSONProvider):
-    # Kept: with options `json.dumps` makes an encoder at each call.
+    # `json.dumps` would make an encoder at each call, because of the options.
     _encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
     def dumps(self, obj: Any, **kwargs: Any) -> str:

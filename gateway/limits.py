@@ -104,7 +104,7 @@ class Limits(DependencyProvider):
 class OwnCounts:
     """The counts of this process. A key's window begins with its first request.
 
-    Not the memory storage of `limits`, which starts a thread at each count to forget old ones.
+    The memory storage of the package `limits` would start a thread at each count, to forget old ones.
     """
 
     def __init__(self) -> None:
@@ -144,7 +144,7 @@ class SharedCounts:
             # No retries: the timeout of `count` could end one in the middle of a reply.
             retry=Retry(NoBackoff(), 0),  # type: ignore[arg-type]
         )
-        # By its type it might be asynchronous.
+        # Its declared type also allows asynchronous storages.
         self._storage = cast(Any, storage)
         self._failures = (self._storage.base_exceptions, OSError, eventlet.Timeout)
         self._is_unreachable = False

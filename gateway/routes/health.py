@@ -85,7 +85,7 @@ def _check(shop: Cluster, service: str) -> JsonObject:
         getattr(shop, service).health()
         status = "up"
     except Exception as error:
-        # The answer says that it is down, whatever the error; the log says why.
+        # For every error the answer is "down". The log has the reason.
         logger.warning("%s is down: %r", service, error)
         status = "down"
     return {"status": status, "response_time_ms": round((perf_counter() - started_at) * 1000, 1)}

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from marshmallow import Schema, ValidationError
 from nameko.extensions import DependencyProvider
 
-# Whatever opens a connection reads its address here, so no look-up of a name comes before this.
+# Imported for its effect. Code that opens a connection imports this module first, to read the address.
 import nameko_reliable.names  # noqa: F401
 
 # A setting, or a pair: the first is needed when the second is set.

@@ -22,8 +22,8 @@ from nameko_reliable.errors import ServiceUnavailable
 from nameko_reliable.messages import timestamp
 from nameko_reliable.telemetry.tracing import trace_fields
 
-# The switches of `logging` for fields that no line of ours has. For a thread's name eventlet would look through all
-# threads, at each entry.
+# The switches of `logging` for fields that no line of ours has. To find a thread's name, eventlet would go through all
+# threads at each entry.
 UNUSED_RECORD_FIELDS = ("logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks")
 
 # Each greenlet has its own context, so the fields of concurrent workers and requests do not mix.
@@ -31,7 +31,7 @@ _fields: ContextVar[dict[str, Any]] = ContextVar("log_fields", default={})  # no
 _process: dict[str, str | None] = {"service": None}
 
 log_fields = _fields.get
-# Kept: with options `json.dumps` makes an encoder at each call.
+# `json.dumps` would make an encoder at each call, because of the options.
 _to_json = json.JSONEncoder(ensure_ascii=False, default=str).encode
 
 

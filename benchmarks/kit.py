@@ -194,7 +194,7 @@ def _handle_events(stage, system, count):
 
 
 def _outbox(stage, report):
-    """Rows that are there already, from the first to be published to the last confirm."""
+    """Rows that wait in the outbox. The time is from the first publish to the last confirm."""
     report.title("The kit: an outbox's row to its confirmed publish", ("maker", "rabbitmq", "postgres"))
     maker = stage.maker()
     with running(stage.shop, {"maker": maker}):

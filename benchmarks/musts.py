@@ -1,4 +1,4 @@
-"""What the shop must reach: the one place for it. The ratios of a run and the nightly check read it.
+"""The figures that the shop must reach. Each run prints them, and the nightly check fails by them.
 
 CPU is that of all processes but the load generator and the mail server. It is given in multiples of the Flask floor of
 the same run, since a machine's speed changes.
@@ -160,7 +160,7 @@ MUSTS = (
 
 
 def print_musts(results):
-    """The ratios that this run can give, beside what must be reached."""
+    """Print the measured ratios beside the musts and the aims."""
     values = [(must, must.measured(results)) for must in MUSTS]
     known = [(must, value) for must, value in values if value is not None]
     if not known:

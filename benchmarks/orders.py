@@ -1,4 +1,4 @@
-"""Orders, with their follow-up work: notifications stored, mails sent. And the mix of a shop."""
+"""Orders with their follow-up work, which is to store notifications and send mails, and the mix of a shop."""
 
 import random
 from itertools import cycle, islice, repeat
@@ -27,7 +27,7 @@ MIX = {
 
 @scenario("orders")
 def orders(shop, report):
-    """Orders of one and two lines. The rate is that of orders with all that follows."""
+    """Orders of one and two lines. The rate counts an order when its follow-up work is done."""
     report.title("Orders, POST, until their mails are sent")
     products, tokens = shop.products(), shop.customers(CUSTOMERS)
     bytes_before, orders_before = shop.database_bytes(), shop.count("orders", "orders")

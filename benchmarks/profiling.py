@@ -1,6 +1,6 @@
 """Where the CPU of a scenario goes: py-spy's samples of the shop's Python processes, by library and by function.
 
-Sampling slows the processes down a little, so rows that were measured meanwhile are not comparable.
+Sampling slows the processes down a little, so don't compare rows that were measured during a profile.
 """
 
 import re
@@ -21,7 +21,7 @@ FUNCTIONS = 40
 # Of all samples.
 MIN_SHARE = 0.005
 END_SECONDS = 60
-# Threads and event loops that wait for work. py-spy often takes them for busy, in idle processes, too.
+# Threads and event loops that wait for work. py-spy often counts them as busy, even in idle processes.
 WAITING = re.compile(r"(.*\.)?(wait \(.*/threading|do_poll \(.*/eventlet/hubs/\w+)\.py:\d+\)")
 FRAME = re.compile(r"(?P<function>.+) \((?P<file>.+?)(?::\d+)?\)")
 

@@ -1,4 +1,4 @@
-"""Reads: of the catalogue, and of a customer's lists. And logins."""
+"""Reads of the catalogue and of a customer's lists, and logins."""
 
 from itertools import cycle, repeat
 

@@ -147,7 +147,7 @@ MUSTS = (
         lambda results: results.figure("idle: memory (PSS), all processes"),
     ),
     Must("idle CPU, everything", 4, 2, "% of a core", lambda results: results.figure("idle: CPU, everything")),
-    Must("start to serving, the dearest process, CPU", 1.2, 0.9, "s", _worst("start: CPU until it serves,", PARTS)),
+    Must("start to serving, the highest CPU of a process", 1.2, 0.9, "s", _worst("start: CPU until it serves,", PARTS)),
     Must("2,000 sockets, each", 70, 50, "kB", lambda results: results.figure("sockets: memory of a socket")),
     Must(
         "a push to all of 2,000 sockets",

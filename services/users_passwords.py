@@ -115,7 +115,7 @@ class Passwords(DependencyProvider):
 
     def setup(self) -> None:
         self.rounds = self.container.config["BCRYPT_ROUNDS"]
-        # Compared with if an account has no hash, so that the answer takes the same time. It is no password's.
+        # For accounts without a hash: a comparison with this one takes the same time. No password has it.
         self._decoy_hash = bcrypt.gensalt(self.rounds) + base64.b64encode(secrets.token_bytes(23), b"./").rstrip(b"=")
         self.limit.hash_seconds = _hash_seconds(self.rounds)
 
@@ -150,7 +150,7 @@ class Passwords(DependencyProvider):
 
 
 def _hash_seconds(rounds: int) -> float:
-    """How long a hash takes. One round less takes half as long, so fewer are measured: a start has little time."""
+    """How long a hash takes. Measured with fewer rounds, to start sooner: one round less takes half as long."""
     measured_rounds = max(MIN_ROUNDS, rounds - 4)
     started_at = time.monotonic()
     bcrypt.hashpw(b"", bcrypt.gensalt(measured_rounds))

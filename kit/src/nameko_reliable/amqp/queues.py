@@ -31,8 +31,8 @@ SAFE_DEAD_LETTERING = {"x-dead-letter-strategy": "at-least-once", "x-overflow": 
 def handler_queue(event: EventType, service: str, method: str, config: Mapping[str, Any]) -> Queue:
     """The queue of one handler.
 
-    The relay (nameko_reliable.outbox) sends an event directly to the queues of its subscribers. The queue of any other
-    handler is bound to the exchange of the event's source. That of a retired subscriber is not bound either.
+    The relay (nameko_reliable.outbox) sends an event directly to the queues of its subscribers. These are not bound,
+    nor are those of retired subscribers. The queue of any other handler is bound to the exchange of the event's source.
     """
     is_named = (service, method) in (*event.subscribers, *event.retired_subscribers)
     binding = {} if is_named else {"exchange": get_event_exchange(event.source, config)}

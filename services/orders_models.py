@@ -33,9 +33,6 @@ NEXT_STATUSES = {
     "cancelled": (),
 }
 
-# The order's stock is taken, and can still be released.
-OPEN_STATUSES = ("pending", "confirmed")
-
 
 class Base(DeclarativeBase):
     pass

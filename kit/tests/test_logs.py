@@ -74,8 +74,8 @@ def test_an_entry_is_one_line_of_json(lines):
     assert line["time"].endswith("Z")
 
 
-def test_an_entry_needs_no_name_of_a_thread(lines, monkeypatch):
-    # For a greenlet eventlet would look through all threads.
+def test_a_log_line_is_written_without_a_look_up_of_its_thread(lines, monkeypatch):
+    # To find it, eventlet would go through all threads.
     monkeypatch.setattr(threading, "current_thread", None)
 
     logger.info("baking")

@@ -85,7 +85,7 @@ def test_values_of_all_types_arrive_as_they_are(db_of, is_prepared):
     assert row._asdict() == {**values, "ids": ids, "payload": {"price": "9.50"}, "number": -3, "rest": 3}
 
 
-def test_a_number_keeps_its_places(db_of):
+def test_a_decimal_keeps_its_trailing_zeros(db_of):
     [row] = db_of().execute(Statement("SELECT %(price)s::numeric AS price"), price=Decimal("9.50"))
 
     assert str(row.price) == "9.50"
@@ -102,7 +102,7 @@ def test_a_connection_prepares_a_statement_once(db_of):
     assert runs(db)[BAKE.name] == 3
 
 
-def test_nothing_is_prepared_when_it_is_switched_off(db_of):
+def test_with_prepared_statements_off_nothing_is_prepared(db_of):
     db = db_of(PREPARED_STATEMENTS="0")
 
     db.execute(BAKE, name="Torte")
@@ -137,7 +137,7 @@ def test_a_statement_that_cannot_run_as_prepared_runs_plainly_at_once(spoilt, ca
     assert caplog.text.count("unprepared from now on") == 1
 
 
-def test_in_a_session_it_costs_the_transaction_and_the_next_one_succeeds(spoilt):
+def test_in_a_session_a_statement_that_cannot_run_as_prepared_fails_once(spoilt):
     with pytest.raises(ServiceUnavailable), spoilt.transaction() as session:
         run(session, NAMES)
 

@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "site" / "pages"
 SOURCES = ROOT / "kit" / "src" / "nameko_reliable"
 COPIED = ["*.md", "LICENSE", "docs/**/*.*", "kit/*.md", "kit/LICENSE", "kit/docs/*.md", "deploy/helm/README.md"]
-# Services import nothing from the folder `amqp`.
-INTERNAL = ["amqp/*", "*/__init__.py", "__init__.py", "__main__.py"]
+# Services import nothing from these.
+INTERNAL = ["amqp/*", "names.py", "*/__init__.py", "__init__.py", "__main__.py"]
 
 
 def main():
@@ -23,16 +23,10 @@ def main():
     for pattern in COPIED:
         for page in ROOT.glob(pattern):
             write(page.relative_to(ROOT), page.read_bytes())
-    modules = {
-        path.relative_to(SOURCES).with_suffix("")
-        for path in SOURCES.rglob("*.py")
-        if not any(path.relative_to(SOURCES).match(pattern) for pattern in INTERNAL)
-    }
-    for module in modules:
+    for module in modules():
         write(reference(module), f"::: nameko_reliable.{'.'.join(module.parts)}\n".encode())
-    missing = {str(reference(module)) for module in modules} - set(menu())
-    if missing:
-        sys.exit(f"zensical.toml has no entry in `nav` for {', '.join(sorted(missing))}.")
+    if missing := missing_references():
+        sys.exit(f"zensical.toml has no entry in `nav` for {', '.join(missing)}.")
     build = [Path(sys.executable).with_name("zensical"), "build", "--clean", "--strict"]
     if subprocess.run(build, cwd=ROOT).returncode:
         sys.exit("The site could not be built; the lines above say why.")
@@ -43,6 +37,17 @@ def write(path, content):
     page = PAGES / path
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_bytes(content)
+
+
+def modules():
+    """The kit's modules that the reference describes."""
+    paths = (path.relative_to(SOURCES) for path in SOURCES.rglob("*.py"))
+    return [path.with_suffix("") for path in paths if not any(path.match(pattern) for pattern in INTERNAL)]
+
+
+def missing_references():
+    """The pages of the reference that the site's menu does not have."""
+    return sorted({str(reference(module)) for module in modules()} - set(menu()))
 
 
 def reference(module):

@@ -2,6 +2,7 @@ import re
 
 import pytest
 
+from dev import docs
 from dev.settings import ROOT
 
 FOLDERS = "contracts|kit|services|gateway|frontend|templates|migrations|dev|ops|benchmarks|tests|docs"
@@ -29,6 +30,10 @@ def test_every_name_in_the_table_of_rules_is_in_the_file_before_it():
 
     assert named
     assert [pair for pair in named if not set(pair[1].split(".")) <= words_in(pair[0])] == []
+
+
+def test_every_module_of_the_kit_is_in_the_menu_of_the_site():
+    assert docs.missing_references() == []
 
 
 def words_in(path):

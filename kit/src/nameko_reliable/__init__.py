@@ -9,6 +9,8 @@ parking     the messages that no attempt could handle
 polling     methods that work through the rows of a table
 timers      methods that run at an interval
 database    transactions with the deadline of their call
+statements  statements in SQL that each do a whole step, prepared
+pool        the connections that all extensions of a service share
 sessions    functions that run after a session's commit
 tables      the mixins for a service's models: outbox, inbox, answers
 postgres    which kind an error of PostgreSQL is; addresses with several hosts

@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.server
+
 BEGIN = """
 import eventlet
 eventlet.monkey_patch()

@@ -9,6 +9,8 @@ import pytest
 from contracts.types import SERVICES
 from dev.settings import ROOT
 
+pytestmark = pytest.mark.server
+
 # Loaded where they are switched on, and zxcvbn only while a secret is checked that may be guessable.
 ELSEWHERE = {"alembic", "dns", "opentelemetry", "redis", "zxcvbn"}
 

@@ -24,6 +24,8 @@ from tests.infrastructure.feed import Feed
 
 from .conftest import PAGE, SCRIPT
 
+pytestmark = pytest.mark.server
+
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 SCRIPT_PATH = "/assets/index-C0FFEE.js"
 PASSWORD = "boletus edulis"

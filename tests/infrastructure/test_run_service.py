@@ -14,6 +14,8 @@ from dev.settings import ROOT, LocalSettings
 from nameko_reliable.testing.waiting import wait_for
 from tests.infrastructure.processes import end_leftovers, environment_of
 
+pytestmark = pytest.mark.server
+
 
 @pytest.fixture
 def folder(tmp_path):

@@ -208,6 +208,7 @@ def test_the_migration_fills_the_search_columns(names):
     assert products.sql(f"SELECT count(*) FROM products WHERE {found}") == [(1200,)]
 
 
+@pytest.mark.server
 def test_without_a_database_the_command_reports_what_to_set():
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_DB_URI")}
 

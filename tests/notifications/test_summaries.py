@@ -67,8 +67,9 @@ def age_rows(shop, customer, minutes):
 
 
 def wait_until_mailed(shop, customer):
-    waiting = "SELECT count(*) FROM notifications WHERE user_id = %s AND status = 'pending' AND next_try_at <= now()"
-    wait_for(lambda: shop.sql("notifications", waiting, customer["user_id"]) == [(0,)])
+    """Wait for all order mails. A summary may stay pending."""
+    pending = "SELECT count(*) FROM notifications WHERE user_id = %s AND status = 'pending' AND order_id IS NOT NULL"
+    wait_for(lambda: shop.sql("notifications", pending, customer["user_id"]) == [(0,)])
 
 
 def test_an_unproven_address_gets_six_order_mails_and_every_push(shop, smtp, customer, pushes):

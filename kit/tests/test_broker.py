@@ -6,7 +6,7 @@ from kombu import Connection, Exchange, Queue
 
 from nameko_reliable.amqp import broker as kit
 from nameko_reliable.amqp import frames
-from nameko_reliable.amqp.broker import BrokerUnavailable, ConfirmingPublisher, NotConfirmed, Refused, Unroutable
+from nameko_reliable.amqp.broker import BrokerUnavailable, NotConfirmed, ReconnectingPublisher, Refused, Unroutable
 from nameko_reliable.testing.waiting import wait_for
 
 CAKES = Queue("cakes", durable=True)
@@ -18,7 +18,7 @@ def make_publisher():
     made = []
 
     def make_publisher(uri, declare=(CAKES,)):
-        made.append(ConfirmingPublisher({"hostname": uri}, declare))
+        made.append(ReconnectingPublisher({"hostname": uri}, declare))
         return made[-1]
 
     yield make_publisher

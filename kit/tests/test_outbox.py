@@ -414,7 +414,7 @@ def test_a_relay_killed_between_publish_and_delete_sends_again_and_the_inbox_dro
     run_service, bakery, tables, broker, rpc, monkeypatch
 ):
     published, cafe = Event(), tables("cafe")
-    wait = kit.ConfirmingPublisher.wait
+    wait = kit.ReconnectingPublisher.wait
 
     def wait_for_ever(self, confirm, timeout_seconds):
         wait(self, confirm, timeout_seconds)

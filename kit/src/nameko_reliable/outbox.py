@@ -39,7 +39,7 @@ from prometheus_client import Counter, Gauge
 from sqlalchemy import Select, delete, func, or_, select, text, update
 from sqlalchemy.orm import Session, aliased
 
-from nameko_reliable.amqp.broker import BrokerUnavailable, ConfirmingPublisher, Refused, Unroutable, encode
+from nameko_reliable.amqp.broker import BrokerUnavailable, ReconnectingPublisher, Refused, Unroutable, encode
 from nameko_reliable.amqp.queues import Unbinding, handler_queue
 from nameko_reliable.errors import ServiceUnavailable
 from nameko_reliable.events import operation_on
@@ -113,7 +113,7 @@ class Outbox(DependencyProvider):
             for name in names
         ]
         entities = [self._exchange, *chain(*queues.values()), *unbindings]
-        self._publisher = ConfirmingPublisher(amqp_address(config), entities)
+        self._publisher = ReconnectingPublisher(amqp_address(config), entities)
         self._reconnected_at = 0.0
         # {row id: the queues that have confirmed the event, and EXCHANGE_COPY}, for rows that are not deleted yet.
         self._confirmed: dict[int, set[str]] = {}

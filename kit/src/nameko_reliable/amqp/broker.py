@@ -1,6 +1,6 @@
 """Publishing over one kept connection, with a confirm for each message, or without.
 
-    publisher = ConfirmingPublisher(amqp_address(config), declare=[exchange])
+    publisher = ReconnectingPublisher(amqp_address(config), declare=[exchange])
     publisher.publish(b"{}", exchange="bakery.events", routing_key="cake.baked", timeout_seconds=1)
     publisher.send_unconfirmed(b"{}", exchange="nameko-rpc", routing_key="bakery.bake")
 
@@ -205,8 +205,8 @@ class PendingCalls:
         return next((time.monotonic() - since for since, _ in self._calls.values()), 0.0)
 
 
-class ConfirmingPublisher:
-    """Publishes with a confirm for each message, or without. `Publisher` is the Nameko extension that shares one.
+class ReconnectingPublisher:
+    """Publishes over one connection, and opens another when that is lost. `Publisher` is the extension that shares one.
 
     address: from nameko_reliable.settings.amqp_address. declare: kombu exchanges and queues to declare on every
     connect. When the broker refuses one, that is logged, and publishing goes on.
@@ -480,7 +480,7 @@ class Publisher(SharedExtension):
         self._declare: list[Entity] = []
 
     def setup(self) -> None:
-        self.core = ConfirmingPublisher(amqp_address(self.container.config), self._declare)
+        self.core = ReconnectingPublisher(amqp_address(self.container.config), self._declare)
         self.publish = self.core.publish
         self.send_unconfirmed = self.core.send_unconfirmed
 

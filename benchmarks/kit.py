@@ -16,7 +16,7 @@ import psycopg2
 from sqlalchemy import create_engine
 
 from benchmarks import load
-from benchmarks.kit_service import Base
+from benchmarks.kit_service import IN_FLIGHT, Base
 from benchmarks.load import BenchmarkFailed
 from benchmarks.peer_servers import (
     NAMEKO,
@@ -35,7 +35,6 @@ from dev.settings import ROOT
 from nameko_reliable.testing.servers import Server
 from nameko_reliable.testing.waiting import wait_for
 
-IN_FLIGHT = 16
 TEXT = "Chanterelles, dried, in a paper bag of 50 g"
 MESSAGE = {"id": 1, "text": TEXT, "items": [{"product_id": 1, "quantity": 1}, {"product_id": 2, "quantity": 3}]}
 # For each second of a row of other scenarios.
@@ -89,7 +88,8 @@ class Stage:
         return (
             System(
                 "the kit",
-                self.nameko("Worker", "kit_worker", **kit),
+                # Stock Nameko has 16 workers for calls and events together, the kit so many for each.
+                self.nameko("Worker", "kit_worker", max_workers=2 * IN_FLIGHT, **kit),
                 self.nameko("Driver", "kit_driver", **kit),
                 "nameko-rpc",
                 "kit_driver.drive",
@@ -120,10 +120,10 @@ class Stage:
         """The kit's service with an outbox. It has no RPC, so nothing shows that it is ready."""
         return self.nameko("Maker", "kit_maker", "benchmarks.kit_service", ROOT, is_ready=lambda: True)
 
-    def nameko(self, name, service, module, cwd, is_ready=None):
+    def nameko(self, name, service, module, cwd, is_ready=None, max_workers=IN_FLIGHT):
         config = self.shop.folder / f"{service}.yaml"
         databases = f"DB_URIS:\n  {service}: {self.uri}\n  {service}:Base: {self.uri}\n"
-        config.write_text(f"AMQP_URI: {self.amqp_uri}\nmax_workers: {IN_FLIGHT}\n{databases}")
+        config.write_text(f"AMQP_URI: {self.amqp_uri}\nmax_workers: {max_workers}\n{databases}")
         command = [NAMEKO, "run", "--config", config, f"{module}:{name}"]
         settings = {"PYTHONPATH": str(ROOT / "kit/src")} if cwd == ROOT else {}
         consumes = is_ready or (lambda: has_consumer(self.amqp_uri, f"rpc-{service}"))

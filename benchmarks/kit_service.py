@@ -13,6 +13,8 @@ from nameko_reliable.outbox import Outbox
 from nameko_reliable.rpc import ClusterClient, rpc
 from nameko_reliable.tables import InboxMixin, OutboxMixin
 
+IN_FLIGHT = 16
+
 
 class Base(DeclarativeBase):
     pass
@@ -51,7 +53,7 @@ class Worker:
     def echo(self, message):
         return message
 
-    @event_handler(Made)
+    @event_handler(Made, workers=IN_FLIGHT)
     def store(self, event):
         with self.db.transaction() as session:
             if InboxEntry.take(session, event.event_id):

@@ -407,44 +407,33 @@ class ClusterClient(DependencyProvider):
         deadline: float,
     ) -> Any:
         with self.tracer.span(_operation(service, method, "client")):
-            return self._call(service, method, args, kwargs, context, deadline)
-
-    def _call(
-        self,
-        service: str,
-        method: str,
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-        context: Mapping[str, Any],
-        deadline: float,
-    ) -> Any:
-        remaining = deadline - time.monotonic()
-        if remaining <= 0:
-            raise RpcTimeout(service)
-        correlation_id = uuid4().hex
-        try:
-            with eventlet.Timeout(remaining, RpcTimeout(service)):
-                reply = self.listener.expect(correlation_id)
-                fields = {**context, **time_fields(deadline)}
-                self.publisher.send_unconfirmed(
-                    encode({"args": args, "kwargs": kwargs}),
-                    exchange=self._exchange.name,
-                    routing_key=f"{service}.{method}",
-                    mandatory=True,
-                    reply_to=self.listener.routing_key,
-                    correlation_id=correlation_id,
-                    expiration=str(max(1, int(remaining * 1000))),
-                    headers={**{HEADER_PREFIX + key: value for key, value in fields.items()}, **trace_headers()},
-                )
-                return reply.wait()
-        except (Unroutable, BrokerUnavailable) as error:
-            logger.warning("%s.%s could not be called: %r", service, method, error)
-            if isinstance(error, Unroutable):
-                # No replica listens, or the exchange was deleted. Then our own queues have lost their bindings too.
-                self.listener.consumers.declare_again()
-            raise ServiceUnavailable(service) from error
-        finally:
-            self.listener.pending.pop(correlation_id)
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                raise RpcTimeout(service)
+            correlation_id = uuid4().hex
+            try:
+                with eventlet.Timeout(remaining, RpcTimeout(service)):
+                    reply = self.listener.expect(correlation_id)
+                    fields = {**context, **time_fields(deadline)}
+                    self.publisher.send_unconfirmed(
+                        encode({"args": args, "kwargs": kwargs}),
+                        exchange=self._exchange.name,
+                        routing_key=f"{service}.{method}",
+                        mandatory=True,
+                        reply_to=self.listener.routing_key,
+                        correlation_id=correlation_id,
+                        expiration=str(max(1, int(remaining * 1000))),
+                        headers={**{HEADER_PREFIX + key: value for key, value in fields.items()}, **trace_headers()},
+                    )
+                    return reply.wait()
+            except (Unroutable, BrokerUnavailable) as error:
+                logger.warning("%s.%s could not be called: %r", service, method, error)
+                if isinstance(error, Unroutable):
+                    # No replica listens, or the exchange was deleted. Then our own queues have lost their bindings too.
+                    self.listener.consumers.declare_again()
+                raise ServiceUnavailable(service) from error
+            finally:
+                self.listener.pending.pop(correlation_id)
 
 
 class Cluster:

@@ -111,6 +111,69 @@ def test_a_transaction_that_an_exception_leaves_is_rolled_back(db_of, tables):
     assert cakes.all(Cake.name) == []
 
 
+def test_a_transaction_begins_in_one_message_with_its_first_statement(db_of, tables):
+    db = db_of()
+
+    with db.transaction() as session:
+        pid = session.scalar(text("SELECT pg_backend_pid()"))
+        last_query = tables("bakery").all(text(f"query FROM pg_stat_activity WHERE pid = {pid}"))
+
+    assert last_query == ["BEGIN; SELECT pg_backend_pid()"]
+
+
+def add_in_one_statement(session):
+    session.execute(text("INSERT INTO cakes (name) VALUES ('Torte'), ('Eclair')"))
+
+
+def add_one_by_one(session):
+    session.connection().exec_driver_sql("INSERT INTO cakes (name) VALUES (%s)", [("Torte",), ("Eclair",)])
+
+
+def add_after_a_statement_that_postgresql_cannot_read(session):
+    with pytest.raises(ProgrammingError):
+        session.execute(text("SELEC"))
+    add_in_one_statement(session)
+
+
+def stream(session):
+    return session.scalars(select(Cake.name).order_by(Cake.id), execution_options={"yield_per": 1}).all()
+
+
+def add_after_streaming(session):
+    assert stream(session) == []
+    add_in_one_statement(session)
+
+
+def stream_after_adding(session):
+    add_in_one_statement(session)
+    assert stream(session) == ["Torte", "Eclair"]
+
+
+@pytest.mark.parametrize(
+    "add",
+    [
+        add_in_one_statement,
+        add_one_by_one,
+        add_after_a_statement_that_postgresql_cannot_read,
+        add_after_streaming,
+        stream_after_adding,
+    ],
+)
+def test_a_transaction_holds_all_of_its_statements(db_of, tables, add):
+    cakes = tables("bakery")
+    db = db_of()
+
+    with pytest.raises(KeyError), db.transaction() as session:
+        add(session)
+        raise KeyError
+    rolled_back = cakes.all(Cake.name)
+    with db.transaction() as session:
+        add(session)
+
+    assert (rolled_back, cakes.all(Cake.name)) == ([], ["Torte", "Eclair"])
+    assert db.execute(Statement("SELECT count(*) AS cakes FROM cakes"))[0].cakes == 2
+
+
 def test_an_error_of_the_service_is_no_outage(db_of):
     db = db_of()
 

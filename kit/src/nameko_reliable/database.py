@@ -225,7 +225,7 @@ class WorkerDatabase(stock.DatabaseWrapper):
     def execute(self, statement: Statement, **parameters: Any) -> Sequence[Row[Any]]:
         """The rows of the statement, which runs in autocommit: when this returns, its changes are committed.
 
-        It takes one round trip, where a transaction takes three. Raises RpcTimeout if the call's deadline has passed.
+        It takes one round trip, where a transaction takes two. Raises RpcTimeout if the call's deadline has passed.
 
         A statement that must not write after the deadline checks the deadline itself. This method sets its parameter
         `seconds_left` (None without a deadline). Once the statement holds its locks, it compares that with the time

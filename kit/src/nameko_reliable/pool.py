@@ -30,6 +30,7 @@ from nameko.exceptions import ConfigurationError
 from nameko.extensions import SharedExtension
 from prometheus_client import Gauge, Histogram
 from psycogreen.eventlet import eventlet_wait_callback
+from psycopg2 import extensions
 from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, text
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -114,7 +115,7 @@ class ConnectionPool(SharedExtension):
     def setup(self) -> None:
         service = self.container.service_name
         options = _merged(each.engine_options for each in self.databases)
-        psycopg2.extensions.set_wait_callback(_wait_for_answer)
+        extensions.set_wait_callback(_wait_for_answer)
         self.engine = create_engine(
             database_url(self._uri()),
             poolclass=_QueuePool,
@@ -169,11 +170,17 @@ class ConnectionPool(SharedExtension):
                 raise DatabaseUnavailable(self.container.service_name) from ReadOnly("the database is read-only")
 
     @contextmanager
-    def autocommit(self) -> Iterator[Connection]:
-        """A connection on which each statement is a transaction of its own."""
+    def connection(self) -> Iterator[Connection]:
+        """A connection; the caller commits."""
         with self._wait_seconds.time():
             connection = self.engine.connect()
         with connection:
+            yield connection
+
+    @contextmanager
+    def autocommit(self) -> Iterator[Connection]:
+        """A connection on which each statement is a transaction of its own."""
+        with self.connection() as connection:
             # psycopg2's own switch. SQLAlchemy's isolation level AUTOCOMMIT costs a round trip each time it is reset.
             driver_connection: Any = connection.connection.dbapi_connection
             driver_connection.autocommit = True
@@ -191,7 +198,9 @@ class ConnectionPool(SharedExtension):
                 session.connection()
             yield session
 
-    def _add_connection(self, connection: object, record: ConnectionPoolEntry) -> None:
+    def _add_connection(self, connection: "_Connection", record: ConnectionPoolEntry) -> None:
+        # Only now: SQLAlchemy has made its own queries, and counts on psycopg2 to know of their transactions.
+        connection.cursor_factory = _Cursor
         record.info["connected_at"] = time.monotonic()
         record.info[SERVICE] = self.container.service_name
         if int(self.container.config.get("PREPARED_STATEMENTS", 1)):
@@ -244,8 +253,72 @@ class _QueuePool(QueuePool):
             raise psycopg2.OperationalError(f"no connection came free in the pool: {error}") from error
 
 
-class _Connection(psycopg2.extensions.connection):
-    """A connection of the kit's pool. Other connections of the process have no time limit for answers."""
+class _Connection(extensions.connection):
+    """A connection of the kit's pool. Other connections of the process have no time limit for answers.
+
+    psycopg2 would send BEGIN before the first statement of a transaction, in a round trip of its own. Here a cursor
+    sends both together. During such a transaction the connection is in autocommit for psycopg2, which knows nothing of
+    it and begins no other.
+    """
+
+    has_begun = False
+
+    def can_begin(self) -> bool:
+        """Whether psycopg2 would send a plain BEGIN before the next statement."""
+        own_settings = self.isolation_level, self.readonly, self.deferrable
+        return self.status == extensions.STATUS_READY and not self.autocommit and own_settings == (None, None, None)
+
+    def begin(self) -> None:
+        """The caller sends BEGIN."""
+        self.autocommit = self.has_begun = True
+
+    def leave_to_psycopg2(self) -> None:
+        self.autocommit = self.has_begun = False
+
+    def commit(self) -> None:
+        if self.has_begun:
+            self._end("COMMIT")
+        else:
+            super().commit()
+
+    def rollback(self) -> None:
+        if self.has_begun:
+            self._end("ROLLBACK")
+        else:
+            super().rollback()
+
+    def _end(self, command: str) -> None:
+        try:
+            if self.is_in_transaction():
+                with self.cursor() as cursor:
+                    cursor.execute(command)
+        finally:
+            if not self.closed:
+                self.leave_to_psycopg2()
+
+    def is_in_transaction(self) -> bool:
+        """By what the server said last."""
+        return bool(self.get_transaction_status() != extensions.TRANSACTION_STATUS_IDLE)
+
+
+class _Cursor(extensions.cursor):
+    connection: _Connection
+
+    def execute(self, query: Any, vars: Any = None) -> None:
+        if self.name is not None and self.connection.has_begun:
+            # A server-side cursor needs a transaction that psycopg2 knows of. Its BEGIN is a warning to the server.
+            self.connection.leave_to_psycopg2()
+        # Anything else than text is rare, and psycopg2 can do it.
+        if self.name is not None or not isinstance(query, str) or not self.connection.can_begin():
+            super().execute(query, vars)
+            return
+        self.connection.begin()
+        try:
+            super().execute(f"BEGIN; {query}", vars)
+        finally:
+            # There is none if the server could not read the statement: then it has not run BEGIN either.
+            if not self.connection.closed and not self.connection.is_in_transaction():
+                self.connection.leave_to_psycopg2()
 
 
 def _wait_for_answer(connection: Any) -> None:

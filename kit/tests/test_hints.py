@@ -4,6 +4,7 @@ import time
 
 import eventlet
 import pytest
+from eventlet.event import Event
 from kombu import Exchange
 from sqlalchemy import text
 
@@ -105,6 +106,40 @@ def test_hints_arrive_again_after_their_exchange_was_deleted(run_service, rpc, b
     wait_for(lambda: broker.bindings("bakery.events"))
     # The first hint may be lost with the exchange.
     wait_for(lambda: rpc.bakery.warm(1, 200) or received[1:])
+
+
+def test_a_hint_to_a_deleted_exchange_fails_no_call(run_service, cluster, broker, received, caplog):
+    asked, leave = Event(), Event()
+
+    class Bakery(bakery_of(0)):
+        cluster = ClusterClient()
+
+        @rpc
+        def ask(self):
+            return self.cluster.kitchen.look()
+
+    class Kitchen:
+        name = "kitchen"
+
+        @rpc
+        def look(self):
+            asked.send()
+            leave.wait()
+            return "tidy"
+
+    run_service(Bakery)
+    run_service(Kitchen)
+    asking = eventlet.spawn(cluster.bakery.ask)
+    asked.wait()
+    with broker.channel() as channel:
+        channel.exchange_delete("bakery.events")
+
+    cluster.bakery.warm(1, 180)
+
+    wait_for(lambda: "messages were lost" in caplog.text)
+    leave.send()
+    assert asking.wait() == "tidy"
+    wait_for(lambda: cluster.bakery.warm(1, 200) or (1, 200) in received())
 
 
 def test_a_full_queue_does_not_delay_calls(run_service, cluster, broker, listener):

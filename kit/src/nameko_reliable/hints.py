@@ -101,7 +101,7 @@ class Hints(DependencyProvider):
         operation = operation_on(self._exchange.name, hint["routing_key"], "send", "producer")
         try:
             with self.tracer.span(operation, parent=hint["headers"].get(HEADER)):
-                self.publisher.send_unconfirmed(**hint, exchange=self._exchange.name)
+                self.publisher.send_hint(**hint, exchange=self._exchange.name)
         except BrokerUnavailable as error:
             logger.warning("a hint of %s was lost: %s", hint["routing_key"], error)
 

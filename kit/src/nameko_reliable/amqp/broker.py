@@ -10,6 +10,7 @@ by delivery tag. Any number of greenlets publish at once, each waits for its own
 
 A refused or returned message fails alone. A confirm that does not come in time, or a broker that takes no bytes, ends
 the connection. Then all messages that wait for their confirms on it fail, and so do the calls that wait for replies.
+A message to an exchange that was deleted ends it too, unless it is a hint: hints have a channel of their own.
 
 Calls and replies have no confirms, so the connection itself detects a broker that hangs. When a call has waited for
 SILENCE_SECONDS, and nothing was read in that time, it sends the broker a small request. If nothing is read for another
@@ -19,13 +20,13 @@ SILENCE_SECONDS, the connection ends.
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from typing import Any, TypeAlias
 from uuid import uuid4
 
 import eventlet
-from amqp import method_framing, spec
+from amqp import Channel, method_framing, spec
 from amqp.basic_message import Message
 from amqp.exceptions import AMQPError, ChannelError
 from eventlet.event import Event
@@ -267,10 +268,18 @@ class ReconnectingPublisher:
         message = _message(body, TRANSIENT, headers, properties)
         self._connected().send_unconfirmed(message, exchange, routing_key, mandatory)
 
+    def send_hint(
+        self, body: bytes | str, *, exchange: str, routing_key: str, headers: Mapping[str, Any] | None = None
+    ) -> None:
+        """Send one transient message whose loss harms nothing else. Raises BrokerUnavailable."""
+        self._connected().send_hint(_message(body, TRANSIENT, headers, {}), exchange, routing_key)
+
     def wait(self, confirm: "_Confirm", timeout_seconds: float) -> None:
         """Wait for the confirm of one sent message. Raises what `publish` raises."""
+        # Of many confirms that are waited for one by one, most are there already.
+        is_there = confirm.event.ready()
         try:
-            with eventlet.Timeout(timeout_seconds, NotConfirmed("no confirm in time")):
+            with nullcontext() if is_there else eventlet.Timeout(timeout_seconds, NotConfirmed("no confirm in time")):
                 confirm.event.wait()
         except NotConfirmed as error:
             # The connection may be dead: the next message gets a new one.
@@ -340,19 +349,15 @@ class _PublishingConnection:
         self.pending: dict[int, _Confirm] = {}
         self.refused: dict[str, str] = {}
         self.closed = self._blocked = False
-        self._calls = calls
+        self._entities, self._calls = entities, calls
         self._tag = 0
         self._amqp = connect(address, on_blocked=self._on_blocked, on_unblocked=self._on_unblocked)
         try:
+            self._declare()
             with answer_timeout(SETUP_SECONDS):
-                declare_channel = self._amqp.channel()
-            for entity in entities:
-                if refusal := declare(declare_channel, entity):
-                    logger.error("%s could not be declared: %s", entity.name, refusal)
-                    self.refused[entity.name] = refusal
-            with answer_timeout(SETUP_SECONDS):
-                declare_channel.close()
                 self._confirming, self._unconfirmed = self._amqp.channel(), self._amqp.channel()
+                self._hints = _LastingChannel(self._amqp, self._declare)
+                self._hints.open()
                 self._confirming.confirm_select()
         except BaseException:
             end(self._amqp)
@@ -363,6 +368,16 @@ class _PublishingConnection:
         self._unconfirmed.events["basic_return"].add(self._on_returned_call)
         eventlet.spawn(self._read)
 
+    def _declare(self) -> None:
+        with answer_timeout(SETUP_SECONDS):
+            channel = self._amqp.channel()
+        for entity in self._entities:
+            if refusal := declare(channel, entity):
+                logger.error("%s could not be declared: %s", entity.name, refusal)
+                self.refused[entity.name] = refusal
+        with answer_timeout(SETUP_SECONDS):
+            channel.close()
+
     def send(self, message: Message, exchange: str, routing_key: str, mandatory: bool) -> "_Confirm":
         self._publish(self._confirming, message, exchange, routing_key, mandatory)
         self._tag += 1
@@ -372,6 +387,9 @@ class _PublishingConnection:
 
     def send_unconfirmed(self, message: Message, exchange: str, routing_key: str, mandatory: bool) -> None:
         self._publish(self._unconfirmed, message, exchange, routing_key, mandatory)
+
+    def send_hint(self, message: Message, exchange: str, routing_key: str) -> None:
+        self._publish(self._hints, message, exchange, routing_key, mandatory=False)
 
     def _publish(self, channel: Any, message: Message, exchange: str, routing_key: str, mandatory: bool) -> None:
         self._amqp.send_buffer.make_room()
@@ -461,6 +479,25 @@ class _PublishingConnection:
         self._blocked = False
 
 
+class _LastingChannel(Channel):
+    """A channel that the broker may close, such as for a message to a deleted exchange. It is opened again.
+
+    The failure of any other channel ends the connection. after_failure: called in the connection's reader.
+    """
+
+    def __init__(self, connection: Any, after_failure: Callable[[], None]) -> None:
+        super().__init__(connection)
+        self._after_failure = after_failure
+
+    def _on_close(self, *reason: Any) -> None:
+        try:
+            # Opens it again, then raises.
+            super()._on_close(*reason)
+        except ChannelError as error:
+            logger.warning("messages were lost: %s", error)
+            self._after_failure()
+
+
 class _Confirm:
     """The pending confirm of one message. `event` gets the broker's answer."""
 
@@ -483,6 +520,7 @@ class Publisher(SharedExtension):
         self.core = ReconnectingPublisher(amqp_address(self.container.config), self._declare)
         self.publish = self.core.publish
         self.send_unconfirmed = self.core.send_unconfirmed
+        self.send_hint = self.core.send_hint
 
     def declare(self, *entities: Entity) -> None:
         """Declare exchanges and queues on every connect. Call it in an extension's `setup`."""

@@ -1,10 +1,12 @@
 """nameko_reliable.outbox: an event is published if and only if its transaction has committed, in order of its key."""
 
+import re
+
 import eventlet
 import pytest
 from eventlet.event import Event
 from nameko.standalone.events import get_event_exchange
-from sqlalchemy import func, select, text
+from sqlalchemy import NullPool, create_engine, func, select, text
 from sqlalchemy.orm import Session
 
 from bakery import Base, Cake, CakeBaked, CakeEaten, CakeSold, InboxEntry, OutboxEntry
@@ -98,9 +100,9 @@ def add_without_relay(bakery, *events, key):
 def test_an_event_waits_in_the_queues_of_subscribers_that_never_ran(run_service, bakery, broker, cluster):
     run_service(Bakery)
 
-    cluster.within(5, request_id="r-1").bakery.bake("Torte")
+    cluster.within(5, request_id="r-1").bakery.bake("Éclair")
 
-    wait_for(lambda: broker.queue_exists(PRESS) and cakes(broker) == cakes(broker, PRESS) == ["Torte"])
+    wait_for(lambda: broker.queue_exists(PRESS) and cakes(broker) == cakes(broker, PRESS) == ["Éclair"])
     [message] = broker.peek(CAFE)
     assert message.properties["delivery_mode"] == 2
     assert message.properties["message_id"] == message.payload["event_id"]
@@ -231,9 +233,10 @@ def test_events_are_published_after_their_exchange_was_deleted(run_service, bake
     assert {*cakes(broker)} == {*cakes(broker, PRESS)} == {"first", "second"}
 
 
-def test_a_full_queue_delays_only_its_own_events(run_service, bakery, broker, proxy, rpc, monkeypatch):
+@pytest.mark.parametrize("is_prepared", [0, 1])
+def test_a_full_queue_delays_only_its_own_events(run_service, bakery, broker, proxy, rpc, monkeypatch, is_prepared):
     monkeypatch.setattr(kit, "LONGEST_WAIT_SECONDS", 1)
-    run_service(Bakery, AMQP_URI=proxy.uri)
+    run_service(Bakery, AMQP_URI=proxy.uri, PREPARED_STATEMENTS=is_prepared)
     rpc.bakery.bake("first")
     wait_for(lambda: not bakery.all(OutboxEntry.id))
     connections = proxy.accepted
@@ -348,18 +351,19 @@ def test_bindings_of_an_older_release_are_removed(run_service, bakery, broker, r
 
 
 def test_two_relays_never_publish_at_the_same_time(run_service, bakery, broker, cluster, monkeypatch):
-    at_work = []
-    publish = Outbox._publish
+    at_work, most = [], []
+    send = Outbox._send
 
-    def watched(self, session, rows):
+    def watched(self, rows):
         at_work.append(self)
         most.append(len(at_work))
         eventlet.sleep(0.02)
-        publish(self, session, rows)
-        at_work.remove(self)
+        try:
+            return send(self, rows)
+        finally:
+            at_work.remove(self)
 
-    most = []
-    monkeypatch.setattr(Outbox, "_publish", watched)
+    monkeypatch.setattr(Outbox, "_send", watched)
     run_service(Bakery)
     run_service(Bakery)
 
@@ -379,6 +383,24 @@ def test_more_events_than_fit_in_a_round_are_all_published(run_service, bakery, 
     rpc.bakery.bake(*(str(number) for number in range(100)))
 
     wait_for(lambda: broker.queue_exists(CAFE) and broker.depth(CAFE) == 100)
+
+
+def test_the_plan_that_is_made_for_an_empty_outbox_suits_a_long_one(bakery):
+    bakery.execute(text("VACUUM ANALYZE outbox"))
+    find_due, names = kit._find_due_in("outbox"), {"event_names": ["cake.baked"]}
+    with create_engine(bakery.engine.url, poolclass=NullPool).connect() as connection:
+        connection.exec_driver_sql("SET plan_cache_mode = force_generic_plan")
+        connection.exec_driver_sql(find_due.prepare)
+        connection.exec_driver_sql(find_due.execute, names)
+
+        explain = "EXPLAIN " + find_due.execute.partition("; ")[2]
+        plan = "\n".join(connection.exec_driver_sql(explain, names).scalars())
+
+    assert re.findall(r"(?:Seq|Index|Bitmap).* Scan.* on (?:outbox|ix_)\S*", plan) == [
+        "Index Scan using outbox_pkey on outbox",
+        "Index Scan using ix_outbox_key_id on outbox",
+    ]
+    assert "Index Cond: ((ROW(key, id) < ROW(this.key, this.id)) AND (key = this.key))" in plan
 
 
 def test_the_relay_survives_the_loss_of_its_connection(run_service, bakery, broker, proxy, cluster):

@@ -10,9 +10,10 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from bakery import Cake
+from bakery import Base, Cake
+from nameko_reliable.database import Database
 from nameko_reliable.errors import RpcTimeout, ServiceUnavailable
-from nameko_reliable.statements import Statement, run
+from nameko_reliable.statements import Statement, run, run_in, run_last
 from nameko_reliable.testing.waiting import wait_for
 
 BAKE = Statement("INSERT INTO cakes (name) VALUES (%(name)s::text) RETURNING id, name")
@@ -200,6 +201,30 @@ def test_a_statement_with_a_lock_sees_what_others_did_under_it(db_of, is_prepare
     baking = [eventlet.spawn(db.execute, BAKE_FIRST, name="Torte") for _ in range(8)]
 
     assert sorted(len(each.wait()) for each in baking) == [0] * 7 + [1]
+
+
+@pytest.mark.parametrize("is_prepared", [0, 1])
+def test_a_statement_sees_what_its_first_one_did(db_of, is_prepared):
+    db = db_of(PREPARED_STATEMENTS=is_prepared)
+    heat = "SELECT set_config('bakery.heat', '180', true)"
+
+    [row] = db.execute(Statement("SELECT current_setting('bakery.heat') AS heat", first=heat))
+
+    assert row.heat == "180"
+
+
+@pytest.mark.parametrize("options", [{}, {"isolation_level": "REPEATABLE READ"}], ids=["plain", "isolated"])
+def test_the_last_statement_of_a_transaction_commits_it(db_of, tables, options):
+    cakes = tables("bakery")
+    db = db_of(provider=Database(Base, engine_options=options))
+
+    with db._pool.connection() as connection:
+        run_in(connection, BAKE, {"name": "Torte"})
+        run_last(connection, BAKE, {"name": "Strudel"})
+        committed = cakes.all(Cake.name)
+        run_in(connection, BAKE, {"name": "Krapfen"})
+
+    assert committed == cakes.all(Cake.name) == ["Torte", "Strudel"]
 
 
 @pytest.mark.parametrize("sql", ["SELECT %(name)s", "SELECT %(name)s::text, %(name)s::bigint"])

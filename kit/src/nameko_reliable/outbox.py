@@ -24,10 +24,11 @@ Events with the same key leave in the order of their rows; an event that must wa
 queue that is full, deleted or refused delays only its own copies of events, not those of other subscribers.
 """
 
+import functools
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -36,8 +37,8 @@ import eventlet
 from nameko.extensions import DependencyProvider
 from nameko.standalone.events import get_event_exchange
 from prometheus_client import Counter, Gauge
-from sqlalchemy import Select, delete, func, or_, select, text, update
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import Connection, Row, func, select
+from sqlalchemy.orm import Session
 
 from nameko_reliable.amqp.broker import BrokerUnavailable, ReconnectingPublisher, Refused, Unroutable, encode
 from nameko_reliable.amqp.queues import Unbinding, handler_queue
@@ -49,7 +50,8 @@ from nameko_reliable.pool import ConnectionPool
 from nameko_reliable.rpc import HEADER_PREFIX
 from nameko_reliable.sessions import after_commit
 from nameko_reliable.settings import amqp_address
-from nameko_reliable.tables import OutboxMixin
+from nameko_reliable.statements import Statement, run_in, run_last
+from nameko_reliable.tables import OutboxMixin, table_name
 from nameko_reliable.telemetry.gauges import Inquiries, Series
 from nameko_reliable.telemetry.registry import KIT
 from nameko_reliable.telemetry.tracing import HEADER, Span, Tracer, traceparent
@@ -68,7 +70,7 @@ DECLARE_PAUSE_SECONDS = 1
 EXCHANGE_COPY = ""
 REMEMBERED_ROWS = 10_000
 # The advisory lock of the relay that publishes.
-RELAY_LOCK = func.hashtext("outbox")
+RELAY_LOCK = "hashtext('outbox')"
 
 WAITING = Gauge("outbox_messages", "Events that wait in the outbox.", ["service"], registry=KIT)
 OLDEST_AGE = Gauge(
@@ -80,6 +82,11 @@ PUBLISHED = Counter(
     ["service", "event", "outcome"],
     registry=KIT,
 )
+
+
+@functools.cache
+def published(service: str, event: str, outcome: str) -> Counter:
+    return PUBLISHED.labels(service, event, outcome)
 
 
 class Outbox(DependencyProvider):
@@ -117,7 +124,8 @@ class Outbox(DependencyProvider):
         self._reconnected_at = 0.0
         # {row id: the queues that have confirmed the event, and EXCHANGE_COPY}, for rows that are not deleted yet.
         self._confirmed: dict[int, set[str]] = {}
-        self._due_rows = _due_rows(self.model, list(self._queue_names))
+        table = table_name(self.model)
+        self._find_due, self._delete, self._postpone = _find_due_in(table), _delete_from(table), _postpone_in(table)
         self._relay = Loop(self._relay_round, IDLE_SECONDS)
         self.inquiries.add("outbox", self._gauge_values)
 
@@ -158,22 +166,22 @@ class Outbox(DependencyProvider):
     def _relay_round(self) -> bool:
         """Publish the rows that are due. True if another round may find more."""
         try:
-            with self.pool.session() as session:
-                if not session.scalar(select(func.pg_try_advisory_xact_lock(RELAY_LOCK))):
-                    # Another replica publishes. It may have selected its rows before our commit.
-                    eventlet.sleep(OTHER_REPLICA_SECONDS)
-                    return True
-                rows = session.scalars(self._due_rows).all()
-                if rows:
-                    self._publish(session, rows)
-                session.commit()
-                # What was committed meanwhile has called `wake`.
-                return len(rows) == ROUND_ROWS
+            with self.pool.connection() as connection:
+                found = run_in(connection, self._find_due, {"event_names": list(self._queue_names)})
+                if found[0].is_relay:
+                    rows = [row for row in found if row.id is not None]
+                    if rows:
+                        self._publish(connection, rows)
+                    # What was committed meanwhile has called `wake`.
+                    return len(rows) == ROUND_ROWS
         except (BrokerUnavailable, ServiceUnavailable) as error:
             logger.warning("the outbox waits: %r", error)
             return False
+        # Another replica publishes. It may have selected its rows before our commit.
+        eventlet.sleep(OTHER_REPLICA_SECONDS)
+        return True
 
-    def _publish(self, session: Session, rows: Sequence[OutboxMixin]) -> None:
+    def _publish(self, connection: Connection, rows: Sequence[Row[Any]]) -> None:
         """Send all rows. Delete those that every queue has confirmed, and postpone those that a queue refused."""
         failure: BrokerUnavailable | None = None
         try:
@@ -184,34 +192,41 @@ class Outbox(DependencyProvider):
                 self._send(rows)
         except BrokerUnavailable as error:
             failure = error
-        done: list[int] = []
+        done: list[Row[Any]] = []
+        refused: list[Row[Any]] = []
         waiting_keys: set[str] = set()
         for row in rows:
             if row.key in waiting_keys:
                 continue
             if self._unconfirmed(row):
                 waiting_keys.add(row.key)
-                if failure is None:
-                    self._postpone(session, row)
+                refused.append(row)
             else:
-                done.append(row.id)
-                self._confirmed.pop(row.id, None)
-                PUBLISHED.labels(self.container.service_name, row.event_name, "confirmed").inc()
+                done.append(row)
+        if refused and failure is None:
+            ids = [row.id for row in refused]
+            run_in(connection, self._postpone, {"ids": ids, "longest_seconds": LONGEST_WAIT_SECONDS})
+            self._count(refused, "refused")
+        run_last(connection, self._delete, {"ids": [row.id for row in done]})
+        self._count(done, "confirmed")
+        for row in done:
+            self._confirmed.pop(row.id, None)
         # A forgotten row goes to all queues again, like a row that another replica takes over.
         for row_id in list(self._confirmed)[:-REMEMBERED_ROWS]:
             del self._confirmed[row_id]
-        if done:
-            session.execute(delete(self.model).where(self.model.id.in_(done)))
         if failure is not None:
-            session.commit()
             raise failure
 
-    def _unconfirmed(self, row: OutboxMixin) -> list[str]:
+    def _count(self, rows: Sequence[Row[Any]], outcome: str) -> None:
+        for row in rows:
+            published(self.container.service_name, row.event_name, outcome).inc()
+
+    def _unconfirmed(self, row: Row[Any]) -> list[str]:
         """The queues that have not confirmed the event yet, and EXCHANGE_COPY if that is not sent yet."""
         confirmed = self._confirmed.get(row.id, ())
         return [queue for queue in (*self._queue_names[row.event_name], EXCHANGE_COPY) if queue not in confirmed]
 
-    def _send(self, rows: Sequence[OutboxMixin]) -> bool:
+    def _send(self, rows: Sequence[Row[Any]]) -> bool:
         """Send each row to the queues that have not confirmed it, and note those that confirm it now.
 
         Returns whether a queue is missing, or the broker refused its declaration. Raises BrokerUnavailable when the
@@ -219,7 +234,7 @@ class Outbox(DependencyProvider):
         """
         refused, sent = self._publisher.refused(), []
         for row in rows:
-            sent_at, body = time.time_ns(), encode(row.payload)
+            sent_at, body = time.time_ns(), row.payload.encode()
             queues = [queue for queue in self._unconfirmed(row) if queue not in refused]
             sent.append((row, sent_at, [(queue, self._send_to(queue, row, body)) for queue in queues]))
         queue_is_missing = any(queue in refused for row in rows for queue in self._queue_names[row.event_name])
@@ -257,7 +272,7 @@ class Outbox(DependencyProvider):
             raise failure
         return queue_is_missing
 
-    def _send_to(self, queue: str, row: OutboxMixin, body: bytes) -> Any:
+    def _send_to(self, queue: str, row: Row[Any], body: bytes) -> Any:
         headers = {HEADER_PREFIX + "request_id": row.request_id, HEADER: row.traceparent}
         to_exchange = queue == EXCHANGE_COPY
         return self._publisher.send(
@@ -266,30 +281,66 @@ class Outbox(DependencyProvider):
             routing_key=row.event_name if to_exchange else queue,
             mandatory=not to_exchange,
             persistent=True,
-            message_id=str(row.event_id),
+            message_id=row.event_id,
             headers={name: value for name, value in headers.items() if value is not None},
         )
 
-    def _postpone(self, session: Session, row: OutboxMixin) -> None:
-        PUBLISHED.labels(self.container.service_name, row.event_name, "refused").inc()
-        wait_seconds = min(2**row.attempts, LONGEST_WAIT_SECONDS)
-        session.execute(
-            update(self.model)
-            .where(self.model.id == row.id)
-            .values(attempts=row.attempts + 1, not_before=func.now() + text(f"interval '{wait_seconds} s'"))
-        )
 
-
-def _due_rows(model: type[OutboxMixin], event_names: Iterable[str]) -> Select[tuple[OutboxMixin]]:
-    """Select the oldest rows, except those behind a row of the same key that must wait.
+def _find_due_in(table: str) -> Statement:
+    """The oldest rows, except those behind a row of the same key that must wait. Takes the lock of the relay.
 
     Events with other names belong to another release. Its relay knows their subscribers, and publishes them.
+    One row without an id if none is due, or, with `is_relay` false, if another replica has the lock.
     """
-    older = aliased(model)
-    must_wait = or_(older.not_before > func.now(), older.event_name.not_in(event_names))
-    waits_behind = select(older.id).where(older.key == model.key, older.id < model.id, must_wait).exists()
-    due = select(model).where(model.event_name.in_(event_names), model.not_before <= func.now(), ~waits_behind)
-    return due.order_by(model.id).limit(ROUND_ROWS)
+    return Statement(
+        f"""
+        WITH due AS MATERIALIZED (
+            SELECT id, event_id::text AS event_id, event_name, key, payload::text AS payload, request_id, traceparent
+            FROM {table} AS this
+            WHERE current_setting('nameko_reliable.is_relay')::bool
+              AND event_name = ANY(%(event_names)s::text[]) AND not_before <= now()
+              AND (
+                  SELECT true FROM {table} AS older
+                  WHERE older.key = this.key AND (older.key, older.id) < (this.key, this.id)
+                    AND (older.not_before > now() OR older.event_name <> ALL(%(event_names)s::text[]))
+                  LIMIT 1
+              ) IS NULL
+            ORDER BY id LIMIT {ROUND_ROWS}
+        )
+        SELECT is_relay, due.id, event_id, event_name, key, payload, request_id, traceparent
+        FROM (SELECT current_setting('nameko_reliable.is_relay')::bool AS is_relay) AS relay LEFT JOIN due ON true
+        ORDER BY due.id
+        """,  # noqa: S608
+        # The lock comes first, so that the statement sees what the relay before has deleted. The plan is made while
+        # the table is empty, and must suit a long one: rows by id, and for each a look at the index of keys. No other
+        # index fits the comparison of pairs above, and a subquery for a value is not turned into a join.
+        # The commit need not be on disk: a server that crashes and forgets it has the events sent again.
+        first=f"""
+        SELECT set_config('nameko_reliable.is_relay', pg_try_advisory_xact_lock({RELAY_LOCK})::text, true),
+               set_config('enable_seqscan', 'off', true), set_config('synchronous_commit', 'off', true)
+        """,
+    )
+
+
+# For `id = ANY(…)`, a plan for an empty table might take the index of keys, and read all of it.
+PLAN_AT_EACH_USE = "SELECT set_config('plan_cache_mode', 'force_custom_plan', true)"
+
+
+def _delete_from(table: str) -> Statement:
+    return Statement(f"DELETE FROM {table} WHERE id = ANY(%(ids)s::bigint[])", first=PLAN_AT_EACH_USE)  # noqa: S608
+
+
+def _postpone_in(table: str) -> Statement:
+    """By 1 s, 2 s, 4 s, … and at most `longest_seconds`."""
+    return Statement(
+        f"""
+        UPDATE {table} SET attempts = attempts + 1, not_before = now() + make_interval(
+            secs => least(power(2, least(attempts, 30)), %(longest_seconds)s::float8)
+        )
+        WHERE id = ANY(%(ids)s::bigint[])
+        """,  # noqa: S608
+        first=PLAN_AT_EACH_USE,
+    )
 
 
 class WorkerOutbox:

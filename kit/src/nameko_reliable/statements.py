@@ -70,14 +70,18 @@ class Statement:
 
     lock: an expression for the key of an advisory lock, which is held until the statement has committed, or the
     transaction around it has. It is taken first, so the statement sees what others did under the same lock.
+    first: in place of `lock`, another statement that is sent before this one, in the same round trip.
     """
 
-    def __init__(self, sql: str, lock: str | None = None) -> None:
+    def __init__(self, sql: str, lock: str | None = None, first: str | None = None) -> None:
+        if lock:
+            first = f"SELECT pg_advisory_xact_lock({lock})"
+        before = f"{first}; " if first else ""
         types: dict[str, str] = {}
         for name, its_type in PARAMETER_AND_TYPE.findall(sql):
             if types.setdefault(name, its_type) != its_type:
                 raise ValueError(f"the parameter {name} has two types, {types[name]} and {its_type}")
-        for name in PARAMETER.findall(PARAMETER_AND_TYPE.sub("", sql + (lock or ""))):
+        for name in PARAMETER.findall(PARAMETER_AND_TYPE.sub("", before + sql)):
             raise ValueError(f"the parameter {name} has no type: write %({name})s::type")
         # From its text, so that two releases behind one pooler never use each other's statements.
         self.name = f"kit_{sha256(sql.encode()).hexdigest()[:16]}"
@@ -85,10 +89,9 @@ class Statement:
         numbers = {name: number for number, name in enumerate(types, 1)}
         body = PARAMETER_AND_TYPE.sub(lambda parameter: f"${numbers[parameter[1]]}", sql)
         values = ", ".join(f"%({name})s::{its_type}" for name, its_type in types.items())
-        first = f"SELECT pg_advisory_xact_lock({lock}); " if lock else ""
-        self.plain = first + sql
+        self.plain = before + sql
         self.prepare = f"PREPARE {self.name}{_in_brackets(', '.join(types.values()))} AS {body}"
-        self.execute = f"{first}EXECUTE {self.name}{_in_brackets(values)}"
+        self.execute = f"{before}EXECUTE {self.name}{_in_brackets(values)}"
         self.options = {SOURCE: sql}
 
 
@@ -107,12 +110,26 @@ def run(session: Session, statement: Statement, **parameters: Any) -> Sequence[R
     Raises ServiceUnavailable if the connection can't run it as prepared: the next attempt runs it plainly.
     """
     session.flush()
-    connection = session.connection()
+    return run_in(session.connection(), statement, parameters)
+
+
+def run_in(
+    connection: Connection, statement: Statement, parameters: Mapping[str, Any], then: str = ""
+) -> Sequence[Row[Any]]:
+    """The same in the transaction of a connection. then: more SQL in the same round trip, which has the rows."""
     try:
-        return _run(connection, statement, parameters, lambda: None)
+        return _run(connection, statement, parameters, lambda: None, then)
     except _Unprepared as error:
         # The failed statement has ended the transaction.
         raise ServiceUnavailable(connection.info[SERVICE]) from error
+
+
+def run_last(connection: Connection, statement: Statement, parameters: Mapping[str, Any]) -> None:
+    """Run the statement, without its rows, and commit the connection's transaction in the same round trip."""
+    driver_connection: Any = connection.connection.dbapi_connection
+    # A transaction that psycopg2 has begun must be ended by psycopg2 (nameko_reliable.pool).
+    run_in(connection, statement, parameters, then="; COMMIT" if driver_connection.has_begun else "")
+    connection.commit()
 
 
 def run_alone(
@@ -126,17 +143,21 @@ def run_alone(
 
 
 def _run(
-    connection: Connection, statement: Statement, parameters: Mapping[str, Any], seconds_left: SecondsLeft
+    connection: Connection,
+    statement: Statement,
+    parameters: Mapping[str, Any],
+    seconds_left: SecondsLeft,
+    then: str = "",
 ) -> Sequence[Row[Any]]:
     prepared: dict[str, bool] | None = connection.info.get(PREPARED)
     if prepared is None or prepared.get(statement.name) is False:
-        return _rows(connection, statement, statement.plain, parameters, seconds_left)
+        return _rows(connection, statement, statement.plain + then, parameters, seconds_left)
     try:
         if statement.name not in prepared:
             # This may wait for a lock of a table.
             connection.exec_driver_sql(statement.prepare)
             prepared[statement.name] = True
-        return _rows(connection, statement, statement.execute, parameters, seconds_left)
+        return _rows(connection, statement, statement.execute + then, parameters, seconds_left)
     except DBAPIError as error:
         state = getattr(error.orig, "pgcode", None)
         if state not in UNPREPARED_STATES:

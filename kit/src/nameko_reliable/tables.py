@@ -29,15 +29,20 @@ from nameko_reliable.statements import Statement, run
 DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
+def table_name(model: Any) -> str:
+    """The name of a model's table for statements in SQL, quoted if that is needed."""
+    return DIALECT.identifier_preparer.format_table(model.__table__)
+
+
 @cache
 def _insert_new(model: Any, key: str) -> Statement:
     """Inserts a row with that primary key, and returns it unless it was there.
 
     SQLAlchemy itself would compile an insert with `on_conflict_do_nothing` at every call.
     """
-    table, key_type = DIALECT.identifier_preparer.format_table(model.__table__), model.__table__.c[key].type
+    key_type = model.__table__.c[key].type
     return Statement(
-        f"INSERT INTO {table} ({key}) VALUES (%({key})s::{key_type.compile(DIALECT)}) "  # noqa: S608
+        f"INSERT INTO {table_name(model)} ({key}) VALUES (%({key})s::{key_type.compile(DIALECT)}) "  # noqa: S608
         f"ON CONFLICT DO NOTHING RETURNING {key}"
     )
 

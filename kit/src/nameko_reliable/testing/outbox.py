@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import NullPool, create_engine, func, select
+from sqlalchemy import NullPool, create_engine, select, text
 from sqlalchemy.orm import Session
 
 from nameko_reliable.messages import from_payload
@@ -44,5 +44,5 @@ class OutboxTable:
     def held(self) -> Iterator[Callable[..., list[Any]]]:
         """During the block the relay publishes nothing, so events stay pending. The block gets `pending`."""
         with Session(self._engine) as session:
-            session.execute(select(func.pg_advisory_xact_lock(RELAY_LOCK)))
+            session.execute(text(f"SELECT pg_advisory_xact_lock({RELAY_LOCK})"))
             yield self.pending

@@ -171,6 +171,7 @@ def _events(stage, report):
     count = EVENTS * report.seconds
     for system in stage.systems():
         with running(stage.shop, {"worker": system.worker}):
+            wait_for(lambda system=system: has_consumer(stage.amqp_uri, system.events))
             _handle_events(stage, system, count // 10)
             report.count(
                 f"event with one row, {system.name}",

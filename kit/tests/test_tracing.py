@@ -152,7 +152,8 @@ def test_the_span_of_a_prepared_statement_has_the_statement_itself(services, col
 
     [first, second] = wait_for(lambda: len(found := collector.find("SELECT cakes")) == 2 and found)
     assert first.attributes["db.query.text"] == second.attributes["db.query.text"] == COUNT.plain
-    assert len(collector.find("PREPARE cakes")) == 1
+    # Each connection prepares it, and the relay may have held the one of the first call.
+    assert len(collector.find("PREPARE cakes")) in (1, 2)
     assert SECRET.encode() not in b"".join(collector.bodies)
 
 

@@ -50,12 +50,15 @@ from services.orders_models import Answer, Attempt, Base, Order, OutboxEntry
 from services.orders_statements import (
     ABANDON_UNKNOWN,
     ATTEMPT_STATES,
+    COUNT_ORDERS,
+    COUNT_SIZE,
     LOCK_DEAD,
     LOCK_EXPIRED,
     PLACE_ORDER,
     columns_of,
     read_order,
     read_orders,
+    select_unconfirmed,
     select_with_details,
     summarize,
 )
@@ -222,9 +225,7 @@ class Orders(Service):
         daily: the last `days` days in UTC, oldest first, today included. by_status: the number of all orders.
         Cancelled orders count only in by_status. Raises InvalidInput.
         """
-        days = load(SummaryQuery(), {"days": days})["days"]
-        with self.db.transaction() as session:
-            return summarize(session, days)
+        return summarize(self.db.execute, load(SummaryQuery(), {"days": days})["days"])
 
     @rpc
     @once
@@ -284,16 +285,17 @@ class Orders(Service):
 
     def _cancel_next_unconfirmed(self) -> bool:
         """True while there may be more."""
-        cutoff = func.now() - timedelta(hours=self.settings["PENDING_ORDER_HOURS"])
-        unconfirmed = select_with_details().where(Order.status == "pending", Order.created_at < cutoff)
-        # PostgreSQL checks the conditions again once it has the lock. An order that is locked is skipped: it is taking
-        # a step, or a later round finds it.
-        unconfirmed = unconfirmed.order_by(Order.id).limit(CANCEL_BATCH).with_for_update(of=Order, skip_locked=True)
         with self.db.transaction() as session:
-            orders = session.scalars(unconfirmed).all()
+            orders = session.scalars(select_unconfirmed(self.settings["PENDING_ORDER_HOURS"], CANCEL_BATCH)).all()
             for order in orders:
                 self._move(session, order, "cancelled", by="system")
         return len(orders) == CANCEL_BATCH
+
+    @timer(interval=10)
+    def count_orders(self) -> None:
+        """Add orders that are new or took a step to the sums by day and status: others are not counted again."""
+        while self.db.execute(COUNT_ORDERS)[0].orders == COUNT_SIZE:
+            pass
 
     @timer(interval=3600)
     def forget_answers_and_dead_attempts(self) -> None:

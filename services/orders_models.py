@@ -1,6 +1,6 @@
 """The tables of orders, and the transitions of orders and attempts."""
 
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Self
 from uuid import UUID
@@ -74,8 +74,17 @@ class Attempt(Base):
     )
 
 
+# OrderSum does not have the order with its present status. An integer, since PostgreSQL expects the bare comparison to
+# hold for most orders, and would read the table instead of the index.
+IS_UNCOUNTED = "CAST(counted_status IS DISTINCT FROM status AS integer) = 1"
+
+
 class Order(Base):
-    """email_verified: whether the customer's address was proven at their last call about this order."""
+    """email_verified: whether the customer's address was proven at their last call about this order.
+
+    counted_status: the status with which OrderSum has the order, null before it is counted. A step does not change it:
+    code that writes orders, such as the release before, does not have to know it.
+    """
 
     __tablename__ = "orders"
 
@@ -85,6 +94,7 @@ class Order(Base):
     user_email: Mapped[str] = mapped_column(Text)
     email_verified: Mapped[bool] = mapped_column(Boolean, server_default="false")
     status: Mapped[str] = mapped_column(Text)
+    counted_status: Mapped[str | None] = mapped_column(Text)
     total_amount: Mapped[Decimal] = mapped_column(Numeric(12, 2))
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
@@ -97,6 +107,8 @@ class Order(Base):
         Index("ix_orders_open", "user_id", postgresql_where=text("status IN ('pending', 'confirmed')")),
         Index("ix_orders_status_id", "status", "id"),
         Index("ix_orders_created_at", "created_at"),
+        Index("ix_orders_pending", "created_at", postgresql_where=text("status = 'pending'")),
+        Index("ix_orders_uncounted", "id", postgresql_where=text(IS_UNCOUNTED)),
     )
 
     @classmethod
@@ -135,6 +147,20 @@ class Order(Base):
         self.status = status
         self.updated_at = func.now()
         self.history.append(StatusStep(status=status, by=by))
+
+
+class OrderSum(Base):
+    """The number and the revenue of the orders of a day in UTC with a status, by their `counted_status`.
+
+    A few rows for each day. With the orders that are not counted yet, they are all orders.
+    """
+
+    __tablename__ = "order_sums"
+
+    day: Mapped[date] = mapped_column(primary_key=True)
+    status: Mapped[str] = mapped_column(Text, primary_key=True)
+    orders: Mapped[int] = mapped_column(BigInteger)
+    revenue: Mapped[Decimal] = mapped_column(Numeric(20, 2))
 
 
 class OrderItem(Base):

@@ -1,20 +1,21 @@
 """The statements of orders: an order with its details, a page of a list, sums by day and by status, and placing.
 
 Placing locks an account's attempts first (an advisory lock), then one attempt's row. Nothing locks them the other way.
+Counting locks orders, for which it never waits, then their sums by day and status. Only counting locks sums.
 """
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Date, Select, cast, func, select
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import selectinload
 
 from contracts.orders import ORDER_STATUSES, OrderItemView, OrderNotFound, OrderStepView, OrderView
 from contracts.types import JsonObject, load_id
 from nameko_reliable.statements import Statement
-from services.orders_models import Order
+from services.orders_models import IS_UNCOUNTED, Order
 from services.reading import Execute, ViewTable, list_of, pattern_of
 
 # With items and history from the same statement, so that they agree with the status.
@@ -26,9 +27,43 @@ ORDERS = ViewTable(
 )
 
 
+# `changed`: orders that are not counted yet, or took a step since.
+UNCOUNTED = f"""
+    SELECT id, CAST(created_at AT TIME ZONE 'UTC' AS date) AS day, status, counted_status, total_amount
+    FROM orders WHERE {IS_UNCOUNTED}
+"""
+# What they change in the sums: each counts with its new status, and not with the one with which it is counted.
+CHANGES_OF_SUMS = """
+    SELECT day, change.status, change.orders, change.orders * total_amount AS revenue
+    FROM changed
+    CROSS JOIN LATERAL (VALUES (changed.status, 1), (changed.counted_status, -1)) AS change (status, orders)
+    WHERE change.status IS NOT NULL
+"""
+# All orders, in sums. The result is exact in each snapshot, since an order is counted in one transaction.
+SUMS = f"""
+    WITH changed AS ({UNCOUNTED})
+    SELECT day, status, orders, revenue FROM order_sums UNION ALL ({CHANGES_OF_SUMS})
+"""
+HAS_STATUS = "status = %(status)s::text"
+NUMBER_OF_ORDERS = f"SELECT CAST(coalesce(sum(orders), 0) AS bigint) FROM ({SUMS}) AS sums"
+NUMBER_WITH_STATUS = f"{NUMBER_OF_ORDERS} WHERE {HAS_STATUS}"
+
+
 def select_with_details() -> Select[tuple[Order]]:
     """Orders with their items and history."""
     return select(Order).options(selectinload(Order.items), selectinload(Order.history))
+
+
+def select_unconfirmed(hours: float, number: int) -> Select[tuple[Order]]:
+    """Orders that have been pending for longer than that, the oldest first, locked.
+
+    An order that is locked is skipped: it is taking a step, or a later round finds it.
+    """
+    unconfirmed = select_with_details().where(
+        Order.status == "pending", Order.created_at < func.now() - timedelta(hours=hours)
+    )
+    # PostgreSQL checks the conditions again once it has the lock.
+    return unconfirmed.order_by(Order.created_at).limit(number).with_for_update(of=Order, skip_locked=True)
 
 
 def read_order(execute: Execute, order_id: int, user_id: int | None) -> JsonObject:
@@ -50,7 +85,7 @@ def read_orders(execute: Execute, user_id: int | None, query: Mapping[str, Any])
         conditions.append("user_id = %(user_id)s::bigint")
         parameters["user_id"] = load_id(user_id, "user_id")
     if query["status"] is not None:
-        conditions.append("status = %(status)s::text")
+        conditions.append(HAS_STATUS)
         parameters["status"] = query["status"]
     if query["q"]:
         is_id = query["q"].isascii() and query["q"].isdecimal() and len(query["q"]) < 19
@@ -63,27 +98,58 @@ def read_orders(execute: Execute, user_id: int | None, query: Mapping[str, Any])
             "created_from": query["created_from"] or "-infinity",
             "created_to": query["created_to"] or "infinity",
         }
-    return ORDERS.page(execute, conditions, "id DESC", query["limit"], query["offset"], **parameters)
+    # Of the whole table, or of a status, most orders are counted already.
+    total = {"": NUMBER_OF_ORDERS, HAS_STATUS: NUMBER_WITH_STATUS}.get(" ".join(conditions), "")
+    return ORDERS.page(execute, conditions, "id DESC", query["limit"], query["offset"], total=total, **parameters)
 
 
-def summarize(session: Session, days: int) -> JsonObject:
+COUNT_SIZE = 1000
+
+# Counts orders, in batches of at most COUNT_SIZE. One row, with their number. An order that is locked is taking a step,
+# or another replica counts it. The values are those of the locked rows: o is the row as of the begin of the statement.
+COUNT_ORDERS = Statement(f"""
+WITH changed AS MATERIALIZED (
+    {UNCOUNTED} ORDER BY id LIMIT {COUNT_SIZE} FOR NO KEY UPDATE SKIP LOCKED
+), counted AS (
+    UPDATE orders o SET counted_status = changed.status FROM changed WHERE o.id = changed.id
+), added AS (
+    INSERT INTO order_sums AS s (day, status, orders, revenue)
+    SELECT day, status, sum(orders), sum(revenue) FROM ({CHANGES_OF_SUMS}) AS changes
+    -- In one order, so two replicas cannot deadlock.
+    GROUP BY day, status ORDER BY day, status
+    ON CONFLICT (day, status) DO UPDATE SET orders = s.orders + excluded.orders, revenue = s.revenue + excluded.revenue
+)
+SELECT count(*) AS orders FROM changed
+""")
+
+# A row for each status, with the number of all orders, and one for each of the last days that has orders, without
+# cancelled ones. Without orders one row with the date alone.
+SUMMARIZE = Statement(f"""
+SELECT clock.today, total.status, total.day, total.orders, total.sold, total.revenue
+FROM (SELECT CAST(now() AT TIME ZONE 'UTC' AS date) AS today) AS clock LEFT JOIN (
+    SELECT status, day, CAST(sum(orders) AS bigint) AS orders,
+           CAST(coalesce(sum(orders) FILTER (WHERE status <> 'cancelled'), 0) AS bigint) AS sold,
+           coalesce(sum(revenue) FILTER (WHERE status <> 'cancelled'), 0.00) AS revenue
+    FROM ({SUMS}) AS sums GROUP BY GROUPING SETS ((status), (day))
+) AS total ON total.day IS NULL OR total.day > clock.today - %(days)s::integer
+""")
+
+
+def summarize(execute: Execute, days: int) -> JsonObject:
     """The answer of `summarize_orders`."""
-    # The connection's time zone is UTC.
-    day = cast(Order.created_at, Date)
-    today = session.execute(select(func.current_date())).scalar_one()
-    dates = [today - timedelta(days=age) for age in reversed(range(days))]
-    sums = session.execute(
-        select(day, func.count(), func.sum(Order.total_amount))
-        .where(Order.created_at >= dates[0], Order.status != "cancelled")
-        .group_by(day)
-    ).all()
-    counts = session.execute(select(Order.status, func.count()).group_by(Order.status)).all()
-    by_date = {date: (orders, revenue) for date, orders, revenue in sums}
-    by_status = dict.fromkeys(ORDER_STATUSES, 0) | {status: count for status, count in counts}
+    by_status = dict.fromkeys(ORDER_STATUSES, 0)
+    by_day: dict[date, tuple[int, Decimal]] = {}
+    rows = list(execute(SUMMARIZE, days=days))
+    today = rows[0][0]
+    for _, status, day, orders, sold, revenue in rows:
+        if status is not None:
+            by_status[status] = orders
+        elif day is not None:
+            by_day[day] = sold, revenue
     daily = []
-    for date in dates:
-        orders, revenue = by_date.get(date, (0, Decimal("0.00")))
-        daily.append({"date": date.isoformat(), "orders": orders, "revenue": str(revenue)})
+    for day in [today - timedelta(days=age) for age in reversed(range(days))]:
+        orders, revenue = by_day.get(day, (0, Decimal("0.00")))
+        daily.append({"date": day.isoformat(), "orders": orders, "revenue": str(revenue)})
     return {
         "today": {name: daily[-1][name] for name in ("orders", "revenue")},
         "by_status": by_status,

@@ -49,15 +49,17 @@ class ViewTable:
         limit: int,
         offset: int,
         collected: str = "",
+        total: str = "",
         **parameters: Any,
     ) -> tuple[int, list[JsonObject]]:
         """(the number of all rows that meet the conditions, the views of a page of them).
 
         order: of columns, the last one unique.
+        total: a query for the number of all rows, where it is known without counting them.
         collected: the columns of the order, besides id. With them, all rows that meet the conditions are found first,
         and then counted and sorted. For conditions that are costly to check, which is then done once.
         """
-        statement = _select_page(self, tuple(conditions), order, collected)
+        statement = _select_page(self, tuple(conditions), order, collected, total)
         rows = list(execute(statement, limit=limit, offset=offset, **parameters))
         # An empty page has one row with the total, and nulls.
         return rows[0][-1], self._views(row for row in rows if row[0] is not None)
@@ -93,7 +95,7 @@ def _select(table: ViewTable, rest: str) -> Statement:
 
 
 @cache
-def _select_page(table: ViewTable, conditions: tuple[str, ...], order: str, collected: str) -> Statement:
+def _select_page(table: ViewTable, conditions: tuple[str, ...], order: str, collected: str, total: str) -> Statement:
     """First the ids of the page, which an index alone can answer: the rows before the page are not read.
 
     The ids are an array, because PostgreSQL expects an array to have few elements. It expects a subquery whose limit is
@@ -106,7 +108,7 @@ def _select_page(table: ViewTable, conditions: tuple[str, ...], order: str, coll
         first, matching = f"WITH matching AS MATERIALIZED (SELECT id, {collected} {matching})", "FROM matching"
     return Statement(f"""
 {first}
-SELECT {", ".join(table.members)}, (SELECT count(*) {matching}) AS total
+SELECT {", ".join(table.members)}, ({total or f"SELECT count(*) {matching}"}) AS total
 FROM (VALUES (1)) AS always (one) LEFT JOIN (
     SELECT {table.columns}, place
     FROM unnest(ARRAY(

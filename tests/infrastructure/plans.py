@@ -33,3 +33,24 @@ def explaining(connection, prepared=True):
         return [(None, "\n".join(connection.exec_driver_sql(question, parameters).scalars()))]
 
     return execute
+
+
+def rows_read(connection, statement, **parameters):
+    """How many rows of tables a prepared statement reads, with those that it then leaves out."""
+    connection.exec_driver_sql("SET plan_cache_mode = force_generic_plan")
+    connection.exec_driver_sql(statement.prepare)
+    explained = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement.execute}", parameters)
+    [answer] = explained.scalar_one()
+    connection.exec_driver_sql(f"DEALLOCATE {statement.name}")
+    return sum(_rows_of(node) for node in _nodes(answer["Plan"]) if "Relation Name" in node)
+
+
+def _nodes(node):
+    yield node
+    for child in node.get("Plans", ()):
+        yield from _nodes(child)
+
+
+def _rows_of(node):
+    removed = sum(count for name, count in node.items() if name.startswith("Rows Removed by"))
+    return (node["Actual Rows"] + removed) * node["Actual Loops"]

@@ -283,6 +283,8 @@ def test_every_stage_gives_the_same_answers_to_reads(stage, shop, customer, admi
         (admin, f"/products/{product['id']}"),
         (admin, "/products/categories"),
         (admin, f"/orders?all=true&q={customer.email}&limit=2"),
+        (admin, "/orders?all=true&limit=2"),
+        (admin, "/orders?all=true&status=delivered&limit=2"),
         (admin, "/orders?all=true&from=2020-01-01&to=2020-12-31"),
         (admin, "/notifications?all=true&status=failed"),
         (admin, "/users?limit=2"),

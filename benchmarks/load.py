@@ -5,6 +5,7 @@ their CPU time is reported too. A tool like wrk takes less, but cannot log in, s
 speak AMQP and WebSocket.
 """
 
+import heapq
 import json
 import math
 import selectors
@@ -54,22 +55,32 @@ def request(method, path, body=None, **headers):
     return f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + content
 
 
-def http(port, clients, seconds=math.inf, expected=(200,)):
+def http(port, clients, seconds=math.inf, expected=(200,), keep_alive=True, per_second=math.inf):
     """Let each client send requests for that time, or until it has no more. expected: the statuses that are no errors.
 
-    clients: iterators of requests.
+    clients: a list of iterators of requests. keep_alive: else each request has a connection of its own, and its latency
+    begins before it connects. per_second: of all clients together, at most.
     """
     load, started_at = LoadResult(), time.perf_counter()
+    pause = len(clients) / per_second
+    # (when to send, number of the client, client), as a heap: at first their turns are spread over the pause.
+    waiting = [
+        (started_at + pause * number / len(clients), number, _Client(port, number, requests))
+        for number, requests in enumerate(clients)
+    ]
     with selectors.DefaultSelector() as selector:
-        for number, requests in enumerate(clients):
-            client = _Client(port, number, requests)
-            if client.send():
-                selector.register(client.socket, selectors.EVENT_READ, client)
-            else:
-                client.socket.close()
-        while selector.get_map():
-            ready = selector.select(ANSWER_SECONDS)
-            if not ready:
+        while True:
+            while waiting and waiting[0][0] <= time.perf_counter():
+                client = heapq.heappop(waiting)[2]
+                if time.perf_counter() - started_at < seconds and client.send():
+                    selector.register(client.socket, selectors.EVENT_READ, client)
+                else:
+                    client.close()
+            if not waiting and not selector.get_map():
+                break
+            until_next = waiting[0][0] - time.perf_counter() if waiting else ANSWER_SECONDS
+            ready = selector.select(max(0, until_next))
+            if not ready and not waiting:
                 raise BenchmarkFailed(f"The server gave no answer in {ANSWER_SECONDS} s.")
             for key, _ in ready:
                 client = key.data
@@ -80,9 +91,14 @@ def http(port, clients, seconds=math.inf, expected=(200,)):
                 load.latencies_ms.append((now - client.sent_at) * 1000)
                 if status not in expected:
                     load.errors[status] += 1
-                if now - started_at >= seconds or not client.send():
-                    selector.unregister(client.socket)
-                    client.socket.close()
+                is_steady = keep_alive and not pause
+                if is_steady and now - started_at < seconds and client.send():
+                    continue
+                selector.unregister(client.socket)
+                if is_steady or not keep_alive:
+                    client.close()
+                if not is_steady:
+                    heapq.heappush(waiting, (client.sent_at + pause, client.number, client))
     load.seconds = time.perf_counter() - started_at
     return load
 
@@ -94,13 +110,24 @@ def connect(port, number):
 
 
 class _Client:
-    """One connection, kept open."""
+    """One connection, which is kept until `close`."""
 
     def __init__(self, port, number, requests):
-        self.socket = connect(port, number)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._requests = requests
+        self.number = number
+        self._port, self._requests = port, requests
+        self.socket = self._connect()
         self._answer = b""
+
+    def _connect(self):
+        connected = connect(self._port, self.number)
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connected
+
+    def close(self):
+        """The next request opens a new connection."""
+        if self.socket is not None:
+            self.socket.close()
+            self.socket = None
 
     def send(self):
         """Send the next request. False if there is none."""
@@ -109,6 +136,8 @@ class _Client:
         if data is None:
             return False
         self.sent_at = time.perf_counter()
+        if self.socket is None:
+            self.socket = self._connect()
         self.socket.sendall(data)
         return True
 

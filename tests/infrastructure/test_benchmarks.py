@@ -7,9 +7,10 @@ import shutil
 import subprocess
 import sys
 
+import eventlet
 import pytest
 
-from benchmarks import comparison, musts, profiling
+from benchmarks import comparison, load, musts, profiling
 from benchmarks.load import BenchmarkFailed, LoadResult, percentile, request
 from benchmarks.report import FLASK, SHOP_PARTS, Results, Row
 from dev.settings import ROOT
@@ -234,6 +235,44 @@ def test_peers_import_nothing_of_the_shop_or_its_kit():
 
     assert {"closed_loop", "nameko", "flask", "faststream"} <= imported
     assert not imported & own
+
+
+@pytest.fixture
+def web_server():
+    """(port, the connections that it has accepted) of a server that answers each request with 200."""
+    accepted = []
+
+    def answer(connection, address):
+        accepted.append(address)
+        while connection.recv(65536):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    listener = eventlet.listen(("127.0.0.1", 0))
+    server = eventlet.spawn(eventlet.serve, listener, answer)
+    yield listener.getsockname()[1], accepted
+    server.kill()
+
+
+@pytest.mark.parametrize("keep_alive, connections", ((True, 2), (False, 6)))
+def test_each_client_keeps_its_connection_or_opens_one_for_each_request(web_server, keep_alive, connections):
+    port, accepted = web_server
+    get = request("GET", "/")
+
+    done = load.http(port, [iter([get] * 3), iter([get] * 3)], keep_alive=keep_alive)
+
+    assert (done.count, done.errors, len(accepted)) == (6, {}, connections)
+
+
+def test_clients_together_send_at_most_so_many_requests_a_second(web_server):
+    port, accepted = web_server
+    get = request("GET", "/")
+
+    done = load.http(port, [iter([get] * 3), iter([get] * 3)], per_second=20)
+
+    # The last one begins 5 of 20 seconds after the first.
+    assert done.count == 6
+    assert done.seconds >= 0.25
+    assert len(accepted) == 2
 
 
 def test_a_request_has_the_length_of_its_body():

@@ -22,6 +22,7 @@ from benchmarks.peer_servers import (
     running,
     server,
 )
+from benchmarks.report import FLASK
 from benchmarks.shop import scenario
 from nameko_reliable.testing.servers import find_postgres, free_port
 
@@ -36,6 +37,7 @@ def floors(shop, report):
     report.title("Floors: GET", ("peer",))
     _web_floor(shop, report, "bare WSGI callable", "wsgi_bare.py")
     _web_floor(shop, report, "Flask", "wsgi_flask.py")
+    _web_floor(shop, report, FLASK.partition(": ")[2], "wsgi_flask.py", keep_alive=False)
 
     report.title("Floors: an order of two lines as one statement, by pgbench", ("postgres",))
     uri = plain_uri(make_database(shop, "floors"))
@@ -55,11 +57,12 @@ def floors(shop, report):
     report.measure("mail", lambda: run_loop("send_mail.py", shop.smtp.host, shop.smtp.port, report.seconds))
 
 
-def _web_floor(shop, report, name, program):
+def _web_floor(shop, report, name, program, keep_alive=True):
     port = free_port()
     web = server(shop, program, [PYTHON, program, str(port)], lambda: accepts_connections(port))
+    get = request("GET", "/products/1", **({} if keep_alive else {"Connection": "close"}))
     with running(shop, {"peer": web}):
-        report.requests(name, port, lambda: [repeat(request("GET", "/products/1"))] * CLIENTS)
+        report.requests(name, port, lambda: [repeat(get)] * CLIENTS, keep_alive=keep_alive)
 
 
 def _pgbench(shop, uri, clients, seconds):

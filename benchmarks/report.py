@@ -15,7 +15,7 @@ SHOP_PARTS = (*PARTS, "rabbitmq", "postgres")
 WARM_UP_SECONDS = 1
 PERCENTS = (50, 95, 99)
 # CPU of all other rows is also given in multiples of this row.
-FLASK = "floors: Flask"
+FLASK = "floors: Flask, a connection for each request"
 
 
 class Row:
@@ -137,11 +137,11 @@ class Report:
         print(row, flush=True)
         return row
 
-    def requests(self, name, port, clients, expected=(200,), settle=None):
+    def requests(self, name, port, clients, expected=(200,), settle=None, keep_alive=True):
         """Add a row for requests, after a warm-up. clients: makes a new list of clients for each."""
 
         def run(seconds):
-            return http(port, clients(), seconds, expected)
+            return http(port, clients(), seconds, expected, keep_alive)
 
         run(WARM_UP_SECONDS)
         if settle:

@@ -15,7 +15,7 @@ warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")  # docs/
 
 # ruff: noqa: E402, I001
 from benchmarks import floors, kit, processes, reads, orders, live, messages, tracing, big  # noqa: F401
-from benchmarks import comparison, musts, profiling
+from benchmarks import comparison, markdown, musts, profiling
 from benchmarks.load import BenchmarkFailed
 from benchmarks.report import Report, Results
 from benchmarks.shop import SCENARIOS, running_shop
@@ -69,7 +69,7 @@ def run(names, seconds, check, profile):
     allow_many_sockets()
     machine = comparison.machine()
     print(f"{machine['platform']}, Python {machine['python']}, {machine['cores']} cores, {seconds} s each")
-    results, facts = Results(), {"machine": machine, "commit": comparison.commit(), "seconds": seconds}
+    results, facts = Results(), {"machine": machine, "commit": comparison.commit(), "seconds": seconds, "scenarios": names}
     try:
         with running_shop() as shop:
             facts["versions"] = shop.versions()
@@ -86,7 +86,9 @@ def run(names, seconds, check, profile):
             musts.print_musts(results)
             if earlier:
                 comparison.print_changes(earlier, results)
-            print(f"\nThe results are in {comparison.save(results, **facts, profile=profile or None)}", flush=True)
+            path = comparison.save(results, **facts, profile=profile or None)
+            tables = markdown.save(path, results, **facts)
+            print(f"\nThe results are in {path}\nAs tables they are in {tables}", flush=True)
     faults = list(musts.faults(results, check)) if check else []
     if faults:
         raise BenchmarkFailed("\n".join([f"The run misses musts by more than {check:g} times:", *faults]))

@@ -10,7 +10,7 @@ import sys
 import eventlet
 import pytest
 
-from benchmarks import comparison, load, musts, profiling
+from benchmarks import comparison, load, markdown, musts, profiling
 from benchmarks.load import BenchmarkFailed, LoadResult, percentile, request
 from benchmarks.report import FLASK, SHOP_PARTS, Results, Row
 from dev.settings import ROOT
@@ -76,9 +76,10 @@ def test_the_shortest_bench_runs_in_a_fresh_clone(tmp_path):
     assert "CPU ms for each" in bench.stdout
     [row] = [line.split() for line in bench.stdout.splitlines() if line.startswith("no requests")]
     assert row[2] == "1.0"
-    [path] = (tmp_path / "local" / "benchmarks").iterdir()
+    [path] = (tmp_path / "local" / "benchmarks").glob("*.json")
     assert f"The results are in {path}" in bench.stdout.splitlines()
     assert comparison.read(path).rate("idle: no requests") == pytest.approx(1)
+    assert "| no requests | 1.0 |" in path.with_suffix(".md").read_text()
 
 
 @pytest.mark.parametrize("percent, value", ((50, 50), (95, 95), (99, 99), (100, 100)))
@@ -235,6 +236,24 @@ def test_peers_import_nothing_of_the_shop_or_its_kit():
 
     assert {"closed_loop", "nameko", "flask", "faststream"} <= imported
     assert not imported & own
+
+
+def test_the_tables_of_a_run_have_its_command_its_musts_and_its_rows(tmp_path):
+    run = results(memory=100.0)
+    machine = {"platform": "Linux", "cores": 2, "python": "3.11.7", "load_at_start": 0.12}
+
+    path = markdown.save(
+        tmp_path / "run.json", run, machine=machine, commit="abc", seconds=5, scenarios=["orders", "idle"]
+    )
+
+    lines = path.read_text().splitlines()
+    assert (path.name, lines[0]) == (
+        "run.md",
+        '`BENCH_SECONDS=5 make bench SCENARIOS="orders idle"`, of the commit abc, on Linux with',
+    )
+    assert "| POST /orders, 2 lines, 16 connections | 32.0 | 32 | 20 | × Flask |  |" in lines
+    assert "|  | per s | p50 ms | p95 ms | p99 ms | postgres | CPU ms | × Flask |" in lines
+    assert "| 2 lines, 16 connections | 60.0 | 10.0 |  | 20.0 | 4.00 | 16.00 | 32.0 |" in lines
 
 
 @pytest.fixture

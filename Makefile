@@ -64,7 +64,8 @@ test-all: test
 # Measures requests a second and each process's CPU, on a shop of its own, and code that is not ours beside it.
 # SCENARIOS="floors orders" runs some, BENCH_SECONDS=20 measures each row for longer than 5 seconds, COMPARE=file.json
 # prints what changed since an earlier run, PROFILE=orders shows where the CPU of a scenario goes, and CHECK=2 fails if a
-# must of benchmarks/musts.py is missed by more than twice.
+# must of benchmarks/musts.py is missed by more than twice. Only by name: SCENARIOS=growth, and SCENARIOS=soak, which
+# takes SOAK_MINUTES=20.
 SCENARIOS ?=
 bench: .venv/installed .venv-peers/installed
 	@$(VENV)/python -m benchmarks $(SCENARIOS)

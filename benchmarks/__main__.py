@@ -1,7 +1,7 @@
 """`make bench`, or python -m benchmarks [SCENARIO …]: measures a shop that it starts, beside code that is not ours.
 
-BENCH_SECONDS: of each row. COMPARE: the JSON file of an earlier run. PROFILE: a scenario whose CPU is shown by library
-and by function. CHECK: fail if a must is missed by more than this factor.
+BENCH_SECONDS: of each row. SOAK_MINUTES: of the scenario soak. COMPARE: the JSON file of an earlier run. PROFILE: a
+scenario whose CPU is shown by library and by function. CHECK: fail if a must is missed by more than this factor.
 """
 
 import os
@@ -14,11 +14,11 @@ from contextlib import nullcontext
 warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")  # docs/decisions/ says why we use it
 
 # ruff: noqa: E402, I001
-from benchmarks import floors, kit, processes, reads, orders, live, messages, tracing, big  # noqa: F401
+from benchmarks import floors, kit, processes, reads, orders, live, messages, tracing, big, growth, soak  # noqa: F401
 from benchmarks import comparison, markdown, musts, profiling
 from benchmarks.load import BenchmarkFailed
 from benchmarks.report import Report, Results
-from benchmarks.shop import SCENARIOS, running_shop
+from benchmarks.shop import SCENARIOS, chosen_scenarios, running_shop
 from nameko_reliable.testing.servers import CannotStart
 
 
@@ -26,6 +26,7 @@ def main(names):
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the shop's folder is removed
     try:
         seconds, check = seconds_from(os.environ.get("BENCH_SECONDS")), factor_from(os.environ.get("CHECK"))
+        soak.minutes()
         run(names, seconds, check, os.environ.get("PROFILE"))
     except (CannotStart, BenchmarkFailed) as reason:
         sys.exit(f"forage: {reason}")
@@ -51,7 +52,7 @@ def factor_from(text):
 
 def require_profile(name, names):
     """Raise BenchmarkFailed unless that scenario is among those that run, and can be profiled."""
-    chosen = [each for each, scenario in SCENARIOS.items() if scenario.needs_services and each in (names or SCENARIOS)]
+    chosen = [scenario.name for scenario in chosen_scenarios(names) if scenario.needs_services]
     if name not in chosen:
         raise BenchmarkFailed(
             f"PROFILE must be a scenario of the shop that runs ({', '.join(chosen) or 'none does'}); it is {name!r}."
@@ -69,17 +70,18 @@ def run(names, seconds, check, profile):
     allow_many_sockets()
     machine = comparison.machine()
     print(f"{machine['platform']}, Python {machine['python']}, {machine['cores']} cores, {seconds} s each")
-    results, facts = Results(), {"machine": machine, "commit": comparison.commit(), "seconds": seconds, "scenarios": names}
+    results, facts = (
+        Results(),
+        {"machine": machine, "commit": comparison.commit(), "seconds": seconds, "scenarios": names},
+    )
     try:
         with running_shop() as shop:
             facts["versions"] = shop.versions()
-            for name, scenario in SCENARIOS.items():
-                if names and name not in names:
-                    continue
+            for scenario in chosen_scenarios(names):
                 if scenario.needs_services:
                     shop.open()
-                with profiling.profiled(shop) if name == profile else nullcontext():
-                    scenario.run(shop, Report(shop, name, seconds, results))
+                with profiling.profiled(shop) if scenario.name == profile else nullcontext():
+                    scenario.run(shop, Report(shop, scenario.name, seconds, results))
     finally:
         # A scenario that fails loses none of the others' results.
         if results.rows or results.figures:

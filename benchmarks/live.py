@@ -23,7 +23,7 @@ def push(shop, report):
     report.title("Order → push")
     token = shop.customer("customer-0")
     [orders] = ordering(1, shop.products(), [token], 2)
-    with _open_socket(shop, 0, token) as socket, load.connect(shop.port, 1) as customer:
+    with open_socket(shop, 0, token) as socket, load.connect(shop.port, 1) as customer:
         _order_and_wait(customer, socket, next(orders))
 
         def run():
@@ -64,25 +64,31 @@ def _order_and_wait(customer, socket, data):
 def sockets(shop, report):
     """Open WebSockets, and product changes that are pushed to all of them."""
     report.title(f"WebSockets: a change of a product, pushed to {SOCKETS}")
+    _, memory_bytes, push_ms = push_to_all(shop, report, "messages", SOCKETS)
+    report.figure("memory of a socket", memory_bytes / 1000, "kB")
+    report.figure("a push to all, until the last has it", push_ms, "ms")
+
+
+def push_to_all(shop, report, name, number):
+    """(row of the messages, bytes of memory of a socket, ms of a push until the last of that number has it)."""
     gateway = psutil.Process(shop.replicas["gateway"][0].process.pid)
     products, admin = shop.products(), shop.admin()
     memory_before = gateway.memory_info().rss
-    held = [_open_socket(shop, number) for number in range(SOCKETS)]
+    held = [open_socket(shop, each) for each in range(number)]
     memory_bytes = gateway.memory_info().rss - memory_before
     shop.wait_until_idle("gateway")
     pushes_ms = []
     try:
-        report.measure("messages", lambda: _push(shop, held, products[:PUSHES], admin, pushes_ms))
+        row = report.measure(name, lambda: _push(shop, held, products[:PUSHES], admin, pushes_ms))
     finally:
         for socket in held:
             socket.close()
         # Closing them is work, which must not be counted as the next row's.
         shop.wait_until_idle("gateway")
-    report.figure("memory of a socket", memory_bytes / SOCKETS / 1000, "kB")
-    report.figure("a push to all, until the last has it", median(pushes_ms), "ms")
+    return row, memory_bytes / number, median(pushes_ms)
 
 
-def _open_socket(shop, number, token=None):
+def open_socket(shop, number, token=None):
     socket = load.connect(shop.port, number)
     handshake = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
     if token:

@@ -23,6 +23,7 @@ MIX = {
     "notifications": 4,
     "order": 3,
 }
+MIX_STATUSES = (200, 201, 304)
 
 
 @scenario("orders")
@@ -87,16 +88,24 @@ def _burst(shop, report, products, tokens):
 def mix(shop, report):
     """A shop's requests at once: most read the catalogue, some read a customer's lists, few place an order."""
     report.title("The mix of a shop: " + ", ".join(f"{count} % {name}" for name, count in MIX.items()))
+    measure_mix(shop, report)
+
+
+def measure_mix(shop, report):
+    return report.requests(
+        f"{CLIENTS} connections", shop.port, lambda: mixing(shop), MIX_STATUSES, shop.wait_until_settled
+    )
+
+
+def mixing(shop):
+    """Clients that each send the requests of the mix without end. Their tokens are valid for 5 minutes at least."""
     products, tokens = shop.products(), shop.customers(CUSTOMERS)
     product = f"/products/{products[0]['id']}"
     etag = etag_of(shop, product)
+    # The same order in each run.
+    shuffle = random.Random(1).shuffle  # noqa: S311
 
-    def clients():
-        # The same order in each run.
-        shuffle = random.Random(1).shuffle  # noqa: S311
-        return [client(number, shuffle) for number in range(CLIENTS)]
-
-    def client(number, shuffle):
+    def client(number):
         headers = authorization(tokens[number % len(tokens)])
         [orders_of_one] = ordering(1, products[number % len(products) :], [tokens[number % len(tokens)]], 2)
         sources = {
@@ -114,7 +123,7 @@ def mix(shop, report):
             for name in names:
                 yield next(sources[name])
 
-    report.requests(f"{CLIENTS} connections", shop.port, clients, (200, 201, 304), shop.wait_until_settled)
+    return [client(number) for number in range(CLIENTS)]
 
 
 @scenario("replicas")

@@ -48,15 +48,18 @@ def lists(shop, report):
 
 
 def list_rows(shop, report, customer="reader"):
+    """Returns {work: its row}."""
     token = shop.customer(customer)
     product = shop.products()[0]
     body = {"items": [{"product_id": product["id"], "quantity": 1}]}
     for _ in range(LISTED - len(shop.request("GET", "/orders", token=token))):
         shop.request("POST", "/orders", body, token)
     shop.wait_until_settled()
-    for path in ("/orders", "/notifications"):
-        data = request("GET", path, **authorization(token))
-        report.requests(f"GET {path} ({LISTED} orders)", shop.port, all_send(data))
+    works = {f"GET {path} ({LISTED} orders)": path for path in ("/orders", "/notifications")}
+    return {
+        work: report.requests(work, shop.port, all_send(request("GET", path, **authorization(token))))
+        for work, path in works.items()
+    }
 
 
 @scenario("logins")

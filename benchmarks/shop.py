@@ -34,6 +34,7 @@ from dev.servers import make_databases, passwords_of, postgres_of, rabbitmq_of
 from dev.settings import DEFAULT_PORTS, ROOT, LocalSettings
 from nameko_reliable.testing.servers import PostgresServer, RabbitMQServer, Server
 from nameko_reliable.testing.waiting import wait_for
+from services.orders_models import IS_UNCOUNTED
 from tests.infrastructure.smtp import Smtp
 
 # All events of a scenario must be handled within this time.
@@ -54,19 +55,26 @@ class Scenario:
     name: str
     run: Callable
     needs_services: bool
+    is_default: bool
 
 
-def scenario(name, needs_services=True):
+def scenario(name, needs_services=True, is_default=True):
     """Register a function as a scenario. It gets the shop and a report, to which it adds rows.
 
     needs_services: without them only PostgreSQL, RabbitMQ and the mail server run. Such scenarios are the first ones.
+    is_default: whether it runs when no scenario is named.
     """
 
     def register(function):
-        SCENARIOS[name] = Scenario(name, function, needs_services)
+        SCENARIOS[name] = Scenario(name, function, needs_services, is_default)
         return function
 
     return register
+
+
+def chosen_scenarios(names):
+    """In the order of a run. names: of the chosen ones, none for the default ones."""
+    return [each for each in SCENARIOS.values() if (each.name in names if names else each.is_default)]
 
 
 @contextmanager
@@ -312,6 +320,14 @@ class Shop:
         [[last]] = self.sql("orders", "SELECT coalesce(max(id), 0) FROM orders")
         self._settled_order_id = last
 
+    def deliver_orders(self):
+        """Close all orders: limits let an account have few open ones, and placing an order counts them."""
+        self.sql("orders", "UPDATE orders SET status = 'delivered' WHERE status IN ('pending', 'confirmed')")
+
+    def wait_until_counted(self):
+        """Wait until all orders are in the sums of the back office."""
+        wait_for(lambda: not self.count("orders", f"orders WHERE {IS_UNCOUNTED}"), SETTLE_SECONDS)
+
     def wait_until_idle(self, part):
         """Wait until a part takes less than 5 % of a core."""
 
@@ -354,15 +370,21 @@ class Shop:
 
 
 def _is_ready(replica):
-    """Whether its /readyz answers 200. Its log names the port."""
-    port = re.search(r"serving metrics on port (\d+)", replica.output())
+    """Whether its /readyz answers 200."""
+    port = metrics_port(replica)
     if port is None:
         return False
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port[1]}/readyz", timeout=20):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=20):
             return True
     except urllib.error.HTTPError:
         return False
+
+
+def metrics_port(replica):
+    """The port of /metrics and /readyz, which its log names, or None before that."""
+    port = re.search(r"serving metrics on port (\d+)", replica.output())
+    return port and int(port[1])
 
 
 def cpu_seconds_of(pid):

@@ -1,6 +1,7 @@
 """`make bench` computes correct numbers, and refuses a wrong argument in a sentence."""
 
 import ast
+import importlib
 import json
 import os
 import shutil
@@ -10,9 +11,10 @@ import sys
 import eventlet
 import pytest
 
-from benchmarks import comparison, load, markdown, musts, profiling
+from benchmarks import comparison, load, markdown, musts, profiling, soak
 from benchmarks.load import BenchmarkFailed, LoadResult, percentile, request
 from benchmarks.report import FLASK, SHOP_PARTS, Results, Row
+from benchmarks.shop import chosen_scenarios
 from dev.settings import ROOT
 
 
@@ -33,6 +35,7 @@ def bench(*scenarios, **environment):
     (
         (["orders", "weddings"], {}, "There is no scenario weddings; there are "),
         (["idle"], {"BENCH_SECONDS": "0"}, "BENCH_SECONDS must be a number from 1 to 60; it is '0'."),
+        (["soak"], {"SOAK_MINUTES": "2"}, "SOAK_MINUTES must be a number from 3 to 1440; it is '2'."),
         (["idle"], {"CHECK": "twice"}, "CHECK must be a factor of the musts, such as 2; it is 'twice'."),
         (["idle"], {"PROFILE": "orders"}, "PROFILE must be a scenario of the shop that runs (idle); it is 'orders'."),
         (["idle"], {"COMPARE": "missing.json"}, "COMPARE cannot be read: "),
@@ -254,6 +257,31 @@ def test_the_tables_of_a_run_have_its_command_its_musts_and_its_rows(tmp_path):
     assert "| POST /orders, 2 lines, 16 connections | 32.0 | 32 | 20 | × Flask |  |" in lines
     assert "|  | per s | p50 ms | p95 ms | p99 ms | postgres | CPU ms | × Flask |" in lines
     assert "| 2 lines, 16 connections | 60.0 | 10.0 |  | 20.0 | 4.00 | 16.00 | 32.0 |" in lines
+
+
+def test_a_long_scenario_runs_only_if_it_is_named():
+    importlib.import_module("benchmarks.__main__")  # it imports all scenarios
+
+    by_default = {each.name for each in chosen_scenarios([])}
+
+    assert {"orders", "idle", "big"} <= by_default
+    assert not {"growth", "soak"} & by_default
+    assert {each.name for each in chosen_scenarios(["soak", "growth"])} == {"growth", "soak"}
+
+
+@pytest.mark.parametrize(
+    "samples, is_growing",
+    (
+        ([100, 100, 101, 100, 101, 102], False),
+        # Caches fill up.
+        ([60, 80, 98, 99, 100, 100], False),
+        ([100, 110, 120, 130, 140, 150], True),
+        # It came back.
+        ([100, 130, 130, 130, 100, 100], False),
+    ),
+)
+def test_a_soak_finds_what_grows_steadily(samples, is_growing):
+    assert soak.grows(*soak.thirds(samples), tolerated=2) == is_growing
 
 
 @pytest.fixture

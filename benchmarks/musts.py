@@ -134,7 +134,6 @@ MUSTS = (
     Must("burst of 500, 64 at once: all 201, last mail after the last answer", 3, 1, "s", _burst_seconds),
     Must("kit: echo", 1.4, 1.2, "ms", lambda results: results.cpu("kit: echo, the kit")),
     Must("kit: event with inbox", 3.4, 3, "ms", lambda results: results.cpu("kit: event with one row, the kit")),
-    Must("kit: the same in batches", 1.2, 0.8, "ms", lambda results: results.cpu("kit: event in batches, the kit")),
     Must(
         "kit: one key through the outbox",
         1500,
